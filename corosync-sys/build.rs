@@ -1,1 +1,27 @@
-fn main() {}
+//! Finds the C libraries when the feature `linked` asks for them; otherwise does nothing.
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    #[cfg(feature = "linked")]
+    link();
+}
+
+/// Asks pkg-config for the three libraries, and says which packages have them if it finds none.
+#[cfg(feature = "linked")]
+fn link() {
+    for library in ["libquorum", "libvotequorum", "libcmap"] {
+        // 3.1.0 is the first with quorum_model_initialize.
+        let found = pkg_config::Config::new()
+            .atleast_version("3.1.0")
+            .probe(library);
+        if let Err(error) = found {
+            eprintln!("{error}");
+            println!(
+                "cargo::error=feature `linked` needs {library} of corosync 3.1.0 or later and \
+                 pkg-config; install libquorum-dev, libvotequorum-dev and libcmap-dev (Debian, \
+                 Ubuntu) or corosynclib-devel (Fedora, RHEL), or build without the feature"
+            );
+            std::process::exit(1);
+        }
+    }
+}

@@ -1,1 +1,15 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![allow(non_camel_case_types)] // The names are C's.
 
+// First: the modules below it use its macro.
+#[macro_use]
+mod library;
+
+mod cmap;
+mod corotypes;
+mod error;
+mod quorum;
+mod votequorum;
+
+pub use self::{cmap::*, corotypes::*, error::LoadError, quorum::*, votequorum::*};

@@ -1,0 +1,84 @@
+/// Why there is no table of a library's functions.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// There is no such library, or the dynamic linker refuses it.
+    #[error(
+        "cannot load {library}: {reason}; install {} (Debian, Ubuntu) or corosynclib (Fedora, RHEL)",
+        debian_package(library)
+    )]
+    Library {
+        /// The soname of the library that was wanted.
+        library: &'static str,
+        /// What the dynamic linker says.
+        reason: String,
+    },
+    /// A library opened, but lacks a function that each supported version of it has.
+    ///
+    /// It is another library, or a damaged one.
+    #[error(
+        "{library} has no {symbol}; check that it is corosync's, then reinstall {} (Debian, Ubuntu) \
+         or corosynclib (Fedora, RHEL)",
+        debian_package(library)
+    )]
+    Symbol {
+        /// The soname of the library that was wanted.
+        library: &'static str,
+        /// The function it lacks.
+        symbol: &'static str,
+    },
+    /// The library is there, but it is that of a Corosync that is too old.
+    #[error("{found} is too old: {library} of {needs} or later is needed; upgrade corosync")]
+    TooOld {
+        /// The soname of the library that was wanted.
+        library: &'static str,
+        /// What is there instead.
+        found: String,
+        /// The oldest Corosync that will do.
+        needs: &'static str,
+    },
+}
+
+/// The package that holds a library: Debian names it by the soname.
+fn debian_package(soname: &str) -> String {
+    soname.replace(".so.", "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_say_what_to_do_next() {
+        let library = "libquorum.so.5";
+        assert_eq!(
+            LoadError::Library {
+                library,
+                reason: "no such file".to_owned()
+            }
+            .to_string(),
+            "cannot load libquorum.so.5: no such file; install libquorum5 (Debian, Ubuntu) or \
+             corosynclib (Fedora, RHEL)"
+        );
+        assert_eq!(
+            LoadError::Symbol {
+                library,
+                symbol: "quorum_dispatch"
+            }
+            .to_string(),
+            "libquorum.so.5 has no quorum_dispatch; check that it is corosync's, then reinstall \
+             libquorum5 (Debian, Ubuntu) or corosynclib (Fedora, RHEL)"
+        );
+        let found = "libquorum.so.4".to_owned();
+        assert_eq!(
+            LoadError::TooOld {
+                library,
+                found,
+                needs: "corosync 3.0.0"
+            }
+            .to_string(),
+            "libquorum.so.4 is too old: libquorum.so.5 of corosync 3.0.0 or later is needed; \
+             upgrade corosync"
+        );
+    }
+}

@@ -1,0 +1,324 @@
+use std::{
+    error::Error as _,
+    ffi::OsStr,
+    mem::ManuallyDrop,
+    path::{Path, PathBuf},
+};
+
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+
+use crate::LoadError;
+
+/// Declares the table of one library's functions and the ways to fill it, from one list.
+///
+/// `optional` holds the functions that a supported version of the library may lack, and the method
+/// that turns the lack of each into an error.
+/// `tests/abi.rs` reads the lists as text and has a C compiler compare them with the headers.
+macro_rules! library {
+    (
+        $(#[$table_doc:meta])*
+        pub struct $Table:ident($soname:literal) {
+            $($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?);)*
+        }
+        optional {
+            $(
+                $(#[$opt_doc:meta])*
+                fn $opt_name:ident($($opt_arg:ident: $opt_ty:ty),* $(,)?) as $method:ident;
+            )*
+        }
+    ) => {
+        $(#[$table_doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $Table {
+            $(
+                $(#[$doc])*
+                pub $name: unsafe extern "C" fn($($arg: $ty),*) -> $crate::cs_error_t,
+            )*
+            $(
+                $(#[$opt_doc])*
+                pub $opt_name:
+                    Option<unsafe extern "C" fn($($opt_arg: $opt_ty),*) -> $crate::cs_error_t>,
+            )*
+        }
+
+        impl $Table {
+            #[doc = concat!("Loads `", $soname, "` from where the dynamic linker finds it.")]
+            ///
+            /// Every function is resolved now, and the library stays for the life of the process.
+            ///
+            /// # Errors
+            ///
+            /// Each [`LoadError`](crate::LoadError); all of them are permanent until somebody
+            /// installs something.
+            ///
+            /// # Safety
+            ///
+            /// The library's constructors run, and those of what it depends on. What the dynamic
+            #[doc = concat!("linker finds as `", $soname, "` must be Corosync's.")]
+            /// If it finds none, it is asked for the same library of an older soname, to tell a
+            /// missing Corosync from an old one; that must be Corosync's too.
+            pub unsafe fn load() -> Result<Self, $crate::LoadError> {
+                // SAFETY: the caller vouches for what the dynamic linker finds.
+                let library = unsafe { $crate::library::Loaded::by_soname($soname) }?;
+                // SAFETY: as above.
+                unsafe { Self::resolve(&library) }
+            }
+
+            #[doc = concat!("Loads `", $soname, "` from a file.")]
+            ///
+            /// A name without a slash is searched for as `dlopen(3)` does. Every function is
+            /// resolved now, and the library stays for the life of the process.
+            ///
+            /// # Errors
+            ///
+            /// Each [`LoadError`](crate::LoadError). The file is too old if its name, after
+            /// following links, has an older soname's number.
+            ///
+            /// # Safety
+            ///
+            /// The constructors of the file run, and those of what it depends on. The file must be
+            #[doc = concat!("Corosync's `", $soname, "`,")]
+            /// whatever it is called: the functions are called with that library's signatures.
+            pub unsafe fn load_from(
+                path: impl AsRef<std::path::Path>,
+            ) -> Result<Self, $crate::LoadError> {
+                let path = path.as_ref();
+                // SAFETY: the caller vouches for the file.
+                let library = unsafe { $crate::library::Loaded::by_path($soname, path) }?;
+                // SAFETY: as above.
+                unsafe { Self::resolve(&library) }
+            }
+
+            #[doc = concat!("The functions of the `", $soname, "` this program is linked with.")]
+            #[cfg(any(feature = "linked", docsrs))]
+            #[cfg_attr(docsrs, doc(cfg(feature = "linked")))]
+            #[must_use]
+            pub fn linked() -> Self {
+                unsafe extern "C" {
+                    $(fn $name($($arg: $ty),*) -> $crate::cs_error_t;)*
+                    $(fn $opt_name($($opt_arg: $opt_ty),*) -> $crate::cs_error_t;)*
+                }
+                Self { $($name,)* $($opt_name: Some($opt_name),)* }
+            }
+
+            $(
+                #[doc = concat!("`", stringify!($opt_name), "`, or why there is none.")]
+                ///
+                /// # Errors
+                ///
+                /// [`LoadError::TooOld`](crate::LoadError::TooOld) if the library lacks it.
+                pub fn $method(
+                    &self,
+                ) -> Result<
+                    unsafe extern "C" fn($($opt_arg: $opt_ty),*) -> $crate::cs_error_t,
+                    $crate::LoadError,
+                > {
+                    self.$opt_name
+                        .ok_or_else(|| $crate::library::missing($soname, stringify!($opt_name)))
+                }
+            )*
+
+            /// Looks every function up.
+            ///
+            /// # Safety
+            ///
+            /// The library must be the one that this table describes.
+            unsafe fn resolve(
+                library: &$crate::library::Loaded,
+            ) -> Result<Self, $crate::LoadError> {
+                Ok(Self {
+                    $(
+                        // SAFETY: the caller vouches for the library; `tests/abi.rs` for the type
+                        // of this function in it.
+                        $name: unsafe { library.symbol(stringify!($name)) }?,
+                    )*
+                    $(
+                        // SAFETY: as above.
+                        $opt_name: unsafe { library.symbol(stringify!($opt_name)) }.ok(),
+                    )*
+                })
+            }
+        }
+    };
+}
+
+/// A library in this process. It is never closed: the tables hold addresses in it.
+pub(crate) struct Loaded {
+    soname: &'static str,
+    library: ManuallyDrop<Library>,
+}
+
+impl Loaded {
+    /// Opens a library where the dynamic linker finds it.
+    ///
+    /// # Safety
+    ///
+    /// The constructors run of whatever is found as `soname`, or as an older version of it.
+    pub(crate) unsafe fn by_soname(soname: &'static str) -> Result<Self, LoadError> {
+        // SAFETY: the caller vouches for what is found.
+        let error = match unsafe { Self::open(soname, soname.as_ref()) } {
+            Ok(library) => return Ok(library),
+            Err(error) => error,
+        };
+        let (stem, major) = split(soname);
+        for older in (OLDEST_MAJOR..major).rev() {
+            let older = format!("{stem}{older}");
+            // SAFETY: as above.
+            if unsafe { Self::open(soname, older.as_ref()) }.is_ok() {
+                return Err(too_old(soname, older));
+            }
+        }
+        Err(error)
+    }
+
+    /// Opens a file, unless its name says that it is an older version of the library.
+    ///
+    /// # Safety
+    ///
+    /// The constructors of the file run.
+    pub(crate) unsafe fn by_path(soname: &'static str, path: &Path) -> Result<Self, LoadError> {
+        // SAFETY: the caller vouches for the file.
+        let library = unsafe { Self::open(soname, path.as_os_str()) }?;
+        let path = canonical(path);
+        match major_of_file(soname, &path) {
+            Some(major) if major < split(soname).1 => {
+                Err(too_old(soname, path.display().to_string()))
+            }
+            _ => Ok(library),
+        }
+    }
+
+    /// Opens a library for good.
+    ///
+    /// # Safety
+    ///
+    /// The library's constructors run.
+    unsafe fn open(soname: &'static str, name: &OsStr) -> Result<Self, LoadError> {
+        // `RTLD_NOW`: a library whose own needs are not met fails here, not in a later call.
+        // SAFETY: the caller vouches for the library.
+        let library =
+            unsafe { Library::open(Some(name), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| {
+                LoadError::Library {
+                    library: soname,
+                    reason: reason(&error),
+                }
+            })?;
+        Ok(Self {
+            soname,
+            library: ManuallyDrop::new(library),
+        })
+    }
+
+    /// The address of a function.
+    ///
+    /// # Safety
+    ///
+    /// `F` must be a function pointer, of the type that the library's header gives to `symbol`.
+    pub(crate) unsafe fn symbol<F: Copy>(&self, symbol: &'static str) -> Result<F, LoadError> {
+        // SAFETY: the caller vouches for the type.
+        let found = unsafe { self.library.get::<F>(symbol) };
+        found
+            .map(|found| *found)
+            .map_err(|_| missing(self.soname, symbol))
+    }
+}
+
+/// What the dynamic linker says. libloading's own message is only that it failed.
+fn reason(error: &libloading::Error) -> String {
+    error
+        .source()
+        .map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// What it means that a library lacks a function.
+pub(crate) fn missing(library: &'static str, symbol: &'static str) -> LoadError {
+    match ADDED.iter().find(|(added, _)| *added == symbol) {
+        Some(&(_, needs)) => LoadError::TooOld {
+            library,
+            found: format!("{library} without {symbol}"),
+            needs,
+        },
+        None => LoadError::Symbol { library, symbol },
+    }
+}
+
+fn too_old(library: &'static str, found: String) -> LoadError {
+    LoadError::TooOld {
+        library,
+        found,
+        needs: OLDEST_SUPPORTED,
+    }
+}
+
+/// `libquorum.so.5` → `libquorum.so.` and `5`.
+fn split(soname: &'static str) -> (&'static str, u32) {
+    let (stem, major) = soname.split_at(soname.len() - 1);
+    (
+        stem,
+        major.parse().expect("each soname here ends in one digit"),
+    )
+}
+
+/// The file that a path leads to. A name without a slash is not a path to `dlopen(3)`: it stays.
+fn canonical(path: &Path) -> PathBuf {
+    if path
+        .parent()
+        .is_some_and(|parent| parent.as_os_str().is_empty())
+    {
+        return path.to_owned();
+    }
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+/// The soname's number in the name of a file such as `libquorum.so.5.1.0`.
+fn major_of_file(soname: &'static str, path: &Path) -> Option<u32> {
+    let version = path.file_name()?.to_str()?.strip_prefix(split(soname).0)?;
+    version.split('.').next()?.parse().ok()
+}
+
+/// Functions that came later than the soname of their library, and the Corosync they came with.
+const ADDED: [(&str, &str); 2] = [
+    ("cmap_initialize_map", "corosync 3.0.0"),
+    ("quorum_model_initialize", "corosync 3.1.0"),
+];
+
+/// The number that the sonames of Corosync 1 had.
+const OLDEST_MAJOR: u32 = 4;
+
+/// The first Corosync whose three libraries have all that is not optional.
+const OLDEST_SUPPORTED: &str = "corosync 3.0.0";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_file_tells_its_soname() {
+        let major = |name| major_of_file("libquorum.so.5", Path::new(name));
+        assert_eq!(major("/usr/lib/libquorum.so.4.0.0"), Some(4));
+        assert_eq!(major("libquorum.so.5"), Some(5));
+        assert_eq!(major("libquorum.so.10.2"), Some(10));
+        assert_eq!(major("/usr/lib/libquorum.so"), None);
+        assert_eq!(major("/usr/lib/libvotequorum.so.7"), None);
+        assert_eq!(major("/opt/4/mine.so"), None);
+    }
+
+    #[test]
+    fn a_function_that_came_late_means_an_old_library() {
+        assert_eq!(
+            missing("libquorum.so.5", "quorum_model_initialize"),
+            LoadError::TooOld {
+                library: "libquorum.so.5",
+                found: "libquorum.so.5 without quorum_model_initialize".to_owned(),
+                needs: "corosync 3.1.0",
+            }
+        );
+        assert_eq!(
+            missing("libquorum.so.5", "quorum_dispatch"),
+            LoadError::Symbol {
+                library: "libquorum.so.5",
+                symbol: "quorum_dispatch"
+            }
+        );
+    }
+}

@@ -1,0 +1,196 @@
+//! What `corosync/votequorum.h` declares, but for the calls of quorum devices.
+
+use std::ffi::{c_char, c_int, c_uint, c_void};
+
+use crate::cs_dispatch_flags_t;
+
+/// A connection to the votequorum service.
+pub type votequorum_handle_t = u64;
+
+/// A flag of [`votequorum_info`]: `two_node` is configured.
+pub const VOTEQUORUM_INFO_TWONODE: c_uint = 1;
+/// A flag of [`votequorum_info`]: the node is quorate.
+pub const VOTEQUORUM_INFO_QUORATE: c_uint = 2;
+/// A flag of [`votequorum_info`]: `wait_for_all` is configured (not: it still waits).
+pub const VOTEQUORUM_INFO_WAIT_FOR_ALL: c_uint = 4;
+/// A flag of [`votequorum_info`]: `last_man_standing` is configured.
+pub const VOTEQUORUM_INFO_LAST_MAN_STANDING: c_uint = 8;
+/// A flag of [`votequorum_info`]: `auto_tie_breaker` is configured.
+pub const VOTEQUORUM_INFO_AUTO_TIE_BREAKER: c_uint = 16;
+/// A flag of [`votequorum_info`]: `allow_downscale` is configured.
+pub const VOTEQUORUM_INFO_ALLOW_DOWNSCALE: c_uint = 32;
+/// A flag of [`votequorum_info`]: a quorum device is registered.
+pub const VOTEQUORUM_INFO_QDEVICE_REGISTERED: c_uint = 64;
+/// A flag of [`votequorum_info`]: the quorum device is alive.
+pub const VOTEQUORUM_INFO_QDEVICE_ALIVE: c_uint = 128;
+/// A flag of [`votequorum_info`]: the quorum device casts its vote.
+pub const VOTEQUORUM_INFO_QDEVICE_CAST_VOTE: c_uint = 256;
+/// A flag of [`votequorum_info`]: the quorum device's master wins.
+pub const VOTEQUORUM_INFO_QDEVICE_MASTER_WINS: c_uint = 512;
+
+/// The node id that stands for the quorum device.
+pub const VOTEQUORUM_QDEVICE_NODEID: c_uint = 0;
+/// The size of [`votequorum_info::qdevice_name`].
+pub const VOTEQUORUM_QDEVICE_MAX_NAME_LEN: usize = 255;
+/// After how many milliseconds without a poll a quorum device is dead.
+pub const VOTEQUORUM_QDEVICE_DEFAULT_TIMEOUT: c_uint = 10000;
+/// The same while the cluster synchronises.
+pub const VOTEQUORUM_QDEVICE_DEFAULT_SYNC_TIMEOUT: c_uint = 30000;
+
+/// A node state: a member.
+pub const VOTEQUORUM_NODESTATE_MEMBER: c_uint = 1;
+/// A node state: known, but not a member.
+pub const VOTEQUORUM_NODESTATE_DEAD: c_uint = 2;
+/// A node state: a member that is shutting down.
+pub const VOTEQUORUM_NODESTATE_LEAVING: c_uint = 3;
+
+/// What [`VoteQuorum::votequorum_getinfo`] tells of a node and of the cluster.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct votequorum_info {
+    /// The node asked for.
+    pub node_id: c_uint,
+    /// Its state: one of `VOTEQUORUM_NODESTATE_*`.
+    pub node_state: c_uint,
+    /// Its votes.
+    pub node_votes: c_uint,
+    /// The votes it expects of the cluster.
+    pub node_expected_votes: c_uint,
+    /// The highest number of votes that any node expects.
+    pub highest_expected: c_uint,
+    /// The votes of all members.
+    pub total_votes: c_uint,
+    /// The votes that make a quorum.
+    pub quorum: c_uint,
+    /// `VOTEQUORUM_INFO_*`.
+    pub flags: c_uint,
+    /// The votes of the quorum device.
+    pub qdevice_votes: c_uint,
+    /// The name of the quorum device, up to the first zero.
+    pub qdevice_name: [c_char; VOTEQUORUM_QDEVICE_MAX_NAME_LEN],
+}
+
+impl Default for votequorum_info {
+    fn default() -> Self {
+        Self {
+            node_id: 0,
+            node_state: 0,
+            node_votes: 0,
+            node_expected_votes: 0,
+            highest_expected: 0,
+            total_votes: 0,
+            quorum: 0,
+            flags: 0,
+            qdevice_votes: 0,
+            qdevice_name: [0; VOTEQUORUM_QDEVICE_MAX_NAME_LEN],
+        }
+    }
+}
+
+/// A node and its state.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct votequorum_node_t {
+    /// The node.
+    pub nodeid: u32,
+    /// One of `VOTEQUORUM_NODESTATE_*`.
+    pub state: u32,
+}
+
+/// The identity of a ring, as [`quorum_ring_id`](crate::quorum_ring_id).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct votequorum_ring_id_t {
+    /// The node that represents the ring.
+    pub nodeid: u32,
+    /// The number of the ring. Corosync prints it in hex.
+    pub seq: u64,
+}
+
+/// Called with the quorum and all known nodes, dead ones too. The list is valid during the call.
+pub type votequorum_quorum_notification_fn_t = Option<
+    unsafe extern "C" fn(
+        handle: votequorum_handle_t,
+        context: u64,
+        quorate: u32,
+        node_list_entries: u32,
+        node_list: *mut votequorum_node_t,
+    ),
+>;
+
+/// Called with the members. The list is valid during the call.
+pub type votequorum_nodelist_notification_fn_t = Option<
+    unsafe extern "C" fn(
+        handle: votequorum_handle_t,
+        context: u64,
+        ring_id: votequorum_ring_id_t,
+        node_list_entries: u32,
+        node_list: *mut u32,
+    ),
+>;
+
+/// Called with the expected votes.
+pub type votequorum_expectedvotes_notification_fn_t =
+    Option<unsafe extern "C" fn(handle: votequorum_handle_t, context: u64, expected_votes: u32)>;
+
+/// The callbacks of [`VoteQuorum::votequorum_initialize`]. The library copies them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct votequorum_callbacks_t {
+    /// Called when quorum or a node's state changes.
+    pub votequorum_quorum_notify_fn: votequorum_quorum_notification_fn_t,
+    /// Called when the expected votes are set.
+    pub votequorum_expectedvotes_notify_fn: votequorum_expectedvotes_notification_fn_t,
+    /// Called when the members change.
+    pub votequorum_nodelist_notify_fn: votequorum_nodelist_notification_fn_t,
+}
+
+library! {
+    /// The functions of libvotequorum.
+    ///
+    /// The daemon answers these during the cluster's synchronisation too.
+    pub struct VoteQuorum("libvotequorum.so.8") {
+        /// Connects to the daemon, which blocks for as long as the daemon hangs, and fails unless
+        /// votequorum is the quorum provider: `votequorum_initialize(3)`.
+        fn votequorum_initialize(
+            handle: *mut votequorum_handle_t,
+            callbacks: *mut votequorum_callbacks_t,
+        );
+        /// Closes a connection and its fd, which blocks for some 40 ms if the daemon has just died:
+        /// `votequorum_finalize(3)`.
+        fn votequorum_finalize(handle: votequorum_handle_t);
+        /// Calls the callbacks for what is queued, and blocks for events with
+        /// [`CS_DISPATCH_ONE`](crate::CS_DISPATCH_ONE) and
+        /// [`CS_DISPATCH_BLOCKING`](crate::CS_DISPATCH_BLOCKING) only: `votequorum_dispatch(3)`.
+        fn votequorum_dispatch(handle: votequorum_handle_t, dispatch_types: cs_dispatch_flags_t);
+        /// Gives the fd that becomes readable when there is something to dispatch, and never
+        /// blocks: `votequorum_fd_get(3)`.
+        fn votequorum_fd_get(handle: votequorum_handle_t, fd: *mut c_int);
+        /// Asks the daemon for the votes and the state of a node (0: this one), which blocks for as
+        /// long as the daemon hangs: `votequorum_getinfo(3)`.
+        fn votequorum_getinfo(
+            handle: votequorum_handle_t,
+            nodeid: c_uint,
+            info: *mut votequorum_info,
+        );
+        /// Sets the expected votes of the cluster, which blocks for as long as the daemon hangs:
+        /// `votequorum_setexpected(3)`.
+        fn votequorum_setexpected(handle: votequorum_handle_t, expected_votes: c_uint);
+        /// Sets the votes of a node, which blocks for as long as the daemon hangs:
+        /// `votequorum_setvotes(3)`.
+        fn votequorum_setvotes(handle: votequorum_handle_t, nodeid: c_uint, votes: c_uint);
+        /// Asks the daemon for notifications (`CS_TRACK_*`), which blocks for as long as the daemon
+        /// hangs: `votequorum_trackstart(3)`.
+        fn votequorum_trackstart(handle: votequorum_handle_t, context: u64, flags: c_uint);
+        /// Asks the daemon to stop notifications, which blocks for as long as the daemon hangs:
+        /// `votequorum_trackstop(3)`.
+        fn votequorum_trackstop(handle: votequorum_handle_t);
+        /// Gives the pointer kept with the connection, and never blocks:
+        /// `votequorum_context_get(3)`.
+        fn votequorum_context_get(handle: votequorum_handle_t, context: *mut *mut c_void);
+        /// Keeps a pointer of the caller's with the connection, and never blocks:
+        /// `votequorum_context_set(3)`.
+        fn votequorum_context_set(handle: votequorum_handle_t, context: *mut c_void);
+    }
+    optional {}
+}
