@@ -1,0 +1,270 @@
+//! What loading a library says when there is none, a wrong one, an old one, and the right one.
+
+mod support;
+
+use std::path::Path;
+
+use corosync_sys::{CS_ERR_BAD_HANDLE, Cmap, LoadError, Quorum, VoteQuorum};
+
+use self::support::Scratch;
+
+const QUORUM: [&str; 9] = [
+    "quorum_initialize",
+    "quorum_finalize",
+    "quorum_fd_get",
+    "quorum_dispatch",
+    "quorum_getquorate",
+    "quorum_trackstart",
+    "quorum_trackstop",
+    "quorum_context_set",
+    "quorum_context_get",
+];
+
+/// C that defines functions of these names. Nobody calls them.
+fn defining(functions: &[&str]) -> String {
+    functions
+        .iter()
+        .map(|name| format!("int {name}(void); int {name}(void) {{ return 1; }}\n"))
+        .collect()
+}
+
+/// Loads a library that has nothing to run when it is loaded, and no function that is called.
+fn load_quorum_from(path: &Path) -> Result<Quorum, LoadError> {
+    // SAFETY: the files here are C with functions alone, or none; nobody calls the functions.
+    unsafe { Quorum::load_from(path) }
+}
+
+#[test]
+fn a_path_that_leads_nowhere_is_no_library() {
+    let path = Path::new("/nonexistent/libquorum.so.5");
+    let Err(LoadError::Library { library, reason }) = load_quorum_from(path) else {
+        panic!("there is no such file");
+    };
+    assert_eq!(library, "libquorum.so.5");
+    assert!(reason.contains("/nonexistent/libquorum.so.5"), "{reason}");
+    let old = load_quorum_from(Path::new("/nonexistent/libquorum.so.4"));
+    assert!(matches!(old, Err(LoadError::Library { .. })), "{old:?}");
+}
+
+#[test]
+fn a_file_that_is_no_library_is_refused() {
+    let result = load_quorum_from(Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/Cargo.toml"
+    )));
+    assert!(
+        matches!(result, Err(LoadError::Library { .. })),
+        "{result:?}"
+    );
+}
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn another_library_lacks_the_first_symbol() {
+    let scratch = Scratch::new("another");
+    let path = scratch.library("libquorum.so.5", &defining(&["votequorum_initialize"]));
+    let error = load_quorum_from(&path).expect_err("it is not libquorum");
+    let symbol = "quorum_initialize";
+    assert_eq!(
+        error,
+        LoadError::Symbol {
+            library: "libquorum.so.5",
+            symbol
+        }
+    );
+}
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn every_symbol_is_looked_up_when_loading() {
+    let scratch = Scratch::new("each");
+    for missing in QUORUM {
+        let rest: Vec<_> = QUORUM.into_iter().filter(|name| *name != missing).collect();
+        let path = scratch.library(&format!("without_{missing}.so"), &defining(&rest));
+        let error = load_quorum_from(&path).expect_err("a symbol is missing");
+        assert_eq!(
+            error,
+            LoadError::Symbol {
+                library: "libquorum.so.5",
+                symbol: missing
+            }
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn libquorum_before_3_1_loads_without_models() {
+    let scratch = Scratch::new("before_3_1");
+    let path = scratch.library("libquorum.so.5.0.0", &defining(&QUORUM));
+    let quorum = load_quorum_from(&path).expect("all that is required is there");
+    assert!(quorum.quorum_model_initialize.is_none());
+    assert_eq!(
+        quorum.model_initialize(),
+        Err(LoadError::TooOld {
+            library: "libquorum.so.5",
+            found: "libquorum.so.5 without quorum_model_initialize".to_owned(),
+            needs: "corosync 3.1.0",
+        })
+    );
+}
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn libcmap_before_3_0_is_too_old() {
+    let scratch = Scratch::new("before_3_0");
+    let path = scratch.library("libcmap.so.4.0.0", &defining(&["cmap_initialize"]));
+    // SAFETY: the file is C with one function, which nobody calls.
+    let error = unsafe { Cmap::load_from(&path) }.expect_err("a function is missing");
+    assert_eq!(
+        error,
+        LoadError::TooOld {
+            library: "libcmap.so.4",
+            found: "libcmap.so.4 without cmap_initialize_map".to_owned(),
+            needs: "corosync 3.0.0",
+        }
+    );
+}
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn a_link_to_an_older_soname_is_too_old() {
+    let scratch = Scratch::new("older_link");
+    let target = scratch.library("libquorum.so.4.0.1", &defining(&QUORUM));
+    let link = scratch.path().join("libquorum.so");
+    std::os::unix::fs::symlink(&target, &link).expect("the directory is ours");
+    let error = load_quorum_from(&link).expect_err("the link leads to version 4");
+    let found = target
+        .canonicalize()
+        .expect("it exists")
+        .display()
+        .to_string();
+    assert_eq!(error, too_old(&found));
+}
+
+// The next two are without `linked`, for a linked program does not start without the library.
+
+#[test]
+#[cfg(not(feature = "linked"))]
+#[ignore = "needs a C compiler and glibc: make test"]
+fn without_the_library_load_says_what_to_install() {
+    if !libquorum_is_hidden("without_the_library_load_says_what_to_install", &[]) {
+        return;
+    }
+    // SAFETY: the dynamic linker of this process finds no libquorum.
+    let error = unsafe { Quorum::load() }.expect_err("the library is hidden");
+    assert!(
+        matches!(
+            error,
+            LoadError::Library {
+                library: "libquorum.so.5",
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    let message = error.to_string();
+    assert!(message.contains("install libquorum5 (Debian"), "{message}");
+}
+
+#[test]
+#[cfg(not(feature = "linked"))]
+#[ignore = "needs a C compiler and glibc: make test"]
+fn with_an_older_library_alone_load_says_it_is_too_old() {
+    let name = "with_an_older_library_alone_load_says_it_is_too_old";
+    if !libquorum_is_hidden(name, &["libquorum.so.4"]) {
+        return;
+    }
+    // SAFETY: the libquorum.so.4 that is found has no constructors; nobody calls its functions.
+    let error = unsafe { Quorum::load() }.expect_err("the library is hidden");
+    assert_eq!(error, too_old("libquorum.so.4"));
+}
+
+/// Runs a test again in a process that finds no libquorum.so.5, but finds `others`. Is true in that
+/// process; in this one it is false once the test has passed there.
+#[cfg(not(feature = "linked"))]
+fn libquorum_is_hidden(test: &str, others: &[&str]) -> bool {
+    const HIDE: &str = r#"
+        #include <stdint.h>
+        #include <string.h>
+        unsigned la_version(unsigned version);
+        unsigned la_version(unsigned version) { return version; }
+        char *la_objsearch(const char *name, uintptr_t *cookie, unsigned flag);
+        char *la_objsearch(const char *name, uintptr_t *cookie, unsigned flag)
+        {
+            (void) cookie;
+            (void) flag;
+            return strstr(name, "libquorum.so.5") ? NULL : (char *) name;
+        }
+    "#;
+    if std::env::var_os("LD_AUDIT").is_some() {
+        return true;
+    }
+    let scratch = Scratch::new(test);
+    for other in others {
+        scratch.library(other, &defining(&QUORUM));
+    }
+    let output = std::process::Command::new(std::env::current_exe().expect("it is running"))
+        .args(["--exact", test, "--include-ignored"])
+        // The tool of rtld-audit(7) that can make the dynamic linker miss an installed library.
+        .env("LD_AUDIT", scratch.library("hide.so", HIDE))
+        .env("LD_LIBRARY_PATH", scratch.path())
+        .output()
+        .expect("this program runs again");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
+    false
+}
+
+fn too_old(found: &str) -> LoadError {
+    let (library, needs) = ("libquorum.so.5", "corosync 3.0.0");
+    LoadError::TooOld {
+        library,
+        found: found.to_owned(),
+        needs,
+    }
+}
+
+#[test]
+#[ignore = "needs corosync's libraries: make test"]
+fn the_installed_libraries_load_and_answer() {
+    // A handle that was never opened: each library has to look, and none asks the daemon.
+    // SAFETY: the libraries installed are Corosync's; 0 is no handle.
+    let code = unsafe { (Quorum::load().expect("it is installed").quorum_finalize)(0) };
+    assert_eq!(code, CS_ERR_BAD_HANDLE);
+    // SAFETY: as above.
+    let code = unsafe {
+        (VoteQuorum::load()
+            .expect("it is installed")
+            .votequorum_finalize)(0)
+    };
+    assert_eq!(code, CS_ERR_BAD_HANDLE);
+    // SAFETY: as above.
+    let code = unsafe { (Cmap::load().expect("it is installed").cmap_finalize)(0) };
+    assert_eq!(code, CS_ERR_BAD_HANDLE);
+}
+
+#[test]
+#[cfg(feature = "linked")]
+#[ignore = "needs corosync's libraries: make test"]
+fn linked_and_loaded_functions_are_the_same() {
+    // `Debug` shows the address of each function.
+    // SAFETY: the libraries installed are Corosync's.
+    let loaded = unsafe { (Quorum::load(), VoteQuorum::load(), Cmap::load()) };
+    let linked = (Quorum::linked(), VoteQuorum::linked(), Cmap::linked());
+    assert_eq!(
+        format!("{:?}", loaded.0.expect("installed")),
+        format!("{:?}", linked.0)
+    );
+    assert_eq!(
+        format!("{:?}", loaded.1.expect("installed")),
+        format!("{:?}", linked.1)
+    );
+    assert_eq!(
+        format!("{:?}", loaded.2.expect("installed")),
+        format!("{:?}", linked.2)
+    );
+}

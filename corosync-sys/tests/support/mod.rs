@@ -1,0 +1,76 @@
+//! A C compiler, and a place for what it makes.
+
+#![allow(dead_code)] // Each test file uses its part.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{self, Command},
+};
+
+/// A directory that goes away with the test.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes a directory. `name` must be the test's own.
+    pub(crate) fn new(name: &str) -> Self {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", process::id()));
+        fs::create_dir_all(&dir).expect("the directory can be made");
+        Self(dir)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Compiles C to an executable and returns what it prints.
+    pub(crate) fn run(&self, source: &str) -> String {
+        let program = self.compile("program", source, &[]);
+        let output = Command::new(program).output().expect("the program runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("the program prints text")
+    }
+
+    /// Compiles C to a shared library.
+    pub(crate) fn library(&self, file: &str, source: &str) -> PathBuf {
+        self.compile(file, source, &["-shared", "-fPIC"])
+    }
+
+    /// Checks that C compiles.
+    pub(crate) fn check(&self, source: &str) {
+        self.compile("checked", source, &["-c"]);
+    }
+
+    /// Preprocesses C, and keeps the macros' definitions.
+    pub(crate) fn preprocess(&self, source: &str) -> String {
+        let output = self.compile("preprocessed", source, &["-E", "-dD"]);
+        fs::read_to_string(output).expect("the compiler wrote it")
+    }
+
+    fn compile(&self, file: &str, source: &str, args: &[&str]) -> PathBuf {
+        let output = self.0.join(file);
+        let input = self.0.join(format!("{file}.c"));
+        fs::write(&input, source).expect("the directory is ours");
+        let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+        let result = Command::new(compiler)
+            .args(["-std=gnu11", "-Wall", "-Wextra", "-Werror"])
+            .args(args)
+            .arg("-o")
+            .args([&output, &input])
+            .output()
+            .expect("there is a C compiler");
+        assert!(
+            result.status.success(),
+            "{}",
+            String::from_utf8_lossy(&result.stderr)
+        );
+        output
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A failure leaves a few files in the target directory.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
