@@ -11,9 +11,7 @@ fn main() {
 fn link() {
     for library in ["libquorum", "libvotequorum", "libcmap"] {
         // 3.1.0 is the first with quorum_model_initialize.
-        let found = pkg_config::Config::new()
-            .atleast_version("3.1.0")
-            .probe(library);
+        let found = pkg_config::Config::new().atleast_version("3.1.0").probe(library);
         if let Err(error) = found {
             eprintln!("{error}");
             println!(

@@ -1,1 +1,34 @@
+#![doc = include_str!("../README.md")]
+#![deny(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod actor;
+mod backoff;
+mod builder;
+mod connection;
+mod connector;
+mod corosync;
+mod error;
+mod handle;
+#[allow(unsafe_code)]
+pub mod libquorum;
+mod messages;
+#[allow(unsafe_code)]
+mod notifications;
+mod registry;
+mod shared;
+mod state;
+
+pub use self::{
+    actor::QuorumActor,
+    backoff::Backoff,
+    builder::QuorumBuilder,
+    connection::Source,
+    corosync::Corosync,
+    error::{Code, Error},
+    handle::QuorumHandle,
+    libquorum::{NodeId, RingId},
+    messages::{Cause, GetSnapshot, QuorumChanged, Subscribe, Unsubscribe},
+    registry::{Subscriber, SubscriptionId},
+    state::{Connection, Quorum, Snapshot},
+};

@@ -52,31 +52,18 @@ mod tests {
     fn messages_say_what_to_do_next() {
         let library = "libquorum.so.5";
         assert_eq!(
-            LoadError::Library {
-                library,
-                reason: "no such file".to_owned()
-            }
-            .to_string(),
+            LoadError::Library { library, reason: "no such file".to_owned() }.to_string(),
             "cannot load libquorum.so.5: no such file; install libquorum5 (Debian, Ubuntu) or \
              corosynclib (Fedora, RHEL)"
         );
         assert_eq!(
-            LoadError::Symbol {
-                library,
-                symbol: "quorum_dispatch"
-            }
-            .to_string(),
+            LoadError::Symbol { library, symbol: "quorum_dispatch" }.to_string(),
             "libquorum.so.5 has no quorum_dispatch; check that it is corosync's, then reinstall \
              libquorum5 (Debian, Ubuntu) or corosynclib (Fedora, RHEL)"
         );
         let found = "libquorum.so.4".to_owned();
         assert_eq!(
-            LoadError::TooOld {
-                library,
-                found,
-                needs: "corosync 3.0.0"
-            }
-            .to_string(),
+            LoadError::TooOld { library, found, needs: "corosync 3.0.0" }.to_string(),
             "libquorum.so.4 is too old: libquorum.so.5 of corosync 3.0.0 or later is needed; \
              upgrade corosync"
         );

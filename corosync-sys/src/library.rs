@@ -196,17 +196,9 @@ impl Loaded {
     unsafe fn open(soname: &'static str, name: &OsStr) -> Result<Self, LoadError> {
         // `RTLD_NOW`: a library whose own needs are not met fails here, not in a later call.
         // SAFETY: the caller vouches for the library.
-        let library =
-            unsafe { Library::open(Some(name), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| {
-                LoadError::Library {
-                    library: soname,
-                    reason: reason(&error),
-                }
-            })?;
-        Ok(Self {
-            soname,
-            library: ManuallyDrop::new(library),
-        })
+        let library = unsafe { Library::open(Some(name), RTLD_NOW | RTLD_LOCAL) }
+            .map_err(|error| LoadError::Library { library: soname, reason: reason(&error) })?;
+        Ok(Self { soname, library: ManuallyDrop::new(library) })
     }
 
     /// The address of a function.
@@ -217,54 +209,38 @@ impl Loaded {
     pub(crate) unsafe fn symbol<F: Copy>(&self, symbol: &'static str) -> Result<F, LoadError> {
         // SAFETY: the caller vouches for the type.
         let found = unsafe { self.library.get::<F>(symbol) };
-        found
-            .map(|found| *found)
-            .map_err(|_| missing(self.soname, symbol))
+        found.map(|found| *found).map_err(|_| missing(self.soname, symbol))
     }
 }
 
 /// What the dynamic linker says. libloading's own message is only that it failed.
 fn reason(error: &libloading::Error) -> String {
-    error
-        .source()
-        .map_or_else(|| error.to_string(), ToString::to_string)
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// What it means that a library lacks a function.
 pub(crate) fn missing(library: &'static str, symbol: &'static str) -> LoadError {
     match ADDED.iter().find(|(added, _)| *added == symbol) {
-        Some(&(_, needs)) => LoadError::TooOld {
-            library,
-            found: format!("{library} without {symbol}"),
-            needs,
-        },
+        Some(&(_, needs)) => {
+            LoadError::TooOld { library, found: format!("{library} without {symbol}"), needs }
+        }
         None => LoadError::Symbol { library, symbol },
     }
 }
 
 fn too_old(library: &'static str, found: String) -> LoadError {
-    LoadError::TooOld {
-        library,
-        found,
-        needs: OLDEST_SUPPORTED,
-    }
+    LoadError::TooOld { library, found, needs: OLDEST_SUPPORTED }
 }
 
 /// `libquorum.so.5` → `libquorum.so.` and `5`.
 fn split(soname: &'static str) -> (&'static str, u32) {
     let (stem, major) = soname.split_at(soname.len() - 1);
-    (
-        stem,
-        major.parse().expect("each soname here ends in one digit"),
-    )
+    (stem, major.parse().expect("each soname here ends in one digit"))
 }
 
 /// The file that a path leads to. A name without a slash is not a path to `dlopen(3)`: it stays.
 fn canonical(path: &Path) -> PathBuf {
-    if path
-        .parent()
-        .is_some_and(|parent| parent.as_os_str().is_empty())
-    {
+    if path.parent().is_some_and(|parent| parent.as_os_str().is_empty()) {
         return path.to_owned();
     }
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
@@ -277,10 +253,8 @@ fn major_of_file(soname: &'static str, path: &Path) -> Option<u32> {
 }
 
 /// Functions that came later than the soname of their library, and the Corosync they came with.
-const ADDED: [(&str, &str); 2] = [
-    ("cmap_initialize_map", "corosync 3.0.0"),
-    ("quorum_model_initialize", "corosync 3.1.0"),
-];
+const ADDED: [(&str, &str); 2] =
+    [("cmap_initialize_map", "corosync 3.0.0"), ("quorum_model_initialize", "corosync 3.1.0")];
 
 /// The number that the sonames of Corosync 1 had.
 const OLDEST_MAJOR: u32 = 4;
@@ -315,10 +289,7 @@ mod tests {
         );
         assert_eq!(
             missing("libquorum.so.5", "quorum_dispatch"),
-            LoadError::Symbol {
-                library: "libquorum.so.5",
-                symbol: "quorum_dispatch"
-            }
+            LoadError::Symbol { library: "libquorum.so.5", symbol: "quorum_dispatch" }
         );
     }
 }

@@ -30,15 +30,8 @@ const SOURCES: [&str; 3] = [
 ];
 
 /// What begins the names of the constants that are ours to declare.
-const PREFIXES: [&str; 7] = [
-    "CS_OK",
-    "CS_ERR_",
-    "CS_DISPATCH_",
-    "CS_TRACK_",
-    "QUORUM_",
-    "VOTEQUORUM_",
-    "CMAP_",
-];
+const PREFIXES: [&str; 7] =
+    ["CS_OK", "CS_ERR_", "CS_DISPATCH_", "CS_TRACK_", "QUORUM_", "VOTEQUORUM_", "CMAP_"];
 
 macro_rules! constants {
     ($($name:ident)*) => {
@@ -104,9 +97,7 @@ fn header_constants(scratch: &Scratch) -> BTreeSet<(String, i64)> {
 
 /// What a C program made of these statements prints.
 fn printed(scratch: &Scratch, statements: String) -> String {
-    scratch.run(&format!(
-        "{INCLUDES}\nint main(void) {{\n{statements}\nreturn 0;\n}}\n"
-    ))
+    scratch.run(&format!("{INCLUDES}\nint main(void) {{\n{statements}\nreturn 0;\n}}\n"))
 }
 
 #[test]
@@ -227,9 +218,7 @@ fn handles_and_enums_are_the_headers() {
 /// Our functions and their parameters, in C.
 fn functions(source: &str) -> Vec<(String, String)> {
     let source = without_comments(source);
-    let (_, list) = source
-        .split_once("library! {")
-        .expect("each file has a list");
+    let (_, list) = source.split_once("library! {").expect("each file has a list");
     list.split(" fn ")
         .skip(1)
         .map(|function| {
@@ -253,23 +242,14 @@ fn callbacks(source: &str) -> Vec<(String, String)> {
 
 /// Source as one line, its words one space apart.
 fn without_comments(source: &str) -> String {
-    let code = source
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("//"));
-    code.flat_map(str::split_whitespace)
-        .collect::<Vec<_>>()
-        .join(" ")
+    let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
+    code.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
 }
 
 fn parameters(rest: &str) -> String {
     let (list, _) = rest.split_once(')').expect("a parenthesis closes the list");
-    let types = list
-        .split(',')
-        .filter_map(|parameter| parameter.split_once(": "));
-    types
-        .map(|(_, rust)| c_type(rust.trim()))
-        .collect::<Vec<_>>()
-        .join(", ")
+    let types = list.split(',').filter_map(|parameter| parameter.split_once(": "));
+    types.map(|(_, rust)| c_type(rust.trim())).collect::<Vec<_>>().join(", ")
 }
 
 fn c_type(rust: &str) -> String {
@@ -370,10 +350,7 @@ unsafe fn ids(entries: u32, list: *const u32) -> Vec<u32> {
 /// `text` must be a C string.
 unsafe fn text(text: *const c_char) -> String {
     // SAFETY: the caller vouches for the text.
-    unsafe { CStr::from_ptr(text) }
-        .to_str()
-        .expect("ASCII")
-        .to_owned()
+    unsafe { CStr::from_ptr(text) }.to_str().expect("ASCII").to_owned()
 }
 
 unsafe extern "C" fn on_quorum(
@@ -385,10 +362,7 @@ unsafe extern "C" fn on_quorum(
 ) {
     // SAFETY: `call_quorum` passes an array and its length.
     let members = unsafe { ids(entries, members) };
-    GIVEN
-        .lock()
-        .unwrap()
-        .push(format!("{handle} {quorate} {ring:x?} {members:?}"));
+    GIVEN.lock().unwrap().push(format!("{handle} {quorate} {ring:x?} {members:?}"));
 }
 
 unsafe extern "C" fn on_nodelist(
@@ -402,17 +376,9 @@ unsafe extern "C" fn on_nodelist(
     left_list: *const u32,
 ) {
     // SAFETY: `call_nodelist` passes arrays and their lengths.
-    let lists = unsafe {
-        [
-            ids(members, member_list),
-            ids(joined, joined_list),
-            ids(left, left_list),
-        ]
-    };
-    GIVEN
-        .lock()
-        .unwrap()
-        .push(format!("{handle} {ring:x?} {lists:?}"));
+    let lists =
+        unsafe { [ids(members, member_list), ids(joined, joined_list), ids(left, left_list)] };
+    GIVEN.lock().unwrap().push(format!("{handle} {ring:x?} {lists:?}"));
 }
 
 unsafe extern "C" fn on_votequorum(
@@ -424,10 +390,7 @@ unsafe extern "C" fn on_votequorum(
 ) {
     // SAFETY: `call_votequorum` passes an array and its length.
     let members = unsafe { ids(entries, members) };
-    GIVEN
-        .lock()
-        .unwrap()
-        .push(format!("{handle} {context} {ring:x?} {members:?}"));
+    GIVEN.lock().unwrap().push(format!("{handle} {context} {ring:x?} {members:?}"));
 }
 
 unsafe extern "C" fn on_cmap(
@@ -444,13 +407,8 @@ unsafe extern "C" fn on_cmap(
         unsafe { (text(key), text(new.data.cast()), text(old.data.cast())) };
     // SAFETY: `call_cmap` passes a pointer to an int.
     let data = unsafe { *user_data.cast::<i32>() };
-    let (new, old) = (
-        (new.r#type, new.len, new_text),
-        (old.r#type, old.len, old_text),
-    );
-    GIVEN.lock().unwrap().push(format!(
-        "{handle} {track} {event} {key} {new:?} {old:?} {data}"
-    ));
+    let (new, old) = ((new.r#type, new.len, new_text), (old.r#type, old.len, old_text));
+    GIVEN.lock().unwrap().push(format!("{handle} {track} {event} {key} {new:?} {old:?} {data}"));
 }
 
 #[test]
@@ -469,16 +427,8 @@ fn callbacks_receive_what_c_passes() {
         };
     }
     call!("call_quorum", quorum_v1_quorum_notification_fn_t, on_quorum);
-    call!(
-        "call_nodelist",
-        quorum_v1_nodelist_notification_fn_t,
-        on_nodelist
-    );
-    call!(
-        "call_votequorum",
-        votequorum_nodelist_notification_fn_t,
-        on_votequorum
-    );
+    call!("call_nodelist", quorum_v1_nodelist_notification_fn_t, on_nodelist);
+    call!("call_votequorum", votequorum_nodelist_notification_fn_t, on_votequorum);
     call!("call_cmap", cmap_notify_fn_t, on_cmap);
     assert_eq!(
         *GIVEN.lock().unwrap(),

@@ -48,14 +48,8 @@ fn a_path_that_leads_nowhere_is_no_library() {
 
 #[test]
 fn a_file_that_is_no_library_is_refused() {
-    let result = load_quorum_from(Path::new(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/Cargo.toml"
-    )));
-    assert!(
-        matches!(result, Err(LoadError::Library { .. })),
-        "{result:?}"
-    );
+    let result = load_quorum_from(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")));
+    assert!(matches!(result, Err(LoadError::Library { .. })), "{result:?}");
 }
 
 #[test]
@@ -65,13 +59,7 @@ fn another_library_lacks_the_first_symbol() {
     let path = scratch.library("libquorum.so.5", &defining(&["votequorum_initialize"]));
     let error = load_quorum_from(&path).expect_err("it is not libquorum");
     let symbol = "quorum_initialize";
-    assert_eq!(
-        error,
-        LoadError::Symbol {
-            library: "libquorum.so.5",
-            symbol
-        }
-    );
+    assert_eq!(error, LoadError::Symbol { library: "libquorum.so.5", symbol });
 }
 
 #[test]
@@ -82,13 +70,7 @@ fn every_symbol_is_looked_up_when_loading() {
         let rest: Vec<_> = QUORUM.into_iter().filter(|name| *name != missing).collect();
         let path = scratch.library(&format!("without_{missing}.so"), &defining(&rest));
         let error = load_quorum_from(&path).expect_err("a symbol is missing");
-        assert_eq!(
-            error,
-            LoadError::Symbol {
-                library: "libquorum.so.5",
-                symbol: missing
-            }
-        );
+        assert_eq!(error, LoadError::Symbol { library: "libquorum.so.5", symbol: missing });
     }
 }
 
@@ -134,11 +116,7 @@ fn a_link_to_an_older_soname_is_too_old() {
     let link = scratch.path().join("libquorum.so");
     std::os::unix::fs::symlink(&target, &link).expect("the directory is ours");
     let error = load_quorum_from(&link).expect_err("the link leads to version 4");
-    let found = target
-        .canonicalize()
-        .expect("it exists")
-        .display()
-        .to_string();
+    let found = target.canonicalize().expect("it exists").display().to_string();
     assert_eq!(error, too_old(&found));
 }
 
@@ -153,16 +131,7 @@ fn without_the_library_load_says_what_to_install() {
     }
     // SAFETY: the dynamic linker of this process finds no libquorum.
     let error = unsafe { Quorum::load() }.expect_err("the library is hidden");
-    assert!(
-        matches!(
-            error,
-            LoadError::Library {
-                library: "libquorum.so.5",
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert!(matches!(error, LoadError::Library { library: "libquorum.so.5", .. }), "{error:?}");
     let message = error.to_string();
     assert!(message.contains("install libquorum5 (Debian"), "{message}");
 }
@@ -212,20 +181,13 @@ fn libquorum_is_hidden(test: &str, others: &[&str]) -> bool {
         .output()
         .expect("this program runs again");
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && text.contains("1 passed"),
-        "{text}"
-    );
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
     false
 }
 
 fn too_old(found: &str) -> LoadError {
     let (library, needs) = ("libquorum.so.5", "corosync 3.0.0");
-    LoadError::TooOld {
-        library,
-        found: found.to_owned(),
-        needs,
-    }
+    LoadError::TooOld { library, found: found.to_owned(), needs }
 }
 
 #[test]
@@ -236,11 +198,7 @@ fn the_installed_libraries_load_and_answer() {
     let code = unsafe { (Quorum::load().expect("it is installed").quorum_finalize)(0) };
     assert_eq!(code, CS_ERR_BAD_HANDLE);
     // SAFETY: as above.
-    let code = unsafe {
-        (VoteQuorum::load()
-            .expect("it is installed")
-            .votequorum_finalize)(0)
-    };
+    let code = unsafe { (VoteQuorum::load().expect("it is installed").votequorum_finalize)(0) };
     assert_eq!(code, CS_ERR_BAD_HANDLE);
     // SAFETY: as above.
     let code = unsafe { (Cmap::load().expect("it is installed").cmap_finalize)(0) };
@@ -255,16 +213,7 @@ fn linked_and_loaded_functions_are_the_same() {
     // SAFETY: the libraries installed are Corosync's.
     let loaded = unsafe { (Quorum::load(), VoteQuorum::load(), Cmap::load()) };
     let linked = (Quorum::linked(), VoteQuorum::linked(), Cmap::linked());
-    assert_eq!(
-        format!("{:?}", loaded.0.expect("installed")),
-        format!("{:?}", linked.0)
-    );
-    assert_eq!(
-        format!("{:?}", loaded.1.expect("installed")),
-        format!("{:?}", linked.1)
-    );
-    assert_eq!(
-        format!("{:?}", loaded.2.expect("installed")),
-        format!("{:?}", linked.2)
-    );
+    assert_eq!(format!("{:?}", loaded.0.expect("installed")), format!("{:?}", linked.0));
+    assert_eq!(format!("{:?}", loaded.1.expect("installed")), format!("{:?}", linked.1));
+    assert_eq!(format!("{:?}", loaded.2.expect("installed")), format!("{:?}", linked.2));
 }

@@ -59,11 +59,7 @@ impl Scratch {
             .args([&output, &input])
             .output()
             .expect("there is a C compiler");
-        assert!(
-            result.status.success(),
-            "{}",
-            String::from_utf8_lossy(&result.stderr)
-        );
+        assert!(result.status.success(), "{}", String::from_utf8_lossy(&result.stderr));
         output
     }
 }

@@ -1,0 +1,219 @@
+use std::{sync::Arc, time::Duration};
+
+use actix::{
+    Actor, ActorContext, ActorFutureExt, Addr, Arbiter, AsyncContext, Context, Handler, Message,
+    MessageResult, ResponseActFuture, SpawnHandle, StreamHandler, Supervised, WrapFuture,
+};
+use tokio::time::Instant;
+
+use crate::{
+    Error, GetSnapshot, Subscribe, Unsubscribe,
+    backoff::Delays,
+    connection::sealed::{Source, Terms, Tracked},
+    connector::Connector,
+    libquorum::Notification,
+    notifications::Notifications,
+    registry::SubscriptionId,
+    shared::Shared,
+    state::Event,
+};
+
+/// Watches the quorum of this node and tells its subscribers.
+///
+/// [`builder`](Self::builder) starts it. It lives until it is stopped or its
+/// [`System`](actix::System) ends, whether or not anybody holds its address or its
+/// [`QuorumHandle`](crate::QuorumHandle).
+#[derive(Debug)]
+pub struct QuorumActor {
+    shared: Arc<Shared>,
+    source: Arc<dyn Source>,
+    terms: Terms,
+    connector: Connector,
+    delays: Delays,
+    /// Attempts since the last connection.
+    attempt: u64,
+    connected_at: Option<Instant>,
+    notifications: Option<SpawnHandle>,
+    /// What keeps this actor alive when nobody else does.
+    own_addr: Option<Addr<Self>>,
+    /// Whether the arbiter was made for this actor, and ends with it.
+    owns_arbiter: bool,
+    stopped: bool,
+}
+
+impl QuorumActor {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        source: Arc<dyn Source>,
+        terms: Terms,
+        delays: Delays,
+        owns_arbiter: bool,
+    ) -> Self {
+        Self {
+            shared,
+            source,
+            terms,
+            connector: Connector::default(),
+            delays,
+            attempt: 0,
+            connected_at: None,
+            notifications: None,
+            own_addr: None,
+            owns_arbiter,
+            stopped: false,
+        }
+    }
+
+    fn connect(&mut self, ctx: &mut Context<Self>) {
+        self.attempt += 1;
+        let (connector, source, terms) =
+            (self.connector.clone(), Arc::clone(&self.source), self.terms);
+        let patience = ctx.run_later(PATIENCE, |actor, _| {
+            let (attempt, error) = (actor.attempt, Error::Unresponsive);
+            actor.shared.publish(Event::Failed { attempt, error });
+        });
+        let connected = async move { connector.connect(source, terms).await };
+        ctx.spawn(connected.into_actor(self).map(move |result, actor, ctx| {
+            ctx.cancel_future(patience);
+            if actor.stopped {
+                return result.map_or((), |connection| actor.connector.close(connection));
+            }
+            match result.and_then(|connection| actor.watch(connection, ctx)) {
+                Ok(()) => {}
+                Err(error) => actor.disconnected(error, ctx),
+            }
+        }));
+    }
+
+    fn watch(
+        &mut self,
+        connection: Box<dyn Tracked>,
+        ctx: &mut Context<Self>,
+    ) -> Result<(), Error> {
+        let has_provider = connection.has_provider();
+        let notifications = Notifications::new(connection, self.connector.clone())?;
+        self.connected_at = Some(Instant::now());
+        self.shared.publish(Event::Connected { has_provider });
+        self.notifications = Some(ctx.add_stream(notifications));
+        Ok(())
+    }
+
+    /// The one place where a connection, or the attempt to make one, ends: everybody is told, and
+    /// the supervisor restarts the actor after a delay, since it knows none of its own.
+    fn disconnected(&mut self, error: Error, ctx: &mut Context<Self>) {
+        let delay = self.delays.after(&error);
+        match self.connected_at.take() {
+            Some(since) => {
+                self.shared.publish(Event::Lost(error));
+                self.delays.connection_lasted(since.elapsed());
+                self.attempt = 0;
+            }
+            None => self.shared.publish(Event::Failed { attempt: self.attempt, error }),
+        }
+        ctx.run_later(delay, |_, ctx| ctx.stop());
+    }
+}
+
+impl Actor for QuorumActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        if self.stopped {
+            return;
+        }
+        self.own_addr = Some(ctx.address());
+        ctx.run_interval(SWEEP, |actor, _| actor.shared.registry.deliver());
+        self.connect(ctx);
+    }
+}
+
+impl Supervised for QuorumActor {
+    fn restarting(&mut self, _: &mut Context<Self>) {
+        self.notifications = None;
+    }
+}
+
+impl StreamHandler<Result<Notification, Error>> for QuorumActor {
+    fn handle(&mut self, item: Result<Notification, Error>, ctx: &mut Context<Self>) {
+        match item {
+            Ok(notification) => self.shared.publish(Event::Notified(notification)),
+            Err(error) => self.disconnected(error, ctx),
+        }
+    }
+
+    /// The restart is scheduled already; the default would be one without a delay.
+    fn finished(&mut self, _: &mut Context<Self>) {}
+}
+
+impl Drop for QuorumActor {
+    /// However the actor ends (its arbiter stopped, its `System` ended, it panicked): nobody may
+    /// believe what it said last.
+    fn drop(&mut self) {
+        self.shared.publish(Event::Stopped);
+    }
+}
+
+impl Handler<Subscribe> for QuorumActor {
+    type Result = MessageResult<Subscribe>;
+
+    fn handle(&mut self, subscribe: Subscribe, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.shared.registry.subscribe(subscribe.0))
+    }
+}
+
+impl Handler<Unsubscribe> for QuorumActor {
+    type Result = bool;
+
+    fn handle(&mut self, unsubscribe: Unsubscribe, _: &mut Context<Self>) -> bool {
+        let id: SubscriptionId = unsubscribe.0;
+        self.shared.registry.unsubscribe(id)
+    }
+}
+
+impl Handler<GetSnapshot> for QuorumActor {
+    type Result = MessageResult<GetSnapshot>;
+
+    fn handle(&mut self, _: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.shared.snapshot())
+    }
+}
+
+/// Ends the actor for good; answered when its connection is closed.
+pub(crate) struct Stop;
+
+impl Message for Stop {
+    type Result = ();
+}
+
+impl Handler<Stop> for QuorumActor {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) -> Self::Result {
+        self.stopped = true;
+        self.own_addr = None;
+        if let Some(notifications) = self.notifications.take() {
+            ctx.cancel_future(notifications);
+        }
+        // The first poll comes after the cancelled stream was dropped, and with that its connection
+        // given to the connector.
+        let connector = self.connector.clone();
+        let closed = async move { tokio::time::timeout(CLOSING, connector.idle()).await };
+        Box::pin(closed.into_actor(self).map(|closed, actor, _| {
+            if closed.is_err() {
+                log::warn!("corosync hangs: left a thread behind that waits for it");
+            }
+            if actor.owns_arbiter {
+                Arbiter::current().stop();
+            }
+        }))
+    }
+}
+
+/// How long Corosync may take to accept us before that is told; an attempt takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long to wait for the connection to be closed before the actor ends.
+const CLOSING: Duration = Duration::from_millis(500);
+
+/// How often the registry is asked to drop subscribers that have ended.
+const SWEEP: Duration = Duration::from_secs(1);

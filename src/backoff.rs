@@ -1,0 +1,200 @@
+use std::{ops::RangeInclusive, time::Duration};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+
+use crate::{Code, Error};
+
+/// How long the actor waits before it connects again.
+///
+/// Delays double from the lower end of a range to its upper end, and each is lengthened at random
+/// by up to its own length, so that the nodes of a cluster do not act in step. There is a range for
+/// each kind of failure, and each starts over once a connection has lasted.
+///
+/// ```
+/// use std::time::Duration;
+/// use actix_quorum::Backoff;
+///
+/// let backoff = Backoff::default().refused(Duration::from_secs(60)..=Duration::from_secs(600));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    absent: RangeInclusive<Duration>,
+    lost: RangeInclusive<Duration>,
+    failing: RangeInclusive<Duration>,
+    refused: RangeInclusive<Duration>,
+    lasting: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        let ms = Duration::from_millis;
+        Self {
+            absent: ms(10)..=ms(40),
+            lost: ms(10)..=ms(1_000),
+            failing: ms(500)..=ms(10_000),
+            refused: ms(30_000)..=ms(60_000),
+            lasting: ms(10_000),
+        }
+    }
+}
+
+impl Backoff {
+    /// While Corosync is not running or is starting. Default 10 to 40 ms: an attempt costs some
+    /// microseconds, and whoever restarts Corosync waits for this.
+    ///
+    /// # Panics
+    ///
+    /// If the range is empty or begins at zero, as all of these.
+    pub fn absent(self, delays: RangeInclusive<Duration>) -> Self {
+        Self { absent: checked(delays), ..self }
+    }
+
+    /// After a connection that worked was lost. Default 10 ms to 1 s.
+    pub fn lost(self, delays: RangeInclusive<Duration>) -> Self {
+        Self { lost: checked(delays), ..self }
+    }
+
+    /// When something is wrong that may pass, such as a full /dev/shm. Default 0.5 to 10 s.
+    pub fn failing(self, delays: RangeInclusive<Duration>) -> Self {
+        Self { failing: checked(delays), ..self }
+    }
+
+    /// When somebody has to act: permission refused, no library, no quorum provider. Default 30 to
+    /// 60 s; Corosync writes two lines to its log for each refused attempt.
+    pub fn refused(self, delays: RangeInclusive<Duration>) -> Self {
+        Self { refused: checked(delays), ..self }
+    }
+
+    /// How long a connection must have lasted for the delays to start over. Default 10 s.
+    pub fn lasting(self, lasting: Duration) -> Self {
+        Self { lasting, ..self }
+    }
+}
+
+fn checked(delays: RangeInclusive<Duration>) -> RangeInclusive<Duration> {
+    assert!(
+        !delays.is_empty() && !delays.start().is_zero(),
+        "backoff delays must be a range that is not empty and does not begin at zero, got {delays:?}"
+    );
+    delays
+}
+
+/// The delays of one actor.
+#[derive(Debug)]
+pub(crate) struct Delays {
+    backoff: Backoff,
+    /// One for each [`Kind`], made when it is first needed.
+    running: [Option<ExponentialBackoff>; 4],
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Absent,
+    Lost,
+    Failing,
+    Refused,
+}
+
+impl Delays {
+    pub(crate) fn new(backoff: Backoff) -> Self {
+        Self { backoff, running: [const { None }; 4] }
+    }
+
+    /// How long to wait after this error.
+    pub(crate) fn after(&mut self, error: &Error) -> Duration {
+        let kind = kind(error);
+        let range = match kind {
+            Kind::Absent => &self.backoff.absent,
+            Kind::Lost => &self.backoff.lost,
+            Kind::Failing => &self.backoff.failing,
+            Kind::Refused => &self.backoff.refused,
+        };
+        let delays = self.running[kind as usize].get_or_insert_with(|| {
+            ExponentialBuilder::new()
+                .with_min_delay(*range.start())
+                .with_max_delay(*range.end())
+                .with_jitter()
+                .without_max_times()
+                .build()
+        });
+        delays.next().unwrap_or(*range.end())
+    }
+
+    /// Starts over if a connection that has ended had lasted long enough.
+    pub(crate) fn connection_lasted(&mut self, lasted: Duration) {
+        if lasted >= self.backoff.lasting {
+            self.running = [const { None }; 4];
+        }
+    }
+}
+
+fn kind(error: &Error) -> Kind {
+    match error {
+        Error::Connect(Code::LIBRARY | Code::TRY_AGAIN) => Kind::Absent,
+        // The daemon died between two requests of ours: it is restarting.
+        Error::TrackStart(Code::LIBRARY | Code::TRY_AGAIN) | Error::Dispatch(_) => Kind::Lost,
+        Error::Connect(Code::ACCESS)
+        | Error::Load(_)
+        | Error::NoProvider
+        | Error::Server { .. }
+        | Error::Stack { .. } => Kind::Refused,
+        _ => Kind::Failing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delays(error: &Error, n: usize) -> Vec<Duration> {
+        let mut delays = Delays::new(Backoff::default());
+        (0..n).map(|_| delays.after(error)).collect()
+    }
+
+    #[test]
+    fn delays_grow_to_the_cap_with_jitter() {
+        for (error, shortest, longest) in [
+            (Error::Connect(Code::LIBRARY), 10, 40),
+            (Error::Dispatch(Code::LIBRARY), 10, 1_000),
+            (Error::Connect(Code::NO_SPACE), 500, 10_000),
+            (Error::Connect(Code::ACCESS), 30_000, 60_000),
+        ] {
+            let (shortest, longest) =
+                (Duration::from_millis(shortest), Duration::from_millis(longest));
+            let mut expected = shortest;
+            for delay in delays(&error, 20) {
+                assert!((expected..=expected * 2).contains(&delay), "{error}: {delay:?}");
+                expected = (expected * 2).min(longest);
+            }
+            assert_eq!(expected, longest);
+        }
+    }
+
+    #[test]
+    fn kinds_of_failure_do_not_lengthen_each_other() {
+        let mut delays = Delays::new(Backoff::default());
+        for _ in 0..20 {
+            delays.after(&Error::Connect(Code::ACCESS));
+        }
+        assert!(delays.after(&Error::Connect(Code::LIBRARY)) <= Duration::from_millis(20));
+    }
+
+    #[test]
+    fn only_a_connection_that_lasted_starts_over() {
+        let lost = Error::Dispatch(Code::LIBRARY);
+        let mut delays = Delays::new(Backoff::default());
+        for _ in 0..20 {
+            delays.after(&lost);
+        }
+        delays.connection_lasted(Duration::from_secs(9));
+        assert!(delays.after(&lost) >= Duration::from_secs(1));
+        delays.connection_lasted(Duration::from_secs(10));
+        assert!(delays.after(&lost) <= Duration::from_millis(20));
+    }
+
+    #[test]
+    #[should_panic(expected = "does not begin at zero")]
+    fn a_delay_of_zero_is_refused() {
+        let _ = Backoff::default().lost(Duration::ZERO..=Duration::from_secs(1));
+    }
+}

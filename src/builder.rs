@@ -1,0 +1,108 @@
+use std::sync::Arc;
+
+use actix::{Arbiter, ArbiterHandle, Supervisor, System};
+
+use crate::{
+    Backoff, Corosync, QuorumActor, QuorumHandle, Source, Subscriber,
+    backoff::Delays,
+    connection::sealed::{self, Terms},
+    shared::Shared,
+};
+
+/// Settings of a [`QuorumActor`], each with a default that suits a cluster node.
+#[derive(Debug)]
+#[must_use = "nothing happens before the actor is started"]
+pub struct QuorumBuilder {
+    source: Arc<dyn sealed::Source>,
+    backoff: Backoff,
+    terms: Terms,
+    subscribers: Vec<Subscriber>,
+}
+
+impl QuorumActor {
+    /// Begins the settings of an actor.
+    pub fn builder() -> QuorumBuilder {
+        QuorumBuilder {
+            source: Arc::new(Corosync::new()),
+            backoff: Backoff::default(),
+            terms: Terms { require_provider: true, server_uid: Some(0) },
+            subscribers: Vec::new(),
+        }
+    }
+}
+
+impl QuorumBuilder {
+    /// Where to connect to. Default [`Corosync::new`].
+    pub fn source(self, source: impl Source) -> Self {
+        Self { source: Arc::new(source), ..self }
+    }
+
+    /// How long to wait before connecting again. Default [`Backoff::default`].
+    pub fn backoff(self, backoff: Backoff) -> Self {
+        Self { backoff, ..self }
+    }
+
+    /// Whether to refuse a Corosync that has no quorum provider, and would call every node
+    /// quorate. Default true.
+    pub fn require_provider(mut self, require_provider: bool) -> Self {
+        self.terms.require_provider = require_provider;
+        self
+    }
+
+    /// The user that Corosync must run as, `None` for any. Default `Some(0)`.
+    ///
+    /// While Corosync is down any user of the machine can listen on its socket, and say that there
+    /// is quorum.
+    pub fn server_uid(mut self, server_uid: Option<u32>) -> Self {
+        self.terms.server_uid = server_uid;
+        self
+    }
+
+    /// Subscribes an actor before the start, so that it sees every change from the first on.
+    pub fn subscribe(mut self, subscriber: impl Into<Subscriber>) -> Self {
+        self.subscribers.push(subscriber.into());
+        self
+    }
+
+    /// Starts the actor, supervised, on an arbiter of its own.
+    ///
+    /// Returns at once, whether or not Corosync is there: that is a state, not an error.
+    ///
+    /// # Panics
+    ///
+    /// Outside of an actix [`System`], as all arbiters do.
+    pub fn start(self) -> QuorumHandle {
+        match Arbiter::try_new() {
+            Ok(arbiter) => self.start_on(&arbiter.handle(), true),
+            Err(error) => {
+                log::error!("cannot start an arbiter for quorum, sharing the System's: {error}");
+                self.start_on(System::current().arbiter(), false)
+            }
+        }
+    }
+
+    /// Starts the actor, supervised, on an arbiter of the caller's, which then ends it.
+    ///
+    /// Whatever blocks that arbiter delays what the actor tells. Its thread needs a stack of well
+    /// over a mebibyte, as a thread has by default.
+    pub fn start_in_arbiter(self, arbiter: &ArbiterHandle) -> QuorumHandle {
+        self.start_on(arbiter, false)
+    }
+
+    fn start_on(self, arbiter: &ArbiterHandle, owns_arbiter: bool) -> QuorumHandle {
+        let shared = Arc::new(Shared::new());
+        for subscriber in self.subscribers {
+            shared.registry.subscribe(subscriber);
+        }
+        let actor = QuorumActor::new(
+            Arc::clone(&shared),
+            self.source,
+            self.terms,
+            Delays::new(self.backoff),
+            owns_arbiter,
+        );
+        // Made here and not there: if the arbiter is dead the actor is dropped, and says so.
+        let addr = Supervisor::start_in_arbiter(arbiter, move |_| actor);
+        QuorumHandle { shared, addr }
+    }
+}

@@ -1,0 +1,86 @@
+use std::{
+    os::fd::{AsRawFd, RawFd},
+    path::PathBuf,
+    sync::OnceLock,
+};
+
+use crate::{
+    Error,
+    connection::sealed::{Source, Terms, Tracked},
+    libquorum::{Handle, Library, Notification, QuorumType, Track},
+};
+
+/// The Corosync that runs on this node, reached through libquorum.
+///
+/// It is the one in the network namespace of the thread that starts the actor: libqb's sockets
+/// belong to a network namespace.
+#[derive(Debug, Default)]
+pub struct Corosync {
+    path: Option<PathBuf>,
+    library: OnceLock<Library>,
+}
+
+impl Corosync {
+    /// Uses the libquorum that [`Library::load`] finds. It is looked for when the actor connects.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Uses the libquorum in the file at `path`.
+    pub fn load_from(path: impl Into<PathBuf>) -> Self {
+        Self { path: Some(path.into()), library: OnceLock::new() }
+    }
+
+    fn library(&self) -> Result<Library, Error> {
+        // A failure is not kept: the library may be installed while we try.
+        if let Some(library) = self.library.get() {
+            return Ok(*library);
+        }
+        let library = match &self.path {
+            Some(path) => Library::load_from(path),
+            None => Library::load(),
+        }?;
+        Ok(*self.library.get_or_init(|| library))
+    }
+}
+
+impl Source for Corosync {
+    fn connect(&self, terms: &Terms) -> Result<Box<dyn Tracked>, Error> {
+        let mut handle = Handle::initialize_with(self.library()?)?;
+        if let Some(expected) = terms.server_uid {
+            let found = handle.find_server(terms.server_uid).map(|server| server.uid);
+            if found != Some(expected) {
+                return Err(Error::Server { found, expected });
+            }
+        }
+        if terms.require_provider && handle.quorum_type() == QuorumType::Free {
+            return Err(Error::NoProvider);
+        }
+        // `CHANGES` delivers the current state as well (`exec/vsf_quorum.c`).
+        handle.track_start(Track::CHANGES)?;
+        let fd = handle.fd()?;
+        Ok(Box::new(Tracking { fd, handle }))
+    }
+}
+
+#[derive(Debug)]
+struct Tracking {
+    fd: RawFd,
+    handle: Handle,
+}
+
+impl AsRawFd for Tracking {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd
+    }
+}
+
+impl Tracked for Tracking {
+    fn dispatch(&mut self) -> Result<Option<Notification>, Error> {
+        self.handle.try_dispatch()
+    }
+
+    fn has_provider(&self) -> bool {
+        self.handle.quorum_type() == QuorumType::Set
+    }
+}

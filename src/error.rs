@@ -1,0 +1,268 @@
+use std::fmt;
+
+use corosync_sys as sys;
+
+/// Why there is no connection to Corosync, or why one ended.
+///
+/// There is one variant for each phase; the number that libquorum returned is kept in its [`Code`].
+/// The [`Display`](fmt::Display) form is one line that says what failed and what to do next.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// libquorum could not be loaded: it is not installed, is too old or is not libquorum.
+    #[error("cannot load libquorum: {0}")]
+    Load(String),
+
+    /// libquorum could not connect to Corosync (`quorum_model_initialize`, `quorum_initialize`).
+    #[error("cannot connect to corosync: {0}{help}", help = connect_help(*.0))]
+    Connect(Code),
+
+    /// Too few file descriptors are left to connect. libquorum was not called: without them it
+    /// would close one that is not its own (libqb `lib/ipcc.c`).
+    #[error(
+        "cannot connect to corosync: no file descriptors left; raise the limit (`ulimit -n`, \
+         systemd's LimitNOFILE=)"
+    )]
+    Descriptors,
+
+    /// Another thread of this process has been connecting, without an end, for 5 seconds;
+    /// libquorum cannot make two handles at a time.
+    #[error(
+        "cannot connect to corosync: another thread hangs in connecting to it; see whether corosync \
+         is stopped or overloaded"
+    )]
+    Busy,
+
+    /// Corosync took a connection attempt, but has not answered it for 2 seconds. The attempt goes
+    /// on and ends as soon as Corosync answers or dies.
+    #[error(
+        "corosync does not answer: it is stopped, hung or overloaded; if `corosync-quorumtool` hangs \
+         too, restart corosync"
+    )]
+    Unresponsive,
+
+    /// The thread that connects could not be started.
+    #[error("cannot start the thread that connects to corosync: {0}; raise the limit on tasks")]
+    Thread(String),
+
+    /// The connection leads to a process of another user than Corosync's, so nothing that it says
+    /// is believed.
+    #[error(
+        "refused a quorum service run by {}: expected uid {expected}; see who listens on the socket \
+         `quorum` (`ss -xlp`)",
+        Uid(*.found)
+    )]
+    Server {
+        /// The user id of the process that accepted us, where the system tells.
+        found: Option<u32>,
+        /// The user id that was asked for, 0 by default.
+        expected: u32,
+    },
+
+    /// Corosync runs without a quorum provider (`QUORUM_FREE`) and would call every node quorate.
+    #[error(
+        "corosync has no quorum provider and would call every node quorate; set `quorum {{ provider: \
+         corosync_votequorum }}` in corosync.conf on all nodes and restart corosync"
+    )]
+    NoProvider,
+
+    /// Connected, but Corosync would not start tracking (`quorum_trackstart`).
+    #[error("corosync refused to start tracking: {0}")]
+    TrackStart(Code),
+
+    /// A request on a working connection failed (`quorum_getquorate`, `quorum_trackstop`,
+    /// `quorum_fd_get`, `quorum_context_set`, `quorum_context_get`, `quorum_finalize`).
+    #[error("a request to corosync failed: {0}")]
+    Request(Code),
+
+    /// A working connection ended (`quorum_dispatch`). [`Code::LIBRARY`] is what libquorum says
+    /// when Corosync has stopped, died or closed the connection.
+    #[error("connection to corosync lost: {0}{help}", help = dispatch_help(*.0))]
+    Dispatch(Code),
+
+    /// This thread has too little stack left for `quorum_dispatch`, which needs more than a
+    /// mebibyte (libquorum `lib/quorum.c`). libquorum was not called.
+    #[error(
+        "{available} bytes of stack are left and libquorum needs {needed}; give the thread a larger \
+         one (RUST_MIN_STACK, std::thread::Builder::stack_size)"
+    )]
+    Stack {
+        /// Bytes left on this thread's stack.
+        available: usize,
+        /// Bytes that a dispatch needs.
+        needed: usize,
+    },
+
+    /// The runtime could not watch the connection's file descriptor.
+    #[error("cannot watch the connection to corosync: {0}")]
+    Register(String),
+}
+
+impl Error {
+    /// Whether waiting cannot help: somebody has to install a library or change the program.
+    ///
+    /// Everything else is worth another try. The actor tries again in either case, the permanent
+    /// errors at its slowest rate.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::Load(_) | Self::Stack { .. })
+    }
+
+    /// The number that libquorum returned, where it was asked.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Connect(code)
+            | Self::TrackStart(code)
+            | Self::Request(code)
+            | Self::Dispatch(code) => Some(*code),
+            _ => None,
+        }
+    }
+}
+
+/// As its one line.
+#[cfg(feature = "serde")]
+impl serde::Serialize for Error {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl From<sys::LoadError> for Error {
+    fn from(error: sys::LoadError) -> Self {
+        Self::Load(error.to_string())
+    }
+}
+
+/// A result code of Corosync's libraries (`cs_error_t`), as the number it has in C.
+///
+/// Shown as `CS_ERR_LIBRARY (2)`. A number that this version does not know survives.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub struct Code(pub u32);
+
+impl Code {
+    /// `CS_OK`: no error.
+    pub const OK: Self = Self(sys::CS_OK);
+    /// `CS_ERR_LIBRARY`: no connection to the daemon, or not any more.
+    pub const LIBRARY: Self = Self(sys::CS_ERR_LIBRARY);
+    /// `CS_ERR_TRY_AGAIN`: nothing waits (dispatch); the daemon is busy (everything else).
+    pub const TRY_AGAIN: Self = Self(sys::CS_ERR_TRY_AGAIN);
+    /// `CS_ERR_INVALID_PARAM`: an argument that the library or the daemon does not know.
+    pub const INVALID_PARAM: Self = Self(sys::CS_ERR_INVALID_PARAM);
+    /// `CS_ERR_NO_MEMORY`: out of memory.
+    pub const NO_MEMORY: Self = Self(sys::CS_ERR_NO_MEMORY);
+    /// `CS_ERR_BAD_HANDLE`: the handle is not, or no longer, one of libquorum's.
+    pub const BAD_HANDLE: Self = Self(sys::CS_ERR_BAD_HANDLE);
+    /// `CS_ERR_ACCESS`: the daemon does not let this user in.
+    pub const ACCESS: Self = Self(sys::CS_ERR_ACCESS);
+    /// `CS_ERR_NOT_EXIST`: the shared memory of the connection was not found.
+    pub const NOT_EXIST: Self = Self(sys::CS_ERR_NOT_EXIST);
+    /// `CS_ERR_EXIST`: tracking has been started already.
+    pub const EXIST: Self = Self(sys::CS_ERR_EXIST);
+    /// `CS_ERR_NO_SPACE`: /dev/shm is full.
+    pub const NO_SPACE: Self = Self(sys::CS_ERR_NO_SPACE);
+    /// `CS_ERR_INTERRUPT`: a signal interrupted the call.
+    pub const INTERRUPT: Self = Self(sys::CS_ERR_INTERRUPT);
+    /// `CS_ERR_NOT_SUPPORTED`: the daemon does not know this request.
+    pub const NOT_SUPPORTED: Self = Self(sys::CS_ERR_NOT_SUPPORTED);
+    /// `CS_ERR_MESSAGE_ERROR`: a message that is not well formed.
+    pub const MESSAGE_ERROR: Self = Self(sys::CS_ERR_MESSAGE_ERROR);
+
+    /// The name in `corosync/corotypes.h`, where there is one.
+    pub fn name(self) -> Option<&'static str> {
+        sys::error_name(self.0)
+    }
+}
+
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name().unwrap_or("unknown error"), self.0)
+    }
+}
+
+struct Uid(Option<u32>);
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(uid) => write!(f, "uid {uid}"),
+            None => f.write_str("an unknown user"),
+        }
+    }
+}
+
+/// What an operator does about a refused connection. The causes were found on a real daemon.
+fn connect_help(code: Code) -> &'static str {
+    match code {
+        Code::LIBRARY => {
+            "; corosync is not running, or runs in another network namespace: start it \
+             (`systemctl start corosync`)"
+        }
+        Code::TRY_AGAIN => "; corosync is starting or busy",
+        Code::ACCESS => {
+            "; corosync does not let this user in: write `uidgid { uid: <user of this process> }` to a \
+             file in /etc/corosync/uidgid.d and run `corosync-cfgtool -R`"
+        }
+        Code::NOT_EXIST => {
+            "; this process does not see corosync's shared memory: share /dev/shm with it, or have \
+             both use sockets in the file system (/etc/libqb/force-filesystem-sockets)"
+        }
+        Code::NO_SPACE => {
+            "; /dev/shm is full: a connection needs about 3 MiB there, free some or enlarge it"
+        }
+        Code::NO_MEMORY => "; out of memory",
+        _ => "; see corosync's log",
+    }
+}
+
+fn dispatch_help(code: Code) -> &'static str {
+    match code {
+        Code::LIBRARY => "; corosync has stopped, died or closed the connection",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_shows_its_name_and_number() {
+        assert_eq!(Code::LIBRARY.to_string(), "CS_ERR_LIBRARY (2)");
+        assert_eq!(Code(77).to_string(), "unknown error (77)");
+    }
+
+    #[test]
+    fn each_error_says_what_to_do_next() {
+        for (error, help) in [
+            (Error::Connect(Code::LIBRARY), "systemctl start corosync"),
+            (Error::Connect(Code::ACCESS), "uidgid.d"),
+            (Error::Connect(Code::ACCESS), "corosync-cfgtool -R"),
+            (Error::Connect(Code::NOT_EXIST), "/dev/shm"),
+            (Error::Connect(Code::NO_SPACE), "/dev/shm is full"),
+            (Error::Descriptors, "ulimit -n"),
+            (Error::NoProvider, "provider: corosync_votequorum"),
+            (Error::Server { found: Some(65534), expected: 0 }, "uid 65534: expected uid 0"),
+            (Error::Stack { available: 1, needed: 2 }, "RUST_MIN_STACK"),
+            (Error::Unresponsive, "restart corosync"),
+        ] {
+            assert!(error.to_string().contains(help), "{error}: lacks {help:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_waiting_cannot_mend_is_permanent() {
+        assert!(Error::Load(String::new()).is_permanent());
+        assert!(Error::Stack { available: 1, needed: 2 }.is_permanent());
+        for error in
+            [Error::Connect(Code::ACCESS), Error::NoProvider, Error::Dispatch(Code::LIBRARY)]
+        {
+            assert!(!error.is_permanent(), "{error}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+use std::{future::pending, sync::Arc, time::Duration};
+
+use actix::Addr;
+use futures_core::Stream;
+
+use crate::{
+    Connection, Quorum, QuorumActor, QuorumChanged, Snapshot, Subscriber, SubscriptionId,
+    actor::Stop, shared::Shared, state::Event,
+};
+
+/// What a service holds to know about quorum, on any thread.
+///
+/// A clone is cheap and is the same actor's. Reading never waits for the actor, nor for Corosync.
+#[derive(Clone, Debug)]
+pub struct QuorumHandle {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) addr: Addr<QuorumActor>,
+}
+
+impl QuorumHandle {
+    /// Whether this node is known to have quorum, now. One load, no lock.
+    pub fn is_quorate(&self) -> bool {
+        self.shared.is_quorate()
+    }
+
+    /// Whether this node has quorum, has none, or nobody knows.
+    pub fn quorum(&self) -> Quorum {
+        self.snapshot().quorum
+    }
+
+    /// What was last published.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot()
+    }
+
+    /// Has an actor sent the current state, and then every change, in order.
+    ///
+    /// Works from any thread, before the actor has connected and while it reconnects; the
+    /// subscription outlives every connection. Subscribing the same actor twice has it sent
+    /// everything twice.
+    pub fn subscribe(&self, subscriber: impl Into<Subscriber>) -> SubscriptionId {
+        self.shared.registry.subscribe(subscriber.into())
+    }
+
+    /// Ends a subscription; false if there is none of that name (any more). A message that waits
+    /// in the subscriber's mailbox is taken back.
+    pub fn unsubscribe(&self, id: SubscriptionId) -> bool {
+        self.shared.registry.unsubscribe(id)
+    }
+
+    /// How many are subscribed. Those that have ended are dropped with the next change, or within
+    /// a second.
+    pub fn subscriber_count(&self) -> usize {
+        self.shared.registry.len()
+    }
+
+    /// Returns once this node has quorum.
+    ///
+    /// If the actor is stopped before, this waits for ever: it never returns without quorum.
+    pub async fn wait_quorate(&self) {
+        while !self.is_quorate() {
+            self.wait_for(|snapshot| snapshot.quorum.is_quorate()).await;
+        }
+    }
+
+    /// Returns the first snapshot that `condition` holds for, from the current one on.
+    ///
+    /// When several changes come at once only the last is looked at; to see each one use
+    /// [`changes`](Self::changes).
+    pub async fn wait_for(&self, condition: impl FnMut(&Snapshot) -> bool) -> Arc<Snapshot> {
+        let mut condition = condition;
+        let mut latest = self.shared.watch();
+        let found = latest.wait_for(|snapshot| condition(snapshot)).await.map(|s| Arc::clone(&s));
+        match found {
+            Ok(snapshot) => snapshot,
+            // The sender is in `self.shared`; nothing would come any more if it were gone.
+            Err(_) => pending().await,
+        }
+    }
+
+    /// The current state and then every change, in order, for code that is no actor.
+    ///
+    /// As with a subscribed actor, a reader that falls behind by more changes than are kept gets
+    /// the latest state, with [`missed`](QuorumChanged::missed). Ends after [`Connection::Stopped`].
+    pub fn changes(&self) -> impl Stream<Item = QuorumChanged> + Send + Unpin + use<> {
+        let (history, latest) = (Arc::clone(&self.shared.history), self.shared.watch());
+        let seen: Option<Arc<Snapshot>> = None;
+        Box::pin(futures_util::stream::unfold(
+            (history, latest, seen),
+            |(history, mut latest, seen)| async move {
+                if seen.as_ref().is_some_and(|seen| seen.connection == Connection::Stopped) {
+                    return None;
+                }
+                loop {
+                    latest.mark_unchanged();
+                    if let Some(change) = history.after(seen.as_ref()) {
+                        let seen = Some(Arc::clone(&change.current));
+                        return Some((change, (history, latest, seen)));
+                    }
+                    // Ends with the last handle and the actor, should it not have been stopped.
+                    latest.changed().await.ok()?;
+                }
+            },
+        ))
+    }
+
+    /// The actor's address. It stays valid while the actor reconnects.
+    pub fn addr(&self) -> Addr<QuorumActor> {
+        self.addr.clone()
+    }
+
+    /// Stops the actor. From the call on nobody is told that there is quorum.
+    ///
+    /// Returns when the connection to Corosync is closed, after 800 ms at most: what hangs by then,
+    /// as a thread that waits for a hung Corosync, is left behind and keeps no process from ending.
+    pub async fn stop(&self) {
+        self.shared.publish(Event::Stopped);
+        if tokio::time::timeout(STOP, self.addr.send(Stop)).await.is_err() {
+            log::warn!("the quorum actor's arbiter is stuck: left it behind");
+        }
+    }
+}
+
+/// How long stopping may take.
+const STOP: Duration = Duration::from_millis(800);

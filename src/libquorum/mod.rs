@@ -1,0 +1,498 @@
+//! Safe, complete wrapper of libquorum, for programs that want no actor.
+//!
+//! [`Handle`] is one connection to Corosync's quorum service. Its calls are those of libquorum, and
+//! so is what they block on: every request waits for the daemon, without a timeout.
+//!
+//! ```no_run
+//! use actix_quorum::libquorum::{Dispatch, Handle, Track};
+//!
+//! let mut handle = Handle::initialize()?;
+//! handle.track_start(Track::CHANGES)?;
+//! for notification in handle.dispatch(Dispatch::Blocking) {
+//!     println!("{:?}", notification?);
+//! }
+//! # Ok::<(), actix_quorum::Error>(())
+//! ```
+
+mod callbacks;
+mod descriptors;
+mod notification;
+mod server;
+mod stack;
+
+use std::{
+    ffi::c_void,
+    ops::BitOr,
+    os::fd::{BorrowedFd, RawFd},
+    path::Path,
+    ptr, thread,
+    time::Duration,
+};
+
+use corosync_sys as sys;
+use parking_lot::Mutex;
+
+use self::callbacks::{Inbox, Malformed};
+pub use self::{
+    notification::{NodeId, Notification, RingId},
+    server::Server,
+};
+use crate::{Code, Error};
+
+/// libquorum, in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Library(sys::Quorum);
+
+impl Library {
+    /// Loads `libquorum.so.5` from where the dynamic linker finds it; with the feature `linked`,
+    /// takes the one that the program was linked with. It stays loaded.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Load`] tells a missing library, one that lacks a symbol and one that is too old.
+    pub fn load() -> Result<Self, Error> {
+        #[cfg(feature = "linked")]
+        return Ok(Self(sys::Quorum::linked()));
+        #[cfg(not(feature = "linked"))]
+        // SAFETY: what the dynamic linker finds by this name is libquorum: the system's
+        // administrator answers for it, as for each library that the program is linked with.
+        return Ok(Self(unsafe { sys::Quorum::load() }?));
+    }
+
+    /// Loads libquorum from the file at `path`. It stays loaded.
+    ///
+    /// The file is trusted as the libraries are that the program is linked with: its code runs.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn load_from(path: impl AsRef<Path>) -> Result<Self, Error> {
+        // SAFETY: the caller names the library to be used, as the administrator does for the
+        // dynamic linker; a file without libquorum's symbols is refused.
+        Ok(Self(unsafe { sys::Quorum::load_from(path) }?))
+    }
+}
+
+/// Which callbacks a connection has (`quorum_model_initialize(3)`).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Model {
+    /// Quorum notifications only, the ring without its node id. All versions.
+    V0,
+    /// Nodelist notifications too, which say who joined and who left. Corosync 3.1.0 and later.
+    V1,
+}
+
+/// Whether a quorum provider is configured (`quorum_initialize(3)`, `quorum_type`).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum QuorumType {
+    /// `QUORUM_FREE`: there is none, and Corosync calls every node quorate.
+    Free,
+    /// `QUORUM_SET`: a provider decides.
+    Set,
+}
+
+/// What `quorum_trackstart` is to deliver; `|` combines flags.
+///
+/// As measured on Corosync 3.1: each combination but `CHANGES_ONLY` alone delivers the current
+/// nodelist and quorum at once; `CHANGES` and `CHANGES_ONLY` deliver each later change.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Track(u32);
+
+impl Track {
+    /// `CS_TRACK_CURRENT`: the current state.
+    pub const CURRENT: Self = Self(sys::CS_TRACK_CURRENT);
+    /// `CS_TRACK_CHANGES`: the current state and each change after it.
+    pub const CHANGES: Self = Self(sys::CS_TRACK_CHANGES);
+    /// `CS_TRACK_CHANGES_ONLY`: each change from now on.
+    pub const CHANGES_ONLY: Self = Self(sys::CS_TRACK_CHANGES_ONLY);
+    /// No flag: Corosync accepts it and delivers nothing.
+    pub const NOTHING: Self = Self(0);
+}
+
+impl BitOr for Track {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// How much to dispatch, and whether to wait for it (`quorum_dispatch(3)`).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Dispatch {
+    /// `CS_DISPATCH_ONE`: one notification, however long it takes to come.
+    One,
+    /// `CS_DISPATCH_ALL`: all that are waiting, without blocking.
+    All,
+    /// `CS_DISPATCH_BLOCKING`: one after the other, until the connection ends.
+    Blocking,
+    /// `CS_DISPATCH_ONE_NONBLOCKING`: one if one is waiting, else [`Code::TRY_AGAIN`].
+    OneNonblocking,
+}
+
+/// A connection to Corosync's quorum service.
+///
+/// It may move between threads, but is used by one at a time: libquorum's answers are wrong
+/// otherwise. Dropping it closes the connection, as [`finalize`](Self::finalize) does.
+#[derive(Debug)]
+pub struct Handle {
+    library: sys::Quorum,
+    raw: sys::quorum_handle_t,
+    model: Model,
+    quorum_type: QuorumType,
+    inbox: Inbox,
+    /// Who accepted us, asked for when the connection was new: a dead one has no peer.
+    server: Option<Server>,
+    /// A call has said that the connection is over.
+    lost: bool,
+    closed: bool,
+}
+
+impl Handle {
+    /// Connects with model V1, or with V0 where the library or the daemon does not know V1.
+    ///
+    /// Blocks until the daemon answers, which is never while it is stopped (`SIGSTOP`): nothing but
+    /// a signal ends it then. See [`Library::load`] for which libquorum is used.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Load`], [`Error::Descriptors`], [`Error::Busy`] and [`Error::Connect`].
+    pub fn initialize() -> Result<Self, Error> {
+        Self::initialize_with(Library::load()?)
+    }
+
+    /// As [`initialize`](Self::initialize), through the given libquorum.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Descriptors`], [`Error::Busy`] and [`Error::Connect`].
+    pub fn initialize_with(library: Library) -> Result<Self, Error> {
+        // A library before 3.1.0 lacks the function; a daemon before it refuses the request
+        // (`exec/main.c` checks the range of request numbers).
+        match Self::model_initialize(library, Model::V1) {
+            Err(Error::Load(_) | Error::Connect(Code::INVALID_PARAM)) => {
+                Self::model_initialize(library, Model::V0)
+            }
+            result => result,
+        }
+    }
+
+    /// Connects with exactly this model: `quorum_model_initialize` for V1, `quorum_initialize`
+    /// for V0.
+    ///
+    /// # Errors
+    ///
+    /// As [`initialize`](Self::initialize); [`Error::Load`] if the library has no models.
+    pub fn model_initialize(library: Library, model: Model) -> Result<Self, Error> {
+        let library = library.0;
+        let guard = HANDLES.try_lock_for(PATIENCE).ok_or(Error::Busy)?;
+        let descriptors = descriptors::Guard::new()?;
+        // Zero is no handle: what a failed call has not set can be finalized without harm.
+        let mut raw = 0;
+        let mut quorum_type = sys::QUORUM_FREE;
+        let code = match model {
+            Model::V1 => {
+                let initialize = library.model_initialize()?;
+                let mut callbacks = callbacks::V1;
+                let data = (&raw mut callbacks).cast();
+                let context = ptr::null_mut();
+                // SAFETY: all pointers are to locals of the types that the model asks for;
+                // libquorum copies the callbacks, which are functions and live for ever.
+                Code(unsafe {
+                    initialize(&mut raw, sys::QUORUM_MODEL_V1, data, &mut quorum_type, context)
+                })
+            }
+            Model::V0 => {
+                let mut callbacks = callbacks::V0;
+                // SAFETY: as above.
+                Code(unsafe {
+                    (library.quorum_initialize)(&mut raw, &mut callbacks, &mut quorum_type)
+                })
+            }
+        };
+        if code != Code::OK {
+            // An error that the daemon sent leaves the handle open (libquorum `lib/quorum.c`).
+            // SAFETY: `raw` is such a handle, one that libquorum has destroyed, or zero; it answers
+            // CS_ERR_BAD_HANDLE to the last two.
+            unsafe { (library.quorum_finalize)(raw) };
+            descriptors.restore();
+            return Err(Error::Connect(code));
+        }
+        drop(guard);
+        let quorum_type =
+            if quorum_type == sys::QUORUM_FREE { QuorumType::Free } else { QuorumType::Set };
+        let mut handle = Self {
+            library,
+            raw,
+            model,
+            quorum_type,
+            inbox: Inbox::default(),
+            server: None,
+            lost: false,
+            closed: false,
+        };
+        handle.server = handle.find_server(Some(0));
+        Ok(handle)
+    }
+
+    /// The model that the daemon and the library agreed to.
+    pub fn model(&self) -> Model {
+        self.model
+    }
+
+    /// Whether a quorum provider is configured, as the daemon said when it accepted us.
+    pub fn quorum_type(&self) -> QuorumType {
+        self.quorum_type
+    }
+
+    /// The process that accepted the connection, where the system tells (on Linux).
+    ///
+    /// Whoever is first to listen may pose as Corosync while it is down: believe only a server of
+    /// the user that runs Corosync.
+    pub fn server(&self) -> Option<Server> {
+        self.server
+    }
+
+    pub(crate) fn find_server(&self, expected: Option<u32>) -> Option<Server> {
+        let fd = self.fd().ok()?;
+        // SAFETY: libquorum has just given the descriptor out; it stays open until the handle is
+        // finalized, for which the handle has to be given up.
+        Server::of(unsafe { BorrowedFd::borrow_raw(fd) }, expected)
+    }
+
+    /// The descriptor that becomes readable when a notification is waiting (`quorum_fd_get`).
+    ///
+    /// It belongs to libquorum, which closes it with the handle: take it out of every reactor
+    /// before. Over the transport `socket` it does *not* become readable when Corosync dies.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`].
+    pub fn fd(&self) -> Result<RawFd, Error> {
+        let mut fd = -1;
+        // SAFETY: the handle is open until `close`; `fd` is a local.
+        request(unsafe { (self.library.quorum_fd_get)(self.raw, &mut fd) })?;
+        Ok(fd)
+    }
+
+    /// Dispatches notifications as `quorum_dispatch` does with the flag of this name.
+    ///
+    /// The iterator is lazy. Each step is one call of `quorum_dispatch` for one notification, so
+    /// that your code runs between two of them and never under a C frame; to stop
+    /// [`Dispatch::Blocking`], stop iterating. It ends after an error, and as the flag says.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Dispatch`] with [`Code::TRY_AGAIN`] if nothing waits
+    /// ([`Dispatch::OneNonblocking`] only), with any other code if the connection is over: it must
+    /// be given up, and what was waiting in it is lost. [`Error::Stack`] on a thread whose stack
+    /// is too small.
+    #[must_use = "nothing is dispatched until it is iterated over"]
+    pub fn dispatch(&mut self, dispatch: Dispatch) -> Notifications<'_> {
+        Notifications { handle: self, dispatch, ended: false }
+    }
+
+    /// Takes at most one notification off the connection, without blocking.
+    ///
+    /// `Ok(None)` means that nothing waits and the descriptor may be waited on again. After
+    /// `Some` there may be more: call again before waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`dispatch`](Self::dispatch), without [`Code::TRY_AGAIN`].
+    pub fn try_dispatch(&mut self) -> Result<Option<Notification>, Error> {
+        self.dispatch_one(sys::CS_DISPATCH_ONE_NONBLOCKING)
+    }
+
+    fn dispatch_one(
+        &mut self,
+        flag: sys::cs_dispatch_flags_t,
+    ) -> Result<Option<Notification>, Error> {
+        stack::check()?;
+        let (library, raw) = (self.library, self.raw);
+        // SAFETY: the handle is open until `close`, and `&mut self` keeps other threads out of it.
+        let code = self.inbox.open(|| Code(unsafe { (library.quorum_dispatch)(raw, flag) }));
+        let code = match (code, self.inbox.take()) {
+            (Code::OK, Ok(Some(notification))) => return Ok(Some(notification)),
+            (Code::TRY_AGAIN, Ok(None)) => return Ok(None),
+            (_, Err(Malformed)) => Code::MESSAGE_ERROR,
+            // `lib/quorum.c` says CS_OK for a connection whose descriptor is closed.
+            (Code::OK, Ok(None)) => Code::BAD_HANDLE,
+            (code, Ok(_)) => code,
+        };
+        self.lost = true;
+        Err(Error::Dispatch(code))
+    }
+
+    /// Whether the cluster has quorum, asked of the daemon (`quorum_getquorate`).
+    ///
+    /// Blocks until it answers: for ever while it is stopped, and as long as its synchronisation
+    /// takes (30 s and more with a silent quorum device). What it says then can be old; prefer the
+    /// notifications.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`].
+    pub fn quorate(&mut self) -> Result<bool, Error> {
+        let mut quorate = 0;
+        // SAFETY: the handle is open until `close`, and `&mut self` keeps other threads out of it;
+        // `quorate` is a local.
+        let code = unsafe { (self.library.quorum_getquorate)(self.raw, &mut quorate) };
+        self.answered(code)?;
+        Ok(quorate != 0)
+    }
+
+    /// Has notifications sent to this connection (`quorum_trackstart`).
+    ///
+    /// Blocks as [`quorate`](Self::quorate) does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TrackStart`], with [`Code::EXIST`] if tracking was on already: the current state is
+    /// delivered once more then.
+    pub fn track_start(&mut self, track: Track) -> Result<(), Error> {
+        // SAFETY: the handle is open until `close`, and `&mut self` keeps other threads out of it.
+        let code = Code(unsafe { (self.library.quorum_trackstart)(self.raw, track.0) });
+        self.lost |= is_over(code);
+        if code == Code::OK { Ok(()) } else { Err(Error::TrackStart(code)) }
+    }
+
+    /// Has no more notifications sent (`quorum_trackstop`). Those already sent still arrive.
+    ///
+    /// Blocks as [`quorate`](Self::quorate) does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`].
+    pub fn track_stop(&mut self) -> Result<(), Error> {
+        // SAFETY: the handle is open until `close`, and `&mut self` keeps other threads out of it.
+        let code = unsafe { (self.library.quorum_trackstop)(self.raw) };
+        self.answered(code)
+    }
+
+    /// Keeps a pointer with the handle (`quorum_context_set`). libquorum does not look at it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`].
+    pub fn context_set(&mut self, context: *const c_void) -> Result<(), Error> {
+        // SAFETY: the handle is open until `close`; libquorum stores the pointer and no more.
+        request(unsafe { (self.library.quorum_context_set)(self.raw, context) })
+    }
+
+    /// The pointer that was last set, null if none was (`quorum_context_get`).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`].
+    pub fn context_get(&self) -> Result<*const c_void, Error> {
+        let mut context = ptr::null();
+        // SAFETY: the handle is open until `close`; `context` is a local.
+        request(unsafe { (self.library.quorum_context_get)(self.raw, &mut context) })?;
+        Ok(context)
+    }
+
+    /// Closes the connection (`quorum_finalize`).
+    ///
+    /// If the daemon has died this waits up to 200 ms for its process to be gone, since only then
+    /// libqb removes the connection's files from /dev/shm (libqb `lib/ipc_shm.c`), and libqb itself
+    /// may wait 40 ms more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`].
+    pub fn finalize(mut self) -> Result<(), Error> {
+        request(self.close())
+    }
+
+    fn close(&mut self) -> sys::cs_error_t {
+        self.closed = true;
+        if self.lost
+            && let Some(server) = self.server
+        {
+            server.wait_gone(SERVER_GONE);
+        }
+        let (library, raw) = (self.library, self.raw);
+        // SAFETY: the handle was open until now, and its owner gives it up.
+        let finalize = move || unsafe { (library.quorum_finalize)(raw) };
+        if let Some(_guard) = HANDLES.try_lock_for(PATIENCE) {
+            return finalize();
+        }
+        // Somebody hangs in connecting and holds the lock. This connection must still be closed
+        // once it can be: Corosync would queue notifications for it without a bound.
+        let closer = thread::Builder::new().name("corosync-closer".into());
+        if let Err(error) = closer.spawn(move || {
+            let _guard = HANDLES.lock();
+            finalize();
+        }) {
+            log::error!("a connection to corosync stays open: cannot start a thread: {error}");
+        }
+        sys::CS_OK
+    }
+
+    fn answered(&mut self, code: sys::cs_error_t) -> Result<(), Error> {
+        self.lost |= is_over(Code(code));
+        request(code)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if !self.closed {
+            self.close();
+        }
+    }
+}
+
+/// The notifications of one [`Handle::dispatch`].
+#[derive(Debug)]
+pub struct Notifications<'a> {
+    handle: &'a mut Handle,
+    dispatch: Dispatch,
+    ended: bool,
+}
+
+impl Iterator for Notifications<'_> {
+    type Item = Result<Notification, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let waits = matches!(self.dispatch, Dispatch::One | Dispatch::Blocking);
+        let next = match waits {
+            true => self.handle.dispatch_one(sys::CS_DISPATCH_ONE),
+            false => self.handle.dispatch_one(sys::CS_DISPATCH_ONE_NONBLOCKING),
+        };
+        let only_one = matches!(self.dispatch, Dispatch::One | Dispatch::OneNonblocking);
+        self.ended = only_one || !matches!(next, Ok(Some(_)));
+        match next {
+            Ok(None) if only_one => Some(Err(Error::Dispatch(Code::TRY_AGAIN))),
+            next => next.transpose(),
+        }
+    }
+}
+
+fn request(code: sys::cs_error_t) -> Result<(), Error> {
+    match Code(code) {
+        Code::OK => Ok(()),
+        code => Err(Error::Request(code)),
+    }
+}
+
+/// Whether this code means that the connection is over.
+fn is_over(code: Code) -> bool {
+    matches!(code, Code::LIBRARY | Code::BAD_HANDLE)
+}
+
+/// Held while a handle is made or closed: libquorum's table of handles has no lock of its own
+/// (libqb `lib/hdb.c`), and connecting in two threads at a time corrupts it.
+static HANDLES: Mutex<()> = Mutex::new(());
+
+/// How long to wait for [`HANDLES`]: connecting takes milliseconds, unless the daemon is hung.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long to wait for the process of a dead daemon to be gone.
+const SERVER_GONE: Duration = Duration::from_millis(200);

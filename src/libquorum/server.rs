@@ -1,0 +1,116 @@
+//! Who is at the other end: the process that accepted a connection.
+
+use std::{
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Pid;
+
+/// The process that accepted a connection to the quorum service.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Server {
+    /// Its user id when it began to listen: 0 for the real Corosync.
+    pub uid: u32,
+    /// Its process id, where this process can see it (not across PID namespaces).
+    pub pid: Option<i32>,
+}
+
+impl Server {
+    /// The server of the connection that `fd` belongs to; `None` where the system does not tell.
+    ///
+    /// Over shared memory, libqb's default, `fd` is the stream socket that was connected and the
+    /// kernel knows its peer. With `system { qb_ipc_type: socket }` it is a datagram socket, which
+    /// has no peer credentials; its stream socket is then found among this process's descriptors.
+    /// Connections of other handles look the same, so the first one that is not `expected` is the
+    /// answer: better to refuse once too often.
+    pub(super) fn of(fd: BorrowedFd<'_>, expected: Option<u32>) -> Option<Self> {
+        if is_stream(fd) {
+            return peer(fd);
+        }
+        let servers = quorum_streams();
+        let impostor = servers.iter().find(|server| Some(server.uid) != expected).copied();
+        impostor.or_else(|| servers.first().copied())
+    }
+
+    /// Waits until the process is gone, for `patience` at most.
+    pub(super) fn wait_gone(self, patience: Duration) {
+        let Some(pid) = self.pid.and_then(Pid::from_raw) else { return };
+        let deadline = Instant::now() + patience;
+        while rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
+            && Instant::now() < deadline
+        {
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn is_stream(fd: BorrowedFd<'_>) -> bool {
+    rustix::net::sockopt::socket_type(fd) == Ok(rustix::net::SocketType::STREAM)
+}
+
+/// `SO_PEERCRED`. Not through rustix: its process ids are never zero, and that of a peer in another
+/// PID namespace is.
+#[cfg(target_os = "linux")]
+fn peer(fd: BorrowedFd<'_>) -> Option<Server> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut size = size_of_val(&peer) as libc::socklen_t;
+    // SAFETY: `fd` is open as long as it is borrowed; `peer` and `size` are locals, and `size` is
+    // that of `peer`.
+    let code = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &mut size,
+        )
+    };
+    // A socket without a peer has the overflow uid of no user.
+    let known = code == 0 && peer.uid != libc::uid_t::MAX;
+    known.then_some(Server { uid: peer.uid, pid: (peer.pid > 0).then_some(peer.pid) })
+}
+
+/// The servers of all stream sockets of this process that are connected to a socket `quorum`.
+#[cfg(target_os = "linux")]
+fn quorum_streams() -> Vec<Server> {
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
+    open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok())
+        .filter_map(|fd| {
+            // SAFETY: the number was open a moment ago. Should it have been closed since, or be
+            // another file by now, the calls below fail or tell about that one: both only look.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            let address = rustix::net::getpeername(fd).ok()??;
+            let address = rustix::net::SocketAddrUnix::try_from(address).ok()?;
+            let here = is_quorum(&address) && is_stream(fd);
+            here.then(|| peer(fd))?
+        })
+        .collect()
+}
+
+/// Whether this is the address of the quorum service: the abstract socket `quorum`, which libqb
+/// pads with zeros, or a socket of that name in the file system.
+#[cfg(target_os = "linux")]
+fn is_quorum(address: &rustix::net::SocketAddrUnix) -> bool {
+    let name = address.abstract_name().map(|name| name.split(|byte| *byte == 0).next());
+    name == Some(Some(b"quorum"))
+        || address.path_bytes().is_some_and(|path| path.ends_with(b"/quorum"))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_stream(_: BorrowedFd<'_>) -> bool {
+    true
+}
+
+#[cfg(not(target_os = "linux"))]
+fn peer(_: BorrowedFd<'_>) -> Option<Server> {
+    None
+}
+
+#[cfg(not(target_os = "linux"))]
+fn quorum_streams() -> Vec<Server> {
+    Vec::new()
+}

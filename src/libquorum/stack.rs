@@ -1,0 +1,68 @@
+//! The stack check: `quorum_dispatch` has a buffer of a mebibyte on its stack.
+
+use crate::Error;
+
+/// What a dispatch needs: the 1 MiB buffer of libquorum's `quorum_dispatch` (`IPC_DISPATCH_SIZE`),
+/// and what the calls around it take. Distributions build libquorum without stack probes, so a
+/// stack that is too small is not caught by the guard page: it runs over what lies below.
+const NEEDED: usize = 1024 * 1024 + 128 * 1024;
+
+/// Fails where this thread has too little stack left to call `quorum_dispatch`.
+pub(super) fn check() -> Result<(), Error> {
+    let Some(lowest) = lowest_address() else { return Ok(()) };
+    let here = 0u8;
+    let available = (&raw const here).addr().saturating_sub(lowest);
+    if available < NEEDED { Err(Error::Stack { available, needed: NEEDED }) } else { Ok(()) }
+}
+
+/// The lowest usable address of this thread's stack, where the system tells.
+#[cfg(target_os = "linux")]
+fn lowest_address() -> Option<usize> {
+    use std::{cell::OnceCell, mem::MaybeUninit, ptr};
+
+    thread_local! {
+        // Asked once a thread: on the main thread glibc reads /proc/self/maps for the answer.
+        static LOWEST: OnceCell<Option<usize>> = const { OnceCell::new() };
+    }
+
+    fn ask() -> Option<usize> {
+        let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
+        // SAFETY: `attributes` is ours and large enough; glibc fills it in when it returns 0.
+        if unsafe { libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) } != 0 {
+            return None;
+        }
+        let (mut lowest, mut size) = (ptr::null_mut(), 0);
+        // SAFETY: `pthread_getattr_np` returned 0, so `attributes` is filled in; the other two are
+        // locals that outlive the call.
+        let code =
+            unsafe { libc::pthread_attr_getstack(attributes.as_ptr(), &mut lowest, &mut size) };
+        // SAFETY: `attributes` was filled in and is not used after this.
+        unsafe { libc::pthread_attr_destroy(attributes.as_mut_ptr()) };
+        (code == 0).then(|| lowest.addr())
+    }
+
+    LOWEST.with(|lowest| *lowest.get_or_init(ask))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn lowest_address() -> Option<usize> {
+    None
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    fn on_a_stack_of(bytes: usize) -> Result<(), Error> {
+        thread::Builder::new().stack_size(bytes).spawn(check).unwrap().join().unwrap()
+    }
+
+    #[test]
+    fn a_small_stack_is_refused_before_libquorum_is_called() {
+        let error = on_a_stack_of(1024 * 1024).unwrap_err();
+        assert!(matches!(error, Error::Stack { available, needed } if available < needed));
+        assert_eq!(on_a_stack_of(2 * 1024 * 1024), Ok(()));
+    }
+}

@@ -1,0 +1,577 @@
+//! What is true now, and the pure folding of what happens into it.
+
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
+
+use crate::{
+    Cause, Error, QuorumChanged,
+    libquorum::{NodeId, Notification, RingId},
+};
+
+/// Whether this node's partition of the cluster has quorum.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
+pub enum Quorum {
+    /// Corosync says that it has. The only state that lets anybody through.
+    Quorate,
+    /// Corosync says that it has not.
+    Inquorate,
+    /// Nobody can say: there is no connection to Corosync, or no decision yet. Not quorate.
+    #[default]
+    Unknown,
+}
+
+impl Quorum {
+    /// True for [`Quorum::Quorate`] alone.
+    pub fn is_quorate(self) -> bool {
+        self == Self::Quorate
+    }
+}
+
+/// The connection to Corosync on this node. It says nothing about the cluster.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize),
+    serde(rename_all = "lowercase", tag = "state")
+)]
+#[non_exhaustive]
+pub enum Connection {
+    /// There is none yet.
+    Connecting {
+        /// Which attempt is under way or has just failed; the first is 1.
+        attempt: u64,
+        /// Why the last attempt failed, if one has.
+        error: Option<Error>,
+    },
+    /// Corosync has accepted us and tells what happens.
+    Connected,
+    /// There was one. The next attempt follows after a delay.
+    Lost {
+        /// What ended it.
+        error: Error,
+    },
+    /// The actor has stopped, or is gone. Nothing follows.
+    Stopped,
+}
+
+/// Everything that is known about quorum at one moment.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// Grows by one with each change; zero before the first.
+    pub sequence: u64,
+    /// Whether there is quorum.
+    pub quorum: Quorum,
+    /// The connection to Corosync.
+    pub connection: Connection,
+    /// The current membership; while there is no connection, the last one known.
+    pub ring_id: Option<RingId>,
+    /// Who is in it, ascending; while there is no connection, the last ones known.
+    pub members: Vec<NodeId>,
+    /// Whether the quorum decision is about this membership. It is not while Corosync
+    /// synchronises after a membership change, nor while there is no connection.
+    pub settled: bool,
+    /// Grows whenever it cannot be vouched for that quorum was held without a break: after a loss
+    /// of quorum, a lost connection, and when this node was cut off and came back.
+    pub epoch: u64,
+    /// When this became so, by the wall clock.
+    pub changed_at: SystemTime,
+}
+
+impl Snapshot {
+    fn before_anything(at: SystemTime) -> Self {
+        Self {
+            sequence: 0,
+            quorum: Quorum::Unknown,
+            connection: Connection::Connecting { attempt: 1, error: None },
+            ring_id: None,
+            members: Vec::new(),
+            settled: false,
+            epoch: 0,
+            changed_at: at,
+        }
+    }
+
+    /// Whether both say the same, leaving aside when and how often that changed.
+    fn same_state(&self, other: &Self) -> bool {
+        self.quorum == other.quorum
+            && self.connection == other.connection
+            && self.ring_id == other.ring_id
+            && self.members == other.members
+            && self.settled == other.settled
+            && self.epoch == other.epoch
+    }
+}
+
+/// What happens to the actor.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A connection attempt failed, or takes suspiciously long.
+    Failed { attempt: u64, error: Error },
+    /// Corosync accepted us. Without a provider, quorum decisions have no ring.
+    Connected { has_provider: bool },
+    /// Corosync told something.
+    Notified(Notification),
+    /// The connection is over.
+    Lost(Error),
+    /// The actor ends.
+    Stopped,
+}
+
+/// Folds events into the snapshot. Pure: no clock, no input, no output.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    current: Arc<Snapshot>,
+    /// What this connection has told so far.
+    told: Told,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    has_provider: bool,
+    nodelist: Option<RingId>,
+    quorum: Option<(bool, RingId)>,
+}
+
+impl Tracker {
+    pub(crate) fn new(at: SystemTime) -> Self {
+        Self { current: Arc::new(Snapshot::before_anything(at)), told: Told::default() }
+    }
+
+    pub(crate) fn current(&self) -> &Arc<Snapshot> {
+        &self.current
+    }
+
+    /// Applies an event that happened `at` this time; `None` if nothing changed by it.
+    pub(crate) fn apply(&mut self, event: Event, at: SystemTime) -> Option<QuorumChanged> {
+        let before = Arc::clone(&self.current);
+        if before.connection == Connection::Stopped {
+            return None;
+        }
+        let mut after = Snapshot::clone(&before);
+        let mut broken = false;
+        let mut restarted = Vec::new();
+        let cause = match event {
+            Event::Failed { attempt, error } => {
+                after.connection = Connection::Connecting { attempt, error: Some(error) };
+                if !worth_telling(&before.connection, &after.connection) {
+                    return None;
+                }
+                Cause::Connecting
+            }
+            Event::Connected { has_provider } => {
+                self.told = Told { has_provider, ..Told::default() };
+                after.connection = Connection::Connected;
+                Cause::Connected
+            }
+            Event::Lost(error) => {
+                broken = true;
+                self.told = Told::default();
+                after.connection = Connection::Lost { error };
+                Cause::Lost
+            }
+            Event::Stopped => {
+                broken = before.connection == Connection::Connected;
+                self.told = Told::default();
+                after.connection = Connection::Stopped;
+                Cause::Stopped
+            }
+            Event::Notified(_) if before.connection != Connection::Connected => return None,
+            Event::Notified(Notification::Nodelist { ring_id, members, joined: _, left }) => {
+                after.members = sorted(members);
+                // A snapshot's lists are empty; and what corosync calls left is left of *its*
+                // previous nodelist, which after the first one is ours too.
+                restarted = sorted(left);
+                restarted.retain(|node| contains(&before.members, *node));
+                restarted.retain(|node| contains(&after.members, *node));
+                after.ring_id = Some(ring_id);
+                self.told.nodelist = Some(ring_id);
+                Cause::Nodelist
+            }
+            Event::Notified(Notification::Quorum { quorate, ring_id, members }) => {
+                if self.told.nodelist.is_none() && self.told.has_provider {
+                    after.members = sorted(members);
+                    after.ring_id = Some(ring_id);
+                    // Model V0 does not tell who restarted. Another ring of the same members means
+                    // that somebody did, or that this node was cut off.
+                    broken = self.told.quorum.is_some_and(|(_, told)| told != ring_id)
+                        && after.members == before.members;
+                }
+                self.told.quorum = Some((quorate, ring_id));
+                Cause::Quorum
+            }
+        };
+        after.quorum = self.told.decision();
+        after.settled = self.told.is_settled();
+        let joined = difference(&after.members, &before.members, &restarted);
+        let left = difference(&before.members, &after.members, &restarted);
+        // All others left and somebody joined at once: it was this node that was away. With two
+        // nodes it is not to be told which one was.
+        let cut_off =
+            !joined.is_empty() && !left.is_empty() && left.len() + 1 >= before.members.len();
+        let lost = before.quorum.is_quorate() && !after.quorum.is_quorate();
+        if broken || cut_off || lost {
+            after.epoch += 1;
+        }
+        if after.same_state(&before) && joined.is_empty() {
+            return None;
+        }
+        after.sequence += 1;
+        after.changed_at = at;
+        self.current = Arc::new(after);
+        Some(QuorumChanged {
+            previous: before,
+            current: Arc::clone(&self.current),
+            joined: joined.into(),
+            left: left.into(),
+            cause,
+            missed: 0,
+        })
+    }
+}
+
+impl Told {
+    fn decision(&self) -> Quorum {
+        match self.quorum {
+            Some((true, _)) => Quorum::Quorate,
+            Some((false, _)) => Quorum::Inquorate,
+            None => Quorum::Unknown,
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        match (self.nodelist, self.quorum) {
+            (_, None) => false,
+            (Some(nodelist), Some((_, decided))) if self.has_provider => nodelist == decided,
+            _ => true,
+        }
+    }
+}
+
+/// Whether a failed attempt says anything new: the first one, another error, and then each time
+/// that the number of attempts has doubled, so that nobody is flooded while Corosync is down.
+fn worth_telling(before: &Connection, after: &Connection) -> bool {
+    match (before, after) {
+        (
+            Connection::Connecting { error: before, .. },
+            Connection::Connecting { error: after, attempt },
+        ) => before != after || attempt.is_power_of_two(),
+        _ => true,
+    }
+}
+
+/// Who left when: enough to tell a subscriber that missed changes who restarted meanwhile.
+#[derive(Debug, Default)]
+pub(crate) struct Departures(HashMap<NodeId, u64>);
+
+impl Departures {
+    /// Takes note of a change.
+    pub(crate) fn note(&mut self, change: &QuorumChanged) {
+        for node in change.left.iter() {
+            self.0.insert(*node, change.current.sequence);
+        }
+    }
+
+    /// One change from `seen` to where `latest` led, in place of all those between.
+    pub(crate) fn conflate(&self, seen: &Arc<Snapshot>, latest: &QuorumChanged) -> QuorumChanged {
+        let current = &latest.current;
+        let mut restarted = seen.members.clone();
+        restarted.retain(|node| contains(&current.members, *node));
+        restarted.retain(|node| self.0.get(node).is_some_and(|left| *left > seen.sequence));
+        QuorumChanged {
+            previous: Arc::clone(seen),
+            current: Arc::clone(current),
+            joined: difference(&current.members, &seen.members, &restarted).into(),
+            left: difference(&seen.members, &current.members, &restarted).into(),
+            cause: latest.cause,
+            missed: (current.sequence - seen.sequence).saturating_sub(1),
+        }
+    }
+}
+
+/// The first message to a subscriber: all that is known, as a change from nothing.
+pub(crate) fn first(current: &Arc<Snapshot>) -> QuorumChanged {
+    QuorumChanged {
+        previous: Arc::new(Snapshot::before_anything(current.changed_at)),
+        current: Arc::clone(current),
+        joined: current.members.as_slice().into(),
+        left: [].into(),
+        cause: Cause::Subscribed,
+        missed: 0,
+    }
+}
+
+/// What is in `these` and not in `those`, and what is in `both` besides; all ascending.
+fn difference(these: &[NodeId], those: &[NodeId], both: &[NodeId]) -> Vec<NodeId> {
+    let only = these.iter().copied().filter(|node| !contains(those, *node));
+    sorted(only.chain(both.iter().copied()).collect())
+}
+
+fn sorted(mut nodes: Vec<NodeId>) -> Vec<NodeId> {
+    nodes.sort_unstable();
+    nodes.dedup();
+    nodes
+}
+
+/// Whether `node` is among `nodes`, which ascend.
+fn contains(nodes: &[NodeId], node: NodeId) -> bool {
+    nodes.binary_search(&node).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Code;
+
+    const AT: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn ids(nodes: &[u32]) -> Vec<NodeId> {
+        nodes.iter().copied().map(NodeId).collect()
+    }
+
+    fn ring(seq: u64) -> RingId {
+        RingId { node_id: NodeId(1), seq }
+    }
+
+    fn nodelist(seq: u64, members: &[u32], joined: &[u32], left: &[u32]) -> Event {
+        Event::Notified(Notification::Nodelist {
+            ring_id: ring(seq),
+            members: ids(members),
+            joined: ids(joined),
+            left: ids(left),
+        })
+    }
+
+    fn quorum(seq: u64, quorate: bool, members: &[u32]) -> Event {
+        Event::Notified(Notification::Quorum { quorate, ring_id: ring(seq), members: ids(members) })
+    }
+
+    const LOST: Error = Error::Dispatch(Code::LIBRARY);
+
+    struct Fold(Tracker);
+
+    impl Fold {
+        fn new() -> Self {
+            Self(Tracker::new(AT))
+        }
+
+        /// Three nodes, quorate, on ring 1.9.
+        fn quorate() -> Self {
+            let mut fold = Self::new();
+            fold.change(Event::Connected { has_provider: true });
+            fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+            fold.change(quorum(9, true, &[1, 2, 3]));
+            fold
+        }
+
+        fn change(&mut self, event: Event) -> QuorumChanged {
+            self.0.apply(event, AT).expect("a change")
+        }
+
+        fn now(&self) -> &Snapshot {
+            self.0.current()
+        }
+    }
+
+    #[test]
+    fn quorum_is_unknown_until_corosync_has_decided() {
+        let mut fold = Fold::new();
+        assert_eq!(fold.now().quorum, Quorum::Unknown);
+        fold.change(Event::Connected { has_provider: true });
+        assert_eq!(fold.now().quorum, Quorum::Unknown);
+        fold.change(nodelist(9, &[3, 1, 2], &[], &[]));
+        assert_eq!((fold.now().quorum, fold.now().settled), (Quorum::Unknown, false));
+        assert_eq!(fold.now().members, ids(&[1, 2, 3]));
+        let change = fold.change(quorum(9, true, &[1, 2, 3]));
+        assert_eq!((fold.now().quorum, fold.now().settled), (Quorum::Quorate, true));
+        assert!(change.is_gain());
+    }
+
+    #[test]
+    fn a_partition_is_a_nodelist_and_then_a_decision() {
+        let mut fold = Fold::quorate();
+        let change = fold.change(nodelist(13, &[3], &[], &[1, 2]));
+        assert_eq!((&*change.joined, &*change.left), (&*ids(&[]), &*ids(&[1, 2])));
+        assert!(!fold.now().settled, "the decision was about another ring");
+        let change = fold.change(quorum(13, false, &[3]));
+        assert!(change.is_loss() && fold.now().settled);
+        assert_eq!(change.current.epoch, change.previous.epoch + 1);
+        assert!(change.joined.is_empty() && change.left.is_empty());
+    }
+
+    #[test]
+    fn a_lost_connection_is_unknown_and_breaks_continuity() {
+        let mut fold = Fold::quorate();
+        let change = fold.change(Event::Lost(LOST));
+        assert!(change.is_loss());
+        assert_eq!(fold.now().quorum, Quorum::Unknown);
+        assert_eq!(fold.now().connection, Connection::Lost { error: LOST });
+        assert_eq!(fold.now().members, ids(&[1, 2, 3]), "the last ones known");
+        assert_eq!(change.current.epoch, change.previous.epoch + 1);
+    }
+
+    #[test]
+    fn what_a_dead_connection_said_is_not_believed_after_reconnecting() {
+        let mut fold = Fold::quorate();
+        fold.change(Event::Lost(LOST));
+        fold.change(Event::Connected { has_provider: true });
+        assert_eq!(fold.now().quorum, Quorum::Unknown);
+        fold.change(nodelist(13, &[1, 2, 3], &[], &[]));
+        assert_eq!(fold.now().quorum, Quorum::Unknown);
+    }
+
+    #[test]
+    fn notifications_without_a_connection_change_nothing() {
+        let mut fold = Fold::quorate();
+        fold.change(Event::Lost(LOST));
+        assert!(fold.0.apply(quorum(9, true, &[1, 2, 3]), AT).is_none());
+        assert_eq!(fold.now().quorum, Quorum::Unknown);
+    }
+
+    #[test]
+    fn left_lists_a_node_that_vanished_while_we_were_away() {
+        let mut fold = Fold::quorate();
+        fold.change(Event::Lost(LOST));
+        fold.change(Event::Connected { has_provider: true });
+        let change = fold.change(nodelist(17, &[2, 3, 4], &[], &[]));
+        assert_eq!((&*change.joined, &*change.left), (&*ids(&[4]), &*ids(&[1])));
+    }
+
+    #[test]
+    fn a_node_that_restarted_quickly_is_in_both_lists() {
+        let mut fold = Fold::quorate();
+        let change = fold.change(nodelist(0x2c, &[1, 2, 3], &[3], &[3]));
+        assert_eq!((&*change.joined, &*change.left), (&*ids(&[3]), &*ids(&[3])));
+        assert_eq!(change.rejoined().collect::<Vec<_>>(), ids(&[3]));
+        assert_eq!(change.current.epoch, change.previous.epoch, "two others saw no break");
+    }
+
+    #[test]
+    fn coming_back_from_a_pause_breaks_continuity() {
+        let mut fold = Fold::quorate();
+        let change = fold.change(nodelist(0x30, &[1, 2, 3], &[1, 2], &[1, 2]));
+        assert_eq!(change.current.epoch, change.previous.epoch + 1);
+    }
+
+    #[test]
+    fn coming_back_to_a_larger_cluster_breaks_continuity_too() {
+        let mut fold = Fold::quorate();
+        let change = fold.change(nodelist(0x30, &[1, 2, 3, 4], &[1, 2, 4], &[1, 2]));
+        assert_eq!(change.current.epoch, change.previous.epoch + 1);
+    }
+
+    #[test]
+    fn the_death_of_the_only_other_node_does_not_break_continuity() {
+        let mut fold = Fold::new();
+        fold.change(Event::Connected { has_provider: true });
+        fold.change(nodelist(9, &[1, 2], &[], &[]));
+        fold.change(quorum(9, true, &[1, 2]));
+        fold.change(nodelist(13, &[1], &[], &[2]));
+        fold.change(quorum(13, true, &[1]));
+        assert_eq!(fold.now().epoch, 0, "two_node keeps it quorate");
+    }
+
+    #[test]
+    fn with_two_nodes_either_may_have_been_away() {
+        let mut fold = Fold::new();
+        fold.change(Event::Connected { has_provider: true });
+        fold.change(nodelist(9, &[1, 2], &[], &[]));
+        fold.change(quorum(9, true, &[1, 2]));
+        let change = fold.change(nodelist(13, &[1, 2], &[2], &[2]));
+        assert_eq!(change.current.epoch, change.previous.epoch + 1);
+    }
+
+    #[test]
+    fn lists_that_contradict_themselves_still_compose() {
+        let mut fold = Fold::quorate();
+        let change = fold.change(nodelist(13, &[2, 2, 1], &[7, 2], &[9, 1, 3, 3]));
+        assert_eq!(change.current.members, ids(&[1, 2]));
+        assert_eq!((&*change.joined, &*change.left), (&*ids(&[1]), &*ids(&[1, 3])));
+    }
+
+    #[test]
+    fn a_flip_without_a_membership_change_is_one_change() {
+        let mut fold = Fold::quorate();
+        assert!(fold.change(quorum(9, false, &[1, 2, 3])).is_loss());
+        assert!(fold.change(quorum(9, true, &[1, 2, 3])).is_gain());
+        assert!(fold.0.apply(quorum(9, true, &[1, 2, 3]), AT).is_none(), "told twice");
+        assert_eq!(fold.now().epoch, 1);
+    }
+
+    #[test]
+    fn model_v0_has_no_nodelist() {
+        let mut fold = Fold::new();
+        fold.change(Event::Connected { has_provider: true });
+        fold.change(quorum(9, true, &[1, 2, 3]));
+        assert!(fold.now().settled);
+        let change = fold.change(quorum(13, true, &[1, 2]));
+        assert_eq!((&*change.left, change.current.epoch), (&*ids(&[3]), 0));
+        let change = fold.change(quorum(17, true, &[1, 2]));
+        assert_eq!(change.current.epoch, 1, "another ring of the same members: somebody was away");
+    }
+
+    #[test]
+    fn without_a_provider_decisions_have_no_ring() {
+        let mut fold = Fold::new();
+        fold.change(Event::Connected { has_provider: false });
+        fold.change(nodelist(9, &[1], &[], &[]));
+        fold.change(quorum(0, true, &[]));
+        assert!(fold.now().settled);
+        assert_eq!((fold.now().ring_id, &fold.now().members), (Some(ring(9)), &ids(&[1])));
+    }
+
+    #[test]
+    fn failed_attempts_are_told_ever_more_rarely() {
+        let mut fold = Fold::new();
+        let told: Vec<u64> = (1..=20)
+            .filter(|attempt| {
+                let error = Error::Connect(Code::LIBRARY);
+                fold.0.apply(Event::Failed { attempt: *attempt, error }, AT).is_some()
+            })
+            .collect();
+        assert_eq!(told, [1, 2, 4, 8, 16]);
+        let error = Error::Connect(Code::ACCESS);
+        assert_eq!(fold.change(Event::Failed { attempt: 21, error }).cause, Cause::Connecting);
+    }
+
+    #[test]
+    fn nothing_follows_a_stop() {
+        let mut fold = Fold::quorate();
+        let change = fold.change(Event::Stopped);
+        assert!(change.is_loss());
+        assert_eq!(fold.now().connection, Connection::Stopped);
+        assert!(fold.0.apply(Event::Connected { has_provider: true }, AT).is_none());
+        assert!(fold.0.apply(Event::Stopped, AT).is_none());
+    }
+
+    #[test]
+    fn the_sequence_has_no_gaps() {
+        let mut fold = Fold::quorate();
+        assert_eq!(fold.now().sequence, 3);
+        assert_eq!(fold.change(quorum(9, false, &[1, 2, 3])).current.sequence, 4);
+        assert!(fold.0.apply(quorum(9, false, &[1, 2, 3]), AT).is_none());
+        assert_eq!(fold.change(quorum(9, true, &[1, 2, 3])).current.sequence, 5);
+    }
+
+    #[test]
+    fn conflated_changes_name_who_restarted_between() {
+        let mut fold = Fold::quorate();
+        let seen = Arc::clone(fold.0.current());
+        let mut departures = Departures::default();
+        let mut latest = None;
+        for event in [
+            nodelist(13, &[1, 2], &[], &[3]),
+            nodelist(17, &[1, 2, 3], &[3], &[]),
+            nodelist(21, &[1, 2, 3, 4], &[4], &[]),
+            nodelist(25, &[1, 3, 4], &[], &[2]),
+        ] {
+            let change = fold.change(event);
+            departures.note(&change);
+            latest = Some(change);
+        }
+        let change = departures.conflate(&seen, &latest.unwrap());
+        assert_eq!((&*change.joined, &*change.left), (&*ids(&[3, 4]), &*ids(&[2, 3])));
+        assert_eq!(change.missed, 3);
+    }
+}
