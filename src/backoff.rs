@@ -117,7 +117,7 @@ impl Delays {
                 .without_max_times()
                 .build()
         });
-        delays.next().unwrap_or(*range.end())
+        delays.next().unwrap_or_else(|| *range.end())
     }
 
     /// Starts over if a connection that has ended had lasted long enough.

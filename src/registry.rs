@@ -239,3 +239,341 @@ impl fmt::Debug for Subscription {
         f.debug_struct("Subscription").field("id", &self.id).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::AtomicBool,
+        thread,
+        time::{Duration, Instant},
+    };
+
+    use actix::{Actor, Addr, Arbiter, AsyncContext, Context as ActorContext, Handler, System};
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+    use crate::{
+        Cause,
+        libquorum::{NodeId, Notification, RingId},
+        shared::Shared,
+        state::Event,
+    };
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Publishes `n` changes, each a flip of quorum.
+    fn flip(shared: &Shared, n: u64) {
+        for _ in 0..n {
+            let quorate = !shared.is_quorate();
+            let ring_id = RingId { node_id: NodeId(1), seq: 9 };
+            shared.publish(Event::Notified(Notification::Quorum {
+                quorate,
+                ring_id,
+                members: vec![NodeId(1)],
+            }));
+        }
+    }
+
+    fn connected() -> Arc<Shared> {
+        let shared = Arc::new(Shared::new());
+        shared.publish(Event::Connected { has_provider: true });
+        shared
+    }
+
+    /// Passes on what it is told; waits in the handler while it is `stuck`.
+    struct Probe {
+        told: mpsc::UnboundedSender<QuorumChanged>,
+        stuck: Arc<AtomicBool>,
+    }
+
+    impl Actor for Probe {
+        type Context = ActorContext<Self>;
+    }
+
+    impl Handler<QuorumChanged> for Probe {
+        type Result = ();
+
+        fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) {
+            self.told.send(change).ok();
+            while self.stuck.load(Ordering::Acquire) {
+                thread::yield_now();
+            }
+        }
+    }
+
+    struct Told {
+        addr: Option<Addr<Probe>>,
+        told: mpsc::UnboundedReceiver<QuorumChanged>,
+        stuck: Arc<AtomicBool>,
+        arbiter: Arbiter,
+    }
+
+    /// A probe on an arbiter of its own.
+    fn probe() -> Told {
+        let (sender, told) = mpsc::unbounded_channel();
+        let stuck = Arc::new(AtomicBool::new(false));
+        let arbiter = Arbiter::new();
+        let probe = Probe { told: sender, stuck: Arc::clone(&stuck) };
+        let addr = Actor::start_in_arbiter(&arbiter.handle(), |_| probe);
+        Told { addr: Some(addr), told, stuck, arbiter }
+    }
+
+    impl Told {
+        fn recipient(&self) -> Recipient<QuorumChanged> {
+            self.addr.clone().unwrap().recipient()
+        }
+
+        async fn next(&mut self) -> QuorumChanged {
+            tokio::time::timeout(PATIENCE, self.told.recv()).await.expect("told in time").unwrap()
+        }
+
+        /// Ends once it was told the change with this number; checks that there is no gap and no
+        /// duplicate on the way. Returns how many changes it was told and how many it missed.
+        async fn up_to(&mut self, sequence: u64) -> (u64, u64) {
+            let first = self.next().await;
+            assert_eq!(first.cause, Cause::Subscribed);
+            let (mut at, mut told, mut missed) = (first.current.sequence, 0, 0);
+            while at < sequence {
+                let change = self.next().await;
+                assert_eq!(change.previous.sequence, at, "from what it was told before");
+                assert_eq!(
+                    change.current.sequence,
+                    at + 1 + change.missed,
+                    "no gap but the missed"
+                );
+                at = change.current.sequence;
+                told += 1;
+                missed += change.missed;
+            }
+            assert_eq!(at, sequence);
+            (told, missed)
+        }
+    }
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.stuck.store(false, Ordering::Release);
+            self.arbiter.stop();
+        }
+    }
+
+    async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition() {
+            assert!(Instant::now() < deadline, "not in time: {what}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        System::new().block_on(test);
+    }
+
+    #[test]
+    fn the_current_state_comes_first_and_then_every_change() {
+        run(async {
+            let shared = connected();
+            flip(&shared, 1);
+            let mut probe = probe();
+            shared.registry.subscribe(probe.recipient().into());
+            let first = probe.next().await;
+            assert_eq!((first.cause, first.current.sequence), (Cause::Subscribed, 2));
+            assert!(first.is_gain() && first.missed == 0);
+            assert_eq!(&*first.joined, [NodeId(1)]);
+            for sequence in 3..=10 {
+                flip(&shared, 1);
+                let change = probe.next().await;
+                assert_eq!((change.current.sequence, change.missed), (sequence, 0));
+                assert_eq!(change.is_loss(), sequence % 2 == 1);
+            }
+        });
+    }
+
+    #[test]
+    fn a_subscriber_that_keeps_up_with_a_burst_misses_nothing() {
+        run(async {
+            let shared = connected();
+            let mut probe = probe();
+            shared.registry.subscribe(probe.recipient().into());
+            flip(&shared, KEPT as u64);
+            assert_eq!(probe.up_to(KEPT as u64 + 1).await.1, 0);
+        });
+    }
+
+    #[test]
+    fn there_is_no_gap_and_no_duplicate_whenever_and_wherever_one_subscribes() {
+        run(async {
+            let shared = connected();
+            let mut probes: Vec<Told> = (0..4).map(|_| probe()).collect();
+            let last = 20_001;
+            thread::scope(|scope| {
+                let publisher = Arc::clone(&shared);
+                scope.spawn(move || flip(&publisher, last - 1));
+                for probe in &probes {
+                    let shared = &shared;
+                    let recipient = probe.recipient();
+                    scope.spawn(move || shared.registry.subscribe(recipient.into()));
+                }
+            });
+            for probe in &mut probes {
+                probe.up_to(last).await;
+            }
+        });
+    }
+
+    #[test]
+    fn a_stuck_subscriber_takes_no_memory_and_then_gets_the_latest_state() {
+        run(async {
+            let shared = connected();
+            let (mut stuck, mut other) = (probe(), probe());
+            stuck.stuck.store(true, Ordering::Release);
+            shared.registry.subscribe(stuck.recipient().into());
+            shared.registry.subscribe(other.recipient().into());
+            assert_eq!(stuck.next().await.current.sequence, 1);
+            flip(&shared, 100_000);
+            let (told, missed) = other.up_to(100_001).await;
+            assert_eq!(told + missed, 100_000);
+            {
+                // What one subscriber can hold up is one message and one snapshot.
+                let subscriptions = shared.registry.subscriptions.lock();
+                let delivery = subscriptions[0].delivery.lock();
+                assert!(delivery.in_mailbox.is_some());
+                assert_eq!(delivery.seen.as_ref().unwrap().sequence, 1);
+            }
+            stuck.stuck.store(false, Ordering::Release);
+            let change = stuck.next().await;
+            assert_eq!((change.current.sequence, change.missed), (100_001, 99_999));
+            assert_eq!(change.previous.sequence, 1);
+        });
+    }
+
+    #[test]
+    fn one_that_panics_harms_nobody_and_is_dropped() {
+        struct Panics;
+        impl Actor for Panics {
+            type Context = ActorContext<Self>;
+        }
+        impl Handler<QuorumChanged> for Panics {
+            type Result = ();
+            fn handle(&mut self, _: QuorumChanged, _: &mut Self::Context) {
+                panic!("on purpose");
+            }
+        }
+        run(async {
+            let shared = connected();
+            let mut probe = probe();
+            shared.registry.subscribe(Panics.start().recipient().into());
+            shared.registry.subscribe(probe.recipient().into());
+            flip(&shared, 10);
+            probe.up_to(11).await;
+            eventually("the one that panicked is dropped", || {
+                shared.registry.deliver();
+                shared.registry.len() == 1
+            })
+            .await;
+        });
+    }
+
+    #[test]
+    fn a_recipient_keeps_its_actor_alive_until_it_is_unsubscribed() {
+        run(async {
+            let shared = connected();
+            let mut probe = probe();
+            let weak = probe.addr.as_ref().unwrap().downgrade();
+            let id = shared.registry.subscribe(probe.recipient().into());
+            probe.addr = None;
+            flip(&shared, 5);
+            probe.up_to(6).await;
+            assert!(weak.upgrade().is_some());
+            assert!(shared.registry.unsubscribe(id));
+            assert!(!shared.registry.unsubscribe(id), "there is none any more");
+            eventually("its actor ends", || weak.upgrade().is_none()).await;
+        });
+    }
+
+    #[test]
+    fn a_weak_recipient_lets_its_actor_end_and_is_dropped() {
+        run(async {
+            let shared = connected();
+            let mut probe = probe();
+            let weak = probe.recipient().downgrade();
+            shared.registry.subscribe(weak.into());
+            flip(&shared, 5);
+            probe.up_to(6).await;
+            probe.addr = None;
+            eventually("it is dropped", || {
+                shared.registry.deliver();
+                shared.registry.len() == 0
+            })
+            .await;
+        });
+    }
+
+    #[test]
+    fn nothing_is_handled_after_unsubscribing() {
+        run(async {
+            let shared = connected();
+            let mut probe = probe();
+            probe.stuck.store(true, Ordering::Release);
+            let id = shared.registry.subscribe(probe.recipient().into());
+            probe.next().await;
+            flip(&shared, 10);
+            assert!(shared.registry.unsubscribe(id));
+            flip(&shared, 10);
+            probe.stuck.store(false, Ordering::Release);
+            // The mailbox is in order: an answer to this comes after anything that was in it.
+            let (done, handled) = oneshot::channel();
+            probe.addr.as_ref().unwrap().send(Barrier(done)).await.unwrap();
+            handled.await.unwrap();
+            assert!(probe.told.try_recv().is_err());
+        });
+    }
+
+    struct Barrier(oneshot::Sender<()>);
+
+    impl actix::Message for Barrier {
+        type Result = ();
+    }
+
+    impl Handler<Barrier> for Probe {
+        type Result = ();
+
+        fn handle(&mut self, barrier: Barrier, _: &mut Self::Context) {
+            barrier.0.send(()).ok();
+        }
+    }
+
+    /// Subscribes to a registry from within its own handlers.
+    #[test]
+    fn a_handler_may_subscribe_and_unsubscribe() {
+        struct Nested {
+            shared: Arc<Shared>,
+            inner: Recipient<QuorumChanged>,
+            id: Option<SubscriptionId>,
+        }
+        impl Actor for Nested {
+            type Context = ActorContext<Self>;
+        }
+        impl Handler<QuorumChanged> for Nested {
+            type Result = ();
+            fn handle(&mut self, _: QuorumChanged, ctx: &mut Self::Context) {
+                if let Some(id) = self.id.take() {
+                    self.shared.registry.unsubscribe(id);
+                } else {
+                    self.id = Some(self.shared.registry.subscribe(self.inner.clone().into()));
+                }
+                let _ = ctx.address();
+            }
+        }
+        run(async {
+            let shared = connected();
+            let mut probe = probe();
+            let nested =
+                Nested { shared: Arc::clone(&shared), inner: probe.recipient(), id: None }.start();
+            shared.registry.subscribe(nested.recipient().into());
+            assert_eq!(probe.next().await.cause, Cause::Subscribed);
+            flip(&shared, 1);
+            eventually("unsubscribed again", || shared.registry.len() == 1).await;
+        });
+    }
+}

@@ -65,9 +65,10 @@ pub struct Snapshot {
     pub quorum: Quorum,
     /// The connection to Corosync.
     pub connection: Connection,
-    /// The current membership; while there is no connection, the last one known.
+    /// The current membership; while there is no connection, the last one known. `None` until a
+    /// new connection has told.
     pub ring_id: Option<RingId>,
-    /// Who is in it, ascending; while there is no connection, the last ones known.
+    /// Who is in it, ascending; until a new connection has told, the last ones known.
     pub members: Vec<NodeId>,
     /// Whether the quorum decision is about this membership. It is not while Corosync
     /// synchronises after a membership change, nor while there is no connection.
@@ -163,6 +164,7 @@ impl Tracker {
             Event::Connected { has_provider } => {
                 self.told = Told { has_provider, ..Told::default() };
                 after.connection = Connection::Connected;
+                after.ring_id = None;
                 Cause::Connected
             }
             Event::Lost(error) => {

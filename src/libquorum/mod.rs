@@ -377,6 +377,7 @@ impl Handle {
     /// # Errors
     ///
     /// [`Error::Request`].
+    #[expect(clippy::not_unsafe_ptr_arg_deref, reason = "libquorum does not follow the pointer")]
     pub fn context_set(&mut self, context: *const c_void) -> Result<(), Error> {
         // SAFETY: the handle is open until `close`; libquorum stores the pointer and no more.
         request(unsafe { (self.library.quorum_context_set)(self.raw, context) })

@@ -57,7 +57,7 @@ fn is_stream(fd: BorrowedFd<'_>) -> bool {
 #[cfg(target_os = "linux")]
 fn peer(fd: BorrowedFd<'_>) -> Option<Server> {
     let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
-    let mut size = size_of_val(&peer) as libc::socklen_t;
+    let mut size = libc::socklen_t::try_from(size_of_val(&peer)).ok()?;
     // SAFETY: `fd` is open as long as it is borrowed; `peer` and `size` are locals, and `size` is
     // that of `peer`.
     let code = unsafe {
