@@ -1,0 +1,452 @@
+//! The harness itself: if these fail, the tests on real daemons say nothing.
+
+mod support;
+
+use std::{
+    env,
+    ffi::{c_int, c_void},
+    fs,
+    os::{fd::BorrowedFd, unix::process::ExitStatusExt},
+    panic,
+    path::PathBuf,
+    process::{self, Command},
+    ptr, slice,
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
+};
+
+use libloading::{Library, Symbol};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use support::{
+    Cluster, FakeLibquorum, Ipc, Netns, Node, Variant, as_user, command, dev_shm_entries,
+    eventually, fake_libquorum, open_fds, rss_kib, small_dev_shm, sweep, unique_name,
+};
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn one_node_comes_up_quorate() {
+    let start = Instant::now();
+    let node = Node::single();
+    println!("one node: ready after {:?}", start.elapsed());
+
+    let shown = node.corosync.quorumtool().expect("it is ready");
+    assert!(shown.quorate, "{shown:?}");
+    assert_eq!(shown.members, [1]);
+    assert!(shown.ring_id.starts_with("1."), "{shown:?}");
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn two_single_nodes_at_once_do_not_clash() {
+    let (a, b) = (
+        Node::single(),
+        Node::single_with(|config| config.ipc = Ipc::Socket),
+    );
+    a.corosync.expected_votes(3);
+    a.wait_members(false, &[1]);
+    b.wait_members(true, &[1]);
+    a.corosync.kill();
+    b.wait_members(true, &[1]);
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_node_without_a_provider_accepts_clients() {
+    let node = Node::single_with(|config| config.provider = None);
+    assert!(node.corosync.exit_status().is_none());
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn an_isolated_node_loses_quorum_and_the_others_keep_it() {
+    let start = Instant::now();
+    let cluster = Cluster::start(3);
+    println!("three nodes: formed after {:?}", start.elapsed());
+
+    let start = Instant::now();
+    cluster.isolate(3);
+    cluster.node(3).wait_members(false, &[3]);
+    cluster.node(1).wait_members(true, &[1, 2]);
+    cluster.node(2).wait_members(true, &[1, 2]);
+    println!("isolation noticed after {:?}", start.elapsed());
+
+    let start = Instant::now();
+    cluster.heal();
+    cluster.wait_formed();
+    println!("healed after {:?}", start.elapsed());
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_partition_separates_its_groups() {
+    let cluster = Cluster::start(5);
+    let start = Instant::now();
+    cluster.partition(&[&[1, 4], &[5]]);
+    cluster.node(1).wait_members(false, &[1, 4]);
+    cluster.node(4).wait_members(false, &[1, 4]);
+    cluster.node(5).wait_members(false, &[5]);
+    cluster.node(2).wait_members(false, &[2, 3]);
+    cluster.node(3).wait_members(false, &[2, 3]);
+    println!("partition of five noticed after {:?}", start.elapsed());
+
+    cluster.partition(&[&[1], &[2]]);
+    cluster.node(5).wait_members(true, &[3, 4, 5]);
+    cluster.node(1).wait_members(false, &[1]);
+    cluster.node(2).wait_members(false, &[2]);
+    cluster.heal();
+    cluster.wait_formed();
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn nodes_end_and_come_back() {
+    let cluster = Cluster::start(3);
+    let node = cluster.node(3);
+    let ring = cluster.node(1).wait_members(true, &[1, 2, 3]).ring_id;
+
+    cluster.terminate(3);
+    assert_eq!(
+        node.corosync.exit_status().and_then(|status| status.code()),
+        Some(0)
+    );
+    cluster.node(1).wait_members(true, &[1, 2]);
+    cluster.start_node(3);
+    cluster.wait_formed();
+
+    let pid = node.corosync.pid();
+    cluster.restart_node(3);
+    assert_ne!(node.corosync.pid(), pid);
+    cluster.wait_formed();
+    assert_ne!(cluster.node(1).wait_members(true, &[1, 2, 3]).ring_id, ring);
+
+    cluster.pause(3);
+    cluster.node(1).wait_members(true, &[1, 2]);
+    cluster.resume(3);
+    cluster.wait_formed();
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_changed_configuration_is_reloaded() {
+    let node = Node::single();
+    node.corosync
+        .configure(|config| config.quorum.push("expected_votes: 3".to_owned()));
+    node.corosync.reload();
+    node.wait_members(false, &[1]);
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_daemon_that_ends_by_itself_is_reaped() {
+    let node = Node::single();
+    let pid = node.corosync.pid();
+    node.corosync.tool("corosync-cfgtool", &["-H"]);
+    eventually(Duration::from_secs(10), "the daemon is reaped", || {
+        node.corosync.exit_status()
+    });
+    assert!(!fs::exists(format!("/proc/{pid}")).unwrap());
+    node.corosync.start();
+    node.corosync.wait_ready();
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn drop_leaves_nothing_behind() {
+    let node = Node::single();
+    let name = node.netns.name().to_owned();
+    let directory = node.corosync.config_dir().parent().unwrap().to_owned();
+    let killed = node.corosync.pid();
+    node.corosync.restart();
+    node.corosync.wait_ready();
+    let running = node.corosync.pid();
+    let mut other = node.run(|| Command::new("sleep").arg("1000").spawn().unwrap());
+    assert!(!shm_of(killed).is_empty() && !shm_of(running).is_empty());
+
+    drop(node);
+    assert_eq!(other.wait().unwrap().signal(), Some(9));
+    assert!(!command("ip", &["netns", "list"]).contains(&format!("{name} ")));
+    assert!(!fs::exists(directory).unwrap());
+    for pid in [killed, running] {
+        assert!(!fs::exists(format!("/proc/{pid}")).unwrap());
+        assert_eq!(shm_of(pid), [""; 0]);
+    }
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_leftover_of_a_dead_process_is_swept() {
+    unique_name(); // the first one sweeps: have that behind us
+    let mut owner = Command::new("sleep").arg("1000").spawn().unwrap();
+    let name = format!("aq-{}-0", owner.id());
+    let directory = env::temp_dir().join(&name);
+    let shm = PathBuf::from(format!("/dev/shm/qb-{}-1-2-abcdef", owner.id()));
+    command("ip", &["netns", "add", &name]);
+    fs::create_dir(&directory).unwrap();
+    fs::create_dir(&shm).unwrap();
+    fs::write(directory.join("pids"), owner.id().to_string()).unwrap();
+    let mut inside = Command::new("ip")
+        .args(["netns", "exec", &name, "sleep", "1000"])
+        .spawn()
+        .unwrap();
+    eventually(Duration::from_secs(10), "the process is inside", || {
+        let pids = Command::new("ip")
+            .args(["netns", "pids", &name])
+            .output()
+            .unwrap()
+            .stdout;
+        String::from_utf8_lossy(&pids)
+            .contains(&inside.id().to_string())
+            .then_some(())
+    });
+
+    sweep();
+    assert!(fs::exists(&directory).unwrap() && fs::exists(&shm).unwrap());
+
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    sweep();
+    assert_eq!(inside.wait().unwrap().signal(), Some(9));
+    // Another test process may be sweeping it too, and be ahead of us.
+    eventually(Duration::from_secs(10), "all of it is gone", || {
+        let named = command("ip", &["netns", "list"]).contains(&name);
+        let there = fs::exists(&directory).unwrap() || fs::exists(&shm).unwrap();
+        (!named && !there).then_some(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_small_dev_shm_is_shared_with_the_daemon() {
+    small_dev_shm("32m", || {
+        let node = Node::single();
+        assert!(!shm_of(node.corosync.pid()).is_empty());
+        // The flight recorder takes 8 MiB, a connection 3, and the tool makes four.
+        fs::write("/dev/shm/ballast", vec![0; 20 << 20]).unwrap();
+        let refused = node.corosync.tool("corosync-quorumtool", &["-s"]);
+        assert!(!refused.status.success());
+        fs::remove_file("/dev/shm/ballast").unwrap();
+        node.wait_members(true, &[1]);
+    });
+    assert!(!fs::exists("/dev/shm/ballast").unwrap());
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn another_user_is_the_threads_alone() {
+    let me = || rustix::thread::gettid();
+    let ids = || fs::read_to_string(format!("/proc/self/task/{}/status", me().as_raw_pid()));
+    as_user(65534, 65533, || {
+        let ids = ids().unwrap();
+        assert!(ids.contains("Uid:\t65534\t65534\t65534"), "{ids}");
+        assert!(ids.contains("Gid:\t65533\t65533\t65533"), "{ids}");
+    });
+    assert!(ids().unwrap().contains("Uid:\t0\t0\t0"));
+    assert!(fs::metadata("/root").unwrap().is_dir());
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_panic_inside_a_namespace_is_the_callers() {
+    let netns = Netns::new();
+    let caught = panic::catch_unwind(|| netns.run(|| panic!("inside {}", netns.name())));
+    let message = *caught.unwrap_err().downcast::<String>().unwrap();
+    assert_eq!(message, format!("inside {}", netns.name()));
+}
+
+#[test]
+fn this_process_is_measured() {
+    let files: Vec<fs::File> = (0..200).map(|_| fs::File::open("/").unwrap()).collect();
+    assert!(open_fds() > files.len());
+    assert!(rss_kib() > 100);
+    assert_eq!(dev_shm_entries(process::id()), [""; 0]);
+}
+
+#[test]
+fn a_fake_libquorum_does_as_told() {
+    static SEEN: Mutex<Vec<(u32, Option<Vec<u32>>)>> = Mutex::new(Vec::new());
+
+    extern "C" fn on_quorum(_: u64, quorate: u32, _: Ring, entries: u32, members: *const u32) {
+        let members = (!members.is_null()).then(|| {
+            // SAFETY: the fake keeps the list through the call.
+            unsafe { slice::from_raw_parts(members, entries as usize) }.to_vec()
+        });
+        SEEN.lock().unwrap().push((quorate, members));
+    }
+
+    let fake = FakeLibquorum::new("harness_does_as_told");
+    let library = Client::load(&fake);
+    let (code, handle) = library.model_initialize(Some(on_quorum));
+    assert_eq!((code, fake.open_handles()), (1, 1));
+
+    let many: Vec<u32> = (0..500).collect();
+    fake.push_quorum(1, (1, 42), Some(&many));
+    fake.push_nodelist((1, 42), Some(&many), None, Some(&[]));
+    fake.push_quorum(0, (1, 43), None);
+    assert!(library.is_readable(handle));
+    for _ in 0..3 {
+        assert_eq!(library.dispatch(handle), 1);
+    }
+    assert_eq!(library.dispatch(handle), 6);
+    assert!(!library.is_readable(handle));
+    assert_eq!(*SEEN.lock().unwrap(), [(1, Some(many)), (0, None)]);
+
+    fake.wake();
+    assert!(library.is_readable(handle));
+    assert_eq!(library.dispatch(handle), 6);
+    fake.fail("quorum_dispatch", 9, 1);
+    assert_eq!([library.dispatch(handle), library.dispatch(handle)], [9, 6]);
+    assert_eq!(fake.calls("quorum_dispatch"), 7);
+
+    fake.hang_up_silently();
+    assert!(!library.is_readable(handle));
+    assert_eq!(library.dispatch(handle), 2);
+    assert_eq!(library.finalize(handle), 1);
+    assert_eq!((library.finalize(handle), fake.open_handles()), (9, 0));
+
+    let (_, handle) = library.model_initialize(None);
+    fake.hang_up();
+    assert!(library.is_readable(handle));
+    assert_eq!((library.dispatch(handle), library.finalize(handle)), (2, 1));
+}
+
+#[test]
+fn a_blocked_function_waits() {
+    let fake = FakeLibquorum::new("harness_blocked");
+    let library = Client::load(&fake);
+    fake.block("quorum_model_initialize");
+    thread::scope(|scope| {
+        let blocked = scope.spawn(|| library.model_initialize(None));
+        eventually(Duration::from_secs(10), "it is called", || {
+            (fake.calls("quorum_model_initialize") == 1).then_some(())
+        });
+        assert!(!blocked.is_finished());
+        fake.unblock("quorum_model_initialize");
+        let (code, handle) = blocked.join().unwrap();
+        assert_eq!((code, library.finalize(handle)), (1, 1));
+    });
+}
+
+#[test]
+fn the_variants_differ_as_named() {
+    let old = FakeLibquorum::variant("harness_no_model", Variant::NoModel);
+    let library = Client::load(&old);
+    assert!(!library.has("quorum_model_initialize\0"));
+    assert!(library.has("quorum_initialize\0"));
+
+    let plain = FakeLibquorum::new("harness_plain");
+    plain.fail_always("quorum_model_initialize", 11);
+    let (code, handle) = Client::load(&plain).model_initialize(None);
+    assert_eq!((code, handle, plain.open_handles()), (11, 0, 0));
+    plain.succeed("quorum_model_initialize");
+    assert_eq!(Client::load(&plain).model_initialize(None).0, 1);
+
+    let keeps = FakeLibquorum::variant("harness_keeps", Variant::FailKeepsHandle);
+    keeps.fail("quorum_model_initialize", 7, 1);
+    let library = Client::load(&keeps);
+    let (code, handle) = library.model_initialize(None);
+    assert_eq!((code, keeps.open_handles()), (7, 1));
+    assert_eq!((library.finalize(handle), keeps.open_handles()), (1, 0));
+}
+
+#[test]
+fn another_fake_is_compiled_from_its_source() {
+    let path = fake_libquorum(
+        "harness_own_source",
+        "int quorum_answer(void) { return 42; }",
+    );
+    // SAFETY: the library has no initializers.
+    let library = unsafe { Library::new(path) }.unwrap();
+    type Answer = extern "C" fn() -> c_int;
+    // SAFETY: it is the type in the source above.
+    let answer: Symbol<'_, Answer> = unsafe { library.get("quorum_answer") }.unwrap();
+    assert_eq!(answer(), 42);
+}
+
+/// What `/dev/shm` has of the daemon `pid`.
+fn shm_of(pid: u32) -> Vec<String> {
+    let (connections, blackbox) = (format!("qb-{pid}-"), format!("qb-corosync-{pid}-blackbox"));
+    let names = fs::read_dir("/dev/shm").unwrap();
+    names
+        .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
+        .filter(|name| name.starts_with(&connections) || name.starts_with(&blackbox))
+        .collect()
+}
+
+/// A user of the fake.
+struct Client(Library);
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Ring {
+    node_id: u32,
+    seq: u64,
+}
+
+type OnQuorum = extern "C" fn(u64, u32, Ring, u32, *const u32);
+
+#[repr(C)]
+struct ModelData {
+    model: c_int,
+    on_quorum: Option<OnQuorum>,
+    on_nodelist: *const c_void,
+}
+
+impl Client {
+    fn load(fake: &FakeLibquorum) -> Self {
+        // SAFETY: the library has no initializers.
+        Self(unsafe { Library::new(fake.path()) }.unwrap())
+    }
+
+    fn has(&self, symbol: &str) -> bool {
+        // SAFETY: it is looked up, not used.
+        unsafe { self.0.get::<*const c_void>(symbol) }.is_ok()
+    }
+
+    fn model_initialize(&self, on_quorum: Option<OnQuorum>) -> (c_int, u64) {
+        type Initialize =
+            unsafe extern "C" fn(*mut u64, c_int, *mut ModelData, *mut u32, *mut c_void) -> c_int;
+        let mut data = ModelData {
+            model: 1,
+            on_quorum,
+            on_nodelist: ptr::null(),
+        };
+        let (mut handle, mut kind) = (0, 0);
+        // SAFETY: it is the type in the C source.
+        let f: Symbol<'_, Initialize> = unsafe { self.0.get("quorum_model_initialize") }.unwrap();
+        // SAFETY: all pointers are to locals, or null.
+        let code = unsafe { f(&mut handle, 1, &mut data, &mut kind, ptr::null_mut()) };
+        (code, handle)
+    }
+
+    fn dispatch(&self, handle: u64) -> c_int {
+        type F = extern "C" fn(u64, c_int) -> c_int;
+        // SAFETY: `F` is the type in the C source.
+        let f: Symbol<'_, F> = unsafe { self.0.get("quorum_dispatch") }.unwrap();
+        f(handle, 4)
+    }
+
+    fn finalize(&self, handle: u64) -> c_int {
+        type F = extern "C" fn(u64) -> c_int;
+        // SAFETY: `F` is the type in the C source.
+        let f: Symbol<'_, F> = unsafe { self.0.get("quorum_finalize") }.unwrap();
+        f(handle)
+    }
+
+    fn is_readable(&self, handle: u64) -> bool {
+        let mut fd = -1;
+        type F = unsafe extern "C" fn(u64, *mut c_int) -> c_int;
+        // SAFETY: `F` is the type in the C source.
+        let f: Symbol<'_, F> = unsafe { self.0.get("quorum_fd_get") }.unwrap();
+        // SAFETY: the pointer is to a local.
+        assert_eq!(unsafe { f(handle, &mut fd) }, 1);
+        // SAFETY: the fake keeps it open until `finalize`.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)).unwrap() == 1
+    }
+}

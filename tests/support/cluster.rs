@@ -1,0 +1,209 @@
+//! Nodes, and a cluster of them on one switch.
+
+use std::{collections::BTreeMap, fmt::Write, sync::Arc, time::Duration};
+
+use super::{Config, Corosync, Netns, Quorumtool, eventually};
+
+/// A network namespace with a daemon.
+#[derive(Debug)]
+pub struct Node {
+    pub id: u32,
+    pub corosync: Corosync,
+    pub netns: Arc<Netns>,
+}
+
+impl Node {
+    /// Starts a cluster of one node, and waits until clients can connect.
+    #[track_caller]
+    pub fn single() -> Self {
+        Self::single_with(|_| {})
+    }
+
+    /// Like [`single`](Self::single), with another configuration.
+    #[track_caller]
+    pub fn single_with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        change(&mut config);
+        let node = Self::new(1, Arc::new(Netns::new()), config);
+        node.corosync.start();
+        node.corosync.wait_ready();
+        node
+    }
+
+    fn new(id: u32, netns: Arc<Netns>, config: Config) -> Self {
+        Self {
+            id,
+            corosync: Corosync::new(&format!("n{id}"), &netns, config),
+            netns,
+        }
+    }
+
+    /// Runs `f` on a fresh thread in the node's network namespace, where libquorum finds its daemon.
+    pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        self.netns.run(f)
+    }
+
+    /// Waits until the node's quorumtool shows what is `wanted`, and returns it.
+    #[track_caller]
+    pub fn wait(&self, what: &str, wanted: impl Fn(&Quorumtool) -> bool) -> Quorumtool {
+        eventually(FORMING, &format!("n{}: {what}", self.id), || {
+            self.corosync.quorumtool().filter(&wanted)
+        })
+    }
+
+    /// Waits until the node is quorate, or not, with exactly these members.
+    #[track_caller]
+    pub fn wait_members(&self, quorate: bool, members: &[u32]) -> Quorumtool {
+        let what = format!("quorate {quorate} with members {members:?}");
+        self.wait(&what, |shown| {
+            shown.quorate == quorate && shown.members == members
+        })
+    }
+}
+
+/// Up to nine nodes, `n1` to `n9`, each in a namespace linked to a switch.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: BTreeMap<u32, Node>,
+    switch: Netns,
+}
+
+impl Cluster {
+    /// Starts nodes `1..=size` and waits until they have formed.
+    #[track_caller]
+    pub fn start(size: u32) -> Self {
+        Self::start_with(size, |_| {})
+    }
+
+    /// Like [`start`](Self::start), with another configuration for all nodes.
+    #[track_caller]
+    pub fn start_with(size: u32, change: impl FnOnce(&mut Config)) -> Self {
+        assert!((1..=9).contains(&size), "one to nine nodes");
+        let address = |id| format!("10.0.0.{id}");
+        let nodes = (1..=size).map(|id| (id, address(id))).collect();
+        let mut config = Config {
+            nodes,
+            ..Config::default()
+        };
+        change(&mut config);
+
+        let switch = Netns::new();
+        let mut lines = String::new();
+        for group in 0..=size {
+            writeln!(
+                lines,
+                "link add br{group} type bridge\nlink set br{group} up"
+            )
+            .unwrap();
+        }
+        let mut nodes = BTreeMap::new();
+        for id in 1..=size {
+            let netns = Netns::new();
+            writeln!(
+                lines,
+                "link add v{id} type veth peer name eth0 netns {}",
+                netns.name()
+            )
+            .unwrap();
+            writeln!(lines, "link set v{id} master br0 up").unwrap();
+            nodes.insert(id, Node::new(id, Arc::new(netns), config.clone()));
+        }
+        switch.ip(&lines);
+        for node in nodes.values() {
+            let address = address(node.id);
+            node.netns
+                .ip(&format!("addr add {address}/24 dev eth0\nlink set eth0 up"));
+            node.corosync.start();
+        }
+        let cluster = Self { nodes, switch };
+        cluster.wait_formed();
+        cluster
+    }
+
+    /// Waits until every node shows all nodes as members, quorate, on the same ring.
+    #[track_caller]
+    pub fn wait_formed(&self) {
+        let all: Vec<u32> = self.nodes.keys().copied().collect();
+        eventually(FORMING, "the cluster forms", || {
+            let mut shown = self.nodes.values().map(|node| node.corosync.quorumtool());
+            let first = shown.next()??;
+            let formed = first.quorate && first.members == all;
+            (formed && shown.all(|other| other.as_ref() == Some(&first))).then_some(())
+        });
+    }
+
+    #[track_caller]
+    pub fn node(&self, id: u32) -> &Node {
+        self.nodes
+            .get(&id)
+            .unwrap_or_else(|| panic!("there is no node {id}"))
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// Separates these groups from one another, and from the nodes in none of them. Links that
+    /// are down stay down.
+    pub fn partition(&self, groups: &[&[u32]]) {
+        let bridge = |id| {
+            groups
+                .iter()
+                .position(|group| group.contains(id))
+                .map_or(0, |at| at + 1)
+        };
+        let lines = self
+            .nodes
+            .keys()
+            .map(|id| format!("link set v{id} master br{}\n", bridge(id)));
+        self.switch.ip(&lines.collect::<String>());
+    }
+
+    /// Takes the node's link down at the switch, so that the node keeps its address.
+    pub fn isolate(&self, id: u32) {
+        self.switch.ip(&format!("link set v{id} down"));
+    }
+
+    /// Takes the node's link up again.
+    pub fn rejoin(&self, id: u32) {
+        self.switch.ip(&format!("link set v{id} up"));
+    }
+
+    /// Ends every partition and isolation.
+    pub fn heal(&self) {
+        let lines = self
+            .nodes
+            .keys()
+            .map(|id| format!("link set v{id} master br0 up\n"));
+        self.switch.ip(&lines.collect::<String>());
+    }
+
+    pub fn kill(&self, id: u32) {
+        self.node(id).corosync.kill();
+    }
+
+    pub fn terminate(&self, id: u32) {
+        self.node(id).corosync.terminate();
+    }
+
+    /// Starts a node that has ended, and does not wait for it.
+    pub fn start_node(&self, id: u32) {
+        self.node(id).corosync.start();
+    }
+
+    /// Kills the node and starts it at once, before the others notice.
+    pub fn restart_node(&self, id: u32) {
+        self.node(id).corosync.restart();
+    }
+
+    pub fn pause(&self, id: u32) {
+        self.node(id).corosync.pause();
+    }
+
+    pub fn resume(&self, id: u32) {
+        self.node(id).corosync.resume();
+    }
+}
+
+/// How long the nodes may take to agree.
+const FORMING: Duration = Duration::from_secs(30);

@@ -1,0 +1,468 @@
+//! A Corosync daemon.
+
+use std::{
+    fmt::Write,
+    fs::{self, File},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    path::PathBuf,
+    process::{Command, ExitStatus, Output, Stdio},
+    sync::{Arc, Condvar, Mutex, mpsc},
+    thread,
+    time::Duration,
+};
+
+use rustix::process::{
+    Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
+};
+
+use super::{
+    Netns, TempDir, eventually,
+    leftovers::{note_pid, read_pids, remove_shm_of},
+    process::is_stopped,
+};
+
+/// A Corosync daemon in a network namespace, with its own `/run`, state and configuration.
+///
+/// Drop kills it and removes what it left behind; while panicking it prints the end of its log.
+#[derive(Debug)]
+pub struct Corosync {
+    name: String,
+    netns: Arc<Netns>,
+    config: Mutex<Config>,
+    directory: TempDir,
+    daemon: Mutex<Option<Arc<Daemon>>>,
+}
+
+impl Corosync {
+    /// Writes the configuration; [`start`](Self::start) starts the daemon. `name` is for messages.
+    pub fn new(name: &str, netns: &Arc<Netns>, config: Config) -> Self {
+        let corosync = Self {
+            name: name.to_owned(),
+            netns: Arc::clone(netns),
+            config: Mutex::new(config),
+            directory: TempDir::new(),
+            daemon: Mutex::new(None),
+        };
+        for part in ["etc/uidgid.d", "state"] {
+            fs::create_dir_all(corosync.directory.path().join(part))
+                .expect("the directory is ours");
+        }
+        corosync.configure(|_| {});
+        corosync
+    }
+
+    /// Changes the configuration file. A running daemon heeds it on [`reload`](Self::reload).
+    pub fn configure(&self, change: impl FnOnce(&mut Config)) {
+        let mut config = self.config.lock().unwrap();
+        change(&mut config);
+        let state = self.directory.path().join("state");
+        fs::write(
+            self.config_file(),
+            config.render(&state.display().to_string()),
+        )
+        .expect("the directory is ours");
+    }
+
+    /// Starts the daemon, which must not be running, and does not wait for it.
+    pub fn start(&self) {
+        let mut daemon = self.daemon.lock().unwrap();
+        let running = daemon
+            .as_ref()
+            .is_some_and(|daemon| daemon.exit_status().is_none());
+        assert!(!running, "{} is already running", self.name);
+
+        let log_start = self.log().len();
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file());
+        let log = log.expect("the directory is ours");
+        let started = Daemon::start(Arc::clone(&self.netns), self.config_file(), log, log_start);
+        note_pid(self.directory.path(), started.pid);
+        *daemon = Some(started);
+    }
+
+    /// Waits until clients can connect, for which the daemon must have formed its first ring.
+    #[track_caller]
+    pub fn wait_ready(&self) {
+        eventually(
+            Duration::from_secs(20),
+            &format!("{} accepts clients", self.name),
+            || {
+                let exit = self.exit_status();
+                assert!(
+                    exit.is_none(),
+                    "{} has ended: {exit:?}\n{}",
+                    self.name,
+                    self.log()
+                );
+                let accepts = || self.tool("corosync-cmapctl", &["-g", "totem.version"]);
+                (self.is_synchronized() && accepts().status.success()).then_some(())
+            },
+        );
+    }
+
+    /// Whether the daemon has logged that it takes clients. A tool that comes a moment too early
+    /// sleeps for a second before it tries again.
+    fn is_synchronized(&self) -> bool {
+        self.log()[self.daemon().log_start..].contains("ready to provide service.")
+    }
+
+    /// Kills the daemon with SIGKILL and returns when it is reaped.
+    pub fn kill(&self) {
+        self.daemon().signal(Signal::KILL);
+        self.daemon().wait();
+    }
+
+    /// Asks the daemon to end with SIGTERM and returns when it is reaped.
+    pub fn terminate(&self) {
+        self.daemon().signal(Signal::TERM);
+        self.daemon().wait();
+    }
+
+    /// Kills the daemon and starts it at once.
+    pub fn restart(&self) {
+        self.kill();
+        self.start();
+    }
+
+    /// Stops the daemon where it is (SIGSTOP), as if it hung.
+    pub fn pause(&self) {
+        let daemon = self.daemon();
+        daemon.signal(Signal::STOP);
+        eventually(
+            Duration::from_secs(5),
+            &format!("{} stops", self.name),
+            || is_stopped(daemon.pid).then_some(()),
+        );
+    }
+
+    /// Lets a paused daemon go on.
+    pub fn resume(&self) {
+        self.daemon().signal(Signal::CONT);
+    }
+
+    /// Has the daemon, and with it the whole cluster, read its configuration again.
+    #[track_caller]
+    pub fn reload(&self) {
+        self.tool_ok("corosync-cfgtool", &["-R"]);
+    }
+
+    /// Sets a cmap key: `cmap_set("uidgid.uid.65534", "u8", "1")`.
+    #[track_caller]
+    pub fn cmap_set(&self, key: &str, kind: &str, value: &str) {
+        self.tool_ok("corosync-cmapctl", &["-s", key, kind, value]);
+    }
+
+    /// Sets the expected votes: quorum changes at once, with no change of membership.
+    #[track_caller]
+    pub fn expected_votes(&self, votes: u32) {
+        self.cmap_set("quorum.expected_votes", "u32", &votes.to_string());
+    }
+
+    /// What `corosync-quorumtool` says, or `None` if it cannot tell, as while the daemon starts.
+    pub fn quorumtool(&self) -> Option<Quorumtool> {
+        if !self.is_synchronized() {
+            return None;
+        }
+        // It exits with 2 if the node is not quorate, with 1 on an error.
+        let output = self.tool("corosync-quorumtool", &["-s", "-p"]);
+        Quorumtool::parse(&String::from_utf8_lossy(&output.stdout))
+    }
+
+    /// Runs one of Corosync's tools against the daemon, for ten seconds at most: they wait for a
+    /// paused daemon without end.
+    pub fn tool(&self, program: &str, arguments: &[&str]) -> Output {
+        let pid = self.pid().to_string();
+        Command::new("nsenter")
+            .args([
+                "--target", &pid, "--net", "--mount", "timeout", "10", program,
+            ])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("nsenter can be run")
+    }
+
+    #[track_caller]
+    fn tool_ok(&self, program: &str, arguments: &[&str]) {
+        let output = self.tool(program, arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let name = &self.name;
+        assert!(
+            output.status.success(),
+            "{name}: {program} {arguments:?} failed\n{errors}"
+        );
+    }
+
+    /// The process id of the daemon, also of one that has ended.
+    pub fn pid(&self) -> u32 {
+        self.daemon().pid
+    }
+
+    /// How the daemon ended, if it did.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        self.daemon().exit_status()
+    }
+
+    /// What all daemons started so far have logged.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
+    }
+
+    /// The directory of `corosync.conf` and `uidgid.d`.
+    pub fn config_dir(&self) -> PathBuf {
+        self.directory.path().join("etc")
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.config_dir().join("corosync.conf")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    fn daemon(&self) -> Arc<Daemon> {
+        let daemon = self.daemon.lock().unwrap();
+        Arc::clone(
+            daemon
+                .as_ref()
+                .unwrap_or_else(|| panic!("{} was never started", self.name)),
+        )
+    }
+}
+
+impl Drop for Corosync {
+    fn drop(&mut self) {
+        if let Some(daemon) = self.daemon.lock().unwrap().take() {
+            daemon.signal(Signal::KILL);
+            daemon.wait();
+        }
+        for pid in read_pids(self.directory.path()) {
+            remove_shm_of(pid);
+        }
+        if thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let end = lines[lines.len().saturating_sub(200)..].join("\n");
+            eprintln!("---- log of {} ----\n{end}\n----", self.name);
+        }
+    }
+}
+
+/// What goes into `corosync.conf`. The default is one node on the loopback interface.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Node ids and addresses. A daemon knows itself by the address.
+    pub nodes: Vec<(u32, String)>,
+    /// How long the token may be lost before a new ring is formed.
+    pub token: Duration,
+    pub ipc: Ipc,
+    pub provider: Option<&'static str>,
+    pub two_node: bool,
+    /// `None` leaves it to Corosync: off, or on with `two_node`.
+    pub wait_for_all: Option<bool>,
+    /// Further lines of the `totem` section, `key: value`.
+    pub totem: Vec<String>,
+    /// Further lines of the `quorum` section.
+    pub quorum: Vec<String>,
+    /// Further lines of the `system` section.
+    pub system: Vec<String>,
+    pub debug: bool,
+}
+
+/// How clients talk to the daemon.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ipc {
+    Shm,
+    Socket,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            nodes: vec![(1, "127.0.0.1".to_owned())],
+            token: Duration::from_millis(500),
+            ipc: Ipc::Shm,
+            provider: Some("corosync_votequorum"),
+            two_node: false,
+            wait_for_all: None,
+            totem: Vec::new(),
+            quorum: Vec::new(),
+            system: Vec::new(),
+            debug: false,
+        }
+    }
+}
+
+impl Config {
+    fn render(&self, state: &str) -> String {
+        let mut file = String::new();
+        let mut section = |name: &str, fixed: &[String], more: &[String]| {
+            writeln!(file, "{name} {{").unwrap();
+            for line in fixed.iter().chain(more) {
+                writeln!(file, "  {line}").unwrap();
+            }
+            writeln!(file, "}}").unwrap();
+        };
+        let line = |key: &str, value: &str| format!("{key}: {value}");
+
+        let totem = [
+            line("version", "2"),
+            line("cluster_name", "test"),
+            line("transport", "knet"),
+            line("crypto_cipher", "none"),
+            line("crypto_hash", "none"),
+            line("token", &self.token.as_millis().to_string()),
+            line("token_coefficient", "0"),
+        ];
+        section("totem", &totem, &self.totem);
+
+        let nodes: Vec<String> = self
+            .nodes
+            .iter()
+            .map(|(id, address)| {
+                format!(
+                    "node {{\n    nodeid: {id}\n    name: n{id}\n    ring0_addr: {address}\n  }}"
+                )
+            })
+            .collect();
+        section("nodelist", &nodes, &[]);
+
+        let mut quorum = Vec::new();
+        if let Some(provider) = self.provider {
+            quorum.push(line("provider", provider));
+        }
+        if self.two_node {
+            quorum.push(line("two_node", "1"));
+        }
+        if let Some(wait) = self.wait_for_all {
+            quorum.push(line("wait_for_all", if wait { "1" } else { "0" }));
+        }
+        section("quorum", &quorum, &self.quorum);
+
+        let mut system = vec![
+            line("allow_knet_handle_fallback", "yes"),
+            line("state_dir", state),
+        ];
+        if self.ipc == Ipc::Socket {
+            system.push(line("qb_ipc_type", "socket"));
+        }
+        section("system", &system, &self.system);
+
+        let logging = [
+            line("to_stderr", "yes"),
+            line("to_syslog", "no"),
+            line("timestamp", "hires"),
+            line("debug", if self.debug { "on" } else { "off" }),
+        ];
+        section("logging", &logging, &[]);
+        file
+    }
+}
+
+/// What `corosync-quorumtool -s` says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Quorumtool {
+    pub quorate: bool,
+    /// As Corosync shows it: `1.2a`.
+    pub ring_id: String,
+    /// Node ids, ascending.
+    pub members: Vec<u32>,
+}
+
+impl Quorumtool {
+    fn parse(text: &str) -> Option<Self> {
+        let field = |name| {
+            text.lines()
+                .find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
+        };
+        let (_, table) = text.split_once("Membership information")?;
+        let member = |line: &str| line.split_whitespace().next()?.parse().ok();
+        let mut members: Vec<u32> = table.lines().filter_map(member).collect();
+        members.sort_unstable();
+        Some(Self {
+            quorate: field("Quorate")? == "Yes",
+            ring_id: field("Ring ID")?.to_owned(),
+            members,
+        })
+    }
+}
+
+/// A daemon's process. Its own thread reaps it at once, for libqb clients wait for a zombie.
+#[derive(Debug)]
+struct Daemon {
+    pid: u32,
+    /// Unlike the process id it never comes to mean another process.
+    pidfd: OwnedFd,
+    /// Where its part of the log starts.
+    log_start: usize,
+    exit: Mutex<Option<ExitStatus>>,
+    exited: Condvar,
+}
+
+impl Daemon {
+    fn start(netns: Arc<Netns>, config_file: PathBuf, log: File, log_start: usize) -> Arc<Self> {
+        let (sender, receiver) = mpsc::channel();
+        let reap = move || {
+            netns.enter();
+            drop(netns);
+            let mut command = Command::new("unshare");
+            command
+                .args(["--mount", "sh", "-c"])
+                .arg("mount -t tmpfs tmpfs /run && exec corosync -f -c \"$0\"")
+                .arg(config_file)
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().expect("a file can be duplicated"))
+                .stderr(log);
+            // If this process is killed, so is the daemon: the signal is tied to this thread.
+            // SAFETY: `prctl` is a plain system call, allowed between fork and exec.
+            unsafe {
+                command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+            }
+            let mut child = command.spawn().expect("unshare can be run");
+            let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
+            let daemon = Arc::new(Self {
+                pid: child.id(),
+                pidfd: pidfd.expect("it is not reaped"),
+                log_start,
+                exit: Mutex::new(None),
+                exited: Condvar::new(),
+            });
+            sender
+                .send(Arc::clone(&daemon))
+                .expect("the other end waits");
+            let status = child.wait().expect("it is our child");
+            *daemon.exit.lock().unwrap() = Some(status);
+            daemon.exited.notify_all();
+        };
+        thread::Builder::new()
+            .name("reaper".to_owned())
+            .spawn(reap)
+            .expect("a thread can start");
+        receiver.recv().expect("the daemon could be started")
+    }
+
+    fn signal(&self, signal: Signal) {
+        // It may have ended by itself.
+        let _ = pidfd_send_signal(self.pidfd.as_fd(), signal);
+    }
+
+    fn wait(&self) {
+        let exit = self.exit.lock().unwrap();
+        let deadline = Duration::from_secs(20);
+        let (exit, _) = self
+            .exited
+            .wait_timeout_while(exit, deadline, |e| e.is_none())
+            .unwrap();
+        assert!(exit.is_some(), "process {} does not end", self.pid);
+    }
+
+    fn exit_status(&self) -> Option<ExitStatus> {
+        *self.exit.lock().unwrap()
+    }
+}

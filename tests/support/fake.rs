@@ -1,0 +1,251 @@
+//! A libquorum that does what a test tells it to.
+
+use std::{
+    ffi::{CString, c_char, c_int},
+    fs,
+    path::{Path, PathBuf},
+    process, ptr,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use libloading::{Library, Symbol};
+
+use super::command;
+
+/// Compiles a shared library with libquorum's soname, and returns its path.
+///
+/// Once it is loaded, the loader gives it also to who asks for `libquorum.so.5`.
+#[track_caller]
+pub fn fake_libquorum(name: &str, source: &str) -> PathBuf {
+    compile(name, source, &[])
+}
+
+/// Which libquorum to pretend.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Variant {
+    /// That of Corosync 3.1 and later.
+    Model,
+    /// An older one, without `quorum_model_initialize`.
+    NoModel,
+    /// One whose failing initialize stores a handle that must be finalized.
+    FailKeepsHandle,
+}
+
+/// A fake libquorum of its own: load it by its [`path`](Self::path).
+///
+/// A function is named by its C name. Without orders it succeeds.
+#[derive(Debug)]
+pub struct FakeLibquorum {
+    library: Library,
+    path: PathBuf,
+}
+
+impl FakeLibquorum {
+    #[track_caller]
+    pub fn new(name: &str) -> Self {
+        Self::variant(name, Variant::Model)
+    }
+
+    #[track_caller]
+    pub fn variant(name: &str, variant: Variant) -> Self {
+        let flags: &[&str] = match variant {
+            Variant::Model => &[],
+            Variant::NoModel => &["-DNO_MODEL"],
+            Variant::FailKeepsHandle => &["-DFAIL_KEEPS_HANDLE"],
+        };
+        let path = compile(name, include_str!("fake_libquorum.c"), flags);
+        // SAFETY: the library has no initializers.
+        let library = unsafe { Library::new(&path) }.expect("what was compiled can be loaded");
+        Self { library, path }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The next `times` calls of `function` return `code` and do nothing else.
+    pub fn fail(&self, function: &str, code: c_int, times: u32) {
+        self.set_return(
+            function,
+            code,
+            c_int::try_from(times).expect("a small number"),
+        );
+    }
+
+    /// All calls of `function` return `code` and do nothing else.
+    pub fn fail_always(&self, function: &str, code: c_int) {
+        self.set_return(function, code, -1);
+    }
+
+    /// `function` works again.
+    pub fn succeed(&self, function: &str) {
+        self.set_return(function, 0, 0);
+    }
+
+    fn set_return(&self, function: &str, code: c_int, times: c_int) {
+        type Control = unsafe extern "C" fn(*const c_char, c_int, c_int);
+        let function = c_name(function);
+        // SAFETY: the type is that in the C source.
+        let f: Symbol<'_, Control> = unsafe { self.symbol("fake_return") };
+        // SAFETY: the string lives through the call.
+        unsafe { f(function.as_ptr(), code, times) };
+    }
+
+    /// Calls of `function` hang until [`unblock`](Self::unblock).
+    pub fn block(&self, function: &str) {
+        self.set_blocked(function, true);
+    }
+
+    pub fn unblock(&self, function: &str) {
+        self.set_blocked(function, false);
+    }
+
+    fn set_blocked(&self, function: &str, blocked: bool) {
+        type Control = unsafe extern "C" fn(*const c_char, c_int);
+        let function = c_name(function);
+        // SAFETY: the type is that in the C source.
+        let f: Symbol<'_, Control> = unsafe { self.symbol("fake_block") };
+        // SAFETY: the string lives through the call.
+        unsafe { f(function.as_ptr(), blocked.into()) };
+    }
+
+    /// How often `function` was called, blocked calls included.
+    pub fn calls(&self, function: &str) -> usize {
+        type Control = unsafe extern "C" fn(*const c_char) -> c_int;
+        let function = c_name(function);
+        // SAFETY: the type is that in the C source.
+        let f: Symbol<'_, Control> = unsafe { self.symbol("fake_calls") };
+        // SAFETY: the string lives through the call.
+        let calls = unsafe { f(function.as_ptr()) };
+        usize::try_from(calls).expect("a count")
+    }
+
+    /// How many handles are initialized and not finalized.
+    pub fn open_handles(&self) -> usize {
+        // SAFETY: the type is that in the C source.
+        let f: Symbol<'_, extern "C" fn() -> c_int> = unsafe { self.symbol("fake_open_handles") };
+        usize::try_from(f()).expect("a count")
+    }
+
+    /// The type that the next initialize tells: `QUORUM_FREE` is 0, `QUORUM_SET` 1 (at first).
+    pub fn quorum_type(&self, quorum_type: u32) {
+        // SAFETY: the type is that in the C source.
+        let f: Symbol<'_, extern "C" fn(u32)> = unsafe { self.symbol("fake_quorum_type") };
+        f(quorum_type);
+    }
+
+    /// What `quorum_getquorate` says from now on; 0 at first.
+    pub fn quorate(&self, quorate: c_int) {
+        // SAFETY: the type is that in the C source.
+        let f: Symbol<'_, extern "C" fn(c_int)> = unsafe { self.symbol("fake_quorate") };
+        f(quorate);
+    }
+
+    /// Makes the connections' fds readable with nothing to dispatch.
+    pub fn wake(&self) {
+        // SAFETY: the type is that in the C source.
+        let f: Symbol<'_, extern "C" fn()> = unsafe { self.symbol("fake_wake") };
+        f();
+    }
+
+    /// The daemon dies: fds hang up, dispatch fails, and what was queued is lost.
+    pub fn hang_up(&self) {
+        self.end_connections(false);
+    }
+
+    /// The same with fds that do not tell, as with `qb_ipc_type: socket`.
+    pub fn hang_up_silently(&self) {
+        self.end_connections(true);
+    }
+
+    fn end_connections(&self, silently: bool) {
+        // SAFETY: the type is that in the C source.
+        let f: Symbol<'_, extern "C" fn(c_int)> = unsafe { self.symbol("fake_hang_up") };
+        f(silently.into());
+    }
+
+    /// Queues a quorum notification for dispatch. `ring` is a node id and a number.
+    pub fn push_quorum(&self, quorate: u32, ring: (u32, u64), members: List<'_>) {
+        type Push = unsafe extern "C" fn(u32, u32, u64, u32, *const u32);
+        let (entries, ids) = c_list(members);
+        // SAFETY: the type is that in the C source.
+        let f: Symbol<'_, Push> = unsafe { self.symbol("fake_push_quorum") };
+        // SAFETY: the list is null or as long as said, and copied.
+        unsafe { f(quorate, ring.0, ring.1, entries, ids) };
+    }
+
+    /// Queues a nodelist notification for dispatch. A V0 connection does not see it.
+    pub fn push_nodelist(
+        &self,
+        ring: (u32, u64),
+        members: List<'_>,
+        joined: List<'_>,
+        left: List<'_>,
+    ) {
+        type Push =
+            unsafe extern "C" fn(u32, u64, u32, *const u32, u32, *const u32, u32, *const u32);
+        let [(n, members), (j, joined), (l, left)] = [members, joined, left].map(c_list);
+        // SAFETY: the type is that in the C source.
+        let f: Symbol<'_, Push> = unsafe { self.symbol("fake_push_nodelist") };
+        // SAFETY: each list is null or as long as said, and copied.
+        unsafe { f(ring.0, ring.1, n, members, j, joined, l, left) };
+    }
+
+    /// # Safety
+    ///
+    /// `T` is the symbol's type in the C source.
+    unsafe fn symbol<T>(&self, name: &str) -> Symbol<'_, T> {
+        // SAFETY: as our caller says.
+        unsafe { self.library.get(name) }.expect("the C source defines it")
+    }
+}
+
+/// A list of node ids; `None` is a null pointer with count 0.
+pub type List<'a> = Option<&'a [u32]>;
+
+fn c_list(list: List<'_>) -> (u32, *const u32) {
+    list.map_or((0, ptr::null()), |ids| {
+        (u32::try_from(ids.len()).expect("short"), ids.as_ptr())
+    })
+}
+
+fn c_name(function: &str) -> CString {
+    CString::new(function).expect("no NUL in a name")
+}
+
+#[track_caller]
+fn compile(name: &str, source: &str, flags: &[&str]) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let path = directory.join(format!("{name}.so"));
+    // Other processes may have an older one loaded, or be compiling it too: rename, never write.
+    let draft = format!(
+        "{name}-{}-{}",
+        process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    );
+    let (c, so) = (
+        directory.join(format!("{draft}.c")),
+        directory.join(format!("{draft}.so")),
+    );
+    fs::write(&c, source).expect("cargo has made the directory");
+
+    let files = [
+        "-o",
+        so.to_str().expect("a plain path"),
+        c.to_str().expect("a plain path"),
+    ];
+    let common = [
+        "-shared",
+        "-fPIC",
+        "-pthread",
+        "-Wall",
+        "-Wextra",
+        "-Wl,-soname,libquorum.so.5",
+    ];
+    command("cc", &[&common, flags, &files].concat());
+    fs::rename(so, &path).expect("both are in one directory");
+    fs::remove_file(c).expect("it is ours");
+    path
+}

@@ -1,0 +1,52 @@
+//! Real Corosync daemons in network namespaces, and a fake libquorum, for the tests.
+//!
+//! Everything here removes what it made when it is dropped, and sweeps away what a test process
+//! that died could not remove. It needs root, Corosync and `ip`, except for the fake library.
+
+// Each test binary uses its own part.
+#![allow(dead_code, unreachable_pub, unused_imports)]
+
+mod cluster;
+mod corosync;
+mod fake;
+mod leftovers;
+mod netns;
+mod process;
+mod thread;
+
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+pub use self::{
+    cluster::{Cluster, Node},
+    corosync::{Config, Corosync, Ipc, Quorumtool},
+    fake::{FakeLibquorum, List, Variant, fake_libquorum},
+    leftovers::{TempDir, sweep, unique_name},
+    netns::Netns,
+    process::{command, dev_shm_entries, open_fds, rss_kib},
+    thread::{as_user, on_fresh_thread, small_dev_shm},
+};
+
+/// Polls `condition` until it gives a value, and panics with `what` when it has not by `deadline`.
+///
+/// The only place in the tests that sleeps.
+#[track_caller]
+pub fn eventually<T>(
+    deadline: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Option<T>,
+) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(
+            start.elapsed() < deadline,
+            "not within {deadline:?}: {what}"
+        );
+        sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,81 @@
+//! A network namespace.
+
+use std::{
+    fs::File,
+    io::Write,
+    os::fd::AsFd,
+    process::{Command, Stdio},
+};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::{
+    command,
+    leftovers::{remove_netns, unique_name},
+    on_fresh_thread,
+};
+
+/// A network namespace with `lo` up. Drop kills every process in it and deletes it.
+#[derive(Debug)]
+pub struct Netns {
+    name: String,
+    file: File,
+}
+
+impl Netns {
+    pub fn new() -> Self {
+        let name = unique_name();
+        command("ip", &["netns", "add", &name]);
+        let file = File::open(format!("/run/netns/{name}")).expect("ip has just made it");
+        let netns = Self { name, file };
+        netns.ip("link set lo up");
+        netns
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Moves the calling thread, and the threads and processes it will start, into the namespace
+    /// for good.
+    pub fn enter(&self) {
+        move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
+            .expect("root may enter a network namespace");
+    }
+
+    /// Runs `f` on a fresh thread inside the namespace. A panic in it goes on in the caller.
+    pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        on_fresh_thread(|| {
+            self.enter();
+            f()
+        })
+    }
+
+    /// Runs `ip` commands, one a line, in the namespace.
+    #[track_caller]
+    pub fn ip(&self, lines: &str) {
+        let mut ip = Command::new("ip")
+            .args(["-n", &self.name, "-batch", "-"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("ip can be run");
+        let written = ip
+            .stdin
+            .take()
+            .expect("it is piped")
+            .write_all(lines.as_bytes());
+        let output = ip.wait_with_output().expect("it is our child");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            written.is_ok() && output.status.success(),
+            "ip: {lines}\n{errors}"
+        );
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        remove_netns(&self.name);
+    }
+}

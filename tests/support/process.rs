@@ -1,0 +1,89 @@
+//! What the kernel says about this process, and running others.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
+
+/// Runs a program to its end and returns its standard output; panics unless it succeeds.
+#[track_caller]
+pub fn command(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// How many file descriptors this process has open.
+pub fn open_fds() -> usize {
+    let listed = fs::read_dir("/proc/self/fd")
+        .expect("/proc is mounted")
+        .count();
+    listed - 1 // the one that lists
+}
+
+/// The resident memory of this process, in KiB.
+pub fn rss_kib() -> u64 {
+    fs::read_to_string("/proc/self/status")
+        .expect("/proc is mounted")
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("VmRSS:")?
+                .trim()
+                .strip_suffix(" kB")?
+                .parse()
+                .ok()
+        })
+        .expect("a process has a VmRSS line")
+}
+
+/// The names in `/dev/shm` of the connections that the client process `pid` has to any libqb server.
+///
+/// libqb names them `qb-<server>-<client>-<number>-<random>`.
+pub fn dev_shm_entries(pid: u32) -> Vec<String> {
+    let client = pid.to_string();
+    dev_shm(|name| {
+        name.strip_prefix("qb-")
+            .and_then(|rest| rest.split('-').nth(1))
+            == Some(&client)
+    })
+}
+
+/// The names in `/dev/shm` that `wanted` accepts.
+pub(super) fn dev_shm(wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    fs::read_dir("/dev/shm")
+        .expect("/dev/shm is mounted")
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| wanted(name))
+        .collect()
+}
+
+/// Whether the process is there, as more than a zombie.
+pub(super) fn is_alive(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| state(&stat) != Some('Z'))
+}
+
+/// Whether every thread of the process is stopped by a signal.
+pub(super) fn is_stopped(pid: u32) -> bool {
+    let Ok(mut threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    threads.all(|thread| {
+        let stat = thread.and_then(|thread| fs::read_to_string(thread.path().join("stat")));
+        stat.is_ok_and(|stat| state(&stat) == Some('T'))
+    })
+}
+
+/// The state letter in a `stat` file. The name before it may hold anything.
+fn state(stat: &str) -> Option<char> {
+    stat.rsplit(") ").next()?.chars().next()
+}
