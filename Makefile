@@ -1,0 +1,44 @@
+# The features of actix-quorum; `linked` needs libquorum's development files.
+FEATURES = linked serde
+# Those that build anywhere.
+PORTABLE = serde
+
+.PHONY: help test check fmt clippy doc features dependencies
+
+help:
+	@echo 'make test   run every test, those on real Corosync daemons too (needs root)'
+	@echo 'make check  format, lints, docs, feature combinations, dependencies'
+
+# Nothing is skipped: without root or Corosync the second run fails.
+test:
+	scripts/install-test-deps
+	cargo test --workspace --all-features
+	cargo test --workspace --all-features --tests -- --ignored --test-threads=4
+
+check: fmt clippy doc features dependencies
+
+fmt:
+	cargo fmt --all --check
+
+clippy:
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
+
+doc:
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --features '$(PORTABLE)'
+
+features:
+	@set -e; sets=,; for feature in $(FEATURES); do \
+		for set in $$sets; do sets="$$sets $$set$$feature,"; done; \
+	done; \
+	for set in $$sets; do \
+		echo "cargo clippy --no-default-features --features $$set"; \
+		cargo clippy --quiet --no-default-features --features "$$set" -- -D warnings; \
+	done
+
+# No crate stands twice in the tree; licences and bans as deny.toml says.
+dependencies:
+	@echo 'cargo tree --duplicates'; \
+	duplicates=$$(cargo tree --workspace --all-features --duplicates -e normal) && \
+	if [ -n "$$duplicates" ]; then echo "$$duplicates"; exit 1; fi
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
+	else echo 'cargo-deny is not installed: licences and bans are NOT checked'; fi
