@@ -48,7 +48,7 @@ impl Source for Corosync {
     fn connect(&self, terms: &Terms) -> Result<Box<dyn Tracked>, Error> {
         let mut handle = Handle::initialize_with(self.library()?)?;
         if let Some(expected) = terms.server_uid {
-            let found = handle.find_server(terms.server_uid).map(|server| server.uid);
+            let found = handle.server().map(|server| server.uid);
             if found != Some(expected) {
                 return Err(Error::Server { found, expected });
             }

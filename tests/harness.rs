@@ -40,10 +40,7 @@ fn one_node_comes_up_quorate() {
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn two_single_nodes_at_once_do_not_clash() {
-    let (a, b) = (
-        Node::single(),
-        Node::single_with(|config| config.ipc = Ipc::Socket),
-    );
+    let (a, b) = (Node::single(), Node::single_with(|config| config.ipc = Ipc::Socket));
     a.corosync.expected_votes(3);
     a.wait_members(false, &[1]);
     b.wait_members(true, &[1]);
@@ -107,10 +104,7 @@ fn nodes_end_and_come_back() {
     let ring = cluster.node(1).wait_members(true, &[1, 2, 3]).ring_id;
 
     cluster.terminate(3);
-    assert_eq!(
-        node.corosync.exit_status().and_then(|status| status.code()),
-        Some(0)
-    );
+    assert_eq!(node.corosync.exit_status().and_then(|status| status.code()), Some(0));
     cluster.node(1).wait_members(true, &[1, 2]);
     cluster.start_node(3);
     cluster.wait_formed();
@@ -131,8 +125,7 @@ fn nodes_end_and_come_back() {
 #[ignore = "needs root and corosync: make test"]
 fn a_changed_configuration_is_reloaded() {
     let node = Node::single();
-    node.corosync
-        .configure(|config| config.quorum.push("expected_votes: 3".to_owned()));
+    node.corosync.configure(|config| config.quorum.push("expected_votes: 3".to_owned()));
     node.corosync.reload();
     node.wait_members(false, &[1]);
 }
@@ -143,9 +136,7 @@ fn a_daemon_that_ends_by_itself_is_reaped() {
     let node = Node::single();
     let pid = node.corosync.pid();
     node.corosync.tool("corosync-cfgtool", &["-H"]);
-    eventually(Duration::from_secs(10), "the daemon is reaped", || {
-        node.corosync.exit_status()
-    });
+    eventually(Duration::from_secs(10), "the daemon is reaped", || node.corosync.exit_status());
     assert!(!fs::exists(format!("/proc/{pid}")).unwrap());
     node.corosync.start();
     node.corosync.wait_ready();
@@ -186,19 +177,11 @@ fn a_leftover_of_a_dead_process_is_swept() {
     fs::create_dir(&directory).unwrap();
     fs::create_dir(&shm).unwrap();
     fs::write(directory.join("pids"), owner.id().to_string()).unwrap();
-    let mut inside = Command::new("ip")
-        .args(["netns", "exec", &name, "sleep", "1000"])
-        .spawn()
-        .unwrap();
+    let mut inside =
+        Command::new("ip").args(["netns", "exec", &name, "sleep", "1000"]).spawn().unwrap();
     eventually(Duration::from_secs(10), "the process is inside", || {
-        let pids = Command::new("ip")
-            .args(["netns", "pids", &name])
-            .output()
-            .unwrap()
-            .stdout;
-        String::from_utf8_lossy(&pids)
-            .contains(&inside.id().to_string())
-            .then_some(())
+        let pids = Command::new("ip").args(["netns", "pids", &name]).output().unwrap().stdout;
+        String::from_utf8_lossy(&pids).contains(&inside.id().to_string()).then_some(())
     });
 
     sweep();
@@ -352,10 +335,7 @@ fn the_variants_differ_as_named() {
 
 #[test]
 fn another_fake_is_compiled_from_its_source() {
-    let path = fake_libquorum(
-        "harness_own_source",
-        "int quorum_answer(void) { return 42; }",
-    );
+    let path = fake_libquorum("harness_own_source", "int quorum_answer(void) { return 42; }");
     // SAFETY: the library has no initializers.
     let library = unsafe { Library::new(path) }.unwrap();
     type Answer = extern "C" fn() -> c_int;
@@ -407,11 +387,7 @@ impl Client {
     fn model_initialize(&self, on_quorum: Option<OnQuorum>) -> (c_int, u64) {
         type Initialize =
             unsafe extern "C" fn(*mut u64, c_int, *mut ModelData, *mut u32, *mut c_void) -> c_int;
-        let mut data = ModelData {
-            model: 1,
-            on_quorum,
-            on_nodelist: ptr::null(),
-        };
+        let mut data = ModelData { model: 1, on_quorum, on_nodelist: ptr::null() };
         let (mut handle, mut kind) = (0, 0);
         // SAFETY: it is the type in the C source.
         let f: Symbol<'_, Initialize> = unsafe { self.0.get("quorum_model_initialize") }.unwrap();
@@ -443,10 +419,7 @@ impl Client {
         assert_eq!(unsafe { f(handle, &mut fd) }, 1);
         // SAFETY: the fake keeps it open until `finalize`.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)).unwrap() == 1
     }
 }

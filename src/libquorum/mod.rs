@@ -143,8 +143,8 @@ pub struct Handle {
     model: Model,
     quorum_type: QuorumType,
     inbox: Inbox,
-    /// Who accepted us, asked for when the connection was new: a dead one has no peer.
-    server: Option<Server>,
+    /// Who accepted us, and the socket that told, asked for when the connection was new.
+    server: Option<(RawFd, Server)>,
     /// A call has said that the connection is over.
     lost: bool,
     closed: bool,
@@ -187,7 +187,7 @@ impl Handle {
     /// As [`initialize`](Self::initialize); [`Error::Load`] if the library has no models.
     pub fn model_initialize(library: Library, model: Model) -> Result<Self, Error> {
         let library = library.0;
-        let guard = HANDLES.try_lock_for(PATIENCE).ok_or(Error::Busy)?;
+        let mut handles = HANDLES.try_lock_for(PATIENCE).ok_or(Error::Busy)?;
         let descriptors = descriptors::Guard::new()?;
         // Zero is no handle: what a failed call has not set can be finalized without harm.
         let mut raw = 0;
@@ -220,7 +220,6 @@ impl Handle {
             descriptors.restore();
             return Err(Error::Connect(code));
         }
-        drop(guard);
         let quorum_type =
             if quorum_type == sys::QUORUM_FREE { QuorumType::Free } else { QuorumType::Set };
         let mut handle = Self {
@@ -233,7 +232,11 @@ impl Handle {
             lost: false,
             closed: false,
         };
-        handle.server = handle.find_server(Some(0));
+        if let Ok(fd) = handle.fd() {
+            // SAFETY: libquorum has just given the descriptor out; it stays open until `close`.
+            handle.server = Server::of(unsafe { BorrowedFd::borrow_raw(fd) }, &handles);
+        }
+        handles.extend(handle.server.map(|(socket, _)| socket));
         Ok(handle)
     }
 
@@ -252,14 +255,7 @@ impl Handle {
     /// Whoever is first to listen may pose as Corosync while it is down: believe only a server of
     /// the user that runs Corosync.
     pub fn server(&self) -> Option<Server> {
-        self.server
-    }
-
-    pub(crate) fn find_server(&self, expected: Option<u32>) -> Option<Server> {
-        let fd = self.fd().ok()?;
-        // SAFETY: libquorum has just given the descriptor out; it stays open until the handle is
-        // finalized, for which the handle has to be given up.
-        Server::of(unsafe { BorrowedFd::borrow_raw(fd) }, expected)
+        self.server.map(|(_, server)| server)
     }
 
     /// The descriptor that becomes readable when a notification is waiting (`quorum_fd_get`).
@@ -411,22 +407,24 @@ impl Handle {
     fn close(&mut self) -> sys::cs_error_t {
         self.closed = true;
         if self.lost
-            && let Some(server) = self.server
+            && let Some(server) = self.server()
         {
             server.wait_gone(SERVER_GONE);
         }
-        let (library, raw) = (self.library, self.raw);
-        // SAFETY: the handle was open until now, and its owner gives it up.
-        let finalize = move || unsafe { (library.quorum_finalize)(raw) };
-        if let Some(_guard) = HANDLES.try_lock_for(PATIENCE) {
-            return finalize();
+        let (library, raw, server) = (self.library, self.raw, self.server);
+        let finalize = move |handles: &mut Vec<RawFd>| {
+            handles.retain(|socket| server.is_none_or(|(ours, _)| *socket != ours));
+            // SAFETY: the handle was open until now, and its owner gives it up.
+            unsafe { (library.quorum_finalize)(raw) }
+        };
+        if let Some(mut handles) = HANDLES.try_lock_for(PATIENCE) {
+            return finalize(&mut handles);
         }
         // Somebody hangs in connecting and holds the lock. This connection must still be closed
         // once it can be: Corosync would queue notifications for it without a bound.
         let closer = thread::Builder::new().name("corosync-closer".into());
         if let Err(error) = closer.spawn(move || {
-            let _guard = HANDLES.lock();
-            finalize();
+            finalize(&mut HANDLES.lock());
         }) {
             log::error!("a connection to corosync stays open: cannot start a thread: {error}");
         }
@@ -490,7 +488,9 @@ fn is_over(code: Code) -> bool {
 
 /// Held while a handle is made or closed: libquorum's table of handles has no lock of its own
 /// (libqb `lib/hdb.c`), and connecting in two threads at a time corrupts it.
-static HANDLES: Mutex<()> = Mutex::new(());
+///
+/// What it holds are the sockets of the handles that are open, to tell them apart.
+static HANDLES: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
 
 /// How long to wait for [`HANDLES`]: connecting takes milliseconds, unless the daemon is hung.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -19,20 +19,22 @@ pub struct Server {
 }
 
 impl Server {
-    /// The server of the connection that `fd` belongs to; `None` where the system does not tell.
+    /// The server of the connection that `fd` belongs to, and the socket that tells; `None` where
+    /// the system does not tell.
     ///
     /// Over shared memory, libqb's default, `fd` is the stream socket that was connected and the
     /// kernel knows its peer. With `system { qb_ipc_type: socket }` it is a datagram socket, which
-    /// has no peer credentials; its stream socket is then found among this process's descriptors.
-    /// Connections of other handles look the same, so the first one that is not `expected` is the
-    /// answer: better to refuse once too often.
-    pub(super) fn of(fd: BorrowedFd<'_>, expected: Option<u32>) -> Option<Self> {
+    /// has no peer credentials; its stream socket is found among this process's descriptors, as the
+    /// one that is connected to the quorum service and is not in `others`.
+    pub(super) fn of(fd: BorrowedFd<'_>, others: &[RawFd]) -> Option<(RawFd, Self)> {
         if is_stream(fd) {
-            return peer(fd);
+            return Some((fd.as_raw_fd(), peer(fd)?));
         }
-        let servers = quorum_streams();
-        let impostor = servers.iter().find(|server| Some(server.uid) != expected).copied();
-        impostor.or_else(|| servers.first().copied())
+        let mut ours = quorum_streams();
+        ours.retain(|(stream, _)| !others.contains(stream));
+        // If other code of this process has connections of its own, they must at least agree.
+        let (_, first) = ours.first()?;
+        ours.iter().all(|(_, server)| server.uid == first.uid).then(|| ours[0])
     }
 
     /// Waits until the process is gone, for `patience` at most.
@@ -74,19 +76,19 @@ fn peer(fd: BorrowedFd<'_>) -> Option<Server> {
     known.then_some(Server { uid: peer.uid, pid: (peer.pid > 0).then_some(peer.pid) })
 }
 
-/// The servers of all stream sockets of this process that are connected to a socket `quorum`.
+/// The stream sockets of this process that are connected to a socket `quorum`, and their servers.
 #[cfg(target_os = "linux")]
-fn quorum_streams() -> Vec<Server> {
+fn quorum_streams() -> Vec<(RawFd, Server)> {
     let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
     open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok())
-        .filter_map(|fd| {
+        .filter_map(|number| {
             // SAFETY: the number was open a moment ago. Should it have been closed since, or be
-            // another file by now, the calls below fail or tell about that one: both only look.
-            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            // another file by now, the calls below fail or tell about that one: all only look.
+            let fd = unsafe { BorrowedFd::borrow_raw(number) };
             let address = rustix::net::getpeername(fd).ok()??;
             let address = rustix::net::SocketAddrUnix::try_from(address).ok()?;
             let here = is_quorum(&address) && is_stream(fd);
-            here.then(|| peer(fd))?
+            here.then(|| peer(fd))?.map(|server| (number, server))
         })
         .collect()
 }
@@ -111,6 +113,6 @@ fn peer(_: BorrowedFd<'_>) -> Option<Server> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn quorum_streams() -> Vec<Server> {
+fn quorum_streams() -> Vec<(RawFd, Server)> {
     Vec::new()
 }

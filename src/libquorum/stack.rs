@@ -61,7 +61,8 @@ mod tests {
 
     #[test]
     fn a_small_stack_is_refused_before_libquorum_is_called() {
-        let error = on_a_stack_of(1024 * 1024).unwrap_err();
+        // The C library may give a thread a used stack of up to four times this size.
+        let error = on_a_stack_of(256 * 1024).unwrap_err();
         assert!(matches!(error, Error::Stack { available, needed } if available < needed));
         assert_eq!(on_a_stack_of(2 * 1024 * 1024), Ok(()));
     }

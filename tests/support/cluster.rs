@@ -31,11 +31,7 @@ impl Node {
     }
 
     fn new(id: u32, netns: Arc<Netns>, config: Config) -> Self {
-        Self {
-            id,
-            corosync: Corosync::new(&format!("n{id}"), &netns, config),
-            netns,
-        }
+        Self { id, corosync: Corosync::new(&format!("n{id}"), &netns, config), netns }
     }
 
     /// Runs `f` on a fresh thread in the node's network namespace, where libquorum finds its daemon.
@@ -55,9 +51,7 @@ impl Node {
     #[track_caller]
     pub fn wait_members(&self, quorate: bool, members: &[u32]) -> Quorumtool {
         let what = format!("quorate {quorate} with members {members:?}");
-        self.wait(&what, |shown| {
-            shown.quorate == quorate && shown.members == members
-        })
+        self.wait(&what, |shown| shown.quorate == quorate && shown.members == members)
     }
 }
 
@@ -81,38 +75,26 @@ impl Cluster {
         assert!((1..=9).contains(&size), "one to nine nodes");
         let address = |id| format!("10.0.0.{id}");
         let nodes = (1..=size).map(|id| (id, address(id))).collect();
-        let mut config = Config {
-            nodes,
-            ..Config::default()
-        };
+        let mut config = Config { nodes, ..Config::default() };
         change(&mut config);
 
         let switch = Netns::new();
         let mut lines = String::new();
         for group in 0..=size {
-            writeln!(
-                lines,
-                "link add br{group} type bridge\nlink set br{group} up"
-            )
-            .unwrap();
+            writeln!(lines, "link add br{group} type bridge\nlink set br{group} up").unwrap();
         }
         let mut nodes = BTreeMap::new();
         for id in 1..=size {
             let netns = Netns::new();
-            writeln!(
-                lines,
-                "link add v{id} type veth peer name eth0 netns {}",
-                netns.name()
-            )
-            .unwrap();
+            writeln!(lines, "link add v{id} type veth peer name eth0 netns {}", netns.name())
+                .unwrap();
             writeln!(lines, "link set v{id} master br0 up").unwrap();
             nodes.insert(id, Node::new(id, Arc::new(netns), config.clone()));
         }
         switch.ip(&lines);
         for node in nodes.values() {
             let address = address(node.id);
-            node.netns
-                .ip(&format!("addr add {address}/24 dev eth0\nlink set eth0 up"));
+            node.netns.ip(&format!("addr add {address}/24 dev eth0\nlink set eth0 up"));
             node.corosync.start();
         }
         let cluster = Self { nodes, switch };
@@ -134,9 +116,7 @@ impl Cluster {
 
     #[track_caller]
     pub fn node(&self, id: u32) -> &Node {
-        self.nodes
-            .get(&id)
-            .unwrap_or_else(|| panic!("there is no node {id}"))
+        self.nodes.get(&id).unwrap_or_else(|| panic!("there is no node {id}"))
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
@@ -146,16 +126,8 @@ impl Cluster {
     /// Separates these groups from one another, and from the nodes in none of them. Links that
     /// are down stay down.
     pub fn partition(&self, groups: &[&[u32]]) {
-        let bridge = |id| {
-            groups
-                .iter()
-                .position(|group| group.contains(id))
-                .map_or(0, |at| at + 1)
-        };
-        let lines = self
-            .nodes
-            .keys()
-            .map(|id| format!("link set v{id} master br{}\n", bridge(id)));
+        let bridge = |id| groups.iter().position(|group| group.contains(id)).map_or(0, |at| at + 1);
+        let lines = self.nodes.keys().map(|id| format!("link set v{id} master br{}\n", bridge(id)));
         self.switch.ip(&lines.collect::<String>());
     }
 
@@ -171,10 +143,7 @@ impl Cluster {
 
     /// Ends every partition and isolation.
     pub fn heal(&self) {
-        let lines = self
-            .nodes
-            .keys()
-            .map(|id| format!("link set v{id} master br0 up\n"));
+        let lines = self.nodes.keys().map(|id| format!("link set v{id} master br0 up\n"));
         self.switch.ip(&lines.collect::<String>());
     }
 

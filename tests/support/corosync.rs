@@ -59,26 +59,18 @@ impl Corosync {
         let mut config = self.config.lock().unwrap();
         change(&mut config);
         let state = self.directory.path().join("state");
-        fs::write(
-            self.config_file(),
-            config.render(&state.display().to_string()),
-        )
-        .expect("the directory is ours");
+        fs::write(self.config_file(), config.render(&state.display().to_string()))
+            .expect("the directory is ours");
     }
 
     /// Starts the daemon, which must not be running, and does not wait for it.
     pub fn start(&self) {
         let mut daemon = self.daemon.lock().unwrap();
-        let running = daemon
-            .as_ref()
-            .is_some_and(|daemon| daemon.exit_status().is_none());
+        let running = daemon.as_ref().is_some_and(|daemon| daemon.exit_status().is_none());
         assert!(!running, "{} is already running", self.name);
 
         let log_start = self.log().len();
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log_file());
+        let log = File::options().create(true).append(true).open(self.log_file());
         let log = log.expect("the directory is ours");
         let started = Daemon::start(Arc::clone(&self.netns), self.config_file(), log, log_start);
         note_pid(self.directory.path(), started.pid);
@@ -88,21 +80,12 @@ impl Corosync {
     /// Waits until clients can connect, for which the daemon must have formed its first ring.
     #[track_caller]
     pub fn wait_ready(&self) {
-        eventually(
-            Duration::from_secs(20),
-            &format!("{} accepts clients", self.name),
-            || {
-                let exit = self.exit_status();
-                assert!(
-                    exit.is_none(),
-                    "{} has ended: {exit:?}\n{}",
-                    self.name,
-                    self.log()
-                );
-                let accepts = || self.tool("corosync-cmapctl", &["-g", "totem.version"]);
-                (self.is_synchronized() && accepts().status.success()).then_some(())
-            },
-        );
+        eventually(Duration::from_secs(20), &format!("{} accepts clients", self.name), || {
+            let exit = self.exit_status();
+            assert!(exit.is_none(), "{} has ended: {exit:?}\n{}", self.name, self.log());
+            let accepts = || self.tool("corosync-cmapctl", &["-g", "totem.version"]);
+            (self.is_synchronized() && accepts().status.success()).then_some(())
+        });
     }
 
     /// Whether the daemon has logged that it takes clients. A tool that comes a moment too early
@@ -133,11 +116,9 @@ impl Corosync {
     pub fn pause(&self) {
         let daemon = self.daemon();
         daemon.signal(Signal::STOP);
-        eventually(
-            Duration::from_secs(5),
-            &format!("{} stops", self.name),
-            || is_stopped(daemon.pid).then_some(()),
-        );
+        eventually(Duration::from_secs(5), &format!("{} stops", self.name), || {
+            is_stopped(daemon.pid).then_some(())
+        });
     }
 
     /// Lets a paused daemon go on.
@@ -178,9 +159,7 @@ impl Corosync {
     pub fn tool(&self, program: &str, arguments: &[&str]) -> Output {
         let pid = self.pid().to_string();
         Command::new("nsenter")
-            .args([
-                "--target", &pid, "--net", "--mount", "timeout", "10", program,
-            ])
+            .args(["--target", &pid, "--net", "--mount", "timeout", "10", program])
             .args(arguments)
             .stdin(Stdio::null())
             .output()
@@ -192,10 +171,7 @@ impl Corosync {
         let output = self.tool(program, arguments);
         let errors = String::from_utf8_lossy(&output.stderr);
         let name = &self.name;
-        assert!(
-            output.status.success(),
-            "{name}: {program} {arguments:?} failed\n{errors}"
-        );
+        assert!(output.status.success(), "{name}: {program} {arguments:?} failed\n{errors}");
     }
 
     /// The process id of the daemon, also of one that has ended.
@@ -228,11 +204,7 @@ impl Corosync {
 
     fn daemon(&self) -> Arc<Daemon> {
         let daemon = self.daemon.lock().unwrap();
-        Arc::clone(
-            daemon
-                .as_ref()
-                .unwrap_or_else(|| panic!("{} was never started", self.name)),
-        )
+        Arc::clone(daemon.as_ref().unwrap_or_else(|| panic!("{} was never started", self.name)))
     }
 }
 
@@ -345,10 +317,7 @@ impl Config {
         }
         section("quorum", &quorum, &self.quorum);
 
-        let mut system = vec![
-            line("allow_knet_handle_fallback", "yes"),
-            line("state_dir", state),
-        ];
+        let mut system = vec![line("allow_knet_handle_fallback", "yes"), line("state_dir", state)];
         if self.ipc == Ipc::Socket {
             system.push(line("qb_ipc_type", "socket"));
         }
@@ -378,8 +347,7 @@ pub struct Quorumtool {
 impl Quorumtool {
     fn parse(text: &str) -> Option<Self> {
         let field = |name| {
-            text.lines()
-                .find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
+            text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
         };
         let (_, table) = text.split_once("Membership information")?;
         let member = |line: &str| line.split_whitespace().next()?.parse().ok();
@@ -433,17 +401,12 @@ impl Daemon {
                 exit: Mutex::new(None),
                 exited: Condvar::new(),
             });
-            sender
-                .send(Arc::clone(&daemon))
-                .expect("the other end waits");
+            sender.send(Arc::clone(&daemon)).expect("the other end waits");
             let status = child.wait().expect("it is our child");
             *daemon.exit.lock().unwrap() = Some(status);
             daemon.exited.notify_all();
         };
-        thread::Builder::new()
-            .name("reaper".to_owned())
-            .spawn(reap)
-            .expect("a thread can start");
+        thread::Builder::new().name("reaper".to_owned()).spawn(reap).expect("a thread can start");
         receiver.recv().expect("the daemon could be started")
     }
 
@@ -455,10 +418,7 @@ impl Daemon {
     fn wait(&self) {
         let exit = self.exit.lock().unwrap();
         let deadline = Duration::from_secs(20);
-        let (exit, _) = self
-            .exited
-            .wait_timeout_while(exit, deadline, |e| e.is_none())
-            .unwrap();
+        let (exit, _) = self.exited.wait_timeout_while(exit, deadline, |e| e.is_none()).unwrap();
         assert!(exit.is_some(), "process {} does not end", self.pid);
     }
 

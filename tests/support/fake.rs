@@ -12,9 +12,9 @@ use libloading::{Library, Symbol};
 
 use super::command;
 
-/// Compiles a shared library with libquorum's soname, and returns its path.
+/// Compiles a shared library and returns its path.
 ///
-/// Once it is loaded, the loader gives it also to who asks for `libquorum.so.5`.
+/// It has no soname, so that the loader never takes it for the real libquorum.
 #[track_caller]
 pub fn fake_libquorum(name: &str, source: &str) -> PathBuf {
     compile(name, source, &[])
@@ -65,11 +65,7 @@ impl FakeLibquorum {
 
     /// The next `times` calls of `function` return `code` and do nothing else.
     pub fn fail(&self, function: &str, code: c_int, times: u32) {
-        self.set_return(
-            function,
-            code,
-            c_int::try_from(times).expect("a small number"),
-        );
+        self.set_return(function, code, c_int::try_from(times).expect("a small number"));
     }
 
     /// All calls of `function` return `code` and do nothing else.
@@ -204,9 +200,7 @@ impl FakeLibquorum {
 pub type List<'a> = Option<&'a [u32]>;
 
 fn c_list(list: List<'_>) -> (u32, *const u32) {
-    list.map_or((0, ptr::null()), |ids| {
-        (u32::try_from(ids.len()).expect("short"), ids.as_ptr())
-    })
+    list.map_or((0, ptr::null()), |ids| (u32::try_from(ids.len()).expect("short"), ids.as_ptr()))
 }
 
 fn c_name(function: &str) -> CString {
@@ -220,30 +214,12 @@ fn compile(name: &str, source: &str, flags: &[&str]) -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let path = directory.join(format!("{name}.so"));
     // Other processes may have an older one loaded, or be compiling it too: rename, never write.
-    let draft = format!(
-        "{name}-{}-{}",
-        process::id(),
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    );
-    let (c, so) = (
-        directory.join(format!("{draft}.c")),
-        directory.join(format!("{draft}.so")),
-    );
+    let draft = format!("{name}-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let (c, so) = (directory.join(format!("{draft}.c")), directory.join(format!("{draft}.so")));
     fs::write(&c, source).expect("cargo has made the directory");
 
-    let files = [
-        "-o",
-        so.to_str().expect("a plain path"),
-        c.to_str().expect("a plain path"),
-    ];
-    let common = [
-        "-shared",
-        "-fPIC",
-        "-pthread",
-        "-Wall",
-        "-Wextra",
-        "-Wl,-soname,libquorum.so.5",
-    ];
+    let files = ["-o", so.to_str().expect("a plain path"), c.to_str().expect("a plain path")];
+    let common = ["-shared", "-fPIC", "-pthread", "-Wall", "-Wextra"];
     command("cc", &[&common, flags, &files].concat());
     fs::rename(so, &path).expect("both are in one directory");
     fs::remove_file(c).expect("it is ours");

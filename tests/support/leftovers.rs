@@ -48,11 +48,7 @@ pub fn unique_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
 
     SWEPT.call_once(sweep);
-    format!(
-        "{PREFIX}{}-{}",
-        process::id(),
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    )
+    format!("{PREFIX}{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Removes the processes, namespaces, directories and shared memory of test processes that are
@@ -81,33 +77,22 @@ pub fn sweep() {
 /// Deletes a network namespace and kills every process in it. It may be gone already.
 pub(super) fn remove_netns(name: &str) {
     let inside = || -> Vec<u32> {
-        let output = process::Command::new("ip")
-            .args(["netns", "pids", name])
-            .output();
+        let output = process::Command::new("ip").args(["netns", "pids", name]).output();
         let output = output.expect("ip can be run");
         let pids = String::from_utf8_lossy(&output.stdout).into_owned();
         // A test that has entered the namespace from its main thread is listed too.
         let other = |pid: &u32| *pid != process::id();
-        pids.split_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-            .filter(other)
-            .collect()
+        pids.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(other).collect()
     };
-    eventually(
-        Duration::from_secs(10),
-        &format!("the processes in {name} are gone"),
-        || {
-            let pids = inside();
-            for pid in &pids {
-                let pid = Pid::from_raw(i32::try_from(*pid).expect("a process id")).expect("not 0");
-                let _ = kill_process(pid, Signal::KILL);
-            }
-            pids.is_empty().then_some(())
-        },
-    );
-    let _ = process::Command::new("ip")
-        .args(["netns", "delete", name])
-        .output();
+    eventually(Duration::from_secs(10), &format!("the processes in {name} are gone"), || {
+        let pids = inside();
+        for pid in &pids {
+            let pid = Pid::from_raw(i32::try_from(*pid).expect("a process id")).expect("not 0");
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        pids.is_empty().then_some(())
+    });
+    let _ = process::Command::new("ip").args(["netns", "delete", name]).output();
 }
 
 /// Removes what the daemon `pid`, which is gone, left in `/dev/shm`.
@@ -116,11 +101,7 @@ pub(super) fn remove_shm_of(pid: u32) {
     let blackbox = format!("qb-corosync-{pid}-blackbox");
     for name in dev_shm(|name| name.starts_with(&connections) || name.starts_with(&blackbox)) {
         let path = Path::new("/dev/shm").join(name);
-        let _ = if path.is_dir() {
-            fs::remove_dir_all(path)
-        } else {
-            fs::remove_file(path)
-        };
+        let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     }
 }
 
@@ -139,9 +120,7 @@ pub(super) fn read_pids(directory: &Path) -> Vec<u32> {
 }
 
 fn is_left_over(name: &str) -> bool {
-    let owner = name
-        .strip_prefix(PREFIX)
-        .and_then(|rest| rest.split('-').next()?.parse().ok());
+    let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse().ok());
     owner.is_some_and(|pid| !is_alive(pid))
 }
 

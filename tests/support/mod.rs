@@ -13,6 +13,7 @@ mod leftovers;
 mod netns;
 mod process;
 mod thread;
+mod watcher;
 
 use std::{
     thread::sleep,
@@ -27,6 +28,7 @@ pub use self::{
     netns::Netns,
     process::{command, dev_shm_entries, open_fds, rss_kib},
     thread::{as_user, on_fresh_thread, small_dev_shm},
+    watcher::{Watcher, lines, quick},
 };
 
 /// Polls `condition` until it gives a value, and panics with `what` when it has not by `deadline`.
@@ -43,10 +45,7 @@ pub fn eventually<T>(
         if let Some(value) = condition() {
             return value;
         }
-        assert!(
-            start.elapsed() < deadline,
-            "not within {deadline:?}: {what}"
-        );
+        assert!(start.elapsed() < deadline, "not within {deadline:?}: {what}");
         sleep(Duration::from_millis(5));
     }
 }

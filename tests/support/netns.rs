@@ -60,17 +60,10 @@ impl Netns {
             .stderr(Stdio::piped())
             .spawn()
             .expect("ip can be run");
-        let written = ip
-            .stdin
-            .take()
-            .expect("it is piped")
-            .write_all(lines.as_bytes());
+        let written = ip.stdin.take().expect("it is piped").write_all(lines.as_bytes());
         let output = ip.wait_with_output().expect("it is our child");
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            written.is_ok() && output.status.success(),
-            "ip: {lines}\n{errors}"
-        );
+        assert!(written.is_ok() && output.status.success(), "ip: {lines}\n{errors}");
     }
 }
 

@@ -25,9 +25,7 @@ pub fn command(program: &str, arguments: &[&str]) -> String {
 
 /// How many file descriptors this process has open.
 pub fn open_fds() -> usize {
-    let listed = fs::read_dir("/proc/self/fd")
-        .expect("/proc is mounted")
-        .count();
+    let listed = fs::read_dir("/proc/self/fd").expect("/proc is mounted").count();
     listed - 1 // the one that lists
 }
 
@@ -36,13 +34,7 @@ pub fn rss_kib() -> u64 {
     fs::read_to_string("/proc/self/status")
         .expect("/proc is mounted")
         .lines()
-        .find_map(|line| {
-            line.strip_prefix("VmRSS:")?
-                .trim()
-                .strip_suffix(" kB")?
-                .parse()
-                .ok()
-        })
+        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok())
         .expect("a process has a VmRSS line")
 }
 
@@ -52,9 +44,7 @@ pub fn rss_kib() -> u64 {
 pub fn dev_shm_entries(pid: u32) -> Vec<String> {
     let client = pid.to_string();
     dev_shm(|name| {
-        name.strip_prefix("qb-")
-            .and_then(|rest| rest.split('-').nth(1))
-            == Some(&client)
+        name.strip_prefix("qb-").and_then(|rest| rest.split('-').nth(1)) == Some(&client)
     })
 }
 

@@ -27,14 +27,8 @@ pub fn small_dev_shm<T: Send>(size: &str, f: impl FnOnce() -> T + Send) -> T {
         unsafe { rustix::thread::unshare_unsafe(flags) }.expect("root may unshare");
         mount_change("/dev/shm", MountPropagationFlags::PRIVATE).expect("/dev/shm is a mount");
         let options = std::ffi::CString::new(format!("size={size}")).expect("no NUL in a size");
-        mount(
-            "tmpfs",
-            "/dev/shm",
-            "tmpfs",
-            MountFlags::empty(),
-            Some(options.as_c_str()),
-        )
-        .expect("root may mount");
+        mount("tmpfs", "/dev/shm", "tmpfs", MountFlags::empty(), Some(options.as_c_str()))
+            .expect("root may mount");
         f()
     })
 }

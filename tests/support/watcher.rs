@@ -1,0 +1,183 @@
+//! A quorum actor in a namespace, and what its subscriber is told.
+
+use std::{
+    sync::mpsc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use actix::{Actor, Arbiter, Context, Handler, System};
+use actix_quorum::{
+    Backoff, Cause, Connection, Quorum, QuorumActor, QuorumBuilder, QuorumChanged, QuorumHandle,
+};
+
+use super::Netns;
+
+/// Long enough for a cluster to form on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A quorum actor on a `System` of its own, on a thread in a network namespace, with a subscriber on
+/// another arbiter. Drop ends all of it.
+pub struct Watcher {
+    pub quorum: QuorumHandle,
+    changes: mpsc::Receiver<QuorumChanged>,
+    system: System,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watcher {
+    pub fn start(netns: &Netns) -> Self {
+        Self::start_with(netns, |builder| builder)
+    }
+
+    pub fn start_with(
+        netns: &Netns,
+        settings: impl FnOnce(QuorumBuilder) -> QuorumBuilder + Send,
+    ) -> Self {
+        netns.run(|| Self::here(settings))
+    }
+
+    /// In the namespaces, and as the user, of the calling thread.
+    pub fn here(settings: impl FnOnce(QuorumBuilder) -> QuorumBuilder + Send) -> Self {
+        let (sender, receiver) = mpsc::channel();
+        let (tell, changes) = mpsc::channel();
+        // A scoped thread would have to end here; so what is not 'static is called on this one.
+        let builder = settings(QuorumActor::builder());
+        let run = move || {
+            let runner = System::new();
+            let quorum = runner.block_on(async {
+                let subscriber = Forward(tell);
+                let subscriber = Actor::start_in_arbiter(&Arbiter::new().handle(), |_| subscriber);
+                let quorum = builder.start();
+                quorum.subscribe(subscriber.recipient());
+                quorum
+            });
+            sender.send((quorum, System::current())).expect("the other end waits");
+            runner.run().expect("the system runs");
+        };
+        let thread = thread::Builder::new().name("system".into()).spawn(run).unwrap();
+        let (quorum, system) = receiver.recv().expect("the actor starts");
+        Self { quorum, changes, system, thread: Some(thread) }
+    }
+
+    /// The next change.
+    #[track_caller]
+    pub fn next(&self) -> QuorumChanged {
+        match self.changes.recv_timeout(PATIENCE) {
+            Ok(change) => change,
+            Err(error) => panic!("no change: {error}; last {}", self.quorum.snapshot()),
+        }
+    }
+
+    /// The changes up to the first that `wanted` holds for, with it.
+    #[track_caller]
+    pub fn until(&self, what: &str, wanted: impl Fn(&QuorumChanged) -> bool) -> Vec<QuorumChanged> {
+        let mut seen = Vec::new();
+        loop {
+            match self.changes.recv_timeout(PATIENCE) {
+                Ok(change) => {
+                    seen.push(change);
+                    if wanted(&seen[seen.len() - 1]) {
+                        return seen;
+                    }
+                }
+                Err(error) => panic!("{error} before {what}; seen: {}", lines(&seen)),
+            }
+        }
+    }
+
+    /// The changes up to this quorum, settled, with these members.
+    #[track_caller]
+    pub fn until_settled(&self, quorum: Quorum, members: &[u32]) -> Vec<QuorumChanged> {
+        self.until(&format!("{quorum} with members {members:?}"), |change| {
+            let now = &change.current;
+            now.settled
+                && now.quorum == quorum
+                && now.members.iter().map(|node| node.0).eq(members.iter().copied())
+        })
+    }
+
+    #[track_caller]
+    pub fn until_quorum(&self, quorum: Quorum) -> Vec<QuorumChanged> {
+        self.until(&format!("{quorum}"), |change| change.current.quorum == quorum)
+    }
+
+    /// The changes up to the loss of the connection.
+    #[track_caller]
+    pub fn until_lost(&self) -> Vec<QuorumChanged> {
+        self.until("the connection is lost", |change| {
+            matches!(change.current.connection, Connection::Lost { .. })
+        })
+    }
+
+    #[track_caller]
+    pub fn until_cause(&self, cause: Cause) -> Vec<QuorumChanged> {
+        self.until(&format!("{cause:?}"), |change| change.cause == cause)
+    }
+
+    /// The message of the error that the connection is in, once it is in one.
+    #[track_caller]
+    pub fn error(&self) -> actix_quorum::Error {
+        let seen = self.until("an error", |change| change_error(change).is_some());
+        change_error(&seen[seen.len() - 1]).unwrap()
+    }
+
+    /// What has arrived and was not looked at.
+    pub fn rest(&self) -> Vec<QuorumChanged> {
+        self.changes.try_iter().collect()
+    }
+
+    /// Stops the actor, and returns what was told until it had.
+    pub fn stop(&self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(self.quorum.stop());
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.system.stop();
+        let ended = self.thread.take().expect("only here").join();
+        if !thread::panicking() {
+            ended.expect("the system ends");
+        }
+    }
+}
+
+struct Forward(mpsc::Sender<QuorumChanged>);
+
+impl Actor for Forward {
+    type Context = Context<Self>;
+}
+
+impl Handler<QuorumChanged> for Forward {
+    type Result = ();
+
+    fn handle(&mut self, change: QuorumChanged, _: &mut Context<Self>) {
+        // The test may have ended.
+        let _ = self.0.send(change);
+    }
+}
+
+fn change_error(change: &QuorumChanged) -> Option<actix_quorum::Error> {
+    match &change.current.connection {
+        Connection::Connecting { error, .. } => error.clone(),
+        Connection::Lost { error } => Some(error.clone()),
+        _ => None,
+    }
+}
+
+/// Delays short enough for a test, whatever the error.
+pub fn quick() -> Backoff {
+    let delays = Duration::from_millis(10)..=Duration::from_millis(50);
+    Backoff::default()
+        .absent(delays.clone())
+        .lost(delays.clone())
+        .failing(delays.clone())
+        .refused(delays)
+}
+
+/// One line each.
+pub fn lines(changes: &[QuorumChanged]) -> String {
+    changes.iter().map(|change| format!("\n  {change}")).collect()
+}
