@@ -15,7 +15,7 @@ use crate::{
 /// joined. So an actor that begins its work on [`is_gain`](Self::is_gain) and ends it on
 /// [`is_loss`](Self::is_loss) needs no other case.
 ///
-/// A subscriber that falls behind by more changes than are kept (256) is sent the latest state
+/// A subscriber that falls behind by more changes than are kept (1024) is sent the latest state
 /// instead, as one change from the last one it saw; `missed` says how many were left out.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -16,7 +16,7 @@ use actix_quorum::{
     libquorum::{Dispatch, Handle, Library, Model, Notification, QuorumType, RingId, Track},
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use support::{Ipc, Netns, Node, as_user, eventually, small_dev_shm};
+use support::{Ipc, Netns, Node, as_user, small_dev_shm, wait_asleep};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -288,15 +288,6 @@ fn dispatch_one_blocks_until_one_comes() {
     });
 }
 
-/// Waits until a thread of this process sleeps in `poll`.
-fn wait_asleep(thread: i32) {
-    eventually(SOON, "the thread blocks in poll", || {
-        let waits_in = std::fs::read_to_string(format!("/proc/self/task/{thread}/syscall")).ok()?;
-        let number: i64 = waits_in.split(' ').next()?.parse().ok()?;
-        [libc::SYS_poll, libc::SYS_ppoll].contains(&number).then_some(())
-    });
-}
-
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn dispatch_blocking_goes_on_until_it_is_told_to_stop() {
@@ -488,45 +479,6 @@ fn another_dev_shm_is_not_exist() {
         library_error(Handle::initialize())
     });
     assert_eq!(code, Code::NOT_EXIST);
-}
-
-/// `CS_ERR_TRY_AGAIN` of an initialize: a daemon that hangs, and a signal.
-#[test]
-#[ignore = "needs root and corosync: make test"]
-fn a_signal_ends_waiting_for_a_hung_daemon_with_try_again() {
-    let node = Node::single();
-    node.run(|| {
-        extern "C" fn nothing(_: i32) {}
-        // SAFETY: the handler does nothing; without SA_RESTART it interrupts what waits.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = nothing as extern "C" fn(i32) as usize;
-            assert_eq!(libc::sigaction(libc::SIGUSR1, &action, ptr::null_mut()), 0);
-        }
-        node.corosync.pause();
-        let (send, received) = mpsc::channel();
-        thread::scope(|scope| {
-            let connecting = scope.spawn(|| {
-                send.send(rustix::thread::gettid()).unwrap();
-                Handle::initialize()
-            });
-            let thread = received.recv().unwrap().as_raw_nonzero().get();
-            wait_asleep(thread);
-            // SAFETY: a plain system call, on a thread of this process that runs.
-            let interrupt = || unsafe {
-                libc::syscall(libc::SYS_tgkill, std::process::id(), thread, libc::SIGUSR1)
-            };
-            // Newer libqb tries again a few times.
-            eventually(SOON, "the attempt ends", || {
-                interrupt();
-                connecting.is_finished().then_some(())
-            });
-            assert_eq!(library_error(connecting.join().unwrap()), Code::TRY_AGAIN);
-        });
-        node.corosync.resume();
-        let connected = || Handle::initialize().ok();
-        assert_eq!(eventually(SOON, "it answers again", connected).quorate(), Ok(true));
-    });
 }
 
 /// libqb's table of handles has no lock; ours keeps threads out of each other's way.

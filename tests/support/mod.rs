@@ -9,6 +9,7 @@
 mod cluster;
 mod corosync;
 mod fake;
+mod flipper;
 mod leftovers;
 mod netns;
 mod process;
@@ -24,9 +25,10 @@ pub use self::{
     cluster::{Cluster, Node},
     corosync::{Config, Corosync, Ipc, Quorumtool},
     fake::{FakeLibquorum, List, Variant, fake_libquorum},
+    flipper::Flipper,
     leftovers::{TempDir, sweep, unique_name},
     netns::Netns,
-    process::{command, dev_shm_entries, open_fds, rss_kib},
+    process::{command, dev_shm_entries, open_fds, rss_kib, wait_asleep},
     thread::{as_user, on_fresh_thread, small_dev_shm},
     watcher::{Watcher, lines, quick},
 };

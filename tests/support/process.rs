@@ -3,7 +3,10 @@
 use std::{
     fs,
     process::{Command, Stdio},
+    time::Duration,
 };
+
+use super::eventually;
 
 /// Runs a program to its end and returns its standard output; panics unless it succeeds.
 #[track_caller]
@@ -76,4 +79,13 @@ pub(super) fn is_stopped(pid: u32) -> bool {
 /// The state letter in a `stat` file. The name before it may hold anything.
 fn state(stat: &str) -> Option<char> {
     stat.rsplit(") ").next()?.chars().next()
+}
+
+/// Waits until a thread of this process sleeps in `poll`.
+pub fn wait_asleep(thread: i32) {
+    eventually(Duration::from_secs(10), "the thread blocks in poll", || {
+        let waits_in = fs::read_to_string(format!("/proc/self/task/{thread}/syscall")).ok()?;
+        let number: i64 = waits_in.split(' ').next()?.parse().ok()?;
+        [libc::SYS_poll, libc::SYS_ppoll].contains(&number).then_some(())
+    });
 }

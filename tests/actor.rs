@@ -1,0 +1,500 @@
+//! The actor on a real daemon of one node.
+
+mod support;
+
+use std::{
+    fs::File,
+    io::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use actix::{Actor, Arbiter, Context, Handler, Message, System};
+use actix_quorum::{
+    Backoff, Cause, Code, Connection, Error, GetSnapshot, Quorum, QuorumActor, QuorumChanged,
+    Subscribe, Unsubscribe,
+};
+use futures_util::{StreamExt, future::join_all};
+use support::{
+    Flipper, Ipc, Netns, Node, Watcher, as_user, eventually, lines, quick, small_dev_shm,
+};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A node that is quorate, and a watcher that has told so.
+fn watched() -> (Node, Watcher) {
+    let node = Node::single();
+    let watcher = Watcher::start(&node.netns);
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    (node, watcher)
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_subscriber_gets_the_current_state_first() {
+    let (node, watcher) = watched();
+    let told: Arc<AtomicUsize> = Arc::default();
+    let (send, received) = mpsc::channel();
+    let quorum = watcher.quorum.clone();
+    let late = System::new();
+    late.block_on(async {
+        let late = Late { told: Arc::clone(&told), send }.start();
+        quorum.subscribe(late.recipient());
+        eventually_async(|| told.load(Ordering::Acquire) > 0).await;
+    });
+    let first: QuorumChanged = received.recv().unwrap();
+    assert_eq!(first.cause, Cause::Subscribed);
+    assert_eq!(first.current, watcher.quorum.snapshot());
+    assert!(first.is_gain() && first.missed == 0 && first.left.is_empty());
+    assert_eq!(first.joined.iter().map(|node| node.0).collect::<Vec<_>>(), [1]);
+    let ring = node.wait_members(true, &[1]).ring_id;
+    assert_eq!(first.to_string(), format!("quorate: ring {ring}, members 1"));
+}
+
+struct Late {
+    told: Arc<AtomicUsize>,
+    send: mpsc::Sender<QuorumChanged>,
+}
+
+impl Actor for Late {
+    type Context = Context<Self>;
+}
+
+impl Handler<QuorumChanged> for Late {
+    type Result = ();
+
+    fn handle(&mut self, change: QuorumChanged, _: &mut Context<Self>) {
+        self.send.send(change).unwrap();
+        self.told.fetch_add(1, Ordering::Release);
+    }
+}
+
+async fn eventually_async(mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time");
+        actix::clock::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// A thousand real flips, complete and in order, on another arbiter; and beside it a subscriber
+/// that never reads, one that panics and one that died, which disturb nobody.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_thousand_flips_arrive_complete_and_in_order_beside_bad_subscribers() {
+    let (node, watcher) = watched();
+    let (unblock, stuck) = mpsc::channel::<()>();
+    let quorum = watcher.quorum.clone();
+    let bad = thread::spawn(move || {
+        System::new().block_on(async {
+            let never_reads = Actor::start_in_arbiter(&Arbiter::new().handle(), |_| Stuck(stuck));
+            quorum.subscribe(never_reads.recipient());
+            quorum.subscribe(Panics.start().recipient());
+            let died = Panics.start();
+            died.send(Die).await.unwrap();
+            quorum.subscribe(died.recipient());
+            eventually_async(|| quorum.subscriber_count() == 2).await;
+        });
+    });
+    bad.join().unwrap();
+
+    let quorate = |n| n % 2 == 1;
+    node.run(|| {
+        let flipper = Flipper::new();
+        (0..1000).for_each(|n| flipper.flip(quorate(n)));
+    });
+    let first = watcher.quorum.snapshot().sequence;
+    let mut last = None;
+    for n in 0..1000 {
+        let change = watcher.next();
+        assert_eq!((change.cause, change.missed), (Cause::Quorum, 0), "flip {n}: {change}");
+        assert_eq!(change.current.quorum.is_quorate(), quorate(n), "flip {n}");
+        assert_eq!(change.is_gain(), quorate(n), "flip {n}");
+        if let Some(last) = last {
+            assert_eq!(change.previous.sequence, last, "flip {n}");
+        }
+        last = Some(change.current.sequence);
+    }
+    assert!(last.unwrap() >= first);
+    assert!(watcher.rest().is_empty());
+    drop(unblock);
+}
+
+/// Waits in its handler until the other end of the channel is dropped.
+struct Stuck(mpsc::Receiver<()>);
+
+impl Actor for Stuck {
+    type Context = Context<Self>;
+}
+
+impl Handler<QuorumChanged> for Stuck {
+    type Result = ();
+
+    fn handle(&mut self, _: QuorumChanged, _: &mut Context<Self>) {
+        let _ = self.0.recv();
+    }
+}
+
+struct Panics;
+
+impl Actor for Panics {
+    type Context = Context<Self>;
+}
+
+impl Handler<QuorumChanged> for Panics {
+    type Result = ();
+
+    fn handle(&mut self, _: QuorumChanged, _: &mut Context<Self>) {
+        panic!("on purpose");
+    }
+}
+
+struct Die;
+
+impl Message for Die {
+    type Result = ();
+}
+
+impl Handler<Die> for Panics {
+    type Result = ();
+
+    fn handle(&mut self, _: Die, ctx: &mut Context<Self>) {
+        actix::ActorContext::terminate(ctx);
+    }
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn the_address_takes_messages_for_what_the_handle_does() {
+    let (node, watcher) = watched();
+    let addr = watcher.quorum.addr();
+    let (send, received) = mpsc::channel();
+    System::new().block_on(async {
+        let late = Late { told: Arc::default(), send }.start();
+        let snapshot = addr.send(GetSnapshot).await.unwrap();
+        assert_eq!(snapshot, watcher.quorum.snapshot());
+        let id = addr.send(Subscribe::new(late.clone().recipient())).await.unwrap();
+        let weak = addr.send(Subscribe::new(late.downgrade().recipient())).await.unwrap();
+        assert_ne!(id, weak);
+        assert_eq!(watcher.quorum.subscriber_count(), 3);
+        assert_eq!(addr.send(Unsubscribe(id)).await, Ok(true));
+        assert_eq!(addr.send(Unsubscribe(id)).await, Ok(false));
+        assert!(watcher.quorum.unsubscribe(weak));
+        assert_eq!(watcher.quorum.subscriber_count(), 1);
+    });
+    node.corosync.expected_votes(3);
+    watcher.until_quorum(Quorum::Inquorate);
+    assert!(received.try_iter().all(|change| change.cause == Cause::Subscribed));
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn code_that_is_no_actor_waits_and_reads_a_stream() {
+    let netns = Arc::new(Netns::new());
+    let node = Node::single();
+    let quorum = Watcher::start(&node.netns);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let handle = quorum.quorum.clone();
+        tokio::time::timeout(SOON, handle.wait_quorate()).await.unwrap();
+        assert!(handle.is_quorate());
+        assert_eq!(handle.quorum(), Quorum::Quorate);
+
+        // Many readers on many threads, each from its own beginning to the end.
+        let readers = (0..8).map(|_| {
+            let changes = handle.changes();
+            tokio::spawn(async move { changes.collect::<Vec<_>>().await })
+        });
+        let readers: Vec<_> = readers.collect();
+        let waiting = handle.wait_for(|snapshot| snapshot.quorum == Quorum::Inquorate);
+        let (waiting, ()) = tokio::join!(tokio::time::timeout(SOON, waiting), async {
+            node.corosync.expected_votes(3);
+        });
+        assert_eq!(waiting.unwrap().quorum, Quorum::Inquorate);
+        handle.stop().await;
+        for changes in join_all(readers).await {
+            let changes = changes.unwrap();
+            let causes: Vec<Cause> = changes.iter().map(|change| change.cause).collect();
+            assert_eq!(causes[0], Cause::Subscribed);
+            assert_eq!(*causes.last().unwrap(), Cause::Stopped, "{}", lines(&changes));
+            for pair in changes.windows(2) {
+                assert_eq!(pair[0].current, pair[1].previous);
+            }
+        }
+    });
+    drop(netns);
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn stopping_tells_so_and_closes_the_connection() {
+    let (node, watcher) = watched();
+    let connections = || {
+        let stats = node.corosync.tool("corosync-cmapctl", &["-m", "stats"]);
+        let stats = String::from_utf8(stats.stdout).unwrap();
+        let ours = format!("stats.ipcs.service3.{}.", std::process::id());
+        stats.lines().filter(|line| line.starts_with(&ours)).count()
+    };
+    assert!(connections() > 0, "the daemon counts its clients by process");
+    watcher.stop();
+    assert_eq!(watcher.quorum.snapshot().connection, Connection::Stopped);
+    assert!(!watcher.quorum.is_quorate());
+    assert_eq!(connections(), 0);
+    let told = watcher.until_cause(Cause::Stopped);
+    assert!(told.last().unwrap().is_loss());
+    eventually(SOON, "its arbiter ends", || (!watcher.quorum.addr().connected()).then_some(()));
+    // Whoever subscribes now is told as much.
+    System::new().block_on(async {
+        let changes: Vec<_> = watcher.quorum.changes().collect().await;
+        assert_eq!(changes.len(), 1);
+        assert_eq!(changes[0].current.connection, Connection::Stopped);
+    });
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn the_end_of_the_system_ends_quorum() {
+    let node = Node::single();
+    let quorum = node.run(|| {
+        let system = System::new();
+        let quorum = system.block_on(async {
+            let quorum = QuorumActor::builder().start();
+            quorum.wait_quorate().await;
+            quorum
+        });
+        System::current().stop();
+        system.run().unwrap();
+        quorum
+    });
+    eventually(SOON, "it is told as stopped", || {
+        (quorum.snapshot().connection == Connection::Stopped).then_some(())
+    });
+    assert!(!quorum.is_quorate());
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn an_arbiter_of_the_callers_serves_as_well() {
+    let node = Node::single();
+    node.run(|| {
+        System::new().block_on(async {
+            let quorum = QuorumActor::builder().start_in_arbiter(&Arbiter::current());
+            quorum.wait_quorate().await;
+            quorum.stop().await;
+            assert_eq!(quorum.snapshot().connection, Connection::Stopped);
+            let addr = quorum.addr();
+            assert_eq!(
+                addr.send(GetSnapshot).await.unwrap(),
+                quorum.snapshot(),
+                "it still answers"
+            );
+
+            let dead = Arbiter::new();
+            dead.stop();
+            let handle = dead.handle();
+            dead.join().unwrap();
+            let quorum = QuorumActor::builder().start_in_arbiter(&handle);
+            assert_eq!(quorum.snapshot().connection, Connection::Stopped);
+        });
+    });
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_daemon_that_is_not_there_is_waited_for() {
+    let node = Node::single();
+    node.corosync.terminate();
+    let watcher = Watcher::start(&node.netns);
+    let error = watcher.error();
+    assert_eq!(error, Error::Connect(Code::LIBRARY));
+    assert!(error.to_string().contains("systemctl start corosync"), "{error}");
+    node.corosync.start();
+    watcher.until_settled(Quorum::Quorate, &[1]);
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn another_network_namespace_has_no_daemon() {
+    let node = Node::single();
+    let elsewhere = Netns::new();
+    let watcher = Watcher::start(&elsewhere);
+    let error = watcher.error();
+    assert_eq!(error, Error::Connect(Code::LIBRARY));
+    assert!(error.to_string().contains("another network namespace"), "{error}");
+    drop(node);
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_refused_user_is_told_what_to_write_and_let_in_after() {
+    let node = Node::single();
+    let watcher =
+        node.run(|| as_user(65534, 65534, || Watcher::here(|builder| builder.backoff(quick()))));
+    let error = watcher.error();
+    assert_eq!(error, Error::Connect(Code::ACCESS));
+    let text = error.to_string();
+    assert!(text.contains("uidgid.d") && text.contains("corosync-cfgtool -R"), "{text}");
+    let file = node.corosync.config_dir().join("uidgid.d/test");
+    std::fs::write(file, "uidgid {\n  uid: nobody\n}\n").unwrap();
+    node.corosync.reload();
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    // It stays let in across a restart of the daemon.
+    node.corosync.restart();
+    watcher.until_lost();
+    watcher.until_settled(Quorum::Quorate, &[1]);
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn refused_attempts_are_rare_by_default() {
+    let node = Node::single();
+    let watcher = node.run(|| as_user(65534, 65534, || Watcher::here(|builder| builder)));
+    watcher.error();
+    // Another attempt would be 30 s away; the actor serves all the same.
+    let snapshot = System::new().block_on(watcher.quorum.addr().send(GetSnapshot)).unwrap();
+    assert_eq!(snapshot, watcher.quorum.snapshot());
+    let denied = node.corosync.log().matches("Denied connection").count();
+    assert_eq!(denied, 1, "corosync logs each attempt");
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_full_dev_shm_is_told_and_survived() {
+    small_dev_shm("64m", || {
+        let node = Node::single();
+        let mut filler = File::create("/dev/shm/filler").unwrap();
+        while filler.write_all(&[0; 4096]).is_ok() {}
+        drop(filler);
+        let watcher = Watcher::start_with(&node.netns, |builder| builder.backoff(quick()));
+        let error = watcher.error();
+        assert_eq!(error, Error::Connect(Code::NO_SPACE));
+        assert!(error.to_string().contains("/dev/shm is full"), "{error}");
+        std::fs::remove_file("/dev/shm/filler").unwrap();
+        watcher.until_settled(Quorum::Quorate, &[1]);
+    });
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_dev_shm_of_its_own_is_told() {
+    let node = Node::single();
+    let error = small_dev_shm("64m", || {
+        node.netns.enter();
+        Watcher::here(|builder| builder).error()
+    });
+    assert_eq!(error, Error::Connect(Code::NOT_EXIST));
+    assert!(error.to_string().contains("share /dev/shm"), "{error}");
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_corosync_without_a_provider_is_refused_unless_asked_for() {
+    let node = Node::single_with(|config| config.provider = None);
+    let watcher = Watcher::start(&node.netns);
+    let error = watcher.error();
+    assert_eq!(error, Error::NoProvider);
+    assert!(error.to_string().contains("provider: corosync_votequorum"), "{error}");
+    assert!(!watcher.quorum.is_quorate());
+    let watcher = Watcher::start_with(&node.netns, |builder| builder.require_provider(false));
+    watcher.until_settled(Quorum::Quorate, &[1]);
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn only_a_server_of_the_right_user_is_believed() {
+    for ipc in [Ipc::Shm, Ipc::Socket] {
+        let node = Node::single_with(|config| config.ipc = ipc);
+        let watcher = Watcher::start_with(&node.netns, |builder| builder.server_uid(Some(4711)));
+        assert_eq!(watcher.error(), Error::Server { found: Some(0), expected: 4711 }, "{ipc:?}");
+        assert!(!watcher.quorum.is_quorate());
+        let watcher = Watcher::start_with(&node.netns, |builder| builder.server_uid(Some(0)));
+        watcher.until_settled(Quorum::Quorate, &[1]);
+        let watcher = Watcher::start_with(&node.netns, |builder| builder.server_uid(None));
+        watcher.until_settled(Quorum::Quorate, &[1]);
+    }
+}
+
+/// Kills the daemon at moments spread over its start and the connection, again and again.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_daemon_that_dies_in_the_middle_of_anything_is_survived() {
+    let node = Node::single();
+    let watcher = Watcher::start_with(&node.netns, |builder| {
+        let delays = Duration::from_micros(100)..=Duration::from_millis(2);
+        builder.backoff(Backoff::default().absent(delays.clone()).lost(delays))
+    });
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    for round in 0..30 {
+        node.corosync.restart();
+        // Each round lets the start and the connecting come a little further.
+        let until = Duration::from_millis(250 + round * 8);
+        let start = Instant::now();
+        eventually(SOON, "the moment comes", || (start.elapsed() >= until).then_some(()));
+        node.corosync.kill();
+        eventually(SOON, "it is told", || (!watcher.quorum.is_quorate()).then_some(()));
+    }
+    node.corosync.start();
+    node.corosync.wait_ready();
+    eventually(SOON, "quorate again", || watcher.quorum.is_quorate().then_some(()));
+    let changes = watcher.rest();
+    for pair in changes.windows(2) {
+        assert_eq!(pair[0].current, pair[1].previous);
+    }
+    let connected = changes.iter().filter(|change| change.cause == Cause::Connected).count();
+    assert!(connected > 1, "{}", lines(&changes));
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_small_stack_is_told_and_harms_nothing() {
+    let node = Node::single();
+    node.run(|| {
+        let small = thread::Builder::new().stack_size(256 * 1024);
+        let ended = small.spawn(|| {
+            System::new().block_on(async {
+                let quorum = QuorumActor::builder().start_in_arbiter(&Arbiter::current());
+                let told = quorum.wait_for(|snapshot| {
+                    matches!(&snapshot.connection, Connection::Lost { error: Error::Stack { .. } })
+                });
+                let snapshot = actix::clock::timeout(SOON, told).await.unwrap();
+                assert!(snapshot.connection.to_string().contains("RUST_MIN_STACK"));
+                assert_eq!(snapshot.quorum, Quorum::Unknown);
+                quorum.stop().await;
+            });
+        });
+        ended.unwrap().join().unwrap();
+        let watcher = Watcher::here(|builder| builder);
+        watcher.until_settled(Quorum::Quorate, &[1]);
+    });
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn the_actor_outlives_its_handles() {
+    let node = &Node::single();
+    let (send, received) = mpsc::channel();
+    node.run(move || {
+        System::new().block_on(async {
+            let told: Arc<AtomicUsize> = Arc::default();
+            let late = Late { told: Arc::clone(&told), send }.start();
+            drop(QuorumActor::builder().subscribe(late.recipient()).start());
+            let mut quorate = 0;
+            eventually_async(|| {
+                quorate += received.try_iter().filter(|change| change.is_gain()).count();
+                quorate == 1
+            })
+            .await;
+            node.corosync.restart();
+            eventually_async(|| {
+                quorate += received.try_iter().filter(|change| change.is_gain()).count();
+                quorate == 2
+            })
+            .await;
+        });
+    });
+}

@@ -1,0 +1,95 @@
+//! Daemons that hang. A thread that hangs in connecting keeps every other of the process from it, so
+//! these tests run one after the other, apart from all others.
+
+mod support;
+
+use std::{
+    ptr,
+    sync::{Mutex, MutexGuard, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use actix_quorum::{Code, Error, Quorum, libquorum::Handle};
+use support::{Node, Watcher, eventually, quick, wait_asleep};
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_hung_daemon_is_told_and_holds_up_neither_stop_nor_start() {
+    let _alone = alone();
+    let node = Node::single();
+    node.corosync.pause();
+    let watcher = Watcher::start(&node.netns);
+    assert_eq!(watcher.error(), Error::Unresponsive);
+    let start = Instant::now();
+    watcher.stop();
+    let took = start.elapsed();
+    assert!(took < Duration::from_millis(1500), "stopping took {took:?}");
+    node.corosync.resume();
+    // The thread that was left behind lets go, so that others can connect.
+    let watcher = Watcher::start_with(&node.netns, |builder| builder.backoff(quick()));
+    watcher.until_settled(Quorum::Quorate, &[1]);
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_daemon_that_hangs_while_connected_does_not_hold_up_stop() {
+    let _alone = alone();
+    let node = Node::single();
+    let watcher = Watcher::start(&node.netns);
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    node.corosync.pause();
+    let start = Instant::now();
+    watcher.stop();
+    let took = start.elapsed();
+    assert!(took < Duration::from_millis(1500), "stopping took {took:?}");
+    assert!(!watcher.quorum.is_quorate());
+}
+
+/// `CS_ERR_TRY_AGAIN` of an initialize: a daemon that hangs, and a signal.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_signal_ends_waiting_for_a_hung_daemon_with_try_again() {
+    let _alone = alone();
+    let node = Node::single();
+    node.run(|| {
+        extern "C" fn nothing(_: i32) {}
+        // SAFETY: the handler does nothing; without SA_RESTART it interrupts what waits.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = nothing as extern "C" fn(i32) as usize;
+            assert_eq!(libc::sigaction(libc::SIGUSR1, &action, ptr::null_mut()), 0);
+        }
+        node.corosync.pause();
+        let (send, received) = mpsc::channel();
+        thread::scope(|scope| {
+            let connecting = scope.spawn(|| {
+                send.send(rustix::thread::gettid()).unwrap();
+                Handle::initialize()
+            });
+            let thread = received.recv().unwrap().as_raw_nonzero().get();
+            wait_asleep(thread);
+            // SAFETY: a plain system call, on a thread of this process that runs.
+            let interrupt = || unsafe {
+                libc::syscall(libc::SYS_tgkill, std::process::id(), thread, libc::SIGUSR1)
+            };
+            // Newer libqb tries again a few times.
+            eventually(SOON, "the attempt ends", || {
+                interrupt();
+                connecting.is_finished().then_some(())
+            });
+            assert_eq!(connecting.join().unwrap().unwrap_err().code().unwrap(), Code::TRY_AGAIN);
+        });
+        node.corosync.resume();
+        let connected = || Handle::initialize().ok();
+        assert_eq!(eventually(SOON, "it answers again", connected).quorate(), Ok(true));
+    });
+}

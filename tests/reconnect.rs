@@ -1,0 +1,87 @@
+//! Fifty deaths of Corosync in a row: told at once, connected again, and nothing grows.
+
+mod support;
+
+use std::{sync::Mutex, time::Duration};
+
+use actix_quorum::{Connection, Quorum};
+use support::{Flipper, Ipc, Node, Watcher, dev_shm_entries, eventually, lines, open_fds, rss_kib};
+
+/// What is counted is the whole process's.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+const SOON: Duration = Duration::from_secs(20);
+
+const CYCLES: usize = 50;
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn fifty_deaths_over_shared_memory() {
+    fifty_deaths(Ipc::Shm);
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn fifty_deaths_over_sockets() {
+    fifty_deaths(Ipc::Socket);
+}
+
+fn fifty_deaths(ipc: Ipc) {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let node = Node::single_with(|config| config.ipc = ipc);
+    let watcher = Watcher::start(&node.netns);
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    // Fill the history of changes, so that it does not grow later.
+    node.run(|| {
+        let flipper = Flipper::new();
+        (0..1100).for_each(|n| flipper.flip(n % 2 == 1));
+    });
+    watcher.until("the last flip", |change| change.current.sequence >= 1100);
+    eventually(SOON, "quorate", || watcher.quorum.is_quorate().then_some(()));
+    watcher.rest();
+    let mut before = None;
+    for cycle in 0..CYCLES {
+        // SIGTERM takes a second each time; one death in ten is such a one.
+        if cycle % 10 == 9 {
+            node.corosync.terminate();
+        } else {
+            node.corosync.kill();
+        }
+        let told = watcher.until_lost();
+        let last = told.last().unwrap();
+        assert!(last.is_loss(), "cycle {cycle}: {}", lines(&told));
+        assert_eq!(last.current.quorum, Quorum::Unknown);
+        assert!(!watcher.quorum.is_quorate());
+        node.corosync.start();
+        let told = watcher.until_settled(Quorum::Quorate, &[1]);
+        let connected = |change: &&actix_quorum::QuorumChanged| {
+            change.current.connection == Connection::Connected
+        };
+        let first = told.iter().find(connected).expect("connected before it is quorate");
+        assert_eq!(first.current.quorum, Quorum::Unknown, "nothing is believed before it is told");
+        assert!(!told.iter().any(|change| change.missed > 0));
+        // By now what is made once has been made.
+        if cycle == CYCLES * 3 / 5 {
+            before = Some((open_fds(), rss_kib(), heap_in_use()));
+        }
+    }
+    let (fds, rss, heap) = before.unwrap();
+    eventually(SOON, "as many descriptors as before", || (open_fds() == fds).then_some(()));
+    let (heap_now, rss_now) = (heap_in_use(), rss_kib());
+    assert!(heap_now < heap + 65536, "{heap_now} bytes of heap in use, before {heap}");
+    // A connection is 3 MiB; what the tests' own harness takes varies by less.
+    assert!(rss_now < rss + 2048, "{rss_now} KiB resident, before {rss}");
+    // libqb's client leaves an empty directory for each server that was killed, and no files.
+    for entry in dev_shm_entries(std::process::id()) {
+        if entry.starts_with(&format!("qb-{}-", node.corosync.pid())) {
+            continue;
+        }
+        let files = std::fs::read_dir(format!("/dev/shm/{entry}")).map_or(0, Iterator::count);
+        assert_eq!(files, 0, "{entry} is left of a dead connection");
+    }
+}
+
+fn heap_in_use() -> usize {
+    // SAFETY: it has no preconditions; it counts under the allocator's own locks.
+    unsafe { libc::mallinfo2() }.uordblks
+}
