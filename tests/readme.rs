@@ -1,0 +1,107 @@
+//! The programs of the README, run as it says.
+
+mod support;
+
+use std::{
+    io::{BufRead, BufReader, Lines},
+    process::{Child, ChildStdout, Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use support::{Netns, Node};
+
+#[test]
+fn the_shortest_program_is_the_example() {
+    let readme = include_str!("../README.md");
+    let example = include_str!("../examples/replicator.rs");
+    let (_, program) = example.split_once("\n\n").expect("a doc line, and then the program");
+    assert!(readme.contains(&format!("```rust,no_run\n{program}```\n")), "README.md differs");
+}
+
+/// `cargo run --example NAME` in a network namespace.
+fn cargo_run(netns: &Netns, example: &str) -> Running {
+    let mut child = Command::new("ip")
+        .args([
+            "netns",
+            "exec",
+            netns.name(),
+            env!("CARGO"),
+            "run",
+            "--quiet",
+            "--example",
+            example,
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    Running { child, lines }
+}
+
+struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    /// Reads lines up to one that contains `text`.
+    #[track_caller]
+    fn until(&mut self, text: &str) -> String {
+        let mut seen = Vec::new();
+        for line in &mut self.lines {
+            seen.push(line.unwrap());
+            if seen.last().unwrap().contains(text) {
+                return seen.pop().unwrap();
+            }
+        }
+        panic!("it ended without {text:?}: {seen:#?}");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn watch_prints_every_change_until_interrupted() {
+    let node = Node::single();
+    let mut watch = cargo_run(&node.netns, "watch");
+    let ring = node.wait_members(true, &[1]).ring_id;
+    let line = watch.until("quorate");
+    assert!(line.starts_with(&format!("quorate: ring {ring}, members 1")), "{line}");
+    node.corosync.expected_votes(3);
+    assert_eq!(
+        watch.until("inquorate"),
+        format!("inquorate: ring {ring}, members 1 (was quorate)")
+    );
+    node.corosync.kill();
+    watch.until("unknown: connection to corosync lost: CS_ERR_LIBRARY (2)");
+    node.corosync.start();
+    watch.until("quorate: ring");
+    // Each program on the way replaced itself by the next, so this is its own process by now.
+    let program = Pid::from_child(&watch.child);
+    kill_process(program, Signal::INT).unwrap();
+    assert!(watch.child.wait().unwrap().success());
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn watch_says_what_to_do_where_there_is_no_corosync() {
+    let nowhere = Netns::new();
+    let mut watch = cargo_run(&nowhere, "watch");
+    watch.until("systemctl start corosync");
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn the_shortest_program_runs_to_its_end() {
+    let node = Node::single();
+    let mut program = cargo_run(&node.netns, "replicator");
+    let ring = node.wait_members(true, &[1]).ring_id;
+    program.until(&format!("quorate: ring {ring}, members 1"));
+    assert!(program.child.wait().unwrap().success());
+}
