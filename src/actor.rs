@@ -33,7 +33,8 @@ pub struct QuorumActor {
     /// Attempts since the last connection.
     attempt: u64,
     connected_at: Option<Instant>,
-    notifications: Option<SpawnHandle>,
+    /// What makes the connection, and then what reads from it.
+    connection: Option<SpawnHandle>,
     /// What keeps this actor alive when nobody else does.
     own_addr: Option<Addr<Self>>,
     /// Whether the arbiter was made for this actor, and ends with it.
@@ -57,7 +58,7 @@ impl QuorumActor {
             delays,
             attempt: 0,
             connected_at: None,
-            notifications: None,
+            connection: None,
             own_addr: None,
             owns_arbiter,
             stopped: false,
@@ -66,23 +67,19 @@ impl QuorumActor {
 
     fn connect(&mut self, ctx: &mut Context<Self>) {
         self.attempt += 1;
-        let (connector, source, terms) =
-            (self.connector.clone(), Arc::clone(&self.source), self.terms);
+        let connecting = Arc::clone(&self.source).connect(self.terms, &self.connector);
         let patience = ctx.run_later(PATIENCE, |actor, _| {
             let (attempt, error) = (actor.attempt, Error::Unresponsive);
             actor.shared.publish(Event::Failed { attempt, error });
         });
-        let connected = async move { connector.connect(source, terms).await };
-        ctx.spawn(connected.into_actor(self).map(move |result, actor, ctx| {
+        let connecting = ctx.spawn(connecting.into_actor(self).map(move |result, actor, ctx| {
             ctx.cancel_future(patience);
-            if actor.stopped {
-                return result.map_or((), |connection| actor.connector.close(connection));
-            }
             match result.and_then(|connection| actor.watch(connection, ctx)) {
                 Ok(()) => {}
                 Err(error) => actor.disconnected(error, ctx),
             }
         }));
+        self.connection = Some(connecting);
     }
 
     fn watch(
@@ -94,7 +91,7 @@ impl QuorumActor {
         let notifications = Notifications::new(connection, self.connector.clone())?;
         self.connected_at = Some(Instant::now());
         self.shared.publish(Event::Connected { has_provider });
-        self.notifications = Some(ctx.add_stream(notifications));
+        self.connection = Some(ctx.add_stream(notifications));
         Ok(())
     }
 
@@ -129,7 +126,7 @@ impl Actor for QuorumActor {
 
 impl Supervised for QuorumActor {
     fn restarting(&mut self, _: &mut Context<Self>) {
-        self.notifications = None;
+        self.connection = None;
     }
 }
 
@@ -191,10 +188,10 @@ impl Handler<Stop> for QuorumActor {
     fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) -> Self::Result {
         self.stopped = true;
         self.own_addr = None;
-        if let Some(notifications) = self.notifications.take() {
-            ctx.cancel_future(notifications);
+        if let Some(connection) = self.connection.take() {
+            ctx.cancel_future(connection);
         }
-        // The first poll comes after the cancelled stream was dropped, and with that its connection
+        // The first poll comes after what was cancelled is dropped, and with that the connection
         // given to the connector.
         let connector = self.connector.clone();
         let closed = async move { tokio::time::timeout(CLOSING, connector.idle()).await };

@@ -3,18 +3,15 @@ use std::{collections::VecDeque, fmt, sync::Arc, thread};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::{
-    Error,
-    connection::sealed::{Source, Terms, Tracked},
-};
+use crate::Error;
 
-/// Makes and closes connections on a thread of its own: both can block for ever when Corosync
-/// hangs, and the actor may not.
+/// Runs the calls that make and close connections on a thread of its own: they can block for ever
+/// when Corosync hangs, and the actor may not.
 ///
 /// There is at most one such thread. It lives while there is something to do and does it in order,
 /// so a connection is closed before the next is made.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Connector(Arc<Mutex<Jobs>>);
+pub struct Connector(Arc<Mutex<Jobs>>);
 
 #[derive(Default)]
 struct Jobs {
@@ -22,35 +19,48 @@ struct Jobs {
     running: bool,
 }
 
-enum Job {
-    Connect { source: Arc<dyn Source>, terms: Terms, connected: oneshot::Sender<Connected> },
-    Close(Box<dyn Tracked>),
-    Idle(oneshot::Sender<()>),
-}
-
-type Connected = Result<Box<dyn Tracked>, Error>;
+type Job = Box<dyn FnOnce() + Send>;
 
 impl Connector {
-    /// Connects; the answer may never come.
-    pub(crate) async fn connect(&self, source: Arc<dyn Source>, terms: Terms) -> Connected {
-        let (connected, answer) = oneshot::channel();
-        self.submit(Job::Connect { source, terms, connected })?;
-        answer.await.unwrap_or_else(|_| Err(Error::Thread("it ended without an answer".into())))
+    /// Runs `call` and returns what it does, which may be never. Not run at all if the answer is
+    /// no longer waited for by then.
+    pub(crate) fn run<T, F>(
+        &self,
+        call: F,
+    ) -> impl Future<Output = Result<T, Error>> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Result<T, Error> + Send + 'static,
+    {
+        let (sender, answer) = oneshot::channel();
+        let submitted = self.submit(Box::new(move || {
+            if !sender.is_closed() {
+                // If nobody waits any more, what was made is dropped, and so closed, here.
+                drop(sender.send(call()));
+            }
+        }));
+        async move {
+            submitted?;
+            answer.await.unwrap_or_else(|_| Err(Error::Thread("it ended without an answer".into())))
+        }
     }
 
-    /// Closes a connection, some time.
-    pub(crate) fn close(&self, connection: Box<dyn Tracked>) {
-        if let Err(error) = self.submit(Job::Close(connection)) {
+    /// Drops `connection`, some time, which closes it.
+    pub(crate) fn close(&self, connection: impl Send + 'static) {
+        if let Err(error) = self.submit(Box::new(move || drop(connection))) {
             log::warn!("a connection to corosync is closed only with the next one: {error}");
         }
     }
 
     /// Returns once everything asked for before this has been done.
-    pub(crate) async fn idle(&self) {
-        let (done, idle) = oneshot::channel();
-        if self.submit(Job::Idle(done)).is_ok() {
-            // An error means that the thread is gone, and with it what there was to do.
-            let _ = idle.await;
+    pub(crate) fn idle(&self) -> impl Future<Output = ()> + Send + use<> {
+        let busy = self.0.lock().running;
+        let done = busy.then(|| self.run(|| Ok(())));
+        async move {
+            if let Some(done) = done {
+                // An error means that the thread is gone, and with it what there was to do.
+                let _ = done.await;
+            }
         }
     }
 
@@ -61,16 +71,14 @@ impl Connector {
             return Ok(());
         }
         let running = Running(self.clone());
-        match thread::Builder::new().name("quorum-connect".into()).spawn(move || running.work()) {
+        let thread = thread::Builder::new().name("quorum-connect".into());
+        match thread.spawn(move || running.work()) {
             Ok(_) => {
                 jobs.running = true;
                 Ok(())
             }
-            Err(error) => {
-                // A connection still has to be closed, by the next thread that can be started.
-                jobs.waiting.retain(|job| matches!(job, Job::Close(_)));
-                Err(Error::Thread(error.to_string()))
-            }
+            // What waits is done by the next thread that can be started.
+            Err(error) => Err(Error::Thread(error.to_string())),
         }
     }
 }
@@ -81,14 +89,7 @@ struct Running(Connector);
 impl Running {
     fn work(self) {
         while let Some(job) = self.next() {
-            match job {
-                Job::Connect { source, terms, connected } => {
-                    // If nobody waits any more, the connection is dropped, and so closed, here.
-                    drop(connected.send(source.connect(&terms)));
-                }
-                Job::Close(connection) => drop(connection),
-                Job::Idle(done) => drop(done.send(())),
-            }
+            job();
         }
     }
 

@@ -1,12 +1,13 @@
 use std::{
     os::fd::{AsRawFd, RawFd},
     path::PathBuf,
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
 };
 
 use crate::{
     Error,
-    connection::sealed::{Source, Terms, Tracked},
+    connection::sealed::{Connecting, Source, Terms, Tracked},
+    connector::Connector,
     libquorum::{Handle, Library, Notification, QuorumType, Track},
 };
 
@@ -44,22 +45,22 @@ impl Corosync {
     }
 }
 
-impl Source for Corosync {
-    fn connect(&self, terms: &Terms) -> Result<Box<dyn Tracked>, Error> {
+impl Corosync {
+    /// Blocks for ever if Corosync hangs.
+    fn track(&self, terms: Terms) -> Result<Box<dyn Tracked>, Error> {
         let mut handle = Handle::initialize_with(self.library()?)?;
-        if let Some(expected) = terms.server_uid {
-            let found = handle.server().map(|server| server.uid);
-            if found != Some(expected) {
-                return Err(Error::Server { found, expected });
-            }
-        }
-        if terms.require_provider && handle.quorum_type() == QuorumType::Free {
-            return Err(Error::NoProvider);
-        }
+        let server_uid = handle.server().map(|server| server.uid);
+        terms.check(server_uid, handle.quorum_type() == QuorumType::Set)?;
         // `CHANGES` delivers the current state as well (`exec/vsf_quorum.c`).
         handle.track_start(Track::CHANGES)?;
         let fd = handle.fd()?;
         Ok(Box::new(Tracking { fd, handle }))
+    }
+}
+
+impl Source for Corosync {
+    fn connect(self: Arc<Self>, terms: Terms, connector: &Connector) -> Connecting {
+        Box::pin(connector.run(move || self.track(terms)))
     }
 }
 
@@ -82,5 +83,9 @@ impl Tracked for Tracking {
 
     fn has_provider(&self) -> bool {
         self.handle.quorum_type() == QuorumType::Set
+    }
+
+    fn close(self: Box<Self>, connector: &Connector) {
+        connector.close(self);
     }
 }

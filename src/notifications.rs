@@ -41,7 +41,7 @@ impl Notifications {
             }
             Err(error) => {
                 let (connection, error) = error.into_parts();
-                connector.close(connection.0);
+                connection.0.close(&connector);
                 Err(Error::Register(error.to_string()))
             }
         }
@@ -49,7 +49,7 @@ impl Notifications {
 
     fn close(&mut self) {
         if let Some(connection) = self.connection.take() {
-            self.connector.close(connection.into_inner().0);
+            connection.into_inner().0.close(&self.connector);
         }
     }
 }
