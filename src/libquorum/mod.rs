@@ -468,7 +468,9 @@ impl Iterator for Notifications<'_> {
         let only_one = matches!(self.dispatch, Dispatch::One | Dispatch::OneNonblocking);
         self.ended = only_one || !matches!(next, Ok(Some(_)));
         match next {
-            Ok(None) if only_one => Some(Err(Error::Dispatch(Code::TRY_AGAIN))),
+            Ok(None) if self.dispatch != Dispatch::All => {
+                Some(Err(Error::Dispatch(Code::TRY_AGAIN)))
+            }
             next => next.transpose(),
         }
     }
