@@ -17,8 +17,8 @@ pub enum Error {
     #[error("cannot connect to corosync: {0}{help}", help = connect_help(*.0))]
     Connect(Code),
 
-    /// Too few file descriptors are left to connect. libquorum was not called: without them it
-    /// would close one that is not its own (libqb `lib/ipcc.c`).
+    /// Too few file descriptors are left to load libquorum or to connect. It was not called:
+    /// without them it would close one that is not its own (libqb `lib/ipcc.c`).
     #[error(
         "cannot connect to corosync: no file descriptors left; raise the limit (`ulimit -n`, \
          systemd's LimitNOFILE=)"

@@ -53,6 +53,11 @@ impl Guard {
     }
 }
 
+/// Whether a file can be opened.
+pub(super) fn any_left() -> bool {
+    open_null().is_ok()
+}
+
 fn open_null() -> io::Result<OwnedFd> {
     rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
 }

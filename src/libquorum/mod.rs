@@ -49,14 +49,15 @@ impl Library {
     ///
     /// # Errors
     ///
-    /// [`Error::Load`] tells a missing library, one that lacks a symbol and one that is too old.
+    /// [`Error::Load`] tells a missing library, one that lacks a symbol and one that is too old;
+    /// [`Error::Descriptors`] if there is none left to open it with.
     pub fn load() -> Result<Self, Error> {
         #[cfg(feature = "linked")]
         return Ok(Self(sys::Quorum::linked()));
         #[cfg(not(feature = "linked"))]
         // SAFETY: what the dynamic linker finds by this name is libquorum: the system's
         // administrator answers for it, as for each library that the program is linked with.
-        return Ok(Self(unsafe { sys::Quorum::load() }?));
+        return Ok(Self(unsafe { sys::Quorum::load() }.map_err(not_loaded)?));
     }
 
     /// Loads libquorum from the file at `path`. It stays loaded.
@@ -69,8 +70,13 @@ impl Library {
     pub fn load_from(path: impl AsRef<Path>) -> Result<Self, Error> {
         // SAFETY: the caller names the library to be used, as the administrator does for the
         // dynamic linker; a file without libquorum's symbols is refused.
-        Ok(Self(unsafe { sys::Quorum::load_from(path) }?))
+        Ok(Self(unsafe { sys::Quorum::load_from(path) }.map_err(not_loaded)?))
     }
+}
+
+/// Why libquorum was not loaded. The dynamic linker calls a file missing that it cannot open.
+fn not_loaded(error: sys::LoadError) -> Error {
+    if descriptors::any_left() { error.into() } else { Error::Descriptors }
 }
 
 /// Which callbacks a connection has (`quorum_model_initialize(3)`).
