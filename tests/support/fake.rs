@@ -29,6 +29,10 @@ pub enum Variant {
     NoModel,
     /// One whose failing initialize stores a handle that must be finalized.
     FailKeepsHandle,
+    /// One whose failing initialize closes descriptor 0 of this process.
+    FailClosesZero,
+    /// One whose connections do not tell who is at the other end.
+    Datagram,
 }
 
 /// A fake libquorum of its own: load it by its [`path`](Self::path).
@@ -52,6 +56,8 @@ impl FakeLibquorum {
             Variant::Model => &[],
             Variant::NoModel => &["-DNO_MODEL"],
             Variant::FailKeepsHandle => &["-DFAIL_KEEPS_HANDLE"],
+            Variant::FailClosesZero => &["-DFAIL_CLOSES_ZERO"],
+            Variant::Datagram => &["-DDATAGRAM"],
         };
         let path = compile(name, include_str!("fake_libquorum.c"), flags);
         // SAFETY: the library has no initializers.
@@ -185,6 +191,14 @@ impl FakeLibquorum {
         let f: Symbol<'_, Push> = unsafe { self.symbol("fake_push_nodelist") };
         // SAFETY: each list is null or as long as said, and copied.
         unsafe { f(ring.0, ring.1, n, members, j, joined, l, left) };
+    }
+
+    /// Has the notification that was queued last say that its lists (members, joined, left) are this
+    /// long, whatever they hold. It must not have been dispatched.
+    pub fn claim(&self, members: u32, joined: u32, left: u32) {
+        // SAFETY: the type is that in the C source.
+        let f: Symbol<'_, extern "C" fn(u32, u32, u32)> = unsafe { self.symbol("fake_claim") };
+        f(members, joined, left);
     }
 
     /// # Safety

@@ -3,6 +3,8 @@
  *
  * NO_MODEL leaves out quorum_model_initialize, as before Corosync 3.1.
  * FAIL_KEEPS_HANDLE makes a failing initialize store a handle that must still be finalized.
+ * FAIL_CLOSES_ZERO makes a failing initialize close descriptor 0, as libqb does without sockets.
+ * DATAGRAM makes the fds datagram sockets, as with qb_ipc_type: socket, which name no peer.
  *
  * Notifications wait in one queue, whatever the connection. Each is one byte in the socket of
  * every open connection, as with the real one's shared memory transport.
@@ -15,7 +17,7 @@
 #include <unistd.h>
 
 enum { OK = 1, ERR_LIBRARY = 2, TRY_AGAIN = 6, INVALID_PARAM = 7, NO_MEMORY = 8, BAD_HANDLE = 9 };
-enum { DISPATCH_ALL = 2, DISPATCH_ONE_NONBLOCKING = 4 };
+enum { DISPATCH_ONE = 1, DISPATCH_ALL = 2, DISPATCH_ONE_NONBLOCKING = 4 };
 
 struct ring_id { uint32_t nodeid; uint64_t seq; };
 
@@ -31,7 +33,7 @@ typedef void (*v1_nodelist_fn)(uint64_t handle, struct ring_id ring,
 struct v0_callbacks { v0_quorum_fn quorum; };
 struct v1_data { int model; v1_quorum_fn quorum; v1_nodelist_fn nodelist; };
 
-struct list { uint32_t entries; uint32_t *ids; };
+struct list { uint32_t entries, held; uint32_t *ids; }; /* says entries, holds held */
 struct notification {
 	struct notification *next;
 	int is_nodelist;
@@ -62,8 +64,8 @@ static struct function { const char *name; int code, times, calls, blocked; } fu
 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t unblocked = PTHREAD_COND_INITIALIZER;
-static struct notification *first, **last = &first;
+static pthread_cond_t unblocked = PTHREAD_COND_INITIALIZER, changed = PTHREAD_COND_INITIALIZER;
+static struct notification *first, **last = &first, *newest;
 static int quorate_now;
 static uint32_t quorum_type = 1;
 
@@ -120,10 +122,15 @@ static void wake_all(void)
 
 static struct connection *connect_to_nobody(uint64_t *handle)
 {
+#ifdef DATAGRAM
+	int type = SOCK_DGRAM;
+#else
+	int type = SOCK_STREAM;
+#endif
 	int fds[2], slot = 0;
 	while (slot < CONNECTIONS && connections[slot].open)
 		slot++;
-	if (slot == CONNECTIONS || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) != 0)
+	if (slot == CONNECTIONS || socketpair(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) != 0)
 		return NULL;
 	struct connection *connection = &connections[slot];
 	*connection = (struct connection){
@@ -145,11 +152,19 @@ static int fails(int code)
 #endif
 }
 
+static int refuse(int code)
+{
+#ifdef FAIL_CLOSES_ZERO
+	close(0);
+#endif
+	return leave(code);
+}
+
 int quorum_initialize(uint64_t *handle, struct v0_callbacks *callbacks, uint32_t *type)
 {
 	int code = enter("quorum_initialize");
 	if (fails(code))
-		return leave(code);
+		return refuse(code);
 	struct connection *connection = connect_to_nobody(handle);
 	if (!connection)
 		return leave(NO_MEMORY);
@@ -165,7 +180,7 @@ int quorum_model_initialize(uint64_t *handle, int model, void *data, uint32_t *t
 {
 	int code = enter("quorum_model_initialize");
 	if (fails(code))
-		return leave(code);
+		return refuse(code);
 	if (model != 0 && model != 1)
 		return leave(INVALID_PARAM);
 	struct connection *connection = connect_to_nobody(handle);
@@ -230,7 +245,7 @@ static void deliver(uint64_t handle, struct connection to, struct notification *
 	struct list lists[] = { n->members, n->joined, n->left };
 	for (int i = 0; i < 3; i++) {
 		if (lists[i].ids)
-			memset(lists[i].ids, 0xff, lists[i].entries * sizeof *lists[i].ids);
+			memset(lists[i].ids, 0xff, lists[i].held * sizeof *lists[i].ids);
 		free(lists[i].ids);
 	}
 	free(n);
@@ -241,7 +256,7 @@ int quorum_dispatch(uint64_t handle, int how)
 	int code = enter("quorum_dispatch");
 	if (code)
 		return leave(code);
-	if (how != DISPATCH_ALL && how != DISPATCH_ONE_NONBLOCKING)
+	if (how != DISPATCH_ONE && how != DISPATCH_ALL && how != DISPATCH_ONE_NONBLOCKING)
 		return leave(INVALID_PARAM);
 	for (;;) {
 		struct connection *connection = find_connection(handle);
@@ -250,6 +265,10 @@ int quorum_dispatch(uint64_t handle, int how)
 		char byte;
 		if (connection->dead)
 			return leave(ERR_LIBRARY);
+		if (!first && how == DISPATCH_ONE) {
+			pthread_cond_wait(&changed, &mutex);
+			continue;
+		}
 		if (!first) {
 			/* Whatever woke us was not a notification. */
 			while (recv(connection->client, &byte, 1, MSG_DONTWAIT) == 1)
@@ -260,12 +279,14 @@ int quorum_dispatch(uint64_t handle, int how)
 		first = n->next;
 		if (!first)
 			last = &first;
+		if (newest == n)
+			newest = NULL;
 		recv(connection->client, &byte, 1, MSG_DONTWAIT);
 		struct connection to = *connection;
 		pthread_mutex_unlock(&mutex);
 		int unknown = n->is_nodelist && to.model == 0;
 		deliver(handle, to, n);
-		if (how == DISPATCH_ONE_NONBLOCKING && !unknown)
+		if (how != DISPATCH_ALL && !unknown)
 			return OK;
 		pthread_mutex_lock(&mutex);
 	}
@@ -406,12 +427,14 @@ void fake_hang_up(int silently)
 		free(n);
 	}
 	last = &first;
+	newest = NULL;
+	pthread_cond_broadcast(&changed);
 	pthread_mutex_unlock(&mutex);
 }
 
 static struct list copy(uint32_t entries, const uint32_t *ids)
 {
-	struct list list = { entries, NULL };
+	struct list list = { entries, entries, NULL };
 	if (ids) {
 		list.ids = malloc(entries ? entries * sizeof *ids : 1);
 		memcpy(list.ids, ids, entries * sizeof *ids);
@@ -426,6 +449,8 @@ static void push(struct notification notification)
 	pthread_mutex_lock(&mutex);
 	*last = n;
 	last = &n->next;
+	newest = n;
+	pthread_cond_broadcast(&changed);
 	wake_all();
 	pthread_mutex_unlock(&mutex);
 }
@@ -446,4 +471,16 @@ void fake_push_nodelist(uint32_t nodeid, uint64_t seq, uint32_t entries, const u
 		.is_nodelist = 1, .ring = { nodeid, seq }, .members = copy(entries, members),
 		.joined = copy(joined_entries, joined), .left = copy(left_entries, left),
 	});
+}
+
+/* The notification that was queued last, and waits, says that its lists are this long. */
+void fake_claim(uint32_t members, uint32_t joined, uint32_t left)
+{
+	pthread_mutex_lock(&mutex);
+	if (!newest)
+		abort();
+	newest->members.entries = members;
+	newest->joined.entries = joined;
+	newest->left.entries = left;
+	pthread_mutex_unlock(&mutex);
 }
