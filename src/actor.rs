@@ -1,10 +1,10 @@
 use std::{sync::Arc, time::Duration};
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, Addr, Arbiter, AsyncContext, Context, Handler, Message,
-    MessageResult, ResponseActFuture, SpawnHandle, StreamHandler, Supervised, WrapFuture,
+    Actor, ActorContext, ActorFutureExt, Addr, ArbiterHandle, AsyncContext, Context, Handler,
+    Message, MessageResult, SpawnHandle, StreamHandler, Supervised, WrapFuture,
 };
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     Error, GetSnapshot, Subscribe, Unsubscribe,
@@ -37,8 +37,8 @@ pub struct QuorumActor {
     connection: Option<SpawnHandle>,
     /// What keeps this actor alive when nobody else does.
     own_addr: Option<Addr<Self>>,
-    /// Whether the arbiter was made for this actor, and ends with it.
-    owns_arbiter: bool,
+    /// The arbiter that was made for this actor, and ends with it.
+    own_arbiter: Option<ArbiterHandle>,
     stopped: bool,
 }
 
@@ -48,7 +48,7 @@ impl QuorumActor {
         source: Arc<dyn Source>,
         terms: Terms,
         delays: Delays,
-        owns_arbiter: bool,
+        own_arbiter: Option<ArbiterHandle>,
     ) -> Self {
         Self {
             shared,
@@ -60,7 +60,7 @@ impl QuorumActor {
             connected_at: None,
             connection: None,
             own_addr: None,
-            owns_arbiter,
+            own_arbiter,
             stopped: false,
         }
     }
@@ -98,16 +98,30 @@ impl QuorumActor {
     /// The one place where a connection, or the attempt to make one, ends: everybody is told, and
     /// the supervisor restarts the actor after a delay, since it knows none of its own.
     fn disconnected(&mut self, error: Error, ctx: &mut Context<Self>) {
+        let connected_at = self.connected_at.take();
+        if let Some(since) = connected_at {
+            self.delays.connection_lasted(since.elapsed());
+        }
         let delay = self.delays.after(&error);
-        match self.connected_at.take() {
-            Some(since) => {
-                self.shared.publish(Event::Lost(error));
-                self.delays.connection_lasted(since.elapsed());
+        match connected_at {
+            Some(_) => {
                 self.attempt = 0;
+                self.shared.publish(Event::Lost(error));
             }
             None => self.shared.publish(Event::Failed { attempt: self.attempt, error }),
         }
-        ctx.run_later(delay, |_, ctx| ctx.stop());
+        ctx.run_later(delay, |actor, ctx| {
+            // What a stop has to do yet would be dropped with the restart.
+            if !actor.stopped {
+                ctx.stop();
+            }
+        });
+    }
+
+    fn stop_own_arbiter(&self) {
+        if let Some(arbiter) = &self.own_arbiter {
+            arbiter.stop();
+        }
     }
 }
 
@@ -147,6 +161,7 @@ impl Drop for QuorumActor {
     /// believe what it said last.
     fn drop(&mut self) {
         self.shared.publish(Event::Stopped);
+        self.stop_own_arbiter();
     }
 }
 
@@ -175,17 +190,17 @@ impl Handler<GetSnapshot> for QuorumActor {
     }
 }
 
-/// Ends the actor for good; answered when its connection is closed.
-pub(crate) struct Stop;
+/// Ends the actor for good; answers when its connection is closed.
+pub(crate) struct Stop(pub(crate) oneshot::Sender<()>);
 
 impl Message for Stop {
     type Result = ();
 }
 
 impl Handler<Stop> for QuorumActor {
-    type Result = ResponseActFuture<Self, ()>;
+    type Result = ();
 
-    fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, Stop(closed): Stop, ctx: &mut Context<Self>) {
         self.stopped = true;
         self.own_addr = None;
         if let Some(connection) = self.connection.take() {
@@ -194,15 +209,18 @@ impl Handler<Stop> for QuorumActor {
         // The first poll comes after what was cancelled is dropped, and with that the connection
         // given to the connector.
         let connector = self.connector.clone();
-        let closed = async move { tokio::time::timeout(CLOSING, connector.idle()).await };
-        Box::pin(closed.into_actor(self).map(|closed, actor, _| {
-            if closed.is_err() {
+        let idle = async move { tokio::time::timeout(CLOSING, connector.idle()).await };
+        ctx.spawn(idle.into_actor(self).map(|idle, actor, ctx| {
+            if idle.is_err() {
                 log::warn!("corosync hangs: left a thread behind that waits for it");
             }
-            if actor.owns_arbiter {
-                Arbiter::current().stop();
-            }
-        }))
+            // An error means that nobody waits for the answer any more.
+            let _ = closed.send(());
+            actor.stop_own_arbiter();
+            // On an arbiter of somebody else's: ends what is spawned, and with the last address the
+            // actor.
+            ctx.stop();
+        }));
     }
 }
 

@@ -73,10 +73,10 @@ impl QuorumBuilder {
     /// Outside of an actix [`System`], as all arbiters do.
     pub fn start(self) -> QuorumHandle {
         match Arbiter::try_new() {
-            Ok(arbiter) => self.start_on(&arbiter.handle(), true),
+            Ok(arbiter) => self.start_on(&arbiter.handle(), Some(arbiter.handle())),
             Err(error) => {
                 log::error!("cannot start an arbiter for quorum, sharing the System's: {error}");
-                self.start_on(System::current().arbiter(), false)
+                self.start_on(System::current().arbiter(), None)
             }
         }
     }
@@ -86,10 +86,10 @@ impl QuorumBuilder {
     /// Whatever blocks that arbiter delays what the actor tells. Its thread needs a stack of well
     /// over a mebibyte, as a thread has by default.
     pub fn start_in_arbiter(self, arbiter: &ArbiterHandle) -> QuorumHandle {
-        self.start_on(arbiter, false)
+        self.start_on(arbiter, None)
     }
 
-    fn start_on(self, arbiter: &ArbiterHandle, owns_arbiter: bool) -> QuorumHandle {
+    fn start_on(self, arbiter: &ArbiterHandle, own_arbiter: Option<ArbiterHandle>) -> QuorumHandle {
         let shared = Arc::new(Shared::new());
         for subscriber in self.subscribers {
             shared.registry.subscribe(subscriber);
@@ -99,7 +99,7 @@ impl QuorumBuilder {
             self.source,
             self.terms,
             Delays::new(self.backoff),
-            owns_arbiter,
+            own_arbiter,
         );
         // Made here and not there: if the arbiter is dead the actor is dropped, and says so.
         let addr = Supervisor::start_in_arbiter(arbiter, move |_| actor);

@@ -17,7 +17,8 @@ pub(crate) mod sealed {
     use super::*;
 
     /// A connection that is being made.
-    pub(crate) type Connecting = Pin<Box<dyn Future<Output = Result<Box<dyn Tracked>, Error>> + Send>>;
+    pub(crate) type Connecting =
+        Pin<Box<dyn Future<Output = Result<Box<dyn Tracked>, Error>> + Send>>;
 
     pub trait Source: fmt::Debug + Send + Sync + 'static {
         /// Connects and starts tracking. May never resolve, but does not block: what does is for

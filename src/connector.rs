@@ -70,9 +70,9 @@ impl Connector {
         if jobs.running {
             return Ok(());
         }
-        let running = Running(self.clone());
+        let connector = self.clone();
         let thread = thread::Builder::new().name("quorum-connect".into());
-        match thread.spawn(move || running.work()) {
+        match thread.spawn(move || Running(connector).work()) {
             Ok(_) => {
                 jobs.running = true;
                 Ok(())

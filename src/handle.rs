@@ -2,6 +2,7 @@ use std::{future::pending, sync::Arc, time::Duration};
 
 use actix::Addr;
 use futures_core::Stream;
+use tokio::sync::oneshot;
 
 use crate::{
     Connection, Quorum, QuorumActor, QuorumChanged, Snapshot, Subscriber, SubscriptionId,
@@ -48,8 +49,7 @@ impl QuorumHandle {
         self.shared.registry.unsubscribe(id)
     }
 
-    /// How many are subscribed. Those that have ended are dropped with the next change, or within
-    /// a second.
+    /// How many are subscribed and have not ended. Looks at each of them.
     pub fn subscriber_count(&self) -> usize {
         self.shared.registry.len()
     }
@@ -67,14 +67,18 @@ impl QuorumHandle {
     ///
     /// When several changes come at once only the last is looked at; to see each one use
     /// [`changes`](Self::changes).
-    pub async fn wait_for(&self, condition: impl FnMut(&Snapshot) -> bool) -> Arc<Snapshot> {
-        let mut condition = condition;
+    pub async fn wait_for(&self, mut condition: impl FnMut(&Snapshot) -> bool) -> Arc<Snapshot> {
         let mut latest = self.shared.watch();
-        let found = latest.wait_for(|snapshot| condition(snapshot)).await.map(|s| Arc::clone(&s));
-        match found {
-            Ok(snapshot) => snapshot,
-            // The sender is in `self.shared`; nothing would come any more if it were gone.
-            Err(_) => pending().await,
+        loop {
+            // Out of the watch's lock: the condition may take its time, or ask this handle.
+            let snapshot = Arc::clone(&latest.borrow_and_update());
+            if condition(&snapshot) {
+                return snapshot;
+            }
+            if latest.changed().await.is_err() {
+                // The sender is in `self.shared`. Nothing would come if it were gone.
+                return pending().await;
+            }
         }
     }
 
@@ -113,10 +117,19 @@ impl QuorumHandle {
     ///
     /// Returns when the connection to Corosync is closed, after 800 ms at most: what hangs by then,
     /// as a thread that waits for a hung Corosync, is left behind and keeps no process from ending.
-    pub async fn stop(&self) {
+    /// The actor stops also if this is not awaited to its end.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, which an actix [`System`](actix::System) has.
+    pub fn stop(&self) -> impl Future<Output = ()> + Send + use<> {
         self.shared.publish(Event::Stopped);
-        if tokio::time::timeout(STOP, self.addr.send(Stop)).await.is_err() {
-            log::warn!("the quorum actor's arbiter is stuck: left it behind");
+        let (closed, answer) = oneshot::channel();
+        self.addr.do_send(Stop(closed));
+        async move {
+            if tokio::time::timeout(STOP, answer).await.is_err() {
+                log::warn!("the arbiter of the quorum actor is stuck: left it behind");
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use actix::{Message, Recipient, WeakRecipient};
 use crate::{
     Connection, Snapshot,
     libquorum::NodeId,
-    registry::{Subscriber, SubscriptionId},
+    registry::{Receipt, Subscriber, SubscriptionId},
 };
 
 /// What a subscribed actor is sent: the current state first, then every change, in order.
@@ -14,6 +14,9 @@ use crate::{
 /// nothing known: `previous` is [`Quorum::Unknown`](crate::Quorum::Unknown) and all members have
 /// joined. So an actor that begins its work on [`is_gain`](Self::is_gain) and ends it on
 /// [`is_loss`](Self::is_loss) needs no other case.
+///
+/// It is sent the next one when it has handled this one. If its handler is asynchronous that is when
+/// it has let go of the message, or has ended: do not keep the message over a long wait.
 ///
 /// A subscriber that falls behind by more changes than are kept (1024) is sent the latest state
 /// instead, as one change from the last one it saw; `missed` says how many were left out.
@@ -33,6 +36,7 @@ pub struct QuorumChanged {
     pub cause: Cause,
     /// How many changes between `previous` and `current` this subscriber was not sent.
     pub missed: u64,
+    pub(crate) receipt: Receipt,
 }
 
 impl Message for QuorumChanged {

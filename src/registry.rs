@@ -12,16 +12,17 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Wake, Waker},
 };
 
 use actix::{Recipient, WeakRecipient, prelude::RecipientRequest};
 use parking_lot::Mutex;
+use tokio::task::coop::{Unconstrained, unconstrained};
 
 use crate::{
-    QuorumChanged, Snapshot,
+    Connection, QuorumChanged, Snapshot,
     state::{self, Departures},
 };
 
@@ -125,10 +126,18 @@ impl Registry {
     /// Adds a subscriber and sends it the current state.
     pub(crate) fn subscribe(&self, subscriber: Subscriber) -> SubscriptionId {
         let id = SubscriptionId::next();
-        let delivery =
-            Mutex::new(Delivery { subscriber: Some(subscriber), seen: None, in_mailbox: None });
-        let subscription =
-            Arc::new(Subscription { id, history: Arc::clone(&self.history), delivery });
+        let subscription = Arc::new(Subscription {
+            id,
+            history: Arc::clone(&self.history),
+            turn: AtomicU8::new(IDLE),
+            let_go: AtomicU64::new(0),
+            delivery: Mutex::new(Delivery {
+                subscriber: Some(subscriber),
+                seen: None,
+                sent: 0,
+                in_mailbox: None,
+            }),
+        });
         {
             // The id was taken before the lock, so that of another thread may be in already.
             let mut subscriptions = self.subscriptions.lock();
@@ -157,7 +166,9 @@ impl Registry {
         self.subscriptions.lock().retain(|subscription| subscription.deliver());
     }
 
+    /// How many there are that have not ended.
     pub(crate) fn len(&self) -> usize {
+        self.deliver();
         self.subscriptions.lock().len()
     }
 }
@@ -174,34 +185,83 @@ impl Drop for Registry {
 struct Subscription {
     id: SubscriptionId,
     history: Arc<History>,
+    /// Whose turn it is to deliver: one of the constants below.
+    turn: AtomicU8,
+    /// The number of the last message that the subscriber let go of.
+    let_go: AtomicU64,
+    /// Locked by whose turn it is, and to end it.
     delivery: Mutex<Delivery>,
 }
+
+/// Nobody delivers.
+const IDLE: u8 = 0;
+/// Somebody does.
+const DELIVERING: u8 = 1;
+/// Somebody does, and has to look again: something happened meanwhile.
+const LOOK_AGAIN: u8 = 2;
 
 struct Delivery {
     /// `None` once the subscription has ended.
     subscriber: Option<Subscriber>,
     /// What it was last sent.
     seen: Option<Arc<Snapshot>>,
+    /// How many messages it was sent.
+    sent: u64,
     /// Resolves when the message in its mailbox has been handled, or will never be. To drop it
     /// earlier is to take the message back (actix `address/envelope.rs`).
-    in_mailbox: Option<Pin<Box<RecipientRequest<QuorumChanged>>>>,
+    in_mailbox: Option<InMailbox>,
 }
 
+/// Never out of the task's budget: it would ask to be polled again at once, and for ever.
+type InMailbox = Pin<Box<Unconstrained<RecipientRequest<QuorumChanged>>>>;
+
 impl Subscription {
-    /// Sends what is new, if its mailbox holds none of our messages; false if its actor has ended.
+    /// Sends what is new, if its mailbox holds none of our messages; false if it has ended.
+    ///
+    /// Called from anywhere, also from within itself, by what it calls: then, and when another
+    /// thread is at it, that one is told to look again.
     fn deliver(self: &Arc<Self>) -> bool {
-        let delivery = &mut *self.delivery.lock();
+        if self.turn.swap(LOOK_AGAIN, Ordering::AcqRel) != IDLE {
+            return true;
+        }
         loop {
-            if let Some(request) = &mut delivery.in_mailbox {
-                // If it has not been handled, handling it wakes us: see `wake`.
-                let waker = Waker::from(Arc::clone(self));
-                match request.as_mut().poll(&mut Context::from_waker(&waker)) {
-                    Poll::Pending => return true,
-                    Poll::Ready(_) => delivery.in_mailbox = None,
+            self.turn.store(DELIVERING, Ordering::Release);
+            let alive = self.delivery.lock().deliver(self);
+            let idle =
+                self.turn.compare_exchange(DELIVERING, IDLE, Ordering::AcqRel, Ordering::Acquire);
+            if idle.is_ok() {
+                return alive;
+            }
+        }
+    }
+
+    fn end(&self) {
+        let mut delivery = self.delivery.lock();
+        let ended = (delivery.subscriber.take(), delivery.in_mailbox.take());
+        drop(delivery);
+        drop(ended);
+    }
+}
+
+impl Delivery {
+    fn deliver(&mut self, subscription: &Arc<Subscription>) -> bool {
+        loop {
+            if let Some(request) = &mut self.in_mailbox {
+                // When it has been handled we are woken: see `wake`. An async handler takes longer
+                // than the message that it has let go of.
+                let waker = Waker::from(Arc::clone(subscription));
+                let handled = request.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+                if !handled && subscription.let_go.load(Ordering::Acquire) < self.sent {
+                    return true;
                 }
+                self.in_mailbox = None;
+            }
+            if self.seen.as_ref().is_some_and(|seen| seen.connection == Connection::Stopped) {
+                // Nothing follows: let go of its actor.
+                self.subscriber = None;
             }
             let upgraded;
-            let recipient = match &delivery.subscriber {
+            let recipient = match &self.subscriber {
                 Some(Subscriber::Strong(recipient)) => recipient,
                 Some(Subscriber::Weak(recipient)) => {
                     let Some(recipient) = recipient.upgrade() else { return false };
@@ -214,16 +274,14 @@ impl Subscription {
             if !recipient.connected() {
                 return false;
             }
-            let Some(change) = self.history.after(delivery.seen.as_ref()) else { return true };
-            delivery.seen = Some(Arc::clone(&change.current));
-            delivery.in_mailbox = Some(Box::pin(recipient.send(change)));
+            let Some(mut change) = subscription.history.after(self.seen.as_ref()) else {
+                return true;
+            };
+            self.sent += 1;
+            self.seen = Some(Arc::clone(&change.current));
+            change.receipt = Receipt(Some((Arc::clone(subscription), self.sent)));
+            self.in_mailbox = Some(Box::pin(unconstrained(recipient.send(change))));
         }
-    }
-
-    fn end(&self) {
-        let mut delivery = self.delivery.lock();
-        delivery.subscriber = None;
-        delivery.in_mailbox = None;
     }
 }
 
@@ -231,6 +289,31 @@ impl Subscription {
 impl Wake for Subscription {
     fn wake(self: Arc<Self>) {
         self.deliver();
+    }
+}
+
+/// Part of a message that was sent: tells when it is let go of. A clone is another message.
+#[derive(Default)]
+pub(crate) struct Receipt(Option<(Arc<Subscription>, u64)>);
+
+impl Clone for Receipt {
+    fn clone(&self) -> Self {
+        Self(None)
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        if let Some((subscription, message)) = self.0.take() {
+            subscription.let_go.fetch_max(message, Ordering::AcqRel);
+            subscription.deliver();
+        }
+    }
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Receipt")
     }
 }
 
@@ -248,7 +331,10 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use actix::{Actor, Addr, Arbiter, AsyncContext, Context as ActorContext, Handler, System};
+    use actix::{
+        Actor, Addr, Arbiter, AsyncContext, Context as ActorContext, Handler, ResponseFuture,
+        System,
+    };
     use tokio::sync::{mpsc, oneshot};
 
     use super::*;
@@ -294,7 +380,7 @@ mod tests {
         type Result = ();
 
         fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) {
-            self.told.send(change).ok();
+            self.told.send(change.clone()).ok();
             while self.stuck.load(Ordering::Acquire) {
                 thread::yield_now();
             }
@@ -526,6 +612,109 @@ mod tests {
             probe.addr.as_ref().unwrap().send(Barrier(done)).await.unwrap();
             handled.await.unwrap();
             assert!(probe.told.try_recv().is_err());
+        });
+    }
+
+    #[test]
+    fn a_long_async_handler_is_told_of_what_comes_after_it_let_go() {
+        struct Leader(mpsc::UnboundedSender<QuorumChanged>);
+        impl Actor for Leader {
+            type Context = ActorContext<Self>;
+        }
+        impl Handler<QuorumChanged> for Leader {
+            type Result = ResponseFuture<()>;
+            fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) -> Self::Result {
+                self.0.send(change.clone()).ok();
+                Box::pin(std::future::pending())
+            }
+        }
+        run(async {
+            let shared = connected();
+            let (leader, mut told) = mpsc::unbounded_channel();
+            shared.registry.subscribe(Leader(leader).start().recipient().into());
+            for sequence in 1..=5 {
+                let change = tokio::time::timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
+                assert_eq!((change.current.sequence, change.missed), (sequence, 0));
+                flip(&shared, 1);
+            }
+        });
+    }
+
+    #[test]
+    fn one_that_keeps_all_its_messages_is_sent_all() {
+        struct Collector(Vec<QuorumChanged>, mpsc::UnboundedSender<usize>);
+        impl Actor for Collector {
+            type Context = ActorContext<Self>;
+        }
+        impl Handler<QuorumChanged> for Collector {
+            type Result = ();
+            fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) {
+                self.0.push(change);
+                self.1.send(self.0.len()).ok();
+            }
+        }
+        run(async {
+            let shared = connected();
+            let (tell, mut told) = mpsc::unbounded_channel();
+            shared.registry.subscribe(Collector(Vec::new(), tell).start().recipient().into());
+            for n in 1..=100 {
+                let kept = tokio::time::timeout(PATIENCE, told.recv()).await.unwrap();
+                assert_eq!(kept, Some(n));
+                flip(&shared, 1);
+            }
+        });
+    }
+
+    /// A task of a multi-threaded runtime that has used up its budget is woken at once, by what it
+    /// polls, on its own thread.
+    #[test]
+    fn the_budget_of_a_task_holds_nobody_up() {
+        let runtime =
+            || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        System::with_tokio_rt(|| runtime().unwrap()).block_on(async {
+            let shared = connected();
+            let mut probe = probe();
+            // Used up here, by messages that are ready.
+            let (sender, mut ready) = mpsc::unbounded_channel();
+            (0..1000).for_each(|n| sender.send(n).unwrap());
+            for _ in 0..1000 {
+                ready.recv().await.unwrap();
+                shared.registry.subscribe(probe.recipient().into());
+            }
+            assert_eq!(shared.registry.len(), 1000);
+            probe.next().await;
+        });
+        System::with_tokio_rt(|| runtime().unwrap()).block_on(async {
+            // Used up by a subscriber on the same runtime, which catches up.
+            let shared = connected();
+            let (told, received) = mpsc::unbounded_channel();
+            let stuck = Arc::new(AtomicBool::new(false));
+            let probe = Probe { told, stuck: Arc::clone(&stuck) }.start();
+            shared.registry.subscribe(probe.recipient().into());
+            flip(&shared, 500);
+            let arbiter = Arbiter::new();
+            let mut told = Told { addr: None, told: received, stuck, arbiter };
+            assert_eq!(told.up_to(501).await.1, 0);
+        });
+    }
+
+    #[test]
+    fn nobody_is_kept_after_the_end() {
+        run(async {
+            let shared = connected();
+            let mut probe = probe();
+            let weak = probe.addr.take().unwrap();
+            shared.registry.subscribe(weak.clone().recipient().into());
+            let weak = {
+                let downgraded = weak.downgrade();
+                drop(weak);
+                downgraded
+            };
+            assert!(weak.upgrade().is_some());
+            shared.publish(Event::Stopped);
+            probe.up_to(2).await;
+            eventually("its actor ends", || weak.upgrade().is_none()).await;
+            assert_eq!(shared.registry.len(), 0);
         });
     }
 

@@ -40,19 +40,20 @@ impl Shared {
 
     /// Applies what happened and tells everybody, if it changed anything.
     pub(crate) fn publish(&self, event: Event) {
-        {
+        let change = {
             // Held until the change is in the history, so that changes are there in order.
             let mut tracker = self.tracker.lock();
             let Some(change) = tracker.apply(event, SystemTime::now()) else { return };
-            log::info!("{change}");
             // Before anything else: who asks from now on is not told what was true before.
             self.quorate.store(change.current.quorum.is_quorate(), Ordering::Release);
-            let current = Arc::clone(&change.current);
-            self.history.push(change);
+            self.history.push(change.clone());
             // Last: it wakes those who then look into the history.
-            self.latest.send_replace(current);
-        }
+            self.latest.send_replace(Arc::clone(&change.current));
+            change
+        };
         self.registry.deliver();
+        // A logger may block, or panic.
+        log::info!("{change}");
     }
 
     pub(crate) fn is_quorate(&self) -> bool {

@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::SystemTime};
 use crate::{
     Cause, Error, QuorumChanged,
     libquorum::{NodeId, Notification, RingId},
+    registry::Receipt,
 };
 
 /// Whether this node's partition of the cluster has quorum.
@@ -188,6 +189,8 @@ impl Tracker {
                 restarted.retain(|node| contains(&before.members, *node));
                 restarted.retain(|node| contains(&after.members, *node));
                 after.ring_id = Some(ring_id);
+                // A membership that was never decided upon: whether it had quorum is not known.
+                broken = before.quorum.is_quorate() && !self.told.is_settled();
                 self.told.nodelist = Some(ring_id);
                 Cause::Nodelist
             }
@@ -195,10 +198,8 @@ impl Tracker {
                 if self.told.nodelist.is_none() && self.told.has_provider {
                     after.members = sorted(members);
                     after.ring_id = Some(ring_id);
-                    // Model V0 does not tell who restarted. Another ring of the same members means
-                    // that somebody did, or that this node was cut off.
-                    broken = self.told.quorum.is_some_and(|(_, told)| told != ring_id)
-                        && after.members == before.members;
+                    // Model V0 does not tell who was away: with any other ring, it may have been us.
+                    broken = self.told.quorum.is_some_and(|(_, told)| told != ring_id);
                 }
                 self.told.quorum = Some((quorate, ring_id));
                 Cause::Quorum
@@ -208,10 +209,10 @@ impl Tracker {
         after.settled = self.told.is_settled();
         let joined = difference(&after.members, &before.members, &restarted);
         let left = difference(&before.members, &after.members, &restarted);
-        // All others left and somebody joined at once: it was this node that was away. With two
-        // nodes it is not to be told which one was.
+        // Half of the members or more left, and somebody joined, at once: it was this node that was
+        // away, and they may have been quorate without it. With two nodes either may have been.
         let cut_off =
-            !joined.is_empty() && !left.is_empty() && left.len() + 1 >= before.members.len();
+            !joined.is_empty() && !left.is_empty() && 2 * left.len() >= before.members.len();
         let lost = before.quorum.is_quorate() && !after.quorum.is_quorate();
         if broken || cut_off || lost {
             after.epoch += 1;
@@ -229,6 +230,7 @@ impl Tracker {
             left: left.into(),
             cause,
             missed: 0,
+            receipt: Receipt::default(),
         })
     }
 }
@@ -288,6 +290,7 @@ impl Departures {
             left: difference(&seen.members, &current.members, &restarted).into(),
             cause: latest.cause,
             missed: (current.sequence - seen.sequence).saturating_sub(1),
+            receipt: Receipt::default(),
         }
     }
 }
@@ -301,6 +304,7 @@ pub(crate) fn first(current: &Arc<Snapshot>) -> QuorumChanged {
         left: [].into(),
         cause: Cause::Subscribed,
         missed: 0,
+        receipt: Receipt::default(),
     }
 }
 
@@ -464,6 +468,29 @@ mod tests {
     }
 
     #[test]
+    fn several_that_were_away_together_are_broken_too() {
+        let mut fold = Fold::new();
+        fold.change(Event::Connected { has_provider: true });
+        fold.change(nodelist(9, &[1, 2, 3, 4, 5], &[], &[]));
+        fold.change(quorum(9, true, &[1, 2, 3, 4, 5]));
+        let change = fold.change(nodelist(17, &[1, 2, 3, 4, 5], &[1, 2, 3], &[1, 2, 3]));
+        assert_eq!(change.current.epoch, 1, "1, 2 and 3 had quorum without us");
+        fold.change(quorum(17, true, &[1, 2, 3, 4, 5]));
+        let change = fold.change(nodelist(21, &[1, 2, 3, 4, 5], &[1, 2], &[1, 2]));
+        assert_eq!(change.current.epoch, 1, "1 and 2 had not");
+    }
+
+    #[test]
+    fn a_membership_that_was_never_decided_upon_breaks_continuity() {
+        let mut fold = Fold::quorate();
+        fold.change(nodelist(13, &[3], &[], &[1, 2]));
+        let change = fold.change(nodelist(17, &[1, 2, 3], &[1, 2], &[]));
+        assert_eq!(change.current.epoch, change.previous.epoch + 1);
+        fold.change(quorum(17, true, &[1, 2, 3]));
+        assert_eq!(fold.now().epoch, 1);
+    }
+
+    #[test]
     fn the_death_of_the_only_other_node_does_not_break_continuity() {
         let mut fold = Fold::new();
         fold.change(Event::Connected { has_provider: true });
@@ -508,9 +535,13 @@ mod tests {
         fold.change(quorum(9, true, &[1, 2, 3]));
         assert!(fold.now().settled);
         let change = fold.change(quorum(13, true, &[1, 2]));
-        assert_eq!((&*change.left, change.current.epoch), (&*ids(&[3]), 0));
+        assert_eq!((&*change.left, change.current.epoch), (&*ids(&[3]), 1));
         let change = fold.change(quorum(17, true, &[1, 2]));
-        assert_eq!(change.current.epoch, 1, "another ring of the same members: somebody was away");
+        assert_eq!(change.current.epoch, 2, "another ring of the same members: somebody was away");
+        let change = fold.change(quorum(17, false, &[1, 2]));
+        assert_eq!(change.current.epoch, 3);
+        fold.change(quorum(17, true, &[1, 2]));
+        assert_eq!(fold.now().epoch, 3, "the same ring");
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub(super) fn any_left() -> bool {
 
 fn open_null() -> io::Result<OwnedFd> {
     rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        // Where there is no /dev, as in a bare chroot, anything that can be opened will do.
+        .or_else(|_| rustix::fs::open("/", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))
 }
 
 fn is_zero(fd: &OwnedFd) -> bool {

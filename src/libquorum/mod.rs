@@ -62,14 +62,16 @@ impl Library {
 
     /// Loads libquorum from the file at `path`. It stays loaded.
     ///
-    /// The file is trusted as the libraries are that the program is linked with: its code runs.
+    /// The file is trusted as the libraries are that the program is linked with: its code runs, and
+    /// is called as libquorum's. This is not `unsafe` for the reason that the search path of the
+    /// dynamic linker is not: it is configuration.
     ///
     /// # Errors
     ///
     /// As [`load`](Self::load).
     pub fn load_from(path: impl AsRef<Path>) -> Result<Self, Error> {
-        // SAFETY: the caller names the library to be used, as the administrator does for the
-        // dynamic linker; a file without libquorum's symbols is refused.
+        // SAFETY: whoever configured the path answers for the file, as an administrator does for the
+        // dynamic linker's; a file without libquorum's symbols is refused.
         Ok(Self(unsafe { sys::Quorum::load_from(path) }.map_err(not_loaded)?))
     }
 }
@@ -401,7 +403,8 @@ impl Handle {
     ///
     /// If the daemon has died this waits up to 200 ms for its process to be gone, since only then
     /// libqb removes the connection's files from /dev/shm (libqb `lib/ipc_shm.c`), and libqb itself
-    /// may wait 40 ms more.
+    /// may wait 40 ms more. If another thread hangs in connecting, this returns after 100 ms, and a
+    /// thread made for it closes the connection when that has ended.
     ///
     /// # Errors
     ///
@@ -423,7 +426,7 @@ impl Handle {
             // SAFETY: the handle was open until now, and its owner gives it up.
             unsafe { (library.quorum_finalize)(raw) }
         };
-        if let Some(mut handles) = HANDLES.try_lock_for(PATIENCE) {
+        if let Some(mut handles) = HANDLES.try_lock_for(CLOSING) {
             return finalize(&mut handles);
         }
         // Somebody hangs in connecting and holds the lock. This connection must still be closed
@@ -502,6 +505,9 @@ static HANDLES: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
 
 /// How long to wait for [`HANDLES`]: connecting takes milliseconds, unless the daemon is hung.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long to wait for it to close a handle.
+const CLOSING: Duration = Duration::from_millis(100);
 
 /// How long to wait for the process of a dead daemon to be gone.
 const SERVER_GONE: Duration = Duration::from_millis(200);

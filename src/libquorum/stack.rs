@@ -16,7 +16,7 @@ pub(super) fn check() -> Result<(), Error> {
 }
 
 /// The lowest usable address of this thread's stack, where the system tells.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn lowest_address() -> Option<usize> {
     use std::{cell::OnceCell, mem::MaybeUninit, ptr};
 
@@ -44,12 +44,13 @@ fn lowest_address() -> Option<usize> {
     LOWEST.with(|lowest| *lowest.get_or_init(ask))
 }
 
-#[cfg(not(target_os = "linux"))]
+// Other C libraries tell too little: musl, for one, only what the main thread has used so far.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn lowest_address() -> Option<usize> {
     None
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(all(test, target_os = "linux", target_env = "gnu"))]
 mod tests {
     use std::thread;
 

@@ -1,0 +1,61 @@
+//! A logger that blocks. The logger is the process's, so this is the one test of its file.
+
+mod support;
+
+use std::{sync::mpsc, thread, time::Duration};
+
+use actix::System;
+use actix_quorum::{Connection, Corosync, QuorumActor};
+use log::{LevelFilter, Log, Metadata, Record};
+use parking_lot::Mutex;
+use support::{FakeLibquorum, eventually};
+
+/// Blocks while the other end of its channel is there.
+struct Blocking(Mutex<Option<mpsc::Receiver<()>>>);
+
+impl Log for Blocking {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("actix_quorum")
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata())
+            && let Some(blocked) = &*self.0.lock()
+        {
+            let _ = blocked.recv();
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+static LOGGER: Blocking = Blocking(Mutex::new(None));
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn a_logger_that_blocks_does_not_keep_quorum_up() {
+    log::set_logger(&LOGGER).unwrap();
+    log::set_max_level(LevelFilter::Info);
+    let fake = FakeLibquorum::new("logger");
+    System::new().block_on(async {
+        let source = Corosync::load_from(fake.path());
+        let quorum = QuorumActor::builder().source(source).server_uid(None).start();
+        quorum.wait_for(|snapshot| snapshot.connection == Connection::Connected).await;
+        fake.push_nodelist((1, 9), Some(&[1]), None, None);
+        fake.push_quorum(1, (1, 9), Some(&[1]));
+        quorum.wait_quorate().await;
+        let (unblock, blocked) = mpsc::channel();
+        *LOGGER.0.lock() = Some(blocked);
+        fake.hang_up();
+        let reader = quorum.clone();
+        let waiting = thread::spawn(move || {
+            eventually(Duration::from_secs(10), "the loss is told", || {
+                (!reader.is_quorate()).then_some(())
+            });
+            reader.snapshot()
+        });
+        assert!(matches!(waiting.join().unwrap().connection, Connection::Lost { .. }));
+        drop(unblock);
+        quorum.stop().await;
+    });
+}

@@ -1,0 +1,218 @@
+//! However the actor is stopped, it ends, and lets go of everything. On a fake libquorum, which can
+//! be made to hang.
+
+mod support;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use actix::{Actor, Arbiter, Context, Handler, System, WeakAddr};
+use actix_quorum::{
+    Backoff, Connection, Corosync, QuorumActor, QuorumBuilder, QuorumChanged, QuorumHandle,
+};
+use support::{FakeLibquorum, eventually, quick};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn builder(fake: &FakeLibquorum) -> QuorumBuilder {
+    let source = Corosync::load_from(fake.path());
+    QuorumActor::builder().source(source).server_uid(None).backoff(quick())
+}
+
+async fn connected(quorum: &QuorumHandle) {
+    quorum.wait_for(|snapshot| snapshot.connection == Connection::Connected).await;
+}
+
+/// Waits on another thread, so that those of the test are free to do what is waited for.
+async fn wait(what: &'static str, condition: impl Fn() -> bool + Send + 'static) {
+    let (send, waited) = tokio::sync::oneshot::channel();
+    thread::spawn(move || {
+        eventually(SOON, what, || condition().then_some(()));
+        send.send(())
+    });
+    waited.await.expect(what);
+}
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn a_stop_that_the_arbiter_is_too_busy_for_is_not_forgotten() {
+    let fake = Arc::new(FakeLibquorum::new("stop_busy"));
+    System::new().block_on(async {
+        let arbiter = Arbiter::new();
+        let quorum = builder(&fake).start_in_arbiter(&arbiter.handle());
+        connected(&quorum).await;
+        assert_eq!(fake.open_handles(), 1);
+        let (unblock, blocked) = mpsc::channel::<()>();
+        arbiter.spawn_fn(move || {
+            let _ = blocked.recv();
+        });
+        let start = Instant::now();
+        quorum.stop().await;
+        assert!(start.elapsed() < Duration::from_secs(2), "it is bounded");
+        drop(unblock);
+        let closed = Arc::clone(&fake);
+        wait("the connection is closed", move || closed.open_handles() == 0).await;
+    });
+}
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn a_stop_that_is_not_awaited_is_one_too() {
+    let fake = Arc::new(FakeLibquorum::new("stop_dropped"));
+    System::new().block_on(async {
+        let quorum = builder(&fake).start();
+        connected(&quorum).await;
+        drop(quorum.stop());
+        let closed = Arc::clone(&fake);
+        wait("the connection is closed", move || closed.open_handles() == 0).await;
+    });
+}
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn a_stop_during_the_delay_of_a_restart_ends_the_actor() {
+    let fake = FakeLibquorum::new("stop_delay");
+    let addresses: Vec<_> = System::new().block_on(async {
+        let mut addresses = Vec::new();
+        for _ in 0..5 {
+            let quorum = builder(&fake).start();
+            connected(&quorum).await;
+            fake.block("quorum_finalize");
+            fake.hang_up();
+            let lost = |snapshot: &actix_quorum::Snapshot| {
+                matches!(snapshot.connection, Connection::Lost { .. })
+            };
+            quorum.wait_for(lost).await;
+            quorum.stop().await;
+            fake.unblock("quorum_finalize");
+            addresses.push(quorum.addr());
+        }
+        wait("all of them are closed", {
+            let addresses = addresses.clone();
+            move || addresses.iter().all(|addr| !addr.connected())
+        })
+        .await;
+        addresses
+    });
+    drop(addresses);
+    eventually(SOON, "no handle is open", || (fake.open_handles() == 0).then_some(()));
+}
+
+struct Subscriber(Arc<AtomicBool>);
+
+impl Actor for Subscriber {
+    type Context = Context<Self>;
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+impl Handler<QuorumChanged> for Subscriber {
+    type Result = ();
+
+    fn handle(&mut self, _: QuorumChanged, _: &mut Context<Self>) {}
+}
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn after_a_stop_nothing_is_left_on_an_arbiter_of_the_callers() {
+    let fake = FakeLibquorum::new("stop_shared");
+    System::new().block_on(async {
+        let arbiter = Arbiter::new();
+        let dropped = Arc::new(AtomicBool::new(false));
+        let quorum = builder(&fake).start_in_arbiter(&arbiter.handle());
+        quorum.subscribe(Subscriber(Arc::clone(&dropped)).start().recipient());
+        connected(&quorum).await;
+        quorum.stop().await;
+        assert_eq!(fake.open_handles(), 0);
+        wait("its subscriber ends", move || dropped.load(Ordering::Acquire)).await;
+        let weak: WeakAddr<_> = quorum.addr().downgrade();
+        drop(quorum);
+        wait("the actor ends", move || weak.upgrade().is_none()).await;
+        assert!(arbiter.handle().alive());
+    });
+}
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn the_end_of_its_arbiter_is_its_end() {
+    let fake = Arc::new(FakeLibquorum::new("stop_arbiter"));
+    System::new().block_on(async {
+        let arbiter = Arbiter::new();
+        let quorum = builder(&fake).start_in_arbiter(&arbiter.handle());
+        connected(&quorum).await;
+        arbiter.stop();
+        quorum.wait_for(|snapshot| snapshot.connection == Connection::Stopped).await;
+        assert!(!quorum.is_quorate());
+        let closed = Arc::clone(&fake);
+        wait("the connection is closed", move || closed.open_handles() == 0).await;
+    });
+}
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn a_condition_may_take_its_time_and_ask_the_handle() {
+    let fake = Arc::new(FakeLibquorum::new("stop_wait"));
+    System::new().block_on(async {
+        let quorum = builder(&fake).start();
+        connected(&quorum).await;
+        let (flipping, ended) = (Arc::clone(&fake), Arc::new(AtomicBool::new(false)));
+        let end = Arc::clone(&ended);
+        let flipper = thread::spawn(move || {
+            let mut n = 0;
+            while !end.load(Ordering::Acquire) {
+                n += 1;
+                flipping.push_quorum(n % 2, (1, 9), Some(&[1]));
+                thread::yield_now();
+            }
+        });
+        let asked = AtomicUsize::new(0);
+        quorum
+            .wait_for(|_| {
+                assert!(quorum.snapshot().sequence > 0);
+                asked.fetch_add(1, Ordering::Relaxed) == 200
+            })
+            .await;
+        ended.store(true, Ordering::Release);
+        flipper.join().unwrap();
+        quorum.stop().await;
+    });
+}
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn the_first_delay_after_a_connection_that_lasted_is_short() {
+    let fake = FakeLibquorum::new("stop_backoff");
+    System::new().block_on(async {
+        // Were the delay taken from those that have grown, it would be a minute.
+        let minute = Duration::from_secs(60);
+        let backoff = Backoff::default()
+            .lost(Duration::from_millis(1)..=minute)
+            .lasting(Duration::from_millis(300));
+        let quorum = builder(&fake).backoff(backoff).start();
+        for _ in 0..10 {
+            connected(&quorum).await;
+            fake.hang_up();
+            quorum.wait_for(|s| matches!(s.connection, Connection::Lost { .. })).await;
+        }
+        connected(&quorum).await;
+        let since = Instant::now();
+        wait("it lasts", move || since.elapsed() > Duration::from_millis(400)).await;
+        let start = Instant::now();
+        fake.hang_up();
+        quorum.wait_for(|s| matches!(s.connection, Connection::Lost { .. })).await;
+        connected(&quorum).await;
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        quorum.stop().await;
+    });
+}
