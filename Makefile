@@ -1,7 +1,7 @@
 # The features of actix-quorum; `linked` needs libquorum's development files.
-FEATURES = linked serde
+FEATURES = linked serde sim
 # Those that build anywhere.
-PORTABLE = serde
+PORTABLE = serde sim
 
 .PHONY: help test check fmt clippy doc features dependencies
 

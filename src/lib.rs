@@ -17,6 +17,8 @@ mod messages;
 mod notifications;
 mod registry;
 mod shared;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod state;
 
 pub use self::{

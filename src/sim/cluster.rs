@@ -1,0 +1,471 @@
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::{
+    connection::{Client, Simulated},
+    error::Error,
+    world::{Daemon, World},
+};
+use crate::{Code, connection::sealed, connector::Connector, libquorum::NodeId};
+
+/// A simulated cluster. A clone is the same cluster.
+///
+/// Its nodes have the ids `1..=size` and one vote each, and their daemons run. What a verb does is
+/// done when it returns; the actors on the nodes that it concerns are told as soon as they look.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    state: Arc<Mutex<State>>,
+    /// Moves on whenever a connection attempt that waits may succeed.
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct State {
+    world: World,
+    nodes: HashMap<NodeId, Clients>,
+}
+
+/// Who is connected to a node, and how that goes wrong.
+#[derive(Debug, Default)]
+struct Clients {
+    connected: Vec<Client>,
+    /// How many sources there are whose actor may connect.
+    sources: usize,
+    faults: Faults,
+}
+
+#[derive(Debug, Default)]
+struct Faults {
+    connect: Option<Code>,
+    track_start: Option<Code>,
+    server_uid: u32,
+    silent: bool,
+}
+
+/// Something that goes wrong between a node's daemon and its clients.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Connecting fails with this code.
+    Connect(Code),
+    /// `quorum_trackstart` fails with this code.
+    TrackStart(Code),
+    /// `quorum_dispatch` fails with this code, once, on each connection that there is.
+    Dispatch(Code),
+    /// The server is run by this user. Connections that there are keep what they know.
+    ServerUid(u32),
+    /// When the daemon dies the descriptor does not tell, as with `qb_ipc_type: socket`.
+    SilentDeath,
+}
+
+/// How many nodes a cluster can have (`PROCESSOR_COUNT_MAX`).
+const MAX_NODES: u32 = 384;
+
+impl Cluster {
+    /// A cluster of this many nodes that has formed and is quorate.
+    ///
+    /// # Panics
+    ///
+    /// If `size` is not 1 to 384, which is what Corosync can have.
+    #[track_caller]
+    pub fn new(size: u32) -> Self {
+        assert!(
+            (1..=MAX_NODES).contains(&size),
+            "a cluster has 1 to {MAX_NODES} nodes, got {size}"
+        );
+        let world = World::new(size);
+        let nodes = (1..=size).map(|id| (NodeId(id), Clients::default())).collect();
+        let state = Arc::new(Mutex::new(State { world, nodes }));
+        Self { state, changed: watch::Sender::new(()) }
+    }
+
+    /// With `two_node: 1` in the section `quorum`: of two nodes either alone is quorate, once both
+    /// have been seen. Corosync turns `wait_for_all` on with it, and so does this.
+    pub fn two_node(self, two_node: bool) -> Self {
+        self.change(|world| world.configure_two_node(two_node));
+        self
+    }
+
+    /// With `wait_for_all: 1` in the section `quorum`: a node that starts is not quorate until it
+    /// has seen all nodes, or somebody who has.
+    pub fn wait_for_all(self, wait_for_all: bool) -> Self {
+        self.change(|world| world.configure_wait_for_all(wait_for_all));
+        self
+    }
+
+    /// The node with this id, as a source for an actor.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such node.
+    #[track_caller]
+    pub fn node(&self, id: u32) -> Node {
+        match self.check(id) {
+            Ok(id) => Node::new(self.clone(), id),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The ids of all nodes, ascending.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        self.state.lock().world.nodes.iter().map(|node| node.id).collect()
+    }
+
+    /// Cuts the cluster into groups that do not hear each other.
+    ///
+    /// # Errors
+    ///
+    /// If a node is unknown, in two groups or in none.
+    pub fn partition(&self, groups: &[&[u32]]) -> Result<(), Error> {
+        let mut group_of = HashMap::new();
+        for (index, group) in groups.iter().enumerate() {
+            for id in *group {
+                let id = self.check(*id)?;
+                if group_of.insert(id, index).is_some() {
+                    return Err(Error::Overlap(id));
+                }
+            }
+        }
+        if let Some(id) = self.nodes().into_iter().find(|id| !group_of.contains_key(id)) {
+            return Err(Error::LeftOut(id));
+        }
+        self.change(|world| world.link(|id| group_of[&id]));
+        Ok(())
+    }
+
+    /// Lets all nodes hear each other again.
+    pub fn heal(&self) {
+        self.change(|world| world.link(|_| 0));
+    }
+
+    /// Kills a node's daemon (`SIGKILL`). Its clients lose their connections, and what was waiting
+    /// in them.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such node, or its daemon is down.
+    pub fn crash(&self, id: u32) -> Result<(), Error> {
+        self.end(id)
+    }
+
+    /// Stops a node's daemon in order (`SIGTERM`). It says good-bye to the others, which makes no
+    /// difference here, where nobody waits for a token.
+    ///
+    /// # Errors
+    ///
+    /// As [`crash`](Self::crash).
+    pub fn stop(&self, id: u32) -> Result<(), Error> {
+        self.end(id)
+    }
+
+    fn end(&self, id: u32) -> Result<(), Error> {
+        let id = self.expect(id, &[Daemon::Running, Daemon::Paused])?;
+        self.change_all(|state| {
+            state.disconnect(id);
+            state.world.set_daemon(id, Daemon::Down);
+        });
+        Ok(())
+    }
+
+    /// Starts a node's daemon.
+    ///
+    /// As a real one it takes clients before it has found the others: it is alone, and inquorate,
+    /// until each actor that was given this node has connected and been told so.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such node, or its daemon runs.
+    pub fn start(&self, id: u32) -> Result<(), Error> {
+        let id = self.expect(id, &[Daemon::Down])?;
+        self.change_all(|state| state.start(id));
+        Ok(())
+    }
+
+    /// Kills a node's daemon and starts it at once, before the others notice: to them it has joined
+    /// and left in one.
+    ///
+    /// # Errors
+    ///
+    /// As [`crash`](Self::crash).
+    pub fn restart(&self, id: u32) -> Result<(), Error> {
+        let id = self.expect(id, &[Daemon::Running, Daemon::Paused])?;
+        self.change_all(|state| {
+            state.disconnect(id);
+            state.start(id);
+        });
+        Ok(())
+    }
+
+    /// Stops a node's daemon where it is (`SIGSTOP`), as if it hung. Its clients are told nothing,
+    /// and connecting to it waits. The others go on without it.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such node, or its daemon does not run.
+    pub fn pause(&self, id: u32) -> Result<(), Error> {
+        let id = self.expect(id, &[Daemon::Running])?;
+        self.change(|world| world.set_daemon(id, Daemon::Paused));
+        Ok(())
+    }
+
+    /// Lets a paused daemon go on. Its clients are told that everybody else left and joined.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such node, or it is not paused.
+    pub fn resume(&self, id: u32) -> Result<(), Error> {
+        let id = self.expect(id, &[Daemon::Paused])?;
+        self.change(|world| world.set_daemon(id, Daemon::Running));
+        Ok(())
+    }
+
+    /// Sets the expected votes of all nodes (`quorum.expected_votes`): quorum can flip by it with
+    /// no change of membership.
+    ///
+    /// # Errors
+    ///
+    /// If it is zero.
+    pub fn expected_votes(&self, votes: u32) -> Result<(), Error> {
+        if votes == 0 {
+            return Err(Error::ExpectedVotes(votes));
+        }
+        self.change(|world| world.set_expected_votes(votes));
+        Ok(())
+    }
+
+    /// Sets a node's votes.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such node.
+    pub fn votes(&self, id: u32, votes: u32) -> Result<(), Error> {
+        let id = self.check(id)?;
+        self.change(|world| world.set_votes(id, votes));
+        Ok(())
+    }
+
+    /// Whether a quorum provider is configured. Without one Corosync calls every node quorate,
+    /// which the actor refuses. Holds for connections made from now on.
+    pub fn provider(&self, provider: bool) {
+        self.change(|world| world.provider = provider);
+    }
+
+    /// Keeps quorum decisions back: memberships are told, what they mean for quorum is not, as
+    /// while a quorum device takes its time.
+    pub fn hold_sync(&self) {
+        self.change(|world| world.hold_sync(true));
+    }
+
+    /// Makes the decisions that were kept back.
+    pub fn release_sync(&self) {
+        self.change(|world| world.hold_sync(false));
+    }
+
+    /// Has something go wrong between a node's daemon and its clients, until [`mend`](Self::mend).
+    ///
+    /// # Errors
+    ///
+    /// If there is no such node.
+    pub fn fault(&self, id: u32, fault: Fault) -> Result<(), Error> {
+        let id = self.check(id)?;
+        self.change_all(|state| {
+            let clients = state.clients(id);
+            match fault {
+                Fault::Connect(code) => clients.faults.connect = Some(code),
+                Fault::TrackStart(code) => clients.faults.track_start = Some(code),
+                Fault::ServerUid(uid) => clients.faults.server_uid = uid,
+                Fault::SilentDeath => clients.faults.silent = true,
+                Fault::Dispatch(code) => {
+                    clients.connected.drain(..).for_each(|client| client.fail(code));
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Ends all faults of a node.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such node.
+    pub fn mend(&self, id: u32) -> Result<(), Error> {
+        let id = self.check(id)?;
+        self.change_all(|state| state.clients(id).faults = Faults::default());
+        Ok(())
+    }
+
+    fn check(&self, id: u32) -> Result<NodeId, Error> {
+        let state = self.state.lock();
+        match state.world.node(NodeId(id)) {
+            Some(node) => Ok(node.id),
+            None => {
+                let size = state.world.nodes.last().map_or(0, |node| node.id.0);
+                Err(Error::NoNode { node: NodeId(id), size })
+            }
+        }
+    }
+
+    /// Checks that a node's daemon is in one of these states.
+    fn expect(&self, id: u32, wanted: &[Daemon]) -> Result<NodeId, Error> {
+        let node = self.check(id)?;
+        let daemon = self.state.lock().world.node(node).map(|node| node.daemon);
+        let (state, help) = match daemon {
+            Some(daemon) if wanted.contains(&daemon) => return Ok(node),
+            Some(Daemon::Running) => ("running", "crash or stop it first, or restart it"),
+            Some(Daemon::Paused) => ("paused", "resume it first"),
+            Some(Daemon::Down) | None => ("down", "start it first"),
+        };
+        Err(Error::State { node, state, help })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut World)) {
+        self.change_all(|state| change(&mut state.world));
+    }
+
+    /// Changes something, and tells whom it concerns.
+    fn change_all(&self, change: impl FnOnce(&mut State)) {
+        {
+            let mut state = self.state.lock();
+            change(&mut state);
+            state.tell();
+        }
+        self.changed.send_replace(());
+    }
+}
+
+impl State {
+    fn clients(&mut self, id: NodeId) -> &mut Clients {
+        self.nodes.entry(id).or_default()
+    }
+
+    fn start(&mut self, id: NodeId) {
+        let alone = self.clients(id).sources > 0;
+        self.world.start(id, alone);
+    }
+
+    /// Ends a node's connections as the death of its daemon does.
+    fn disconnect(&mut self, id: NodeId) {
+        let clients = self.clients(id);
+        let silent = clients.faults.silent;
+        clients.connected.drain(..).for_each(|client| client.hang_up(silent));
+    }
+
+    /// Passes on what the nodes have told.
+    fn tell(&mut self) {
+        for node in &mut self.world.nodes {
+            let told = std::mem::take(&mut node.told);
+            if let Some(clients) = self.nodes.get_mut(&node.id) {
+                clients.connected.retain(|client| client.is_open());
+                for client in &clients.connected {
+                    told.iter().for_each(|notification| client.tell(notification.clone()));
+                }
+            }
+        }
+    }
+}
+
+/// A node of a simulated cluster: a [`Source`](crate::Source) for an actor.
+pub struct Node {
+    cluster: Cluster,
+    id: NodeId,
+}
+
+impl Node {
+    fn new(cluster: Cluster, id: NodeId) -> Self {
+        cluster.state.lock().clients(id).sources += 1;
+        Self { cluster, id }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// What the daemon answers to a connection attempt now; `None` while it is paused.
+    fn answer(&self, terms: sealed::Terms) -> Option<Result<Simulated, crate::Error>> {
+        let answer = self.ask(terms);
+        if matches!(answer, Some(Err(_))) {
+            // Who is refused is told nothing that the others would have to wait for.
+            self.cluster.change(|world| world.join(self.id));
+        }
+        answer
+    }
+
+    fn ask(&self, terms: sealed::Terms) -> Option<Result<Simulated, crate::Error>> {
+        let mut state = self.cluster.state.lock();
+        match state.world.node(self.id)?.daemon {
+            Daemon::Paused => return None,
+            Daemon::Down => return Some(Err(crate::Error::Connect(Code::LIBRARY))),
+            Daemon::Running => {}
+        }
+        let (snapshot, provider) = (state.world.snapshot(self.id), state.world.provider);
+        let clients = state.clients(self.id);
+        let connected = || {
+            if let Some(code) = clients.faults.connect {
+                return Err(crate::Error::Connect(code));
+            }
+            terms.check(Some(clients.faults.server_uid), provider)?;
+            if let Some(code) = clients.faults.track_start {
+                return Err(crate::Error::TrackStart(code));
+            }
+            let cluster = self.cluster.clone();
+            let id = self.id;
+            let drained = move || cluster.drained(id);
+            let (client, connection) = Client::connect(provider, snapshot, Box::new(drained))?;
+            clients.connected.push(client);
+            Ok(connection)
+        };
+        Some(connected())
+    }
+}
+
+impl Cluster {
+    /// A client has been told everything. A daemon that was alone for its sake joins the others
+    /// when all have.
+    fn drained(&self, id: NodeId) {
+        let joins = |state: &mut State| {
+            let clients = state.clients(id);
+            let told = clients.connected.iter().filter(|client| client.is_drained()).count();
+            told >= clients.sources
+        };
+        let alone = self.state.lock().world.node(id).is_some_and(|node| node.alone);
+        if alone {
+            self.change_all(|state| {
+                if joins(state) {
+                    state.world.join(id);
+                }
+            });
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.cluster.state.lock().clients(self.id).sources -= 1;
+        self.cluster.drained(self.id);
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl sealed::Source for Node {
+    fn connect(self: Arc<Self>, terms: sealed::Terms, _: &Connector) -> sealed::Connecting {
+        let mut changed = self.cluster.changed.subscribe();
+        Box::pin(async move {
+            loop {
+                changed.mark_unchanged();
+                if let Some(answer) = self.answer(terms) {
+                    return Ok(Box::new(answer?) as Box<dyn sealed::Tracked>);
+                }
+                // The sender is in `self.cluster`.
+                let _ = changed.changed().await;
+            }
+        })
+    }
+}

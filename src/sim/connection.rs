@@ -1,0 +1,164 @@
+use std::{
+    collections::VecDeque,
+    fmt,
+    io::{ErrorKind, Read, Write},
+    os::{
+        fd::{AsRawFd, RawFd},
+        unix::net::UnixStream,
+    },
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    Code, Error, connection::sealed::Tracked, connector::Connector, libquorum::Notification,
+};
+
+/// The daemon's end of a connection.
+#[derive(Debug)]
+pub(super) struct Client {
+    queue: Arc<Mutex<Queue>>,
+    /// A byte in it says that something waits. `None` once the connection is over.
+    doorbell: UnixStream,
+}
+
+/// The client's end.
+pub(super) struct Simulated {
+    queue: Arc<Mutex<Queue>>,
+    doorbell: UnixStream,
+    has_provider: bool,
+    /// Called when everything has been taken.
+    drained: Box<dyn Fn() + Send>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    waiting: VecDeque<Notification>,
+    /// What the next dispatch fails with, and every one after it.
+    failed: Option<Code>,
+    /// Whether everything was taken since it was last filled.
+    drained: bool,
+    /// Whether the client is there.
+    open: bool,
+    /// Kept open by a daemon that died without closing it.
+    kept: Option<UnixStream>,
+}
+
+impl Client {
+    /// Makes a connection in which `snapshot` waits.
+    pub(super) fn connect(
+        has_provider: bool,
+        snapshot: Vec<Notification>,
+        drained: Box<dyn Fn() + Send>,
+    ) -> Result<(Self, Simulated), Error> {
+        let pair = || {
+            let (ours, theirs) = UnixStream::pair()?;
+            ours.set_nonblocking(true)?;
+            theirs.set_nonblocking(true)?;
+            Ok::<_, std::io::Error>((ours, theirs))
+        };
+        let (ours, theirs) = pair().map_err(|_| Error::Descriptors)?;
+        let queue = Arc::new(Mutex::new(Queue {
+            waiting: VecDeque::new(),
+            failed: None,
+            drained: false,
+            open: true,
+            kept: None,
+        }));
+        let client = Self { queue: Arc::clone(&queue), doorbell: ours };
+        snapshot.into_iter().for_each(|notification| client.tell(notification));
+        Ok((client, Simulated { queue, doorbell: theirs, has_provider, drained }))
+    }
+
+    pub(super) fn tell(&self, notification: Notification) {
+        let mut queue = self.queue.lock();
+        queue.waiting.push_back(notification);
+        queue.drained = false;
+        self.ring();
+    }
+
+    /// Ends the connection; what waits in it is lost.
+    pub(super) fn hang_up(self, silently: bool) {
+        let mut queue = self.queue.lock();
+        queue.failed = Some(Code::LIBRARY);
+        if silently {
+            queue.kept = Some(self.doorbell);
+        }
+    }
+
+    /// Has dispatching fail with this code.
+    pub(super) fn fail(self, code: Code) {
+        self.queue.lock().failed = Some(code);
+        self.ring();
+        self.queue.lock().kept = Some(self.doorbell);
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.queue.lock().open
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.drained && queue.open
+    }
+
+    /// Wakes the client. If the pipe is full it is awake.
+    fn ring(&self) {
+        let _ = (&self.doorbell).write(&[0]);
+    }
+}
+
+impl AsRawFd for Simulated {
+    fn as_raw_fd(&self) -> RawFd {
+        self.doorbell.as_raw_fd()
+    }
+}
+
+impl Tracked for Simulated {
+    fn dispatch(&mut self) -> Result<Option<Notification>, Error> {
+        let mut queue = self.queue.lock();
+        if let Some(code) = queue.failed {
+            return Err(Error::Dispatch(code));
+        }
+        if let Some(notification) = queue.waiting.pop_front() {
+            return Ok(Some(notification));
+        }
+        // With the queue locked nobody rings: what is told after this rings anew.
+        silence(&self.doorbell);
+        queue.drained = true;
+        drop(queue);
+        (self.drained)();
+        Ok(None)
+    }
+
+    fn has_provider(&self) -> bool {
+        self.has_provider
+    }
+
+    fn close(self: Box<Self>, _: &Connector) {}
+}
+
+fn silence(mut doorbell: &UnixStream) {
+    let mut bytes = [0; 64];
+    loop {
+        match doorbell.read(&mut bytes) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+impl Drop for Simulated {
+    fn drop(&mut self) {
+        self.queue.lock().open = false;
+    }
+}
+
+impl fmt::Debug for Simulated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Simulated").field("queue", &self.queue).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,92 @@
+//! A simulated Corosync cluster, for examples and for tests of your own actors. Feature `sim`.
+//!
+//! [`Cluster::new`] makes nodes that have formed a cluster; [`Cluster::node`] is a
+//! [`Source`](crate::Source) for [`QuorumActor::builder`](crate::QuorumActor::builder). The verbs of
+//! [`Cluster`] then do to the cluster what happens to real ones, and the actor tells what it would
+//! tell there: everything but the daemons is the real thing.
+//!
+//! # Testing your actors
+//!
+//! Nothing here needs Corosync, root or real time. A [`Probe`] says what was told; with tokio's
+//! paused clock a test of what happens after half a minute takes milliseconds. The actor has to run
+//! on the test's own arbiter then, whose clock it is:
+//! [`start_in_arbiter`](crate::QuorumBuilder::start_in_arbiter).
+//!
+//! ```
+//! use actix::prelude::*;
+//! use actix_quorum::{QuorumActor, QuorumChanged, sim::{Cluster, Probe}};
+//!
+//! /// Your actor: may write while there is quorum.
+//! #[derive(Default)]
+//! struct Writer {
+//!     writing: bool,
+//! }
+//!
+//! impl Actor for Writer {
+//!     type Context = Context<Self>;
+//! }
+//!
+//! impl Handler<QuorumChanged> for Writer {
+//!     type Result = ();
+//!
+//!     fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) {
+//!         self.writing = change.current.quorum.is_quorate();
+//!     }
+//! }
+//!
+//! #[derive(Message)]
+//! #[rtype(result = "bool")]
+//! struct IsWriting;
+//!
+//! impl Handler<IsWriting> for Writer {
+//!     type Result = bool;
+//!
+//!     fn handle(&mut self, _: IsWriting, _: &mut Self::Context) -> bool {
+//!         self.writing
+//!     }
+//! }
+//!
+//! # fn main() {
+//! # System::new().block_on(
+//! async {
+//!     let cluster = Cluster::new(3);
+//!     let writer = Writer::default().start();
+//!     let quorum = QuorumActor::builder()
+//!         .source(cluster.node(1))
+//!         .subscribe(writer.clone().recipient())
+//!         .start_in_arbiter(&Arbiter::current());
+//!     let mut probe = Probe::new(&quorum);
+//!
+//!     probe.expect_gain().await;
+//!     assert_eq!(writer.send(IsWriting).await, Ok(true));
+//!
+//!     cluster.partition(&[&[1], &[2, 3]]).unwrap();
+//!     probe.expect_loss().await;
+//!     assert_eq!(writer.send(IsWriting).await, Ok(false));
+//!
+//!     cluster.heal();
+//!     let change = probe.expect_gain().await;
+//!     assert!(change.current.epoch > 0, "others may have written meanwhile");
+//!     assert_eq!(writer.send(IsWriting).await, Ok(true));
+//!     quorum.stop().await;
+//! }
+//! # ); }
+//! ```
+//!
+//! # What it leaves out
+//!
+//! Time: what a verb does to the cluster is done when it returns, where a real cluster takes a token
+//! timeout and a consensus. Quorum devices, and the options `last_man_standing`,
+//! `auto_tie_breaker` and `allow_downscale` of votequorum.
+
+mod cluster;
+mod connection;
+mod error;
+mod probe;
+mod world;
+
+pub use self::{
+    cluster::{Cluster, Fault, Node},
+    error::Error,
+    probe::Probe,
+};

@@ -1,0 +1,304 @@
+//! The nodes, their links and their votes, and what each tells its clients. No clock, no I/O.
+//!
+//! The rules are Corosync's: totem's for who is in which ring and who joined and left
+//! (`exec/totemsrp.c`), votequorum's for who is quorate (`exec/votequorum.c`).
+
+use crate::libquorum::{NodeId, Notification, RingId};
+
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) nodes: Vec<Node>,
+    pub(super) provider: bool,
+    two_node: bool,
+    wait_for_all: bool,
+    /// Set at run time; otherwise all votes that are configured.
+    expected_votes: Option<u32>,
+    /// Memberships are told, decisions are kept back.
+    sync_held: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    votes: u32,
+    pub(super) daemon: Daemon,
+    /// Nodes with the same number can hear each other.
+    link: usize,
+    /// A daemon that has just started is alone until its clients have seen so.
+    pub(super) alone: bool,
+    /// What the daemon told last. Survives it as the number that the next ring must exceed.
+    ring: RingId,
+    members: Vec<NodeId>,
+    decision: Decision,
+    /// Whether it has not yet seen all nodes since it started (`wait_for_all`).
+    waiting: bool,
+    /// What clients have not been told yet, oldest first; taken by whoever passes it on.
+    pub(super) told: Vec<Notification>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Daemon {
+    Down,
+    Running,
+    Paused,
+}
+
+#[derive(Clone, Debug)]
+struct Decision {
+    quorate: bool,
+    ring: RingId,
+    members: Vec<NodeId>,
+}
+
+impl World {
+    /// Nodes `1..=size`, with a vote each, that have formed a cluster.
+    pub(super) fn new(size: u32) -> Self {
+        let nodes = (1..=size).map(|id| Node::new(NodeId(id))).collect();
+        let mut world = Self {
+            nodes,
+            provider: true,
+            two_node: false,
+            wait_for_all: false,
+            expected_votes: None,
+            sync_held: false,
+        };
+        world.reform();
+        world.forget();
+        world
+    }
+
+    pub(super) fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.id == id)
+    }
+
+    pub(super) fn node_mut(&mut self, id: NodeId) -> Option<&mut Node> {
+        self.nodes.iter_mut().find(|node| node.id == id)
+    }
+
+    /// Takes back what was told so far: nobody was there to hear it.
+    pub(super) fn forget(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.told.clear());
+    }
+
+    pub(super) fn configure_two_node(&mut self, two_node: bool) {
+        self.two_node = two_node;
+        self.configure_wait_for_all(two_node);
+    }
+
+    pub(super) fn configure_wait_for_all(&mut self, wait_for_all: bool) {
+        self.wait_for_all = wait_for_all;
+        self.decide_all();
+    }
+
+    /// Puts each node into the group with its index.
+    pub(super) fn link(&mut self, group_of: impl Fn(NodeId) -> usize) {
+        for node in &mut self.nodes {
+            node.link = group_of(node.id);
+        }
+        self.reform();
+    }
+
+    pub(super) fn set_daemon(&mut self, id: NodeId, daemon: Daemon) {
+        let Some(node) = self.node_mut(id) else { return };
+        node.daemon = daemon;
+        self.reform();
+    }
+
+    /// Starts a daemon, alone at first if it is told to be.
+    pub(super) fn start(&mut self, id: NodeId, alone: bool) {
+        let (provider, wait_for_all) = (self.provider, self.wait_for_all);
+        let Some(node) = self.node_mut(id) else { return };
+        node.daemon = Daemon::Running;
+        node.alone = alone;
+        node.waiting = wait_for_all;
+        // A new daemon begins on a ring of its own, numbered after the last one it was on.
+        node.ring = RingId { node_id: id, seq: node.ring.seq + 1 };
+        node.members = vec![id];
+        node.decision = Decision { quorate: false, ring: node.ring, members: vec![id] };
+        node.told.clear();
+        if provider {
+            self.decide(&[id]);
+            self.forget_of(id);
+        }
+        self.reform();
+    }
+
+    fn forget_of(&mut self, id: NodeId) {
+        if let Some(node) = self.node_mut(id) {
+            node.told.clear();
+        }
+    }
+
+    /// Lets a daemon that was alone find the others.
+    pub(super) fn join(&mut self, id: NodeId) {
+        if let Some(node) = self.node_mut(id)
+            && node.alone
+            && node.daemon == Daemon::Running
+        {
+            node.alone = false;
+            self.reform();
+        }
+    }
+
+    pub(super) fn set_expected_votes(&mut self, votes: u32) {
+        self.expected_votes = Some(votes);
+        self.decide_all();
+    }
+
+    pub(super) fn set_votes(&mut self, id: NodeId, votes: u32) {
+        if let Some(node) = self.node_mut(id) {
+            node.votes = votes;
+            self.decide_all();
+        }
+    }
+
+    pub(super) fn hold_sync(&mut self, held: bool) {
+        self.sync_held = held;
+        if !held {
+            self.decide_unsettled();
+        }
+    }
+
+    /// What a client is told first: the membership, then the decision.
+    pub(super) fn snapshot(&self, id: NodeId) -> Vec<Notification> {
+        let Some(node) = self.node(id) else { return Vec::new() };
+        vec![
+            Notification::Nodelist {
+                ring_id: node.ring,
+                members: node.members.clone(),
+                joined: Vec::new(),
+                left: Vec::new(),
+            },
+            self.decision(node),
+        ]
+    }
+
+    fn decision(&self, node: &Node) -> Notification {
+        let Decision { quorate, ring, members } = node.decision.clone();
+        if self.provider {
+            Notification::Quorum { quorate, ring_id: ring, members }
+        } else {
+            // Without a provider corosync calls every node quorate, on no ring.
+            let ring_id = RingId::default();
+            Notification::Quorum { quorate: true, ring_id, members: Vec::new() }
+        }
+    }
+
+    /// Forms new rings wherever who can hear whom is not what the rings say.
+    fn reform(&mut self) {
+        for group in self.groups() {
+            let (ring, members) = {
+                let first = self.member(group[0]);
+                (first.ring, &first.members)
+            };
+            if *members == group && group.iter().all(|id| self.member(*id).ring == ring) {
+                continue;
+            }
+            self.form(&group);
+        }
+    }
+
+    /// The nodes that can hear each other, ascending.
+    fn groups(&self) -> Vec<Vec<NodeId>> {
+        let mut groups: Vec<(Option<usize>, Vec<NodeId>)> = Vec::new();
+        for node in self.nodes.iter().filter(|node| node.daemon == Daemon::Running) {
+            let link = (!node.alone).then_some(node.link);
+            match groups.iter_mut().find(|(known, _)| link.is_some() && *known == link) {
+                Some((_, group)) => group.push(node.id),
+                None => groups.push((link, vec![node.id])),
+            }
+        }
+        groups.into_iter().map(|(_, group)| group).collect()
+    }
+
+    fn member(&self, id: NodeId) -> &Node {
+        self.node(id).expect("groups are made of nodes")
+    }
+
+    /// Forms a ring of these nodes.
+    fn form(&mut self, group: &[NodeId]) {
+        let highest = group.iter().map(|id| self.member(*id).ring.seq).max().unwrap_or(0);
+        let ring_id = RingId { node_id: group[0], seq: highest + 4 };
+        let before: Vec<(NodeId, RingId)> =
+            group.iter().map(|id| (*id, self.member(*id).ring)).collect();
+        for (id, ring) in &before {
+            // Totem's transitional membership: who comes along from the same ring. Everybody else
+            // of the old ring has left, and everybody else of the new one has joined.
+            let along = |node: &NodeId| before.contains(&(*node, *ring));
+            let node = self.node_mut(*id).expect("groups are made of nodes");
+            let (mut joined, mut left) = (group.to_vec(), std::mem::take(&mut node.members));
+            joined.retain(|node| !along(node));
+            left.retain(|node| !along(node));
+            node.ring = ring_id;
+            node.members = group.to_vec();
+            node.told.push(Notification::Nodelist {
+                ring_id,
+                members: group.to_vec(),
+                joined,
+                left,
+            });
+        }
+        if !self.sync_held {
+            self.decide(group);
+        }
+    }
+
+    fn decide_unsettled(&mut self) {
+        for group in self.groups() {
+            let node = self.member(group[0]);
+            if node.decision.ring != node.ring {
+                self.decide(&group);
+            }
+        }
+    }
+
+    fn decide_all(&mut self) {
+        for group in self.groups() {
+            let node = self.member(group[0]);
+            // While a decision is kept back there is none to change.
+            if node.decision.ring == node.ring {
+                self.decide(&group);
+            }
+        }
+    }
+
+    /// Decides for a group whether it is quorate, and tells it.
+    fn decide(&mut self, group: &[NodeId]) {
+        if !self.provider {
+            return;
+        }
+        let configured: u32 = self.nodes.iter().map(|node| node.votes).sum();
+        let total: u32 = group.iter().map(|id| self.member(*id).votes).sum();
+        let expected = self.expected_votes.unwrap_or(configured).max(total);
+        let quorum = if self.two_node && expected == 2 { 1 } else { expected / 2 + 1 };
+        // Who has waited for all, or meets somebody who has, does not wait any more.
+        let waiting =
+            group.iter().all(|id| self.member(*id).waiting) && group.len() < self.nodes.len();
+        let quorate = total >= quorum && !waiting;
+        for id in group {
+            let node = self.node_mut(*id).expect("groups are made of nodes");
+            node.waiting = waiting;
+            node.decision = Decision { quorate, ring: node.ring, members: group.to_vec() };
+            let (ring_id, members) = (node.ring, group.to_vec());
+            node.told.push(Notification::Quorum { quorate, ring_id, members });
+        }
+    }
+}
+
+impl Node {
+    fn new(id: NodeId) -> Self {
+        let ring = RingId { node_id: id, seq: 1 };
+        Self {
+            id,
+            votes: 1,
+            daemon: Daemon::Running,
+            link: 0,
+            alone: false,
+            ring,
+            members: Vec::new(),
+            decision: Decision { quorate: false, ring, members: vec![id] },
+            waiting: false,
+            told: Vec::new(),
+        }
+    }
+}
