@@ -630,8 +630,9 @@ fn a_hung_initialize_holds_no_other_thread_up() {
     let start = Instant::now();
     let dropping = thread::spawn(move || drop(dropped));
     let finalizing = thread::spawn(move || finalized.finalize());
-    let error = Handle::initialize_with(library).unwrap_err();
-    assert_eq!(error, Error::Busy);
+    let refused = thread::spawn(move || Handle::initialize_with(library));
+    eventually(SLACK, "connecting returns", || refused.is_finished().then_some(()));
+    assert_eq!(refused.join().unwrap().unwrap_err(), Error::Busy);
     assert!((Duration::from_secs(4)..SLACK).contains(&start.elapsed()), "{:?}", start.elapsed());
     eventually(SLACK, "closing others returns", || {
         (dropping.is_finished() && finalizing.is_finished()).then_some(())
@@ -887,6 +888,25 @@ fn stopping_does_not_wait_for_a_connection_that_does_not_close() {
         fake.wait_open(0);
         assert_eq!(fake.calls("quorum_finalize"), before + 1);
     }
+}
+
+/// From the call on, not from when the connection is closed.
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn who_stops_the_actor_is_told_of_no_quorum_from_then_on() {
+    let fake = Fake::alone("stop_at_once");
+    let watcher = fake.watch();
+    fake.push_both(true, 9);
+    watcher.until_quorum(Quorum::Quorate);
+    fake.block("quorum_finalize");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let polled_once = tokio::time::timeout(Duration::ZERO, watcher.quorum.stop()).await;
+        assert!(polled_once.is_err());
+        assert!(!watcher.quorum.is_quorate());
+        assert_eq!(watcher.quorum.snapshot().connection, Connection::Stopped);
+    });
+    assert_never_quorate(&watcher.until_cause(Cause::Stopped));
 }
 
 #[test]
