@@ -1,9 +1,14 @@
-//! Prints every change of quorum until interrupted.
+//! Prints every change of quorum: of a simulated cluster that loses and regains a node, or of the
+//! Corosync on this node until interrupted.
 //!
-//! On a cluster node: `cargo run --example watch`, then `systemctl stop corosync`: expect `unknown`.
+//! `cargo run --example watch` needs nothing but Rust. On a cluster node:
+//! `cargo run --example watch -- --corosync`, then `systemctl stop corosync`: expect `unknown`.
+
+use std::time::Duration;
 
 use actix::prelude::*;
-use actix_quorum::{QuorumActor, QuorumChanged};
+use actix_quorum::{QuorumActor, QuorumChanged, sim::Cluster};
+use tokio::time::sleep;
 
 struct Printer;
 
@@ -21,10 +26,37 @@ impl Handler<QuorumChanged> for Printer {
 
 #[actix::main]
 async fn main() -> std::io::Result<()> {
-    let printer = Printer.start();
-    let quorum = QuorumActor::builder().start();
-    quorum.subscribe(printer.recipient());
-    tokio::signal::ctrl_c().await?;
-    quorum.stop().await;
+    let printer = Printer.start().recipient();
+    if std::env::args().any(|argument| argument == "--corosync") {
+        let quorum = QuorumActor::builder().subscribe(printer).start();
+        tokio::signal::ctrl_c().await?;
+        quorum.stop().await;
+    } else {
+        let cluster = Cluster::new(3);
+        let quorum = QuorumActor::builder().source(cluster.node(1)).subscribe(printer).start();
+        quorum.wait_quorate().await;
+        simulate(&cluster).await.expect("each verb fits what was before");
+        quorum.stop().await;
+    }
+    Ok(())
+}
+
+/// What happens to node 1 of three.
+async fn simulate(cluster: &Cluster) -> Result<(), actix_quorum::sim::Error> {
+    let pause = || sleep(Duration::from_secs(1));
+    for what in ["node 3 crashes", "node 2 is cut off", "node 2 is back", "node 3 starts"] {
+        pause().await;
+        println!("-- {what}");
+        match what {
+            "node 3 crashes" => cluster.crash(3)?,
+            "node 2 is cut off" => cluster.partition(&[&[1, 3], &[2]])?,
+            "node 2 is back" => cluster.heal(),
+            _ => cluster.start(3)?,
+        }
+    }
+    pause().await;
+    println!("-- corosync on node 1 is killed and started again");
+    cluster.restart(1)?;
+    pause().await;
     Ok(())
 }

@@ -18,19 +18,11 @@ fn the_shortest_program_is_the_example() {
     assert!(readme.contains(&format!("```rust,no_run\n{program}```\n")), "README.md differs");
 }
 
-/// `cargo run --example NAME` in a network namespace.
-fn cargo_run(netns: &Netns, example: &str) -> Running {
+/// `cargo run` with these arguments, in a network namespace.
+fn cargo_run(netns: &Netns, arguments: &str) -> Running {
     let mut child = Command::new("ip")
-        .args([
-            "netns",
-            "exec",
-            netns.name(),
-            env!("CARGO"),
-            "run",
-            "--quiet",
-            "--example",
-            example,
-        ])
+        .args(["netns", "exec", netns.name(), env!("CARGO"), "run", "--quiet"])
+        .args(arguments.split(' '))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -69,7 +61,7 @@ impl Drop for Running {
 #[ignore = "needs root and corosync: make test"]
 fn watch_prints_every_change_until_interrupted() {
     let node = Node::single();
-    let mut watch = cargo_run(&node.netns, "watch");
+    let mut watch = cargo_run(&node.netns, "--example watch -- --corosync");
     let ring = node.wait_members(true, &[1]).ring_id;
     let line = watch.until("quorate");
     assert!(line.starts_with(&format!("quorate: ring {ring}, members 1")), "{line}");
@@ -92,15 +84,52 @@ fn watch_prints_every_change_until_interrupted() {
 #[ignore = "needs root and corosync: make test"]
 fn watch_says_what_to_do_where_there_is_no_corosync() {
     let nowhere = Netns::new();
-    let mut watch = cargo_run(&nowhere, "watch");
+    let mut watch = cargo_run(&nowhere, "--example watch -- --corosync");
     watch.until("systemctl start corosync");
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn watch_simulates_a_loss_and_a_regain_where_there_is_no_corosync() {
+    let nowhere = Netns::new();
+    let mut watch = cargo_run(&nowhere, "--example watch");
+    watch.until("quorate: ring");
+    watch.until("-- node 2 is cut off");
+    watch.until("inquorate: ring");
+    watch.until("-- node 2 is back");
+    watch.until("quorate: ring");
+    watch.until("unknown: connection to corosync lost");
+    watch.until("quorate: ring");
+    assert!(watch.child.wait().unwrap().success());
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn supervised_pauses_and_goes_on_across_a_restart_of_corosync() {
+    let node = Node::single();
+    let mut supervised = cargo_run(&node.netns, "--example supervised -- --corosync");
+    supervised.until("working");
+    node.corosync.kill();
+    supervised.until("paused: unknown: connection to corosync lost");
+    node.corosync.start();
+    assert_eq!(
+        supervised.until("work"),
+        "others may have worked meanwhile: looking at what they did"
+    );
+    supervised.until("working");
+
+    let mut supervised = cargo_run(&node.netns, "--example supervised");
+    for line in ["working", "paused: unknown", "others may have worked", "working"] {
+        supervised.until(line);
+    }
+    assert!(supervised.child.wait().unwrap().success());
 }
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn the_shortest_program_runs_to_its_end() {
     let node = Node::single();
-    let mut program = cargo_run(&node.netns, "replicator");
+    let mut program = cargo_run(&node.netns, "--example replicator");
     let ring = node.wait_members(true, &[1]).ring_id;
     program.until(&format!("quorate: ring {ring}, members 1"));
     assert!(program.child.wait().unwrap().success());
