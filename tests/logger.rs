@@ -2,7 +2,14 @@
 
 mod support;
 
-use std::{sync::mpsc, thread, time::Duration};
+use std::{
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
 
 use actix::System;
 use actix_quorum::{Connection, Corosync, QuorumActor};
@@ -11,7 +18,11 @@ use parking_lot::Mutex;
 use support::{FakeLibquorum, eventually};
 
 /// Blocks while the other end of its channel is there.
-struct Blocking(Mutex<Option<mpsc::Receiver<()>>>);
+struct Blocking {
+    blocked: Mutex<Option<mpsc::Receiver<()>>>,
+    /// It has been told of the gain, after which the actor has nothing to say.
+    told: AtomicBool,
+}
 
 impl Log for Blocking {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -19,17 +30,21 @@ impl Log for Blocking {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata())
-            && let Some(blocked) = &*self.0.lock()
-        {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        if let Some(blocked) = &*self.blocked.lock() {
             let _ = blocked.recv();
+        }
+        if record.args().to_string().starts_with("quorate") {
+            self.told.store(true, Ordering::Release);
         }
     }
 
     fn flush(&self) {}
 }
 
-static LOGGER: Blocking = Blocking(Mutex::new(None));
+static LOGGER: Blocking = Blocking { blocked: Mutex::new(None), told: AtomicBool::new(false) };
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
@@ -44,8 +59,14 @@ fn a_logger_that_blocks_does_not_keep_quorum_up() {
         fake.push_nodelist((1, 9), Some(&[1]), None, None);
         fake.push_quorum(1, (1, 9), Some(&[1]));
         quorum.wait_quorate().await;
+        let logged = thread::spawn(|| {
+            eventually(Duration::from_secs(10), "the gain is logged", || {
+                LOGGER.told.load(Ordering::Acquire).then_some(())
+            });
+        });
+        logged.join().unwrap();
         let (unblock, blocked) = mpsc::channel();
-        *LOGGER.0.lock() = Some(blocked);
+        *LOGGER.blocked.lock() = Some(blocked);
         fake.hang_up();
         let reader = quorum.clone();
         let waiting = thread::spawn(move || {
