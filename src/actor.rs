@@ -11,8 +11,9 @@ use crate::{
     backoff::Delays,
     connection::sealed::{Source, Terms, Tracked},
     connector::Connector,
-    libquorum::Notification,
-    notifications::Notifications,
+    lease::Moment,
+    notifications::{Notifications, Told},
+    probe::Probe,
     registry::SubscriptionId,
     shared::Shared,
     state::Event,
@@ -28,11 +29,15 @@ pub struct QuorumActor {
     shared: Arc<Shared>,
     source: Arc<dyn Source>,
     terms: Terms,
+    probe: Option<Arc<dyn Probe>>,
+    probe_interval: Duration,
     connector: Connector,
     delays: Delays,
     /// Attempts since the last connection.
     attempt: u64,
     connected_at: Option<Instant>,
+    /// When the next timer fires.
+    timer: Option<Moment>,
     /// What makes the connection, and then what reads from it.
     connection: Option<SpawnHandle>,
     /// What keeps this actor alive when nobody else does.
@@ -47,6 +52,7 @@ impl QuorumActor {
         shared: Arc<Shared>,
         source: Arc<dyn Source>,
         terms: Terms,
+        probe_interval: Duration,
         delays: Delays,
         own_arbiter: Option<ArbiterHandle>,
     ) -> Self {
@@ -54,6 +60,9 @@ impl QuorumActor {
             shared,
             source,
             terms,
+            probe: None,
+            probe_interval,
+            timer: None,
             connector: Connector::default(),
             delays,
             attempt: 0,
@@ -68,9 +77,9 @@ impl QuorumActor {
     fn connect(&mut self, ctx: &mut Context<Self>) {
         self.attempt += 1;
         let connecting = Arc::clone(&self.source).connect(self.terms, &self.connector);
-        let patience = ctx.run_later(PATIENCE, |actor, _| {
+        let patience = ctx.run_later(PATIENCE, |actor, ctx| {
             let (attempt, error) = (actor.attempt, Error::Unresponsive);
-            actor.shared.publish(Event::Failed { attempt, error });
+            actor.publish(Event::Failed { attempt, error }, ctx);
         });
         let connecting = ctx.spawn(connecting.into_actor(self).map(move |result, actor, ctx| {
             ctx.cancel_future(patience);
@@ -87,12 +96,36 @@ impl QuorumActor {
         connection: Box<dyn Tracked>,
         ctx: &mut Context<Self>,
     ) -> Result<(), Error> {
-        let has_provider = connection.has_provider();
-        let notifications = Notifications::new(connection, self.connector.clone())?;
+        let (has_provider, asked_at) = (connection.has_provider(), connection.asked_at());
+        // One for all connections: its thread may still wait for an answer to a dead one.
+        let probe = match &self.probe {
+            Some(probe) => Arc::clone(probe),
+            None => Arc::from(Arc::clone(&self.source).probe(self.terms)?),
+        };
+        self.probe = Some(Arc::clone(&probe));
+        let connector = self.connector.clone();
+        let notifications = Notifications::new(connection, connector, probe, self.probe_interval)?;
         self.connected_at = Some(Instant::now());
-        self.shared.publish(Event::Connected { has_provider });
+        self.publish(Event::Connected { has_provider, asked_at }, ctx);
         self.connection = Some(ctx.add_stream(notifications));
         Ok(())
+    }
+
+    /// Publishes, and sees to it that time is noticed when it changes something.
+    fn publish(&mut self, event: Event, ctx: &mut Context<Self>) {
+        let Some(deadline) = self.shared.publish(event) else { return };
+        if self.timer.is_some_and(|timer| timer <= deadline) {
+            return;
+        }
+        self.timer = Some(deadline);
+        // Rounded up by the timer, so that it is not asked a moment too early.
+        let delay = deadline.since(self.shared.lease.clock().now());
+        ctx.run_later(delay, move |actor, ctx| {
+            if actor.timer == Some(deadline) {
+                actor.timer = None;
+            }
+            actor.publish(Event::Tick, ctx);
+        });
     }
 
     /// The one place where a connection, or the attempt to make one, ends: everybody is told, and
@@ -106,9 +139,9 @@ impl QuorumActor {
         match connected_at {
             Some(_) => {
                 self.attempt = 0;
-                self.shared.publish(Event::Lost(error));
+                self.publish(Event::Lost(error), ctx);
             }
-            None => self.shared.publish(Event::Failed { attempt: self.attempt, error }),
+            None => self.publish(Event::Failed { attempt: self.attempt, error }, ctx),
         }
         ctx.run_later(delay, |actor, ctx| {
             // What a stop has to do yet would be dropped with the restart.
@@ -133,6 +166,7 @@ impl Actor for QuorumActor {
             return;
         }
         self.own_addr = Some(ctx.address());
+        // Drops subscribers that have ended while nothing happens.
         ctx.run_interval(SWEEP, |actor, _| actor.shared.registry.deliver());
         self.connect(ctx);
     }
@@ -141,13 +175,16 @@ impl Actor for QuorumActor {
 impl Supervised for QuorumActor {
     fn restarting(&mut self, _: &mut Context<Self>) {
         self.connection = None;
+        self.timer = None;
     }
 }
 
-impl StreamHandler<Result<Notification, Error>> for QuorumActor {
-    fn handle(&mut self, item: Result<Notification, Error>, ctx: &mut Context<Self>) {
+impl StreamHandler<Result<Told, Error>> for QuorumActor {
+    fn handle(&mut self, item: Result<Told, Error>, ctx: &mut Context<Self>) {
         match item {
-            Ok(notification) => self.shared.publish(Event::Notified(notification)),
+            Ok(Told::Notified(notification)) => self.publish(Event::Notified(notification), ctx),
+            Ok(Told::Answered(answer)) => self.publish(Event::Answered(answer), ctx),
+            Ok(Told::Tick) => self.publish(Event::Tick, ctx),
             Err(error) => self.disconnected(error, ctx),
         }
     }

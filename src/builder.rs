@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use actix::{Arbiter, ArbiterHandle, Supervisor, System};
 
@@ -7,6 +7,7 @@ use crate::{
     backoff::Delays,
     connection::sealed::{self, Terms},
     shared::Shared,
+    state::Rules,
 };
 
 /// Settings of a [`QuorumActor`], each with a default that suits a cluster node.
@@ -16,6 +17,8 @@ pub struct QuorumBuilder {
     source: Arc<dyn sealed::Source>,
     backoff: Backoff,
     terms: Terms,
+    rules: Rules,
+    probe_interval: Option<Duration>,
     subscribers: Vec<Subscriber>,
 }
 
@@ -26,6 +29,12 @@ impl QuorumActor {
             source: Arc::new(Corosync::new()),
             backoff: Backoff::default(),
             terms: Terms { require_provider: true, server_uid: Some(0) },
+            rules: Rules {
+                lease: Duration::from_secs(5),
+                settle_grace: Duration::from_secs(1),
+                stable_after: Duration::ZERO,
+            },
+            probe_interval: None,
             subscribers: Vec::new(),
         }
     }
@@ -35,6 +44,38 @@ impl QuorumBuilder {
     /// Where to connect to. Default [`Corosync::new`].
     pub fn source(self, source: impl Source) -> Self {
         Self { source: Arc::new(source), ..self }
+    }
+
+    /// How long Corosync may be silent before what it told last is not believed any more. Default
+    /// 5 s.
+    ///
+    /// Whatever happens to Corosync, this process or the system, nobody is told that there is
+    /// quorum for longer than this after Corosync was last asked and has answered. Choose it with
+    /// the time in mind that the other nodes take to go on without this one: Corosync's token and
+    /// consensus timeouts together (4.3 s as Corosync comes for two nodes, more for more).
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.rules.lease = lease;
+        self
+    }
+
+    /// How often Corosync is asked whether it lives. Default a quarter of the lease.
+    pub fn probe_interval(self, probe_interval: Duration) -> Self {
+        Self { probe_interval: Some(probe_interval), ..self }
+    }
+
+    /// How long a quorum decision is believed that is about another membership than the current
+    /// one, while Corosync synchronises. Default 1 s: usual are milliseconds, with a quorum device
+    /// it can be half a minute.
+    pub fn settle_grace(mut self, settle_grace: Duration) -> Self {
+        self.rules.settle_grace = settle_grace;
+        self
+    }
+
+    /// How long quorum must have lasted without a break before anybody is told. Default zero. A
+    /// loss is always told at once.
+    pub fn stable_after(mut self, stable_after: Duration) -> Self {
+        self.rules.stable_after = stable_after;
+        self
     }
 
     /// How long to wait before connecting again. Default [`Backoff::default`].
@@ -90,7 +131,8 @@ impl QuorumBuilder {
     }
 
     fn start_on(self, arbiter: &ArbiterHandle, own_arbiter: Option<ArbiterHandle>) -> QuorumHandle {
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(self.rules, self.source.clock()));
+        let probe_interval = self.probe_interval.unwrap_or(self.rules.lease / 4);
         for subscriber in self.subscribers {
             shared.registry.subscribe(subscriber);
         }
@@ -98,6 +140,8 @@ impl QuorumBuilder {
             Arc::clone(&shared),
             self.source,
             self.terms,
+            // An interval of zero would panic.
+            probe_interval.max(Duration::from_millis(1)),
             Delays::new(self.backoff),
             own_arbiter,
         );

@@ -2,7 +2,13 @@
 
 use std::{fmt, os::fd::AsRawFd, pin::Pin, sync::Arc};
 
-use crate::{Error, connector::Connector, libquorum::Notification};
+use crate::{
+    Error,
+    connector::Connector,
+    lease::{Clock, Moment},
+    libquorum::{Notification, Server},
+    probe::Probe,
+};
 
 /// Where the actor connects to: [`Corosync`](crate::Corosync) on a cluster node, a node of a
 /// simulated cluster elsewhere.
@@ -21,9 +27,15 @@ pub(crate) mod sealed {
         Pin<Box<dyn Future<Output = Result<Box<dyn Tracked>, Error>> + Send>>;
 
     pub trait Source: fmt::Debug + Send + Sync + 'static {
+        /// What its moments are measured by.
+        fn clock(&self) -> Clock;
+
         /// Connects and starts tracking. May never resolve, but does not block: what does is for
         /// the connector's thread.
         fn connect(self: Arc<Self>, terms: Terms, connector: &Connector) -> Connecting;
+
+        /// What asks the daemon whether it lives. Does not connect yet.
+        fn probe(self: Arc<Self>, terms: Terms) -> Result<Box<dyn Probe>, Error>;
     }
 
     /// A connection that tracks quorum.
@@ -36,6 +48,9 @@ pub(crate) mod sealed {
 
         /// Whether a quorum provider decides. Without one, quorum decisions have no ring.
         fn has_provider(&self) -> bool;
+
+        /// A moment that the daemon has lived after: when it was asked to start tracking.
+        fn asked_at(&self) -> Moment;
 
         /// Closes the connection without blocking.
         fn close(self: Box<Self>, connector: &Connector);
@@ -51,17 +66,17 @@ pub(crate) mod sealed {
     }
 
     impl Terms {
-        /// Whether a server with these properties may be believed.
-        pub(crate) fn check(
-            &self,
-            server_uid: Option<u32>,
-            has_provider: bool,
-        ) -> Result<(), Error> {
-            if let Some(expected) = self.server_uid
-                && server_uid != Some(expected)
-            {
-                return Err(Error::Server { found: server_uid, expected });
+        /// Whether this server may be believed.
+        pub(crate) fn check_server(&self, server: Option<Server>) -> Result<(), Error> {
+            let found = server.map(|server| server.uid);
+            match self.server_uid {
+                Some(expected) if found != Some(expected) => Err(Error::Server { found, expected }),
+                _ => Ok(()),
             }
+        }
+
+        /// Whether a Corosync with or without a provider may be believed.
+        pub(crate) fn check_provider(&self, has_provider: bool) -> Result<(), Error> {
             if self.require_provider && !has_provider { Err(Error::NoProvider) } else { Ok(()) }
         }
     }

@@ -8,7 +8,9 @@ use crate::{
     Error,
     connection::sealed::{Connecting, Source, Terms, Tracked},
     connector::Connector,
+    lease::{Clock, Moment},
     libquorum::{Handle, Library, Notification, QuorumType, Track},
+    probe::{How, Probe, ProbeThread},
 };
 
 /// The Corosync that runs on this node, reached through libquorum.
@@ -49,12 +51,13 @@ impl Corosync {
     /// Blocks for ever if Corosync hangs.
     fn track(&self, terms: Terms) -> Result<Box<dyn Tracked>, Error> {
         let mut handle = Handle::initialize_with(self.library()?)?;
-        let server_uid = handle.server().map(|server| server.uid);
-        terms.check(server_uid, handle.quorum_type() == QuorumType::Set)?;
+        terms.check_server(handle.server())?;
+        terms.check_provider(handle.quorum_type() == QuorumType::Set)?;
+        let asked_at = CLOCK.now();
         // `CHANGES` delivers the current state as well (`exec/vsf_quorum.c`).
         handle.track_start(Track::CHANGES)?;
         let fd = handle.fd()?;
-        Ok(Box::new(Tracking { fd, handle }))
+        Ok(Box::new(Tracking { fd, asked_at, handle }))
     }
 }
 
@@ -62,11 +65,21 @@ impl Source for Corosync {
     fn connect(self: Arc<Self>, terms: Terms, connector: &Connector) -> Connecting {
         Box::pin(connector.run(move || self.track(terms)))
     }
+
+    fn clock(&self) -> Clock {
+        CLOCK
+    }
+
+    fn probe(self: Arc<Self>, terms: Terms) -> Result<Box<dyn Probe>, Error> {
+        let how = How { library: self.library()?, terms, clock: CLOCK };
+        Ok(Box::new(ProbeThread::new(how)))
+    }
 }
 
 #[derive(Debug)]
 struct Tracking {
     fd: RawFd,
+    asked_at: Moment,
     handle: Handle,
 }
 
@@ -85,7 +98,13 @@ impl Tracked for Tracking {
         self.handle.quorum_type() == QuorumType::Set
     }
 
+    fn asked_at(&self) -> Moment {
+        self.asked_at
+    }
+
     fn close(self: Box<Self>, connector: &Connector) {
         connector.close(self);
     }
 }
+
+const CLOCK: Clock = Clock::System;

@@ -5,8 +5,8 @@ use futures_core::Stream;
 use tokio::sync::oneshot;
 
 use crate::{
-    Connection, Quorum, QuorumActor, QuorumChanged, Snapshot, Subscriber, SubscriptionId,
-    actor::Stop, shared::Shared, state::Event,
+    Connection, Quorum, QuorumActor, QuorumChanged, QuorumGuard, Snapshot, Subscriber,
+    SubscriptionId, actor::Stop, shared::Shared, state::Event,
 };
 
 /// What a service holds to know about quorum, on any thread.
@@ -19,17 +19,29 @@ pub struct QuorumHandle {
 }
 
 impl QuorumHandle {
-    /// Whether this node is known to have quorum, now. One load, no lock.
+    /// Whether this node is known to have quorum, now.
+    ///
+    /// Compares the lease with the clock, so it turns false on time even if the actor is stuck or
+    /// dead. No lock, nothing shared is written.
     pub fn is_quorate(&self) -> bool {
         self.shared.is_quorate()
     }
 
-    /// Whether this node has quorum, has none, or nobody knows.
+    /// Whether this node has quorum, has none, or nobody knows, now: as
+    /// [`is_quorate`](Self::is_quorate), this is not quorate when the lease has run out.
     pub fn quorum(&self) -> Quorum {
-        self.snapshot().quorum
+        match self.snapshot().quorum {
+            Quorum::Quorate if !self.is_quorate() => Quorum::Unknown,
+            quorum => quorum,
+        }
     }
 
-    /// What was last published.
+    /// Proof that this node has quorum now, which tells when it ends; `None` if it has not.
+    pub fn guard(&self) -> Option<QuorumGuard> {
+        QuorumGuard::new(&self.shared)
+    }
+
+    /// What was last published. Does not look at the lease.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.shared.snapshot()
     }
@@ -58,9 +70,7 @@ impl QuorumHandle {
     ///
     /// If the actor is stopped before, this waits for ever: it never returns without quorum.
     pub async fn wait_quorate(&self) {
-        while !self.is_quorate() {
-            self.wait_for(|snapshot| snapshot.quorum.is_quorate()).await;
-        }
+        self.wait_for(|snapshot| snapshot.quorum.is_quorate() && self.is_quorate()).await;
     }
 
     /// Returns the first snapshot that `condition` holds for, from the current one on.

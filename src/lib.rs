@@ -9,17 +9,21 @@ mod connection;
 mod connector;
 mod corosync;
 mod error;
+mod guard;
 mod handle;
+mod lease;
 #[allow(unsafe_code)]
 pub mod libquorum;
 mod messages;
 #[allow(unsafe_code)]
 mod notifications;
+mod probe;
 mod registry;
 mod shared;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod state;
+mod votes;
 
 pub use self::{
     actor::QuorumActor,
@@ -28,9 +32,11 @@ pub use self::{
     connection::Source,
     corosync::Corosync,
     error::{Code, Error},
+    guard::{QuorumGuard, QuorumLost},
     handle::QuorumHandle,
     libquorum::{NodeId, RingId},
     messages::{Cause, GetSnapshot, QuorumChanged, Subscribe, Unsubscribe},
     registry::{Subscriber, SubscriptionId},
     state::{Connection, Quorum, Snapshot},
+    votes::{VoteFlags, Votes},
 };

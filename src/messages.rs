@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc};
 use actix::{Message, Recipient, WeakRecipient};
 
 use crate::{
-    Connection, Snapshot,
+    Connection, Snapshot, Votes,
     libquorum::NodeId,
     registry::{Receipt, Subscriber, SubscriptionId},
 };
@@ -77,6 +77,10 @@ impl fmt::Display for QuorumChanged {
                 write!(f, "; {what}{}", Nodes(nodes))?;
             }
         }
+        if let (Cause::Votes, Some(votes)) = (self.cause, &current.votes) {
+            let Votes { total, expected, quorum, .. } = votes;
+            write!(f, "; votes {total} of {expected}, quorum {quorum}")?;
+        }
         if self.missed > 0 {
             write!(f, "; missed {} changes", self.missed)?;
         }
@@ -125,6 +129,7 @@ impl fmt::Display for Connection {
                 write!(f, "connecting, attempt {attempt}: {error}")
             }
             Self::Connected => f.write_str("connected"),
+            Self::Stalled => f.write_str("corosync does not answer"),
             Self::Lost { error } => write!(f, "{error}"),
             Self::Stopped => f.write_str("stopped"),
         }
@@ -150,12 +155,17 @@ pub enum Cause {
     /// An attempt to connect failed. Told for the first one, for each new error, and then each
     /// time that the number of attempts has doubled.
     Connecting,
-    /// Corosync accepted us.
+    /// Corosync accepted us, or answers again.
     Connected,
     /// The membership changed, or was told for the first time on this connection.
     Nodelist,
-    /// Corosync decided about quorum.
+    /// Corosync decided about quorum, or time did: a decision that is overdue is not believed any
+    /// more, and a gain that was held back is told.
     Quorum,
+    /// Votequorum told other votes.
+    Votes,
+    /// Corosync has not answered for as long as the lease.
+    Stalled,
     /// The connection to Corosync ended.
     Lost,
     /// The actor ended.
@@ -216,20 +226,29 @@ impl Message for GetSnapshot {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
     use crate::{
         Code, Error,
+        lease::Moment,
         libquorum::{Notification, RingId},
-        state::{Event, Tracker, first},
+        state::{Event, Now, Rules, Tracker, first},
     };
 
+    const NOW: Now = Now { wall: SystemTime::UNIX_EPOCH, moment: Moment::BEGINNING };
+
+    fn tracker() -> Tracker {
+        let second = Duration::from_secs(1);
+        let rules = Rules { lease: second, settle_grace: second, stable_after: Duration::ZERO };
+        Tracker::new(rules, NOW.wall)
+    }
+
     fn told(events: impl IntoIterator<Item = Event>) -> (Tracker, Vec<String>) {
-        let mut tracker = Tracker::new(SystemTime::UNIX_EPOCH);
+        let mut tracker = tracker();
         let changes = events
             .into_iter()
-            .filter_map(|event| tracker.apply(event, SystemTime::UNIX_EPOCH))
+            .filter_map(|event| tracker.apply(event, NOW))
             .map(|change| change.to_string())
             .collect();
         (tracker, changes)
@@ -256,7 +275,7 @@ mod tests {
             Event::Notified(Notification::Quorum { quorate, ring_id, members: Vec::new() })
         };
         [
-            Event::Connected { has_provider: true },
+            Event::Connected { has_provider: true, asked_at: NOW.moment },
             nodelist(ring(1, 9), &[1, 2, 3], &[]),
             quorum(true, ring(1, 9)),
             nodelist(ring(3, 13), &[3], &[1, 2]),
@@ -284,11 +303,11 @@ mod tests {
 
     #[test]
     fn missed_changes_are_one_line_too() {
-        let mut tracker = Tracker::new(SystemTime::UNIX_EPOCH);
+        let mut tracker = tracker();
         let mut departures = crate::state::Departures::default();
         let changes: Vec<_> = partition()
             .into_iter()
-            .filter_map(|event| tracker.apply(event, SystemTime::UNIX_EPOCH))
+            .filter_map(|event| tracker.apply(event, NOW))
             .inspect(|change| departures.note(change))
             .collect();
         let conflated = departures.conflate(&changes[2].current, &changes[4]);

@@ -1,7 +1,7 @@
 use std::{
-    io,
     os::fd::{AsRawFd, RawFd},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -12,33 +12,71 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval},
 };
 
-use crate::{Error, connection::sealed::Tracked, connector::Connector, libquorum::Notification};
+use crate::{
+    Error,
+    connection::sealed::Tracked,
+    connector::Connector,
+    libquorum::{NodeId, Notification},
+    probe::{Answer, Asking, Probe},
+};
 
-/// The notifications of one connection, in order, one dispatch each; last, the error that ended it.
+/// What one connection tells, in order; last, the error that ended it.
 ///
-/// The connection is handed to the connector to be closed when the error has been taken, or when
-/// this is dropped; its descriptor has left the reactor by then.
+/// The connection is closed when the error has been taken, or when this is dropped; its descriptor
+/// has left the reactor by then.
 pub(crate) struct Notifications {
     /// `None` once the connection is over.
     connection: Option<AsyncFd<Watched>>,
-    tick: Interval,
     connector: Connector,
+    tick: Interval,
+    probe: Arc<dyn Probe>,
+    /// When to ask next.
+    ask: Interval,
+    asks_soon: bool,
+    asking: Option<Asking>,
+    /// An answer that is held back until everything was dispatched that came before it.
+    answer: Option<Answer>,
+    members: Vec<NodeId>,
     ended: bool,
 }
 
+/// What a connection tells.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// Corosync told something, in a dispatch of its own.
+    Notified(Notification),
+    /// Corosync answered, and nothing of what it had told waits any more.
+    Answered(Answer),
+    /// Time passed.
+    Tick,
+}
+
 impl Notifications {
-    /// Watches `connection` on the reactor of the current runtime.
-    pub(crate) fn new(connection: Box<dyn Tracked>, connector: Connector) -> Result<Self, Error> {
+    /// Watches `connection` on the reactor of the current runtime, and asks `probe` whether the
+    /// daemon lives, at most that often.
+    pub(crate) fn new(
+        connection: Box<dyn Tracked>,
+        connector: Connector,
+        probe: Arc<dyn Probe>,
+        probe_interval: Duration,
+    ) -> Result<Self, Error> {
         // SAFETY: the descriptor of a `Tracked`, a sealed trait, is open and the same until it is
         // dropped, and it is dropped only after it was taken out of the `AsyncFd`.
         let registered =
             unsafe { AsyncFd::register_with_interest(Watched(connection), Interest::READABLE) };
         match registered {
-            Ok(connection) => {
-                let mut tick = interval(TICK);
-                tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                Ok(Self { connection: Some(connection), tick, connector, ended: false })
-            }
+            Ok(connection) => Ok(Self {
+                connection: Some(connection),
+                connector,
+                tick: every(TICK),
+                probe,
+                ask: every(probe_interval),
+                asks_soon: false,
+                asking: None,
+                answer: None,
+                members: Vec::new(),
+                ended: false,
+            }),
             Err(error) => {
                 let (connection, error) = error.into_parts();
                 connection.0.close(&connector);
@@ -52,20 +90,79 @@ impl Notifications {
             connection.into_inner().0.close(&self.connector);
         }
     }
+
+    /// Takes note of what is passed on.
+    fn note(&mut self, notification: &Notification) {
+        let (Notification::Nodelist { members, .. } | Notification::Quorum { members, .. }) =
+            notification;
+        if !members.is_empty() {
+            self.members.clone_from(members);
+        }
+        // The votes may have changed with it. Once until the next answer: who is told something all
+        // the time must not put it off.
+        if !self.asks_soon && self.asking.is_none() && self.ask.period() > SOON {
+            self.asks_soon = true;
+            self.ask.reset_after(SOON);
+        }
+    }
+
+    /// Asks when it is time to, and takes the answer when there is one.
+    fn poll_probe(&mut self, cx: &mut Context<'_>) {
+        while self.answer.is_none() {
+            let Some(asking) = &mut self.asking else {
+                if self.ask.poll_tick(cx).is_pending() {
+                    return;
+                }
+                self.asks_soon = false;
+                self.asking = Some(self.probe.ask(self.members.clone()));
+                continue;
+            };
+            let Poll::Ready(answer) = asking.as_mut().poll(cx) else { return };
+            self.asking = None;
+            match answer {
+                Ok(answer) => self.answer = Some(answer),
+                Err(error) => log::debug!("corosync did not say whether it lives: {error}"),
+            }
+        }
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 impl Stream for Notifications {
-    type Item = Result<Notification, Error>;
+    type Item = Result<Told, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         if this.ended {
             this.close();
         }
+        this.poll_probe(cx);
+        let due = this.tick.poll_tick(cx).is_ready();
         let Some(connection) = &mut this.connection else { return Poll::Ready(None) };
-        let item = ready!(poll_dispatch(connection, &mut this.tick, cx));
-        this.ended = item.is_err();
-        Poll::Ready(Some(item))
+        // Over libqb's transport `socket` the descriptor does not tell that Corosync died; only a
+        // dispatch does. And an answer counts only when nothing waits that was told before it.
+        let dispatched = if due || this.answer.is_some() {
+            connection.get_mut().0.dispatch()
+        } else {
+            ready!(poll_dispatch(connection, cx))
+        };
+        let told = match dispatched {
+            Ok(Some(notification)) => {
+                this.note(&notification);
+                Ok(Told::Notified(notification))
+            }
+            Ok(None) => Ok(this.answer.take().map_or(Told::Tick, Told::Answered)),
+            Err(error) => {
+                this.ended = true;
+                Err(error)
+            }
+        };
+        Poll::Ready(Some(told))
     }
 }
 
@@ -75,30 +172,19 @@ impl Drop for Notifications {
     }
 }
 
-/// Waits until the descriptor is readable or the tick is due, and dispatches once.
+/// Waits until the descriptor is readable and something was dispatched.
 fn poll_dispatch(
     connection: &mut AsyncFd<Watched>,
-    tick: &mut Interval,
     cx: &mut Context<'_>,
-) -> Poll<Result<Notification, Error>> {
+) -> Poll<Result<Option<Notification>, Error>> {
     loop {
-        let due = tick.poll_tick(cx).is_ready();
-        match connection.poll_read_ready_mut(cx) {
-            Poll::Ready(Ok(mut guard)) => match guard.get_inner_mut().0.dispatch() {
-                // There may be more, of which the reactor will not tell again: stay ready.
-                Ok(Some(notification)) => return Poll::Ready(Ok(notification)),
+        match ready!(connection.poll_read_ready_mut(cx)) {
+            Ok(mut guard) => match guard.get_inner_mut().0.dispatch() {
                 Ok(None) => guard.clear_ready(),
-                Err(error) => return Poll::Ready(Err(error)),
+                // There may be more, of which the reactor will not tell again: stay ready.
+                dispatched => return Poll::Ready(dispatched),
             },
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(unwatched(&error))),
-            // Over libqb's transport `socket` the descriptor does not tell that Corosync died;
-            // only a dispatch does.
-            Poll::Pending if due => match connection.get_mut().0.dispatch() {
-                Ok(Some(notification)) => return Poll::Ready(Ok(notification)),
-                Ok(None) => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            },
-            Poll::Pending => return Poll::Pending,
+            Err(error) => return Poll::Ready(Err(Error::Register(error.to_string()))),
         }
     }
 }
@@ -112,9 +198,8 @@ impl AsRawFd for Watched {
     }
 }
 
-fn unwatched(error: &io::Error) -> Error {
-    Error::Register(error.to_string())
-}
-
 /// How often a dispatch is tried that nothing asked for.
 const TICK: Duration = Duration::from_millis(250);
+
+/// How soon after a notification to ask: with a flood of them, not for each.
+const SOON: Duration = Duration::from_millis(50);

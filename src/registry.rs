@@ -340,9 +340,10 @@ mod tests {
     use super::*;
     use crate::{
         Cause,
+        lease::Clock,
         libquorum::{NodeId, Notification, RingId},
         shared::Shared,
-        state::Event,
+        state::{Event, Rules},
     };
 
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -361,8 +362,10 @@ mod tests {
     }
 
     fn connected() -> Arc<Shared> {
-        let shared = Arc::new(Shared::new());
-        shared.publish(Event::Connected { has_provider: true });
+        let hour = Duration::from_secs(3600);
+        let rules = Rules { lease: hour, settle_grace: hour, stable_after: Duration::ZERO };
+        let shared = Arc::new(Shared::new(rules, Clock::System));
+        shared.publish(Event::Connected { has_provider: true, asked_at: Clock::System.now() });
         shared
     }
 

@@ -1,36 +1,31 @@
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::SystemTime,
-};
+use std::{sync::Arc, time::SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
     Snapshot,
+    lease::{Clock, Lease, Moment},
     registry::{History, Registry},
-    state::{Event, Tracker},
+    state::{Event, Now, Rules, Tracker},
 };
 
 /// What the actor publishes and everybody else reads. It outlives the actor.
 #[derive(Debug)]
 pub(crate) struct Shared {
     tracker: Mutex<Tracker>,
-    quorate: AtomicBool,
+    pub(crate) lease: Lease,
     latest: watch::Sender<Arc<Snapshot>>,
     pub(crate) history: Arc<History>,
     pub(crate) registry: Registry,
 }
 
 impl Shared {
-    pub(crate) fn new() -> Self {
-        let tracker = Tracker::new(SystemTime::now());
+    pub(crate) fn new(rules: Rules, clock: Clock) -> Self {
+        let tracker = Tracker::new(rules, SystemTime::now());
         let history = Arc::new(History::new(Arc::clone(tracker.current())));
         Self {
-            quorate: AtomicBool::new(false),
+            lease: Lease::new(clock),
             latest: watch::Sender::new(Arc::clone(tracker.current())),
             registry: Registry::new(Arc::clone(&history)),
             history,
@@ -38,26 +33,38 @@ impl Shared {
         }
     }
 
-    /// Applies what happened and tells everybody, if it changed anything.
-    pub(crate) fn publish(&self, event: Event) {
-        let change = {
+    /// Applies what happened and tells everybody, if it changed anything. Returns when time alone
+    /// will change something.
+    pub(crate) fn publish(&self, event: Event) -> Option<Moment> {
+        let (change, deadline) = {
             // Held until the change is in the history, so that changes are there in order.
             let mut tracker = self.tracker.lock();
-            let Some(change) = tracker.apply(event, SystemTime::now()) else { return };
+            let now = Now { wall: SystemTime::now(), moment: self.lease.clock().now() };
+            let change = tracker.apply(event, now);
+            let current = tracker.current();
             // Before anything else: who asks from now on is not told what was true before.
-            self.quorate.store(change.current.quorum.is_quorate(), Ordering::Release);
-            self.history.push(change.clone());
-            // Last: it wakes those who then look into the history.
-            self.latest.send_replace(Arc::clone(&change.current));
-            change
+            if current.quorum.is_quorate() {
+                self.lease.grant(tracker.lease(), current.epoch);
+            } else {
+                self.lease.revoke(current.epoch);
+            }
+            if let Some(change) = &change {
+                self.history.push(change.clone());
+                // Last: it wakes those who then look into the history.
+                self.latest.send_replace(Arc::clone(&change.current));
+            }
+            (change, tracker.deadline())
         };
-        self.registry.deliver();
-        // A logger may block, or panic.
-        log::info!("{change}");
+        if let Some(change) = change {
+            self.registry.deliver();
+            // A logger may block, or panic.
+            log::info!("{change}");
+        }
+        deadline
     }
 
     pub(crate) fn is_quorate(&self) -> bool {
-        self.quorate.load(Ordering::Acquire)
+        self.lease.runs()
     }
 
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {

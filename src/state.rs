@@ -1,10 +1,16 @@
 //! What is true now, and the pure folding of what happens into it.
 
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use crate::{
-    Cause, Error, QuorumChanged,
+    Cause, Error, QuorumChanged, Votes,
+    lease::Moment,
     libquorum::{NodeId, Notification, RingId},
+    probe::Answer,
     registry::Receipt,
 };
 
@@ -46,6 +52,9 @@ pub enum Connection {
     },
     /// Corosync has accepted us and tells what happens.
     Connected,
+    /// Corosync has not answered for as long as the lease: it hangs, or we do. It may be believed
+    /// again when it answers.
+    Stalled,
     /// There was one. The next attempt follows after a delay.
     Lost {
         /// What ended it.
@@ -77,11 +86,28 @@ pub struct Snapshot {
     /// Grows whenever it cannot be vouched for that quorum was held without a break: after a loss
     /// of quorum, a lost connection, and when this node was cut off and came back.
     pub epoch: u64,
+    /// The votes, once votequorum has told them; `None` where there is none.
+    pub votes: Option<Votes>,
+    /// This node, once votequorum has told.
+    pub local: Option<NodeId>,
     /// When this became so, by the wall clock.
     pub changed_at: SystemTime,
 }
 
 impl Snapshot {
+    /// Whether there would be quorum without these nodes, as the votes are now; `None` where they
+    /// are not known. Nodes that are no members make no difference.
+    pub fn would_survive(&self, nodes: &[NodeId]) -> Option<bool> {
+        let votes = self.votes.as_ref()?;
+        let gone: u32 = self
+            .members
+            .iter()
+            .filter(|member| nodes.contains(member))
+            .map(|member| votes.of(*member))
+            .sum::<Option<u32>>()?;
+        Some(self.quorum.is_quorate() && votes.total.saturating_sub(gone) >= votes.quorum)
+    }
+
     fn before_anything(at: SystemTime) -> Self {
         Self {
             sequence: 0,
@@ -91,6 +117,8 @@ impl Snapshot {
             members: Vec::new(),
             settled: false,
             epoch: 0,
+            votes: None,
+            local: None,
             changed_at: at,
         }
     }
@@ -103,6 +131,8 @@ impl Snapshot {
             && self.members == other.members
             && self.settled == other.settled
             && self.epoch == other.epoch
+            && self.votes == other.votes
+            && self.local == other.local
     }
 }
 
@@ -111,19 +141,40 @@ impl Snapshot {
 pub(crate) enum Event {
     /// A connection attempt failed, or takes suspiciously long.
     Failed { attempt: u64, error: Error },
-    /// Corosync accepted us. Without a provider, quorum decisions have no ring.
-    Connected { has_provider: bool },
+    /// Corosync accepted us, and lived after it was asked to. Without a provider, quorum decisions
+    /// have no ring.
+    Connected { has_provider: bool, asked_at: Moment },
     /// Corosync told something.
     Notified(Notification),
+    /// Corosync answered, and everything that it had told before has been applied.
+    Answered(Answer),
+    /// Time has passed.
+    Tick,
     /// The connection is over.
     Lost(Error),
     /// The actor ends.
     Stopped,
 }
 
+/// When something happened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    pub(crate) wall: SystemTime,
+    pub(crate) moment: Moment,
+}
+
+/// How long things are believed, and how soon.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) lease: Duration,
+    pub(crate) settle_grace: Duration,
+    pub(crate) stable_after: Duration,
+}
+
 /// Folds events into the snapshot. Pure: no clock, no input, no output.
 #[derive(Debug)]
 pub(crate) struct Tracker {
+    rules: Rules,
     current: Arc<Snapshot>,
     /// What this connection has told so far.
     told: Told,
@@ -134,27 +185,57 @@ struct Told {
     has_provider: bool,
     nodelist: Option<RingId>,
     quorum: Option<(bool, RingId)>,
+    /// When that quorum decision was told.
+    decided_at: Moment,
+    /// Votequorum, asked after that, says that there is no quorum.
+    contradicted: bool,
+    /// Until when Corosync is held for alive.
+    lease: Moment,
+    /// Since when the decision has not been about the membership.
+    unsettled_since: Option<Moment>,
+    /// Since when everything else has spoken for quorum.
+    quorate_since: Option<Moment>,
 }
 
 impl Tracker {
-    pub(crate) fn new(at: SystemTime) -> Self {
-        Self { current: Arc::new(Snapshot::before_anything(at)), told: Told::default() }
+    pub(crate) fn new(rules: Rules, wall: SystemTime) -> Self {
+        Self { rules, current: Arc::new(Snapshot::before_anything(wall)), told: Told::default() }
     }
 
     pub(crate) fn current(&self) -> &Arc<Snapshot> {
         &self.current
     }
 
-    /// Applies an event that happened `at` this time; `None` if nothing changed by it.
-    pub(crate) fn apply(&mut self, event: Event, at: SystemTime) -> Option<QuorumChanged> {
+    /// Until when Corosync is held for alive.
+    pub(crate) fn lease(&self) -> Moment {
+        self.told.lease
+    }
+
+    /// When time alone will change something, if nothing else does.
+    pub(crate) fn deadline(&self) -> Option<Moment> {
+        if self.current.connection != Connection::Connected {
+            return None;
+        }
+        let grace = self.told.unsettled_since.map(|since| since.after(self.rules.settle_grace));
+        let stable = self.told.quorate_since.map(|since| since.after(self.rules.stable_after));
+        let quorate = self.current.quorum.is_quorate();
+        // What is over does not come again.
+        let grace = grace.filter(|_| quorate);
+        let stable = stable.filter(|_| !quorate);
+        [Some(self.told.lease), grace, stable].into_iter().flatten().min()
+    }
+
+    /// Applies an event that happens `now`; `None` if nothing changes by it.
+    pub(crate) fn apply(&mut self, event: Event, now: Now) -> Option<QuorumChanged> {
         let before = Arc::clone(&self.current);
         if before.connection == Connection::Stopped {
             return None;
         }
         let mut after = Snapshot::clone(&before);
+        let told_before = before.connection.tells();
         let mut broken = false;
         let mut restarted = Vec::new();
-        let cause = match event {
+        let mut cause = match event {
             Event::Failed { attempt, error } => {
                 after.connection = Connection::Connecting { attempt, error: Some(error) };
                 if !worth_telling(&before.connection, &after.connection) {
@@ -162,8 +243,9 @@ impl Tracker {
                 }
                 Cause::Connecting
             }
-            Event::Connected { has_provider } => {
-                self.told = Told { has_provider, ..Told::default() };
+            Event::Connected { has_provider, asked_at } => {
+                let lease = asked_at.after(self.rules.lease);
+                self.told = Told { has_provider, lease, ..Told::default() };
                 after.connection = Connection::Connected;
                 after.ring_id = None;
                 Cause::Connected
@@ -175,12 +257,25 @@ impl Tracker {
                 Cause::Lost
             }
             Event::Stopped => {
-                broken = before.connection == Connection::Connected;
+                broken = told_before;
                 self.told = Told::default();
                 after.connection = Connection::Stopped;
                 Cause::Stopped
             }
-            Event::Notified(_) if before.connection != Connection::Connected => return None,
+            Event::Notified(_) | Event::Answered(_) | Event::Tick if !told_before => return None,
+            Event::Tick => Cause::Quorum,
+            Event::Answered(answer) => {
+                self.told.lease = self.told.lease.max(answer.asked_at.after(self.rules.lease));
+                // An answer to a request from before the decision may be older than it.
+                self.told.contradicted = if answer.asked_at > self.told.decided_at {
+                    !answer.quorate
+                } else {
+                    self.told.contradicted
+                };
+                after.local = answer.local.or(before.local);
+                after.votes = answer.votes;
+                Cause::Votes
+            }
             Event::Notified(Notification::Nodelist { ring_id, members, joined: _, left }) => {
                 after.members = sorted(members);
                 // A snapshot's lists are empty; and what corosync calls left is left of *its*
@@ -202,10 +297,27 @@ impl Tracker {
                     broken = self.told.quorum.is_some_and(|(_, told)| told != ring_id);
                 }
                 self.told.quorum = Some((quorate, ring_id));
+                self.told.decided_at = now.moment;
+                self.told.contradicted = false;
                 Cause::Quorum
             }
         };
-        after.quorum = self.told.decision();
+        if after.connection.tells() {
+            let alive = now.moment < self.told.lease;
+            let stalled = after.connection == Connection::Stalled;
+            match (alive, stalled) {
+                (false, false) => {
+                    broken = true;
+                    after.connection = Connection::Stalled;
+                    cause = Cause::Stalled;
+                }
+                (true, true) => {
+                    after.connection = Connection::Connected;
+                    cause = Cause::Connected;
+                }
+                _ => {}
+            }
+        }
         after.settled = self.told.is_settled();
         let joined = difference(&after.members, &before.members, &restarted);
         let left = difference(&before.members, &after.members, &restarted);
@@ -213,15 +325,31 @@ impl Tracker {
         // away, and they may have been quorate without it. With two nodes either may have been.
         let cut_off =
             !joined.is_empty() && !left.is_empty() && 2 * left.len() >= before.members.len();
+        let broken = broken || cut_off;
+        after.quorum = self.told.decision(&self.rules, now.moment, broken);
+        if after.connection != Connection::Connected {
+            after.quorum = Quorum::Unknown;
+            self.told.quorate_since = None;
+        }
+        if after.quorum.is_quorate() && !before.quorum.is_quorate() {
+            // A gain may be held back, and must have lasted that long without a break.
+            let since = self.told.quorate_since.unwrap_or(now.moment);
+            if now.moment < since.after(self.rules.stable_after) {
+                after.quorum = before.quorum;
+            }
+        }
         let lost = before.quorum.is_quorate() && !after.quorum.is_quorate();
-        if broken || cut_off || lost {
+        if broken || lost {
             after.epoch += 1;
         }
         if after.same_state(&before) && joined.is_empty() {
             return None;
         }
+        if cause == Cause::Votes && after.quorum != before.quorum {
+            cause = Cause::Quorum;
+        }
         after.sequence += 1;
-        after.changed_at = at;
+        after.changed_at = now.wall;
         self.current = Arc::new(after);
         Some(QuorumChanged {
             previous: before,
@@ -235,13 +363,35 @@ impl Tracker {
     }
 }
 
+impl Connection {
+    /// Whether there is one, so that what it tells counts.
+    fn tells(&self) -> bool {
+        matches!(self, Self::Connected | Self::Stalled)
+    }
+}
+
 impl Told {
-    fn decision(&self) -> Quorum {
-        match self.quorum {
-            Some((true, _)) => Quorum::Quorate,
-            Some((false, _)) => Quorum::Inquorate,
+    /// What this connection says about quorum, now. Keeps account of since when.
+    fn decision(&mut self, rules: &Rules, now: Moment, broken: bool) -> Quorum {
+        self.unsettled_since = match (self.quorum, self.is_settled()) {
+            (Some(_), false) => self.unsettled_since.or(Some(now)),
+            _ => None,
+        };
+        let overdue =
+            self.unsettled_since.is_some_and(|since| now >= since.after(rules.settle_grace));
+        let quorum = match self.quorum {
             None => Quorum::Unknown,
-        }
+            Some((false, _)) => Quorum::Inquorate,
+            Some((true, _)) if self.contradicted => Quorum::Inquorate,
+            Some((true, _)) if overdue => Quorum::Unknown,
+            Some((true, _)) => Quorum::Quorate,
+        };
+        self.quorate_since = match quorum {
+            Quorum::Quorate if broken => Some(now),
+            Quorum::Quorate => self.quorate_since.or(Some(now)),
+            _ => None,
+        };
+        quorum
     }
 
     fn is_settled(&self) -> bool {
@@ -330,7 +480,26 @@ mod tests {
     use super::*;
     use crate::Code;
 
-    const AT: SystemTime = SystemTime::UNIX_EPOCH;
+    const RULES: Rules = Rules {
+        lease: Duration::from_secs(5),
+        settle_grace: Duration::from_secs(1),
+        stable_after: Duration::ZERO,
+    };
+
+    /// So many milliseconds after the beginning.
+    fn at(ms: u64) -> Now {
+        let moment = Moment::default().after(Duration::from_millis(ms));
+        Now { wall: SystemTime::UNIX_EPOCH, moment }
+    }
+
+    fn connected(has_provider: bool) -> Event {
+        Event::Connected { has_provider, asked_at: at(0).moment }
+    }
+
+    fn answered(asked_at: u64, quorate: bool) -> Event {
+        let asked_at = at(asked_at).moment;
+        Event::Answered(Answer { asked_at, quorate, votes: None, local: None })
+    }
 
     fn ids(nodes: &[u32]) -> Vec<NodeId> {
         nodes.iter().copied().map(NodeId).collect()
@@ -359,20 +528,34 @@ mod tests {
 
     impl Fold {
         fn new() -> Self {
-            Self(Tracker::new(AT))
+            Self::with(RULES)
+        }
+
+        fn with(rules: Rules) -> Self {
+            Self(Tracker::new(rules, SystemTime::UNIX_EPOCH))
         }
 
         /// Three nodes, quorate, on ring 1.9.
         fn quorate() -> Self {
             let mut fold = Self::new();
-            fold.change(Event::Connected { has_provider: true });
+            fold.change(connected(true));
             fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
             fold.change(quorum(9, true, &[1, 2, 3]));
             fold
         }
 
         fn change(&mut self, event: Event) -> QuorumChanged {
-            self.0.apply(event, AT).expect("a change")
+            self.change_at(1, event)
+        }
+
+        fn change_at(&mut self, ms: u64, event: Event) -> QuorumChanged {
+            self.0.apply(event, at(ms)).expect("a change")
+        }
+
+        #[track_caller]
+        fn nothing_at(&mut self, ms: u64, event: Event) {
+            let change = self.0.apply(event, at(ms));
+            assert!(change.is_none(), "{}", change.unwrap());
         }
 
         fn now(&self) -> &Snapshot {
@@ -384,7 +567,7 @@ mod tests {
     fn quorum_is_unknown_until_corosync_has_decided() {
         let mut fold = Fold::new();
         assert_eq!(fold.now().quorum, Quorum::Unknown);
-        fold.change(Event::Connected { has_provider: true });
+        fold.change(connected(true));
         assert_eq!(fold.now().quorum, Quorum::Unknown);
         fold.change(nodelist(9, &[3, 1, 2], &[], &[]));
         assert_eq!((fold.now().quorum, fold.now().settled), (Quorum::Unknown, false));
@@ -421,7 +604,7 @@ mod tests {
     fn what_a_dead_connection_said_is_not_believed_after_reconnecting() {
         let mut fold = Fold::quorate();
         fold.change(Event::Lost(LOST));
-        fold.change(Event::Connected { has_provider: true });
+        fold.change(connected(true));
         assert_eq!(fold.now().quorum, Quorum::Unknown);
         fold.change(nodelist(13, &[1, 2, 3], &[], &[]));
         assert_eq!(fold.now().quorum, Quorum::Unknown);
@@ -431,7 +614,7 @@ mod tests {
     fn notifications_without_a_connection_change_nothing() {
         let mut fold = Fold::quorate();
         fold.change(Event::Lost(LOST));
-        assert!(fold.0.apply(quorum(9, true, &[1, 2, 3]), AT).is_none());
+        assert!(fold.0.apply(quorum(9, true, &[1, 2, 3]), at(1)).is_none());
         assert_eq!(fold.now().quorum, Quorum::Unknown);
     }
 
@@ -439,7 +622,7 @@ mod tests {
     fn left_lists_a_node_that_vanished_while_we_were_away() {
         let mut fold = Fold::quorate();
         fold.change(Event::Lost(LOST));
-        fold.change(Event::Connected { has_provider: true });
+        fold.change(connected(true));
         let change = fold.change(nodelist(17, &[2, 3, 4], &[], &[]));
         assert_eq!((&*change.joined, &*change.left), (&*ids(&[4]), &*ids(&[1])));
     }
@@ -470,7 +653,7 @@ mod tests {
     #[test]
     fn several_that_were_away_together_are_broken_too() {
         let mut fold = Fold::new();
-        fold.change(Event::Connected { has_provider: true });
+        fold.change(connected(true));
         fold.change(nodelist(9, &[1, 2, 3, 4, 5], &[], &[]));
         fold.change(quorum(9, true, &[1, 2, 3, 4, 5]));
         let change = fold.change(nodelist(17, &[1, 2, 3, 4, 5], &[1, 2, 3], &[1, 2, 3]));
@@ -493,7 +676,7 @@ mod tests {
     #[test]
     fn the_death_of_the_only_other_node_does_not_break_continuity() {
         let mut fold = Fold::new();
-        fold.change(Event::Connected { has_provider: true });
+        fold.change(connected(true));
         fold.change(nodelist(9, &[1, 2], &[], &[]));
         fold.change(quorum(9, true, &[1, 2]));
         fold.change(nodelist(13, &[1], &[], &[2]));
@@ -504,7 +687,7 @@ mod tests {
     #[test]
     fn with_two_nodes_either_may_have_been_away() {
         let mut fold = Fold::new();
-        fold.change(Event::Connected { has_provider: true });
+        fold.change(connected(true));
         fold.change(nodelist(9, &[1, 2], &[], &[]));
         fold.change(quorum(9, true, &[1, 2]));
         let change = fold.change(nodelist(13, &[1, 2], &[2], &[2]));
@@ -524,14 +707,14 @@ mod tests {
         let mut fold = Fold::quorate();
         assert!(fold.change(quorum(9, false, &[1, 2, 3])).is_loss());
         assert!(fold.change(quorum(9, true, &[1, 2, 3])).is_gain());
-        assert!(fold.0.apply(quorum(9, true, &[1, 2, 3]), AT).is_none(), "told twice");
+        assert!(fold.0.apply(quorum(9, true, &[1, 2, 3]), at(1)).is_none(), "told twice");
         assert_eq!(fold.now().epoch, 1);
     }
 
     #[test]
     fn model_v0_has_no_nodelist() {
         let mut fold = Fold::new();
-        fold.change(Event::Connected { has_provider: true });
+        fold.change(connected(true));
         fold.change(quorum(9, true, &[1, 2, 3]));
         assert!(fold.now().settled);
         let change = fold.change(quorum(13, true, &[1, 2]));
@@ -547,7 +730,7 @@ mod tests {
     #[test]
     fn without_a_provider_decisions_have_no_ring() {
         let mut fold = Fold::new();
-        fold.change(Event::Connected { has_provider: false });
+        fold.change(connected(false));
         fold.change(nodelist(9, &[1], &[], &[]));
         fold.change(quorum(0, true, &[]));
         assert!(fold.now().settled);
@@ -560,7 +743,7 @@ mod tests {
         let told: Vec<u64> = (1..=20)
             .filter(|attempt| {
                 let error = Error::Connect(Code::LIBRARY);
-                fold.0.apply(Event::Failed { attempt: *attempt, error }, AT).is_some()
+                fold.0.apply(Event::Failed { attempt: *attempt, error }, at(1)).is_some()
             })
             .collect();
         assert_eq!(told, [1, 2, 4, 8, 16]);
@@ -574,8 +757,8 @@ mod tests {
         let change = fold.change(Event::Stopped);
         assert!(change.is_loss());
         assert_eq!(fold.now().connection, Connection::Stopped);
-        assert!(fold.0.apply(Event::Connected { has_provider: true }, AT).is_none());
-        assert!(fold.0.apply(Event::Stopped, AT).is_none());
+        assert!(fold.0.apply(connected(true), at(1)).is_none());
+        assert!(fold.0.apply(Event::Stopped, at(1)).is_none());
     }
 
     #[test]
@@ -583,8 +766,116 @@ mod tests {
         let mut fold = Fold::quorate();
         assert_eq!(fold.now().sequence, 3);
         assert_eq!(fold.change(quorum(9, false, &[1, 2, 3])).current.sequence, 4);
-        assert!(fold.0.apply(quorum(9, false, &[1, 2, 3]), AT).is_none());
+        assert!(fold.0.apply(quorum(9, false, &[1, 2, 3]), at(1)).is_none());
         assert_eq!(fold.change(quorum(9, true, &[1, 2, 3])).current.sequence, 5);
+    }
+
+    #[test]
+    fn the_lease_runs_from_the_moment_of_the_question() {
+        let mut fold = Fold::quorate();
+        fold.nothing_at(3_000, answered(2_000, true));
+        fold.nothing_at(6_999, Event::Tick);
+        let change = fold.change_at(7_000, Event::Tick);
+        assert_eq!(
+            (change.cause, fold.now().connection.clone()),
+            (Cause::Stalled, Connection::Stalled)
+        );
+        assert!(change.is_loss() && fold.now().quorum == Quorum::Unknown);
+        assert_eq!(change.current.epoch, change.previous.epoch + 1);
+        // An answer that took too long proves nothing.
+        fold.nothing_at(8_000, answered(2_500, true));
+        let change = fold.change_at(9_000, answered(8_500, true));
+        assert!(change.is_gain() && fold.now().connection == Connection::Connected);
+    }
+
+    #[test]
+    fn a_notification_does_not_extend_the_lease() {
+        let mut fold = Fold::quorate();
+        fold.change_at(4_000, quorum(9, false, &[1, 2, 3]));
+        let change = fold.change_at(6_000, quorum(9, true, &[1, 2, 3]));
+        assert_eq!(change.current.connection, Connection::Stalled);
+        assert_eq!(change.current.quorum, Quorum::Unknown, "it may have been queued for long");
+        assert!(fold.change_at(7_000, answered(6_500, true)).is_gain());
+    }
+
+    #[test]
+    fn votequorum_has_a_veto_until_the_next_decision() {
+        let mut fold = Fold::quorate();
+        fold.nothing_at(10, answered(0, false));
+        let change = fold.change_at(20, answered(10, false));
+        assert!(change.is_loss() && fold.now().quorum == Quorum::Inquorate);
+        assert!(fold.change_at(40, answered(30, true)).is_gain());
+        assert!(fold.change_at(60, answered(50, false)).is_loss());
+        assert!(fold.change_at(70, quorum(9, true, &[1, 2, 3])).is_gain());
+        fold.nothing_at(80, answered(65, false));
+    }
+
+    #[test]
+    fn votequorum_alone_makes_no_quorum() {
+        let mut fold = Fold::quorate();
+        fold.change_at(10, quorum(9, false, &[1, 2, 3]));
+        fold.nothing_at(30, answered(20, true));
+        assert_eq!(fold.now().quorum, Quorum::Inquorate);
+    }
+
+    #[test]
+    fn a_decision_about_another_membership_is_believed_for_a_moment() {
+        let mut fold = Fold::quorate();
+        let change = fold.change_at(100, nodelist(13, &[1, 2], &[], &[3]));
+        assert!(change.current.quorum.is_quorate() && !change.current.settled);
+        fold.nothing_at(1_099, Event::Tick);
+        let change = fold.change_at(1_100, Event::Tick);
+        assert!(change.is_loss() && change.current.quorum == Quorum::Unknown);
+        fold.nothing_at(8_000, answered(7_900, true));
+        assert!(fold.change_at(8_100, quorum(13, true, &[1, 2])).is_gain());
+    }
+
+    #[test]
+    fn a_gain_is_held_back_and_must_last_without_a_break() {
+        let mut fold = Fold::with(Rules { stable_after: Duration::from_millis(500), ..RULES });
+        fold.change(connected(true));
+        fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+        let change = fold.change_at(100, quorum(9, true, &[1, 2, 3]));
+        assert!(change.current.settled && change.current.quorum == Quorum::Unknown);
+        fold.change_at(400, quorum(9, false, &[1, 2, 3]));
+        fold.nothing_at(450, quorum(9, true, &[1, 2, 3]));
+        fold.nothing_at(949, Event::Tick);
+        assert!(fold.change_at(950, Event::Tick).is_gain());
+        assert!(
+            fold.change_at(960, quorum(9, false, &[1, 2, 3])).is_loss(),
+            "a loss is told at once"
+        );
+    }
+
+    #[test]
+    fn the_deadline_is_when_time_alone_changes_something() {
+        let mut fold = Fold::new();
+        assert_eq!(fold.0.deadline(), None);
+        fold.change(connected(true));
+        assert_eq!(fold.0.deadline(), Some(at(5_000).moment));
+        fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+        fold.change(quorum(9, true, &[1, 2, 3]));
+        fold.change_at(100, nodelist(13, &[1, 2], &[], &[3]));
+        assert_eq!(fold.0.deadline(), Some(at(1_100).moment));
+        fold.change_at(1_100, Event::Tick);
+        assert_eq!(fold.0.deadline(), Some(at(5_000).moment));
+        fold.change_at(5_000, Event::Tick);
+        assert_eq!(fold.0.deadline(), None);
+    }
+
+    #[test]
+    fn votes_say_who_can_be_spared() {
+        let mut fold = Fold::quorate();
+        assert_eq!(fold.now().would_survive(&[]), None);
+        let members = vec![(NodeId(1), 3), (NodeId(2), 1), (NodeId(3), 1)];
+        let votes = Votes { total: 5, quorum: 3, members, ..Votes::default() };
+        let (asked_at, local) = (at(10).moment, Some(NodeId(2)));
+        let answer = Answer { asked_at, quorate: true, votes: Some(votes), local };
+        let change = fold.change_at(20, Event::Answered(answer));
+        assert_eq!((change.cause, fold.now().local), (Cause::Votes, Some(NodeId(2))));
+        assert_eq!(fold.now().would_survive(&[NodeId(2), NodeId(3)]), Some(true));
+        assert_eq!(fold.now().would_survive(&[NodeId(1)]), Some(false));
+        assert_eq!(fold.now().would_survive(&[NodeId(9)]), Some(true));
     }
 
     #[test]

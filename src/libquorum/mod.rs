@@ -17,22 +17,26 @@
 mod callbacks;
 mod descriptors;
 mod notification;
+mod open;
 mod server;
 mod stack;
+pub(crate) mod votequorum;
 
 use std::{
     ffi::c_void,
     ops::BitOr,
     os::fd::{BorrowedFd, RawFd},
     path::Path,
-    ptr, thread,
+    ptr,
     time::Duration,
 };
 
 use corosync_sys as sys;
-use parking_lot::Mutex;
 
-use self::callbacks::{Inbox, Malformed};
+use self::{
+    callbacks::{Inbox, Malformed},
+    open::Open,
+};
 pub use self::{
     notification::{NodeId, Notification, RingId},
     server::Server,
@@ -195,7 +199,7 @@ impl Handle {
     /// As [`initialize`](Self::initialize); [`Error::Load`] if the library has no models.
     pub fn model_initialize(library: Library, model: Model) -> Result<Self, Error> {
         let library = library.0;
-        let mut handles = HANDLES.try_lock_for(PATIENCE).ok_or(Error::Busy)?;
+        let mut open = OPEN.lock()?;
         let descriptors = descriptors::Guard::new()?;
         // Zero is no handle: what a failed call has not set can be finalized without harm.
         let mut raw = 0;
@@ -242,9 +246,10 @@ impl Handle {
         };
         if let Ok(fd) = handle.fd() {
             // SAFETY: libquorum has just given the descriptor out; it stays open until `close`.
-            handle.server = Server::of(unsafe { BorrowedFd::borrow_raw(fd) }, &handles);
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            handle.server = Server::of(fd, b"quorum", &open);
         }
-        handles.extend(handle.server.map(|(socket, _)| socket));
+        open.extend(handle.server.map(|(socket, _)| socket));
         Ok(handle)
     }
 
@@ -420,24 +425,12 @@ impl Handle {
         {
             server.wait_gone(SERVER_GONE);
         }
-        let (library, raw, server) = (self.library, self.raw, self.server);
-        let finalize = move |handles: &mut Vec<RawFd>| {
-            handles.retain(|socket| server.is_none_or(|(ours, _)| *socket != ours));
+        let (library, raw) = (self.library, self.raw);
+        let closed = OPEN.close(self.server, move || {
             // SAFETY: the handle was open until now, and its owner gives it up.
             unsafe { (library.quorum_finalize)(raw) }
-        };
-        if let Some(mut handles) = HANDLES.try_lock_for(CLOSING) {
-            return finalize(&mut handles);
-        }
-        // Somebody hangs in connecting and holds the lock. This connection must still be closed
-        // once it can be: Corosync would queue notifications for it without a bound.
-        let closer = thread::Builder::new().name("corosync-closer".into());
-        if let Err(error) = closer.spawn(move || {
-            finalize(&mut HANDLES.lock());
-        }) {
-            log::error!("a connection to corosync stays open: cannot start a thread: {error}");
-        }
-        sys::CS_OK
+        });
+        closed.unwrap_or(sys::CS_OK)
     }
 
     fn answered(&mut self, code: sys::cs_error_t) -> Result<(), Error> {
@@ -497,17 +490,7 @@ fn is_over(code: Code) -> bool {
     matches!(code, Code::LIBRARY | Code::BAD_HANDLE)
 }
 
-/// Held while a handle is made or closed: libquorum's table of handles has no lock of its own
-/// (libqb `lib/hdb.c`), and connecting in two threads at a time corrupts it.
-///
-/// What it holds are the sockets of the handles that are open, to tell them apart.
-static HANDLES: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
-
-/// How long to wait for [`HANDLES`]: connecting takes milliseconds, unless the daemon is hung.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long to wait for it to close a handle.
-const CLOSING: Duration = Duration::from_millis(100);
+static OPEN: Open = Open::new();
 
 /// How long to wait for the process of a dead daemon to be gone.
 const SERVER_GONE: Duration = Duration::from_millis(200);

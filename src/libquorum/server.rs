@@ -8,7 +8,7 @@ use std::{
 
 use rustix::process::Pid;
 
-/// The process that accepted a connection to the quorum service.
+/// The process that accepted a connection to one of Corosync's services.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Server {
@@ -25,12 +25,16 @@ impl Server {
     /// Over shared memory, libqb's default, `fd` is the stream socket that was connected and the
     /// kernel knows its peer. With `system { qb_ipc_type: socket }` it is a datagram socket, which
     /// has no peer credentials; its stream socket is found among this process's descriptors, as the
-    /// one that is connected to the quorum service and is not in `others`.
-    pub(super) fn of(fd: BorrowedFd<'_>, others: &[RawFd]) -> Option<(RawFd, Self)> {
+    /// one that is connected to the socket of that `service` and is not in `others`.
+    pub(super) fn of(
+        fd: BorrowedFd<'_>,
+        service: &[u8],
+        others: &[RawFd],
+    ) -> Option<(RawFd, Self)> {
         if is_stream(fd) {
             return Some((fd.as_raw_fd(), peer(fd)?));
         }
-        let mut ours = quorum_streams();
+        let mut ours = streams(service);
         ours.retain(|(stream, _)| !others.contains(stream));
         // If other code of this process has connections of its own, they must at least agree.
         let (_, first) = ours.first()?;
@@ -76,9 +80,10 @@ fn peer(fd: BorrowedFd<'_>) -> Option<Server> {
     known.then_some(Server { uid: peer.uid, pid: (peer.pid > 0).then_some(peer.pid) })
 }
 
-/// The stream sockets of this process that are connected to a socket `quorum`, and their servers.
+/// The stream sockets of this process that are connected to the socket of `service`, and their
+/// servers.
 #[cfg(target_os = "linux")]
-fn quorum_streams() -> Vec<(RawFd, Server)> {
+fn streams(service: &[u8]) -> Vec<(RawFd, Server)> {
     let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
     open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok())
         .filter_map(|number| {
@@ -87,19 +92,19 @@ fn quorum_streams() -> Vec<(RawFd, Server)> {
             let fd = unsafe { BorrowedFd::borrow_raw(number) };
             let address = rustix::net::getpeername(fd).ok()??;
             let address = rustix::net::SocketAddrUnix::try_from(address).ok()?;
-            let here = is_quorum(&address) && is_stream(fd);
+            let here = is_of(&address, service) && is_stream(fd);
             here.then(|| peer(fd))?.map(|server| (number, server))
         })
         .collect()
 }
 
-/// Whether this is the address of the quorum service: the abstract socket `quorum`, which libqb
-/// pads with zeros, or a socket of that name in the file system.
+/// Whether this is the address of a service: the abstract socket of its name, which libqb pads with
+/// zeros, or a socket of that name in the file system.
 #[cfg(target_os = "linux")]
-fn is_quorum(address: &rustix::net::SocketAddrUnix) -> bool {
-    let name = address.abstract_name().map(|name| name.split(|byte| *byte == 0).next());
-    name == Some(Some(b"quorum"))
-        || address.path_bytes().is_some_and(|path| path.ends_with(b"/quorum"))
+fn is_of(address: &rustix::net::SocketAddrUnix, service: &[u8]) -> bool {
+    let unpadded = |name: &[u8]| name.split(|byte| *byte == 0).next() == Some(service);
+    let file_name = |path: &[u8]| path.rsplit(|byte| *byte == b'/').next() == Some(service);
+    address.abstract_name().is_some_and(unpadded) || address.path_bytes().is_some_and(file_name)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -113,6 +118,6 @@ fn peer(_: BorrowedFd<'_>) -> Option<Server> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn quorum_streams() -> Vec<(RawFd, Server)> {
+fn streams(_: &[u8]) -> Vec<(RawFd, Server)> {
     Vec::new()
 }

@@ -1,14 +1,21 @@
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     connection::{Client, Simulated},
     error::Error,
     world::{Daemon, World},
 };
-use crate::{Code, connection::sealed, connector::Connector, libquorum::NodeId};
+use crate::{
+    Code,
+    connection::sealed,
+    connector::Connector,
+    lease::{Clock, Moment},
+    libquorum::{NodeId, Server},
+    probe::{Answer, Asking, Probe},
+};
 
 /// A simulated cluster. A clone is the same cluster.
 ///
@@ -370,12 +377,13 @@ impl State {
 pub struct Node {
     cluster: Cluster,
     id: NodeId,
+    clock: Clock,
 }
 
 impl Node {
     fn new(cluster: Cluster, id: NodeId) -> Self {
         cluster.state.lock().clients(id).sources += 1;
-        Self { cluster, id }
+        Self { cluster, id, clock: Clock::Tokio(Instant::now()) }
     }
 
     /// Its id.
@@ -406,14 +414,18 @@ impl Node {
             if let Some(code) = clients.faults.connect {
                 return Err(crate::Error::Connect(code));
             }
-            terms.check(Some(clients.faults.server_uid), provider)?;
+            let server = Server { uid: clients.faults.server_uid, pid: None };
+            terms.check_server(Some(server))?;
+            terms.check_provider(provider)?;
             if let Some(code) = clients.faults.track_start {
                 return Err(crate::Error::TrackStart(code));
             }
             let cluster = self.cluster.clone();
             let id = self.id;
             let drained = move || cluster.drained(id);
-            let (client, connection) = Client::connect(provider, snapshot, Box::new(drained))?;
+            let asked_at = self.clock.now();
+            let (client, connection) =
+                Client::connect(provider, asked_at, snapshot, Box::new(drained))?;
             clients.connected.push(client);
             Ok(connection)
         };
@@ -455,6 +467,14 @@ impl fmt::Debug for Node {
 }
 
 impl sealed::Source for Node {
+    fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    fn probe(self: Arc<Self>, _: sealed::Terms) -> Result<Box<dyn Probe>, crate::Error> {
+        Ok(Box::new(SimulatedProbe(self)))
+    }
+
     fn connect(self: Arc<Self>, terms: sealed::Terms, _: &Connector) -> sealed::Connecting {
         let mut changed = self.cluster.changed.subscribe();
         Box::pin(async move {
@@ -467,5 +487,42 @@ impl sealed::Source for Node {
                 let _ = changed.changed().await;
             }
         })
+    }
+}
+
+/// Asks a node's daemon inline: it answers at once or, while it is paused, when it is resumed.
+#[derive(Debug)]
+struct SimulatedProbe(Arc<Node>);
+
+impl Probe for SimulatedProbe {
+    fn ask(&self, _: Vec<NodeId>) -> Asking {
+        let node = Arc::clone(&self.0);
+        let asked_at = node.clock.now();
+        let mut changed = node.cluster.changed.subscribe();
+        Box::pin(async move {
+            loop {
+                changed.mark_unchanged();
+                if let Some(answer) = node.probed(asked_at) {
+                    return answer;
+                }
+                // The sender is in `node.cluster`.
+                let _ = changed.changed().await;
+            }
+        })
+    }
+}
+
+impl Node {
+    /// What votequorum answers now; `None` while the daemon is paused.
+    fn probed(&self, asked_at: Moment) -> Option<Result<Answer, crate::Error>> {
+        let state = self.cluster.state.lock();
+        match state.world.node(self.id)?.daemon {
+            Daemon::Paused => None,
+            Daemon::Down => Some(Err(crate::Error::Connect(Code::LIBRARY))),
+            Daemon::Running => {
+                let (quorate, votes) = state.world.votes(self.id);
+                Some(Ok(Answer { asked_at, quorate, votes, local: Some(self.id) }))
+            }
+        }
     }
 }

@@ -12,7 +12,8 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    Code, Error, connection::sealed::Tracked, connector::Connector, libquorum::Notification,
+    Code, Error, connection::sealed::Tracked, connector::Connector, lease::Moment,
+    libquorum::Notification,
 };
 
 /// The daemon's end of a connection.
@@ -28,6 +29,7 @@ pub(super) struct Simulated {
     queue: Arc<Mutex<Queue>>,
     doorbell: UnixStream,
     has_provider: bool,
+    asked_at: Moment,
     /// Called when everything has been taken.
     drained: Box<dyn Fn() + Send>,
 }
@@ -49,6 +51,7 @@ impl Client {
     /// Makes a connection in which `snapshot` waits.
     pub(super) fn connect(
         has_provider: bool,
+        asked_at: Moment,
         snapshot: Vec<Notification>,
         drained: Box<dyn Fn() + Send>,
     ) -> Result<(Self, Simulated), Error> {
@@ -68,7 +71,7 @@ impl Client {
         }));
         let client = Self { queue: Arc::clone(&queue), doorbell: ours };
         snapshot.into_iter().for_each(|notification| client.tell(notification));
-        Ok((client, Simulated { queue, doorbell: theirs, has_provider, drained }))
+        Ok((client, Simulated { queue, doorbell: theirs, has_provider, asked_at, drained }))
     }
 
     pub(super) fn tell(&self, notification: Notification) {
@@ -134,6 +137,10 @@ impl Tracked for Simulated {
 
     fn has_provider(&self) -> bool {
         self.has_provider
+    }
+
+    fn asked_at(&self) -> Moment {
+        self.asked_at
     }
 
     fn close(self: Box<Self>, _: &Connector) {}

@@ -3,7 +3,10 @@
 //! The rules are Corosync's: totem's for who is in which ring and who joined and left
 //! (`exec/totemsrp.c`), votequorum's for who is quorate (`exec/votequorum.c`).
 
-use crate::libquorum::{NodeId, Notification, RingId};
+use crate::{
+    VoteFlags, Votes,
+    libquorum::{NodeId, Notification, RingId},
+};
 
 #[derive(Debug)]
 pub(super) struct World {
@@ -262,18 +265,43 @@ impl World {
         }
     }
 
+    /// The expected votes, the votes of a group, and how many make a quorum.
+    fn count(&self, group: &[NodeId]) -> (u32, u32, u32) {
+        let configured: u32 = self.nodes.iter().map(|node| node.votes).sum();
+        let total: u32 = group.iter().map(|id| self.member(*id).votes).sum();
+        let expected = self.expected_votes.unwrap_or(configured).max(total);
+        let quorum = if self.two_node && expected == 2 { 1 } else { expected / 2 + 1 };
+        (expected, total, quorum)
+    }
+
+    /// What votequorum says on a node: whether it is quorate, and the votes, if it decides at all.
+    pub(super) fn votes(&self, id: NodeId) -> (bool, Option<Votes>) {
+        let Some(node) = self.node(id) else { return (false, None) };
+        if !self.provider {
+            return (true, None);
+        }
+        let (expected, total, quorum) = self.count(&node.members);
+        let quorate = node.decision.quorate;
+        let flags = [(self.two_node, 1), (quorate, 2), (self.wait_for_all, 4)];
+        let flags = flags.into_iter().filter_map(|(set, flag)| set.then_some(flag)).sum();
+        let votes_of = |member: &NodeId| Some((*member, self.node(*member)?.votes));
+        let members = node.members.iter().filter_map(votes_of).collect();
+        let flags = VoteFlags::from_bits(flags);
+        let highest_expected = expected;
+        let votes = Votes { expected, highest_expected, total, quorum, qdevice: 0, members, flags };
+        (quorate, Some(votes))
+    }
+
     /// Decides for a group whether it is quorate, and tells it.
     fn decide(&mut self, group: &[NodeId]) {
         if !self.provider {
             return;
         }
-        let configured: u32 = self.nodes.iter().map(|node| node.votes).sum();
-        let total: u32 = group.iter().map(|id| self.member(*id).votes).sum();
-        let expected = self.expected_votes.unwrap_or(configured).max(total);
-        let quorum = if self.two_node && expected == 2 { 1 } else { expected / 2 + 1 };
+        let (expected, total, quorum) = self.count(group);
         // Who has waited for all, or meets somebody who has, does not wait any more.
         let waiting =
             group.iter().all(|id| self.member(*id).waiting) && group.len() < self.nodes.len();
+        debug_assert!(expected >= total, "corosync expects no less than it sees");
         let quorate = total >= quorum && !waiting;
         for id in group {
             let node = self.node_mut(*id).expect("groups are made of nodes");

@@ -1,0 +1,84 @@
+use std::{pin::pin, sync::Arc};
+
+use futures_util::future::{Either, select};
+
+use crate::shared::Shared;
+
+/// Proof that this node had quorum, and has had it without a break since.
+///
+/// It is valid in one epoch: once quorum was lost, or cannot be vouched for, it stays invalid, and
+/// what was begun under it has to be begun anew.
+///
+/// It is no lock and no fencing. It says what Corosync on this node knows, which may be later than
+/// what the other nodes know, and what is already on its way to a disk or a peer is not called back.
+/// Where two nodes must never act at a time, fence, or have who is acted upon check an epoch.
+#[derive(Clone, Debug)]
+pub struct QuorumGuard {
+    shared: Arc<Shared>,
+    epoch: u64,
+}
+
+/// Quorum was lost, or cannot be vouched for, before the work under a guard was done.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("quorum was lost before the work was done")]
+pub struct QuorumLost;
+
+impl QuorumGuard {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Option<Self> {
+        let epoch = shared.lease.epoch();
+        shared.lease.runs_in(epoch).then(|| Self { shared: Arc::clone(shared), epoch })
+    }
+
+    /// The epoch that it is valid in.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Whether this node still has quorum, without a break. As cheap as
+    /// [`QuorumHandle::is_quorate`](crate::QuorumHandle::is_quorate).
+    pub fn is_valid(&self) -> bool {
+        self.shared.lease.runs_in(self.epoch)
+    }
+
+    /// Returns once it is invalid: on time also if the actor is stuck or dead.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, which an actix [`System`](actix::System) has.
+    pub async fn lost(&self) {
+        let mut latest = self.shared.watch();
+        while self.is_valid() {
+            let expired = pin!(tokio::time::sleep(self.shared.lease.left()));
+            let changed = pin!(latest.changed());
+            if let Either::Left((Err(_), expired)) = select(changed, expired).await {
+                // The sender is in `self.shared`, so this cannot be; the lease ends it then.
+                expired.await;
+            }
+        }
+    }
+
+    /// Runs `work` until it is done or quorum is lost, and drops it then.
+    ///
+    /// `work` is polled only while the guard is valid.
+    ///
+    /// # Errors
+    ///
+    /// [`QuorumLost`] if it was dropped.
+    ///
+    /// # Panics
+    ///
+    /// As [`lost`](Self::lost).
+    pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, QuorumLost> {
+        let work = pin!(std::future::poll_fn({
+            let mut work = Box::pin(work);
+            move |cx| match self.is_valid() {
+                true => work.as_mut().poll(cx).map(Ok),
+                false => std::task::Poll::Ready(Err(QuorumLost)),
+            }
+        }));
+        match select(work, pin!(self.lost())).await {
+            Either::Left((done, _)) => done,
+            Either::Right(((), _)) => Err(QuorumLost),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+/// A moment by a [`Clock`], in nanoseconds; zero is before all.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Moment(u64);
+
+impl Moment {
+    #[cfg(test)]
+    pub(crate) const BEGINNING: Self = Self(0);
+
+    pub(crate) fn after(self, duration: Duration) -> Self {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(nanos))
+    }
+
+    /// How long it is from `earlier` to this, zero if it is earlier.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// What leases are measured by.
+#[derive(Clone, Copy, Debug)]
+pub enum Clock {
+    /// A clock that goes on while the system is suspended: Corosync on the other nodes does.
+    System,
+    /// Tokio's, which a test can pause. Counts from this moment.
+    #[cfg(feature = "sim")]
+    Tokio(tokio::time::Instant),
+}
+
+impl Clock {
+    pub(crate) fn now(self) -> Moment {
+        match self {
+            Self::System => Moment(system_nanos()),
+            #[cfg(feature = "sim")]
+            Self::Tokio(since) => Moment(1).after(since.elapsed()),
+        }
+    }
+}
+
+fn system_nanos() -> u64 {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Boottime;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
+    let now = rustix::time::clock_gettime(CLOCK);
+    // Both are positive: the clock counts from the start of the system.
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+/// Until when quorum may be believed. Checked by whoever reads it, so that it runs out on time
+/// whatever happened to those who would extend it.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    clock: Clock,
+    /// Zero while there is no quorum.
+    until: AtomicU64,
+    epoch: AtomicU64,
+}
+
+impl Lease {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self { clock, until: AtomicU64::new(0), epoch: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Whether there is quorum, and the lease runs.
+    pub(crate) fn runs(&self) -> bool {
+        let until = self.until.load(Ordering::Acquire);
+        until != 0 && self.clock.now().0 < until
+    }
+
+    /// Whether there is quorum and has been since this epoch began.
+    pub(crate) fn runs_in(&self, epoch: u64) -> bool {
+        // In this order: had the epoch moved before the lease was found to run, that is seen.
+        self.runs() && self.epoch.load(Ordering::Acquire) == epoch
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// How long it runs yet.
+    pub(crate) fn left(&self) -> Duration {
+        Moment(self.until.load(Ordering::Acquire)).since(self.clock.now())
+    }
+
+    /// Quorum is believed until then, in this epoch.
+    pub(crate) fn grant(&self, until: Moment, epoch: u64) {
+        self.epoch.store(epoch, Ordering::Release);
+        self.until.store(until.0, Ordering::Release);
+    }
+
+    /// Quorum is not believed.
+    pub(crate) fn revoke(&self, epoch: u64) {
+        self.until.store(0, Ordering::Release);
+        self.epoch.store(epoch, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_runs_out_by_itself() {
+        let clock = Clock::System;
+        let lease = Lease::new(clock);
+        assert!(!lease.runs());
+        lease.grant(clock.now().after(Duration::from_secs(3600)), 7);
+        assert!(lease.runs() && lease.runs_in(7) && !lease.runs_in(6));
+        lease.grant(clock.now(), 7);
+        assert!(!lease.runs(), "the moment itself is too late");
+        lease.grant(Moment(1), 7);
+        assert!(!lease.runs() && lease.left().is_zero());
+    }
+
+    #[test]
+    fn revoking_ends_it_at_once() {
+        let clock = Clock::System;
+        let lease = Lease::new(clock);
+        lease.grant(clock.now().after(Duration::from_secs(3600)), 1);
+        lease.revoke(2);
+        assert!(!lease.runs() && !lease.runs_in(1) && !lease.runs_in(2));
+    }
+}

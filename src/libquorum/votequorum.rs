@@ -1,0 +1,111 @@
+//! The one request of libvotequorum that the probe makes.
+
+use std::os::fd::{BorrowedFd, RawFd};
+
+use corosync_sys as sys;
+
+use super::{NodeId, Server, descriptors, open::Open};
+use crate::{Code, Error, VoteFlags, Votes};
+
+/// A connection to Corosync's votequorum service.
+#[derive(Debug)]
+pub(crate) struct Votequorum {
+    library: sys::VoteQuorum,
+    raw: sys::votequorum_handle_t,
+    server: Option<(RawFd, Server)>,
+}
+
+/// What votequorum says of this node.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Info {
+    pub(crate) quorate: bool,
+    pub(crate) local: NodeId,
+    pub(crate) votes: Votes,
+}
+
+impl Votequorum {
+    /// Blocks until the daemon answers.
+    pub(crate) fn initialize() -> Result<Self, Error> {
+        #[cfg(feature = "linked")]
+        let library = sys::VoteQuorum::linked();
+        #[cfg(not(feature = "linked"))]
+        // SAFETY: what the dynamic linker finds by this name is libvotequorum: the system's
+        // administrator answers for it, as for each library that the program is linked with.
+        let library = unsafe { sys::VoteQuorum::load() }?;
+        let mut open = OPEN.lock()?;
+        let descriptors = descriptors::Guard::new()?;
+        let (mut raw, mut callbacks) = (0, sys::votequorum_callbacks_t::default());
+        // SAFETY: both pointers are to locals; the callbacks are none, and are copied.
+        let code = Code(unsafe { (library.votequorum_initialize)(&mut raw, &mut callbacks) });
+        if code != Code::OK {
+            // SAFETY: `raw` is a handle that a refusing daemon has left open, one that is no more,
+            // or zero, which is none.
+            unsafe { (library.votequorum_finalize)(raw) };
+            descriptors.restore();
+            return Err(Error::Connect(code));
+        }
+        let mut handle = Self { library, raw, server: None };
+        let mut fd = -1;
+        // SAFETY: the handle is open; `fd` is a local.
+        if Code(unsafe { (library.votequorum_fd_get)(raw, &mut fd) }) == Code::OK {
+            // SAFETY: libvotequorum has just given the descriptor out; it is open until `drop`.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            handle.server = Server::of(fd, b"votequorum", &open);
+        }
+        open.extend(handle.server.map(|(socket, _)| socket));
+        Ok(handle)
+    }
+
+    pub(crate) fn server(&self) -> Option<Server> {
+        self.server.map(|(_, server)| server)
+    }
+
+    /// What it says of this node, and of the votes of these members. Blocks until the daemon
+    /// answers; it does also while it synchronises (`exec/main.c`).
+    pub(crate) fn info(&mut self, members: &[NodeId]) -> Result<Info, Error> {
+        let told = self.get_info(NodeId(0))?;
+        let mut votes = Vec::with_capacity(members.len());
+        for member in members {
+            match self.get_info(*member) {
+                Ok(info) => votes.push((*member, info.node_votes)),
+                // It has left meanwhile.
+                Err(Error::Request(Code::NOT_EXIST)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Info {
+            quorate: told.flags & sys::VOTEQUORUM_INFO_QUORATE != 0,
+            local: NodeId(told.node_id),
+            votes: Votes {
+                expected: told.node_expected_votes,
+                highest_expected: told.highest_expected,
+                total: told.total_votes,
+                quorum: told.quorum,
+                qdevice: told.qdevice_votes,
+                members: votes,
+                flags: VoteFlags::from_bits(told.flags),
+            },
+        })
+    }
+
+    /// Node 0 is this one.
+    fn get_info(&mut self, node: NodeId) -> Result<sys::votequorum_info, Error> {
+        let mut info = sys::votequorum_info::default();
+        // SAFETY: the handle is open until `drop`, and `&mut self` keeps other threads out of it;
+        // `info` is a local.
+        let code = Code(unsafe { (self.library.votequorum_getinfo)(self.raw, node.0, &mut info) });
+        if code == Code::OK { Ok(info) } else { Err(Error::Request(code)) }
+    }
+}
+
+impl Drop for Votequorum {
+    fn drop(&mut self) {
+        let (library, raw) = (self.library, self.raw);
+        OPEN.close(self.server, move || {
+            // SAFETY: the handle was open until now, and its owner gives it up.
+            unsafe { (library.votequorum_finalize)(raw) }
+        });
+    }
+}
+
+static OPEN: Open = Open::new();

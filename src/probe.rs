@@ -1,0 +1,158 @@
+use std::{fmt, pin::Pin, sync::mpsc, thread};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::{
+    Error, Votes,
+    connection::sealed::Terms,
+    lease::{Clock, Moment},
+    libquorum::{
+        Handle, Library, NodeId,
+        votequorum::{Info, Votequorum},
+    },
+};
+
+/// What a round trip to the daemon told.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// When the request was sent: the answer proves that the daemon lived after it.
+    pub(crate) asked_at: Moment,
+    /// Whether votequorum, or what was asked in its place, holds this node for quorate.
+    pub(crate) quorate: bool,
+    /// What only votequorum tells.
+    pub(crate) votes: Option<Votes>,
+    pub(crate) local: Option<NodeId>,
+}
+
+/// An answer that is waited for.
+pub(crate) type Asking = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
+
+/// Asks a daemon whether it lives.
+pub trait Probe: fmt::Debug + Send + Sync {
+    /// Asks for one answer, and for the votes of these members. It may never come.
+    fn ask(&self, members: Vec<NodeId>) -> Asking;
+}
+
+/// Makes one round trip to Corosync at a time, each asked for, on a thread of its own and on a
+/// connection of its own.
+///
+/// The thread blocks for as long as Corosync hangs, and nobody waits for it: its answer proves that
+/// Corosync lives, and its silence that it may not.
+#[derive(Debug)]
+pub(crate) struct ProbeThread {
+    how: How,
+    requests: Mutex<Option<mpsc::Sender<Request>>>,
+}
+
+/// How to reach the daemon.
+#[derive(Clone, Debug)]
+pub(crate) struct How {
+    pub(crate) library: Library,
+    pub(crate) terms: Terms,
+    pub(crate) clock: Clock,
+}
+
+struct Request {
+    members: Vec<NodeId>,
+    answer: oneshot::Sender<Result<Answer, Error>>,
+}
+
+impl ProbeThread {
+    pub(crate) fn new(how: How) -> Self {
+        Self { how, requests: Mutex::new(None) }
+    }
+
+    /// Hands a request to the thread, and starts one if there is none (any more).
+    fn submit(&self, mut request: Request) -> Result<(), Error> {
+        let mut requests = self.requests.lock();
+        if let Some(sender) = &*requests {
+            match sender.send(request) {
+                Ok(()) => return Ok(()),
+                Err(unsent) => request = unsent.0,
+            }
+        }
+        let (sender, receiver) = mpsc::channel();
+        let _ = sender.send(request);
+        let how = self.how.clone();
+        let thread = thread::Builder::new().name("quorum-probe".into());
+        thread
+            .spawn(move || Prober { how, connection: None }.work(&receiver))
+            .map_err(|error| Error::Thread(error.to_string()))?;
+        *requests = Some(sender);
+        Ok(())
+    }
+}
+
+impl Probe for ProbeThread {
+    fn ask(&self, members: Vec<NodeId>) -> Asking {
+        let (sender, answer) = oneshot::channel();
+        let submitted = self.submit(Request { members, answer: sender });
+        Box::pin(async move {
+            submitted?;
+            answer.await.unwrap_or_else(|_| Err(Error::Thread("it ended without an answer".into())))
+        })
+    }
+}
+
+/// What the thread works with. It ends when nobody can ask any more.
+struct Prober {
+    how: How,
+    connection: Option<Connection>,
+}
+
+enum Connection {
+    Votequorum(Votequorum),
+    /// Where there is no votequorum. It does not answer while Corosync synchronises.
+    Quorum(Handle),
+}
+
+impl Prober {
+    fn work(mut self, requests: &mpsc::Receiver<Request>) {
+        for Request { members, answer } in requests {
+            if answer.is_closed() {
+                continue;
+            }
+            let told = self.ask(&members);
+            if told.is_err() {
+                // The daemon may be another one by the next time.
+                self.connection = None;
+            }
+            let _ = answer.send(told);
+        }
+    }
+
+    fn ask(&mut self, members: &[NodeId]) -> Result<Answer, Error> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert(connect(&self.how)?),
+        };
+        let asked_at = self.how.clock.now();
+        match connection {
+            Connection::Votequorum(votequorum) => {
+                let Info { quorate, local, votes } = votequorum.info(members)?;
+                Ok(Answer { asked_at, quorate, votes: Some(votes), local: Some(local) })
+            }
+            Connection::Quorum(handle) => {
+                Ok(Answer { asked_at, quorate: handle.quorate()?, votes: None, local: None })
+            }
+        }
+    }
+}
+
+fn connect(how: &How) -> Result<Connection, Error> {
+    // There is none where another provider decides, or where the library is not installed.
+    if let Ok(votequorum) = Votequorum::initialize() {
+        how.terms.check_server(votequorum.server())?;
+        return Ok(Connection::Votequorum(votequorum));
+    }
+    let handle = Handle::initialize_with(how.library)?;
+    how.terms.check_server(handle.server())?;
+    Ok(Connection::Quorum(handle))
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request").field("members", &self.members).finish_non_exhaustive()
+    }
+}
