@@ -246,7 +246,14 @@ impl Handler<Stop> for QuorumActor {
         // The first poll comes after what was cancelled is dropped, and with that the connection
         // given to the connector.
         let connector = self.connector.clone();
-        let idle = async move { tokio::time::timeout(CLOSING, connector.idle()).await };
+        let probe = self.probe.take();
+        let closing = async move {
+            connector.idle().await;
+            if let Some(probe) = probe {
+                probe.close().await;
+            }
+        };
+        let idle = tokio::time::timeout(CLOSING, closing);
         ctx.spawn(idle.into_actor(self).map(|idle, actor, ctx| {
             if idle.is_err() {
                 log::warn!("corosync hangs: left a thread behind that waits for it");

@@ -8,7 +8,7 @@ use crate::{
     connection::sealed::Terms,
     lease::{Clock, Moment},
     libquorum::{
-        Handle, Library, NodeId,
+        Handle, Library, Model, NodeId,
         votequorum::{Info, Votequorum},
     },
 };
@@ -32,6 +32,9 @@ pub(crate) type Asking = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Se
 pub trait Probe: fmt::Debug + Send + Sync {
     /// Asks for one answer, and for the votes of these members. It may never come.
     fn ask(&self, members: Vec<NodeId>) -> Asking;
+
+    /// Closes its connection. Returns when that is done, which may be never.
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
 /// Makes one round trip to Corosync at a time, each asked for, on a thread of its own and on a
@@ -42,7 +45,14 @@ pub trait Probe: fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub(crate) struct ProbeThread {
     how: How,
-    requests: Mutex<Option<mpsc::Sender<Request>>>,
+    thread: Mutex<Option<Thread>>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    requests: mpsc::Sender<Request>,
+    /// Resolves when the thread has ended.
+    ended: oneshot::Receiver<()>,
 }
 
 /// How to reach the daemon.
@@ -60,26 +70,30 @@ struct Request {
 
 impl ProbeThread {
     pub(crate) fn new(how: How) -> Self {
-        Self { how, requests: Mutex::new(None) }
+        Self { how, thread: Mutex::new(None) }
     }
 
     /// Hands a request to the thread, and starts one if there is none (any more).
     fn submit(&self, mut request: Request) -> Result<(), Error> {
-        let mut requests = self.requests.lock();
-        if let Some(sender) = &*requests {
-            match sender.send(request) {
+        let mut running = self.thread.lock();
+        if let Some(thread) = &*running {
+            match thread.requests.send(request) {
                 Ok(()) => return Ok(()),
                 Err(unsent) => request = unsent.0,
             }
         }
-        let (sender, receiver) = mpsc::channel();
-        let _ = sender.send(request);
+        let (requests, receiver) = mpsc::channel();
+        let (ends, ended) = oneshot::channel();
+        let _ = requests.send(request);
         let how = self.how.clone();
-        let thread = thread::Builder::new().name("quorum-probe".into());
-        thread
-            .spawn(move || Prober { how, connection: None }.work(&receiver))
+        thread::Builder::new()
+            .name("quorum-probe".into())
+            .spawn(move || {
+                Prober { how, connection: None }.work(&receiver);
+                let _ = ends.send(());
+            })
             .map_err(|error| Error::Thread(error.to_string()))?;
-        *requests = Some(sender);
+        *running = Some(Thread { requests, ended });
         Ok(())
     }
 }
@@ -91,6 +105,16 @@ impl Probe for ProbeThread {
         Box::pin(async move {
             submitted?;
             answer.await.unwrap_or_else(|_| Err(Error::Thread("it ended without an answer".into())))
+        })
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        // Without anybody to ask it, the thread ends.
+        let ended = self.thread.lock().take().map(|thread| thread.ended);
+        Box::pin(async move {
+            if let Some(ended) = ended {
+                let _ = ended.await;
+            }
         })
     }
 }
@@ -146,7 +170,7 @@ fn connect(how: &How) -> Result<Connection, Error> {
         how.terms.check_server(votequorum.server())?;
         return Ok(Connection::Votequorum(votequorum));
     }
-    let handle = Handle::initialize_with(how.library)?;
+    let handle = Handle::model_initialize(how.library, Model::V0)?;
     how.terms.check_server(handle.server())?;
     Ok(Connection::Quorum(handle))
 }

@@ -720,7 +720,7 @@ fn a_corosync_without_a_provider_is_refused_until_it_has_one() {
     let seen = until_connected(&watcher);
     assert_never_quorate(&seen);
     watcher.until_settled(Quorum::Quorate, &[1, 2, 3]);
-    assert_eq!(fake.open_handles(), 1, "the refused ones are closed");
+    assert_eq!(fake.tracking_handles(), 1, "the refused ones are closed");
 }
 
 #[test]
@@ -794,7 +794,7 @@ fn what_fails_after_an_initialize_is_told_and_tried_again() {
         fake.wait_calls("quorum_model_initialize", before + 5);
         fake.succeed(function);
         until_connected(&watcher);
-        assert_eq!(fake.open_handles(), 1, "{function}");
+        assert_eq!(fake.tracking_handles(), 1, "{function}");
         fake.push_both(true, 9);
         watcher.until_settled(Quorum::Quorate, &[1, 2, 3]);
         watcher.stop();
@@ -815,7 +815,7 @@ fn a_corosync_that_does_not_answer_is_told_and_waited_for() {
     assert_eq!(fake.calls("quorum_model_initialize"), 1);
     fake.unblock("quorum_model_initialize");
     watcher.until_settled(Quorum::Quorate, &[1, 2, 3]);
-    assert_eq!((fake.calls("quorum_model_initialize"), fake.open_handles()), (1, 1));
+    assert_eq!((fake.calls("quorum_model_initialize"), fake.tracking_handles()), (1, 1));
 }
 
 #[test]
@@ -860,7 +860,7 @@ fn a_connection_that_does_not_close_is_waited_for_before_the_next() {
 
     fake.unblock("quorum_finalize");
     until_connected(&watcher);
-    assert_eq!((fake.calls("quorum_model_initialize"), fake.open_handles()), (2, 1));
+    assert_eq!((fake.calls("quorum_model_initialize"), fake.tracking_handles()), (2, 1));
 }
 
 #[test]
@@ -931,7 +931,7 @@ fn a_connection_that_hangs_up_is_unknown_and_made_again() {
         assert_eq!(lost.connection, Connection::Lost { error });
         let told = until_connected(&watcher);
         assert_never_quorate(&told);
-        assert_eq!(fake.open_handles(), 1);
+        assert_eq!(fake.tracking_handles(), 1);
     }
 }
 
@@ -961,7 +961,7 @@ fn a_malformed_notification_ends_the_connection() {
         assert_eq!(lost.members, ids(&[1, 2, 3]));
         told.extend(until_connected(&watcher));
         assert_never_quorate(&told);
-        assert_eq!(fake.open_handles(), 1);
+        assert_eq!(fake.tracking_handles(), 1);
     }
     fake.push_both(true, 17);
     watcher.until_settled(Quorum::Quorate, &[1, 2, 3]);

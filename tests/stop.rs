@@ -48,7 +48,7 @@ fn a_stop_that_the_arbiter_is_too_busy_for_is_not_forgotten() {
         let arbiter = Arbiter::new();
         let quorum = builder(&fake).start_in_arbiter(&arbiter.handle());
         connected(&quorum).await;
-        assert_eq!(fake.open_handles(), 1);
+        assert_eq!(fake.tracking_handles(), 1);
         let (unblock, blocked) = mpsc::channel::<()>();
         arbiter.spawn_fn(move || {
             let _ = blocked.recv();

@@ -1,4 +1,4 @@
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, pin::Pin, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
@@ -509,6 +509,10 @@ impl Probe for SimulatedProbe {
                 let _ = changed.changed().await;
             }
         })
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::ready(()))
     }
 }
 

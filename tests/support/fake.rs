@@ -129,6 +129,14 @@ impl FakeLibquorum {
         usize::try_from(f()).expect("a count")
     }
 
+    /// How many of them track: the connections of actors, without those of their probes.
+    pub fn tracking_handles(&self) -> usize {
+        // SAFETY: the type is that in the C source.
+        let f: Symbol<'_, extern "C" fn() -> c_int> =
+            unsafe { self.symbol("fake_tracking_handles") };
+        usize::try_from(f()).expect("a count")
+    }
+
     /// The type that the next initialize tells: `QUORUM_FREE` is 0, `QUORUM_SET` 1 (at first).
     pub fn quorum_type(&self, quorum_type: u32) {
         // SAFETY: the type is that in the C source.
@@ -136,7 +144,7 @@ impl FakeLibquorum {
         f(quorum_type);
     }
 
-    /// What `quorum_getquorate` says from now on; 0 at first.
+    /// What `quorum_getquorate` says from now on; 0 at first, and then what was pushed last.
     pub fn quorate(&self, quorate: c_int) {
         // SAFETY: the type is that in the C source.
         let f: Symbol<'_, extern "C" fn(c_int)> = unsafe { self.symbol("fake_quorate") };

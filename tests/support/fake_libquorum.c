@@ -45,7 +45,7 @@ struct notification {
 enum { CONNECTIONS = 64, FUNCTIONS = 10 };
 
 static struct connection {
-	int open, model;
+	int open, model, tracking;
 	uint32_t generation;
 	int client, server; /* a socket pair; the server's end is -1 after a hang-up */
 	int dead;
@@ -313,7 +313,9 @@ int quorum_trackstart(uint64_t handle, unsigned int flags)
 {
 	(void)flags;
 	int code = enter("quorum_trackstart");
-	return leave(code ? code : request(handle));
+	if (!code && (code = request(handle)) == 1)
+		find_connection(handle)->tracking = 1;
+	return leave(code);
 }
 
 int quorum_trackstop(uint64_t handle)
@@ -369,6 +371,15 @@ int fake_calls(const char *function)
 {
 	pthread_mutex_lock(&mutex);
 	return leave(find_function(function)->calls);
+}
+
+int fake_tracking_handles(void)
+{
+	int tracking = 0;
+	pthread_mutex_lock(&mutex);
+	for (int i = 0; i < CONNECTIONS; i++)
+		tracking += connections[i].open && connections[i].tracking;
+	return leave(tracking);
 }
 
 int fake_open_handles(void)
@@ -459,6 +470,7 @@ static void push(struct notification notification)
 void fake_push_quorum(uint32_t quorate, uint32_t nodeid, uint64_t seq,
 	uint32_t entries, const uint32_t *members)
 {
+	fake_quorate(quorate != 0);
 	push((struct notification){
 		.quorate = quorate, .ring = { nodeid, seq }, .members = copy(entries, members),
 	});
