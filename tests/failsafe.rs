@@ -1,0 +1,202 @@
+//! Fail safe, on the simulated cluster: with a paused clock, so that minutes take no time.
+
+use std::{
+    future::pending,
+    time::{Duration, SystemTime},
+};
+
+use actix::{Arbiter, System, clock};
+use actix_quorum::{
+    Cause, Connection, NodeId, Quorum, QuorumActor, QuorumBuilder, QuorumHandle, QuorumLost,
+    sim::{Cluster, Probe},
+};
+
+fn run(test: impl Future<Output = ()>) {
+    System::new().block_on(async {
+        tokio::time::pause();
+        test.await;
+    });
+}
+
+fn start(
+    cluster: &Cluster,
+    settings: impl FnOnce(QuorumBuilder) -> QuorumBuilder,
+) -> (QuorumHandle, Probe) {
+    let builder = settings(QuorumActor::builder().source(cluster.node(1)));
+    let quorum = builder.start_in_arbiter(&Arbiter::current());
+    let probe = Probe::new(&quorum).deadline(Duration::from_secs(3600));
+    (quorum, probe)
+}
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+#[test]
+fn a_hung_daemon_is_believed_for_the_lease_and_no_longer() {
+    run(async {
+        let cluster = Cluster::new(3);
+        let (quorum, mut probe) = start(&cluster, |builder| builder.lease(ms(8_000)));
+        probe.expect_gain().await;
+        clock::sleep(ms(60_000)).await;
+        assert!(quorum.is_quorate(), "it answers");
+        cluster.pause(1).unwrap();
+        let since = clock::Instant::now();
+        let change = probe.expect_loss().await;
+        // Asked last at most a quarter of the lease before, by default.
+        assert!((ms(5_900)..ms(8_100)).contains(&since.elapsed()), "{:?}", since.elapsed());
+        assert_eq!(
+            (change.cause, &change.current.connection),
+            (Cause::Stalled, &Connection::Stalled)
+        );
+        assert_eq!((quorum.quorum(), quorum.is_quorate()), (Quorum::Unknown, false));
+        clock::sleep(ms(60_000)).await;
+        cluster.resume(1).unwrap();
+        let change = probe.expect_gain().await;
+        assert_eq!(change.current.connection, Connection::Connected);
+    });
+}
+
+#[test]
+fn an_overdue_decision_is_not_believed() {
+    run(async {
+        let cluster = Cluster::new(3);
+        let (_, mut probe) = start(&cluster, |builder| builder.settle_grace(ms(700)));
+        probe.expect_gain().await;
+        cluster.hold_sync();
+        cluster.partition(&[&[1], &[2, 3]]).unwrap();
+        let change = probe.expect("the membership", |change| !change.left.is_empty()).await;
+        assert!(change.current.quorum.is_quorate() && !change.current.settled);
+        let since = clock::Instant::now();
+        let change = probe.expect_loss().await;
+        assert!((ms(690)..ms(800)).contains(&since.elapsed()), "{:?}", since.elapsed());
+        assert_eq!(change.current.quorum, Quorum::Unknown);
+        cluster.release_sync();
+        let change = probe.expect("the decision", |change| change.current.settled).await;
+        assert_eq!(change.current.quorum, Quorum::Inquorate);
+    });
+}
+
+#[test]
+fn a_decision_in_time_is_no_loss() {
+    run(async {
+        let cluster = Cluster::new(3);
+        let (quorum, mut probe) = start(&cluster, |builder| builder);
+        probe.expect_gain().await;
+        let epoch = quorum.snapshot().epoch;
+        cluster.hold_sync();
+        cluster.crash(3).unwrap();
+        probe.expect("the membership", |change| !change.left.is_empty()).await;
+        clock::sleep(ms(500)).await;
+        cluster.release_sync();
+        probe.expect("the decision", |change| change.current.settled).await;
+        clock::sleep(ms(5_000)).await;
+        assert!(quorum.is_quorate());
+        assert_eq!(quorum.snapshot().epoch, epoch);
+    });
+}
+
+#[test]
+fn a_gain_is_held_back_until_it_has_lasted() {
+    run(async {
+        let cluster = Cluster::new(3);
+        let (quorum, mut probe) = start(&cluster, |builder| builder.stable_after(ms(2_000)));
+        let since = clock::Instant::now();
+        probe.expect_gain().await;
+        assert!(since.elapsed() >= ms(2_000), "{:?}", since.elapsed());
+        for _ in 0..3 {
+            cluster.partition(&[&[1], &[2, 3]]).unwrap();
+            clock::sleep(ms(1_500)).await;
+            assert!(!quorum.is_quorate());
+            cluster.heal();
+            clock::sleep(ms(1_500)).await;
+            assert!(!quorum.is_quorate(), "it has not lasted yet");
+        }
+        let since = clock::Instant::now();
+        probe.expect_gain().await;
+        assert!((ms(400)..ms(700)).contains(&since.elapsed()), "{:?}", since.elapsed());
+        cluster.partition(&[&[1], &[2, 3]]).unwrap();
+        let since = clock::Instant::now();
+        probe.expect_loss().await;
+        assert!(since.elapsed() < ms(100), "a loss is told at once");
+    });
+}
+
+#[test]
+fn a_guard_is_of_one_epoch() {
+    run(async {
+        let cluster = Cluster::new(3);
+        let (quorum, mut probe) = start(&cluster, |builder| builder);
+        assert!(quorum.guard().is_none());
+        probe.expect_gain().await;
+        let guard = quorum.guard().unwrap();
+        let (sleeping, lost) = (guard.clone(), guard.clone());
+        let work = actix::spawn(async move { sleeping.run(pending::<()>()).await });
+        let losing = actix::spawn(async move { lost.lost().await });
+        clock::sleep(ms(60_000)).await;
+        assert!(guard.is_valid() && !work.is_finished() && !losing.is_finished());
+        cluster.partition(&[&[1], &[2, 3]]).unwrap();
+        assert_eq!(work.await.unwrap(), Err(QuorumLost));
+        losing.await.unwrap();
+        cluster.heal();
+        probe.expect_gain().await;
+        assert!(quorum.is_quorate() && !guard.is_valid(), "quorum was lost in between");
+    });
+}
+
+#[test]
+fn being_cut_off_and_back_without_a_loss_ends_a_guard() {
+    run(async {
+        let cluster = Cluster::new(3);
+        let (quorum, mut probe) = start(&cluster, |builder| builder);
+        probe.expect_gain().await;
+        let guard = quorum.guard().unwrap();
+        cluster.pause(1).unwrap();
+        cluster.resume(1).unwrap();
+        let change = probe.expect("it is back", |change| change.rejoined().count() == 2).await;
+        assert!(change.interrupted() && change.current.quorum.is_quorate());
+        assert!(!guard.is_valid() && quorum.is_quorate());
+    });
+}
+
+#[test]
+fn the_votes_are_told_with_each_membership() {
+    run(async {
+        let cluster = Cluster::new(5);
+        let (quorum, mut probe) = start(&cluster, |builder| builder);
+        let votes = |change: &actix_quorum::QuorumChanged| change.cause == Cause::Votes;
+        let first = probe.expect("the votes", votes).await.current.clone();
+        let told = first.votes.as_ref().unwrap();
+        assert_eq!((told.expected, told.total, told.quorum, told.margin()), (5, 5, 3, 2));
+        assert_eq!(first.local, Some(NodeId(1)));
+        assert_eq!(first.would_survive(&[NodeId(4), NodeId(5)]), Some(true));
+        assert_eq!(first.would_survive(&[NodeId(3), NodeId(4), NodeId(5)]), Some(false));
+        cluster.partition(&[&[1, 2, 3], &[4, 5]]).unwrap();
+        probe.expect("other votes", votes).await;
+        let now = quorum.snapshot();
+        assert_eq!(
+            (now.votes.as_ref().unwrap().total, now.votes.as_ref().unwrap().margin()),
+            (3, 0)
+        );
+        assert_eq!(now.would_survive(&[NodeId(4)]), Some(true), "it is no member");
+        assert_eq!(now.would_survive(&[NodeId(2)]), Some(false));
+        assert!(now.changed_at <= SystemTime::now());
+    });
+}
+
+#[test]
+fn half_a_minute_without_corosync_takes_no_time() {
+    run(async {
+        let cluster = Cluster::new(3);
+        let (quorum, mut probe) = start(&cluster, |builder| builder);
+        probe.expect_gain().await;
+        cluster.crash(1).unwrap();
+        probe.expect_loss().await;
+        clock::sleep(ms(30_000)).await;
+        assert_eq!(quorum.quorum(), Quorum::Unknown);
+        cluster.start(1).unwrap();
+        probe.expect_gain().await;
+        quorum.stop().await;
+        assert!(!quorum.is_quorate());
+    });
+}

@@ -1,0 +1,263 @@
+//! Fail safe: what is not known to be true any more is not told, whatever hangs, on a real daemon.
+
+mod support;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use actix::{Arbiter, System};
+use actix_quorum::{
+    Cause, Connection, Corosync, NodeId, Quorum, QuorumActor, QuorumBuilder, QuorumHandle,
+    QuorumLost,
+};
+use support::{FakeLibquorum, Node, Watcher, eventually, lines, quick};
+
+/// Time is what these tests are about; and a hung daemon holds up others of the process.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+const SOON: Duration = Duration::from_secs(20);
+
+const LEASE: Duration = Duration::from_millis(1500);
+
+/// What a loaded machine may take longer than it should.
+const SLACK: Duration = Duration::from_millis(400);
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn short_lease(builder: QuorumBuilder) -> QuorumBuilder {
+    builder.lease(LEASE).backoff(quick())
+}
+
+fn watched() -> (Node, Watcher) {
+    let node = Node::single();
+    let watcher = Watcher::start_with(&node.netns, short_lease);
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    (node, watcher)
+}
+
+/// How long `quorum` stays quorate from `since` on.
+fn stays_quorate(quorum: &QuorumHandle, since: Instant) -> Duration {
+    eventually(SOON, "quorum ends", || (!quorum.is_quorate()).then(|| since.elapsed()))
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_live_daemon_keeps_the_lease() {
+    let _alone = alone();
+    let (_node, watcher) = watched();
+    let since = Instant::now();
+    eventually(SOON, "three leases pass", || {
+        assert!(watcher.quorum.is_quorate(), "after {:?}", since.elapsed());
+        (since.elapsed() > LEASE * 3).then_some(())
+    });
+    let told = watcher.rest();
+    assert!(told.iter().all(|change| change.cause == Cause::Votes), "{}", lines(&told));
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_hung_daemon_is_not_believed_for_longer_than_the_lease() {
+    let _alone = alone();
+    let (node, watcher) = watched();
+    watcher.rest();
+    let epoch = watcher.quorum.snapshot().epoch;
+    let guard = watcher.quorum.guard().expect("quorate");
+    node.corosync.pause();
+    let since = Instant::now();
+    let stayed = stays_quorate(&watcher.quorum, since);
+    assert!(stayed < LEASE + SLACK, "{stayed:?}");
+    assert_eq!(watcher.quorum.quorum(), Quorum::Unknown);
+    assert!(!guard.is_valid());
+    let told = watcher.until_cause(Cause::Stalled);
+    let took = since.elapsed();
+    assert!(took < LEASE + SLACK, "told after {took:?}");
+    let last = &told.last().unwrap();
+    assert!(last.is_loss() && last.current.connection == Connection::Stalled);
+    assert_eq!(last.current.epoch, epoch + 1);
+
+    node.corosync.resume();
+    let told = watcher.until_quorum(Quorum::Quorate);
+    assert_eq!(told.last().unwrap().current.connection, Connection::Connected);
+    assert!(!guard.is_valid(), "it is of another epoch");
+    assert_eq!(watcher.quorum.guard().unwrap().epoch(), epoch + 1);
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn readers_are_safe_from_a_stuck_arbiter() {
+    let _alone = alone();
+    let node = Node::single();
+    node.run(|| {
+        System::new().block_on(async {
+            let arbiter = Arbiter::new();
+            let builder = short_lease(QuorumActor::builder());
+            let quorum = builder.start_in_arbiter(&arbiter.handle());
+            quorum.wait_quorate().await;
+            let guard = quorum.guard().unwrap();
+            let (unblock, blocked) = mpsc::channel::<()>();
+            arbiter.spawn_fn(move || {
+                let _ = blocked.recv();
+            });
+            let since = Instant::now();
+            let lost = actix::clock::timeout(LEASE + SLACK, guard.lost()).await;
+            assert!(lost.is_ok(), "still valid after {:?}", since.elapsed());
+            assert!(!quorum.is_quorate());
+            assert!(quorum.snapshot().quorum.is_quorate(), "the actor could not tell");
+            drop(unblock);
+            quorum.wait_quorate().await;
+            assert!(!guard.is_valid());
+        });
+    });
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn readers_are_safe_from_a_dead_actor() {
+    let _alone = alone();
+    let node = Node::single();
+    node.run(|| {
+        System::new().block_on(async {
+            let arbiter = Arbiter::new();
+            let builder = short_lease(QuorumActor::builder());
+            let quorum = builder.start_in_arbiter(&arbiter.handle());
+            quorum.wait_quorate().await;
+            arbiter.stop();
+            let stopped = |s: &actix_quorum::Snapshot| s.connection == Connection::Stopped;
+            actix::clock::timeout(SOON, quorum.wait_for(stopped)).await.unwrap();
+            assert!(!quorum.is_quorate());
+        });
+    });
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_guard_drops_the_work_that_quorum_was_lost_under() {
+    let _alone = alone();
+    let (node, watcher) = watched();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let guard = watcher.quorum.guard().unwrap();
+        assert_eq!(guard.run(async { 42 }).await, Ok(42));
+        let work = async {
+            node.corosync.expected_votes(3);
+            std::future::pending::<()>().await
+        };
+        let ran = tokio::time::timeout(SOON, guard.run(work)).await.unwrap();
+        assert_eq!(ran, Err(QuorumLost));
+        let never = async { panic!("it is not even begun") };
+        assert_eq!(guard.run(never).await, Err::<(), _>(QuorumLost));
+        assert!(watcher.quorum.guard().is_none());
+        node.corosync.expected_votes(1);
+        tokio::time::timeout(SOON, watcher.quorum.wait_quorate()).await.unwrap();
+        assert!(!guard.is_valid() && watcher.quorum.guard().is_some());
+    });
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn the_votes_are_told() {
+    let _alone = alone();
+    let node = Node::single();
+    let watcher = Watcher::start(&node.netns);
+    watcher.until("the votes", |change| change.current.votes.is_some());
+    let snapshot = watcher.quorum.snapshot();
+    let votes = snapshot.votes.as_ref().unwrap();
+    assert_eq!((votes.expected, votes.total, votes.quorum), (1, 1, 1));
+    assert_eq!((votes.margin(), votes.of(NodeId(1))), (0, Some(1)));
+    assert!(votes.flags.quorate() && !votes.flags.two_node());
+    assert_eq!(snapshot.local, Some(NodeId(1)));
+    assert_eq!(snapshot.would_survive(&[NodeId(1)]), Some(false));
+    assert_eq!(snapshot.would_survive(&[]), Some(true));
+    node.corosync.expected_votes(3);
+    let told = watcher.until("other votes", |change| {
+        change.current.votes.as_ref().is_some_and(|votes| votes.expected == 3)
+    });
+    let votes = told.last().unwrap().current.votes.clone().unwrap();
+    assert_eq!((votes.total, votes.quorum, votes.margin()), (1, 2, 0));
+}
+
+/// With the daemon stopped in each phase of a connection, stopping and starting return.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn stop_is_bounded_wherever_the_daemon_hangs() {
+    let _alone = alone();
+    let stopped = |watcher: &Watcher| {
+        let start = Instant::now();
+        watcher.stop();
+        assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
+        assert!(!watcher.quorum.is_quorate());
+    };
+    let node = Node::single();
+    // Before it connects, in connecting, while it tracks, and when it has stalled.
+    node.corosync.pause();
+    let watcher = Watcher::start_with(&node.netns, short_lease);
+    stopped(&watcher);
+    let watcher = Watcher::start_with(&node.netns, short_lease);
+    watcher.error();
+    stopped(&watcher);
+    node.corosync.resume();
+    let watcher = Watcher::start_with(&node.netns, short_lease);
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    node.corosync.pause();
+    stopped(&watcher);
+    node.corosync.resume();
+    let watcher = Watcher::start_with(&node.netns, short_lease);
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    node.corosync.pause();
+    watcher.until_cause(Cause::Stalled);
+    stopped(&watcher);
+    node.corosync.resume();
+}
+
+/// The daemon tells what changes, but does not answer: on the fake one.
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn a_daemon_that_only_talks_is_not_believed() {
+    let _alone = alone();
+    let fake = Arc::new(FakeLibquorum::new("lease_talks"));
+    let source = Corosync::load_from(fake.path());
+    let watcher = Watcher::here(|builder| short_lease(builder.source(source).server_uid(None)));
+    fake.push_nodelist((1, 9), Some(&[1]), None, None);
+    fake.push_quorum(1, (1, 9), Some(&[1]));
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    fake.block("quorum_getquorate");
+    let since = Instant::now();
+    let talking = Arc::clone(&fake);
+    let talker = thread::spawn(move || {
+        while since.elapsed() < LEASE * 2 {
+            talking.push_quorum(0, (1, 9), Some(&[1]));
+            talking.push_quorum(1, (1, 9), Some(&[1]));
+            thread::yield_now();
+        }
+    });
+    watcher.until_cause(Cause::Stalled);
+    assert!(since.elapsed() < LEASE + SLACK, "{:?}", since.elapsed());
+    talker.join().unwrap();
+    assert!(!watcher.quorum.is_quorate());
+    fake.unblock("quorum_getquorate");
+    watcher.until_quorum(Quorum::Quorate);
+}
+
+/// Votequorum, asked after the decision, says that there is no quorum: on the fake one, where what
+/// is asked in its place does.
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn what_is_asked_has_a_veto() {
+    let _alone = alone();
+    let fake = FakeLibquorum::new("lease_veto");
+    let source = Corosync::load_from(fake.path());
+    let watcher = Watcher::here(|builder| short_lease(builder.source(source).server_uid(None)));
+    fake.push_nodelist((1, 9), Some(&[1]), None, None);
+    fake.push_quorum(1, (1, 9), Some(&[1]));
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    fake.quorate(0);
+    let told = watcher.until_quorum(Quorum::Inquorate);
+    assert!(told.last().unwrap().is_loss());
+    fake.push_quorum(1, (1, 9), Some(&[1]));
+    watcher.until_quorum(Quorum::Quorate);
+}
