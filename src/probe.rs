@@ -137,30 +137,34 @@ impl Prober {
             if answer.is_closed() {
                 continue;
             }
-            let told = self.ask(&members);
-            if told.is_err() {
-                // The daemon may be another one by the next time.
-                self.connection = None;
-            }
+            // A connection from before may have died with its daemon, and another one be there.
+            let is_old = self.connection.is_some();
+            let told = self.ask(&members).or_else(|error| match is_old {
+                true => self.ask(&members),
+                false => Err(error),
+            });
             let _ = answer.send(told);
         }
     }
 
+    /// Makes one round trip. The connection is kept if it worked.
     fn ask(&mut self, members: &[NodeId]) -> Result<Answer, Error> {
-        let connection = match &mut self.connection {
+        let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            none => none.insert(connect(&self.how)?),
+            None => connect(&self.how)?,
         };
         let asked_at = self.how.clock.now();
-        match connection {
+        let answer = match &mut connection {
             Connection::Votequorum(votequorum) => {
                 let Info { quorate, local, votes } = votequorum.info(members)?;
-                Ok(Answer { asked_at, quorate, votes: Some(votes), local: Some(local) })
+                Answer { asked_at, quorate, votes: Some(votes), local: Some(local) }
             }
             Connection::Quorum(handle) => {
-                Ok(Answer { asked_at, quorate: handle.quorate()?, votes: None, local: None })
+                Answer { asked_at, quorate: handle.quorate()?, votes: None, local: None }
             }
-        }
+        };
+        self.connection = Some(connection);
+        Ok(answer)
     }
 }
 

@@ -86,7 +86,7 @@ pub struct Snapshot {
     /// Grows whenever it cannot be vouched for that quorum was held without a break: after a loss
     /// of quorum, a lost connection, and when this node was cut off and came back.
     pub epoch: u64,
-    /// The votes, once votequorum has told them; `None` where there is none.
+    /// The votes, once votequorum has told them on this connection; `None` where there is none.
     pub votes: Option<Votes>,
     /// This node, once votequorum has told.
     pub local: Option<NodeId>,
@@ -253,6 +253,7 @@ impl Tracker {
             Event::Lost(error) => {
                 broken = true;
                 self.told = Told::default();
+                after.votes = None;
                 after.connection = Connection::Lost { error };
                 Cause::Lost
             }

@@ -130,7 +130,7 @@ fn supervised_pauses_and_goes_on_across_a_restart_of_corosync() {
 fn the_shortest_program_runs_to_its_end() {
     let node = Node::single();
     let mut program = cargo_run(&node.netns, "--example replicator");
-    let ring = node.wait_members(true, &[1]).ring_id;
-    program.until(&format!("quorate: ring {ring}, members 1"));
+    // How much it prints before it ends is open: it does not wait for its subscriber.
+    program.until("unknown: connecting");
     assert!(program.child.wait().unwrap().success());
 }

@@ -4,7 +4,7 @@ mod support;
 
 use std::{sync::Mutex, time::Duration};
 
-use actix_quorum::{Connection, Quorum};
+use actix_quorum::{Cause, Connection, Quorum};
 use support::{Flipper, Ipc, Node, Watcher, dev_shm_entries, eventually, lines, open_fds, rss_kib};
 
 /// What is counted is the whole process's.
@@ -53,7 +53,9 @@ fn fifty_deaths(ipc: Ipc) {
         assert_eq!(last.current.quorum, Quorum::Unknown);
         assert!(!watcher.quorum.is_quorate());
         node.corosync.start();
-        let told = watcher.until_settled(Quorum::Quorate, &[1]);
+        let mut told = watcher.until_settled(Quorum::Quorate, &[1]);
+        // By then the probe is connected too.
+        told.extend(watcher.until_cause(Cause::Votes));
         let connected = |change: &&actix_quorum::QuorumChanged| {
             change.current.connection == Connection::Connected
         };

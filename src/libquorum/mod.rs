@@ -28,7 +28,6 @@ use std::{
     os::fd::{BorrowedFd, RawFd},
     path::Path,
     ptr,
-    time::Duration,
 };
 
 use corosync_sys as sys;
@@ -420,13 +419,8 @@ impl Handle {
 
     fn close(&mut self) -> sys::cs_error_t {
         self.closed = true;
-        if self.lost
-            && let Some(server) = self.server()
-        {
-            server.wait_gone(SERVER_GONE);
-        }
         let (library, raw) = (self.library, self.raw);
-        let closed = OPEN.close(self.server, move || {
+        let closed = OPEN.close(self.server, self.lost, move || {
             // SAFETY: the handle was open until now, and its owner gives it up.
             unsafe { (library.quorum_finalize)(raw) }
         });
@@ -491,6 +485,3 @@ fn is_over(code: Code) -> bool {
 }
 
 static OPEN: Open = Open::new();
-
-/// How long to wait for the process of a dead daemon to be gone.
-const SERVER_GONE: Duration = Duration::from_millis(200);

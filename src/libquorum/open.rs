@@ -26,12 +26,17 @@ impl Open {
     }
 
     /// Closes a handle by `finalize`, now or, if another thread hangs in making one, once it has
-    /// ended.
+    /// ended. If the connection is `lost`, its server's process is waited for to be gone: only then
+    /// libqb removes the connection's files from /dev/shm (libqb `lib/ipc_shm.c`).
     pub(super) fn close<T: Send + 'static>(
         &'static self,
         server: Option<(RawFd, Server)>,
+        lost: bool,
         finalize: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
+        if let Some((_, server)) = server.filter(|_| lost) {
+            server.wait_gone(SERVER_GONE);
+        }
         let close = move |open: &mut Vec<RawFd>| {
             open.retain(|socket| server.is_none_or(|(ours, _)| *socket != ours));
             finalize()
@@ -53,3 +58,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long to wait to close one.
 const CLOSING: Duration = Duration::from_millis(100);
+
+/// How long to wait for the process of a dead daemon to be gone.
+const SERVER_GONE: Duration = Duration::from_millis(200);

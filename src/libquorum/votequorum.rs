@@ -13,6 +13,8 @@ pub(crate) struct Votequorum {
     library: sys::VoteQuorum,
     raw: sys::votequorum_handle_t,
     server: Option<(RawFd, Server)>,
+    /// A request has failed: the daemon is gone, or the connection is.
+    lost: bool,
 }
 
 /// What votequorum says of this node.
@@ -44,7 +46,7 @@ impl Votequorum {
             descriptors.restore();
             return Err(Error::Connect(code));
         }
-        let mut handle = Self { library, raw, server: None };
+        let mut handle = Self { library, raw, server: None, lost: false };
         let mut fd = -1;
         // SAFETY: the handle is open; `fd` is a local.
         if Code(unsafe { (library.votequorum_fd_get)(raw, &mut fd) }) == Code::OK {
@@ -94,6 +96,7 @@ impl Votequorum {
         // SAFETY: the handle is open until `drop`, and `&mut self` keeps other threads out of it;
         // `info` is a local.
         let code = Code(unsafe { (self.library.votequorum_getinfo)(self.raw, node.0, &mut info) });
+        self.lost |= code == Code::LIBRARY;
         if code == Code::OK { Ok(info) } else { Err(Error::Request(code)) }
     }
 }
@@ -101,7 +104,7 @@ impl Votequorum {
 impl Drop for Votequorum {
     fn drop(&mut self) {
         let (library, raw) = (self.library, self.raw);
-        OPEN.close(self.server, move || {
+        OPEN.close(self.server, self.lost, move || {
             // SAFETY: the handle was open until now, and its owner gives it up.
             unsafe { (library.votequorum_finalize)(raw) }
         });
