@@ -26,7 +26,8 @@ use crate::{
 #[derive(Debug)]
 pub struct QuorumActor {
     shared: Arc<Shared>,
-    source: Arc<dyn Source>,
+    /// `None` once the actor is stopped, which it may be for long while somebody holds its address.
+    source: Option<Arc<dyn Source>>,
     terms: Terms,
     connector: Connector,
     delays: Delays,
@@ -52,7 +53,7 @@ impl QuorumActor {
     ) -> Self {
         Self {
             shared,
-            source,
+            source: Some(source),
             terms,
             connector: Connector::default(),
             delays,
@@ -66,8 +67,9 @@ impl QuorumActor {
     }
 
     fn connect(&mut self, ctx: &mut Context<Self>) {
+        let Some(source) = self.source.clone() else { return };
         self.attempt += 1;
-        let connecting = Arc::clone(&self.source).connect(self.terms, &self.connector);
+        let connecting = source.connect(self.terms, &self.connector);
         let patience = ctx.run_later(PATIENCE, |actor, _| {
             let (attempt, error) = (actor.attempt, Error::Unresponsive);
             actor.shared.publish(Event::Failed { attempt, error });
@@ -202,6 +204,7 @@ impl Handler<Stop> for QuorumActor {
 
     fn handle(&mut self, Stop(closed): Stop, ctx: &mut Context<Self>) {
         self.stopped = true;
+        self.source = None;
         self.own_addr = None;
         if let Some(connection) = self.connection.take() {
             ctx.cancel_future(connection);
