@@ -267,9 +267,9 @@ impl World {
         if !self.provider {
             return;
         }
-        let configured: u32 = self.nodes.iter().map(|node| node.votes).sum();
-        let total: u32 = group.iter().map(|id| self.member(*id).votes).sum();
-        let expected = self.expected_votes.unwrap_or(configured).max(total);
+        let configured: u64 = self.nodes.iter().map(|node| u64::from(node.votes)).sum();
+        let total: u64 = group.iter().map(|id| u64::from(self.member(*id).votes)).sum();
+        let expected = self.expected_votes.map_or(configured, u64::from).max(total);
         let quorum = if self.two_node && expected == 2 { 1 } else { expected / 2 + 1 };
         // Who has waited for all, or meets somebody who has, does not wait any more.
         let waiting =
