@@ -104,6 +104,17 @@ impl World {
         self.reform();
     }
 
+    /// Lets a paused daemon go on.
+    pub(super) fn resume(&mut self, id: NodeId) {
+        let ring = |world: &Self| world.node(id).map(|node| node.ring);
+        let before = ring(self);
+        self.set_daemon(id, Daemon::Running);
+        if ring(self) == before {
+            // It was alone and still is, so no new ring tells it what was decided meanwhile.
+            self.decide_again(&[id]);
+        }
+    }
+
     /// Starts a daemon, alone at first if it is told to be.
     pub(super) fn start(&mut self, id: NodeId, alone: bool) {
         let (provider, wait_for_all) = (self.provider, self.wait_for_all);
@@ -254,11 +265,15 @@ impl World {
 
     fn decide_all(&mut self) {
         for group in self.groups() {
-            let node = self.member(group[0]);
-            // While a decision is kept back there is none to change.
-            if node.decision.ring == node.ring {
-                self.decide(&group);
-            }
+            self.decide_again(&group);
+        }
+    }
+
+    fn decide_again(&mut self, group: &[NodeId]) {
+        let node = self.member(group[0]);
+        // While a decision is kept back there is none to change.
+        if !self.sync_held || node.decision.ring == node.ring {
+            self.decide(group);
         }
     }
 
