@@ -26,6 +26,9 @@ pub(super) struct Node {
     link: usize,
     /// A daemon that has just started is alone until its clients have seen so.
     pub(super) alone: bool,
+    /// The ring it was on before it started. While it is alone, who is still on that ring has not
+    /// noticed that it restarted.
+    ring_before: Option<RingId>,
     /// What the daemon told last. Survives it as the number that the next ring must exceed.
     ring: RingId,
     members: Vec<NodeId>,
@@ -119,6 +122,9 @@ impl World {
     pub(super) fn start(&mut self, id: NodeId, alone: bool) {
         let (provider, wait_for_all) = (self.provider, self.wait_for_all);
         let Some(node) = self.node_mut(id) else { return };
+        if !node.alone {
+            node.ring_before = Some(node.ring);
+        }
         node.daemon = Daemon::Running;
         node.alone = alone;
         node.waiting = wait_for_all;
@@ -198,15 +204,23 @@ impl World {
     /// Forms new rings wherever who can hear whom is not what the rings say.
     fn reform(&mut self) {
         for group in self.groups() {
-            let (ring, members) = {
-                let first = self.member(group[0]);
-                (first.ring, &first.members)
-            };
-            if *members == group && group.iter().all(|id| self.member(*id).ring == ring) {
-                continue;
+            if !self.is_formed(&group) {
+                self.form(&group);
             }
-            self.form(&group);
         }
+    }
+
+    /// Whether these are on one ring with nobody else, as far as they have noticed.
+    fn is_formed(&self, group: &[NodeId]) -> bool {
+        let first = self.member(group[0]);
+        let unnoticed = |node: &Node| {
+            let hears = node.daemon == Daemon::Running && node.link == first.link;
+            hears && node.alone && node.ring_before == Some(first.ring)
+        };
+        let there = |id: &NodeId| group.contains(id) || unnoticed(self.member(*id));
+        group.iter().all(|id| self.member(*id).ring == first.ring)
+            && group.iter().all(|id| first.members.contains(id))
+            && first.members.iter().all(there)
     }
 
     /// The nodes that can hear each other, ascending.
@@ -283,18 +297,20 @@ impl World {
             return;
         }
         let configured: u64 = self.nodes.iter().map(|node| u64::from(node.votes)).sum();
-        let total: u64 = group.iter().map(|id| u64::from(self.member(*id).votes)).sum();
+        // With those who restarted and were not noticed.
+        let members = self.member(group[0]).members.clone();
+        let total: u64 = members.iter().map(|id| u64::from(self.member(*id).votes)).sum();
         let expected = self.expected_votes.map_or(configured, u64::from).max(total);
         let quorum = if self.two_node && expected == 2 { 1 } else { expected / 2 + 1 };
         // Who has waited for all, or meets somebody who has, does not wait any more.
         let waiting =
-            group.iter().all(|id| self.member(*id).waiting) && group.len() < self.nodes.len();
+            group.iter().all(|id| self.member(*id).waiting) && members.len() < self.nodes.len();
         let quorate = total >= quorum && !waiting;
         for id in group {
             let node = self.node_mut(*id).expect("groups are made of nodes");
             node.waiting = waiting;
-            node.decision = Decision { quorate, ring: node.ring, members: group.to_vec() };
-            let (ring_id, members) = (node.ring, group.to_vec());
+            node.decision = Decision { quorate, ring: node.ring, members: members.clone() };
+            let (ring_id, members) = (node.ring, members.clone());
             node.told.push(Notification::Quorum { quorate, ring_id, members });
         }
     }
@@ -309,6 +325,7 @@ impl Node {
             daemon: Daemon::Running,
             link: 0,
             alone: false,
+            ring_before: None,
             ring,
             members: Vec::new(),
             decision: Decision { quorate: false, ring, members: vec![id] },
