@@ -27,7 +27,8 @@ use crate::{
 #[derive(Debug)]
 pub struct QuorumActor {
     shared: Arc<Shared>,
-    source: Arc<dyn Source>,
+    /// `None` once the actor is stopped, which it may be for long while somebody holds its address.
+    source: Option<Arc<dyn Source>>,
     terms: Terms,
     probe: Option<Arc<dyn Probe>>,
     probe_interval: Duration,
@@ -58,7 +59,7 @@ impl QuorumActor {
     ) -> Self {
         Self {
             shared,
-            source,
+            source: Some(source),
             terms,
             probe: None,
             probe_interval,
@@ -75,8 +76,9 @@ impl QuorumActor {
     }
 
     fn connect(&mut self, ctx: &mut Context<Self>) {
+        let Some(source) = self.source.clone() else { return };
         self.attempt += 1;
-        let connecting = Arc::clone(&self.source).connect(self.terms, &self.connector);
+        let connecting = source.connect(self.terms, &self.connector);
         let patience = ctx.run_later(PATIENCE, |actor, ctx| {
             let (attempt, error) = (actor.attempt, Error::Unresponsive);
             actor.publish(Event::Failed { attempt, error }, ctx);
@@ -96,11 +98,15 @@ impl QuorumActor {
         connection: Box<dyn Tracked>,
         ctx: &mut Context<Self>,
     ) -> Result<(), Error> {
+        let Some(source) = self.source.clone() else {
+            connection.close(&self.connector);
+            return Ok(());
+        };
         let (has_provider, asked_at) = (connection.has_provider(), connection.asked_at());
         // One for all connections: its thread may still wait for an answer to a dead one.
         let probe = match &self.probe {
             Some(probe) => Arc::clone(probe),
-            None => Arc::from(Arc::clone(&self.source).probe(self.terms)?),
+            None => Arc::from(source.probe(self.terms)?),
         };
         self.probe = Some(Arc::clone(&probe));
         let connector = self.connector.clone();
@@ -239,6 +245,7 @@ impl Handler<Stop> for QuorumActor {
 
     fn handle(&mut self, Stop(closed): Stop, ctx: &mut Context<Self>) {
         self.stopped = true;
+        self.source = None;
         self.own_addr = None;
         if let Some(connection) = self.connection.take() {
             ctx.cancel_future(connection);

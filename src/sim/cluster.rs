@@ -224,7 +224,7 @@ impl Cluster {
     /// If there is no such node, or it is not paused.
     pub fn resume(&self, id: u32) -> Result<(), Error> {
         let id = self.expect(id, &[Daemon::Paused])?;
-        self.change(|world| world.set_daemon(id, Daemon::Running));
+        self.change(|world| world.resume(id));
         Ok(())
     }
 

@@ -29,6 +29,9 @@ pub(super) struct Node {
     link: usize,
     /// A daemon that has just started is alone until its clients have seen so.
     pub(super) alone: bool,
+    /// The ring it was on before it started. While it is alone, who is still on that ring has not
+    /// noticed that it restarted.
+    ring_before: Option<RingId>,
     /// What the daemon told last. Survives it as the number that the next ring must exceed.
     ring: RingId,
     members: Vec<NodeId>,
@@ -107,10 +110,24 @@ impl World {
         self.reform();
     }
 
+    /// Lets a paused daemon go on.
+    pub(super) fn resume(&mut self, id: NodeId) {
+        let ring = |world: &Self| world.node(id).map(|node| node.ring);
+        let before = ring(self);
+        self.set_daemon(id, Daemon::Running);
+        if ring(self) == before {
+            // It was alone and still is, so no new ring tells it what was decided meanwhile.
+            self.decide_again(&[id]);
+        }
+    }
+
     /// Starts a daemon, alone at first if it is told to be.
     pub(super) fn start(&mut self, id: NodeId, alone: bool) {
         let (provider, wait_for_all) = (self.provider, self.wait_for_all);
         let Some(node) = self.node_mut(id) else { return };
+        if !node.alone {
+            node.ring_before = Some(node.ring);
+        }
         node.daemon = Daemon::Running;
         node.alone = alone;
         node.waiting = wait_for_all;
@@ -190,15 +207,23 @@ impl World {
     /// Forms new rings wherever who can hear whom is not what the rings say.
     fn reform(&mut self) {
         for group in self.groups() {
-            let (ring, members) = {
-                let first = self.member(group[0]);
-                (first.ring, &first.members)
-            };
-            if *members == group && group.iter().all(|id| self.member(*id).ring == ring) {
-                continue;
+            if !self.is_formed(&group) {
+                self.form(&group);
             }
-            self.form(&group);
         }
+    }
+
+    /// Whether these are on one ring with nobody else, as far as they have noticed.
+    fn is_formed(&self, group: &[NodeId]) -> bool {
+        let first = self.member(group[0]);
+        let unnoticed = |node: &Node| {
+            let hears = node.daemon == Daemon::Running && node.link == first.link;
+            hears && node.alone && node.ring_before == Some(first.ring)
+        };
+        let there = |id: &NodeId| group.contains(id) || unnoticed(self.member(*id));
+        group.iter().all(|id| self.member(*id).ring == first.ring)
+            && group.iter().all(|id| first.members.contains(id))
+            && first.members.iter().all(there)
     }
 
     /// The nodes that can hear each other, ascending.
@@ -257,19 +282,23 @@ impl World {
 
     fn decide_all(&mut self) {
         for group in self.groups() {
-            let node = self.member(group[0]);
-            // While a decision is kept back there is none to change.
-            if node.decision.ring == node.ring {
-                self.decide(&group);
-            }
+            self.decide_again(&group);
+        }
+    }
+
+    fn decide_again(&mut self, group: &[NodeId]) {
+        let node = self.member(group[0]);
+        // While a decision is kept back there is none to change.
+        if !self.sync_held || node.decision.ring == node.ring {
+            self.decide(group);
         }
     }
 
     /// The expected votes, the votes of a group, and how many make a quorum.
-    fn count(&self, group: &[NodeId]) -> (u32, u32, u32) {
-        let configured: u32 = self.nodes.iter().map(|node| node.votes).sum();
-        let total: u32 = group.iter().map(|id| self.member(*id).votes).sum();
-        let expected = self.expected_votes.unwrap_or(configured).max(total);
+    fn count(&self, members: &[NodeId]) -> (u64, u64, u64) {
+        let configured: u64 = self.nodes.iter().map(|node| u64::from(node.votes)).sum();
+        let total: u64 = members.iter().map(|id| u64::from(self.member(*id).votes)).sum();
+        let expected = self.expected_votes.map_or(configured, u64::from).max(total);
         let quorum = if self.two_node && expected == 2 { 1 } else { expected / 2 + 1 };
         (expected, total, quorum)
     }
@@ -287,6 +316,8 @@ impl World {
         let votes_of = |member: &NodeId| Some((*member, self.node(*member)?.votes));
         let members = node.members.iter().filter_map(votes_of).collect();
         let flags = VoteFlags::from_bits(flags);
+        let [expected, total, quorum] =
+            [expected, total, quorum].map(|votes| u32::try_from(votes).unwrap_or(u32::MAX));
         let highest_expected = expected;
         let votes = Votes { expected, highest_expected, total, quorum, qdevice: 0, members, flags };
         (quorate, Some(votes))
@@ -297,17 +328,18 @@ impl World {
         if !self.provider {
             return;
         }
-        let (expected, total, quorum) = self.count(group);
+        // With those who restarted and were not noticed.
+        let members = self.member(group[0]).members.clone();
+        let (_, total, quorum) = self.count(&members);
         // Who has waited for all, or meets somebody who has, does not wait any more.
         let waiting =
-            group.iter().all(|id| self.member(*id).waiting) && group.len() < self.nodes.len();
-        debug_assert!(expected >= total, "corosync expects no less than it sees");
+            group.iter().all(|id| self.member(*id).waiting) && members.len() < self.nodes.len();
         let quorate = total >= quorum && !waiting;
         for id in group {
             let node = self.node_mut(*id).expect("groups are made of nodes");
             node.waiting = waiting;
-            node.decision = Decision { quorate, ring: node.ring, members: group.to_vec() };
-            let (ring_id, members) = (node.ring, group.to_vec());
+            node.decision = Decision { quorate, ring: node.ring, members: members.clone() };
+            let (ring_id, members) = (node.ring, members.clone());
             node.told.push(Notification::Quorum { quorate, ring_id, members });
         }
     }
@@ -322,6 +354,7 @@ impl Node {
             daemon: Daemon::Running,
             link: 0,
             alone: false,
+            ring_before: None,
             ring,
             members: Vec::new(),
             decision: Decision { quorate: false, ring, members: vec![id] },

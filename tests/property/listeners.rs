@@ -1,0 +1,348 @@
+//! Those who are told, and what must hold of all that one of them is told.
+
+use std::{cell::RefCell, pin::Pin, rc::Rc, sync::Arc};
+
+use actix::{WeakAddr, prelude::*};
+use actix_quorum::{
+    Cause, Connection, NodeId, Quorum, QuorumChanged, QuorumHandle, Snapshot, SubscriptionId,
+};
+use futures_util::{FutureExt, Stream, StreamExt};
+use proptest::{prelude::*, test_runner::TestCaseError};
+use tokio::sync::Semaphore;
+
+pub(crate) type Checked = Result<(), TestCaseError>;
+
+/// What one has been told, oldest first.
+type Heard = Rc<RefCell<Vec<QuorumChanged>>>;
+
+/// Listens, and keeps up.
+struct Keen(Heard);
+
+impl Actor for Keen {
+    type Context = Context<Self>;
+}
+
+impl Handler<QuorumChanged> for Keen {
+    type Result = ();
+
+    fn handle(&mut self, change: QuorumChanged, _: &mut Context<Self>) {
+        self.0.borrow_mut().push(change.clone());
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct End;
+
+impl Handler<End> for Keen {
+    type Result = ();
+
+    fn handle(&mut self, _: End, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}
+
+/// Handles a message only when it is let.
+struct Slow {
+    heard: Heard,
+    gate: Rc<Semaphore>,
+}
+
+impl Actor for Slow {
+    type Context = Context<Self>;
+}
+
+impl Handler<QuorumChanged> for Slow {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, change: QuorumChanged, _: &mut Context<Self>) -> Self::Result {
+        let (heard, gate) = (Rc::clone(&self.heard), Rc::clone(&self.gate));
+        Box::pin(async move {
+            if let Ok(permit) = gate.acquire().await {
+                permit.forget();
+                heard.borrow_mut().push(change.clone());
+            }
+        })
+    }
+}
+
+/// Where somebody's messages are, and how many of them have been looked at.
+#[derive(Default)]
+pub(crate) struct Told {
+    heard: Heard,
+    looked_at: usize,
+    last: Option<Arc<Snapshot>>,
+}
+
+impl Told {
+    pub(crate) fn len(&self) -> usize {
+        self.heard.borrow().len()
+    }
+
+    pub(crate) fn last_sequence(&self) -> Option<u64> {
+        self.last.as_ref().map(|last| last.sequence)
+    }
+
+    /// The messages from the one with this number on.
+    pub(crate) fn since(&self, number: usize) -> Vec<QuorumChanged> {
+        self.heard.borrow()[number..].to_vec()
+    }
+
+    /// Looks at what is new: what every sequence of messages must be, whoever it is told.
+    /// `log` is all that there was to tell.
+    fn check(&mut self, log: &[QuorumChanged]) -> Checked {
+        for change in &self.since(self.looked_at) {
+            let (previous, current) = (&change.previous, &change.current);
+            match &self.last {
+                None => {
+                    check_first(change)?;
+                    let told = log.get(number_of(current));
+                    prop_assert!(told.is_some_and(|told| Arc::ptr_eq(&told.current, current)));
+                }
+                Some(last) => {
+                    prop_assert!(Arc::ptr_eq(previous, last), "not from what was told: {change}");
+                    prop_assert!(last.connection != Connection::Stopped, "after the end: {change}");
+                    prop_assert_eq!(current.sequence, previous.sequence + 1 + change.missed);
+                    prop_assert!(change.cause != Cause::Subscribed);
+                    check_between(change, log)?;
+                }
+            }
+            check_members(change)?;
+            check_snapshot(current)?;
+            self.last = Some(Arc::clone(current));
+            self.looked_at += 1;
+        }
+        Ok(())
+    }
+}
+
+fn check_first(change: &QuorumChanged) -> Checked {
+    prop_assert_eq!(change.cause, Cause::Subscribed);
+    prop_assert_eq!(change.previous.quorum, Quorum::Unknown);
+    prop_assert!(change.previous.members.is_empty() && change.left.is_empty());
+    prop_assert!(change.missed == 0 && !change.interrupted());
+    prop_assert_eq!(change.is_gain(), change.current.quorum.is_quorate());
+    Ok(())
+}
+
+/// One change must say what all that happened between its two states says together.
+fn check_between(change: &QuorumChanged, log: &[QuorumChanged]) -> Checked {
+    let between = &log[number_of(&change.previous) + 1..=number_of(&change.current)];
+    prop_assert!(Arc::ptr_eq(&change.current, &between[between.len() - 1].current));
+    prop_assert_eq!(change.cause, between[between.len() - 1].cause);
+    let left: Vec<NodeId> = between.iter().flat_map(|one| one.left.iter().copied()).collect();
+    let stayed = |node: &NodeId| {
+        change.previous.members.contains(node) && change.current.members.contains(node)
+    };
+    let mut rejoined: Vec<NodeId> = left.into_iter().filter(stayed).collect();
+    rejoined.sort();
+    rejoined.dedup();
+    prop_assert_eq!(change.rejoined().collect::<Vec<_>>(), rejoined, "who came back: {}", change);
+    prop_assert_eq!(change.interrupted(), between.iter().any(QuorumChanged::interrupted));
+    let lost = between.iter().any(|one| one.is_loss() || one.cause == Cause::Lost);
+    prop_assert!(!lost || change.interrupted(), "a loss in the same epoch: {change}");
+    prop_assert!(change.previous.epoch <= change.current.epoch);
+    Ok(())
+}
+
+/// Where a state is in all that there was to tell.
+fn number_of(snapshot: &Snapshot) -> usize {
+    usize::try_from(snapshot.sequence).expect("few")
+}
+
+/// Who joined and left leads from the members before to the members after.
+fn check_members(change: &QuorumChanged) -> Checked {
+    let (before, after) = (&change.previous.members, &change.current.members);
+    for nodes in [before, after, &change.joined.to_vec(), &change.left.to_vec()] {
+        prop_assert!(nodes.is_sorted_by(|a, b| a < b), "not ascending: {change:?}");
+    }
+    prop_assert!(change.left.iter().all(|node| before.contains(node)), "never there: {change:?}");
+    let stayed = before.iter().filter(|node| !change.left.contains(node));
+    let mut composed: Vec<NodeId> = stayed.chain(change.joined.iter()).copied().collect();
+    composed.sort();
+    prop_assert_eq!(&composed, after, "{:?}", change);
+    Ok(())
+}
+
+fn check_snapshot(snapshot: &Snapshot) -> Checked {
+    if snapshot.connection != Connection::Connected {
+        prop_assert_eq!(snapshot.quorum, Quorum::Unknown, "not connected: {}", snapshot);
+        prop_assert!(!snapshot.settled, "not connected: {snapshot}");
+    }
+    if snapshot.quorum.is_quorate() {
+        prop_assert!(snapshot.ring_id.is_some(), "quorate on no ring: {snapshot}");
+    }
+    Ok(())
+}
+
+/// Somebody who subscribed later and may end earlier.
+struct Extra {
+    told: Told,
+    /// What keeps it alive, if its subscription does not.
+    held: Option<Addr<Keen>>,
+    addr: WeakAddr<Keen>,
+    id: SubscriptionId,
+    /// What was true when it subscribed.
+    since: Arc<Snapshot>,
+    /// How many messages it had when it ended.
+    ended: Option<usize>,
+}
+
+/// All who listen to one actor.
+pub(crate) struct Listeners {
+    /// Subscribed before the start: sees all there is to see.
+    pub(crate) all: Told,
+    slow: Told,
+    gate: Rc<Semaphore>,
+    stream: (Pin<Box<dyn Stream<Item = QuorumChanged>>>, Told),
+    lazy_stream: (Pin<Box<dyn Stream<Item = QuorumChanged>>>, Told),
+    extras: Vec<Extra>,
+}
+
+pub(crate) struct First {
+    all: Told,
+    slow: Told,
+    gate: Rc<Semaphore>,
+    pub(crate) recipients: [Recipient<QuorumChanged>; 2],
+}
+
+impl First {
+    /// Those who subscribe before the start.
+    pub(crate) fn new() -> Self {
+        let (all, slow, gate) = (Told::default(), Told::default(), Rc::new(Semaphore::new(0)));
+        let keen = Keen(Rc::clone(&all.heard)).start();
+        let slow_actor = Slow { heard: Rc::clone(&slow.heard), gate: Rc::clone(&gate) }.start();
+        Self { all, slow, gate, recipients: [keen.recipient(), slow_actor.recipient()] }
+    }
+
+    /// And those who come after it.
+    pub(crate) fn started(self, quorum: &QuorumHandle) -> Listeners {
+        let stream = || (Box::pin(quorum.changes().fuse()) as Pin<Box<_>>, Told::default());
+        let Self { all, slow, gate, .. } = self;
+        let (stream, lazy_stream) = (stream(), stream());
+        Listeners { all, slow, gate, stream, lazy_stream, extras: Vec::new() }
+    }
+}
+
+impl Listeners {
+    pub(crate) fn subscribe(&mut self, quorum: &QuorumHandle, weak: bool) {
+        let told = Told::default();
+        let addr = Keen(Rc::clone(&told.heard)).start();
+        let recipient = addr.clone().recipient();
+        let since = quorum.snapshot();
+        let id = if weak {
+            quorum.subscribe(recipient.downgrade())
+        } else {
+            quorum.subscribe(recipient)
+        };
+        let (held, addr) = (weak.then(|| addr.clone()), addr.downgrade());
+        self.extras.push(Extra { told, held, addr, id, since, ended: None });
+    }
+
+    /// Ends the oldest subscription that there is, and says whether there was one.
+    pub(crate) fn unsubscribe(&mut self, quorum: &QuorumHandle) -> Checked {
+        if let Some(extra) = self.extras.iter_mut().find(|extra| extra.ended.is_none()) {
+            let stopped = quorum.snapshot().connection == Connection::Stopped;
+            let subscribed = quorum.unsubscribe(extra.id);
+            prop_assert!(subscribed || stopped, "there was a subscription");
+            prop_assert!(!quorum.unsubscribe(extra.id), "and there is none any more");
+            extra.ended = Some(extra.told.len());
+        }
+        Ok(())
+    }
+
+    /// Ends the oldest subscriber that there is.
+    pub(crate) fn end_subscriber(&mut self) {
+        if let Some(extra) = self.extras.iter_mut().find(|extra| extra.ended.is_none()) {
+            if extra.held.take().is_none()
+                && let Some(addr) = extra.addr.upgrade()
+            {
+                addr.do_send(End);
+            }
+            // It has to be given a turn to end, in which it is told what waits for it.
+            extra.ended = Some(usize::MAX);
+        }
+    }
+
+    /// How many subscriptions there are while the actor has not stopped.
+    pub(crate) fn subscribed(&self) -> usize {
+        2 + self.extras.iter().filter(|extra| extra.ended.is_none()).count()
+    }
+
+    pub(crate) fn let_read(&mut self, messages: usize) {
+        self.gate.add_permits(messages);
+        drain(&mut self.lazy_stream, messages);
+    }
+
+    /// How many changes the slow ones have missed.
+    pub(crate) fn missed(&self) -> u64 {
+        let of = |told: &Told| told.heard.borrow().iter().map(|change| change.missed).sum::<u64>();
+        of(&self.slow) + of(&self.lazy_stream.1)
+    }
+
+    /// All who keep up must have been told `now`.
+    pub(crate) fn check_settled(&mut self, now: &Snapshot) -> Checked {
+        self.check()?;
+        prop_assert_eq!(self.all.last_sequence(), Some(now.sequence), "who is subscribed");
+        prop_assert_eq!(self.stream.1.last_sequence(), Some(now.sequence), "the stream");
+        for extra in &mut self.extras {
+            if extra.ended.is_some() && extra.held.is_none() {
+                prop_assert!(extra.addr.upgrade().is_none(), "kept alive by nobody");
+            }
+            match &mut extra.ended {
+                Some(ended) if *ended == usize::MAX => *ended = extra.told.len(),
+                Some(ended) => prop_assert_eq!(extra.told.len(), *ended, "told after its end"),
+                None => prop_assert_eq!(extra.told.last_sequence(), Some(now.sequence)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Those who are slow must have been told `now`, once they were let.
+    pub(crate) fn check_ended(&mut self, now: &Snapshot) -> Checked {
+        drain(&mut self.lazy_stream, usize::MAX);
+        self.check_settled(now)?;
+        prop_assert_eq!(self.slow.last_sequence(), Some(now.sequence), "the slow subscriber");
+        prop_assert_eq!(self.lazy_stream.1.last_sequence(), Some(now.sequence), "the lazy stream");
+        Ok(())
+    }
+
+    /// Nothing comes any more.
+    pub(crate) fn check_streams_ended(&mut self) -> Checked {
+        for (stream, _) in [&mut self.stream, &mut self.lazy_stream] {
+            prop_assert!(matches!(stream.next().now_or_never(), Some(None)), "streams end");
+        }
+        Ok(())
+    }
+
+    /// Looks at all that was told since the last time.
+    fn check(&mut self) -> Checked {
+        drain(&mut self.stream, usize::MAX);
+        let log = Rc::clone(&self.all.heard);
+        let log = log.borrow();
+        let new = log.iter().zip(0..).skip(self.all.looked_at);
+        for (change, at) in new {
+            prop_assert_eq!(change.current.sequence, at, "not told each change: {}", change);
+        }
+        self.all.check(&log)?;
+        let others = [&mut self.slow, &mut self.stream.1, &mut self.lazy_stream.1];
+        others.into_iter().try_for_each(|told| told.check(&log))?;
+        for extra in &mut self.extras {
+            extra.told.check(&log)?;
+            if let Some(first) = extra.told.heard.borrow().first() {
+                prop_assert!(
+                    Arc::ptr_eq(&first.current, &extra.since),
+                    "not what was true: {first}"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn drain((stream, told): &mut (Pin<Box<dyn Stream<Item = QuorumChanged>>>, Told), messages: usize) {
+    for _ in 0..messages {
+        let Some(Some(change)) = stream.next().now_or_never() else { return };
+        told.heard.borrow_mut().push(change);
+    }
+}
