@@ -26,7 +26,7 @@ use std::{
 
 use actix::{Arbiter, System};
 use actix_quorum::{
-    Backoff, Connection, Error, NodeId, Quorum, QuorumActor, QuorumHandle,
+    Backoff, Cause, Connection, Error, NodeId, Quorum, QuorumActor, QuorumHandle,
     sim::{self, Cluster},
 };
 use proptest::{
@@ -42,6 +42,9 @@ use crate::{
 
 /// Longer than all that follows from a verb takes: a tick of 250 ms, and a delay of at most 80.
 const SETTLE: Duration = Duration::from_millis(400);
+
+/// Longer than a history takes.
+const HOURS: Duration = Duration::from_secs(100 * 3600);
 
 /// Longer than an actor waits for a daemon that does not answer before it says so.
 const WAIT: Duration = Duration::from_secs(3);
@@ -429,7 +432,13 @@ impl Watched {
             .refused(delays())
             .lasting(ms(1000));
         let first = First::new();
-        let mut builder = QuorumActor::builder().source(cluster.node(node)).backoff(backoff);
+        // The model knows no time: what only time changes has its own tests.
+        let mut builder = QuorumActor::builder()
+            .source(cluster.node(node))
+            .backoff(backoff)
+            .lease(HOURS)
+            .probe_interval(Duration::from_secs(1))
+            .settle_grace(HOURS);
         for recipient in first.recipients.clone() {
             builder = builder.subscribe(recipient);
         }
@@ -503,7 +512,9 @@ impl Watched {
         let began = now.epoch > self.epoch;
         prop_assert!(began || !self.broke, "quorum was lost, the epoch is the same: {self}");
         if self.connected && !connects && !self.told && !self.broke {
-            let silent = self.listeners.all.len() == self.changes;
+            // The votes are not the model's.
+            let mut news = self.listeners.all.since(self.changes).into_iter();
+            let silent = news.all(|change| change.cause == Cause::Votes);
             prop_assert!(silent, "there was nothing to tell: {self}");
         }
 
