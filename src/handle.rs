@@ -70,7 +70,15 @@ impl QuorumHandle {
     ///
     /// If the actor is stopped before, this waits for ever: it never returns without quorum.
     pub async fn wait_quorate(&self) {
-        self.wait_for(|snapshot| snapshot.quorum.is_quorate() && self.is_quorate()).await;
+        loop {
+            self.wait_for(|snapshot| snapshot.quorum.is_quorate()).await;
+            if self.is_quorate() {
+                return;
+            }
+            // The lease has run out, and nobody has noticed yet or it is extended in a moment: of
+            // that there is no change to wait for.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Returns the first snapshot that `condition` holds for, from the current one on.

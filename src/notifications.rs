@@ -34,6 +34,8 @@ pub(crate) struct Notifications {
     ask: Interval,
     asks_soon: bool,
     asking: Option<Asking>,
+    /// Why it was not answered last.
+    unanswered: Option<Error>,
     /// An answer that is held back until everything was dispatched that came before it.
     answer: Option<Answer>,
     members: Vec<NodeId>,
@@ -73,6 +75,7 @@ impl Notifications {
                 ask: every(probe_interval),
                 asks_soon: false,
                 asking: None,
+                unanswered: None,
                 answer: None,
                 members: Vec::new(),
                 ended: false,
@@ -120,8 +123,17 @@ impl Notifications {
             let Poll::Ready(answer) = asking.as_mut().poll(cx) else { return };
             self.asking = None;
             match answer {
-                Ok(answer) => self.answer = Some(answer),
-                Err(error) => log::debug!("corosync did not say whether it lives: {error}"),
+                Ok(answer) => {
+                    self.unanswered = None;
+                    self.answer = Some(answer);
+                }
+                Err(error) => {
+                    // Told once, for what it is: if it lasts, it is told as stalled.
+                    if self.unanswered.as_ref() != Some(&error) {
+                        log::warn!("corosync cannot be asked whether it lives: {error}");
+                        self.unanswered = Some(error);
+                    }
+                }
             }
         }
     }

@@ -233,7 +233,9 @@ impl Tracker {
         }
         let mut after = Snapshot::clone(&before);
         let told_before = before.connection.tells();
-        let mut broken = false;
+        // Whether the lease had run out before this, noticed or not: who read it then was told so.
+        let mut broken =
+            before.connection == Connection::Connected && now.moment >= self.told.lease;
         let mut restarted = Vec::new();
         let mut cause = match event {
             Event::Failed { attempt, error } => {
@@ -258,7 +260,7 @@ impl Tracker {
                 Cause::Lost
             }
             Event::Stopped => {
-                broken = told_before;
+                broken |= told_before;
                 self.told = Told::default();
                 after.connection = Connection::Stopped;
                 Cause::Stopped
@@ -286,7 +288,7 @@ impl Tracker {
                 restarted.retain(|node| contains(&after.members, *node));
                 after.ring_id = Some(ring_id);
                 // A membership that was never decided upon: whether it had quorum is not known.
-                broken = before.quorum.is_quorate() && !self.told.is_settled();
+                broken |= before.quorum.is_quorate() && !self.told.is_settled();
                 self.told.nodelist = Some(ring_id);
                 Cause::Nodelist
             }
@@ -295,7 +297,7 @@ impl Tracker {
                     after.members = sorted(members);
                     after.ring_id = Some(ring_id);
                     // Model V0 does not tell who was away: with any other ring, it may have been us.
-                    broken = self.told.quorum.is_some_and(|(_, told)| told != ring_id);
+                    broken |= self.told.quorum.is_some_and(|(_, told)| told != ring_id);
                 }
                 self.told.quorum = Some((quorate, ring_id));
                 self.told.decided_at = now.moment;
@@ -308,7 +310,6 @@ impl Tracker {
             let stalled = after.connection == Connection::Stalled;
             match (alive, stalled) {
                 (false, false) => {
-                    broken = true;
                     after.connection = Connection::Stalled;
                     cause = Cause::Stalled;
                 }
@@ -790,6 +791,16 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_that_ran_out_unnoticed_breaks_continuity() {
+        let mut fold = Fold::quorate();
+        // We were stuck, and come to the answer before we come to the clock.
+        let change = fold.change_at(6_000, answered(5_900, true));
+        assert!(change.current.quorum.is_quorate() && change.interrupted());
+        assert_eq!(change.current.epoch, change.previous.epoch + 1);
+        fold.nothing_at(7_000, answered(6_900, true));
+    }
+
+    #[test]
     fn a_notification_does_not_extend_the_lease() {
         let mut fold = Fold::quorate();
         fold.change_at(4_000, quorum(9, false, &[1, 2, 3]));
@@ -827,6 +838,7 @@ mod tests {
         fold.nothing_at(1_099, Event::Tick);
         let change = fold.change_at(1_100, Event::Tick);
         assert!(change.is_loss() && change.current.quorum == Quorum::Unknown);
+        fold.nothing_at(4_000, answered(3_900, true));
         fold.nothing_at(8_000, answered(7_900, true));
         assert!(fold.change_at(8_100, quorum(13, true, &[1, 2])).is_gain());
     }
