@@ -3,10 +3,11 @@ FEATURES = linked serde sim
 # Those that build anywhere.
 PORTABLE = serde sim
 
-.PHONY: help test check fmt clippy doc features dependencies
+.PHONY: help test soak check fmt clippy doc features dependencies
 
 help:
 	@echo 'make test   run every test, those on real Corosync daemons too (needs root)'
+	@echo 'make soak   ten minutes of chaos on a real cluster (needs root)'
 	@echo 'make check  format, lints, docs, feature combinations, dependencies'
 
 # Nothing is skipped: without root or Corosync the ignored tests fail. The library is loaded in the
@@ -18,6 +19,11 @@ test:
 	cargo test --workspace --all-features
 	cargo test -p corosync-sys --features linked --tests -- --ignored
 	cargo test --all-features --test handle -- --ignored --test-threads=4
+
+# Ten minutes of chaos on a real cluster.
+soak:
+	scripts/install-test-deps
+	SOAK_SECONDS=600 cargo test --test soak -- --ignored --nocapture
 
 check: fmt clippy doc features dependencies
 
