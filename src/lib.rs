@@ -25,6 +25,9 @@ pub mod sim;
 mod state;
 mod votes;
 
+#[doc = include_str!("../FAILURES.md")]
+pub mod failures {}
+
 pub use self::{
     actor::QuorumActor,
     backoff::Backoff,
