@@ -15,7 +15,7 @@ help:
 test:
 	scripts/install-test-deps
 	cargo test --workspace
-	cargo test --workspace --tests -- --ignored --test-threads=4
+	cargo test --workspace --features '$(PORTABLE)' --tests -- --ignored --test-threads=4
 	cargo test --workspace --all-features
 	cargo test -p corosync-sys --features linked --tests -- --ignored
 	cargo test --all-features --test handle -- --ignored --test-threads=4

@@ -68,7 +68,7 @@ pub enum Fault {
 }
 
 /// How many nodes a cluster can have (`PROCESSOR_COUNT_MAX`).
-const MAX_NODES: u32 = 384;
+pub(super) const MAX_NODES: u32 = 384;
 
 impl Cluster {
     /// A cluster of this many nodes that has formed and is quorate.
@@ -95,8 +95,8 @@ impl Cluster {
         self
     }
 
-    /// With `wait_for_all: 1` in the section `quorum`: a node that starts is not quorate until it
-    /// has seen all nodes, or somebody who has.
+    /// With `wait_for_all: 1` in the section `quorum`: a node that starts, or loses quorum, is not
+    /// quorate until it sees all nodes at once, or somebody who is quorate.
     pub fn wait_for_all(self, wait_for_all: bool) -> Self {
         self.change(|world| world.configure_wait_for_all(wait_for_all));
         self
@@ -186,7 +186,7 @@ impl Cluster {
     /// If there is no such node, or its daemon runs.
     pub fn start(&self, id: u32) -> Result<(), Error> {
         let id = self.expect(id, &[Daemon::Down])?;
-        self.change_all(|state| state.start(id));
+        self.change_all(|state| state.start(id, false));
         Ok(())
     }
 
@@ -200,7 +200,7 @@ impl Cluster {
         let id = self.expect(id, &[Daemon::Running, Daemon::Paused])?;
         self.change_all(|state| {
             state.disconnect(id);
-            state.start(id);
+            state.start(id, true);
         });
         Ok(())
     }
@@ -224,12 +224,13 @@ impl Cluster {
     /// If there is no such node, or it is not paused.
     pub fn resume(&self, id: u32) -> Result<(), Error> {
         let id = self.expect(id, &[Daemon::Paused])?;
-        self.change(|world| world.resume(id));
+        self.change(|world| world.set_daemon(id, Daemon::Running));
         Ok(())
     }
 
-    /// Sets the expected votes of all nodes (`quorum.expected_votes`): quorum can flip by it with
-    /// no change of membership.
+    /// Sets the expected votes (the cmap key `quorum.expected_votes`) on every node whose daemon
+    /// runs: quorum can flip by it with no change of membership. Ends with the daemon, and with a
+    /// [`reload`](Self::reload).
     ///
     /// # Errors
     ///
@@ -242,7 +243,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Sets a node's votes.
+    /// Sets a node's votes (`quorum_votes` in its entry of the nodelist), and reloads.
     ///
     /// # Errors
     ///
@@ -250,6 +251,26 @@ impl Cluster {
     pub fn votes(&self, id: u32, votes: u32) -> Result<(), Error> {
         let id = self.check(id)?;
         self.change(|world| world.set_votes(id, votes));
+        Ok(())
+    }
+
+    /// Reloads the configuration (`corosync-cfgtool -R`) on every node whose daemon runs, with
+    /// nodes `1..=size` in the nodelist. Their votes are expected from then on, whether or not they
+    /// run: new ones are down until they are [started](Self::start).
+    ///
+    /// With the size that the cluster has it ends what was set at run time, and no more.
+    ///
+    /// # Errors
+    ///
+    /// If `size` is not 1 to 384, or the daemon of a node that is not listed any more runs.
+    pub fn reload(&self, size: u32) -> Result<(), Error> {
+        if !(1..=MAX_NODES).contains(&size) {
+            return Err(Error::Size(size));
+        }
+        for id in self.nodes().into_iter().filter(|id| id.0 > size) {
+            self.expect(id.0, &[Daemon::Down])?;
+        }
+        self.change(|world| world.set_nodelist(size));
         Ok(())
     }
 
@@ -347,9 +368,9 @@ impl State {
         self.nodes.entry(id).or_default()
     }
 
-    fn start(&mut self, id: NodeId) {
+    fn start(&mut self, id: NodeId, restarted: bool) {
         let alone = self.clients(id).sources > 0;
-        self.world.start(id, alone);
+        self.world.start(id, alone, restarted);
     }
 
     /// Ends a node's connections as the death of its daemon does.
@@ -403,10 +424,12 @@ impl Node {
 
     fn ask(&self, terms: sealed::Terms) -> Option<Result<Simulated, crate::Error>> {
         let mut state = self.cluster.state.lock();
-        match state.world.node(self.id)?.daemon {
-            Daemon::Paused => return None,
-            Daemon::Down => return Some(Err(crate::Error::Connect(Code::LIBRARY))),
-            Daemon::Running => {}
+        match state.world.node(self.id).map(|node| node.daemon) {
+            Some(Daemon::Running) => {}
+            Some(Daemon::Paused) => return None,
+            Some(Daemon::Down) | None => {
+                return Some(Err(crate::Error::Connect(Code::LIBRARY)));
+            }
         }
         let (snapshot, provider) = (state.world.snapshot(self.id), state.world.provider);
         let clients = state.clients(self.id);

@@ -32,6 +32,10 @@ pub enum Error {
     #[error("node {0} is in no group; name each node once, one that is alone as `&[{0}]`")]
     LeftOut(NodeId),
 
+    /// A number of nodes that Corosync refuses.
+    #[error("{0} nodes: a cluster has 1 to {max}", max = super::cluster::MAX_NODES)]
+    Size(u32),
+
     /// A number of votes that Corosync refuses.
     #[error("{0} expected votes: corosync takes 1 and more")]
     ExpectedVotes(u32),

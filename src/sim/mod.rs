@@ -76,13 +76,14 @@
 //! # What it leaves out
 //!
 //! Time: what a verb does to the cluster is done when it returns, where a real cluster takes a token
-//! timeout and a consensus. Quorum devices, and the options `last_man_standing`,
-//! `auto_tie_breaker` and `allow_downscale` of votequorum.
+//! timeout and a consensus, and may form a ring in between that nobody meant. Quorum devices, and
+//! the options `last_man_standing`, `auto_tie_breaker` and `allow_downscale` of votequorum.
 
 mod cluster;
 mod connection;
 mod error;
 mod probe;
+mod votequorum;
 mod world;
 
 pub use self::{

@@ -1,10 +1,11 @@
-//! The nodes, their links and their votes, and what each tells its clients. No clock, no I/O.
+//! The nodes and their links, and what each tells its clients. No clock, no I/O.
 //!
-//! The rules are Corosync's: totem's for who is in which ring and who joined and left
-//! (`exec/totemsrp.c`), votequorum's for who is quorate (`exec/votequorum.c`).
+//! The rules are Corosync's: totem's for who is in which ring (`exec/totemsrp.c`), the quorum
+//! service's for who joined and left (`exec/vsf_quorum.c`), votequorum's for who is quorate.
 
+use super::votequorum::{Info, Options, Votequorum, Votes};
 use crate::{
-    VoteFlags, Votes,
+    VoteFlags,
     libquorum::{NodeId, Notification, RingId},
 };
 
@@ -12,10 +13,7 @@ use crate::{
 pub(super) struct World {
     pub(super) nodes: Vec<Node>,
     pub(super) provider: bool,
-    two_node: bool,
-    wait_for_all: bool,
-    /// Set at run time; otherwise all votes that are configured.
-    expected_votes: Option<u32>,
+    options: Options,
     /// Memberships are told, decisions are kept back.
     sync_held: bool,
 }
@@ -23,21 +21,22 @@ pub(super) struct World {
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) id: NodeId,
+    /// Its votes in the nodelist.
     votes: u32,
+    /// The cmap key `quorum.expected_votes`, if it was set at run time.
+    expected_votes: Option<u32>,
     pub(super) daemon: Daemon,
     /// Nodes with the same number can hear each other.
     link: usize,
     /// A daemon that has just started is alone until its clients have seen so.
     pub(super) alone: bool,
-    /// The ring it was on before it started. While it is alone, who is still on that ring has not
-    /// noticed that it restarted.
-    ring_before: Option<RingId>,
+    /// Its daemon was restarted, and those that it was with have not noticed.
+    unnoticed: bool,
     /// What the daemon told last. Survives it as the number that the next ring must exceed.
     ring: RingId,
     members: Vec<NodeId>,
+    votequorum: Votequorum,
     decision: Decision,
-    /// Whether it has not yet seen all nodes since it started (`wait_for_all`).
-    waiting: bool,
     /// What clients have not been told yet, oldest first; taken by whoever passes it on.
     pub(super) told: Vec<Notification>,
 }
@@ -59,15 +58,9 @@ struct Decision {
 impl World {
     /// Nodes `1..=size`, with a vote each, that have formed a cluster.
     pub(super) fn new(size: u32) -> Self {
-        let nodes = (1..=size).map(|id| Node::new(NodeId(id))).collect();
-        let mut world = Self {
-            nodes,
-            provider: true,
-            two_node: false,
-            wait_for_all: false,
-            expected_votes: None,
-            sync_held: false,
-        };
+        let nodes = (1..=size).map(|id| Node::new(NodeId(id), size, Daemon::Running)).collect();
+        let options = Options::default();
+        let mut world = Self { nodes, provider: true, options, sync_held: false };
         world.reform();
         world.forget();
         world
@@ -87,13 +80,12 @@ impl World {
     }
 
     pub(super) fn configure_two_node(&mut self, two_node: bool) {
-        self.two_node = two_node;
-        self.configure_wait_for_all(two_node);
+        self.options.two_node = two_node;
+        self.options.wait_for_all = two_node;
     }
 
     pub(super) fn configure_wait_for_all(&mut self, wait_for_all: bool) {
-        self.wait_for_all = wait_for_all;
-        self.decide_all();
+        self.options.wait_for_all = wait_for_all;
     }
 
     /// Puts each node into the group with its index.
@@ -107,46 +99,28 @@ impl World {
     pub(super) fn set_daemon(&mut self, id: NodeId, daemon: Daemon) {
         let Some(node) = self.node_mut(id) else { return };
         node.daemon = daemon;
+        node.unnoticed = false;
         self.reform();
     }
 
-    /// Lets a paused daemon go on.
-    pub(super) fn resume(&mut self, id: NodeId) {
-        let ring = |world: &Self| world.node(id).map(|node| node.ring);
-        let before = ring(self);
-        self.set_daemon(id, Daemon::Running);
-        if ring(self) == before {
-            // It was alone and still is, so no new ring tells it what was decided meanwhile.
-            self.decide_again(&[id]);
-        }
-    }
-
-    /// Starts a daemon, alone at first if it is told to be.
-    pub(super) fn start(&mut self, id: NodeId, alone: bool) {
-        let (provider, wait_for_all) = (self.provider, self.wait_for_all);
+    /// Starts a daemon, alone at first if it is told to be, and then unnoticed by the others if it
+    /// was restarted.
+    pub(super) fn start(&mut self, id: NodeId, alone: bool, restarted: bool) {
+        let expected = self.configured_votes();
+        let options = self.options;
         let Some(node) = self.node_mut(id) else { return };
-        if !node.alone {
-            node.ring_before = Some(node.ring);
-        }
         node.daemon = Daemon::Running;
         node.alone = alone;
-        node.waiting = wait_for_all;
-        // A new daemon begins on a ring of its own, numbered after the last one it was on.
-        node.ring = RingId { node_id: id, seq: node.ring.seq + 1 };
+        node.unnoticed = alone && restarted;
+        node.expected_votes = None;
+        // A new daemon begins on a ring of its own, numbered after the last one it was on
+        // (`main_iface_change_fn`, and then as any ring).
+        node.ring = RingId { node_id: id, seq: node.ring.seq + 5 };
         node.members = vec![id];
-        node.decision = Decision { quorate: false, ring: node.ring, members: vec![id] };
+        node.votequorum = Votequorum::new(id, Votes { votes: node.votes, expected }, options);
+        node.decide();
         node.told.clear();
-        if provider {
-            self.decide(&[id]);
-            self.forget_of(id);
-        }
         self.reform();
-    }
-
-    fn forget_of(&mut self, id: NodeId) {
-        if let Some(node) = self.node_mut(id) {
-            node.told.clear();
-        }
     }
 
     /// Lets a daemon that was alone find the others.
@@ -156,20 +130,75 @@ impl World {
             && node.daemon == Daemon::Running
         {
             node.alone = false;
+            node.unnoticed = false;
             self.reform();
         }
     }
 
+    /// Sets the cmap key `quorum.expected_votes` on one running node after the other.
     pub(super) fn set_expected_votes(&mut self, votes: u32) {
-        self.expected_votes = Some(votes);
-        self.decide_all();
+        for group in self.groups() {
+            for id in &group {
+                // To set a key to what it is notifies nobody (`icmap_set`).
+                if self.member(*id).expected_votes != Some(votes) {
+                    self.member_mut(*id).expected_votes = Some(votes);
+                    self.refresh(&group, &[*id]);
+                }
+            }
+        }
     }
 
+    /// Sets a node's votes in the nodelist, and reloads.
     pub(super) fn set_votes(&mut self, id: NodeId, votes: u32) {
         if let Some(node) = self.node_mut(id) {
             node.votes = votes;
-            self.decide_all();
+            self.reload();
         }
+    }
+
+    /// Has the nodelist list nodes `1..=size`, and reloads. New nodes are down.
+    pub(super) fn set_nodelist(&mut self, size: u32) {
+        self.nodes.retain(|node| node.id.0 <= size);
+        let first = self.nodes.last().map_or(1, |node| node.id.0 + 1);
+        let new = (first..=size).map(|id| Node::new(NodeId(id), size, Daemon::Down));
+        self.nodes.extend(new);
+        self.reload();
+    }
+
+    /// Has all running nodes read their configuration again, which ends what was set at run time.
+    fn reload(&mut self) {
+        for group in self.groups() {
+            group.iter().for_each(|id| self.member_mut(*id).expected_votes = None);
+            self.refresh(&group, &group);
+        }
+    }
+
+    /// Has these `nodes` of a ring heed their configuration.
+    fn refresh(&mut self, group: &[NodeId], nodes: &[NodeId]) {
+        let configured = self.configured_votes();
+        let mut messages = Vec::new();
+        for id in nodes {
+            let node = self.member_mut(*id);
+            let expected = node.expected_votes.unwrap_or(configured);
+            messages.extend(node.votequorum.refresh(Votes { votes: node.votes, expected }));
+        }
+        let (options, provider) = (self.options, self.provider);
+        for message in messages {
+            for id in group {
+                let node = self.member_mut(*id);
+                node.votequorum.receive(message, options);
+                // While a decision is kept back there is none to change.
+                let settled = node.decision.ring == node.ring;
+                if settled && node.decision.quorate != node.votequorum.quorate {
+                    node.decide();
+                    node.tell_decision(provider);
+                }
+            }
+        }
+    }
+
+    fn configured_votes(&self) -> u32 {
+        self.nodes.iter().map(|node| node.votes).fold(0, u32::saturating_add)
     }
 
     pub(super) fn hold_sync(&mut self, held: bool) {
@@ -177,6 +206,20 @@ impl World {
         if !held {
             self.decide_unsettled();
         }
+    }
+
+    /// What votequorum says on a node: whether it is quorate, and the votes, if it decides at all.
+    pub(super) fn votes(&self, id: NodeId) -> (bool, Option<crate::Votes>) {
+        let Some(node) = self.node(id).filter(|_| self.provider) else { return (true, None) };
+        let quorate = node.decision.quorate;
+        let flags = [
+            (self.options.two_node, corosync_sys::VOTEQUORUM_INFO_TWONODE),
+            (quorate, corosync_sys::VOTEQUORUM_INFO_QUORATE),
+            (self.options.wait_for_all, corosync_sys::VOTEQUORUM_INFO_WAIT_FOR_ALL),
+        ];
+        let flags = flags.into_iter().filter_map(|(set, flag)| set.then_some(flag)).sum();
+        let votes = crate::Votes { flags: VoteFlags::from_bits(flags), ..node.votequorum.votes() };
+        (quorate, Some(votes))
     }
 
     /// What a client is told first: the membership, then the decision.
@@ -189,41 +232,29 @@ impl World {
                 joined: Vec::new(),
                 left: Vec::new(),
             },
-            self.decision(node),
+            if self.provider {
+                node.decision.notification()
+            } else {
+                // Without a provider corosync calls every node quorate, on no ring.
+                let ring_id = RingId::default();
+                Notification::Quorum { quorate: true, ring_id, members: Vec::new() }
+            },
         ]
-    }
-
-    fn decision(&self, node: &Node) -> Notification {
-        let Decision { quorate, ring, members } = node.decision.clone();
-        if self.provider {
-            Notification::Quorum { quorate, ring_id: ring, members }
-        } else {
-            // Without a provider corosync calls every node quorate, on no ring.
-            let ring_id = RingId::default();
-            Notification::Quorum { quorate: true, ring_id, members: Vec::new() }
-        }
     }
 
     /// Forms new rings wherever who can hear whom is not what the rings say.
     fn reform(&mut self) {
         for group in self.groups() {
-            if !self.is_formed(&group) {
-                self.form(&group);
+            let Node { ring, link, ref members, .. } = *self.member(group[0]);
+            let unnoticed =
+                |id| self.node(id).is_some_and(|node| node.unnoticed && node.link == link);
+            let mut members = members.clone();
+            members.retain(|id| group.contains(id) || !unnoticed(*id));
+            if members == group && group.iter().all(|id| self.member(*id).ring == ring) {
+                continue;
             }
+            self.form(&group);
         }
-    }
-
-    /// Whether these are on one ring with nobody else, as far as they have noticed.
-    fn is_formed(&self, group: &[NodeId]) -> bool {
-        let first = self.member(group[0]);
-        let unnoticed = |node: &Node| {
-            let hears = node.daemon == Daemon::Running && node.link == first.link;
-            hears && node.alone && node.ring_before == Some(first.ring)
-        };
-        let there = |id: &NodeId| group.contains(id) || unnoticed(self.member(*id));
-        group.iter().all(|id| self.member(*id).ring == first.ring)
-            && group.iter().all(|id| first.members.contains(id))
-            && first.members.iter().all(there)
     }
 
     /// The nodes that can hear each other, ascending.
@@ -243,6 +274,10 @@ impl World {
         self.node(id).expect("groups are made of nodes")
     }
 
+    fn member_mut(&mut self, id: NodeId) -> &mut Node {
+        self.node_mut(id).expect("groups are made of nodes")
+    }
+
     /// Forms a ring of these nodes.
     fn form(&mut self, group: &[NodeId]) {
         let highest = group.iter().map(|id| self.member(*id).ring.seq).max().unwrap_or(0);
@@ -253,7 +288,7 @@ impl World {
             // Totem's transitional membership: who comes along from the same ring. Everybody else
             // of the old ring has left, and everybody else of the new one has joined.
             let along = |node: &NodeId| before.contains(&(*node, *ring));
-            let node = self.node_mut(*id).expect("groups are made of nodes");
+            let node = self.member_mut(*id);
             let (mut joined, mut left) = (group.to_vec(), std::mem::take(&mut node.members));
             joined.retain(|node| !along(node));
             left.retain(|node| !along(node));
@@ -280,86 +315,57 @@ impl World {
         }
     }
 
-    fn decide_all(&mut self) {
-        for group in self.groups() {
-            self.decide_again(&group);
-        }
-    }
-
-    fn decide_again(&mut self, group: &[NodeId]) {
-        let node = self.member(group[0]);
-        // While a decision is kept back there is none to change.
-        if !self.sync_held || node.decision.ring == node.ring {
-            self.decide(group);
-        }
-    }
-
-    /// The expected votes, the votes of a group, and how many make a quorum.
-    fn count(&self, members: &[NodeId]) -> (u64, u64, u64) {
-        let configured: u64 = self.nodes.iter().map(|node| u64::from(node.votes)).sum();
-        let total: u64 = members.iter().map(|id| u64::from(self.member(*id).votes)).sum();
-        let expected = self.expected_votes.map_or(configured, u64::from).max(total);
-        let quorum = if self.two_node && expected == 2 { 1 } else { expected / 2 + 1 };
-        (expected, total, quorum)
-    }
-
-    /// What votequorum says on a node: whether it is quorate, and the votes, if it decides at all.
-    pub(super) fn votes(&self, id: NodeId) -> (bool, Option<Votes>) {
-        let Some(node) = self.node(id) else { return (false, None) };
-        if !self.provider {
-            return (true, None);
-        }
-        let (expected, total, quorum) = self.count(&node.members);
-        let quorate = node.decision.quorate;
-        let flags = [(self.two_node, 1), (quorate, 2), (self.wait_for_all, 4)];
-        let flags = flags.into_iter().filter_map(|(set, flag)| set.then_some(flag)).sum();
-        let votes_of = |member: &NodeId| Some((*member, self.node(*member)?.votes));
-        let members = node.members.iter().filter_map(votes_of).collect();
-        let flags = VoteFlags::from_bits(flags);
-        let [expected, total, quorum] =
-            [expected, total, quorum].map(|votes| u32::try_from(votes).unwrap_or(u32::MAX));
-        let highest_expected = expected;
-        let votes = Votes { expected, highest_expected, total, quorum, qdevice: 0, members, flags };
-        (quorate, Some(votes))
-    }
-
-    /// Decides for a group whether it is quorate, and tells it.
+    /// Has a new ring decide whether it is quorate, and tells it.
     fn decide(&mut self, group: &[NodeId]) {
-        if !self.provider {
-            return;
-        }
-        // With those who restarted and were not noticed.
-        let members = self.member(group[0]).members.clone();
-        let (_, total, quorum) = self.count(&members);
-        // Who has waited for all, or meets somebody who has, does not wait any more.
-        let waiting =
-            group.iter().all(|id| self.member(*id).waiting) && members.len() < self.nodes.len();
-        let quorate = total >= quorum && !waiting;
+        let (options, provider) = (self.options, self.provider);
+        let infos: Vec<Info> =
+            group.iter().map(|id| self.member_mut(*id).votequorum.info()).collect();
         for id in group {
-            let node = self.node_mut(*id).expect("groups are made of nodes");
-            node.waiting = waiting;
-            node.decision = Decision { quorate, ring: node.ring, members: members.clone() };
-            let (ring_id, members) = (node.ring, members.clone());
-            node.told.push(Notification::Quorum { quorate, ring_id, members });
+            let node = self.member_mut(*id);
+            node.votequorum.sync(&infos, options);
+            node.decide();
+            node.tell_decision(provider);
         }
     }
 }
 
 impl Node {
-    fn new(id: NodeId) -> Self {
+    fn new(id: NodeId, size: u32, daemon: Daemon) -> Self {
         let ring = RingId { node_id: id, seq: 1 };
+        let votes = Votes { votes: 1, expected: size };
         Self {
             id,
-            votes: 1,
-            daemon: Daemon::Running,
+            votes: votes.votes,
+            expected_votes: None,
+            daemon,
             link: 0,
             alone: false,
-            ring_before: None,
+            unnoticed: false,
             ring,
             members: Vec::new(),
+            votequorum: Votequorum::new(id, votes, Options::default()),
             decision: Decision { quorate: false, ring, members: vec![id] },
-            waiting: false,
             told: Vec::new(),
         }
+    }
+
+    /// What its votequorum says now is about the ring that it is on now.
+    fn decide(&mut self) {
+        let (quorate, members) = (self.votequorum.quorate, self.members.clone());
+        self.decision = Decision { quorate, ring: self.ring, members };
+    }
+
+    /// Without a provider nothing is told of what nobody decides.
+    fn tell_decision(&mut self, provider: bool) {
+        if provider {
+            self.told.push(self.decision.notification());
+        }
+    }
+}
+
+impl Decision {
+    fn notification(&self) -> Notification {
+        let Self { quorate, ring, members } = self.clone();
+        Notification::Quorum { quorate, ring_id: ring, members }
     }
 }

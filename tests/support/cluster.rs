@@ -60,6 +60,7 @@ impl Node {
 pub struct Cluster {
     nodes: BTreeMap<u32, Node>,
     switch: Netns,
+    has_provider: bool,
 }
 
 impl Cluster {
@@ -73,9 +74,7 @@ impl Cluster {
     #[track_caller]
     pub fn start_with(size: u32, change: impl FnOnce(&mut Config)) -> Self {
         assert!((1..=9).contains(&size), "one to nine nodes");
-        let address = |id| format!("10.0.0.{id}");
-        let nodes = (1..=size).map(|id| (id, address(id))).collect();
-        let mut config = Config { nodes, ..Config::default() };
+        let mut config = Config { nodes: nodelist(size), ..Config::default() };
         change(&mut config);
 
         let switch = Netns::new();
@@ -92,12 +91,11 @@ impl Cluster {
             nodes.insert(id, Node::new(id, Arc::new(netns), config.clone()));
         }
         switch.ip(&lines);
-        for node in nodes.values() {
-            let address = address(node.id);
+        for (node, (_, address)) in nodes.values().zip(nodelist(size)) {
             node.netns.ip(&format!("addr add {address}/24 dev eth0\nlink set eth0 up"));
             node.corosync.start();
         }
-        let cluster = Self { nodes, switch };
+        let cluster = Self { nodes, switch, has_provider: config.provider.is_some() };
         cluster.wait_formed();
         cluster
     }
@@ -106,6 +104,11 @@ impl Cluster {
     #[track_caller]
     pub fn wait_formed(&self) {
         let all: Vec<u32> = self.nodes.keys().copied().collect();
+        if !self.has_provider {
+            // Then `corosync-quorumtool` has nothing to show.
+            let formed = || self.nodes.values().all(|node| node.corosync.members() == all);
+            return eventually(FORMING, "the cluster forms", || formed().then_some(()));
+        }
         eventually(FORMING, "the cluster forms", || {
             let mut shown = self.nodes.values().map(|node| node.corosync.quorumtool());
             let first = shown.next()??;
@@ -147,6 +150,14 @@ impl Cluster {
         self.switch.ip(&lines.collect::<String>());
     }
 
+    /// Changes the configuration of all nodes, and has those that run reload it.
+    #[track_caller]
+    pub fn reload(&self, change: impl Fn(&mut Config)) {
+        self.nodes.values().for_each(|node| node.corosync.configure(&change));
+        let running = self.nodes.values().find(|node| node.corosync.exit_status().is_none());
+        running.expect("a node runs").corosync.reload();
+    }
+
     pub fn kill(&self, id: u32) {
         self.node(id).corosync.kill();
     }
@@ -172,6 +183,11 @@ impl Cluster {
     pub fn resume(&self, id: u32) {
         self.node(id).corosync.resume();
     }
+}
+
+/// The nodelist of a cluster with nodes `1..=size`, whether or not there are as many.
+pub fn nodelist(size: u32) -> Vec<(u32, String)> {
+    (1..=size).map(|id| (id, format!("10.0.0.{id}"))).collect()
 }
 
 /// How long the nodes may take to agree.

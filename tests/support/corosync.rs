@@ -1,6 +1,7 @@
 //! A Corosync daemon.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write,
     fs::{self, File},
     os::{
@@ -154,6 +155,24 @@ impl Corosync {
         Quorumtool::parse(&String::from_utf8_lossy(&output.stdout))
     }
 
+    /// The nodes that the daemon has in its ring, ascending; none while it starts.
+    pub fn members(&self) -> Vec<u32> {
+        if !self.is_synchronized() {
+            return Vec::new();
+        }
+        let output = self.tool("corosync-cmapctl", &["-b", "runtime.members."]);
+        let member = |line: &str| {
+            line.strip_prefix("runtime.members.")?
+                .strip_suffix(".status (str) = joined")?
+                .parse()
+                .ok()
+        };
+        let mut members: Vec<u32> =
+            String::from_utf8_lossy(&output.stdout).lines().filter_map(member).collect();
+        members.sort_unstable();
+        members
+    }
+
     /// Runs one of Corosync's tools against the daemon, for ten seconds at most: they wait for a
     /// paused daemon without end.
     pub fn tool(&self, program: &str, arguments: &[&str]) -> Output {
@@ -231,6 +250,8 @@ impl Drop for Corosync {
 pub struct Config {
     /// Node ids and addresses. A daemon knows itself by the address.
     pub nodes: Vec<(u32, String)>,
+    /// The votes of nodes that have not one.
+    pub votes: BTreeMap<u32, u32>,
     /// How long the token may be lost before a new ring is formed.
     pub token: Duration,
     pub ipc: Ipc,
@@ -258,6 +279,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             nodes: vec![(1, "127.0.0.1".to_owned())],
+            votes: BTreeMap::new(),
             token: Duration::from_millis(500),
             ipc: Ipc::Shm,
             provider: Some("corosync_votequorum"),
@@ -298,8 +320,10 @@ impl Config {
             .nodes
             .iter()
             .map(|(id, address)| {
+                let votes = self.votes.get(id).unwrap_or(&1);
                 format!(
-                    "node {{\n    nodeid: {id}\n    name: n{id}\n    ring0_addr: {address}\n  }}"
+                    "node {{\n    nodeid: {id}\n    name: n{id}\n    ring0_addr: {address}\n    \
+                     quorum_votes: {votes}\n  }}"
                 )
             })
             .collect();

@@ -22,7 +22,7 @@ use std::{
 };
 
 pub use self::{
-    cluster::{Cluster, Node},
+    cluster::{Cluster, Node, nodelist},
     corosync::{Config, Corosync, Ipc, Quorumtool},
     fake::{FakeLibquorum, List, Variant, fake_libquorum},
     flipper::Flipper,

@@ -48,9 +48,7 @@ impl Watcher {
             let quorum = runner.block_on(async {
                 let subscriber = Forward(tell);
                 let subscriber = Actor::start_in_arbiter(&Arbiter::new().handle(), |_| subscriber);
-                let quorum = builder.start();
-                quorum.subscribe(subscriber.recipient());
-                quorum
+                builder.subscribe(subscriber.recipient()).start()
             });
             sender.send((quorum, System::current())).expect("the other end waits");
             runner.run().expect("the system runs");
@@ -58,6 +56,11 @@ impl Watcher {
         let thread = thread::Builder::new().name("system".into()).spawn(run).unwrap();
         let (quorum, system) = receiver.recv().expect("the actor starts");
         Self { quorum, changes, system, thread: Some(thread) }
+    }
+
+    /// The next change, if there is one in good time.
+    pub fn try_next(&self) -> Option<QuorumChanged> {
+        self.changes.recv_timeout(PATIENCE).ok()
     }
 
     /// The next change.

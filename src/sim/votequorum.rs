@@ -1,0 +1,179 @@
+//! How a daemon decides whether it is quorate, as `exec/votequorum.c` does it.
+
+use std::collections::BTreeMap;
+
+use crate::libquorum::NodeId;
+
+/// The votequorum of one daemon.
+#[derive(Clone, Debug)]
+pub(super) struct Votequorum {
+    id: NodeId,
+    /// What is known of the members, this node among them.
+    members: BTreeMap<NodeId, Votes>,
+    /// How many votes it takes.
+    quorum: u32,
+    pub(super) quorate: bool,
+    /// Whether it has to see all nodes before it may be quorate (`wait_for_all_status`).
+    waiting: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Votes {
+    pub(super) votes: u32,
+    pub(super) expected: u32,
+}
+
+/// Options of the section `quorum`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Options {
+    pub(super) two_node: bool,
+    pub(super) wait_for_all: bool,
+}
+
+/// What the daemons of a ring say to each other.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Message {
+    /// `MESSAGE_REQ_EXEC_VOTEQUORUM_NODEINFO`
+    Info(Info),
+    /// `VOTEQUORUM_RECONFIG_PARAM_NODE_VOTES`
+    Votes(NodeId, u32),
+    /// `VOTEQUORUM_RECONFIG_PARAM_EXPECTED_VOTES`
+    Expected(u32),
+}
+
+/// What a node says of itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Info {
+    id: NodeId,
+    votes: Votes,
+    quorate: bool,
+    waiting: bool,
+}
+
+impl Votequorum {
+    /// Of a daemon that has just started.
+    pub(super) fn new(id: NodeId, votes: Votes, options: Options) -> Self {
+        let mut votequorum = Self {
+            id,
+            members: BTreeMap::from([(id, votes)]),
+            quorum: 0,
+            quorate: false,
+            waiting: options.wait_for_all,
+        };
+        votequorum.recalculate(false, options);
+        votequorum
+    }
+
+    pub(super) fn info(&mut self) -> Info {
+        let votes = *self.own();
+        Info { id: self.id, votes, quorate: self.quorate, waiting: self.waiting }
+    }
+
+    /// What `votequorum_getinfo` tells.
+    pub(super) fn votes(&self) -> crate::Votes {
+        let members = self.members.iter().map(|(id, member)| (*id, member.votes));
+        crate::Votes {
+            expected: self.members.get(&self.id).map_or(0, |own| own.expected),
+            highest_expected: self
+                .members
+                .values()
+                .map(|member| member.expected)
+                .max()
+                .unwrap_or(0),
+            total: self.members.values().map(|member| member.votes).fold(0, u32::saturating_add),
+            quorum: self.quorum,
+            members: members.collect(),
+            ..crate::Votes::default()
+        }
+    }
+
+    /// Decides about a ring, given what its members said of themselves when it formed.
+    ///
+    /// All at once: where they expect different things, a real ring may decide by who was heard
+    /// first.
+    pub(super) fn sync(&mut self, infos: &[Info], options: Options) {
+        self.members.retain(|id, _| infos.iter().any(|info| info.id == *id));
+        let (quorate, others): (Vec<&Info>, Vec<&Info>) =
+            infos.iter().partition(|info| info.quorate);
+        let adopts = !self.quorate && !quorate.is_empty();
+        quorate.into_iter().chain(others).for_each(|info| self.note(info));
+        self.recalculate(adopts, options);
+    }
+
+    /// Heeds this configuration (`votequorum_refresh_config`); returns what the members of the
+    /// ring, and this node, are to be sent.
+    pub(super) fn refresh(&mut self, new: Votes) -> Vec<Message> {
+        let old = std::mem::replace(self.own(), new);
+        let mut messages = vec![Message::Info(self.info())];
+        if new.votes != old.votes {
+            messages.push(Message::Votes(self.id, new.votes));
+        }
+        if new.expected != old.expected {
+            messages.push(Message::Expected(new.expected));
+        }
+        messages
+    }
+
+    pub(super) fn receive(&mut self, message: Message, options: Options) {
+        match message {
+            Message::Info(info) => {
+                let adopts = !self.quorate && info.quorate;
+                self.note(&info);
+                self.recalculate(adopts, options);
+            }
+            Message::Votes(id, votes) => {
+                if let Some(member) = self.members.get_mut(&id) {
+                    member.votes = votes;
+                    self.recalculate(true, options);
+                }
+            }
+            Message::Expected(expected) => {
+                self.members.values_mut().for_each(|member| member.expected = expected);
+                self.recalculate(true, options);
+            }
+        }
+    }
+
+    /// Who is quorate knows better than who is not what to expect, and need not wait.
+    fn note(&mut self, info: &Info) {
+        let mut votes = info.votes;
+        if !info.quorate {
+            votes.expected = self.own().expected;
+        } else if !self.quorate {
+            self.own().expected = votes.expected;
+        }
+        self.members.insert(info.id, votes);
+        if info.quorate && !info.waiting {
+            self.waiting = false;
+        }
+    }
+
+    /// `recalculate_quorum`, and with it `calculate_quorum` and `are_we_quorate`.
+    fn recalculate(&mut self, allow_decrease: bool, options: Options) {
+        let total = self.members.values().map(|member| member.votes).fold(0, u32::saturating_add);
+        let own = self.own();
+        own.expected = own.expected.max(total);
+        let expected = own.expected;
+
+        let highest = self.members.values().map(|member| member.expected).max().unwrap_or(0);
+        let needed = highest.max(total) / 2 + 1;
+        self.quorum = if options.two_node && self.members.len() <= 2 {
+            1
+        } else if allow_decrease {
+            needed
+        } else {
+            needed.max(self.quorum)
+        };
+
+        if options.wait_for_all && self.waiting && total != expected {
+            return;
+        }
+        self.quorate = total >= self.quorum;
+        // Who has lost quorum waits for all again.
+        self.waiting = options.wait_for_all && !self.quorate;
+    }
+
+    fn own(&mut self) -> &mut Votes {
+        self.members.get_mut(&self.id).expect("a node is a member of its ring")
+    }
+}

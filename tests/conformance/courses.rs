@@ -1,0 +1,84 @@
+//! The courses that a real cluster may take where it may take several; the first of each is the
+//! simulated cluster's.
+
+/// The steps of a course.
+pub(crate) type Course = Vec<String>;
+
+pub(crate) fn course(steps: &[&str]) -> Course {
+    steps.iter().map(|step| (*step).to_owned()).collect()
+}
+
+/// A node's daemon starts, with an actor there that knows of the members `known`. In the end it is
+/// one of `members`, and its quorum is `quorum`.
+pub(crate) fn started(id: u32, known: &[u32], members: &[u32], quorum: &str) -> Vec<Course> {
+    let others = list("; joined", without(members, &[id]));
+    let alone = changed(known, &[id]);
+    let changed = changed(known, members);
+    let members = list("", members.to_vec());
+    vec![
+        // It takes clients when it has a ring, of itself alone.
+        course(&[
+            "unknown: connected",
+            &format!("unknown: new ring {id}, unsettled{alone}"),
+            &format!("inquorate: ring {id}"),
+            &format!("inquorate: new ring{members}, unsettled{others}"),
+            &format!("{quorum}: ring{members}"),
+        ]),
+        // The actor connects after it has found the others,
+        course(&[
+            "unknown: connected",
+            &format!("unknown: new ring{members}, unsettled{changed}"),
+            &format!("{quorum}: ring{members}"),
+        ]),
+        // or while they decide.
+        course(&[
+            "unknown: connected",
+            &format!("unknown: new ring{members}, unsettled{changed}"),
+            &format!("inquorate: ring{members}, unsettled"),
+            &format!("{quorum}: ring{members}"),
+        ]),
+    ]
+}
+
+/// A node's daemon goes on that was paused among `before`. In the end it is one of `members`, who
+/// have kept quorum.
+pub(crate) fn resumed(id: u32, before: &[u32], members: &[u32]) -> Vec<Course> {
+    let joined = list("; joined", without(members, &[id]));
+    let left = list("; left", without(before, &[id]));
+    let members = list("", members.to_vec());
+    let back = format!("quorate: ring{members}");
+    vec![
+        // It hears from the others before it misses the token,
+        course(&[
+            &format!("quorate: new ring{members}, unsettled{joined}{left}; interrupted"),
+            &back,
+        ]),
+        // or misses the token first,
+        course(&[
+            &format!("quorate: new ring {id}, unsettled{left}"),
+            &format!("inquorate: ring {id}; interrupted"),
+            &format!("inquorate: new ring{members}, unsettled{joined}"),
+            &back,
+        ]),
+        // and hears from them before it has decided.
+        course(&[
+            &format!("quorate: new ring {id}, unsettled{left}"),
+            &format!("quorate: new ring{members}, unsettled{joined}; interrupted"),
+            &back,
+        ]),
+    ]
+}
+
+fn changed(before: &[u32], after: &[u32]) -> String {
+    list("; joined", without(after, before)) + &list("; left", without(before, after))
+}
+
+fn without(nodes: &[u32], these: &[u32]) -> Vec<u32> {
+    nodes.iter().copied().filter(|node| !these.contains(node)).collect()
+}
+
+/// Nothing if there are no nodes.
+fn list(what: &str, nodes: Vec<u32>) -> String {
+    let ids: String = nodes.iter().map(|node| format!(" {node}")).collect();
+    if ids.is_empty() { ids } else { format!("{what}{ids}") }
+}

@@ -1,0 +1,79 @@
+//! The actors on the nodes of a cluster.
+
+use std::collections::BTreeMap;
+
+use actix_quorum::{QuorumHandle, Snapshot};
+
+use super::{
+    arm::{Arm, Settings},
+    courses::Course,
+    told::Told,
+};
+
+/// An actor on each of some nodes.
+pub(crate) struct Nodes(BTreeMap<u32, Told>);
+
+/// A cluster that has formed, with an actor on each node, which has said so.
+pub(crate) fn formed<A: Arm>(size: u32, settings: Settings) -> (A, Nodes) {
+    let arm = A::formed(size, settings);
+    let ids: Vec<u32> = (1..=size).collect();
+    let nodes = Nodes::watch(&arm, &ids);
+    let all: String = ids.iter().map(|id| format!(" {id}")).collect();
+    nodes.expect(
+        &ids,
+        &[
+            "unknown: connecting",
+            "unknown: connected",
+            &format!("unknown: new ring{all}, unsettled; joined{all}"),
+            &format!("quorate: ring{all}"),
+        ],
+    );
+    nodes.agree(&arm);
+    (arm, nodes)
+}
+
+impl Nodes {
+    pub(crate) fn watch<A: Arm>(arm: &A, ids: &[u32]) -> Self {
+        Self(ids.iter().map(|id| (*id, arm.watch(*id))).collect())
+    }
+
+    /// The next steps on each of these nodes.
+    #[track_caller]
+    pub(crate) fn expect(&self, ids: &[u32], steps: &[&str]) {
+        ids.iter().for_each(|id| self.0[id].expect(steps));
+    }
+
+    /// The next steps on each of these nodes are one of these courses; see [`Told::expect_one_of`].
+    #[track_caller]
+    pub(crate) fn expect_one_of(&self, ids: &[u32], courses: &[Course]) {
+        ids.iter().for_each(|id| self.0[id].expect_one_of(courses));
+    }
+
+    /// These and no others say that they are quorate, to who asks.
+    #[track_caller]
+    pub(crate) fn expect_quorate(&self, ids: &[u32]) {
+        let quorate = self.0.iter().filter(|(_, node)| node.quorum().is_quorate());
+        let quorate: Vec<u32> = quorate.map(|(id, _)| *id).collect();
+        assert_eq!(quorate, ids);
+    }
+
+    pub(crate) fn quorum(&self, id: u32) -> &QuorumHandle {
+        self.0[&id].quorum()
+    }
+
+    /// Checks that those with the same members have the same ring and the same quorum, and that it
+    /// is what Corosync's own tool shows.
+    #[track_caller]
+    pub(crate) fn agree<A: Arm>(&self, arm: &A) {
+        let snapshots = self.0.iter().map(|(id, node)| (id, node.quorum().snapshot()));
+        let settled: Vec<_> = snapshots.filter(|(_, snapshot)| snapshot.settled).collect();
+        for (id, one) in &settled {
+            for (other, two) in &settled {
+                let state = |of: &Snapshot| (of.quorum, of.ring_id);
+                let same = one.members != two.members || state(one) == state(two);
+                assert!(same, "node {id}: {one}\nnode {other}: {two}");
+            }
+            arm.check_shown(**id, one);
+        }
+    }
+}
