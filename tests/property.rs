@@ -309,11 +309,7 @@ impl Run {
 
     fn flood(&mut self, flood: Flood) -> Checked {
         let all: Vec<u32> = self.model.nodes.iter().map(|node| node.id).collect();
-        let size = u32::try_from(all.len()).expect("few");
         let (rounds, verbs) = match flood {
-            Flood::ExpectedVotes => {
-                (600, vec![Verb::ExpectedVotes(1000), Verb::ExpectedVotes(size)])
-            }
             Flood::Partitions(one) => {
                 let others = all.into_iter().filter(|id| *id != one).collect();
                 (300, vec![Verb::Partition(vec![vec![one], others]), Verb::Heal])
@@ -338,7 +334,12 @@ impl Run {
             let others = node.members.iter().copied().filter(|other| *other != node.id);
             let rejoined = match (verb, node.daemon) {
                 (Verb::Restart(id), Daemon::Running) => {
-                    others.filter(|other| other == id).collect()
+                    // While they synchronise the others notice, if it stays alone for a while.
+                    let noticed = |other: &u32| {
+                        let other = model.node(*other);
+                        !other.decided && other.actors > 0
+                    };
+                    others.filter(|other| other == id && !noticed(other)).collect()
                 }
                 (Verb::Resume(id), Daemon::Paused) if *id == node.id => others.collect(),
                 _ => Vec::new(),
@@ -621,7 +622,6 @@ fn change(cluster: &Cluster, verb: &Verb) -> Result<(), sim::Error> {
         Verb::Pause(id) => cluster.pause(*id),
         Verb::Resume(id) => cluster.resume(*id),
         Verb::ExpectedVotes(votes) => cluster.expected_votes(*votes),
-        Verb::Votes(id, votes) => cluster.votes(*id, *votes),
         Verb::HoldSync => {
             cluster.hold_sync();
             Ok(())

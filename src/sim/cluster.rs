@@ -225,6 +225,8 @@ impl Cluster {
     pub fn resume(&self, id: u32) -> Result<(), Error> {
         let id = self.expect(id, &[Daemon::Paused])?;
         self.change(|world| world.set_daemon(id, Daemon::Running));
+        // Those it was alone for may be gone.
+        self.drained(id);
         Ok(())
     }
 

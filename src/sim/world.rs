@@ -101,6 +101,10 @@ impl World {
         node.daemon = daemon;
         node.unnoticed = false;
         self.reform();
+        if !self.sync_held {
+            // A daemon that goes on may have a decision to make that was kept back before.
+            self.decide_unsettled();
+        }
     }
 
     /// Starts a daemon, alone at first if it is told to be, and then unnoticed by the others if it
@@ -111,7 +115,9 @@ impl World {
         let Some(node) = self.node_mut(id) else { return };
         node.daemon = Daemon::Running;
         node.alone = alone;
-        node.unnoticed = alone && restarted;
+        // While they synchronise the others wait for it, and notice.
+        let settled = node.decision.ring == node.ring;
+        node.unnoticed = alone && restarted && settled;
         node.expected_votes = None;
         // A new daemon begins on a ring of its own, numbered after the last one it was on
         // (`main_iface_change_fn`, and then as any ring).

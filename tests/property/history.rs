@@ -41,7 +41,6 @@ pub(crate) enum Verb {
     Pause(u32),
     Resume(u32),
     ExpectedVotes(u32),
-    Votes(u32, u32),
     HoldSync,
     ReleaseSync,
     Fault(u32, Fault),
@@ -75,7 +74,6 @@ pub(crate) enum Verb {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Flood {
-    ExpectedVotes,
     Partitions(u32),
     Restarts(u32),
 }
@@ -143,7 +141,6 @@ impl Pick {
 enum Raw {
     Daemon(Pick, u8),
     Groups(Vec<usize>, Mistake),
-    Votes(Pick, u32),
     Fault(Pick, Fault),
     Mend(Pick),
     Flood(Pick, u8),
@@ -207,12 +204,10 @@ impl Raw {
                 groups.retain(|group| !group.is_empty());
                 Verb::Partition(groups)
             }
-            Self::Votes(pick, votes) => Verb::Votes(pick.or_nobody(size), votes),
             Self::Fault(pick, fault) => Verb::Fault(pick.or_nobody(size), fault),
             Self::Mend(pick) => Verb::Mend(pick.or_nobody(size)),
-            Self::Flood(pick, kind) => Verb::Flood(match kind % 3 {
-                0 => Flood::ExpectedVotes,
-                1 => Flood::Partitions(pick.among(size)),
+            Self::Flood(pick, kind) => Verb::Flood(match kind % 2 {
+                0 => Flood::Partitions(pick.among(size)),
                 _ => Flood::Restarts(pick.among(size)),
             }),
             Self::OfActor(actor, choice) => {
@@ -242,8 +237,9 @@ fn verbs() -> impl Strategy<Value = Raw> {
         80 => (vec(0..3_usize, MAX_SIZE as usize), mistakes())
             .prop_map(|(groups, mistake)| Raw::Groups(groups, mistake)),
         50 => Just(Raw::Plain(Verb::Heal)),
-        40 => expected_votes().prop_map(|votes| Raw::Plain(Verb::ExpectedVotes(votes))),
-        40 => (nodes(), votes()).prop_map(|(node, votes)| Raw::Votes(node, votes)),
+        // What other votes do depends on who was there when, which the model is too plain for; the
+        // conformance suite holds it to what Corosync does.
+        5 => Just(Raw::Plain(Verb::ExpectedVotes(0))),
         20 => Just(Raw::Plain(Verb::HoldSync)),
         40 => Just(Raw::Plain(Verb::ReleaseSync)),
         50 => (nodes(), faults()).prop_map(|(node, fault)| Raw::Fault(node, fault)),
@@ -261,21 +257,6 @@ fn mistakes() -> impl Strategy<Value = Mistake> {
         1 => Just(Mistake::LeftOut),
         1 => Just(Mistake::Overlap),
         1 => Just(Mistake::Unknown),
-    ]
-}
-
-fn expected_votes() -> impl Strategy<Value = u32> {
-    prop_oneof![
-        1 => Just(0),
-        20 => 1..=2 * MAX_SIZE,
-        1 => Just(u32::MAX),
-    ]
-}
-
-fn votes() -> impl Strategy<Value = u32> {
-    prop_oneof![
-        20 => 0..=4_u32,
-        1 => Just(u32::MAX),
     ]
 }
 

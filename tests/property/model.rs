@@ -12,7 +12,6 @@ pub(crate) struct Model {
     provider: bool,
     two_node: bool,
     waits_for_all: bool,
-    expected_votes: Option<u64>,
     sync_held: bool,
     rings: u64,
 }
@@ -22,7 +21,6 @@ pub(crate) struct Node {
     pub(crate) id: u32,
     pub(crate) daemon: Daemon,
     link: usize,
-    votes: u64,
     /// A number for the membership that it is in; no two have the same.
     ring: u64,
     /// Who is in it.
@@ -80,7 +78,6 @@ impl Model {
             id: *id,
             daemon: Daemon::Running,
             link: 0,
-            votes: 1,
             ring: 0,
             members: all.clone(),
             quorate: history.provider,
@@ -99,7 +96,6 @@ impl Model {
             provider: history.provider,
             two_node: history.two_node,
             waits_for_all: history.two_node || history.wait_for_all,
-            expected_votes: None,
             sync_held: false,
             rings: 0,
         }
@@ -171,7 +167,7 @@ impl Model {
                 node.hung_up = true;
                 // Who is restarted again, before anybody noticed the first time, is still not.
                 let on = if node.alone { node.unnoticed } else { Some(node.ring) };
-                node.unnoticed = on.filter(|_| node.daemon == Daemon::Running);
+                node.unnoticed = on.filter(|_| node.daemon == Daemon::Running && node.decided);
                 self.start(*id);
             }
             Verb::Pause(id) => {
@@ -190,11 +186,7 @@ impl Model {
                 node.broke |= before.iter().any(met);
             }
             Verb::ExpectedVotes(0) => return Err(Refused::NoVotes),
-            Verb::ExpectedVotes(votes) => self.expected_votes = Some(u64::from(*votes)),
-            Verb::Votes(id, votes) => {
-                self.known(*id)?;
-                self.node_mut(*id).votes = u64::from(*votes);
-            }
+            Verb::ExpectedVotes(_) => {}
             Verb::HoldSync => self.sync_held = true,
             Verb::ReleaseSync => self.sync_held = false,
             Verb::Fault(id, fault) => {
@@ -319,21 +311,20 @@ impl Model {
         let seen_all =
             members.len() == self.nodes.len() || group.iter().any(|id| self.node(*id).seen_all);
         let quorate = seen_all && self.has_votes(&members);
+        let waits_for_all = self.waits_for_all;
         for id in group {
             let node = self.node_mut(*id);
             node.told |= (node.quorate, node.decided) != (quorate, true);
             node.broke |= node.quorate && !quorate;
             node.quorate = quorate;
             node.decided = true;
-            node.seen_all = seen_all;
+            // Who has lost quorum waits for all again.
+            node.seen_all = !waits_for_all || quorate;
         }
     }
 
-    /// More than half of the votes that are expected; one of two is enough with `two_node`.
+    /// More than half of the nodes, of one vote each; one of two is enough with `two_node`.
     fn has_votes(&self, group: &[u32]) -> bool {
-        let votes: u64 = group.iter().map(|id| self.node(*id).votes).sum();
-        let all = self.nodes.iter().map(|node| node.votes).sum();
-        let expected = self.expected_votes.unwrap_or(all).max(votes);
-        2 * votes > expected || (self.two_node && expected == 2 && votes == 1)
+        2 * group.len() > self.nodes.len() || (self.two_node && self.nodes.len() == 2)
     }
 }
