@@ -137,7 +137,7 @@ impl Snapshot {
 }
 
 /// What happens to the actor.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Event {
     /// A connection attempt failed, or takes suspiciously long.
     Failed { attempt: u64, error: Error },
@@ -910,5 +910,94 @@ mod tests {
         let change = departures.conflate(&seen, &latest.unwrap());
         assert_eq!((&*change.joined, &*change.left), (&*ids(&[3, 4]), &*ids(&[2, 3])));
         assert_eq!(change.missed, 3);
+    }
+
+    mod whatever_comes {
+        use proptest::{collection::vec, prelude::*};
+
+        use super::*;
+
+        fn nodes() -> impl Strategy<Value = Vec<NodeId>> {
+            // In any order, more than once, and now and then more than there can be.
+            prop_oneof![
+                8 => vec((0..6_u32).prop_map(NodeId), 0..8),
+                1 => vec(any::<u32>().prop_map(NodeId), 0..400),
+            ]
+        }
+
+        fn rings() -> impl Strategy<Value = RingId> {
+            (0..3_u32, 0..4_u64).prop_map(|(node, seq)| RingId { node_id: NodeId(node), seq })
+        }
+
+        fn events() -> impl Strategy<Value = Event> {
+            let errors = || (0..120_u32).prop_map(|code| Error::Dispatch(Code(code)));
+            prop_oneof![
+                6 => (rings(), nodes(), nodes(), nodes()).prop_map(|(ring_id, members, joined, left)| {
+                    Event::Notified(Notification::Nodelist { ring_id, members, joined, left })
+                }),
+                6 => (rings(), any::<bool>(), nodes()).prop_map(|(ring_id, quorate, members)| {
+                    Event::Notified(Notification::Quorum { quorate, ring_id, members })
+                }),
+                4 => (0..30_000_u64, any::<bool>()).prop_map(|(asked, quorate)| answered(asked, quorate)),
+                2 => Just(Event::Tick),
+                2 => any::<bool>().prop_map(connected),
+                1 => errors().prop_map(Event::Lost),
+                1 => (1..9_u64, errors()).prop_map(|(attempt, error)| Event::Failed { attempt, error }),
+            ]
+        }
+
+        proptest! {
+            #![proptest_config(ProptestConfig { cases: 1024, failure_persistence: None, ..ProptestConfig::default() })]
+
+            /// Everything that could come from C, and more: nothing panics, and what holds of every
+            /// change holds.
+            #[test]
+            fn holds_what_holds(
+                steps in vec((0..3_000_u64, events()), 1..40),
+                stable_after in 0..2_000_u64,
+            ) {
+                let stable_after = Duration::from_millis(stable_after);
+                let mut tracker =
+                    Tracker::new(Rules { stable_after, ..RULES }, SystemTime::UNIX_EPOCH);
+                let (mut ms, mut said_no, mut asked) = (0, None, 0);
+                for (pause, event) in steps {
+                    ms += pause;
+                    match &event {
+                        Event::Notified(Notification::Quorum { quorate, .. }) => said_no = Some(!quorate),
+                        Event::Connected { .. } => (said_no, asked) = (None, 0),
+                        Event::Answered(answer) if tracker.current().connection.tells() => {
+                            asked = asked.max(answer.asked_at.since(at(0).moment).as_millis());
+                        }
+                        Event::Lost(_) => said_no = None,
+                        _ => {}
+                    }
+                    let before = Arc::clone(tracker.current());
+                    let change = tracker.apply(event, at(ms));
+                    let now = tracker.current();
+                    if let Some(change) = &change {
+                        prop_assert_eq!(&change.previous, &before);
+                        prop_assert_eq!(now.sequence, before.sequence + 1);
+                        let mut members = before.members.clone();
+                        members.retain(|node| !contains(&change.left, *node));
+                        members.extend(change.joined.iter().copied());
+                        prop_assert_eq!(sorted(members), now.members.clone());
+                        prop_assert!(!change.is_loss() || now.epoch > before.epoch);
+                        prop_assert!(!change.to_string().is_empty());
+                    } else {
+                        prop_assert_eq!(&before, now);
+                    }
+                    prop_assert!(now.epoch >= before.epoch);
+                    prop_assert!(now.members.is_sorted());
+                    if now.quorum.is_quorate() {
+                        prop_assert_eq!(&now.connection, &Connection::Connected);
+                        prop_assert_eq!(said_no, Some(false), "the last decision said so");
+                        prop_assert!(u128::from(ms) < asked + RULES.lease.as_millis());
+                    }
+                    if let Some(deadline) = tracker.deadline() {
+                        prop_assert!(deadline > at(ms).moment, "time would have changed it already");
+                    }
+                }
+            }
+        }
     }
 }
