@@ -87,12 +87,12 @@ impl Votequorum {
         }
     }
 
-    /// Decides about a ring, given what its members said of themselves when it formed.
+    /// Decides about a ring, given what its members, ascending, said of themselves when it formed.
     ///
     /// All at once: where they expect different things, a real ring may decide by who was heard
     /// first.
     pub(super) fn sync(&mut self, infos: &[Info], options: Options) {
-        self.members.retain(|id, _| infos.iter().any(|info| info.id == *id));
+        self.members.retain(|id, _| infos.binary_search_by_key(id, |info| info.id).is_ok());
         let (quorate, others): (Vec<&Info>, Vec<&Info>) =
             infos.iter().partition(|info| info.quorate);
         let adopts = !self.quorate && !quorate.is_empty();

@@ -67,11 +67,12 @@ impl World {
     }
 
     pub(super) fn node(&self, id: NodeId) -> Option<&Node> {
-        self.nodes.iter().find(|node| node.id == id)
+        // Nodes are numbered from 1 on.
+        self.nodes.get((id.0 as usize).checked_sub(1)?)
     }
 
     pub(super) fn node_mut(&mut self, id: NodeId) -> Option<&mut Node> {
-        self.nodes.iter_mut().find(|node| node.id == id)
+        self.nodes.get_mut((id.0 as usize).checked_sub(1)?)
     }
 
     /// Takes back what was told so far: nobody was there to hear it.
@@ -293,7 +294,7 @@ impl World {
         for (id, ring) in &before {
             // Totem's transitional membership: who comes along from the same ring. Everybody else
             // of the old ring has left, and everybody else of the new one has joined.
-            let along = |node: &NodeId| before.contains(&(*node, *ring));
+            let along = |node: &NodeId| before.binary_search(&(*node, *ring)).is_ok();
             let node = self.member_mut(*id);
             let (mut joined, mut left) = (group.to_vec(), std::mem::take(&mut node.members));
             joined.retain(|node| !along(node));

@@ -1,0 +1,75 @@
+//! What the simulated cluster refuses, and how it says so.
+
+use actix_quorum::{
+    NodeId,
+    sim::{Cluster, Error},
+};
+
+#[test]
+#[should_panic(expected = "a cluster has 1 to 384 nodes, got 0")]
+fn there_is_no_cluster_without_nodes() {
+    Cluster::new(0);
+}
+
+#[test]
+#[should_panic(expected = "a cluster has 1 to 384 nodes, got 385")]
+fn there_is_no_cluster_of_more_nodes_than_corosync_takes() {
+    Cluster::new(385);
+}
+
+#[test]
+fn the_largest_cluster_works() {
+    let cluster = Cluster::new(384);
+    assert_eq!(cluster.nodes().len(), 384);
+    cluster.crash(384).unwrap();
+}
+
+#[test]
+#[should_panic(expected = "there is no node 4; this cluster has nodes 1 to 3")]
+fn there_is_no_node_outside() {
+    Cluster::new(3).node(4);
+}
+
+#[test]
+fn verbs_on_unknown_nodes_say_which_there_are() {
+    let cluster = Cluster::new(3);
+    let error = Error::NoNode { node: NodeId(4), size: 3 };
+    assert_eq!(error.to_string(), "there is no node 4; this cluster has nodes 1 to 3");
+    for result in [
+        cluster.crash(4),
+        cluster.stop(4),
+        cluster.start(4),
+        cluster.restart(4),
+        cluster.pause(4),
+        cluster.resume(4),
+        cluster.votes(4, 1),
+        cluster.mend(4),
+        cluster.partition(&[&[1, 2, 3, 4]]),
+    ] {
+        assert_eq!(result, Err(error.clone()));
+    }
+}
+
+#[test]
+fn partitions_name_each_node_once() {
+    let cluster = Cluster::new(3);
+    let overlap = cluster.partition(&[&[1, 2], &[2, 3]]).unwrap_err();
+    assert_eq!(overlap, Error::Overlap(NodeId(2)));
+    assert!(overlap.to_string().contains("node 2 is in two groups"), "{overlap}");
+    let left_out = cluster.partition(&[&[1, 2]]).unwrap_err();
+    assert_eq!(left_out, Error::LeftOut(NodeId(3)));
+    assert!(left_out.to_string().contains("`&[3]`"), "{left_out}");
+}
+
+#[test]
+fn verbs_that_do_not_fit_say_what_would() {
+    let cluster = Cluster::new(3);
+    let text = |result: Result<(), Error>| result.unwrap_err().to_string();
+    assert_eq!(text(cluster.start(1)), "node 1 is running: crash or stop it first, or restart it");
+    assert!(cluster.resume(1).is_err());
+    cluster.pause(1).unwrap();
+    assert_eq!(text(cluster.pause(1)), "node 1 is paused: resume it first");
+    cluster.crash(1).unwrap();
+    assert_eq!(text(cluster.crash(1)), "node 1 is down: start it first");
+    assert!(cluster.expected_votes(0).is_err());
+}
