@@ -2,6 +2,7 @@ use std::{future::pending, sync::Arc, time::Duration};
 
 use actix::Addr;
 use futures_core::Stream;
+use futures_util::StreamExt;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -107,7 +108,7 @@ impl QuorumHandle {
     pub fn changes(&self) -> impl Stream<Item = QuorumChanged> + Send + Unpin + use<> {
         let (history, latest) = (Arc::clone(&self.shared.history), self.shared.watch());
         let seen: Option<Arc<Snapshot>> = None;
-        Box::pin(futures_util::stream::unfold(
+        let changes = futures_util::stream::unfold(
             (history, latest, seen),
             |(history, mut latest, seen)| async move {
                 if seen.as_ref().is_some_and(|seen| seen.connection == Connection::Stopped) {
@@ -123,7 +124,9 @@ impl QuorumHandle {
                     latest.changed().await.ok()?;
                 }
             },
-        ))
+        );
+        // May be polled after its end, as in a `select!` loop.
+        Box::pin(changes.fuse())
     }
 
     /// The actor's address. It stays valid while the actor reconnects.
