@@ -175,6 +175,8 @@ struct Watched {
     said: BTreeSet<Said>,
     /// Whether a new epoch has to begin.
     broke: bool,
+    /// The last change before its connection ended.
+    hung_up_at: Option<u64>,
     /// Whether there was anything to tell.
     told: bool,
     /// Who has to be told as having left and come back, where that is known.
@@ -300,7 +302,10 @@ impl Run {
             });
             watched.told |= node.told;
             watched.broke |= watched.connected && (node.broke || node.hung_up);
-            watched.connected &= !node.hung_up;
+            if watched.connected && node.hung_up {
+                watched.hung_up_at = Some(watched.quorum.snapshot().sequence);
+                watched.connected = false;
+            }
         }
         for node in &mut self.model.nodes {
             (node.told, node.broke, node.hung_up) = (false, false, false);
@@ -453,6 +458,7 @@ impl Watched {
             stopped: false,
             said: BTreeSet::new(),
             broke: false,
+            hung_up_at: None,
             told: false,
             rejoined: None,
             epoch: 0,
@@ -508,6 +514,7 @@ impl Watched {
             self.check_said()?;
         }
         self.check_rings()?;
+        self.check_end_of_connection()?;
         self.check_rejoined(model)?;
 
         let began = now.epoch > self.epoch;
@@ -580,6 +587,19 @@ impl Watched {
                 prop_assert!(after == before || after.seq > before.seq, "{change}");
             }
         }
+        Ok(())
+    }
+
+    /// What waits in a connection when it ends is not told.
+    fn check_end_of_connection(&mut self) -> Checked {
+        let Some(last) = self.hung_up_at.take() else { return Ok(()) };
+        let changes = self.listeners.all.since(self.changes);
+        let next = changes.iter().find(|change| change.current.sequence > last);
+        let cause = next.map(|next| next.cause);
+        prop_assert!(
+            matches!(cause, Some(Cause::Lost | Cause::Stopped)),
+            "told by the dead: {self}"
+        );
         Ok(())
     }
 

@@ -26,8 +26,15 @@ impl Handler<QuorumChanged> for Keen {
     type Result = ();
 
     fn handle(&mut self, change: QuorumChanged, _: &mut Context<Self>) {
-        self.0.borrow_mut().push(change.clone());
+        hear(&self.0, &change);
     }
+}
+
+/// Keeps a clone, so that the message itself is let go of.
+fn hear(heard: &Heard, change: &QuorumChanged) {
+    let mut heard = heard.borrow_mut();
+    assert!(heard.len() < 200_000, "told for ever: {change}");
+    heard.push(change.clone());
 }
 
 #[derive(Message)]
@@ -60,7 +67,7 @@ impl Handler<QuorumChanged> for Slow {
         Box::pin(async move {
             if let Ok(permit) = gate.acquire().await {
                 permit.forget();
-                heard.borrow_mut().push(change.clone());
+                hear(&heard, &change);
             }
         })
     }
@@ -239,7 +246,7 @@ impl Listeners {
         self.extras.push(Extra { told, held, addr, id, since, ended: None });
     }
 
-    /// Ends the oldest subscription that there is, and says whether there was one.
+    /// Ends the oldest subscription that there is.
     pub(crate) fn unsubscribe(&mut self, quorum: &QuorumHandle) -> Checked {
         if let Some(extra) = self.extras.iter_mut().find(|extra| extra.ended.is_none()) {
             let stopped = quorum.snapshot().connection == Connection::Stopped;

@@ -155,6 +155,7 @@ impl Model {
                 self.expect(*id, &[Daemon::Running, Daemon::Paused])?;
                 let node = self.node_mut(*id);
                 node.daemon = Daemon::Down;
+                (node.alone, node.unnoticed) = (false, None);
                 node.hung_up = true;
             }
             Verb::Start(id) => {
@@ -178,6 +179,8 @@ impl Model {
                 self.expect(*id, &[Daemon::Paused])?;
                 let node = self.node_mut(*id);
                 node.daemon = Daemon::Running;
+                // Those it was alone for may be gone.
+                node.alone &= node.actors > 0;
                 let before = node.members.clone();
                 self.update();
                 // The others may have had quorum without it, and it would not know.
