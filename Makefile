@@ -15,6 +15,7 @@ help:
 test:
 	scripts/install-test-deps
 	cargo test --workspace
+	PROPTEST_CASES=10000 cargo test --test property
 	cargo test --workspace --features '$(PORTABLE)' --tests -- --ignored --test-threads=4
 	cargo test --workspace --all-features
 	cargo test -p corosync-sys --features linked --tests -- --ignored

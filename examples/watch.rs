@@ -27,11 +27,15 @@ impl Handler<QuorumChanged> for Printer {
 #[actix::main]
 async fn main() -> std::io::Result<()> {
     let printer = Printer.start().recipient();
-    if std::env::args().any(|argument| argument == "--corosync") {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments == ["--corosync"] {
         let quorum = QuorumActor::builder().subscribe(printer).start();
         tokio::signal::ctrl_c().await?;
         quorum.stop().await;
+    } else if !arguments.is_empty() {
+        return Err(std::io::Error::other("usage: watch [--corosync]"));
     } else {
+        println!("-- a simulated cluster of three, seen from node 1");
         let cluster = Cluster::new(3);
         let quorum = QuorumActor::builder().source(cluster.node(1)).subscribe(printer).start();
         quorum.wait_quorate().await;

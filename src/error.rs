@@ -37,7 +37,7 @@ pub enum Error {
     /// on and ends as soon as Corosync answers or dies.
     #[error(
         "corosync does not answer: it is stopped, hung or overloaded; if `corosync-quorumtool` hangs \
-         too, restart corosync"
+         too, see who listens on the socket `quorum` (`ss -xlp`) and restart corosync"
     )]
     Unresponsive,
 
@@ -61,8 +61,9 @@ pub enum Error {
 
     /// Corosync runs without a quorum provider (`QUORUM_FREE`) and would call every node quorate.
     #[error(
-        "corosync has no quorum provider and would call every node quorate; set `quorum {{ provider: \
-         corosync_votequorum }}` in corosync.conf on all nodes and restart corosync"
+        "corosync has no quorum provider and would call every node quorate; write `provider: \
+         corosync_votequorum` into the section `quorum` of corosync.conf on all nodes and restart \
+         corosync"
     )]
     NoProvider,
 
@@ -200,13 +201,13 @@ impl fmt::Display for Uid {
 fn connect_help(code: Code) -> &'static str {
     match code {
         Code::LIBRARY => {
-            "; corosync is not running, or runs in another network namespace: start it \
-             (`systemctl start corosync`)"
+            "; corosync is not running (`systemctl start corosync`), or runs in another network \
+             namespace than this process"
         }
         Code::TRY_AGAIN => "; corosync is starting or busy",
         Code::ACCESS => {
-            "; corosync does not let this user in: write `uidgid { uid: <user of this process> }` to a \
-             file in /etc/corosync/uidgid.d and run `corosync-cfgtool -R`"
+            "; corosync does not let this user in: run `printf 'uidgid {\\n  uid: USER\\n}\\n' > \
+             /etc/corosync/uidgid.d/USER` with the user of this process, and `corosync-cfgtool -R`"
         }
         Code::NOT_EXIST => {
             "; this process does not see corosync's shared memory: share /dev/shm with it, or have \

@@ -12,6 +12,47 @@ use crate::shared::Shared;
 /// It is no lock and no fencing. It says what Corosync on this node knows, which may be later than
 /// what the other nodes know, and what is already on its way to a disk or a peer is not called back.
 /// Where two nodes must never act at a time, fence, or have who is acted upon check an epoch.
+///
+/// An actor that works under a guard holds the handle, and is subscribed after it was made:
+///
+/// ```no_run
+/// use actix::prelude::*;
+/// use actix_quorum::{QuorumActor, QuorumChanged, QuorumHandle, QuorumLost};
+///
+/// struct Leader {
+///     quorum: QuorumHandle,
+/// }
+///
+/// impl Actor for Leader {
+///     type Context = Context<Self>;
+/// }
+///
+/// impl Handler<QuorumChanged> for Leader {
+///     type Result = ();
+///
+///     fn handle(&mut self, change: QuorumChanged, ctx: &mut Self::Context) {
+///         // None if quorum has been lost again since: another message says so.
+///         if change.is_gain() && let Some(guard) = self.quorum.guard() {
+///             let leading = async move { guard.run(lead()).await };
+///             ctx.spawn(leading.into_actor(self).map(|done, _, _| match done {
+///                 Ok(()) => println!("done"),
+///                 Err(QuorumLost) => println!("dropped: quorum was lost"),
+///             }));
+///         }
+///     }
+/// }
+///
+/// /// What only the quorate part of the cluster may do.
+/// async fn lead() {}
+///
+/// #[actix::main]
+/// async fn main() -> std::io::Result<()> {
+///     let quorum = QuorumActor::builder().start();
+///     let leader = Leader { quorum: quorum.clone() }.start();
+///     quorum.subscribe(leader.recipient());
+///     tokio::signal::ctrl_c().await
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct QuorumGuard {
     shared: Arc<Shared>,

@@ -101,13 +101,14 @@ impl fmt::Display for QuorumChanged {
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.quorum)?;
-        match (&self.connection, self.ring_id) {
-            (Connection::Connected, Some(ring)) => {
-                write!(f, "ring {ring}, members{}", Nodes(&self.members))?;
-                if self.settled { Ok(()) } else { f.write_str(", not settled") }
-            }
-            (connection, _) => write!(f, "{connection}"),
+        let Some(ring) = self.ring_id.filter(|_| self.connection.tells()) else {
+            return write!(f, "{}", self.connection);
+        };
+        if self.connection == Connection::Stalled {
+            write!(f, "{}, ", self.connection)?;
         }
+        write!(f, "ring {ring}, members{}", Nodes(&self.members))?;
+        if self.settled { Ok(()) } else { f.write_str(", not settled") }
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct Notifications {
     probe: Arc<dyn Probe>,
     /// When to ask next.
     ask: Interval,
+    /// Something was told since it was last asked.
+    has_news: bool,
     asks_soon: bool,
     asking: Option<Asking>,
     /// Why it was not answered last.
@@ -73,6 +75,7 @@ impl Notifications {
                 tick: every(TICK),
                 probe,
                 ask: every(probe_interval),
+                has_news: false,
                 asks_soon: false,
                 asking: None,
                 unanswered: None,
@@ -101,22 +104,23 @@ impl Notifications {
         if !members.is_empty() {
             self.members.clone_from(members);
         }
-        // The votes may have changed with it. Once until the next answer: who is told something all
-        // the time must not put it off.
-        if !self.asks_soon && self.asking.is_none() && self.ask.period() > SOON {
-            self.asks_soon = true;
-            self.ask.reset_after(SOON);
-        }
+        // The votes may have changed with it.
+        self.has_news = true;
     }
 
     /// Asks when it is time to, and takes the answer when there is one.
     fn poll_probe(&mut self, cx: &mut Context<'_>) {
         while self.answer.is_none() {
             let Some(asking) = &mut self.asking else {
+                // Once until it is asked: who is told something all the time must not put it off.
+                if self.has_news && !self.asks_soon && self.ask.period() > SOON {
+                    self.asks_soon = true;
+                    self.ask.reset_after(SOON);
+                }
                 if self.ask.poll_tick(cx).is_pending() {
                     return;
                 }
-                self.asks_soon = false;
+                (self.has_news, self.asks_soon) = (false, false);
                 self.asking = Some(self.probe.ask(self.members.clone()));
                 continue;
             };

@@ -1,10 +1,11 @@
 use std::{sync::Arc, time::SystemTime};
 
+use log::Level;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
-    Snapshot,
+    Cause, QuorumChanged, Snapshot,
     lease::{Clock, Lease, Moment},
     registry::{History, Registry},
     state::{Event, Now, Rules, Tracker},
@@ -57,8 +58,8 @@ impl Shared {
         };
         if let Some(change) = change {
             self.registry.deliver();
-            // A logger may block, or panic.
-            log::info!("{change}");
+            // Last: a logger may block, or panic.
+            log::log!(level(&change), "{change}");
         }
         deadline
     }
@@ -73,5 +74,15 @@ impl Shared {
 
     pub(crate) fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.latest.subscribe()
+    }
+}
+
+/// What somebody may have to act upon is a warning.
+fn level(change: &QuorumChanged) -> Level {
+    match change.cause {
+        Cause::Connecting | Cause::Lost | Cause::Stalled => Level::Warn,
+        Cause::Votes => Level::Debug,
+        _ if change.is_loss() => Level::Warn,
+        _ => Level::Info,
     }
 }

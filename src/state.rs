@@ -45,7 +45,8 @@ impl Quorum {
 pub enum Connection {
     /// There is none yet.
     Connecting {
-        /// Which attempt is under way or has just failed; the first is 1.
+        /// Which attempt is under way or has just failed; the first is 1. While attempts fail for
+        /// the same reason only every doubling of this is told.
         attempt: u64,
         /// Why the last attempt failed, if one has.
         error: Option<Error>,
@@ -367,7 +368,7 @@ impl Tracker {
 
 impl Connection {
     /// Whether there is one, so that what it tells counts.
-    fn tells(&self) -> bool {
+    pub(crate) fn tells(&self) -> bool {
         matches!(self, Self::Connected | Self::Stalled)
     }
 }

@@ -164,7 +164,9 @@ fn the_votes_are_told() {
     let _alone = alone();
     let node = Node::single();
     let watcher = Watcher::start(&node.netns);
-    watcher.until("the votes", |change| change.current.votes.is_some());
+    watcher.until("the votes", |change| {
+        change.current.votes.as_ref().is_some_and(|votes| !votes.members.is_empty())
+    });
     let snapshot = watcher.quorum.snapshot();
     let votes = snapshot.votes.as_ref().unwrap();
     assert_eq!((votes.expected, votes.total, votes.quorum), (1, 1, 1));

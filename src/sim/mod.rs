@@ -7,10 +7,18 @@
 //!
 //! # Testing your actors
 //!
-//! Nothing here needs Corosync, root or real time. A [`Probe`] says what was told; with tokio's
-//! paused clock a test of what happens after half a minute takes milliseconds. The actor has to run
+//! Nothing here needs Corosync, root or real time. A [`Probe`] says what was told. With tokio's
+//! clock paused a test of what happens after half a minute takes milliseconds; the actor has to run
 //! on the test's own arbiter then, whose clock it is:
-//! [`start_in_arbiter`](crate::QuorumBuilder::start_in_arbiter).
+//! [`start_in_arbiter`](crate::QuorumBuilder::start_in_arbiter). When a probe on that arbiter has
+//! seen a change, a subscriber on it has it in its mailbox, and handles it before what it is sent
+//! after.
+//!
+//! ```toml
+//! [dev-dependencies]
+//! actix-quorum = { version = "0.1", features = ["sim"] }
+//! tokio = { version = "1", features = ["test-util"] }
+//! ```
 //!
 //! ```
 //! use actix::prelude::*;
@@ -48,7 +56,9 @@
 //!
 //! # fn main() {
 //! # System::new().block_on(
+//! // With `#[actix::test]` above it, this is a test.
 //! async {
+//!     tokio::time::pause();
 //!     let cluster = Cluster::new(3);
 //!     let writer = Writer::default().start();
 //!     let quorum = QuorumActor::builder()
@@ -64,6 +74,7 @@
 //!     probe.expect_loss().await;
 //!     assert_eq!(writer.send(IsWriting).await, Ok(false));
 //!
+//!     tokio::time::sleep(std::time::Duration::from_secs(3600)).await; // takes no time
 //!     cluster.heal();
 //!     let change = probe.expect_gain().await;
 //!     assert!(change.current.epoch > 0, "others may have written meanwhile");

@@ -92,8 +92,8 @@ impl Probe {
         .await;
         match waited {
             Ok(true) => seen,
-            Ok(false) => panic!("the actor has stopped before {what}; seen:{}", Lines(&seen)),
-            Err(_) => panic!("no {what} within {deadline:?}; seen:{}", Lines(&seen)),
+            Ok(false) => panic!("the actor stopped before {what} came; seen:{}", Lines(&seen)),
+            Err(_) => panic!("waited {deadline:?} for {what}; seen:{}", Lines(&seen)),
         }
     }
 }
