@@ -222,7 +222,10 @@ impl Run {
                 self.expect_rejoined(verb);
             }
             self.act(verb).await.map_err(at)?;
-            match pace {
+            // Who waits for all may be met by those that start in any order, and it matters in which.
+            let waits_for_all = history.two_node || history.wait_for_all;
+            let in_order = waits_for_all && self.model.anybody_alone();
+            match if in_order { &Pace::Settle } else { pace } {
                 // What is waited for is looked at before anything else happens.
                 _ if matches!(verb, Verb::Wait | Verb::StopActor { .. }) => {
                     self.settle().await.map_err(at)?;

@@ -30,8 +30,8 @@ pub(super) struct Node {
     link: usize,
     /// A daemon that has just started is alone until its clients have seen so.
     pub(super) alone: bool,
-    /// Its daemon was restarted, and those that it was with have not noticed.
-    unnoticed: bool,
+    /// Its daemon was restarted, and those that are on this ring with it have not noticed.
+    unnoticed: Option<RingId>,
     /// What the daemon told last. Survives it as the number that the next ring must exceed.
     ring: RingId,
     members: Vec<NodeId>,
@@ -100,7 +100,7 @@ impl World {
     pub(super) fn set_daemon(&mut self, id: NodeId, daemon: Daemon) {
         let Some(node) = self.node_mut(id) else { return };
         node.daemon = daemon;
-        node.unnoticed = false;
+        node.unnoticed = None;
         self.reform();
         if !self.sync_held {
             // A daemon that goes on may have a decision to make that was kept back before.
@@ -115,10 +115,12 @@ impl World {
         let options = self.options;
         let Some(node) = self.node_mut(id) else { return };
         node.daemon = Daemon::Running;
+        // Restarted again while it was alone, it is missed by those that missed it before.
+        let was_with = if node.alone { node.unnoticed } else { Some(node.ring) };
         node.alone = alone;
         // While they synchronise the others wait for it, and notice.
         let settled = node.decision.ring == node.ring;
-        node.unnoticed = alone && restarted && settled;
+        node.unnoticed = was_with.filter(|_| alone && restarted && settled);
         node.expected_votes = None;
         // A new daemon begins on a ring of its own, numbered after the last one it was on
         // (`main_iface_change_fn`, and then as any ring).
@@ -137,7 +139,7 @@ impl World {
             && node.daemon == Daemon::Running
         {
             node.alone = false;
-            node.unnoticed = false;
+            node.unnoticed = None;
             self.reform();
         }
     }
@@ -253,8 +255,9 @@ impl World {
     fn reform(&mut self) {
         for group in self.groups() {
             let Node { ring, link, ref members, .. } = *self.member(group[0]);
-            let unnoticed =
-                |id| self.node(id).is_some_and(|node| node.unnoticed && node.link == link);
+            let unnoticed = |id| {
+                self.node(id).is_some_and(|node| node.unnoticed == Some(ring) && node.link == link)
+            };
             let mut members = members.clone();
             members.retain(|id| group.contains(id) || !unnoticed(*id));
             if members == group && group.iter().all(|id| self.member(*id).ring == ring) {
@@ -347,7 +350,7 @@ impl Node {
             daemon,
             link: 0,
             alone: false,
-            unnoticed: false,
+            unnoticed: None,
             ring,
             members: Vec::new(),
             votequorum: Votequorum::new(id, votes, Options::default()),
