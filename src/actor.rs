@@ -104,9 +104,12 @@ impl QuorumActor {
         };
         let (has_provider, asked_at) = (connection.has_provider(), connection.asked_at());
         // One for all connections: its thread may still wait for an answer to a dead one.
-        let probe = match &self.probe {
-            Some(probe) => Arc::clone(probe),
-            None => Arc::from(source.probe(self.terms)?),
+        let probe = match self.probe.clone().map_or_else(|| source.probe(self.terms), Ok) {
+            Ok(probe) => probe,
+            Err(error) => {
+                connection.close(&self.connector);
+                return Err(error);
+            }
         };
         self.probe = Some(Arc::clone(&probe));
         let connector = self.connector.clone();

@@ -35,7 +35,7 @@ pub(crate) mod sealed {
         fn connect(self: Arc<Self>, terms: Terms, connector: &Connector) -> Connecting;
 
         /// What asks the daemon whether it lives. Does not connect yet.
-        fn probe(self: Arc<Self>, terms: Terms) -> Result<Box<dyn Probe>, Error>;
+        fn probe(self: Arc<Self>, terms: Terms) -> Result<Arc<dyn Probe>, Error>;
     }
 
     /// A connection that tracks quorum.

@@ -70,9 +70,9 @@ impl Source for Corosync {
         CLOCK
     }
 
-    fn probe(self: Arc<Self>, terms: Terms) -> Result<Box<dyn Probe>, Error> {
+    fn probe(self: Arc<Self>, terms: Terms) -> Result<Arc<dyn Probe>, Error> {
         let how = How { library: self.library()?, terms, clock: CLOCK };
-        Ok(Box::new(ProbeThread::new(how)))
+        Ok(Arc::new(ProbeThread::new(how)))
     }
 }
 

@@ -496,8 +496,8 @@ impl sealed::Source for Node {
         self.clock
     }
 
-    fn probe(self: Arc<Self>, _: sealed::Terms) -> Result<Box<dyn Probe>, crate::Error> {
-        Ok(Box::new(SimulatedProbe(self)))
+    fn probe(self: Arc<Self>, _: sealed::Terms) -> Result<Arc<dyn Probe>, crate::Error> {
+        Ok(Arc::new(SimulatedProbe(self)))
     }
 
     fn connect(self: Arc<Self>, terms: sealed::Terms, _: &Connector) -> sealed::Connecting {
