@@ -280,7 +280,7 @@ impl Default for Config {
         Self {
             nodes: vec![(1, "127.0.0.1".to_owned())],
             votes: BTreeMap::new(),
-            token: Duration::from_millis(500),
+            token: Duration::from_millis(1000),
             ipc: Ipc::Shm,
             provider: Some("corosync_votequorum"),
             two_node: false,
