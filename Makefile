@@ -11,7 +11,7 @@ help:
 	@echo 'make check  format, lints, docs, feature combinations, dependencies'
 
 # Nothing is skipped: without root or Corosync the ignored tests fail. The library is loaded in the
-# first two runs and linked in the others.
+# first three runs and linked in the others.
 test:
 	scripts/install-test-deps
 	cargo test --workspace

@@ -130,7 +130,7 @@ impl Watcher {
         self.changes.try_iter().collect()
     }
 
-    /// Stops the actor, and returns what was told until it had.
+    /// Stops the actor, and returns when it has.
     pub fn stop(&self) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(self.quorum.stop());
