@@ -229,8 +229,9 @@ fn c_name(function: &str) -> CString {
     CString::new(function).expect("no NUL in a name")
 }
 
+/// Compiles a shared library under the name, and returns its path.
 #[track_caller]
-fn compile(name: &str, source: &str, flags: &[&str]) -> PathBuf {
+pub(super) fn compile(name: &str, source: &str, flags: &[&str]) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
 
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -242,7 +243,8 @@ fn compile(name: &str, source: &str, flags: &[&str]) -> PathBuf {
 
     let files = ["-o", so.to_str().expect("a plain path"), c.to_str().expect("a plain path")];
     let common = ["-shared", "-fPIC", "-pthread", "-Wall", "-Wextra"];
-    command("cc", &[&common, flags, &files].concat());
+    // Libraries are looked at after what needs them.
+    command("cc", &[common.as_slice(), &files, flags].concat());
     fs::rename(so, &path).expect("both are in one directory");
     fs::remove_file(c).expect("it is ours");
     path

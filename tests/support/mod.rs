@@ -13,6 +13,7 @@ mod flipper;
 mod leftovers;
 mod netns;
 mod process;
+mod staged;
 mod thread;
 mod watcher;
 
@@ -28,7 +29,8 @@ pub use self::{
     flipper::Flipper,
     leftovers::{TempDir, sweep, unique_name},
     netns::Netns,
-    process::{command, dev_shm_entries, open_fds, rss_kib, wait_asleep},
+    process::{command, dev_shm_entries, open_fds, pause_process, rss_kib, wait_asleep},
+    staged::StagedLibquorum,
     thread::{as_user, on_fresh_thread, small_dev_shm},
     watcher::{Watcher, lines, quick},
 };

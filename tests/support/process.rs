@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::eventually;
 
 /// Runs a program to its end and returns its standard output; panics unless it succeeds.
@@ -79,6 +81,16 @@ pub(super) fn is_stopped(pid: u32) -> bool {
 /// The state letter in a `stat` file. The name before it may hold anything.
 fn state(stat: &str) -> Option<char> {
     stat.rsplit(") ").next()?.chars().next()
+}
+
+/// Stops a process where it is (SIGSTOP), and returns when it has stopped.
+#[track_caller]
+pub fn pause_process(pid: u32) {
+    let process = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(process, Signal::STOP).expect("it is there");
+    eventually(Duration::from_secs(5), &format!("process {pid} stops"), || {
+        is_stopped(pid).then_some(())
+    });
 }
 
 /// Waits until a thread of this process sleeps in `poll`.

@@ -1,0 +1,59 @@
+//! The real libquorum, with something done right before it is called.
+
+use std::{
+    ffi::{CStr, c_char},
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use libloading::{Library, Symbol};
+
+use super::fake::compile;
+
+/// A library that is libquorum, except that a test is told when a function is about to be called.
+#[derive(Debug)]
+pub struct StagedLibquorum {
+    library: Library,
+    path: PathBuf,
+}
+
+type Act = Box<dyn FnOnce() + Send>;
+
+/// What is done before the next call of a function. One for the process: C knows no closures.
+static NEXT: Mutex<Option<(String, Act)>> = Mutex::new(None);
+
+impl StagedLibquorum {
+    #[track_caller]
+    pub fn new(name: &str) -> Self {
+        let flags = ["-Wl,--no-as-needed", "-l:libquorum.so.5", "-ldl"];
+        let path = compile(name, include_str!("staged_libquorum.c"), &flags);
+        // SAFETY: neither library has initializers that matter here.
+        let library = unsafe { Library::new(&path) }.expect("what was compiled can be loaded");
+        Self { library, path }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Has `act` done on the thread that next calls `function`, right before the call:
+    /// `quorum_model_initialize`, `quorum_trackstart` or `quorum_finalize`.
+    pub fn before(&self, function: &str, act: impl FnOnce() + Send + 'static) {
+        *NEXT.lock().unwrap() = Some((function.to_owned(), Box::new(act)));
+        // SAFETY: the type is that in the C source.
+        let f: Symbol<'_, extern "C" fn(extern "C" fn(*const c_char))> =
+            unsafe { self.library.get("staged_before") }.expect("the C source defines it");
+        f(act_before);
+    }
+}
+
+extern "C" fn act_before(function: *const c_char) {
+    // SAFETY: the C source calls this with the name of one of its functions.
+    let function = unsafe { CStr::from_ptr(function) };
+    let mut next = NEXT.lock().unwrap();
+    if next.as_ref().is_some_and(|(wanted, _)| wanted.as_bytes() == function.to_bytes()) {
+        let (_, act) = next.take().expect("it was there");
+        drop(next);
+        act();
+    }
+}
