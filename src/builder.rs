@@ -65,7 +65,7 @@ impl QuorumBuilder {
 
     /// How long a quorum decision is believed that is about another membership than the current
     /// one, while Corosync synchronises. Default 1 s: usual are milliseconds, with a quorum device
-    /// it can be half a minute.
+    /// it can be half a minute. On a connection that began in between it is not believed at all.
     pub fn settle_grace(mut self, settle_grace: Duration) -> Self {
         self.rules.settle_grace = settle_grace;
         self

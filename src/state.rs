@@ -194,6 +194,9 @@ struct Told {
     lease: Moment,
     /// Since when the decision has not been about the membership.
     unsettled_since: Option<Moment>,
+    /// The decision has been about the membership once. Until then it is not known for how long it
+    /// has not been, however young the connection is.
+    was_settled: bool,
     /// Since when everything else has spoken for quorum.
     quorate_since: Option<Moment>,
 }
@@ -382,11 +385,12 @@ impl Told {
         };
         let overdue =
             self.unsettled_since.is_some_and(|since| now >= since.after(rules.settle_grace));
+        self.was_settled |= self.is_settled();
         let quorum = match self.quorum {
             None => Quorum::Unknown,
             Some((false, _)) => Quorum::Inquorate,
             Some((true, _)) if self.contradicted => Quorum::Inquorate,
-            Some((true, _)) if overdue => Quorum::Unknown,
+            Some((true, _)) if overdue || !self.was_settled => Quorum::Unknown,
             Some((true, _)) => Quorum::Quorate,
         };
         self.quorate_since = match quorum {
@@ -842,6 +846,16 @@ mod tests {
         fold.nothing_at(4_000, answered(3_900, true));
         fold.nothing_at(8_000, answered(7_900, true));
         assert!(fold.change_at(8_100, quorum(13, true, &[1, 2])).is_gain());
+    }
+
+    #[test]
+    fn a_connection_made_while_a_decision_is_awaited_has_no_grace() {
+        let mut fold = Fold::new();
+        fold.change(connected(true));
+        fold.change(nodelist(13, &[1, 2], &[], &[]));
+        fold.nothing_at(1, quorum(9, true, &[1, 2, 3]));
+        assert_eq!(fold.now().quorum, Quorum::Unknown);
+        assert!(fold.change(quorum(13, true, &[1, 2])).is_gain());
     }
 
     #[test]

@@ -16,6 +16,8 @@ mod history;
 mod listeners;
 #[path = "property/model.rs"]
 mod model;
+#[path = "property/time.rs"]
+mod time;
 
 use std::{
     collections::BTreeSet,
@@ -51,24 +53,7 @@ const WAIT: Duration = Duration::from_secs(3);
 
 #[test]
 fn nobody_is_told_of_quorum_that_is_not_there() {
-    let mut config = ProptestConfig {
-        failure_persistence: None,
-        // Fast without optimisation.
-        rng_algorithm: RngAlgorithm::XorShift,
-        max_shrink_iters: 20_000,
-        ..ProptestConfig::default()
-    };
-    if std::env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = 1_000;
-    }
-    let seed = match config.rng_seed {
-        RngSeed::Fixed(seed) => seed,
-        RngSeed::Random => {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-            now.as_secs() ^ u64::from(now.subsec_nanos())
-        }
-    };
-    config.rng_seed = RngSeed::Fixed(seed);
+    let (config, seed) = config();
     let cases = config.cases;
     let system = System::new();
     system.block_on(async { tokio::time::pause() });
@@ -92,6 +77,29 @@ fn nobody_is_told_of_quorum_that_is_not_there() {
     let seen = seen.into_inner();
     println!("seed {seed}: {cases} histories, {seen:?}");
     assert!(cases < 10_000 || seen.everything(), "hardly anything happened: {seen:?}");
+}
+
+/// How many histories, and from which seed: of the environment, or new.
+fn config() -> (ProptestConfig, u64) {
+    let mut config = ProptestConfig {
+        failure_persistence: None,
+        // Fast without optimisation.
+        rng_algorithm: RngAlgorithm::XorShift,
+        max_shrink_iters: 20_000,
+        ..ProptestConfig::default()
+    };
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = 1_000;
+    }
+    let seed = match config.rng_seed {
+        RngSeed::Fixed(seed) => seed,
+        RngSeed::Random => {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+            now.as_secs() ^ u64::from(now.subsec_nanos())
+        }
+    };
+    config.rng_seed = RngSeed::Fixed(seed);
+    (config, seed)
 }
 
 /// Takes out steps that it fails without, up to two at a time: what a verb is depends on those before
@@ -170,6 +178,8 @@ struct Watched {
     listeners: Listeners,
     /// Whether it is connected, if it has had time to.
     connected: bool,
+    /// Whether its connection has been told a decision about the membership.
+    was_settled: bool,
     stopped: bool,
     /// What its node has said at any time since the last settling.
     said: BTreeSet<Said>,
@@ -304,7 +314,8 @@ impl Run {
                 decided: node.decided,
             });
             watched.told |= node.told;
-            watched.broke |= watched.connected && (node.broke || node.hung_up);
+            let broke = watched.was_settled && node.broke;
+            watched.broke |= watched.connected && (broke || node.hung_up);
             if watched.connected && node.hung_up {
                 watched.hung_up_at = Some(watched.quorum.snapshot().sequence);
                 watched.connected = false;
@@ -458,6 +469,7 @@ impl Watched {
             quorum,
             listeners,
             connected: false,
+            was_settled: false,
             stopped: false,
             said: BTreeSet::new(),
             broke: false,
@@ -492,6 +504,8 @@ impl Watched {
         let accepted = self.is_accepted(model);
         let connects = !self.connected && accepted;
         self.connected |= accepted;
+        self.was_settled &= self.connected && !connects;
+        self.was_settled |= self.connected && node.decided;
         self.check_now()?;
 
         if self.stopped {
@@ -503,8 +517,10 @@ impl Watched {
             prop_assert_eq!(&now.connection, &Connection::Connected, "{}", self);
             let members: Vec<NodeId> = node.members.iter().copied().map(NodeId).collect();
             prop_assert_eq!(&now.members, &members, "{}", self);
-            // A daemon that does not answer may not be believed any more.
-            if node.daemon == Daemon::Running || now.quorum != Quorum::Unknown {
+            // A daemon that does not answer may not be believed any more, and one that was found
+            // undecided not yet.
+            let tells = node.daemon == Daemon::Running && self.was_settled;
+            if tells || now.quorum != Quorum::Unknown {
                 let quorum = if node.quorate { Quorum::Quorate } else { Quorum::Inquorate };
                 prop_assert_eq!(now.quorum, quorum, "{}", self);
                 prop_assert_eq!(now.settled, node.decided, "{}", self);

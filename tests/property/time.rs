@@ -1,0 +1,311 @@
+//! The same histories with what time does: the lease, the grace for a late decision, the time that
+//! quorum must have lasted. Who may be called quorate, and when, is written down here from the
+//! guarantees.
+
+use std::time::Duration;
+
+use actix::{Arbiter, System};
+use actix_quorum::{Backoff, QuorumActor, QuorumGuard, QuorumHandle, sim::Cluster};
+use proptest::{
+    collection::vec,
+    prelude::*,
+    test_runner::{TestError, TestRunner},
+};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    SETTLE, change, config,
+    history::{History, Verb, histories},
+    listeners::Checked,
+    model::{Daemon, Model},
+};
+
+/// How long an actor may take to notice what its daemon has said, or that it is gone: a tick.
+const NOTICED: Duration = Duration::from_millis(300);
+
+/// How often everybody is asked.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Longer than it takes to connect and to be told, once nothing is in the way.
+const CONNECTED: Duration = Duration::from_millis(1500);
+
+#[derive(Clone, Debug)]
+struct Settings {
+    lease: Duration,
+    settle_grace: Duration,
+    stable_after: Duration,
+}
+
+fn ms(range: std::ops::Range<u64>) -> impl Strategy<Value = Duration> {
+    range.prop_map(Duration::from_millis)
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let stable_after = prop_oneof![Just(Duration::ZERO), ms(0..4_000)];
+    (ms(800..8_000), ms(0..3_000), stable_after).prop_map(|(lease, settle_grace, stable_after)| {
+        Settings { lease, settle_grace, stable_after }
+    })
+}
+
+#[test]
+fn nobody_is_told_of_quorum_for_longer_than_it_may_be_believed() {
+    let (mut config, seed) = config();
+    let all = config.cases;
+    // Each takes ten times as long as one without time.
+    config.cases /= 10;
+    let cases = config.cases;
+    let system = System::new();
+    system.block_on(async { tokio::time::pause() });
+    let tally = std::cell::RefCell::new(Tally::default());
+    let pauses = vec(ms(0..12_000), 40);
+    let histories = (histories(), pauses, settings());
+    let result = TestRunner::new(config).run(&histories, |(history, pauses, settings)| {
+        let mut tally = tally.borrow_mut();
+        system.block_on(play(&history, &pauses, &settings, &mut tally))
+    });
+    match result {
+        Ok(()) => {}
+        Err(TestError::Fail(why, history)) => {
+            panic!("PROPTEST_RNG_SEED={seed} PROPTEST_CASES={all}: {why}\n{history:#?}")
+        }
+        Err(aborted) => panic!("{aborted}"),
+    }
+    let tally = tally.into_inner();
+    println!("seed {seed}: {cases} histories, {tally:?}");
+    let Tally { quorate, unheard, overdue, guards, expected } = tally;
+    assert!(
+        [quorate, unheard, overdue, guards, expected].iter().all(|n| *n > u64::from(cases) / 10),
+        "hardly anything happened"
+    );
+}
+
+/// What was seen in all histories, to know that it was.
+#[derive(Debug, Default)]
+struct Tally {
+    quorate: u64,
+    /// A daemon has been silent for longer than the lease.
+    unheard: u64,
+    /// A decision has been late for longer than the grace.
+    overdue: u64,
+    /// Guards that had to be invalid.
+    guards: u64,
+    /// Quorum had to be told.
+    expected: u64,
+}
+
+async fn play(
+    history: &History,
+    pauses: &[Duration],
+    settings: &Settings,
+    tally: &mut Tally,
+) -> Checked {
+    let mut cluster = Cluster::new(history.size);
+    if history.two_node {
+        cluster = cluster.two_node(true);
+    }
+    if history.wait_for_all {
+        cluster = cluster.wait_for_all(true);
+    }
+    cluster.provider(history.provider);
+    let mut model = Model::new(history);
+    let mut watched: Vec<_> =
+        history.actors.iter().map(|node| Watched::new(&cluster, *node, settings)).collect();
+    let mut checked = Ok(());
+    for (step, pause) in history.steps.iter().zip(pauses) {
+        checked = act(&cluster, &mut model, &mut watched, &step.verb, *pause, tally)
+            .await
+            .map_err(|error| TestCaseError::fail(format!("at {:?}: {error}", step.verb)));
+        if checked.is_err() {
+            break;
+        }
+    }
+    // Whatever is left must not disturb the next one.
+    for watched in watched {
+        watched.quorum.stop().await;
+    }
+    checked
+}
+
+async fn act(
+    cluster: &Cluster,
+    model: &mut Model,
+    watched: &mut [Watched],
+    verb: &Verb,
+    pause: Duration,
+    tally: &mut Tally,
+) -> Checked {
+    let now = Instant::now();
+    match verb {
+        Verb::Flood(_)
+        | Verb::Subscribe { .. }
+        | Verb::Unsubscribe { .. }
+        | Verb::EndSubscriber { .. }
+        | Verb::LetRead { .. }
+        | Verb::StopActor { .. }
+        | Verb::Wait => {}
+        verb => prop_assert_eq!(model.apply(verb).is_ok(), change(cluster, verb).is_ok()),
+    }
+    note(model, watched, now);
+    look(watched, now + SETTLE, false, tally).await?;
+    // What follows from it may have happened at any time since.
+    model.settle();
+    note(model, watched, now);
+    look(watched, Instant::now() + pause, true, tally).await
+}
+
+fn note(model: &mut Model, watched: &mut [Watched], now: Instant) {
+    for watched in watched {
+        watched.note(model, now);
+    }
+    for node in &mut model.nodes {
+        (node.told, node.broke, node.hung_up) = (false, false, false);
+    }
+}
+
+/// Looks at everybody until then. `settled`: whether the model knows what they were told.
+async fn look(
+    watched: &mut [Watched],
+    until: Instant,
+    settled: bool,
+    tally: &mut Tally,
+) -> Checked {
+    loop {
+        for watched in &mut *watched {
+            watched.check(settled, tally)?;
+        }
+        if Instant::now() >= until {
+            return Ok(());
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// An actor, and since when what has been true of its node.
+struct Watched {
+    node: u32,
+    quorum: QuorumHandle,
+    settings: Settings,
+    /// The daemon is gone, or has said that there is no quorum.
+    denied: Option<Instant>,
+    silent: Option<Instant>,
+    undecided: Option<Instant>,
+    /// The daemon has said without a break that there is quorum.
+    quorate: Option<Instant>,
+    /// Everything has spoken for quorum.
+    sound: Option<Instant>,
+    was_quorate: bool,
+    guards: Vec<Guard>,
+}
+
+struct Guard {
+    guard: QuorumGuard,
+    /// When what it vouches for was over.
+    over: Option<Instant>,
+    was_invalid: bool,
+}
+
+impl Watched {
+    fn new(cluster: &Cluster, node: u32, settings: &Settings) -> Self {
+        let delays = || Duration::from_millis(10)..=Duration::from_millis(40);
+        let backoff =
+            Backoff::default().absent(delays()).lost(delays()).failing(delays()).refused(delays());
+        let quorum = QuorumActor::builder()
+            .source(cluster.node(node))
+            .backoff(backoff)
+            .lease(settings.lease)
+            .settle_grace(settings.settle_grace)
+            .stable_after(settings.stable_after)
+            .start_in_arbiter(&Arbiter::current());
+        Self {
+            node,
+            quorum,
+            settings: settings.clone(),
+            denied: None,
+            silent: None,
+            undecided: None,
+            quorate: None,
+            sound: None,
+            was_quorate: false,
+            guards: Vec::new(),
+        }
+    }
+
+    /// Takes note of what the model says of its node since then.
+    fn note(&mut self, model: &Model, now: Instant) {
+        let node = model.node(self.node);
+        let since = |before: Option<Instant>, holds: bool| before.or(Some(now)).filter(|_| holds);
+        let down = node.daemon == Daemon::Down;
+        self.silent = since(self.silent, node.daemon == Daemon::Paused);
+        self.denied = since(self.denied, down || !node.quorate);
+        self.undecided = since(self.undecided, !down && !node.decided);
+        if node.broke || node.hung_up {
+            self.over(now);
+        }
+        self.quorate = since(self.quorate, self.denied.is_none());
+        let accepted = node.daemon == Daemon::Running && model.refusal(self.node).is_none();
+        self.sound = since(self.sound, accepted && node.decided && self.denied.is_none());
+    }
+
+    /// From then on nobody can vouch for the quorum that there was.
+    fn over(&mut self, when: Instant) {
+        (self.quorate, self.sound) = (None, None);
+        for guard in &mut self.guards {
+            guard.over.get_or_insert(when);
+        }
+    }
+
+    fn check(&mut self, settled: bool, tally: &mut Tally) -> Checked {
+        let Settings { lease, settle_grace, stable_after } = self.settings;
+        let longer =
+            |since: Option<Instant>, than| since.is_some_and(|since| since.elapsed() >= than);
+        if let Some(silent) = self.silent.filter(|_| longer(self.silent, lease)) {
+            tally.unheard += 1;
+            prop_assert!(
+                !self.quorum.is_quorate(),
+                "believed for {:?}: {}",
+                silent.elapsed(),
+                self.told()
+            );
+            self.over(silent + lease);
+            self.quorate = Some(silent + lease);
+        }
+        let quorate = self.quorum.is_quorate();
+        if settled && longer(self.denied, NOTICED) {
+            prop_assert!(!quorate, "corosync says no: {}", self.told());
+        }
+        if settled && longer(self.undecided, settle_grace + NOTICED) {
+            tally.overdue += 1;
+            prop_assert!(!quorate, "undecided: {}", self.told());
+        }
+        if quorate && !self.was_quorate && settled {
+            let lasted = self.quorate.map(|since| since.elapsed());
+            prop_assert!(lasted >= Some(stable_after), "after {lasted:?}: {}", self.told());
+        }
+        if settled && longer(self.sound, stable_after + lease / 4 + CONNECTED) {
+            tally.expected += 1;
+            prop_assert!(quorate, "corosync says yes: {}", self.told());
+        }
+        tally.quorate += u64::from(quorate);
+        self.was_quorate = quorate;
+        for guard in &mut self.guards {
+            let valid = guard.guard.is_valid();
+            prop_assert!(!valid || quorate);
+            prop_assert!(!(valid && guard.was_invalid), "it came back");
+            if settled && longer(guard.over, NOTICED) {
+                tally.guards += 1;
+                prop_assert!(!valid, "quorum was not held without a break since");
+            }
+            guard.was_invalid = !valid;
+        }
+        if self.guards.len() < 8 && self.guards.iter().all(|guard| guard.was_invalid) {
+            let guard = self.quorum.guard();
+            prop_assert_eq!(guard.is_some(), quorate);
+            self.guards.extend(guard.map(|guard| Guard { guard, over: None, was_invalid: false }));
+        }
+        Ok(())
+    }
+
+    fn told(&self) -> String {
+        format!("node {} with {:?} is told {}", self.node, self.settings, self.quorum.snapshot())
+    }
+}
