@@ -3,6 +3,9 @@
 mod support;
 
 use std::{
+    fs::{self, File},
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    process::Command,
     sync::{Arc, Mutex, MutexGuard, mpsc},
     thread,
     time::{Duration, Instant},
@@ -132,6 +135,49 @@ fn readers_are_safe_from_a_dead_actor() {
             assert!(!quorum.is_quorate());
         });
     });
+}
+
+/// While the system is suspended nothing runs but a clock. A reader in a process of its own enters a
+/// time namespace in which that clock is an hour ahead; the others are as they were.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn readers_are_safe_from_a_suspended_system() {
+    let _alone = alone();
+    let (_node, watcher) = watched();
+    let guard = watcher.quorum.guard().expect("quorate");
+    let mut ahead = Command::new("unshare")
+        .args(["--time", "--boottime", "3600", "--fork", "--kill-child", "sleep", "infinity"])
+        .spawn()
+        .expect("unshare can be run");
+    // The one of its child.
+    let of_children = format!("/proc/{}/ns/time_for_children", ahead.id());
+    let ours = fs::metadata("/proc/self/ns/time").unwrap().ino();
+    let namespace = eventually(SOON, "there is a time namespace", || {
+        let namespace = File::open(&of_children).ok()?;
+        (namespace.metadata().unwrap().ino() != ours).then_some(namespace)
+    });
+    let fd = namespace.as_raw_fd();
+    // SAFETY: the child only reads what is copied to it, makes a system call, and exits.
+    let status = unsafe {
+        let reader = libc::fork();
+        if reader == 0 {
+            let before = watcher.quorum.is_quorate() && guard.is_valid();
+            // Only a process of one thread may, which the child is.
+            let entered = libc::setns(fd, libc::CLONE_NEWTIME) == 0;
+            let after = watcher.quorum.is_quorate() || guard.is_valid();
+            libc::_exit(i32::from(!before) | i32::from(!entered) << 1 | i32::from(after) << 2);
+        }
+        let mut status = 0;
+        assert_eq!(libc::waitpid(reader, &raw mut status, 0), reader);
+        status
+    };
+    ahead.kill().unwrap();
+    ahead.wait().unwrap();
+    assert!(libc::WIFEXITED(status), "{status:x}");
+    let flaws = libc::WEXITSTATUS(status);
+    assert_eq!(flaws & 3, 0, "1: inquorate before; 2: cannot enter the namespace");
+    assert_eq!(flaws, 0, "believed for an hour");
+    assert!(watcher.quorum.is_quorate(), "here no time has passed");
 }
 
 #[test]
