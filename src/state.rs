@@ -876,6 +876,18 @@ mod tests {
     }
 
     #[test]
+    fn a_gain_that_is_held_back_starts_over_when_we_were_cut_off() {
+        let mut fold = Fold::with(Rules { stable_after: Duration::from_millis(500), ..RULES });
+        fold.change(connected(true));
+        fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+        fold.change_at(100, quorum(9, true, &[1, 2, 3]));
+        fold.change_at(400, nodelist(13, &[1, 2, 3], &[2, 3], &[2, 3]));
+        fold.change_at(400, quorum(13, true, &[1, 2, 3]));
+        fold.nothing_at(899, Event::Tick);
+        assert!(fold.change_at(900, Event::Tick).is_gain());
+    }
+
+    #[test]
     fn the_deadline_is_when_time_alone_changes_something() {
         let mut fold = Fold::new();
         assert_eq!(fold.0.deadline(), None);

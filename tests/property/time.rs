@@ -286,7 +286,8 @@ impl Watched {
             prop_assert!(quorate, "corosync says yes: {}", self.told());
         }
         tally.quorate += u64::from(quorate);
-        self.was_quorate = quorate;
+        // A gain that came before the model knew is looked at when it does.
+        self.was_quorate = quorate && (settled || self.was_quorate);
         for guard in &mut self.guards {
             let valid = guard.guard.is_valid();
             prop_assert!(!valid || quorate);
