@@ -117,7 +117,17 @@ impl QuorumActor {
         self.connected_at = Some(Instant::now());
         self.publish(Event::Connected { has_provider, asked_at }, ctx);
         self.connection = Some(ctx.add_stream(notifications));
+        self.read_names();
         Ok(())
+    }
+
+    /// Has the names of the nodes read: with the membership or the votes, the configuration may
+    /// have changed.
+    fn read_names(&self) {
+        #[cfg(feature = "web")]
+        if let Some(source) = &self.source {
+            self.shared.names.read(|| source.node_names(self.terms));
+        }
     }
 
     /// Publishes, and sees to it that time is noticed when it changes something.
@@ -191,9 +201,18 @@ impl Supervised for QuorumActor {
 impl StreamHandler<Result<Told, Error>> for QuorumActor {
     fn handle(&mut self, item: Result<Told, Error>, ctx: &mut Context<Self>) {
         match item {
-            Ok(Told::Notified(notification)) => self.publish(Event::Notified(notification), ctx),
+            Ok(Told::Notified(notification)) => {
+                self.publish(Event::Notified(notification), ctx);
+                self.read_names();
+            }
             Ok(Told::Answered(answer)) => self.publish(Event::Answered(answer), ctx),
-            Ok(Told::Tick) => self.publish(Event::Tick, ctx),
+            Ok(Told::Tick) => {
+                self.publish(Event::Tick, ctx);
+                #[cfg(feature = "web")]
+                if self.shared.names.are_old() {
+                    self.read_names();
+                }
+            }
             Err(error) => self.disconnected(error, ctx),
         }
     }

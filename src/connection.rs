@@ -36,6 +36,10 @@ pub(crate) mod sealed {
 
         /// What asks the daemon whether it lives. Does not connect yet.
         fn probe(self: Arc<Self>, terms: Terms) -> Result<Arc<dyn Probe>, Error>;
+
+        /// The names of nodes.
+        #[cfg(feature = "web")]
+        fn node_names(&self, terms: Terms) -> crate::names::NameSource;
     }
 
     /// A connection that tracks quorum.

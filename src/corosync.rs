@@ -74,6 +74,15 @@ impl Source for Corosync {
         let how = How { library: self.library()?, terms, clock: CLOCK };
         Ok(Arc::new(ProbeThread::new(how)))
     }
+
+    #[cfg(feature = "web")]
+    fn node_names(&self, terms: Terms) -> crate::names::NameSource {
+        crate::names::NameSource::Read(Box::new(move || {
+            let cmap = crate::libquorum::cmap::Cmap::initialize()?;
+            terms.check_server(cmap.server())?;
+            cmap.node_names()
+        }))
+    }
 }
 
 #[derive(Debug)]

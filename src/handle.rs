@@ -47,6 +47,14 @@ impl QuorumHandle {
         self.shared.snapshot()
     }
 
+    /// The names of the nodes that have one in `corosync.conf` (`nodelist.node.N.name` in
+    /// `cmap_keys(7)`). Read on each connection, when the membership or quorum changes, and every
+    /// half a minute; empty until then.
+    #[cfg(feature = "web")]
+    pub fn node_names(&self) -> Arc<std::collections::BTreeMap<crate::NodeId, String>> {
+        self.shared.names.known()
+    }
+
     /// Has an actor sent the current state, and then every change, in order.
     ///
     /// Works from any thread, before the actor has connected and while it reconnects; the

@@ -15,8 +15,11 @@ mod lease;
 #[allow(unsafe_code)]
 pub mod libquorum;
 mod messages;
+#[cfg(feature = "web")]
+mod names;
 #[allow(unsafe_code)]
 mod notifications;
+pub mod policy;
 mod probe;
 mod registry;
 mod shared;
@@ -24,6 +27,8 @@ mod shared;
 pub mod sim;
 mod state;
 mod votes;
+#[cfg(feature = "web")]
+pub mod web;
 
 #[doc = include_str!("../FAILURES.md")]
 pub mod failures {}

@@ -110,6 +110,23 @@ impl History {
     }
 }
 
+#[cfg(feature = "web")]
+impl History {
+    /// The last changes, at most so many, the latest last.
+    pub(crate) fn last(&self, most: usize) -> Vec<QuorumChanged> {
+        let record = self.0.lock();
+        record.changes.iter().skip(record.changes.len().saturating_sub(most)).cloned().collect()
+    }
+
+    /// What was told by the change with this sequence, if it is kept and is not the last.
+    pub(crate) fn told_before_now(&self, sequence: u64) -> Option<Arc<Snapshot>> {
+        let record = self.0.lock();
+        let behind = record.current.sequence.checked_sub(sequence).filter(|behind| *behind > 0)?;
+        let index = record.changes.len().checked_sub(usize::try_from(behind).ok()? + 1)?;
+        Some(Arc::clone(&record.changes[index].current))
+    }
+}
+
 /// The subscribers.
 #[derive(Debug)]
 pub(crate) struct Registry {

@@ -19,6 +19,10 @@ pub(crate) struct Shared {
     latest: watch::Sender<Arc<Snapshot>>,
     pub(crate) history: Arc<History>,
     pub(crate) registry: Registry,
+    #[cfg(feature = "web")]
+    pub(crate) names: Arc<crate::names::Names>,
+    #[cfg(feature = "web")]
+    pub(crate) event_clients: crate::web::EventClients,
 }
 
 impl Shared {
@@ -31,6 +35,10 @@ impl Shared {
             registry: Registry::new(Arc::clone(&history)),
             history,
             tracker: Mutex::new(tracker),
+            #[cfg(feature = "web")]
+            names: Arc::default(),
+            #[cfg(feature = "web")]
+            event_clients: crate::web::EventClients::default(),
         }
     }
 

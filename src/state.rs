@@ -92,7 +92,21 @@ pub struct Snapshot {
     /// This node, once votequorum has told.
     pub local: Option<NodeId>,
     /// When this became so, by the wall clock.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "rfc3339"))]
     pub changed_at: SystemTime,
+}
+
+/// As `2026-01-31T12:00:00.000Z`.
+#[cfg(feature = "serde")]
+pub(crate) fn rfc3339<S: serde::Serializer>(
+    time: &SystemTime,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    // It can show no others, and there are none: a clock that is that wrong is shown as zero.
+    let far = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    let time =
+        if (SystemTime::UNIX_EPOCH..far).contains(time) { *time } else { SystemTime::UNIX_EPOCH };
+    serializer.collect_str(&humantime::format_rfc3339_millis(time))
 }
 
 impl Snapshot {

@@ -19,7 +19,8 @@ pub struct Votes {
     pub quorum: u32,
     /// The votes of the quorum device.
     pub qdevice: u32,
-    /// The votes of each member, ascending by node.
+    /// The votes of each member, ascending by node. In JSON an object with the node ids as keys.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "by_node"))]
     pub members: Vec<(NodeId, u32)>,
     /// How votequorum is configured, and how the quorum device does.
     pub flags: VoteFlags,
@@ -43,6 +44,14 @@ impl Votes {
         let place = self.members.binary_search_by_key(&node, |(member, _)| *member).ok()?;
         Some(self.members[place].1)
     }
+}
+
+#[cfg(feature = "serde")]
+fn by_node<S: serde::Serializer>(
+    votes: &[(NodeId, u32)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(votes.iter().copied())
 }
 
 /// The flags of votequorum (`VOTEQUORUM_INFO_*` in `votequorum.h`), shown by their names there.

@@ -15,6 +15,8 @@
 //! ```
 
 mod callbacks;
+#[cfg(feature = "web")]
+pub(crate) mod cmap;
 mod descriptors;
 mod notification;
 mod open;

@@ -19,7 +19,8 @@ use crate::{
 
 /// A simulated cluster. A clone is the same cluster.
 ///
-/// Its nodes have the ids `1..=size` and one vote each, and their daemons run. What a verb does is
+/// Its nodes have the ids `1..=size`, are called `n1` and so on, have one vote each, and their
+/// daemons run. What a verb does is
 /// done when it returns; the actors on the nodes that it concerns are told as soon as they look.
 #[derive(Clone, Debug)]
 pub struct Cluster {
@@ -498,6 +499,12 @@ impl sealed::Source for Node {
 
     fn probe(self: Arc<Self>, _: sealed::Terms) -> Result<Arc<dyn Probe>, crate::Error> {
         Ok(Arc::new(SimulatedProbe(self)))
+    }
+
+    #[cfg(feature = "web")]
+    fn node_names(&self, _: sealed::Terms) -> crate::names::NameSource {
+        let name = |id: NodeId| (id, format!("n{id}"));
+        crate::names::NameSource::Known(self.cluster.nodes().into_iter().map(name).collect())
     }
 
     fn connect(self: Arc<Self>, terms: sealed::Terms, _: &Connector) -> sealed::Connecting {

@@ -250,6 +250,8 @@ impl Drop for Corosync {
 pub struct Config {
     /// Node ids and addresses. A daemon knows itself by the address.
     pub nodes: Vec<(u32, String)>,
+    /// Whether the nodes have names: `n1` and so on.
+    pub names: bool,
     /// The votes of nodes that have not one.
     pub votes: BTreeMap<u32, u32>,
     /// How long the token may be lost before a new ring is formed.
@@ -279,6 +281,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             nodes: vec![(1, "127.0.0.1".to_owned())],
+            names: true,
             votes: BTreeMap::new(),
             token: Duration::from_millis(1000),
             ipc: Ipc::Shm,
@@ -321,8 +324,9 @@ impl Config {
             .iter()
             .map(|(id, address)| {
                 let votes = self.votes.get(id).unwrap_or(&1);
+                let name = if self.names { format!("name: n{id}\n    ") } else { String::new() };
                 format!(
-                    "node {{\n    nodeid: {id}\n    name: n{id}\n    ring0_addr: {address}\n    \
+                    "node {{\n    nodeid: {id}\n    {name}ring0_addr: {address}\n    \
                      quorum_votes: {votes}\n  }}"
                 )
             })

@@ -10,6 +10,7 @@ mod cluster;
 mod corosync;
 mod fake;
 mod flipper;
+mod http;
 mod leftovers;
 mod netns;
 mod process;
@@ -27,6 +28,7 @@ pub use self::{
     corosync::{Config, Corosync, Ipc, Quorumtool},
     fake::{FakeLibquorum, List, Variant, fake_libquorum},
     flipper::Flipper,
+    http::{Client, Event},
     leftovers::{TempDir, sweep, unique_name},
     netns::Netns,
     process::{command, dev_shm_entries, open_fds, pause_process, rss_kib, wait_asleep},

@@ -1,0 +1,161 @@
+//! What is read of libcmap: the names of nodes.
+
+use std::{
+    ffi::{CStr, CString, c_char},
+    os::fd::{BorrowedFd, RawFd},
+    ptr,
+};
+
+use corosync_sys as sys;
+
+use super::{NodeId, Server, descriptors, open::Open};
+use crate::{Code, Error, names::NodeNames};
+
+/// A connection to Corosync's configuration map.
+#[derive(Debug)]
+pub(crate) struct Cmap {
+    library: sys::Cmap,
+    raw: sys::cmap_handle_t,
+    server: Option<(RawFd, Server)>,
+}
+
+impl Cmap {
+    /// Blocks until the daemon answers.
+    pub(crate) fn initialize() -> Result<Self, Error> {
+        #[cfg(feature = "linked")]
+        let library = sys::Cmap::linked();
+        #[cfg(not(feature = "linked"))]
+        // SAFETY: what the dynamic linker finds by this name is libcmap: the system's administrator
+        // answers for it, as for each library that the program is linked with.
+        let library = unsafe { sys::Cmap::load() }?;
+        let mut open = OPEN.lock()?;
+        let descriptors = descriptors::Guard::new()?;
+        let mut raw = 0;
+        // SAFETY: the pointer is to a local.
+        let code = Code(unsafe { (library.cmap_initialize)(&mut raw) });
+        if code != Code::OK {
+            // SAFETY: `raw` is a handle that a refusing daemon has left open, one that is no more,
+            // or zero, which is none.
+            unsafe { (library.cmap_finalize)(raw) };
+            descriptors.restore();
+            return Err(Error::Connect(code));
+        }
+        let mut cmap = Self { library, raw, server: None };
+        let mut fd = -1;
+        // SAFETY: the handle is open; `fd` is a local.
+        if Code(unsafe { (library.cmap_fd_get)(raw, &mut fd) }) == Code::OK {
+            // SAFETY: libcmap has just given the descriptor out; it is open until `drop`.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            cmap.server = Server::of(fd, b"cmap", &open);
+        }
+        open.extend(cmap.server.map(|(socket, _)| socket));
+        Ok(cmap)
+    }
+
+    pub(crate) fn server(&self) -> Option<Server> {
+        self.server.map(|(_, server)| server)
+    }
+
+    /// The names in `nodelist.node.N.name` (`cmap_keys(7)`). Blocks until the daemon answers, which
+    /// it does not while it synchronises.
+    pub(crate) fn node_names(&self) -> Result<NodeNames, Error> {
+        let mut names = NodeNames::new();
+        for position in self.positions()? {
+            let key = |field| format!("nodelist.node.{position}.{field}");
+            let (id, name) = (self.get_u32(&key("nodeid"))?, self.get_string(&key("name"))?);
+            if let (Some(id), Some(name)) = (id, name) {
+                names.insert(NodeId(id), name);
+            }
+        }
+        Ok(names)
+    }
+
+    /// The places in the node list, which are not node ids.
+    fn positions(&self) -> Result<Vec<u32>, Error> {
+        let mut iteration = 0;
+        // SAFETY: the handle is open; the string lives through the call, and the rest is a local.
+        let code = unsafe {
+            (self.library.cmap_iter_init)(self.raw, c"nodelist.node.".as_ptr(), &mut iteration)
+        };
+        succeeded(code)?;
+        let mut positions = Vec::new();
+        let result = loop {
+            let mut key: [c_char; sys::CMAP_KEYNAME_MAXLEN + 1] = [0; sys::CMAP_KEYNAME_MAXLEN + 1];
+            // SAFETY: the handle and the iteration are open; there is room for the longest key, and
+            // what is not wanted may be null.
+            let code = unsafe {
+                let (length, kind) = (ptr::null_mut(), ptr::null_mut());
+                (self.library.cmap_iter_next)(self.raw, iteration, key.as_mut_ptr(), length, kind)
+            };
+            if code == sys::CS_ERR_NO_SECTIONS {
+                break Ok(());
+            }
+            if let Err(error) = succeeded(code) {
+                break Err(error);
+            }
+            // SAFETY: it was all zero, and the last byte still is.
+            let key = unsafe { CStr::from_ptr(key.as_ptr()) }.to_string_lossy();
+            let mut parts = key.split('.').skip(2);
+            if let (Some(Ok(position)), Some("nodeid")) =
+                (parts.next().map(str::parse), parts.next())
+            {
+                positions.push(position);
+            }
+        };
+        // SAFETY: the handle and the iteration are open.
+        unsafe { (self.library.cmap_iter_finalize)(self.raw, iteration) };
+        result.map(|()| positions)
+    }
+
+    fn get_u32(&self, key: &str) -> Result<Option<u32>, Error> {
+        let (key, mut value) = (c_key(key), 0);
+        // SAFETY: the handle is open; the key lives through the call, and the value is a local.
+        found(unsafe { (self.library.cmap_get_uint32)(self.raw, key.as_ptr(), &mut value) })
+            .map(|found| found.then_some(value))
+    }
+
+    fn get_string(&self, key: &str) -> Result<Option<String>, Error> {
+        let (key, mut value) = (c_key(key), ptr::null_mut());
+        // SAFETY: the handle is open; the key lives through the call, and the value is a local.
+        if !found(unsafe { (self.library.cmap_get_string)(self.raw, key.as_ptr(), &mut value) })? {
+            return Ok(None);
+        }
+        // SAFETY: it is a string that libcmap has just allocated for us.
+        let string = unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned();
+        // SAFETY: libcmap allocated it with malloc for the caller to free (`cmap_get(3)`).
+        unsafe { libc::free(value.cast()) };
+        Ok(Some(string))
+    }
+}
+
+fn c_key(key: &str) -> CString {
+    CString::new(key).expect("a key has no zero")
+}
+
+fn succeeded(code: sys::cs_error_t) -> Result<(), Error> {
+    match Code(code) {
+        Code::OK => Ok(()),
+        code => Err(Error::Request(code)),
+    }
+}
+
+/// Whether there is such a key.
+fn found(code: sys::cs_error_t) -> Result<bool, Error> {
+    match succeeded(code) {
+        Ok(()) => Ok(true),
+        Err(Error::Request(Code::NOT_EXIST)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+impl Drop for Cmap {
+    fn drop(&mut self) {
+        let (library, raw) = (self.library, self.raw);
+        OPEN.close(self.server, false, move || {
+            // SAFETY: the handle was open until now, and its owner gives it up.
+            unsafe { (library.cmap_finalize)(raw) }
+        });
+    }
+}
+
+static OPEN: Open = Open::new();

@@ -1,0 +1,117 @@
+//! What the nodes are called.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+
+use crate::{Error, libquorum::NodeId};
+
+/// The names of those nodes that have one.
+pub(crate) type NodeNames = BTreeMap<NodeId, String>;
+
+/// Where the names come from.
+pub enum NameSource {
+    /// They are known.
+    #[cfg_attr(
+        not(feature = "sim"),
+        expect(dead_code, reason = "those of a simulated cluster are")
+    )]
+    Known(NodeNames),
+    /// They have to be read, which may block for ever.
+    Read(Box<dyn Fn() -> Result<NodeNames, Error> + Send>),
+}
+
+/// The names that Corosync's configuration gives to nodes.
+///
+/// Reading them blocks while Corosync synchronises or hangs, so a thread does it that nobody waits
+/// for, and of which there is one at most.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    known: Mutex<Arc<NodeNames>>,
+    reading: Mutex<Reading>,
+    read_at: Mutex<Option<Instant>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Reading {
+    #[default]
+    Idle,
+    /// The thread reads them.
+    Busy,
+    /// They may have changed since it began to.
+    Again,
+}
+
+/// How long to wait between two readings, however often there is reason to.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How old they may be: a configuration that is read again tells only what it changes for votes.
+const AGE: Duration = Duration::from_secs(30);
+
+impl Names {
+    pub(crate) fn known(&self) -> Arc<NodeNames> {
+        Arc::clone(&self.known.lock())
+    }
+
+    /// Whether it is time to read them though nothing has happened.
+    pub(crate) fn are_old(&self) -> bool {
+        self.read_at.lock().is_none_or(|read_at| read_at.elapsed() > AGE)
+    }
+
+    /// Has them read, some time.
+    pub(crate) fn read(self: &Arc<Self>, source: impl FnOnce() -> NameSource) {
+        let mut reading = self.reading.lock();
+        if *reading != Reading::Idle {
+            *reading = Reading::Again;
+            return;
+        }
+        *self.read_at.lock() = Some(Instant::now());
+        let read = match source() {
+            NameSource::Known(names) => {
+                *self.known.lock() = Arc::new(names);
+                return;
+            }
+            NameSource::Read(read) => read,
+        };
+        let names = Arc::clone(self);
+        let thread = thread::Builder::new().name("quorum-names".into());
+        match thread.spawn(move || names.work(&*read)) {
+            Ok(_) => *reading = Reading::Busy,
+            Err(error) => log::warn!("node names are not read: cannot start a thread: {error}"),
+        }
+    }
+
+    fn work(&self, read: &dyn Fn() -> Result<NodeNames, Error>) {
+        loop {
+            match read() {
+                Ok(names) => *self.known.lock() = Arc::new(names),
+                // It may have gone again; the next connection reads them anew.
+                Err(error) => log::debug!("node names are not known: {error}"),
+            }
+            // The next reason to read them may be close behind.
+            thread::sleep(PAUSE);
+            if self.is_done() {
+                return;
+            }
+        }
+    }
+
+    /// Whether nothing has changed since the reading began.
+    fn is_done(&self) -> bool {
+        let mut reading = self.reading.lock();
+        *reading = if *reading == Reading::Again { Reading::Busy } else { Reading::Idle };
+        *reading == Reading::Idle
+    }
+}
+
+impl fmt::Debug for NameSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NameSource").finish_non_exhaustive()
+    }
+}

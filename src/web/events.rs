@@ -1,0 +1,214 @@
+//! The changes as server-sent events.
+
+use std::{
+    pin::pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{Method, StatusCode, header},
+    web::Bytes,
+};
+use futures_core::Stream;
+use futures_util::{
+    future::{Either, select},
+    stream,
+};
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    STALLED,
+    json::{Change, State},
+    told,
+};
+use crate::{Cause, Connection, Quorum, QuorumChanged, QuorumHandle, Snapshot, names::NodeNames};
+
+/// How many streams there may be at a time.
+const CLIENTS: usize = 1024;
+
+/// The longest silence.
+const ALIVE: Duration = Duration::from_secs(10);
+
+/// How long a client whose stream has ended is to wait before it comes again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// `GET /quorum/events`
+pub(super) fn stream(quorum: &QuorumHandle, request: &HttpRequest) -> HttpResponse {
+    let Some(place) = quorum.shared.event_clients.enter() else {
+        return told(StatusCode::SERVICE_UNAVAILABLE)
+            .insert_header((header::RETRY_AFTER, 10))
+            .body("too many event streams\n");
+    };
+    let mut response = told(StatusCode::OK);
+    response
+        .content_type("text/event-stream")
+        // A proxy that buffers would keep the news to itself.
+        .insert_header(("X-Accel-Buffering", "no"));
+    if request.method() == Method::HEAD {
+        return response.finish();
+    }
+    let last_seen = request
+        .headers()
+        .get("last-event-id")
+        .and_then(|id| id.to_str().ok()?.parse().ok())
+        .and_then(|sequence| quorum.shared.history.told_before_now(sequence));
+    response.streaming(events(quorum.clone(), last_seen, place))
+}
+
+/// The events of one client. It is asked for the next one when the last is on its way, so a client
+/// that does not read takes no memory here; what it misses meanwhile it finds in the history.
+fn events(
+    quorum: QuorumHandle,
+    seen: Option<Arc<Snapshot>>,
+    place: Arc<Place>,
+) -> impl Stream<Item = Result<Bytes, actix_web::Error>> {
+    let latest = quorum.shared.watch();
+    let client = Client { quorum, latest, seen, told: Quorum::Unknown, place, has_ended: false };
+    stream::unfold(client, |mut client| async {
+        let event = client.next().await?;
+        Some((Ok(event), client))
+    })
+}
+
+struct Client {
+    quorum: QuorumHandle,
+    latest: watch::Receiver<Arc<Snapshot>>,
+    /// What it was told last.
+    seen: Option<Arc<Snapshot>>,
+    told: Quorum,
+    place: Arc<Place>,
+    has_ended: bool,
+}
+
+impl Client {
+    async fn next(&mut self) -> Option<Bytes> {
+        let silent = Instant::now() + ALIVE;
+        loop {
+            if self.has_ended || !self.place.reads() {
+                return None;
+            }
+            self.latest.mark_unchanged();
+            if let Some(change) = self.quorum.shared.history.after(self.seen.as_ref()) {
+                return Some(self.changed(&change));
+            }
+            let now = self.quorum.quorum();
+            if now != self.told || Instant::now() >= silent {
+                self.told = now;
+                return Some(self.alive(now));
+            }
+            // The lease may run out without anybody to publish that.
+            let lease = match now {
+                Quorum::Quorate => Instant::now() + self.quorum.shared.lease.left(),
+                _ => silent,
+            };
+            let changed = pin!(self.latest.changed());
+            let woken = pin!(sleep_until(silent.min(lease)));
+            if let Either::Left((Err(_), _)) = select(changed, woken).await {
+                // The sender is in the handle, so this cannot be.
+                return None;
+            }
+        }
+    }
+
+    fn changed(&mut self, change: &QuorumChanged) -> Bytes {
+        let current = &change.current;
+        self.seen = Some(Arc::clone(current));
+        self.told = current.quorum;
+        self.has_ended = current.connection == Connection::Stopped;
+        self.quorum.shared.event_clients.rendered(change, || {
+            let names = self.quorum.node_names();
+            let data = serde_json::to_string(&Change::of(change, State::of(current, &names)));
+            let data = data.expect("all keys are strings or numbers");
+            let retry = RETRY.as_millis();
+            let sequence = current.sequence;
+            format!("event: changed\nid: {sequence}\nretry: {retry}\ndata: {data}\n\n").into()
+        })
+    }
+
+    fn alive(&self, quorum: Quorum) -> Bytes {
+        let sequence = self.seen.as_ref().map_or(0, |seen| seen.sequence);
+        // They are read after a connection was told of.
+        let names = self.quorum.node_names();
+        let data = serde_json::to_string(&Alive { sequence, quorum, names: &names });
+        let data = data.expect("all keys are strings or numbers");
+        format!("event: alive\ndata: {data}\n\n").into()
+    }
+}
+
+#[derive(Serialize)]
+struct Alive<'a> {
+    sequence: u64,
+    quorum: Quorum,
+    names: &'a NodeNames,
+}
+
+/// Those who read the events.
+#[derive(Debug, Default)]
+pub(crate) struct EventClients {
+    places: Mutex<Vec<Weak<Place>>>,
+    /// The event of one change, which most of them are told at about the same time.
+    rendered: Mutex<Option<(u64, Bytes)>>,
+}
+
+/// The place of one of them, for as long as it is there.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// When it last took something; `None` once the place was given to somebody else.
+    read_at: Mutex<Option<Instant>>,
+}
+
+impl EventClients {
+    fn enter(&self) -> Option<Arc<Place>> {
+        let mut places = self.places.lock();
+        places.retain(|place| place.strong_count() > 0);
+        if places.len() >= CLIENTS {
+            places.retain(|place| place.upgrade().is_some_and(|place| !place.is_lost()));
+        }
+        if places.len() >= CLIENTS {
+            return None;
+        }
+        let place = Arc::new(Place { read_at: Mutex::new(Some(Instant::now())) });
+        places.push(Arc::downgrade(&place));
+        Some(place)
+    }
+
+    /// The event that tells a change. It is the same for all, but for who is told it as the first
+    /// or in place of others.
+    fn rendered(&self, change: &QuorumChanged, render: impl FnOnce() -> Bytes) -> Bytes {
+        if change.cause == Cause::Subscribed || change.missed > 0 {
+            return render();
+        }
+        let mut rendered = self.rendered.lock();
+        match &*rendered {
+            Some((sequence, event)) if *sequence == change.current.sequence => event.clone(),
+            _ => {
+                let event = render();
+                *rendered = Some((change.current.sequence, event.clone()));
+                event
+            }
+        }
+    }
+}
+
+impl Place {
+    /// Takes the place from who has not read for long. Who reads is asked at least every [`ALIVE`].
+    fn is_lost(&self) -> bool {
+        let mut read_at = self.read_at.lock();
+        *read_at = read_at.filter(|read_at| read_at.elapsed() < STALLED);
+        read_at.is_none()
+    }
+
+    /// Whether it still has its place, now that it reads.
+    fn reads(&self) -> bool {
+        let mut read_at = self.read_at.lock();
+        *read_at = read_at.map(|_| Instant::now());
+        read_at.is_some()
+    }
+}

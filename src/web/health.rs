@@ -1,0 +1,120 @@
+//! `/livez` and `/readyz`, as those of Kubernetes and etcd answer.
+
+use std::fmt::Write;
+
+use actix_web::{HttpRequest, HttpResponse, http::StatusCode};
+
+use super::told;
+use crate::{Connection, Quorum, QuorumHandle, Snapshot};
+
+struct Check {
+    name: &'static str,
+    /// Why it fails, if it does.
+    why: fn(&QuorumHandle, &Snapshot) -> Option<String>,
+}
+
+const LIVEZ: [Check; 2] = [
+    Check { name: "ping", why: |_, _| None },
+    Check {
+        name: "actor",
+        why: |_, snapshot| {
+            let ended = snapshot.connection == Connection::Stopped;
+            ended.then(|| "the quorum actor has ended".to_owned())
+        },
+    },
+];
+
+const READYZ: [Check; 2] = [
+    Check {
+        name: "connection",
+        why: |_, snapshot| match &snapshot.connection {
+            Connection::Connected => None,
+            connection => Some(connection.to_string()),
+        },
+    },
+    Check {
+        name: "quorum",
+        why: |quorum, snapshot| match quorum.quorum() {
+            Quorum::Quorate => None,
+            now if now == snapshot.quorum => Some(snapshot.to_string()),
+            now => Some(format!("{now}: corosync does not answer")),
+        },
+    },
+];
+
+pub(super) fn livez(quorum: &QuorumHandle, request: &HttpRequest) -> HttpResponse {
+    answer("livez", &LIVEZ, quorum, request)
+}
+
+pub(super) fn readyz(quorum: &QuorumHandle, request: &HttpRequest) -> HttpResponse {
+    answer("readyz", &READYZ, quorum, request)
+}
+
+fn answer(
+    endpoint: &str,
+    checks: &[Check],
+    quorum: &QuorumHandle,
+    request: &HttpRequest,
+) -> HttpResponse {
+    let snapshot = quorum.snapshot();
+    let only = request.match_info().get("check");
+    if only.is_some_and(|only| checks.iter().all(|check| check.name != only)) {
+        return told(StatusCode::NOT_FOUND).body("there is no such check\n");
+    }
+    let asked = Asked::of(request.query_string());
+    let mut list = String::new();
+    let mut failed = false;
+    for check in checks.iter().filter(|check| only.is_none_or(|only| check.name == only)) {
+        let Check { name, why } = check;
+        let line = match why(quorum, &snapshot) {
+            _ if asked.excludes.contains(name) => format!("[+]{name} excluded: ok"),
+            None => format!("[+]{name} ok"),
+            Some(why) => {
+                failed = true;
+                match asked.verbose {
+                    true => format!("[-]{name} failed: {why}"),
+                    false => format!("[-]{name} failed: reason withheld, ask with ?verbose"),
+                }
+            }
+        };
+        list.push_str(&line);
+        list.push('\n');
+    }
+    for unknown in &asked.excludes {
+        if checks.iter().all(|check| check.name != *unknown) {
+            // Not repeated: it is the client's.
+            list.push_str("warn: a check to exclude is not known\n");
+        }
+    }
+    let status = if failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let body = if failed {
+        let _ = writeln!(list, "{endpoint} check failed");
+        list
+    } else if asked.verbose {
+        let _ = writeln!(list, "{endpoint} check passed");
+        list
+    } else {
+        "ok\n".to_owned()
+    };
+    told(status).content_type("text/plain; charset=utf-8").body(body)
+}
+
+/// What a query asks for: `verbose&exclude=quorum`.
+struct Asked<'a> {
+    verbose: bool,
+    excludes: Vec<&'a str>,
+}
+
+impl<'a> Asked<'a> {
+    fn of(query: &'a str) -> Self {
+        let mut asked = Self { verbose: false, excludes: Vec::new() };
+        for part in query.split('&') {
+            match part.split_once('=').unwrap_or((part, "")) {
+                ("verbose", value) => asked.verbose = !matches!(value, "false" | "0"),
+                ("exclude", name) => asked.excludes.push(name),
+                _ => {}
+            }
+        }
+        asked
+    }
+}

@@ -1,0 +1,47 @@
+//! A page that shows it all as it happens.
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{StatusCode, header},
+};
+
+use super::told;
+use crate::QuorumHandle;
+
+const PAGE: &str = include_str!("live.html");
+
+/// What the page may do: run its own script, and talk to where it came from. The hashes are those of
+/// its script and its style, as a test makes sure.
+const POLICY: &str = "default-src 'none'; \
+    script-src 'sha256-QztkxdL6J5r6LGQmCh+8jBf3eXh1TAkLlDcuEMtBf1Q='; \
+    style-src 'sha256-YKoEvoAAI3WQ9Hmhv1G4e0H1H+SdCwOQYFJ7Gek36Es='; \
+    connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
+
+/// `GET /quorum/live`
+pub(super) fn page(_: &QuorumHandle, _: &HttpRequest) -> HttpResponse {
+    told(StatusCode::OK)
+        .content_type("text/html; charset=utf-8")
+        .insert_header((header::CONTENT_SECURITY_POLICY, POLICY))
+        .insert_header((header::REFERRER_POLICY, "no-referrer"))
+        .body(PAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+
+    #[test]
+    fn the_policy_is_that_of_this_page() {
+        for tag in ["script", "style"] {
+            let (_, rest) = PAGE.split_once(&format!("<{tag}>")).unwrap();
+            let (inside, rest) = rest.split_once(&format!("</{tag}>")).unwrap();
+            assert!(!rest.contains(&format!("<{tag}")), "there is one of each");
+            let hash = BASE64_STANDARD.encode(Sha256::digest(inside));
+            let allowed = format!("{tag}-src 'sha256-{hash}'");
+            assert!(POLICY.contains(&allowed), "live.rs must say {allowed}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What an actix-web service needs to know of quorum. Feature `web`.
+//!
+//! [`QuorumGate`] is middleware that lets requests through only while this node has quorum, and
+//! [`Quorate`] an extractor that does the same for one handler and hands it a
+//! [`QuorumGuard`](crate::QuorumGuard). [`routes`] adds health checks for Kubernetes and load
+//! balancers, the state as JSON, a stream of its changes, and a page that shows all of it live.
+//!
+//! All of them read the [`QuorumHandle`]: no request waits for the actor, or for Corosync.
+//!
+//! ```no_run
+//! use actix_quorum::{QuorumActor, web::{QuorumGate, routes}};
+//! use actix_web::{App, HttpServer, web};
+//!
+//! async fn write() -> &'static str {
+//!     "written"
+//! }
+//!
+//! #[actix_web::main]
+//! async fn main() -> std::io::Result<()> {
+//!     let quorum = QuorumActor::builder().start();
+//!     let stopping = quorum.clone();
+//!     HttpServer::new(move || {
+//!         App::new().configure(routes(quorum.clone())).service(
+//!             web::resource("/write").wrap(QuorumGate::new(quorum.clone())).post(write),
+//!         )
+//!     })
+//!     .on_connect(actix_quorum::web::drop_stalled_clients)
+//!     .shutdown_signal(async move {
+//!         tokio::signal::ctrl_c().await.expect("there are signals");
+//!         // Ends the event streams, which would be waited for.
+//!         stopping.stop().await;
+//!     })
+//!     .bind(("127.0.0.1", 8080))?
+//!     .run()
+//!     .await
+//! }
+//! ```
+//!
+//! # Who may see it
+//!
+//! The routes only tell, and carry no secret: node ids and names, the ring, votes, and why there is
+//! no connection to Corosync. Where even that is not for everybody, put them behind the
+//! application's own authentication, as any route: in a [`scope`](actix_web::web::scope) of its own
+//! with the middleware that checks it.
+//!
+//! ```
+//! # use actix_quorum::{QuorumHandle, web::routes};
+//! # use actix_web::{App, Error, body::MessageBody, dev::{ServiceRequest, ServiceResponse}, middleware::{Next, from_fn}, web};
+//! async fn signed_in(
+//!     request: ServiceRequest,
+//!     next: Next<impl MessageBody>,
+//! ) -> Result<ServiceResponse<impl MessageBody>, Error> {
+//!     // Your own check.
+//!     next.call(request).await
+//! }
+//!
+//! fn configure(quorum: QuorumHandle) -> impl FnOnce(&mut web::ServiceConfig) {
+//!     // At /internal/quorum, /internal/readyz, and so on.
+//!     |config| {
+//!         let scope = web::scope("/internal").wrap(from_fn(signed_in));
+//!         config.service(scope.configure(routes(quorum)));
+//!     }
+//! }
+//! ```
+
+mod events;
+mod gate;
+mod health;
+mod json;
+mod live;
+mod pause;
+mod quorate;
+mod refusal;
+
+use std::{any::Any, future::ready, time::Duration};
+
+use actix_web::{
+    HttpRequest, HttpResponse, HttpResponseBuilder, Resource, dev, guard,
+    http::{StatusCode, header},
+    rt::net::TcpStream,
+    web::{self, ServiceConfig},
+};
+
+pub(crate) use self::events::EventClients;
+pub use self::{gate::QuorumGate, pause::PauseServer, quorate::Quorate, refusal::NotQuorate};
+use crate::QuorumHandle;
+
+/// Mounts everything that tells about quorum:
+///
+/// | `GET` or `HEAD` | answers |
+/// |---|---|
+/// | `/quorum` | what is true now, as JSON |
+/// | `/quorum/events` | the same as server-sent events: now, and at each change |
+/// | `/quorum/history` | the last changes, as JSON; `?last=20` for fewer than 100, or up to 1024 |
+/// | `/quorum/live` | a page that shows it as it happens |
+/// | `/livez` | whether this process is fit to go on; never depends on quorum |
+/// | `/readyz` | whether this node has quorum |
+///
+/// # `/quorum`
+///
+/// | field | |
+/// |---|---|
+/// | `quorum` | `quorate`, `inquorate` or `unknown`; as [`QuorumHandle::quorum`] it applies the lease |
+/// | `connection` | `state` is `connecting`, `connected`, `stalled`, `lost` or `stopped`; `attempt` and `error` with some |
+/// | `ring_id` | as Corosync shows it, `1.2a`; `null` if none is known |
+/// | `members` | node ids, ascending |
+/// | `names` | the names of nodes by their ids, where `corosync.conf` has any |
+/// | `settled` | whether the decision is about this membership |
+/// | `epoch` | grows whenever quorum was, or may have been, interrupted |
+/// | `votes` | `expected`, `highest_expected`, `total`, `quorum`, `qdevice`, `margin`, `members` (votes by node id), `flags`; `null` if not known |
+/// | `local` | the id of this node; `null` if not known |
+/// | `sequence` | grows by one with each change |
+/// | `changed_at` | when the last change was, RFC 3339 |
+///
+/// # `/quorum/events`
+///
+/// Each `changed` event has the `sequence` as its `id` and in its data `cause`, `text` (one line for
+/// an operator), `joined`, `left`, `missed`, `is_loss`, and as `current` all that `/quorum` tells.
+/// The first one is the current state, with the cause `subscribed`. Who reconnects with a
+/// `Last-Event-ID` that is among those kept (1024) gets what came after it first.
+///
+/// In between, every ten seconds and whenever the lease runs out, comes an `alive` event with
+/// `sequence`, `quorum` and `names`: who hears nothing for longer knows that the stream is dead.
+///
+/// The stream ends when the actor is stopped. At most 1024 are served at a time, beyond that the
+/// answer is 503; who does not read for 30 seconds loses its place, and its connection with
+/// [`drop_stalled_clients`].
+///
+/// # `/livez` and `/readyz`
+///
+/// Answer 200 or 503 and list the checks, as those of Kubernetes and etcd do: `?verbose` lists them
+/// also when all is well, and tells why one fails; `?exclude=quorum` leaves one out; `/readyz/quorum`
+/// is one check alone. The checks of `/livez` are `ping` and `actor` (the quorum actor has not
+/// ended); those of `/readyz` are `connection` (Corosync has accepted us, and answers) and `quorum`.
+///
+/// None of them takes a request body, or is ever cached.
+pub fn routes(quorum: QuorumHandle) -> impl FnOnce(&mut ServiceConfig) {
+    move |config| {
+        config
+            .service(resource(&["/quorum"], &quorum, json::now))
+            .service(resource(&["/quorum/events"], &quorum, events::stream))
+            .service(resource(&["/quorum/history"], &quorum, json::history))
+            .service(resource(&["/quorum/live"], &quorum, live::page))
+            .service(resource(&["/livez", "/livez/{check}"], &quorum, health::livez))
+            .service(resource(&["/readyz", "/readyz/{check}"], &quorum, health::readyz));
+    }
+}
+
+/// Has the system drop a connection whose client has not read for 30 seconds what was sent to it.
+/// Without, one that stops reading an event stream keeps its connection for as long as it lives.
+///
+/// For [`HttpServer::on_connect`](actix_web::HttpServer::on_connect). It is about connections
+/// without TLS, on Linux; for others set the option `TCP_USER_TIMEOUT` on the listening socket.
+pub fn drop_stalled_clients(connection: &dyn Any, _: &mut dev::Extensions) {
+    #[cfg(target_os = "linux")]
+    if let Some(stream) = connection.downcast_ref::<TcpStream>() {
+        let millis = u32::try_from(STALLED.as_millis()).unwrap_or(u32::MAX);
+        // It has hung up again, if this fails.
+        let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, millis);
+    }
+}
+
+/// How long a client may not read.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// Answers GET and HEAD without a body, and nothing else.
+fn resource(
+    paths: &[&str],
+    quorum: &QuorumHandle,
+    answer: fn(&QuorumHandle, &HttpRequest) -> HttpResponse,
+) -> Resource {
+    let quorum = quorum.clone();
+    let answer = move |request: HttpRequest| {
+        ready(match has_body(&request) {
+            true => told(StatusCode::PAYLOAD_TOO_LARGE).body("no request body is taken here\n"),
+            false => answer(&quorum, &request),
+        })
+    };
+    let not_allowed = || {
+        let mut response = told(StatusCode::METHOD_NOT_ALLOWED);
+        ready(response.insert_header((header::ALLOW, "GET, HEAD")).finish())
+    };
+    web::resource(paths.to_vec())
+        .route(web::route().guard(guard::Any(guard::Get()).or(guard::Head())).to(answer))
+        .default_service(web::to(not_allowed))
+}
+
+fn has_body(request: &HttpRequest) -> bool {
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    length.is_some_and(|length| length != "0")
+        || request.headers().contains_key(header::TRANSFER_ENCODING)
+}
+
+/// An answer that is true only now.
+fn told(status: StatusCode) -> HttpResponseBuilder {
+    let mut response = HttpResponse::build(status);
+    response
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"));
+    response
+}

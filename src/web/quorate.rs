@@ -1,0 +1,76 @@
+use std::{
+    future::{Ready, ready},
+    ops::Deref,
+};
+
+use actix_web::{
+    Error, FromRequest, HttpRequest, dev::Payload, error::ErrorInternalServerError, web::Data,
+};
+
+use super::refusal::{NotQuorate, RETRY_AFTER};
+use crate::{QuorumGuard, QuorumHandle};
+
+/// Extractor for a handler that may run only while this node has quorum; carries the
+/// [`QuorumGuard`] that tells when it ends.
+///
+/// It finds the handle in [`web::Data<QuorumHandle>`](actix_web::web::Data). Without quorum the
+/// answer is the [`QuorumGate`](super::QuorumGate)'s, [`NotQuorate`].
+///
+/// ```
+/// use actix_quorum::{QuorumHandle, QuorumLost, web::Quorate};
+/// use actix_web::{App, HttpResponse, Responder, web};
+///
+/// /// Many writes, which must end with quorum.
+/// async fn import(quorate: Quorate) -> impl Responder {
+///     match quorate.run(async { /* one after the other */ }).await {
+///         Ok(()) => HttpResponse::Ok().body("all written"),
+///         Err(QuorumLost) => HttpResponse::ServiceUnavailable().body("some may be written"),
+///     }
+/// }
+///
+/// fn configure(config: &mut web::ServiceConfig, quorum: &QuorumHandle) {
+///     config.app_data(web::Data::new(quorum.clone())).route("/import", web::post().to(import));
+/// }
+/// ```
+///
+/// # Errors
+///
+/// [`NotQuorate`] without quorum; 500 if there is no `web::Data<QuorumHandle>`, and the log says what
+/// to add.
+#[derive(Clone, Debug)]
+pub struct Quorate(QuorumGuard);
+
+impl Quorate {
+    /// The guard of the epoch in which the request was let in.
+    pub fn into_guard(self) -> QuorumGuard {
+        self.0
+    }
+}
+
+impl Deref for Quorate {
+    type Target = QuorumGuard;
+
+    fn deref(&self) -> &QuorumGuard {
+        &self.0
+    }
+}
+
+impl FromRequest for Quorate {
+    type Error = Error;
+    type Future = Ready<Result<Self, Error>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let Some(quorum) = request.app_data::<Data<QuorumHandle>>() else {
+            log::error!(
+                "{} {} cannot tell whether there is quorum: add \
+                 `.app_data(web::Data::new(quorum.clone()))` to the App, `quorum` being its \
+                 QuorumHandle",
+                request.method(),
+                request.path(),
+            );
+            return ready(Err(ErrorInternalServerError("the service is not set up\n")));
+        };
+        let refusal = || NotQuorate::new(quorum, RETRY_AFTER).into();
+        ready(quorum.guard().map(Self).ok_or_else(refusal))
+    }
+}

@@ -1,0 +1,87 @@
+use std::time::Duration;
+
+use actix_web::{
+    HttpResponse, ResponseError,
+    http::{StatusCode, header},
+};
+use serde::Serialize;
+
+use super::told;
+use crate::{Connection, Quorum, QuorumHandle, RingId};
+
+/// A request was refused: this node is not known to have quorum.
+///
+/// Answers 503 with `Retry-After` and `application/problem+json`, which tells `quorum`, a `reason`
+/// and the `ring_id`, and nothing else of what is inside.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{detail}")]
+pub struct NotQuorate {
+    quorum: Quorum,
+    reason: &'static str,
+    detail: &'static str,
+    ring_id: Option<RingId>,
+    retry_after: Duration,
+}
+
+/// When to try again, unless set otherwise: about as long as a ring takes to form.
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+impl NotQuorate {
+    pub(super) fn new(quorum: &QuorumHandle, retry_after: Duration) -> Self {
+        let (snapshot, quorum) = (quorum.snapshot(), quorum.quorum());
+        let (reason, detail) = match (&snapshot.connection, quorum) {
+            (Connection::Stopped, _) => ("stopped", "the service is stopping"),
+            (Connection::Connecting { .. }, _) => {
+                ("connecting", "not connected to the cluster yet")
+            }
+            (Connection::Lost { .. }, _) => ("lost", "the connection to the cluster was lost"),
+            (_, Quorum::Inquorate) => ("inquorate", "this node's partition has no quorum"),
+            (Connection::Connected, Quorum::Unknown) if !snapshot.settled => {
+                ("unsettled", "the cluster has not decided about quorum yet")
+            }
+            // It may have come back since the request was refused.
+            (_, Quorum::Quorate) => ("regained", "quorum has just been regained"),
+            _ => ("stalled", "the cluster does not answer"),
+        };
+        Self { quorum, reason, detail, ring_id: snapshot.ring_id, retry_after }
+    }
+
+    /// Whole seconds, up to a quarter more at random, so that not all clients come back at once.
+    fn retry_after(&self) -> u64 {
+        let nanos = u64::from(self.retry_after.subsec_nanos() > 0);
+        let seconds = self.retry_after.as_secs().saturating_add(nanos).max(1);
+        seconds.saturating_add(fastrand::u64(0..=seconds.div_ceil(4)))
+    }
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    quorum: Quorum,
+    reason: &'a str,
+    ring_id: Option<RingId>,
+}
+
+impl ResponseError for NotQuorate {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let status = self.status_code();
+        let problem = Problem {
+            title: "No quorum",
+            status: status.as_u16(),
+            detail: self.detail,
+            quorum: self.quorum,
+            reason: self.reason,
+            ring_id: self.ring_id,
+        };
+        told(status)
+            .insert_header((header::RETRY_AFTER, self.retry_after()))
+            .content_type("application/problem+json")
+            .body(serde_json::to_string(&problem).expect("all keys are strings"))
+    }
+}

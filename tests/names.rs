@@ -1,0 +1,51 @@
+//! The names of nodes, from a real daemon's configuration.
+
+#![cfg(feature = "web")]
+
+mod support;
+
+use std::{fs, time::Duration};
+
+use actix_quorum::{NodeId, Quorum};
+use support::{Cluster, Node, Watcher, eventually};
+
+/// They are read every half a minute.
+const SOON: Duration = Duration::from_secs(40);
+
+fn names(watcher: &Watcher) -> Vec<(u32, String)> {
+    let names = watcher.quorum.node_names();
+    names.iter().map(|(NodeId(id), name)| (*id, name.clone())).collect()
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn the_names_are_those_of_the_configuration() {
+    let cluster = Cluster::start(3);
+    let watcher = Watcher::start(&cluster.node(2).netns);
+    watcher.until_settled(Quorum::Quorate, &[1, 2, 3]);
+    let expected = [(1, "n1".into()), (2, "n2".into()), (3, "n3".into())];
+    eventually(SOON, "the names are read", || (names(&watcher) == expected).then_some(()));
+}
+
+/// Whether a thread of this process reads names.
+fn reads() -> bool {
+    let threads = fs::read_dir("/proc/self/task").unwrap();
+    threads.flatten().any(|thread| {
+        let name = fs::read_to_string(thread.path().join("comm"));
+        name.is_ok_and(|name| name == "quorum-names\n")
+    })
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_node_without_a_name_has_none_and_a_new_name_is_read() {
+    let node = Node::single_with(|config| config.names = false);
+    let watcher = Watcher::start(&node.netns);
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    eventually(SOON, "what there was to read is read", || (!reads()).then_some(()));
+    assert_eq!(names(&watcher), []);
+    node.corosync.configure(|config| config.names = true);
+    node.corosync.reload();
+    let named = || (names(&watcher) == [(1, "n1".to_owned())]).then_some(());
+    eventually(SOON, "the name is read", named);
+}

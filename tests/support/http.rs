@@ -1,0 +1,112 @@
+//! A plain HTTP client, so that a test knows what is on the wire and when.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+/// One connection to a server.
+#[derive(Debug)]
+pub struct Client(BufReader<TcpStream>);
+
+/// The head of a response.
+#[derive(Debug)]
+pub struct Head {
+    pub status: u16,
+    pub fields: Vec<(String, String)>,
+}
+
+/// A server-sent event.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Event {
+    pub event: String,
+    pub id: Option<u64>,
+    pub data: String,
+}
+
+impl Client {
+    #[track_caller]
+    pub fn connect(server: SocketAddr) -> Self {
+        let stream = TcpStream::connect(server).expect("the server listens");
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    pub fn stream(&self) -> &TcpStream {
+        self.0.get_ref()
+    }
+
+    /// Sends a request without a body; `fields` are whole lines.
+    #[track_caller]
+    pub fn send(&mut self, method: &str, path: &str, fields: &[&str]) {
+        let mut request =
+            format!("{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n");
+        for field in fields {
+            request.push_str(field);
+            request.push_str("\r\n");
+        }
+        request.push_str("\r\n");
+        self.0.get_mut().write_all(request.as_bytes()).expect("the server reads");
+    }
+
+    /// Reads the head of a response.
+    #[track_caller]
+    pub fn head(&mut self) -> Head {
+        let status = self.line().expect("an answer");
+        let status = status.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let mut fields = Vec::new();
+        while let Some((name, value)) = self.line().unwrap().split_once(": ") {
+            fields.push((name.to_lowercase(), value.to_owned()));
+        }
+        Head { status: status.expect("a status line"), fields }
+    }
+
+    /// Reads a whole response and returns its status and body.
+    #[track_caller]
+    pub fn response(&mut self) -> (u16, String) {
+        let head = self.head();
+        let length = head.field("content-length").map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).expect("a body of the length that is said");
+        (head.status, String::from_utf8(body).unwrap())
+    }
+
+    /// Asks for a stream of events and returns the status.
+    #[track_caller]
+    pub fn open_events(&mut self, fields: &[&str]) -> u16 {
+        self.send("GET", "/quorum/events", fields);
+        self.head().status
+    }
+
+    /// The next event of a stream; `None` at its end.
+    pub fn event(&mut self) -> Option<Event> {
+        let mut event = Event::default();
+        loop {
+            let line = self.line()?;
+            match line.split_once(": ") {
+                Some(("event", name)) => event.event = name.to_owned(),
+                Some(("id", id)) => event.id = id.parse().ok(),
+                Some(("data", data)) => event.data = data.to_owned(),
+                None if line.is_empty() && !event.event.is_empty() => return Some(event),
+                // The length of a chunk, the end of one, or a field that does not matter here.
+                _ => {}
+            }
+        }
+    }
+
+    fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        let read = self.0.read_line(&mut line).expect("the connection is there");
+        line.truncate(line.trim_end().len());
+        // The last chunk ends a stream whose connection goes on.
+        (read > 0 && line != "0").then_some(line)
+    }
+}
+
+impl Head {
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())
+    }
+}
