@@ -18,10 +18,6 @@ pub(crate) type NodeNames = BTreeMap<NodeId, String>;
 /// Where the names come from.
 pub enum NameSource {
     /// They are known.
-    #[cfg_attr(
-        not(feature = "sim"),
-        expect(dead_code, reason = "those of a simulated cluster are")
-    )]
     Known(NodeNames),
     /// They have to be read, which may block for ever.
     Read(Box<dyn Fn() -> Result<NodeNames, Error> + Send>),
