@@ -1,7 +1,7 @@
 # The features of actix-quorum; `linked` needs libquorum's development files.
-FEATURES = linked serde sim web
+FEATURES = linked metrics serde sim web
 # Those that build anywhere.
-PORTABLE = serde sim web
+PORTABLE = metrics serde sim web
 
 .PHONY: help test soak check fmt clippy doc features dependencies
 

@@ -124,7 +124,7 @@ impl QuorumActor {
     /// Has the names of the nodes read: with the membership or the votes, the configuration may
     /// have changed.
     fn read_names(&self) {
-        #[cfg(feature = "web")]
+        #[cfg(any(feature = "metrics", feature = "web"))]
         if let Some(source) = &self.source {
             self.shared.names.read(|| source.node_names(self.terms));
         }
@@ -150,6 +150,8 @@ impl QuorumActor {
     /// The one place where a connection, or the attempt to make one, ends: everybody is told, and
     /// the supervisor restarts the actor after a delay, since it knows none of its own.
     fn disconnected(&mut self, error: Error, ctx: &mut Context<Self>) {
+        #[cfg(feature = "metrics")]
+        crate::metrics::Metrics::ended(&error);
         let connected_at = self.connected_at.take();
         if let Some(since) = connected_at {
             self.delays.connection_lasted(since.elapsed());
@@ -205,10 +207,17 @@ impl StreamHandler<Result<Told, Error>> for QuorumActor {
                 self.publish(Event::Notified(notification), ctx);
                 self.read_names();
             }
-            Ok(Told::Answered(answer)) => self.publish(Event::Answered(answer), ctx),
+            Ok(Told::Answered(answer)) => {
+                #[cfg(feature = "metrics")]
+                {
+                    let now = self.shared.lease.clock().now();
+                    crate::metrics::Metrics::answered(now.since(answer.asked_at));
+                }
+                self.publish(Event::Answered(answer), ctx);
+            }
             Ok(Told::Tick) => {
                 self.publish(Event::Tick, ctx);
-                #[cfg(feature = "web")]
+                #[cfg(any(feature = "metrics", feature = "web"))]
                 if self.shared.names.are_old() {
                     self.read_names();
                 }
@@ -285,6 +294,8 @@ impl Handler<Stop> for QuorumActor {
         let idle = tokio::time::timeout(CLOSING, closing);
         ctx.spawn(idle.into_actor(self).map(|idle, actor, ctx| {
             if idle.is_err() {
+                #[cfg(feature = "metrics")]
+                crate::metrics::Metrics::abandoned_thread();
                 log::warn!("corosync hangs: left a thread behind that waits for it");
             }
             // An error means that nobody waits for the answer any more.

@@ -20,6 +20,8 @@ pub struct QuorumBuilder {
     rules: Rules,
     probe_interval: Option<Duration>,
     subscribers: Vec<Subscriber>,
+    #[cfg(feature = "metrics")]
+    ha_cluster_metrics: bool,
 }
 
 impl QuorumActor {
@@ -36,6 +38,8 @@ impl QuorumActor {
             },
             probe_interval: None,
             subscribers: Vec::new(),
+            #[cfg(feature = "metrics")]
+            ha_cluster_metrics: false,
         }
     }
 }
@@ -99,6 +103,13 @@ impl QuorumBuilder {
         self
     }
 
+    /// Whether to measure also under the names that `ha_cluster_exporter` uses, so that dashboards
+    /// made for it show this. Default false.
+    #[cfg(feature = "metrics")]
+    pub fn ha_cluster_metrics(self, ha_cluster_metrics: bool) -> Self {
+        Self { ha_cluster_metrics, ..self }
+    }
+
     /// Subscribes an actor before the start, so that it sees every change from the first on.
     pub fn subscribe(mut self, subscriber: impl Into<Subscriber>) -> Self {
         self.subscribers.push(subscriber.into());
@@ -132,6 +143,8 @@ impl QuorumBuilder {
 
     fn start_on(self, arbiter: &ArbiterHandle, own_arbiter: Option<ArbiterHandle>) -> QuorumHandle {
         let shared = Arc::new(Shared::new(self.rules, self.source.clock()));
+        #[cfg(feature = "metrics")]
+        shared.metrics.begin(self.rules.lease, self.ha_cluster_metrics, &shared.snapshot());
         let probe_interval = self.probe_interval.unwrap_or(self.rules.lease / 4);
         for subscriber in self.subscribers {
             shared.registry.subscribe(subscriber);

@@ -38,7 +38,7 @@ pub(crate) mod sealed {
         fn probe(self: Arc<Self>, terms: Terms) -> Result<Arc<dyn Probe>, Error>;
 
         /// The names of nodes.
-        #[cfg(feature = "web")]
+        #[cfg(any(feature = "metrics", feature = "web"))]
         fn node_names(&self, terms: Terms) -> crate::names::NameSource;
     }
 

@@ -75,7 +75,7 @@ impl Source for Corosync {
         Ok(Arc::new(ProbeThread::new(how)))
     }
 
-    #[cfg(feature = "web")]
+    #[cfg(any(feature = "metrics", feature = "web"))]
     fn node_names(&self, terms: Terms) -> crate::names::NameSource {
         crate::names::NameSource::Read(Box::new(move || {
             let cmap = crate::libquorum::cmap::Cmap::initialize()?;

@@ -15,7 +15,9 @@ mod lease;
 #[allow(unsafe_code)]
 pub mod libquorum;
 mod messages;
-#[cfg(feature = "web")]
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(any(feature = "metrics", feature = "web"))]
 mod names;
 #[allow(unsafe_code)]
 mod notifications;

@@ -160,6 +160,7 @@ impl Registry {
             let mut subscriptions = self.subscriptions.lock();
             let place = subscriptions.partition_point(|other| other.id < id);
             subscriptions.insert(place, Arc::clone(&subscription));
+            count(&subscriptions);
         }
         subscription.deliver();
         id
@@ -170,7 +171,9 @@ impl Registry {
         let removed = {
             let mut subscriptions = self.subscriptions.lock();
             let place = subscriptions.binary_search_by_key(&id, |other| other.id).ok();
-            place.map(|place| subscriptions.remove(place))
+            let removed = place.map(|place| subscriptions.remove(place));
+            count(&subscriptions);
+            removed
         };
         removed.is_some_and(|subscription| {
             subscription.end();
@@ -180,7 +183,9 @@ impl Registry {
 
     /// Sends everybody what is new to them, and drops who has ended.
     pub(crate) fn deliver(&self) {
-        self.subscriptions.lock().retain(|subscription| subscription.deliver());
+        let mut subscriptions = self.subscriptions.lock();
+        subscriptions.retain(|subscription| subscription.deliver());
+        count(&subscriptions);
     }
 
     /// How many there are that have not ended.
@@ -188,6 +193,14 @@ impl Registry {
         self.deliver();
         self.subscriptions.lock().len()
     }
+}
+
+/// Measures how many there are.
+fn count(subscriptions: &[Arc<Subscription>]) {
+    #[cfg(feature = "metrics")]
+    crate::metrics::Metrics::subscribers(subscriptions.len());
+    #[cfg(not(feature = "metrics"))]
+    let _ = subscriptions;
 }
 
 impl Drop for Registry {
@@ -294,6 +307,10 @@ impl Delivery {
             let Some(mut change) = subscription.history.after(self.seen.as_ref()) else {
                 return true;
             };
+            #[cfg(feature = "metrics")]
+            if change.missed > 0 {
+                crate::metrics::Metrics::conflated();
+            }
             self.sent += 1;
             self.seen = Some(Arc::clone(&change.current));
             change.receipt = Receipt(Some((Arc::clone(subscription), self.sent)));

@@ -19,7 +19,9 @@ pub(crate) struct Shared {
     latest: watch::Sender<Arc<Snapshot>>,
     pub(crate) history: Arc<History>,
     pub(crate) registry: Registry,
-    #[cfg(feature = "web")]
+    #[cfg(feature = "metrics")]
+    pub(crate) metrics: crate::metrics::Metrics,
+    #[cfg(any(feature = "metrics", feature = "web"))]
     pub(crate) names: Arc<crate::names::Names>,
     #[cfg(feature = "web")]
     pub(crate) event_clients: crate::web::EventClients,
@@ -35,7 +37,9 @@ impl Shared {
             registry: Registry::new(Arc::clone(&history)),
             history,
             tracker: Mutex::new(tracker),
-            #[cfg(feature = "web")]
+            #[cfg(feature = "metrics")]
+            metrics: crate::metrics::Metrics::default(),
+            #[cfg(any(feature = "metrics", feature = "web"))]
             names: Arc::default(),
             #[cfg(feature = "web")]
             event_clients: crate::web::EventClients::default(),
@@ -65,6 +69,8 @@ impl Shared {
             (change, tracker.deadline())
         };
         if let Some(change) = change {
+            #[cfg(feature = "metrics")]
+            self.metrics.changed(&change, &self.names.known());
             self.registry.deliver();
             // Last: a logger may block, or panic.
             log::log!(level(&change), "{change}");

@@ -15,7 +15,7 @@
 //! ```
 
 mod callbacks;
-#[cfg(feature = "web")]
+#[cfg(any(feature = "metrics", feature = "web"))]
 pub(crate) mod cmap;
 mod descriptors;
 mod notification;

@@ -501,7 +501,7 @@ impl sealed::Source for Node {
         Ok(Arc::new(SimulatedProbe(self)))
     }
 
-    #[cfg(feature = "web")]
+    #[cfg(any(feature = "metrics", feature = "web"))]
     fn node_names(&self, _: sealed::Terms) -> crate::names::NameSource {
         let name = |id: NodeId| (id, format!("n{id}"));
         crate::names::NameSource::Known(self.cluster.nodes().into_iter().map(name).collect())
