@@ -7,7 +7,9 @@
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
 mod cluster;
+mod compile;
 mod corosync;
+mod daemon;
 mod fake;
 mod flipper;
 mod leftovers;
@@ -21,6 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::compile::compile;
 pub use self::{
     cluster::{Cluster, Node, nodelist},
     corosync::{Config, Corosync, Ipc, Quorumtool},
