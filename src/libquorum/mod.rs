@@ -342,14 +342,15 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`Error::Request`].
+    /// [`Error::Request`], with [`Code::MESSAGE_ERROR`] if the answer is neither yes nor no.
     pub fn quorate(&mut self) -> Result<bool, Error> {
         let mut quorate = 0;
         // SAFETY: the handle is open until `close`, and `&mut self` keeps other threads out of it;
         // `quorate` is a local.
         let code = unsafe { (self.library.quorum_getquorate)(self.raw, &mut quorate) };
         self.answered(code)?;
-        Ok(quorate != 0)
+        let quorate = u32::try_from(quorate).ok().and_then(callbacks::is_quorate);
+        quorate.ok_or(Error::Request(Code::MESSAGE_ERROR))
     }
 
     /// Has notifications sent to this connection (`quorum_trackstart`).
