@@ -1,7 +1,9 @@
-//! Real Corosync daemons in network namespaces, and a fake libquorum, for the tests.
+//! Real Corosync daemons in network namespaces, impostors of them, and a fake libquorum, for the
+//! tests.
 //!
 //! Everything here removes what it made when it is dropped, and sweeps away what a test process
-//! that died could not remove. It needs root, Corosync and `ip`, except for the fake library.
+//! that died could not remove. It needs root, Corosync and `ip`, except for the fake library;
+//! the impostors need libqb's development files.
 
 // Each test binary uses its own part.
 #![allow(dead_code, unreachable_pub, unused_imports)]
@@ -12,6 +14,7 @@ mod corosync;
 mod daemon;
 mod fake;
 mod flipper;
+pub mod hostile;
 mod leftovers;
 mod netns;
 mod process;
@@ -29,9 +32,10 @@ pub use self::{
     corosync::{Config, Corosync, Ipc, Quorumtool},
     fake::{FakeLibquorum, List, Variant, fake_libquorum},
     flipper::Flipper,
+    hostile::{Hostile, Message, Step},
     leftovers::{TempDir, sweep, unique_name},
     netns::Netns,
-    process::{command, dev_shm_entries, open_fds, rss_kib, wait_asleep},
+    process::{command, dev_shm_entries, open_fds, rss_kib, threads, wait_asleep},
     thread::{as_user, on_fresh_thread, small_dev_shm},
     watcher::{Watcher, lines, quick},
 };
