@@ -456,6 +456,28 @@ fn a_notification_of_another_size_harms_nothing() {
     }
 }
 
+/// Nothing that is behind it could ever be dispatched.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_notification_that_is_too_large_to_take_ends_the_connection() {
+    let place = Place::new();
+    let server = place.server();
+    server.enlarge();
+    let watcher = place.believer();
+    for size in [(1 << 20) + 1, 2 << 20] {
+        server.on("quorum", TRACKSTART, &tracked(false));
+        server.now(&[Step::Event(quorum_told(1, RING, 2, &[1, 2]).cut(size))]);
+        server.now(&[Step::Event(quorum_told(0, RING, 2, &[1, 2]))]);
+        let told = watcher.until_lost();
+        let lost = &told[told.len() - 1].current.connection;
+        assert_eq!(*lost, Connection::Lost { error: Error::Dispatch(Code::MESSAGE_ERROR) });
+        watcher.until_settled(Quorum::Inquorate, &[1, 2]);
+        server.behave("quorum");
+        server.now(&[Step::Disconnect]);
+        watcher.until_settled(Quorum::Quorate, &[1, 2]);
+    }
+}
+
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_decision_about_another_ring_is_believed_for_the_grace_only() {

@@ -8,6 +8,7 @@
  *
  *     on SERVICE WHEN STEP...   what to do then: WHEN is accept, closed or the number of a request
  *     now SERVICE STEP...       what to do now, on each connection that has made request 1
+ *     large SERVICE             messages of two mebibytes fit into connections made from now on
  *
  * Steps:
  *
@@ -196,6 +197,8 @@ static void obey(char *line)
 		}
 		free((*rule)->steps);
 		(*rule)->steps = strdup(rest);
+	} else if (strcmp(verb, "large") == 0) {
+		qb_ipcs_enforce_buffer_size(services[service].ipcs, 2 << 20);
 	} else {
 		qb_ipcs_service_t *ipcs = services[service].ipcs;
 		qb_ipcs_connection_t *c = qb_ipcs_connection_first_get(ipcs);

@@ -115,6 +115,12 @@ impl Hostile {
         self.order(&format!("now quorum{}", written(steps)));
     }
 
+    /// Lets messages be larger than libquorum can take, on connections from now on.
+    #[track_caller]
+    pub fn enlarge(&self) {
+        self.order("large quorum");
+    }
+
     /// Returns once it is obeyed, or was the last.
     #[track_caller]
     fn order(&self, line: &str) {
