@@ -13,7 +13,7 @@ use std::{
 use actix::{Actor, Arbiter, Context, Handler, System};
 use actix_quorum::{
     Code, Connection, Error, NodeId, Quorum, QuorumActor, QuorumBuilder, QuorumChanged, Snapshot,
-    VoteFlags,
+    VoteFlags, Votes,
     libquorum::{Handle, Library, Model, Track},
 };
 use support::{
@@ -722,7 +722,8 @@ fn a_flood_is_told_or_counted_and_keeps_nobody_from_being_served() {
                 .probe_interval(Duration::from_millis(50))
                 .subscribe(counter.recipient())
                 .start_in_arbiter(&arbiter.handle());
-            quorum.wait_for(|snapshot| snapshot.votes.is_some()).await;
+            let counted = |votes: &Votes| votes.members.len() == 2;
+            quorum.wait_for(move |now| now.votes.as_ref().is_some_and(counted)).await;
             let echo = Actor::start_in_arbiter(&arbiter.handle(), |_| Echo);
             let (rss, base) = (rss_kib(), quorum.snapshot().sequence);
             server.now(&[Step::Flood(EVENTS, no.clone(), yes)]);

@@ -9,6 +9,7 @@
  *     on SERVICE WHEN STEP...   what to do then: WHEN is accept, closed or the number of a request
  *     now SERVICE STEP...       what to do now, on each connection that has made request 1
  *     large SERVICE             messages of two mebibytes fit into connections made from now on
+ *     listen SERVICE            let clients connect; not before this
  *
  * Steps:
  *
@@ -199,6 +200,12 @@ static void obey(char *line)
 		(*rule)->steps = strdup(rest);
 	} else if (strcmp(verb, "large") == 0) {
 		qb_ipcs_enforce_buffer_size(services[service].ipcs, 2 << 20);
+	} else if (strcmp(verb, "listen") == 0) {
+		int failed = qb_ipcs_run(services[service].ipcs);
+		if (failed) {
+			errno = -failed;
+			fail(services[service].name);
+		}
 	} else {
 		qb_ipcs_service_t *ipcs = services[service].ipcs;
 		qb_ipcs_connection_t *c = qb_ipcs_connection_first_get(ipcs);
@@ -277,11 +284,6 @@ int main(int argc, char **argv)
 		qb_ipcs_service_t *ipcs = qb_ipcs_create(argv[i + 3], i, type, &handlers);
 		services[i] = (struct service){ argv[i + 3], ipcs };
 		qb_ipcs_poll_handlers_set(ipcs, &poll);
-		int failed = qb_ipcs_run(ipcs);
-		if (failed) {
-			errno = -failed;
-			fail(argv[i + 3]);
-		}
 	}
 	qb_loop_poll_add(loop, QB_LOOP_HIGH, 0, POLLIN, NULL, on_input);
 	puts("done");

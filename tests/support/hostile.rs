@@ -80,6 +80,7 @@ impl Hostile {
         hostile.wait("done", 1);
         for service in services {
             hostile.behave(service);
+            hostile.order(&format!("listen {service}"));
         }
         hostile
     }
