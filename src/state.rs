@@ -114,12 +114,10 @@ impl Snapshot {
     /// are not known. Nodes that are no members make no difference.
     pub fn would_survive(&self, nodes: &[NodeId]) -> Option<bool> {
         let votes = self.votes.as_ref()?;
-        let gone: u32 = self
-            .members
-            .iter()
-            .filter(|member| nodes.contains(member))
-            .map(|member| votes.of(*member))
-            .sum::<Option<u32>>()?;
+        let mut gone = 0_u32;
+        for member in self.members.iter().filter(|member| nodes.contains(member)) {
+            gone = gone.saturating_add(votes.of(*member)?);
+        }
         Some(self.quorum.is_quorate() && votes.total.saturating_sub(gone) >= votes.quorum)
     }
 
@@ -930,6 +928,18 @@ mod tests {
         assert_eq!(fold.now().would_survive(&[NodeId(2), NodeId(3)]), Some(true));
         assert_eq!(fold.now().would_survive(&[NodeId(1)]), Some(false));
         assert_eq!(fold.now().would_survive(&[NodeId(9)]), Some(true));
+    }
+
+    #[test]
+    fn votes_beyond_all_measure_can_be_asked_about() {
+        let mut fold = Fold::quorate();
+        let members = [1, 2, 3].map(|node| (NodeId(node), u32::MAX)).to_vec();
+        let votes = Votes { total: u32::MAX, quorum: u32::MAX, members, ..Votes::default() };
+        let asked_at = at(10).moment;
+        let answer = Answer { asked_at, quorate: true, votes: Some(votes), local: None };
+        fold.change_at(20, Event::Answered(answer));
+        assert_eq!(fold.now().would_survive(&ids(&[1, 2])), Some(false));
+        assert_eq!(fold.now().would_survive(&[]), Some(true));
     }
 
     #[test]

@@ -494,6 +494,25 @@ fn a_list_that_is_too_long_is_message_error_for_good() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
+fn a_decision_that_is_neither_0_nor_1_is_message_error() {
+    let fake = Fake::new("decisions");
+    let malformed = Error::Dispatch(Code::MESSAGE_ERROR);
+    for model in [Model::V0, Model::V1] {
+        for quorate in [2, 256, 1 << 31, u32::MAX] {
+            let mut handle = Handle::model_initialize(fake.library, model).unwrap();
+            fake.push_quorum(quorate, (1, 9), THREE);
+            assert_eq!(handle.try_dispatch(), Err(malformed.clone()), "{model:?}: {quorate}");
+        }
+        for quorate in [2, 256, i32::MIN, -1] {
+            let mut handle = Handle::model_initialize(fake.library, model).unwrap();
+            fake.quorate(quorate);
+            assert_eq!(handle.quorate(), Err(Error::Request(Code::MESSAGE_ERROR)), "{quorate}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
 fn dispatch_all_takes_everything_and_ends() {
     let fake = Fake::new("dispatch_all");
     let mut handle = fake.connect();

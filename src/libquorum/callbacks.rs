@@ -50,7 +50,8 @@ impl Inbox {
     }
 }
 
-/// A list was longer than a cluster can be. Its pointers cannot be trusted, nor what follows.
+/// A list was longer than a cluster can be, or a decision neither for quorum nor against it. What
+/// is behind it cannot be trusted, nor what follows.
 #[derive(Debug)]
 pub(super) struct Malformed;
 
@@ -85,6 +86,21 @@ unsafe fn node_ids(list: *const u32, entries: u32) -> Option<Vec<NodeId>> {
     (entries <= MAX_NODES).then(|| (0..entries).map(id).collect())
 }
 
+/// Whether there is quorum, which Corosync tells as 0 or 1. Anything else is no decision: what a
+/// message that is cut short leaves out, libquorum makes up of what its stack held before.
+pub(super) fn is_quorate(quorate: u32) -> Option<bool> {
+    match quorate {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}
+
+/// The notification of a decision; `None` if it is not well formed.
+fn quorum(quorate: u32, ring_id: RingId, members: Option<Vec<NodeId>>) -> Option<Notification> {
+    Some(Notification::Quorum { quorate: is_quorate(quorate)?, ring_id, members: members? })
+}
+
 fn ring_id(ring_id: sys::quorum_ring_id) -> RingId {
     RingId { node_id: NodeId(ring_id.nodeid), seq: ring_id.seq }
 }
@@ -102,11 +118,7 @@ unsafe extern "C" fn on_quorum_v0(
 ) {
     // SAFETY: libquorum keeps `members` valid until we return; `node_ids` copies it.
     let members = unsafe { node_ids(members, entries) };
-    deliver(members.map(|members| Notification::Quorum {
-        quorate: quorate != 0,
-        ring_id: RingId { node_id: NodeId(0), seq: ring_seq },
-        members,
-    }));
+    deliver(quorum(quorate, RingId { node_id: NodeId(0), seq: ring_seq }, members));
 }
 
 /// # Safety
@@ -121,11 +133,7 @@ unsafe extern "C" fn on_quorum(
 ) {
     // SAFETY: libquorum keeps `members` valid until we return; `node_ids` copies it.
     let members = unsafe { node_ids(members, entries) };
-    deliver(members.map(|members| Notification::Quorum {
-        quorate: quorate != 0,
-        ring_id: ring_id(ring),
-        members,
-    }));
+    deliver(quorum(quorate, ring_id(ring), members));
 }
 
 /// # Safety

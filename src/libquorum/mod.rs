@@ -30,9 +30,11 @@ use std::{
     os::fd::{BorrowedFd, RawFd},
     path::Path,
     ptr,
+    time::{Duration, Instant},
 };
 
 use corosync_sys as sys;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::{
     callbacks::{Inbox, Malformed},
@@ -158,6 +160,8 @@ pub struct Handle {
     inbox: Inbox,
     /// Who accepted us, and the socket that told, asked for when the connection was new.
     server: Option<(RawFd, Server)>,
+    /// Since when something waits that is not dispatched.
+    stuck_since: Option<Instant>,
     /// A call has said that the connection is over.
     lost: bool,
     closed: bool,
@@ -242,6 +246,7 @@ impl Handle {
             quorum_type,
             inbox: Inbox::default(),
             server: None,
+            stuck_since: None,
             lost: false,
             closed: false,
         };
@@ -324,9 +329,14 @@ impl Handle {
         let (library, raw) = (self.library, self.raw);
         // SAFETY: the handle is open until `close`, and `&mut self` keeps other threads out of it.
         let code = self.inbox.open(|| Code(unsafe { (library.quorum_dispatch)(raw, flag) }));
+        let stuck = code == Code::TRY_AGAIN && self.is_stuck();
         let code = match (code, self.inbox.take()) {
-            (Code::OK, Ok(Some(notification))) => return Ok(Some(notification)),
-            (Code::TRY_AGAIN, Ok(None)) => return Ok(None),
+            (Code::OK, Ok(Some(notification))) => {
+                self.stuck_since = None;
+                return Ok(Some(notification));
+            }
+            (Code::TRY_AGAIN, Ok(None)) if !stuck => return Ok(None),
+            (Code::TRY_AGAIN, Ok(None)) => Code::MESSAGE_ERROR,
             (_, Err(Malformed)) => Code::MESSAGE_ERROR,
             // `lib/quorum.c` says CS_OK for a connection whose descriptor is closed.
             (Code::OK, Ok(None)) => Code::BAD_HANDLE,
@@ -334,6 +344,26 @@ impl Handle {
         };
         self.lost = true;
         Err(Error::Dispatch(code))
+    }
+
+    /// Whether something waits and has not been dispatched for a while, though it was tried: a
+    /// message that is larger than libquorum's buffer stays where it is, and what follows behind it
+    /// (libqb `lib/ringbuffer.c`; libquorum says that nothing waits).
+    fn is_stuck(&mut self) -> bool {
+        if !self.is_readable() {
+            self.stuck_since = None;
+            return false;
+        }
+        // It may have become readable only now.
+        self.stuck_since.get_or_insert_with(Instant::now).elapsed() >= STUCK
+    }
+
+    fn is_readable(&self) -> bool {
+        let Ok(fd) = self.fd() else { return false };
+        // SAFETY: libquorum has just given the descriptor out; it stays open until `close`.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let mut polled = [PollFd::new(&fd, PollFlags::IN)];
+        poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
     /// Whether the cluster has quorum, asked of the daemon (`quorum_getquorate`).
@@ -344,14 +374,15 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`Error::Request`].
+    /// [`Error::Request`], with [`Code::MESSAGE_ERROR`] if the answer is neither yes nor no.
     pub fn quorate(&mut self) -> Result<bool, Error> {
         let mut quorate = 0;
         // SAFETY: the handle is open until `close`, and `&mut self` keeps other threads out of it;
         // `quorate` is a local.
         let code = unsafe { (self.library.quorum_getquorate)(self.raw, &mut quorate) };
         self.answered(code)?;
-        Ok(quorate != 0)
+        let quorate = u32::try_from(quorate).ok().and_then(callbacks::is_quorate);
+        quorate.ok_or(Error::Request(Code::MESSAGE_ERROR))
     }
 
     /// Has notifications sent to this connection (`quorum_trackstart`).
@@ -485,5 +516,8 @@ fn request(code: sys::cs_error_t) -> Result<(), Error> {
 fn is_over(code: Code) -> bool {
     matches!(code, Code::LIBRARY | Code::BAD_HANDLE)
 }
+
+/// How long something may wait that is not dispatched; what can be is so at the next try.
+const STUCK: Duration = Duration::from_millis(200);
 
 static OPEN: Open = Open::new();

@@ -1,6 +1,9 @@
 //! The one request of libvotequorum that the probe makes.
 
-use std::os::fd::{BorrowedFd, RawFd};
+use std::{
+    ffi::c_uint,
+    os::fd::{BorrowedFd, RawFd},
+};
 
 use corosync_sys as sys;
 
@@ -92,10 +95,8 @@ impl Votequorum {
 
     /// Node 0 is this one.
     fn get_info(&mut self, node: NodeId) -> Result<sys::votequorum_info, Error> {
-        let mut info = sys::votequorum_info::default();
-        // SAFETY: the handle is open until `drop`, and `&mut self` keeps other threads out of it;
-        // `info` is a local.
-        let code = Code(unsafe { (self.library.votequorum_getinfo)(self.raw, node.0, &mut info) });
+        // SAFETY: the handle is open until `drop`, and `&mut self` keeps other threads out of it.
+        let (code, info) = unsafe { get_info(self.library.votequorum_getinfo, self.raw, node) };
         self.lost |= code == Code::LIBRARY;
         if code == Code::OK { Ok(info) } else { Err(Error::Request(code)) }
     }
@@ -111,4 +112,64 @@ impl Drop for Votequorum {
     }
 }
 
+type GetInfo = unsafe extern "C" fn(
+    sys::votequorum_handle_t,
+    c_uint,
+    *mut sys::votequorum_info,
+) -> sys::cs_error_t;
+
+/// What libvotequorum says of a node, and whether it does.
+///
+/// # Safety
+///
+/// `call` is libvotequorum's, and the handle is its own and used by nobody else meanwhile.
+unsafe fn get_info(
+    call: GetInfo,
+    raw: sys::votequorum_handle_t,
+    node: NodeId,
+) -> (Code, sys::votequorum_info) {
+    /// The name of the quorum device comes last, and libvotequorum copies it up to its NUL
+    /// (`lib/votequorum.c`). If the daemon sent none, that copies what is behind the name on its
+    /// stack, too, up to a zero there, which is a few words away.
+    #[repr(C)]
+    struct Roomy {
+        info: sys::votequorum_info,
+        room: [u8; ROOM],
+    }
+
+    let mut told = Roomy { info: sys::votequorum_info::default(), room: [0; ROOM] };
+    // SAFETY: the caller vouches for the rest; `told` is a local, which begins with `info`.
+    let code = Code(unsafe { call(raw, node.0, (&raw mut told).cast()) });
+    (code, told.info)
+}
+
+/// How far a name may run on behind its place.
+const ROOM: usize = 1024;
+
 static OPEN: Open = Open::new();
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    #[test]
+    fn a_name_without_an_end_runs_over_nothing_else() {
+        unsafe extern "C" fn overrun(
+            _: sys::votequorum_handle_t,
+            _: c_uint,
+            info: *mut sys::votequorum_info,
+        ) -> sys::cs_error_t {
+            let name = offset_of!(sys::votequorum_info, qdevice_name);
+            // SAFETY: `get_info` has room for as much behind the structure.
+            unsafe { info.cast::<u8>().add(name).write_bytes(b'x', 255 + ROOM) };
+            sys::CS_OK
+        }
+
+        // SAFETY: it looks at no handle.
+        let (code, info) = unsafe { get_info(overrun, 0, NodeId(0)) };
+        assert_eq!(code, Code::OK);
+        assert!(info.qdevice_name.iter().all(|letter| letter.to_ne_bytes() == [b'x']));
+    }
+}

@@ -4,25 +4,23 @@ use std::{
     collections::BTreeMap,
     fmt::Write,
     fs::{self, File},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::process::CommandExt,
-    },
     path::PathBuf,
     process::{Command, ExitStatus, Output, Stdio},
-    sync::{Arc, Condvar, Mutex, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
 
-use rustix::process::{
-    Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
-};
+use rustix::process::Signal;
 
 use super::{
-    Netns, TempDir, eventually,
+    Netns, TempDir,
+    daemon::Daemon,
+    eventually,
     leftovers::{note_pid, read_pids, remove_shm_of},
-    process::is_stopped,
 };
 
 /// A Corosync daemon in a network namespace, with its own `/run`, state and configuration.
@@ -35,6 +33,8 @@ pub struct Corosync {
     config: Mutex<Config>,
     directory: TempDir,
     daemon: Mutex<Option<Arc<Daemon>>>,
+    /// Where the log of the daemon starts that was started last.
+    log_start: AtomicUsize,
 }
 
 impl Corosync {
@@ -46,6 +46,7 @@ impl Corosync {
             config: Mutex::new(config),
             directory: TempDir::new(),
             daemon: Mutex::new(None),
+            log_start: AtomicUsize::new(0),
         };
         for part in ["etc/uidgid.d", "state"] {
             fs::create_dir_all(corosync.directory.path().join(part))
@@ -70,10 +71,18 @@ impl Corosync {
         let running = daemon.as_ref().is_some_and(|daemon| daemon.exit_status().is_none());
         assert!(!running, "{} is already running", self.name);
 
-        let log_start = self.log().len();
+        self.log_start.store(self.log().len(), Ordering::Relaxed);
         let log = File::options().create(true).append(true).open(self.log_file());
         let log = log.expect("the directory is ours");
-        let started = Daemon::start(Arc::clone(&self.netns), self.config_file(), log, log_start);
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c"])
+            .arg("mount -t tmpfs tmpfs /run && exec corosync -f -c \"$0\"")
+            .arg(self.config_file())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file can be duplicated"))
+            .stderr(log);
+        let (started, _) = Daemon::start(Arc::clone(&self.netns), command);
         note_pid(self.directory.path(), started.pid);
         *daemon = Some(started);
     }
@@ -92,7 +101,8 @@ impl Corosync {
     /// Whether the daemon has logged that it takes clients. A tool that comes a moment too early
     /// sleeps for a second before it tries again.
     fn is_synchronized(&self) -> bool {
-        self.log()[self.daemon().log_start..].contains("ready to provide service.")
+        let started = self.log_start.load(Ordering::Relaxed);
+        self.log()[started..].contains("ready to provide service.")
     }
 
     /// Kills the daemon with SIGKILL and returns when it is reaped.
@@ -115,11 +125,7 @@ impl Corosync {
 
     /// Stops the daemon where it is (SIGSTOP), as if it hung.
     pub fn pause(&self) {
-        let daemon = self.daemon();
-        daemon.signal(Signal::STOP);
-        eventually(Duration::from_secs(5), &format!("{} stops", self.name), || {
-            is_stopped(daemon.pid).then_some(())
-        });
+        self.daemon().pause();
     }
 
     /// Lets a paused daemon go on.
@@ -386,71 +392,5 @@ impl Quorumtool {
             ring_id: field("Ring ID")?.to_owned(),
             members,
         })
-    }
-}
-
-/// A daemon's process. Its own thread reaps it at once, for libqb clients wait for a zombie.
-#[derive(Debug)]
-struct Daemon {
-    pid: u32,
-    /// Unlike the process id it never comes to mean another process.
-    pidfd: OwnedFd,
-    /// Where its part of the log starts.
-    log_start: usize,
-    exit: Mutex<Option<ExitStatus>>,
-    exited: Condvar,
-}
-
-impl Daemon {
-    fn start(netns: Arc<Netns>, config_file: PathBuf, log: File, log_start: usize) -> Arc<Self> {
-        let (sender, receiver) = mpsc::channel();
-        let reap = move || {
-            netns.enter();
-            drop(netns);
-            let mut command = Command::new("unshare");
-            command
-                .args(["--mount", "sh", "-c"])
-                .arg("mount -t tmpfs tmpfs /run && exec corosync -f -c \"$0\"")
-                .arg(config_file)
-                .stdin(Stdio::null())
-                .stdout(log.try_clone().expect("a file can be duplicated"))
-                .stderr(log);
-            // If this process is killed, so is the daemon: the signal is tied to this thread.
-            // SAFETY: `prctl` is a plain system call, allowed between fork and exec.
-            unsafe {
-                command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
-            }
-            let mut child = command.spawn().expect("unshare can be run");
-            let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
-            let daemon = Arc::new(Self {
-                pid: child.id(),
-                pidfd: pidfd.expect("it is not reaped"),
-                log_start,
-                exit: Mutex::new(None),
-                exited: Condvar::new(),
-            });
-            sender.send(Arc::clone(&daemon)).expect("the other end waits");
-            let status = child.wait().expect("it is our child");
-            *daemon.exit.lock().unwrap() = Some(status);
-            daemon.exited.notify_all();
-        };
-        thread::Builder::new().name("reaper".to_owned()).spawn(reap).expect("a thread can start");
-        receiver.recv().expect("the daemon could be started")
-    }
-
-    fn signal(&self, signal: Signal) {
-        // It may have ended by itself.
-        let _ = pidfd_send_signal(self.pidfd.as_fd(), signal);
-    }
-
-    fn wait(&self) {
-        let exit = self.exit.lock().unwrap();
-        let deadline = Duration::from_secs(20);
-        let (exit, _) = self.exited.wait_timeout_while(exit, deadline, |e| e.is_none()).unwrap();
-        assert!(exit.is_some(), "process {} does not end", self.pid);
-    }
-
-    fn exit_status(&self) -> Option<ExitStatus> {
-        *self.exit.lock().unwrap()
     }
 }

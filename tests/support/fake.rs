@@ -2,22 +2,20 @@
 
 use std::{
     ffi::{CString, c_char, c_int},
-    fs,
     path::{Path, PathBuf},
-    process, ptr,
-    sync::atomic::{AtomicU32, Ordering},
+    ptr,
 };
 
 use libloading::{Library, Symbol};
 
-use super::command;
+use super::compile;
 
 /// Compiles a shared library and returns its path.
 ///
 /// It has no soname, so that the loader never takes it for the real libquorum.
 #[track_caller]
 pub fn fake_libquorum(name: &str, source: &str) -> PathBuf {
-    compile(name, source, &[])
+    compile_library(name, source, &[])
 }
 
 /// Which libquorum to pretend.
@@ -59,7 +57,7 @@ impl FakeLibquorum {
             Variant::FailClosesZero => &["-DFAIL_CLOSES_ZERO"],
             Variant::Datagram => &["-DDATAGRAM"],
         };
-        let path = compile(name, include_str!("fake_libquorum.c"), flags);
+        let path = compile_library(name, include_str!("fake_libquorum.c"), flags);
         // SAFETY: the library has no initializers.
         let library = unsafe { Library::new(&path) }.expect("what was compiled can be loaded");
         Self { library, path }
@@ -231,21 +229,6 @@ fn c_name(function: &str) -> CString {
 
 /// Compiles a shared library under the name, and returns its path.
 #[track_caller]
-pub(super) fn compile(name: &str, source: &str, flags: &[&str]) -> PathBuf {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let path = directory.join(format!("{name}.so"));
-    // Other processes may have an older one loaded, or be compiling it too: rename, never write.
-    let draft = format!("{name}-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    let (c, so) = (directory.join(format!("{draft}.c")), directory.join(format!("{draft}.so")));
-    fs::write(&c, source).expect("cargo has made the directory");
-
-    let files = ["-o", so.to_str().expect("a plain path"), c.to_str().expect("a plain path")];
-    let common = ["-shared", "-fPIC", "-pthread", "-Wall", "-Wextra"];
-    // Libraries are looked at after what needs them.
-    command("cc", &[common.as_slice(), &files, flags].concat());
-    fs::rename(so, &path).expect("both are in one directory");
-    fs::remove_file(c).expect("it is ours");
-    path
+pub(super) fn compile_library(name: &str, source: &str, flags: &[&str]) -> PathBuf {
+    compile(&format!("{name}.so"), source, &[&["-shared", "-fPIC", "-pthread"], flags].concat())
 }

@@ -1,15 +1,20 @@
-//! Real Corosync daemons in network namespaces, and a fake libquorum, for the tests.
+//! Real Corosync daemons in network namespaces, impostors of them, and a fake libquorum, for the
+//! tests.
 //!
 //! Everything here removes what it made when it is dropped, and sweeps away what a test process
-//! that died could not remove. It needs root, Corosync and `ip`, except for the fake library.
+//! that died could not remove. It needs root, Corosync and `ip`, except for the fake library;
+//! the impostors need libqb's development files.
 
 // Each test binary uses its own part.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
 mod cluster;
+mod compile;
 mod corosync;
+mod daemon;
 mod fake;
 mod flipper;
+pub mod hostile;
 mod http;
 mod leftovers;
 mod netns;
@@ -23,15 +28,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::compile::compile;
 pub use self::{
     cluster::{Cluster, Node, nodelist},
     corosync::{Config, Corosync, Ipc, Quorumtool},
     fake::{FakeLibquorum, List, Variant, fake_libquorum},
     flipper::Flipper,
+    hostile::{Hostile, Message, Step},
     http::{Client, Event},
     leftovers::{TempDir, sweep, unique_name},
     netns::Netns,
-    process::{command, dev_shm_entries, open_fds, pause_process, rss_kib, wait_asleep},
+    process::{command, dev_shm_entries, open_fds, pause_process, rss_kib, threads, wait_asleep},
     staged::StagedLibquorum,
     thread::{as_user, on_fresh_thread, small_dev_shm},
     watcher::{Watcher, lines, quick},

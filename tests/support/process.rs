@@ -34,6 +34,11 @@ pub fn open_fds() -> usize {
     listed - 1 // the one that lists
 }
 
+/// How many threads this process has.
+pub fn threads() -> usize {
+    fs::read_dir("/proc/self/task").expect("/proc is mounted").count()
+}
+
 /// The resident memory of this process, in KiB.
 pub fn rss_kib() -> u64 {
     fs::read_to_string("/proc/self/status")

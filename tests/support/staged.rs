@@ -8,7 +8,7 @@ use std::{
 
 use libloading::{Library, Symbol};
 
-use super::fake::compile;
+use super::fake::compile_library;
 
 /// A library that is libquorum, except that a test is told when a function is about to be called.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl StagedLibquorum {
     #[track_caller]
     pub fn new(name: &str) -> Self {
         let flags = ["-Wl,--no-as-needed", "-l:libquorum.so.5", "-ldl"];
-        let path = compile(name, include_str!("staged_libquorum.c"), &flags);
+        let path = compile_library(name, include_str!("staged_libquorum.c"), &flags);
         // SAFETY: neither library has initializers that matter here.
         let library = unsafe { Library::new(&path) }.expect("what was compiled can be loaded");
         Self { library, path }

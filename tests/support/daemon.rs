@@ -1,0 +1,85 @@
+//! A process that serves clients, and what reaps it.
+
+use std::{
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    process::{ChildStdin, ChildStdout, Command, ExitStatus},
+    sync::{Arc, Condvar, Mutex, mpsc},
+    thread,
+    time::Duration,
+};
+
+use rustix::process::{
+    Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
+};
+
+use super::{Netns, eventually, process::is_stopped};
+
+/// The ends of its standard input and output that are pipes.
+pub(super) type Pipes = (Option<ChildStdin>, Option<ChildStdout>);
+
+/// A daemon's process. Its own thread reaps it at once, for libqb clients wait for a zombie.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    pub(super) pid: u32,
+    /// Unlike the process id it never comes to mean another process.
+    pidfd: OwnedFd,
+    exit: Mutex<Option<ExitStatus>>,
+    exited: Condvar,
+}
+
+impl Daemon {
+    pub(super) fn start(netns: Arc<Netns>, mut command: Command) -> (Arc<Self>, Pipes) {
+        let (sender, receiver) = mpsc::channel();
+        let reap = move || {
+            netns.enter();
+            drop(netns);
+            // If this process is killed, so is the daemon: the signal is tied to this thread.
+            // SAFETY: `prctl` is a plain system call, allowed between fork and exec.
+            unsafe {
+                command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+            }
+            let mut child = command.spawn().expect("it can be run");
+            let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
+            let daemon = Arc::new(Self {
+                pid: child.id(),
+                pidfd: pidfd.expect("it is not reaped"),
+                exit: Mutex::new(None),
+                exited: Condvar::new(),
+            });
+            let pipes = (child.stdin.take(), child.stdout.take());
+            sender.send((Arc::clone(&daemon), pipes)).expect("the other end waits");
+            let status = child.wait().expect("it is our child");
+            *daemon.exit.lock().unwrap() = Some(status);
+            daemon.exited.notify_all();
+        };
+        thread::Builder::new().name("reaper".to_owned()).spawn(reap).expect("a thread can start");
+        receiver.recv().expect("the daemon could be started")
+    }
+
+    pub(super) fn signal(&self, signal: Signal) {
+        // It may have ended by itself.
+        let _ = pidfd_send_signal(self.pidfd.as_fd(), signal);
+    }
+
+    /// Stops it where it is (SIGSTOP), as if it hung.
+    pub(super) fn pause(&self) {
+        self.signal(Signal::STOP);
+        eventually(Duration::from_secs(5), &format!("process {} stops", self.pid), || {
+            is_stopped(self.pid).then_some(())
+        });
+    }
+
+    pub(super) fn wait(&self) {
+        let exit = self.exit.lock().unwrap();
+        let deadline = Duration::from_secs(20);
+        let (exit, _) = self.exited.wait_timeout_while(exit, deadline, |e| e.is_none()).unwrap();
+        assert!(exit.is_some(), "process {} does not end", self.pid);
+    }
+
+    pub(super) fn exit_status(&self) -> Option<ExitStatus> {
+        *self.exit.lock().unwrap()
+    }
+}

@@ -1,0 +1,364 @@
+//! A server in Corosync's place that does what a test tells it to.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{ChildStdin, Command, Stdio},
+    sync::{Arc, Condvar, Mutex, OnceLock},
+    thread,
+    time::Duration,
+};
+
+use rustix::process::Signal;
+
+use super::{
+    Ipc, Netns, TempDir, command, compile,
+    daemon::Daemon,
+    leftovers::{note_pid, remove_shm_of},
+};
+
+/// A server on the sockets of Corosync's services in a network namespace.
+///
+/// At first it behaves as Corosync does on a quorate node 1 of the nodes 1 and 2. What it sees are
+/// facts to wait for: `accept SERVICE`, `request SERVICE NUMBER`, `closed SERVICE`. Drop kills it
+/// and removes what it left behind.
+#[derive(Debug)]
+pub struct Hostile {
+    server: Arc<Daemon>,
+    orders: Mutex<ChildStdin>,
+    facts: Arc<Facts>,
+    directory: TempDir,
+}
+
+#[derive(Debug, Default)]
+struct Facts {
+    seen: Mutex<Seen>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    times: HashMap<String, usize>,
+    ended: bool,
+}
+
+impl Hostile {
+    /// Root's, over shared memory, on both services.
+    #[track_caller]
+    pub fn start(netns: &Arc<Netns>) -> Self {
+        Self::start_as(netns, 0, Ipc::Shm, &["quorum", "votequorum"])
+    }
+
+    /// Waits until it listens.
+    #[track_caller]
+    pub fn start_as(netns: &Arc<Netns>, uid: u32, ipc: Ipc, services: &[&str]) -> Self {
+        let transport = if ipc == Ipc::Shm { "shm" } else { "socket" };
+        let directory = TempDir::new();
+        let mut program = Command::new(program());
+        program
+            .args([&uid.to_string(), transport])
+            .args(services)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let (server, (orders, sight)) = Daemon::start(Arc::clone(netns), program);
+        note_pid(directory.path(), server.pid);
+        let facts = Arc::new(Facts::default());
+        let seeing = Arc::clone(&facts);
+        let lines = BufReader::new(sight.expect("it is a pipe")).lines();
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                *seeing.seen.lock().unwrap().times.entry(line).or_default() += 1;
+                seeing.changed.notify_all();
+            }
+            seeing.seen.lock().unwrap().ended = true;
+            seeing.changed.notify_all();
+        });
+        let orders = Mutex::new(orders.expect("it is a pipe"));
+        let hostile = Self { server, orders, facts, directory };
+        hostile.wait("done", 1);
+        for service in services {
+            hostile.behave(service);
+            hostile.order(&format!("listen {service}"));
+        }
+        hostile
+    }
+
+    /// Has the service behave as Corosync's does.
+    #[track_caller]
+    pub fn behave(&self, service: &str) {
+        self.on(service, "accept", &[]);
+        self.on(service, "closed", &[]);
+        if service == "votequorum" {
+            return self.on(service, GETINFO, &[Step::Reply(info(1, QUORATE))]);
+        }
+        for (request, reply) in [
+            (GETQUORATE, Message::reply(0).u32(1)),
+            (TRACKSTOP, Message::reply(2)),
+            (GETTYPE, Message::reply(4).u32(1)),
+            (MODEL_GETTYPE, Message::reply(5).u32(1)),
+        ] {
+            self.on(service, request, &[Step::Reply(reply)]);
+        }
+        self.on(service, TRACKSTART, &tracked(true));
+    }
+
+    /// What to do when a client connects (`accept`), has gone (`closed`) or makes a request.
+    #[track_caller]
+    pub fn on(&self, service: &str, when: &str, steps: &[Step]) {
+        self.order(&format!("on {service} {when}{}", written(steps)));
+    }
+
+    /// What to do on the connections that track quorum, now.
+    #[track_caller]
+    pub fn now(&self, steps: &[Step]) {
+        self.order(&format!("now quorum{}", written(steps)));
+    }
+
+    /// Lets messages be larger than libquorum can take, on connections from now on.
+    #[track_caller]
+    pub fn enlarge(&self) {
+        self.order("large quorum");
+    }
+
+    /// Returns once it is obeyed, or was the last.
+    #[track_caller]
+    fn order(&self, line: &str) {
+        let done = self.times("done");
+        // It may have died.
+        let _ = writeln!(self.orders.lock().unwrap(), "{line}");
+        self.wait_or_end("done", done + 1);
+    }
+
+    /// How often this was seen; up to the last order, surely.
+    pub fn times(&self, fact: &str) -> usize {
+        self.facts.seen.lock().unwrap().times.get(fact).copied().unwrap_or_default()
+    }
+
+    /// Waits until this was seen so many times.
+    #[track_caller]
+    pub fn wait(&self, fact: &str, times: usize) {
+        self.wait_or_end(fact, times);
+        assert!(self.times(fact) >= times, "ended without {times} times {fact:?}");
+    }
+
+    /// Waits until it is seen so many times more.
+    #[track_caller]
+    pub fn wait_more(&self, fact: &str, times: usize) {
+        self.wait(fact, self.times(fact) + times);
+    }
+
+    #[track_caller]
+    fn wait_or_end(&self, fact: &str, times: usize) {
+        let waits =
+            |seen: &mut Seen| !seen.ended && seen.times.get(fact).is_none_or(|seen| *seen < times);
+        let seen = self.facts.seen.lock().unwrap();
+        let (seen, waited) = self.facts.changed.wait_timeout_while(seen, PATIENCE, waits).unwrap();
+        let told = waited.timed_out().then(|| format!("{seen:?}"));
+        drop(seen);
+        assert_eq!(told, None, "not {times} times {fact:?}");
+    }
+
+    /// Stops it where it is (SIGSTOP).
+    pub fn pause(&self) {
+        self.server.pause();
+    }
+
+    pub fn resume(&self) {
+        self.server.signal(Signal::CONT);
+    }
+
+    /// Kills it and returns when it is reaped.
+    pub fn kill(&self) {
+        self.server.signal(Signal::KILL);
+        self.server.wait();
+    }
+
+    /// Returns when it has ended by itself and is reaped.
+    #[track_caller]
+    pub fn wait_dead(&self) {
+        self.server.wait();
+    }
+}
+
+impl Drop for Hostile {
+    fn drop(&mut self) {
+        self.kill();
+        remove_shm_of(self.server.pid);
+    }
+}
+
+/// What the server does.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Reply(Message),
+    Event(Message),
+    /// So many events, the one and the other in turn. `flooded` is a fact when all are sent.
+    Flood(u32, Message, Message),
+    /// Lets a connection not in, with this errno.
+    Refuse(i32),
+    Disconnect,
+    /// SIGSTOP, to itself.
+    Stop,
+    /// SIGKILL, to itself.
+    Die,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reply(message) => write!(f, "reply {message}"),
+            Self::Event(message) => write!(f, "event {message}"),
+            Self::Flood(count, one, other) => write!(f, "flood {count} {one} {other}"),
+            Self::Refuse(errno) => write!(f, "refuse {errno}"),
+            Self::Disconnect => f.write_str("disconnect"),
+            Self::Stop => f.write_str("stop"),
+            Self::Die => f.write_str("die"),
+        }
+    }
+}
+
+fn written(steps: &[Step]) -> String {
+    steps.iter().map(|step| format!(" {step}")).collect()
+}
+
+/// Bytes on the wire: a header of the message's number, its size and an error (`CS_OK` or another),
+/// each in eight bytes (libqb `qb/qbipc_common.h`), and what follows it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Message(Vec<u8>);
+
+impl Message {
+    fn new(number: i32, error: u32) -> Self {
+        let mut header = vec![0; 24];
+        header[..4].copy_from_slice(&number.to_ne_bytes());
+        header[16..20].copy_from_slice(&error.to_ne_bytes());
+        Self(header).sized()
+    }
+
+    /// The answer `CS_OK`.
+    pub fn reply(number: i32) -> Self {
+        Self::new(number, 1)
+    }
+
+    /// Any notification.
+    pub fn event(number: i32) -> Self {
+        Self::new(number, 1)
+    }
+
+    /// The same, with another error.
+    pub fn error(mut self, error: u32) -> Self {
+        self.0[16..20].copy_from_slice(&error.to_ne_bytes());
+        self
+    }
+
+    /// The same, with another number.
+    pub fn numbered(mut self, number: i32) -> Self {
+        self.0[..4].copy_from_slice(&number.to_ne_bytes());
+        self
+    }
+
+    /// The same, lying about its size.
+    pub fn claiming(mut self, size: i32) -> Self {
+        self.0[8..12].copy_from_slice(&size.to_ne_bytes());
+        self
+    }
+
+    /// The same, cut off or filled up with ones.
+    pub fn cut(mut self, size: usize) -> Self {
+        self.0.resize(size, 0xff);
+        self
+    }
+
+    /// Adds a field that is aligned to eight bytes, as most are.
+    pub fn u32(mut self, value: u32) -> Self {
+        self.0.resize(self.0.len().next_multiple_of(8), 0);
+        self.0.extend(value.to_ne_bytes());
+        self.sized()
+    }
+
+    fn u64(mut self, value: u64) -> Self {
+        self.0.resize(self.0.len().next_multiple_of(8), 0);
+        self.0.extend(value.to_ne_bytes());
+        self.sized()
+    }
+
+    fn list(mut self, values: &[u32]) -> Self {
+        self.0.extend(values.iter().flat_map(|value| value.to_ne_bytes()));
+        self.sized()
+    }
+
+    fn ring(self, (node_id, seq): (u32, u64)) -> Self {
+        self.u32(node_id).u64(seq)
+    }
+
+    fn sized(self) -> Self {
+        let size = i32::try_from(self.0.len()).expect("small");
+        self.claiming(size)
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A quorum notification of model V1 that says that its list is `entries` long
+/// (`res_lib_quorum_v1_quorum_notification` in corosync's `include/corosync/ipc_quorum.h`).
+pub fn quorum_told(quorate: u32, ring: (u32, u64), entries: u32, members: &[u32]) -> Message {
+    Message::event(6).u32(quorate).ring(ring).u32(entries).list(members)
+}
+
+/// A nodelist notification that says that its three lists are `entries` long
+/// (`res_lib_quorum_v1_nodelist_notification`, as above).
+pub fn nodelist_told(ring: (u32, u64), entries: [u32; 3], nodes: &[u32]) -> Message {
+    let [members, joined, left] = entries;
+    Message::event(7).ring(ring).u32(members).u32(joined).u32(left).list(nodes)
+}
+
+/// What Corosync sends to who starts to track: the state, and then the answer.
+pub fn tracked(quorate: bool) -> [Step; 3] {
+    [
+        Step::Event(nodelist_told(RING, [2, 0, 0], &[1, 2])),
+        Step::Event(quorum_told(quorate.into(), RING, 2, &[1, 2])),
+        Step::Reply(Message::reply(1)),
+    ]
+}
+
+/// An answer of votequorum, of a node with one vote of two
+/// (`res_lib_votequorum_getinfo` in `include/corosync/ipc_votequorum.h`).
+pub fn info(node: u32, flags: u32) -> Message {
+    let (state, votes, expected, total, quorum, qdevice) = (1, 1, 2, 2, 2, 0);
+    Message::reply(1)
+        .list(&[node, state, votes, expected, expected, total, quorum, flags, qdevice])
+        .list(&[0; 65])
+}
+
+/// The ring of everything that the server tells.
+pub const RING: (u32, u64) = (1, 9);
+
+/// `VOTEQUORUM_INFO_QUORATE`.
+pub const QUORATE: u32 = 2;
+
+/// Requests by their numbers (`include/corosync/ipc_quorum.h`, `ipc_votequorum.h`).
+pub const GETQUORATE: &str = "0";
+pub const TRACKSTART: &str = "1";
+pub const TRACKSTOP: &str = "2";
+pub const GETTYPE: &str = "3";
+pub const MODEL_GETTYPE: &str = "4";
+pub const GETINFO: &str = "0";
+
+/// Where the server is, compiled once for each test process.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<std::path::PathBuf> = OnceLock::new();
+
+    PROGRAM.get_or_init(|| {
+        let flags = command("pkg-config", &["--cflags", "--libs", "libqb"]);
+        let flags: Vec<&str> = flags.split_whitespace().collect();
+        compile("hostile", include_str!("hostile.c"), &flags)
+    })
+}
+
+/// How long a server may take to see what it is to see.
+const PATIENCE: Duration = Duration::from_secs(30);
