@@ -905,7 +905,9 @@ fn stopping_does_not_wait_for_a_connection_that_does_not_close() {
         drop(watcher);
         fake.unblock("quorum_finalize");
         fake.wait_open(0);
-        assert_eq!(fake.calls("quorum_finalize"), before + 1);
+        // The probe may have had the time to connect, or not.
+        let made = fake.calls("quorum_initialize") + fake.calls("quorum_model_initialize");
+        assert_eq!(fake.calls("quorum_finalize"), made, "each is closed once");
     }
 }
 

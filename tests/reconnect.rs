@@ -69,10 +69,13 @@ fn fifty_deaths(ipc: Ipc) {
     }
     let (fds, rss, heap) = before.unwrap();
     eventually(SOON, "as many descriptors as before", || (open_fds() == fds).then_some(()));
-    let (heap_now, rss_now) = (heap_in_use(), rss_kib());
-    assert!(heap_now < heap + 65536, "{heap_now} bytes of heap in use, before {heap}");
-    // A connection is 3 MiB; what the tests' own harness takes varies by less.
-    assert!(rss_now < rss + 2048, "{rss_now} KiB resident, before {rss}");
+    // A connection is 3 MiB; what the tests' own harness takes varies by less. One for the names of
+    // nodes may be open for a moment.
+    eventually(SOON, "as much memory as before", || {
+        let (heap_now, rss_now) = (heap_in_use(), rss_kib());
+        println!("{heap_now} bytes of heap in use, before {heap}; {rss_now} KiB, before {rss}");
+        (heap_now < heap + 65536 && rss_now < rss + 2048).then_some(())
+    });
     // libqb's client leaves an empty directory for each server that was killed, and no files.
     for entry in dev_shm_entries(std::process::id()) {
         if entry.starts_with(&format!("qb-{}-", node.corosync.pid())) {
