@@ -100,13 +100,11 @@ impl Snapshot {
     /// are not known. Nodes that are no members make no difference.
     pub fn would_survive(&self, nodes: &[NodeId]) -> Option<bool> {
         let votes = self.votes.as_ref()?;
-        let gone: u32 = self
-            .members
-            .iter()
-            .filter(|member| nodes.contains(member))
-            .map(|member| votes.of(*member))
-            .sum::<Option<u32>>()?;
-        Some(self.quorum.is_quorate() && votes.total.saturating_sub(gone) >= votes.quorum)
+        let mut left = votes.total;
+        for member in self.members.iter().filter(|member| nodes.contains(member)) {
+            left = left.saturating_sub(votes.of(*member)?);
+        }
+        Some(self.quorum.is_quorate() && left >= votes.quorum)
     }
 
     fn before_anything(at: SystemTime) -> Self {
@@ -890,6 +888,13 @@ mod tests {
         assert_eq!(fold.now().would_survive(&[NodeId(2), NodeId(3)]), Some(true));
         assert_eq!(fold.now().would_survive(&[NodeId(1)]), Some(false));
         assert_eq!(fold.now().would_survive(&[NodeId(9)]), Some(true));
+
+        // More than votequorum can count.
+        let members = vec![(NodeId(1), u32::MAX), (NodeId(2), 2), (NodeId(3), 1)];
+        let votes = Votes { total: 5, quorum: 3, members, ..Votes::default() };
+        let answer = Answer { asked_at, quorate: true, votes: Some(votes), local };
+        fold.change_at(30, Event::Answered(answer));
+        assert_eq!(fold.now().would_survive(&[NodeId(1), NodeId(2)]), Some(false));
     }
 
     #[test]
