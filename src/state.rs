@@ -184,7 +184,7 @@ struct Told {
     has_provider: bool,
     nodelist: Option<RingId>,
     quorum: Option<(bool, RingId)>,
-    /// When that quorum decision was told.
+    /// When that quorum decision was told, or votequorum last asked after it.
     decided_at: Moment,
     /// Votequorum, asked after that, says that there is no quorum.
     contradicted: bool,
@@ -269,11 +269,10 @@ impl Tracker {
             Event::Answered(answer) => {
                 self.told.lease = self.told.lease.max(answer.asked_at.after(self.rules.lease));
                 // An answer to a request from before the decision may be older than it.
-                self.told.contradicted = if answer.asked_at > self.told.decided_at {
-                    !answer.quorate
-                } else {
-                    self.told.contradicted
-                };
+                if answer.asked_at > self.told.decided_at {
+                    self.told.decided_at = answer.asked_at;
+                    self.told.contradicted = !answer.quorate;
+                }
                 after.local = answer.local.or(before.local);
                 after.votes = answer.votes;
                 Cause::Votes
@@ -840,6 +839,14 @@ mod tests {
         fold.nothing_at(4_000, answered(3_900, true));
         fold.nothing_at(8_000, answered(7_900, true));
         assert!(fold.change_at(8_100, quorum(13, true, &[1, 2])).is_gain());
+    }
+
+    #[test]
+    fn an_older_answer_does_not_take_the_veto_back() {
+        let mut fold = Fold::quorate();
+        assert!(fold.change_at(40, answered(30, false)).is_loss());
+        fold.nothing_at(50, answered(20, true));
+        assert!(fold.change_at(70, answered(60, true)).is_gain());
     }
 
     #[test]
