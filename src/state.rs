@@ -242,6 +242,8 @@ impl Tracker {
                 if !worth_telling(&before.connection, &after.connection) {
                     return None;
                 }
+                broken |= told_before;
+                self.told = Told::default();
                 Cause::Connecting
             }
             Event::Connected { has_provider, asked_at } => {
@@ -249,6 +251,7 @@ impl Tracker {
                 self.told = Told { has_provider, lease, ..Told::default() };
                 after.connection = Connection::Connected;
                 after.ring_id = None;
+                after.votes = None;
                 Cause::Connected
             }
             Event::Lost(error) => {
@@ -616,6 +619,15 @@ mod tests {
         fold.change(Event::Lost(LOST));
         assert!(fold.0.apply(quorum(9, true, &[1, 2, 3]), at(1)).is_none());
         assert_eq!(fold.now().quorum, Quorum::Unknown);
+    }
+
+    #[test]
+    fn a_failed_attempt_is_no_connection() {
+        let mut fold = Fold::quorate();
+        let change = fold.change(Event::Failed { attempt: 1, error: LOST });
+        assert!(change.is_loss() && !fold.now().settled);
+        fold.change(connected(true));
+        assert_eq!((fold.now().quorum, &fold.now().votes), (Quorum::Unknown, &None));
     }
 
     #[test]
