@@ -42,19 +42,18 @@ impl Shared {
             let mut tracker = self.tracker.lock();
             let now = Now { wall: SystemTime::now(), moment: self.lease.clock().now() };
             let change = tracker.apply(event, now);
-            let current = tracker.current();
+            let (current, deadline) = (tracker.current(), tracker.deadline());
             // Before anything else: who asks from now on is not told what was true before.
-            if current.quorum.is_quorate() {
-                self.lease.grant(tracker.lease(), current.epoch);
-            } else {
-                self.lease.revoke(current.epoch);
+            match deadline.filter(|_| current.quorum.is_quorate()) {
+                Some(until) => self.lease.grant(until, current.epoch),
+                None => self.lease.revoke(current.epoch),
             }
             if let Some(change) = &change {
                 self.history.push(change.clone());
                 // Last: it wakes those who then look into the history.
                 self.latest.send_replace(Arc::clone(&change.current));
             }
-            (change, tracker.deadline())
+            (change, deadline)
         };
         if let Some(change) = change {
             self.registry.deliver();
@@ -84,5 +83,30 @@ fn level(change: &QuorumChanged) -> Level {
         Cause::Votes => Level::Debug,
         _ if change.is_loss() => Level::Warn,
         _ => Level::Info,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::libquorum::{NodeId, Notification, RingId};
+
+    #[test]
+    fn who_reads_goes_by_the_grace_as_by_the_lease() {
+        let (grace, lease) = (Duration::from_secs(600), Duration::from_secs(3600));
+        let rules = Rules { lease, settle_grace: grace, stable_after: Duration::ZERO };
+        let shared = Shared::new(rules, Clock::System);
+        shared.publish(Event::Connected { has_provider: true, asked_at: Clock::System.now() });
+        let ring_id = |seq| RingId { node_id: NodeId(1), seq };
+        let (members, joined, left) = (vec![NodeId(1)], Vec::new(), Vec::new());
+        let decided =
+            Notification::Quorum { quorate: true, ring_id: ring_id(9), members: members.clone() };
+        shared.publish(Event::Notified(decided));
+        assert!(shared.is_quorate() && shared.lease.left() > grace);
+        let nodelist = Notification::Nodelist { ring_id: ring_id(13), members, joined, left };
+        shared.publish(Event::Notified(nodelist));
+        assert!(shared.is_quorate() && shared.lease.left() <= grace);
     }
 }

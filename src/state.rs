@@ -205,12 +205,8 @@ impl Tracker {
         &self.current
     }
 
-    /// Until when Corosync is held for alive.
-    pub(crate) fn lease(&self) -> Moment {
-        self.told.lease
-    }
-
-    /// When time alone will change something, if nothing else does.
+    /// When time alone will change something, if nothing else does: until when quorum is believed,
+    /// if it is.
     pub(crate) fn deadline(&self) -> Option<Moment> {
         if self.current.connection != Connection::Connected {
             return None;
@@ -232,9 +228,14 @@ impl Tracker {
         }
         let mut after = Snapshot::clone(&before);
         let told_before = before.connection.tells();
-        // Whether the lease had run out before this, noticed or not: who read it then was told so.
-        let mut broken =
-            before.connection == Connection::Connected && now.moment >= self.told.lease;
+        // Whether quorum had run out before this, unnoticed: who read it then was told so.
+        let overdue = self.told.is_overdue(&self.rules, now.moment);
+        let ran_out = before.connection == Connection::Connected && now.moment >= self.told.lease
+            || before.quorum.is_quorate() && overdue;
+        let mut broken = ran_out;
+        if overdue {
+            self.told.quorate_since = None;
+        }
         let mut restarted = Vec::new();
         let mut cause = match event {
             Event::Failed { attempt, error } => {
@@ -334,11 +335,12 @@ impl Tracker {
             after.quorum = Quorum::Unknown;
             self.told.quorate_since = None;
         }
-        if after.quorum.is_quorate() && !before.quorum.is_quorate() {
+        let held = if ran_out { Quorum::Unknown } else { before.quorum };
+        if after.quorum.is_quorate() && !held.is_quorate() {
             // A gain may be held back, and must have lasted that long without a break.
             let since = self.told.quorate_since.unwrap_or(now.moment);
             if now.moment < since.after(self.rules.stable_after) {
-                after.quorum = before.quorum;
+                after.quorum = held;
             }
         }
         let lost = before.quorum.is_quorate() && !after.quorum.is_quorate();
@@ -380,13 +382,11 @@ impl Told {
             (Some(_), false) => self.unsettled_since.or(Some(now)),
             _ => None,
         };
-        let overdue =
-            self.unsettled_since.is_some_and(|since| now >= since.after(rules.settle_grace));
         let quorum = match self.quorum {
             None => Quorum::Unknown,
             Some((false, _)) => Quorum::Inquorate,
             Some((true, _)) if self.contradicted => Quorum::Inquorate,
-            Some((true, _)) if overdue => Quorum::Unknown,
+            Some((true, _)) if self.is_overdue(rules, now) => Quorum::Unknown,
             Some((true, _)) => Quorum::Quorate,
         };
         self.quorate_since = match quorum {
@@ -395,6 +395,11 @@ impl Told {
             _ => None,
         };
         quorum
+    }
+
+    /// Whether a decision about this membership has not come within the grace.
+    fn is_overdue(&self, rules: &Rules, now: Moment) -> bool {
+        self.unsettled_since.is_some_and(|since| now >= since.after(rules.settle_grace))
     }
 
     fn is_settled(&self) -> bool {
@@ -859,6 +864,31 @@ mod tests {
         assert!(fold.change_at(40, answered(30, false)).is_loss());
         fold.nothing_at(50, answered(20, true));
         assert!(fold.change_at(70, answered(60, true)).is_gain());
+    }
+
+    #[test]
+    fn a_grace_that_ran_out_unnoticed_breaks_continuity() {
+        let mut fold = Fold::quorate();
+        fold.change_at(100, nodelist(13, &[1, 2], &[], &[3]));
+        // We were stuck, and come to the decision before we come to the clock.
+        let change = fold.change_at(1_100, quorum(13, true, &[1, 2]));
+        assert!(change.current.quorum.is_quorate() && change.interrupted());
+        fold.change_at(1_200, nodelist(17, &[1, 2, 3], &[3], &[]));
+        assert!(!fold.change_at(2_199, quorum(17, true, &[1, 2, 3])).interrupted());
+    }
+
+    #[test]
+    fn what_ran_out_unnoticed_is_a_gain_when_it_comes_back() {
+        let stable_after = Duration::from_millis(500);
+        let mut fold = Fold::with(Rules { stable_after, ..RULES });
+        fold.change(connected(true));
+        fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+        fold.change(quorum(9, true, &[1, 2, 3]));
+        assert!(fold.change_at(501, Event::Tick).is_gain());
+        assert!(fold.change_at(6_000, answered(5_900, true)).is_loss());
+        assert_eq!(fold.now().quorum, Quorum::Unknown);
+        fold.nothing_at(6_499, Event::Tick);
+        assert!(fold.change_at(6_500, Event::Tick).is_gain());
     }
 
     #[test]
