@@ -213,10 +213,9 @@ impl Tracker {
         }
         let grace = self.told.unsettled_since.map(|since| since.after(self.rules.settle_grace));
         let stable = self.told.quorate_since.map(|since| since.after(self.rules.stable_after));
-        let quorate = self.current.quorum.is_quorate();
         // What is over does not come again.
-        let grace = grace.filter(|_| quorate);
-        let stable = stable.filter(|_| !quorate);
+        let grace = grace.filter(|_| stable.is_some());
+        let stable = stable.filter(|_| !self.current.quorum.is_quorate());
         [Some(self.told.lease), grace, stable].into_iter().flatten().min()
     }
 
@@ -922,6 +921,20 @@ mod tests {
         assert_eq!(fold.0.deadline(), Some(at(5_000).moment));
         fold.change_at(5_000, Event::Tick);
         assert_eq!(fold.0.deadline(), None);
+    }
+
+    #[test]
+    fn a_decision_that_is_held_back_is_overdue_on_time_too() {
+        let stable_after = Duration::from_secs(2);
+        let mut fold = Fold::with(Rules { stable_after, ..RULES });
+        fold.change(connected(true));
+        fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+        fold.change(quorum(9, false, &[1, 2, 3]));
+        fold.change_at(100, nodelist(13, &[1, 2], &[], &[3]));
+        fold.nothing_at(200, quorum(9, true, &[1, 2, 3]));
+        assert_eq!(fold.0.deadline(), Some(at(1_100).moment));
+        assert_eq!(fold.change_at(1_100, Event::Tick).current.quorum, Quorum::Unknown);
+        assert_eq!(fold.0.deadline(), Some(at(5_000).moment));
     }
 
     #[test]
