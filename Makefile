@@ -3,12 +3,16 @@ FEATURES = linked serde sim
 # Those that build anywhere.
 PORTABLE = serde sim
 
-.PHONY: help test soak check fmt clippy doc features dependencies
+# How long `make fuzz` goes on.
+FUZZ_SECONDS = 600
+
+.PHONY: help test soak fuzz corpus check fmt clippy doc features dependencies
 
 help:
 	@echo 'make test   run every test, those on real Corosync daemons too (needs root)'
 	@echo 'make soak   ten minutes of chaos on a real cluster (needs root)'
-	@echo 'make check  format, lints, docs, feature combinations, dependencies'
+	@echo 'make fuzz   ten minutes of whatever could come from Corosync; FUZZ_SECONDS=n for others'
+	@echo 'make check  format, lints, docs, feature combinations, dependencies, half a minute of fuzz'
 
 # Nothing is skipped: without root or Corosync the ignored tests fail. The library is loaded in the
 # first three runs and linked in the others.
@@ -26,7 +30,24 @@ soak:
 	scripts/install-test-deps
 	SOAK_SECONDS=600 cargo test --test soak -- --ignored --nocapture
 
+# Whatever could come from Corosync, beginning with the stored corpus. What adds to its coverage is
+# kept in fuzz/found. A stable compiler has the address sanitizer only if it is told to.
+FUZZ = RUSTC_BOOTSTRAP=1 cargo fuzz run tracker
+
+fuzz:
+	scripts/install-check-deps
+	mkdir -p fuzz/found
+	$(FUZZ) fuzz/found fuzz/corpus/tracker -- -max_len=512 -max_total_time=$(FUZZ_SECONDS) \
+		-print_final_stats=1
+
+# Stores the fewest of the inputs found, and of those stored before, that cover as much.
+corpus:
+	mv fuzz/corpus/tracker fuzz/corpus/before && mkdir fuzz/corpus/tracker
+	$(FUZZ) fuzz/corpus/tracker fuzz/corpus/before fuzz/found -- -set_cover_merge=1
+	rm -r fuzz/corpus/before fuzz/found
+
 check: fmt clippy doc features dependencies
+	$(MAKE) fuzz FUZZ_SECONDS=30
 
 fmt:
 	cargo fmt --all --check

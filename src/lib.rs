@@ -17,6 +17,8 @@ pub mod libquorum;
 mod messages;
 #[allow(unsafe_code)]
 mod notifications;
+#[cfg(any(test, fuzzing))]
+mod oracle;
 mod probe;
 mod registry;
 mod shared;
@@ -24,6 +26,9 @@ mod shared;
 pub mod sim;
 mod state;
 mod votes;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod whatever_comes;
 
 #[doc = include_str!("../FAILURES.md")]
 pub mod failures {}

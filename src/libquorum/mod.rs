@@ -18,6 +18,8 @@ mod callbacks;
 mod descriptors;
 mod notification;
 mod open;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod scripted;
 mod server;
 mod stack;
 pub(crate) mod votequorum;
@@ -32,10 +34,7 @@ use std::{
 
 use corosync_sys as sys;
 
-use self::{
-    callbacks::{Inbox, Malformed},
-    open::Open,
-};
+use self::{callbacks::Inbox, open::Open};
 pub use self::{
     notification::{NodeId, Notification, RingId},
     server::Server,
@@ -321,17 +320,9 @@ impl Handle {
         stack::check()?;
         let (library, raw) = (self.library, self.raw);
         // SAFETY: the handle is open until `close`, and `&mut self` keeps other threads out of it.
-        let code = self.inbox.open(|| Code(unsafe { (library.quorum_dispatch)(raw, flag) }));
-        let code = match (code, self.inbox.take()) {
-            (Code::OK, Ok(Some(notification))) => return Ok(Some(notification)),
-            (Code::TRY_AGAIN, Ok(None)) => return Ok(None),
-            (_, Err(Malformed)) => Code::MESSAGE_ERROR,
-            // `lib/quorum.c` says CS_OK for a connection whose descriptor is closed.
-            (Code::OK, Ok(None)) => Code::BAD_HANDLE,
-            (code, Ok(_)) => code,
-        };
-        self.lost = true;
-        Err(Error::Dispatch(code))
+        let dispatched = self.inbox.dispatch(|| unsafe { (library.quorum_dispatch)(raw, flag) });
+        self.lost |= dispatched.is_err();
+        dispatched
     }
 
     /// Whether the cluster has quorum, asked of the daemon (`quorum_getquorate`).
