@@ -20,6 +20,7 @@ test:
 	scripts/install-test-deps
 	cargo test --workspace
 	PROPTEST_CASES=10000 cargo test --test property
+	RUSTFLAGS='--cfg loom_check' cargo test --lib in_every_order
 	cargo test --workspace --features '$(PORTABLE)' --tests -- --ignored --test-threads=4
 	cargo test --workspace --all-features
 	cargo test -p corosync-sys --features linked --tests -- --ignored

@@ -25,6 +25,8 @@ mod shared;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod state;
+mod sync;
+mod turn;
 mod votes;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -88,25 +88,66 @@ fn level(change: &QuorumChanged) -> Level {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{
+        pin::pin,
+        sync::atomic::{AtomicBool, Ordering},
+        task::{Context, Wake},
+        time::Duration,
+    };
 
     use super::*;
-    use crate::libquorum::{NodeId, Notification, RingId};
+    use crate::{
+        Code, Error,
+        libquorum::{NodeId, Notification, RingId},
+    };
+
+    fn quorate(rules: Rules) -> Shared {
+        let shared = Shared::new(rules, Clock::System);
+        shared.publish(Event::Connected { has_provider: true, asked_at: Clock::System.now() });
+        shared.publish(Event::Notified(Notification::Quorum {
+            quorate: true,
+            ring_id: RingId { node_id: NodeId(1), seq: 9 },
+            members: vec![NodeId(1)],
+        }));
+        shared
+    }
+
+    /// On the publisher's thread, in the middle of it.
+    #[test]
+    fn who_is_woken_by_a_loss_reads_it() {
+        struct Waiter(Arc<Shared>, AtomicBool);
+        impl Wake for Waiter {
+            fn wake(self: Arc<Self>) {
+                assert!(!self.0.is_quorate() && self.0.lease.running_epoch().is_none());
+                assert!(self.0.history.after(Some(&self.0.snapshot())).is_none());
+                self.1.store(true, Ordering::Release);
+            }
+        }
+        let hour = Duration::from_secs(3600);
+        let rules = Rules { lease: hour, settle_grace: hour, stable_after: Duration::ZERO };
+        let shared = Arc::new(quorate(rules));
+        let waiter = Arc::new(Waiter(Arc::clone(&shared), AtomicBool::new(false)));
+        let waker = Arc::clone(&waiter).into();
+        let mut latest = shared.watch();
+        let changed = pin!(latest.changed());
+        assert!(changed.poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(shared.is_quorate());
+        shared.publish(Event::Lost(Error::Dispatch(Code::LIBRARY)));
+        assert!(waiter.1.load(Ordering::Acquire));
+    }
 
     #[test]
     fn who_reads_goes_by_the_grace_as_by_the_lease() {
         let (grace, lease) = (Duration::from_secs(600), Duration::from_secs(3600));
         let rules = Rules { lease, settle_grace: grace, stable_after: Duration::ZERO };
-        let shared = Shared::new(rules, Clock::System);
-        shared.publish(Event::Connected { has_provider: true, asked_at: Clock::System.now() });
-        let ring_id = |seq| RingId { node_id: NodeId(1), seq };
-        let (members, joined, left) = (vec![NodeId(1)], Vec::new(), Vec::new());
-        let decided =
-            Notification::Quorum { quorate: true, ring_id: ring_id(9), members: members.clone() };
-        shared.publish(Event::Notified(decided));
+        let shared = quorate(rules);
         assert!(shared.is_quorate() && shared.lease.left() > grace);
-        let nodelist = Notification::Nodelist { ring_id: ring_id(13), members, joined, left };
-        shared.publish(Event::Notified(nodelist));
+        shared.publish(Event::Notified(Notification::Nodelist {
+            ring_id: RingId { node_id: NodeId(1), seq: 13 },
+            members: vec![NodeId(1)],
+            joined: Vec::new(),
+            left: Vec::new(),
+        }));
         assert!(shared.is_quorate() && shared.lease.left() <= grace);
     }
 }
