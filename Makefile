@@ -6,16 +6,17 @@ PORTABLE = serde sim
 # How long `make fuzz` goes on.
 FUZZ_SECONDS = 600
 
-.PHONY: help test soak fuzz corpus check fmt clippy doc features dependencies
+.PHONY: help test soak sanitize fuzz corpus check fmt clippy doc features dependencies
 
 help:
 	@echo 'make test   run every test, those on real Corosync daemons too (needs root)'
 	@echo 'make soak   ten minutes of chaos on a real cluster (needs root)'
+	@echo 'make sanitize  the calls of libquorum under the address and leak sanitizers (needs root)'
 	@echo 'make fuzz   ten minutes of whatever could come from Corosync; FUZZ_SECONDS=n for others'
 	@echo 'make check  format, lints, docs, feature combinations, dependencies, half a minute of fuzz'
 
 # Nothing is skipped: without root or Corosync the ignored tests fail. The library is loaded in the
-# first three runs and linked in the others.
+# first four runs and linked in the others.
 test:
 	scripts/install-test-deps
 	cargo test --workspace
@@ -44,8 +45,19 @@ fuzz:
 # Stores the fewest of the inputs found, and of those stored before, that cover as much.
 corpus:
 	mv fuzz/corpus/tracker fuzz/corpus/before && mkdir fuzz/corpus/tracker
-	$(FUZZ) fuzz/corpus/tracker fuzz/corpus/before fuzz/found -- -set_cover_merge=1
+	$(FUZZ) fuzz/corpus/tracker fuzz/corpus/before fuzz/found -- \
+		-set_cover_merge=1 -use_counters=0
 	rm -r fuzz/corpus/before fuzz/found
+
+# The address and leak sanitizers over the callbacks, every call on a real daemon, and its deaths. The
+# check of the stack measures the real one, so there may be no other; and as the deaths are not to
+# take memory, what was freed is not kept for long.
+sanitize:
+	scripts/install-test-deps
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
+	ASAN_OPTIONS=detect_stack_use_after_return=0:quarantine_size_mb=1 \
+	cargo test --target "$$(rustc --print host-tuple)" --features sim \
+		--lib --test handle --test reconnect -- --include-ignored --test-threads=4
 
 check: fmt clippy doc features dependencies
 	$(MAKE) fuzz FUZZ_SECONDS=30
