@@ -3,19 +3,25 @@ FEATURES = linked metrics serde sim web
 # Those that build anywhere.
 PORTABLE = metrics serde sim web
 
-.PHONY: help test soak check fmt clippy doc features dependencies
+# How long `make fuzz` goes on.
+FUZZ_SECONDS = 600
+
+.PHONY: help test soak sanitize fuzz corpus check fmt clippy doc features dependencies
 
 help:
 	@echo 'make test   run every test, those on real Corosync daemons too (needs root)'
 	@echo 'make soak   ten minutes of chaos on a real cluster (needs root)'
-	@echo 'make check  format, lints, docs, feature combinations, dependencies'
+	@echo 'make sanitize  the calls of libquorum under the address and leak sanitizers (needs root)'
+	@echo 'make fuzz   ten minutes of whatever could come from Corosync; FUZZ_SECONDS=n for others'
+	@echo 'make check  format, lints, docs, feature combinations, dependencies, half a minute of fuzz'
 
 # Nothing is skipped: without root or Corosync the ignored tests fail. The library is loaded in the
-# first three runs and linked in the others.
+# first four runs and linked in the others.
 test:
 	scripts/install-test-deps
 	cargo test --workspace
 	PROPTEST_CASES=10000 cargo test --test property
+	RUSTFLAGS='--cfg loom_check' cargo test --lib in_every_order
 	cargo test --workspace --features '$(PORTABLE)' --tests -- --ignored --test-threads=4
 	cargo test --workspace --all-features
 	cargo test -p corosync-sys --features linked --tests -- --ignored
@@ -26,7 +32,35 @@ soak:
 	scripts/install-test-deps
 	SOAK_SECONDS=600 cargo test --test soak -- --ignored --nocapture
 
+# Whatever could come from Corosync, beginning with the stored corpus. What adds to its coverage is
+# kept in fuzz/found. A stable compiler has the address sanitizer only if it is told to.
+FUZZ = RUSTC_BOOTSTRAP=1 cargo fuzz run tracker
+
+fuzz:
+	scripts/install-check-deps
+	mkdir -p fuzz/found
+	$(FUZZ) fuzz/found fuzz/corpus/tracker -- -max_len=512 -max_total_time=$(FUZZ_SECONDS) \
+		-print_final_stats=1
+
+# Stores the fewest of the inputs found, and of those stored before, that cover as much.
+corpus:
+	mv fuzz/corpus/tracker fuzz/corpus/before && mkdir fuzz/corpus/tracker
+	$(FUZZ) fuzz/corpus/tracker fuzz/corpus/before fuzz/found -- \
+		-set_cover_merge=1 -use_counters=0
+	rm -r fuzz/corpus/before fuzz/found
+
+# The address and leak sanitizers over the callbacks, every call on a real daemon, and its deaths. The
+# check of the stack measures the real one, so there may be no other; and as the deaths are not to
+# take memory, what was freed is not kept for long.
+sanitize:
+	scripts/install-test-deps
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
+	ASAN_OPTIONS=detect_stack_use_after_return=0:quarantine_size_mb=1 \
+	cargo test --target "$$(rustc --print host-tuple)" --features sim \
+		--lib --test handle --test reconnect -- --include-ignored --test-threads=4
+
 check: fmt clippy doc features dependencies
+	$(MAKE) fuzz FUZZ_SECONDS=30
 
 fmt:
 	cargo fmt --all --check

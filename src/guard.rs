@@ -66,8 +66,8 @@ pub struct QuorumLost;
 
 impl QuorumGuard {
     pub(crate) fn new(shared: &Arc<Shared>) -> Option<Self> {
-        let epoch = shared.lease.epoch();
-        shared.lease.runs_in(epoch).then(|| Self { shared: Arc::clone(shared), epoch })
+        let epoch = shared.lease.running_epoch()?;
+        Some(Self { shared: Arc::clone(shared), epoch })
     }
 
     /// The epoch that it is valid in.

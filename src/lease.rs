@@ -1,7 +1,6 @@
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
+
+use crate::sync::{AtomicU64, Ordering};
 
 /// A moment by a [`Clock`], in nanoseconds; zero is before all.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
@@ -83,8 +82,11 @@ impl Lease {
         self.runs() && self.epoch.load(Ordering::Acquire) == epoch
     }
 
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
+    /// The epoch that it runs in.
+    pub(crate) fn running_epoch(&self) -> Option<u64> {
+        // In this order: an epoch that has begun is not believed to run for what ran before it.
+        let epoch = self.epoch.load(Ordering::Acquire);
+        self.runs_in(epoch).then_some(epoch)
     }
 
     /// How long it runs yet.
@@ -129,5 +131,94 @@ mod tests {
         lease.grant(clock.now().after(Duration::from_secs(3600)), 1);
         lease.revoke(2);
         assert!(!lease.runs() && !lease.runs_in(1) && !lease.runs_in(2));
+    }
+}
+
+#[cfg(all(test, loom_check))]
+mod in_every_order {
+    use std::sync::Arc;
+
+    use loom::thread;
+
+    use super::*;
+    use crate::sync::AtomicU8;
+
+    const FOR_EVER: Moment = Moment(u64::MAX);
+    const LONG_AGO: Moment = Moment(1);
+
+    /// Runs one in every order beside the other; the lease runs in epoch 1 before, until then.
+    fn beside(
+        until: Moment,
+        writes: impl Fn(&Lease, &AtomicU8) + Copy + Send + Sync + 'static,
+        reads: impl Fn(&Lease, &AtomicU8) + Send + Sync + 'static,
+    ) {
+        loom::model(move || {
+            let shared = Arc::new((Lease::new(Clock::System), AtomicU8::new(0)));
+            shared.0.grant(until, 1);
+            let writer = Arc::clone(&shared);
+            let writer = thread::spawn(move || writes(&writer.0, &writer.1));
+            reads(&shared.0, &shared.1);
+            writer.join().unwrap();
+        });
+    }
+
+    fn guards(lease: &Lease, _: &AtomicU8) {
+        if let Some(epoch) = lease.running_epoch() {
+            let valid = lease.runs_in(epoch);
+            assert!(valid || !lease.runs_in(epoch), "valid again");
+        }
+    }
+
+    #[test]
+    fn a_guard_is_not_valid_again_after_a_loss() {
+        beside(
+            FOR_EVER,
+            |lease, _| {
+                lease.revoke(2);
+                lease.grant(FOR_EVER, 2);
+            },
+            guards,
+        );
+    }
+
+    #[test]
+    fn a_guard_is_not_valid_again_after_a_break_of_continuity() {
+        beside(
+            FOR_EVER,
+            |lease, _| {
+                lease.grant(FOR_EVER, 2);
+                lease.revoke(3);
+            },
+            guards,
+        );
+    }
+
+    #[test]
+    fn what_ran_out_does_not_run_again_in_its_epoch() {
+        beside(
+            LONG_AGO,
+            |lease, _| lease.grant(FOR_EVER, 2),
+            |lease, _| {
+                assert_ne!(lease.running_epoch(), Some(1));
+                assert!(!lease.runs_in(1));
+            },
+        );
+    }
+
+    #[test]
+    fn nobody_reads_quorum_once_it_is_revoked() {
+        beside(
+            FOR_EVER,
+            |lease, revoked| {
+                lease.revoke(2);
+                revoked.store(1, Ordering::Release);
+            },
+            |lease, revoked| {
+                let ended = revoked.load(Ordering::Acquire) == 1;
+                let epoch = lease.running_epoch();
+                assert!(!(ended && (lease.runs() || epoch.is_some())));
+                assert_ne!(epoch, Some(2), "nobody has granted it");
+            },
+        );
     }
 }

@@ -21,6 +21,8 @@ pub mod metrics;
 mod names;
 #[allow(unsafe_code)]
 mod notifications;
+#[cfg(any(test, fuzzing))]
+mod oracle;
 pub mod policy;
 mod probe;
 mod registry;
@@ -28,9 +30,14 @@ mod shared;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod state;
+mod sync;
+mod turn;
 mod votes;
 #[cfg(feature = "web")]
 pub mod web;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod whatever_comes;
 
 #[doc = include_str!("../FAILURES.md")]
 pub mod failures {}

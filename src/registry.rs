@@ -12,7 +12,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Wake, Waker},
 };
@@ -24,6 +24,7 @@ use tokio::task::coop::{Unconstrained, unconstrained};
 use crate::{
     Connection, QuorumChanged, Snapshot,
     state::{self, Departures},
+    turn::Turn,
 };
 
 /// Who can be subscribed.
@@ -146,7 +147,7 @@ impl Registry {
         let subscription = Arc::new(Subscription {
             id,
             history: Arc::clone(&self.history),
-            turn: AtomicU8::new(IDLE),
+            turn: Turn::new(),
             let_go: AtomicU64::new(0),
             delivery: Mutex::new(Delivery {
                 subscriber: Some(subscriber),
@@ -215,20 +216,13 @@ impl Drop for Registry {
 struct Subscription {
     id: SubscriptionId,
     history: Arc<History>,
-    /// Whose turn it is to deliver: one of the constants below.
-    turn: AtomicU8,
+    /// Whose turn it is to deliver.
+    turn: Turn,
     /// The number of the last message that the subscriber let go of.
     let_go: AtomicU64,
     /// Locked by whose turn it is, and to end it.
     delivery: Mutex<Delivery>,
 }
-
-/// Nobody delivers.
-const IDLE: u8 = 0;
-/// Somebody does.
-const DELIVERING: u8 = 1;
-/// Somebody does, and has to look again: something happened meanwhile.
-const LOOK_AGAIN: u8 = 2;
 
 struct Delivery {
     /// `None` once the subscription has ended.
@@ -251,18 +245,7 @@ impl Subscription {
     /// Called from anywhere, also from within itself, by what it calls: then, and when another
     /// thread is at it, that one is told to look again.
     fn deliver(self: &Arc<Self>) -> bool {
-        if self.turn.swap(LOOK_AGAIN, Ordering::AcqRel) != IDLE {
-            return true;
-        }
-        loop {
-            self.turn.store(DELIVERING, Ordering::Release);
-            let alive = self.delivery.lock().deliver(self);
-            let idle =
-                self.turn.compare_exchange(DELIVERING, IDLE, Ordering::AcqRel, Ordering::Acquire);
-            if idle.is_ok() {
-                return alive;
-            }
-        }
+        self.turn.take(|| self.delivery.lock().deliver(self)).unwrap_or(true)
     }
 
     fn end(&self) {

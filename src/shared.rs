@@ -54,19 +54,18 @@ impl Shared {
             let mut tracker = self.tracker.lock();
             let now = Now { wall: SystemTime::now(), moment: self.lease.clock().now() };
             let change = tracker.apply(event, now);
-            let current = tracker.current();
+            let (current, deadline) = (tracker.current(), tracker.deadline());
             // Before anything else: who asks from now on is not told what was true before.
-            if current.quorum.is_quorate() {
-                self.lease.grant(tracker.lease(), current.epoch);
-            } else {
-                self.lease.revoke(current.epoch);
+            match deadline.filter(|_| current.quorum.is_quorate()) {
+                Some(until) => self.lease.grant(until, current.epoch),
+                None => self.lease.revoke(current.epoch),
             }
             if let Some(change) = &change {
                 self.history.push(change.clone());
                 // Last: it wakes those who then look into the history.
                 self.latest.send_replace(Arc::clone(&change.current));
             }
-            (change, tracker.deadline())
+            (change, deadline)
         };
         if let Some(change) = change {
             #[cfg(feature = "metrics")]
@@ -98,5 +97,71 @@ fn level(change: &QuorumChanged) -> Level {
         Cause::Votes => Level::Debug,
         _ if change.is_loss() => Level::Warn,
         _ => Level::Info,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        sync::atomic::{AtomicBool, Ordering},
+        task::{Context, Wake},
+        time::Duration,
+    };
+
+    use super::*;
+    use crate::{
+        Code, Error,
+        libquorum::{NodeId, Notification, RingId},
+    };
+
+    fn quorate(rules: Rules) -> Shared {
+        let shared = Shared::new(rules, Clock::System);
+        shared.publish(Event::Connected { has_provider: true, asked_at: Clock::System.now() });
+        shared.publish(Event::Notified(Notification::Quorum {
+            quorate: true,
+            ring_id: RingId { node_id: NodeId(1), seq: 9 },
+            members: vec![NodeId(1)],
+        }));
+        shared
+    }
+
+    /// On the publisher's thread, in the middle of it.
+    #[test]
+    fn who_is_woken_by_a_loss_reads_it() {
+        struct Waiter(Arc<Shared>, AtomicBool);
+        impl Wake for Waiter {
+            fn wake(self: Arc<Self>) {
+                assert!(!self.0.is_quorate() && self.0.lease.running_epoch().is_none());
+                assert!(self.0.history.after(Some(&self.0.snapshot())).is_none());
+                self.1.store(true, Ordering::Release);
+            }
+        }
+        let hour = Duration::from_secs(3600);
+        let rules = Rules { lease: hour, settle_grace: hour, stable_after: Duration::ZERO };
+        let shared = Arc::new(quorate(rules));
+        let waiter = Arc::new(Waiter(Arc::clone(&shared), AtomicBool::new(false)));
+        let waker = Arc::clone(&waiter).into();
+        let mut latest = shared.watch();
+        let changed = pin!(latest.changed());
+        assert!(changed.poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(shared.is_quorate());
+        shared.publish(Event::Lost(Error::Dispatch(Code::LIBRARY)));
+        assert!(waiter.1.load(Ordering::Acquire));
+    }
+
+    #[test]
+    fn who_reads_goes_by_the_grace_as_by_the_lease() {
+        let (grace, lease) = (Duration::from_secs(600), Duration::from_secs(3600));
+        let rules = Rules { lease, settle_grace: grace, stable_after: Duration::ZERO };
+        let shared = quorate(rules);
+        assert!(shared.is_quorate() && shared.lease.left() > grace);
+        shared.publish(Event::Notified(Notification::Nodelist {
+            ring_id: RingId { node_id: NodeId(1), seq: 13 },
+            members: vec![NodeId(1)],
+            joined: Vec::new(),
+            left: Vec::new(),
+        }));
+        assert!(shared.is_quorate() && shared.lease.left() <= grace);
     }
 }

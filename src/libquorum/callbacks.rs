@@ -5,6 +5,7 @@ use std::{cell::Cell, collections::VecDeque, ptr};
 use corosync_sys as sys;
 
 use super::{NodeId, Notification, RingId};
+use crate::{Code, Error};
 
 /// The callbacks of model V0.
 pub(super) const V0: sys::quorum_callbacks_t =
@@ -17,29 +18,39 @@ pub(super) const V1: sys::quorum_model_v1_data_t = sys::quorum_model_v1_data_t {
     nodelist_notify_fn: Some(on_nodelist),
 };
 
-/// What the callbacks of one dispatch delivered.
+/// What the callbacks of one connection delivered.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     notifications: VecDeque<Notification>,
+    /// A list was longer than a cluster can be, or a decision neither for quorum nor against it. What
+    /// is behind it cannot be trusted, nor what follows.
     malformed: bool,
 }
 
 impl Inbox {
-    /// Runs `dispatch`, a call of `quorum_dispatch`, with this inbox open to its callbacks.
+    /// Runs `dispatch`, a call of `quorum_dispatch` for one notification, with this inbox open to
+    /// its callbacks. `Ok(None)` if nothing waits; after an error the connection is over.
     ///
     /// libquorum calls back on the thread that dispatches and from nowhere else, and its callbacks
     /// are not told of whom they are; so what tells them is kept for this thread and this call.
     /// (The handle's context could tell, but it belongs to the user of the handle.)
-    pub(super) fn open<T>(&mut self, dispatch: impl FnOnce() -> T) -> T {
+    pub(super) fn dispatch(
+        &mut self,
+        dispatch: impl FnOnce() -> sys::cs_error_t,
+    ) -> Result<Option<Notification>, Error> {
         let outer = OPEN.replace(ptr::from_mut(self));
-        let result = dispatch();
+        let code = Code(dispatch());
         OPEN.set(outer);
-        result
-    }
-
-    /// Takes the oldest notification out; `Err` if one came that is not well formed.
-    pub(super) fn take(&mut self) -> Result<Option<Notification>, Malformed> {
-        if self.malformed { Err(Malformed) } else { Ok(self.notifications.pop_front()) }
+        if self.malformed {
+            return Err(Error::Dispatch(Code::MESSAGE_ERROR));
+        }
+        match (code, self.notifications.pop_front()) {
+            (Code::OK, Some(notification)) => Ok(Some(notification)),
+            (Code::TRY_AGAIN, None) => Ok(None),
+            // `lib/quorum.c` says CS_OK for a connection whose descriptor is closed.
+            (Code::OK, None) => Err(Error::Dispatch(Code::BAD_HANDLE)),
+            (code, _) => Err(Error::Dispatch(code)),
+        }
     }
 
     fn push(&mut self, notification: Option<Notification>) {
@@ -50,18 +61,13 @@ impl Inbox {
     }
 }
 
-/// A list was longer than a cluster can be, or a decision neither for quorum nor against it. What
-/// is behind it cannot be trusted, nor what follows.
-#[derive(Debug)]
-pub(super) struct Malformed;
-
 thread_local! {
     /// The inbox of the dispatch that this thread is in, or null.
     static OPEN: Cell<*mut Inbox> = const { Cell::new(ptr::null_mut()) };
 }
 
 fn deliver(notification: Option<Notification>) {
-    // SAFETY: `Inbox::open` put the pointer there from a `&mut` that it holds until the dispatch
+    // SAFETY: `Inbox::dispatch` put the pointer there from a `&mut` that it holds until the dispatch
     // whose callback we are has returned, and takes it away again; nobody uses the inbox meanwhile.
     if let Some(inbox) = unsafe { OPEN.get().as_mut() } {
         inbox.push(notification);

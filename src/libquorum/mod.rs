@@ -20,6 +20,8 @@ pub(crate) mod cmap;
 mod descriptors;
 mod notification;
 mod open;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod scripted;
 mod server;
 mod stack;
 pub(crate) mod votequorum;
@@ -36,10 +38,7 @@ use std::{
 use corosync_sys as sys;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use self::{
-    callbacks::{Inbox, Malformed},
-    open::Open,
-};
+use self::{callbacks::Inbox, open::Open};
 pub use self::{
     notification::{NodeId, Notification, RingId},
     server::Server,
@@ -328,22 +327,17 @@ impl Handle {
         stack::check()?;
         let (library, raw) = (self.library, self.raw);
         // SAFETY: the handle is open until `close`, and `&mut self` keeps other threads out of it.
-        let code = self.inbox.open(|| Code(unsafe { (library.quorum_dispatch)(raw, flag) }));
-        let stuck = code == Code::TRY_AGAIN && self.is_stuck();
-        let code = match (code, self.inbox.take()) {
-            (Code::OK, Ok(Some(notification))) => {
-                self.stuck_since = None;
-                return Ok(Some(notification));
-            }
-            (Code::TRY_AGAIN, Ok(None)) if !stuck => return Ok(None),
-            (Code::TRY_AGAIN, Ok(None)) => Code::MESSAGE_ERROR,
-            (_, Err(Malformed)) => Code::MESSAGE_ERROR,
-            // `lib/quorum.c` says CS_OK for a connection whose descriptor is closed.
-            (Code::OK, Ok(None)) => Code::BAD_HANDLE,
-            (code, Ok(_)) => code,
+        let dispatched = self.inbox.dispatch(|| unsafe { (library.quorum_dispatch)(raw, flag) });
+        let dispatched = match dispatched {
+            Ok(None) if self.is_stuck() => Err(Error::Dispatch(Code::MESSAGE_ERROR)),
+            dispatched => dispatched,
         };
-        self.lost = true;
-        Err(Error::Dispatch(code))
+        match &dispatched {
+            Ok(Some(_)) => self.stuck_since = None,
+            Ok(None) => {}
+            Err(_) => self.lost = true,
+        }
+        dispatched
     }
 
     /// Whether something waits and has not been dispatched for a while, though it was tried: a

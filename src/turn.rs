@@ -1,0 +1,96 @@
+use crate::sync::{AtomicU8, Ordering};
+
+/// Whose turn it is to do something that anybody may ask for at any time, also while it is done and
+/// by what it does: one does it, and once more for those who asked meanwhile.
+#[derive(Debug)]
+pub(crate) struct Turn(AtomicU8);
+
+/// It is nobody's.
+const IDLE: u8 = 0;
+/// Somebody does it.
+const TAKEN: u8 = 1;
+/// Somebody does it, and has to do it again: it was asked for meanwhile.
+const AGAIN: u8 = 2;
+
+impl Turn {
+    pub(crate) fn new() -> Self {
+        Self(AtomicU8::new(IDLE))
+    }
+
+    /// Has it done, after all that the caller has done before: here, and then this returns what came
+    /// of it; or by who is at it.
+    pub(crate) fn take<T>(&self, mut act: impl FnMut() -> T) -> Option<T> {
+        if self.0.swap(AGAIN, Ordering::AcqRel) != IDLE {
+            return None;
+        }
+        loop {
+            // Not a store: what those did who asked must be seen.
+            self.0.swap(TAKEN, Ordering::AcqRel);
+            let done = act();
+            let idle = self.0.compare_exchange(TAKEN, IDLE, Ordering::AcqRel, Ordering::Acquire);
+            if idle.is_ok() {
+                return Some(done);
+            }
+        }
+    }
+}
+
+#[cfg(all(test, loom_check))]
+mod in_every_order {
+    use std::sync::Arc;
+
+    use loom::{cell::UnsafeCell, thread};
+
+    use super::*;
+    use crate::sync::AtomicU64;
+
+    struct Work {
+        turn: Turn,
+        wanted: AtomicU64,
+        done: AtomicU64,
+        /// Loom sees who is in it.
+        one_at_a_time: UnsafeCell<()>,
+    }
+
+    impl Work {
+        /// As a receipt does, which counts and asks for the next message.
+        fn want(&self) {
+            self.wanted.fetch_add(1, Ordering::AcqRel);
+            self.turn.take(|| {
+                self.one_at_a_time.with_mut(|_| {
+                    let wanted = self.wanted.load(Ordering::Acquire);
+                    self.done.store(wanted, Ordering::Release);
+                });
+            });
+        }
+    }
+
+    /// So many threads want it at once, in all orders in which threads are preempted so often.
+    fn all_want(threads: u64, preemptions: Option<usize>) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = preemptions;
+        model.check(move || {
+            let work = Arc::new(Work {
+                turn: Turn::new(),
+                wanted: AtomicU64::new(0),
+                done: AtomicU64::new(0),
+                one_at_a_time: UnsafeCell::new(()),
+            });
+            let others: Vec<_> = (1..threads)
+                .map(|_| {
+                    let work = Arc::clone(&work);
+                    thread::spawn(move || work.want())
+                })
+                .collect();
+            work.want();
+            others.into_iter().for_each(|other| other.join().unwrap());
+            assert_eq!(work.done.load(Ordering::Acquire), threads);
+        });
+    }
+
+    #[test]
+    fn nothing_is_left_undone_and_nobody_is_at_it_beside_another() {
+        all_want(2, None);
+        all_want(3, Some(3));
+    }
+}
