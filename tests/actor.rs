@@ -179,8 +179,9 @@ fn the_address_takes_messages_for_what_the_handle_does() {
     let (send, received) = mpsc::channel();
     System::new().block_on(async {
         let late = Late { told: Arc::default(), send }.start();
+        let before = watcher.quorum.snapshot().sequence;
         let snapshot = addr.send(GetSnapshot).await.unwrap();
-        assert_eq!(snapshot, watcher.quorum.snapshot());
+        assert!((before..=watcher.quorum.snapshot().sequence).contains(&snapshot.sequence));
         let id = addr.send(Subscribe::new(late.clone().recipient())).await.unwrap();
         let weak = addr.send(Subscribe::new(late.downgrade().recipient())).await.unwrap();
         assert_ne!(id, weak);
@@ -192,7 +193,8 @@ fn the_address_takes_messages_for_what_the_handle_does() {
     });
     node.corosync.expected_votes(3);
     watcher.until_quorum(Quorum::Inquorate);
-    assert!(received.try_iter().all(|change| change.cause == Cause::Subscribed));
+    // The votes may have been told while it was subscribed.
+    assert!(received.try_iter().all(|change| change.current.quorum != Quorum::Inquorate));
 }
 
 #[test]
