@@ -485,9 +485,9 @@ fn a_decision_about_another_ring_is_believed_for_the_grace_only() {
     let server = place.server();
     let [_, decision, reply] = tracked(true);
     let newer = Step::Event(nodelist_told((1, 13), [2, 0, 0], &[1, 2]));
-    server.on("quorum", TRACKSTART, &[newer, decision.clone(), reply]);
     let watcher = place.watch_with(|b| b.settle_grace(Duration::from_millis(200)));
-    watcher.until_quorum(Quorum::Quorate);
+    watcher.until_settled(Quorum::Quorate, &[1, 2]);
+    server.now(std::slice::from_ref(&newer));
     watcher.until_quorum(Quorum::Unknown);
     assert!(!watcher.quorum.is_quorate());
     // However often it is said, and confirmed by votequorum.
@@ -496,6 +496,15 @@ fn a_decision_about_another_ring_is_believed_for_the_grace_only() {
         server.wait_more(&format!("request votequorum {GETINFO}"), 1);
     }
     assert_never_quorate(&watcher.rest());
+    server.now(&[Step::Event(quorum_told(1, (1, 13), 2, &[1, 2]))]);
+    let told = watcher.until_settled(Quorum::Quorate, &[1, 2]);
+    assert_never_quorate(&told[..told.len() - 1]);
+
+    // Nobody knows for how long it has been so when we connect: there is no grace.
+    server.on("quorum", TRACKSTART, &[newer, decision, reply]);
+    server.now(&[Step::Disconnect]);
+    watcher.until_lost();
+    server.wait_more(&format!("request votequorum {GETINFO}"), 3);
     server.now(&[Step::Event(quorum_told(1, (1, 13), 2, &[1, 2]))]);
     let told = watcher.until_settled(Quorum::Quorate, &[1, 2]);
     assert_never_quorate(&told[..told.len() - 1]);
