@@ -4,11 +4,15 @@ mod support;
 
 use std::{
     io::{BufRead, BufReader, Lines},
+    net::TcpStream,
     process::{Child, ChildStdout, Command, Stdio},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Netns, Node};
+use support::{Client, Netns, Node, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
 
 #[test]
 fn the_shortest_program_is_the_example() {
@@ -133,4 +137,33 @@ fn the_shortest_program_runs_to_its_end() {
     // How much it prints before it ends is open: it does not wait for its subscriber.
     program.until("unknown: connecting");
     assert!(program.child.wait().unwrap().success());
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn gate_takes_writes_while_there_is_quorum() {
+    let node = Node::single();
+    let mut gate = cargo_run(&node.netns, "--example gate -- --corosync");
+    gate.until("http://127.0.0.1:8080/value");
+    let server = "127.0.0.1:8080".parse().unwrap();
+    node.run(|| {
+        let put = || {
+            let mut client = Client::connect(server);
+            client.send("PUT", "/value", &[]);
+            client.response().0
+        };
+        eventually(SOON, "it listens", || TcpStream::connect(server).ok());
+        eventually(SOON, "there is quorum", || (put() == 200).then_some(()));
+        node.corosync.expected_votes(3);
+        eventually(SOON, "there is no quorum", || (put() == 503).then_some(()));
+        let mut client = Client::connect(server);
+        client.send("GET", "/value", &[]);
+        assert_eq!(client.response().0, 200, "anybody may read");
+        client.send("GET", "/readyz?verbose", &[]);
+        let (status, why) = client.response();
+        assert!(status == 503 && why.contains("[-]quorum failed: inquorate: ring"), "{why}");
+    });
+    let program = Pid::from_child(&gate.child);
+    kill_process(program, Signal::INT).unwrap();
+    assert!(gate.child.wait().unwrap().success());
 }
