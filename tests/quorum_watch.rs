@@ -1,0 +1,75 @@
+//! The terminal tool among the examples, as a script uses it.
+
+mod support;
+
+use std::{
+    env,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+use support::{Netns, Node, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Cargo has built it beside this test.
+fn program() -> PathBuf {
+    let test = env::current_exe().unwrap();
+    test.ancestors().nth(2).unwrap().join("examples/quorum-watch")
+}
+
+fn run(netns: &Netns, arguments: &str) -> Output {
+    netns.run(|| Command::new(program()).args(arguments.split_whitespace()).output().unwrap())
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_script_can_ask() {
+    let node = Node::single();
+    let output = run(&node.netns, "");
+    let ring = node.wait_members(true, &[1]).ring_id;
+    assert_eq!(output.status.code(), Some(0));
+    let expected = format!(
+        "quorum   quorate\ncorosync connected\nmembers  1 (n1)\nring     {ring}\n\
+         votes    1 of 1, quorum 1, 0 to spare\n"
+    );
+    assert_eq!(said(&output), expected, "and no colours where there is no terminal");
+
+    node.corosync.expected_votes(3);
+    eventually(SOON, "it is told", || {
+        (run(&node.netns, "status").status.code() == Some(2)).then_some(())
+    });
+    let output = run(&node.netns, "--json");
+    let now: Value = serde_json::from_str(&said(&output)).unwrap();
+    assert_eq!((&now["quorum"], &now["votes"]["quorum"]), (&"inquorate".into(), &2.into()));
+    assert_eq!(run(&node.netns, "wait 1").status.code(), Some(2));
+
+    let waiting =
+        node.run(|| Command::new(program()).arg("wait").stdout(Stdio::null()).spawn().unwrap());
+    node.corosync.expected_votes(1);
+    assert_eq!(waiting.wait_with_output().unwrap().status.code(), Some(0));
+
+    node.corosync.kill();
+    let output = run(&node.netns, "status");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("systemctl start corosync"), "{}", said(&output));
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn what_is_asked_wrongly_is_said() {
+    let nowhere = Netns::new();
+    for arguments in ["foo", "--foo", "wait x", "watch watch"] {
+        let output = run(&nowhere, arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("usage: quorum-watch"));
+    }
+    let output = run(&nowhere, "wait 5 --simulate");
+    assert_eq!(output.status.code(), Some(0));
+}
