@@ -6,14 +6,23 @@ PORTABLE = metrics serde sim web
 # How long `make fuzz` goes on.
 FUZZ_SECONDS = 600
 
-.PHONY: help test soak sanitize fuzz corpus check fmt clippy doc features dependencies
+.PHONY: help cluster cluster-down test soak sanitize fuzz corpus check fmt clippy doc features dependencies
 
 help:
 	@echo 'make test   run every test, those on real Corosync daemons too (needs root)'
 	@echo 'make soak   ten minutes of chaos on a real cluster (needs root)'
 	@echo 'make sanitize  the calls of libquorum under the address and leak sanitizers (needs root)'
 	@echo 'make fuzz   ten minutes of whatever could come from Corosync; FUZZ_SECONDS=n for others'
+	@echo 'make cluster  three nodes to try things on, and cluster-down removes them (needs root)'
 	@echo 'make check  format, lints, docs, feature combinations, dependencies, half a minute of fuzz'
+
+# Three nodes to try things on; it says how to break them.
+cluster:
+	scripts/install-test-deps
+	scripts/cluster up
+
+cluster-down:
+	scripts/cluster down
 
 # Nothing is skipped: without root or Corosync the ignored tests fail. The library is loaded in the
 # first four runs and linked in the others.

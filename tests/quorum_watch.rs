@@ -1,4 +1,4 @@
-//! The terminal tool among the examples, as a script uses it.
+//! The terminal tool among the examples, as a script uses it; and the cluster to try it on.
 
 mod support;
 
@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde_json::Value;
-use support::{Netns, Node, eventually};
+use support::{Netns, Node, command, eventually, unique_name};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -59,6 +59,34 @@ fn a_script_can_ask() {
     let output = run(&node.netns, "status");
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("systemctl start corosync"), "{}", said(&output));
+}
+
+/// What CONTRIBUTING.md says of it.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_cluster_can_be_had_and_broken() {
+    let name = unique_name();
+    let script = |arguments: &[&str]| {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/cluster");
+        let mut command = Command::new(script);
+        command.args(arguments).env("CLUSTER", &name).env("TMPDIR", env!("CARGO_TARGET_TMPDIR"));
+        command.output().unwrap()
+    };
+    let up = script(&["up"]);
+    assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    let ask = || {
+        let namespace = format!("{name}-n1");
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &namespace]).arg(program()).output().unwrap().status.code()
+    };
+    assert_eq!(ask(), Some(0));
+    for node in ["2", "3"] {
+        command("ip", &["-n", &format!("{name}-n{node}"), "link", "set", "eth0", "down"]);
+    }
+    eventually(SOON, "it is cut off", || (ask() == Some(2)).then_some(()));
+    let down = script(&["down"]);
+    assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
+    assert!(!command("ip", &["netns", "list"]).contains(&format!("{name}-n")));
 }
 
 #[test]
