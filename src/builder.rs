@@ -56,7 +56,8 @@ impl QuorumBuilder {
     /// Whatever happens to Corosync, this process or the system, nobody is told that there is
     /// quorum for longer than this after Corosync was last asked and has answered. Choose it with
     /// the time in mind that the other nodes take to go on without this one: Corosync's token and
-    /// consensus timeouts together (4.3 s as Corosync comes for two nodes, more for more).
+    /// consensus timeouts together (6.6 s as Corosync 3.1 comes for two nodes, 8 s for three; a node
+    /// tells with `corosync-cmapctl -g runtime.config.totem.token`, and `.consensus`).
     pub fn lease(mut self, lease: Duration) -> Self {
         self.rules.lease = lease;
         self

@@ -42,6 +42,9 @@ pub mod whatever_comes;
 #[doc = include_str!("../FAILURES.md")]
 pub mod failures {}
 
+#[doc = include_str!("../GUIDE.md")]
+pub mod guide {}
+
 pub use self::{
     actor::QuorumActor,
     backoff::Backoff,

@@ -11,7 +11,7 @@
 //! | `quorum_votes` | gauge, votes | labelled `type`: `expected`, `highest_expected`, `total`, `quorum`, `qdevice`; all 0 while they are not known |
 //! | `quorum_last_contact_timestamp_seconds` | gauge, seconds since 1970 | Corosync is known to have lived then |
 //! | `quorum_lease_seconds` | gauge, seconds | for how long after that it is believed |
-//! | `quorum_changes_total` | counter | changes, labelled by their `cause`, as in [`Cause`](crate::Cause) |
+//! | `quorum_changes_total` | counter | changes, labelled by their `cause`, as in [`Cause`] |
 //! | `quorum_losses_total` | counter | changes that lost quorum |
 //! | `quorum_reconnects_total` | counter | connections, and attempts to make one, that ended; labelled by the `reason`, a code such as `CS_ERR_LIBRARY` or what failed |
 //! | `quorum_probe_round_trip_seconds` | histogram, seconds | from asking Corosync whether it lives to the actor having taken the answer |
