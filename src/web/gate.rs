@@ -29,7 +29,7 @@ use crate::QuorumHandle;
 /// ```
 /// use std::time::Duration;
 /// use actix_quorum::{QuorumHandle, web::QuorumGate};
-/// use actix_web::{App, Scope, web};
+/// use actix_web::web::{self, ServiceConfig};
 ///
 /// async fn read() -> &'static str {
 ///     "what is there"
@@ -40,9 +40,9 @@ use crate::QuorumHandle;
 /// }
 ///
 /// /// Anybody may read; writing takes quorum.
-/// fn records(quorum: QuorumHandle) -> Scope {
+/// fn records(config: &mut ServiceConfig, quorum: QuorumHandle) {
 ///     let gate = QuorumGate::new(quorum).allow_safe_methods().retry_after(Duration::from_secs(5));
-///     web::scope("/records").wrap(gate).service(web::resource("").get(read).post(write))
+///     config.service(web::resource("/records").wrap(gate).get(read).post(write));
 /// }
 /// ```
 #[derive(Clone, Debug)]

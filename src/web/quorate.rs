@@ -18,7 +18,7 @@ use crate::{QuorumGuard, QuorumHandle};
 ///
 /// ```
 /// use actix_quorum::{QuorumHandle, QuorumLost, web::Quorate};
-/// use actix_web::{App, HttpResponse, Responder, web};
+/// use actix_web::{HttpResponse, Responder, web};
 ///
 /// /// Many writes, which must end with quorum.
 /// async fn import(quorate: Quorate) -> impl Responder {
