@@ -6,7 +6,7 @@ PORTABLE = metrics serde sim web
 # How long `make fuzz` goes on.
 FUZZ_SECONDS = 600
 
-.PHONY: help cluster cluster-down test soak sanitize fuzz corpus check fmt clippy doc features dependencies
+.PHONY: help cluster cluster-down test soak sanitize fuzz corpus check fmt clippy doc features dependencies minimal package
 
 help:
 	@echo 'make test   run every test, those on real Corosync daemons too (needs root)'
@@ -68,7 +68,7 @@ sanitize:
 	cargo test --target "$$(rustc --print host-tuple)" --features sim \
 		--lib --test handle --test reconnect -- --include-ignored --test-threads=4
 
-check: fmt clippy doc features dependencies
+check: fmt clippy doc features dependencies minimal package
 	$(MAKE) fuzz FUZZ_SECONDS=30
 
 fmt:
@@ -97,3 +97,14 @@ dependencies:
 	if [ -n "$$duplicates" ]; then echo "$$duplicates"; exit 1; fi
 	scripts/install-check-deps
 	cargo deny check bans licenses sources
+
+# The oldest versions that Cargo.toml asks for are enough. In a copy, as it changes Cargo.lock.
+minimal:
+	rm -rf target/minimal && mkdir -p target/minimal
+	cp -r Cargo.toml Cargo.lock README.md FAILURES.md GUIDE.md src corosync-sys target/minimal
+	cd target/minimal && RUSTC_BOOTSTRAP=1 cargo update --quiet -Z direct-minimal-versions && \
+		cargo check --quiet --target-dir ../minimal-build --features '$(PORTABLE)'
+
+# Both crates build from what is packaged alone.
+package:
+	cargo package --workspace --allow-dirty --quiet
