@@ -162,6 +162,18 @@ fn gate_takes_writes_while_there_is_quorum() {
         client.send("GET", "/readyz?verbose", &[]);
         let (status, why) = client.response();
         assert!(status == 503 && why.contains("[-]quorum failed: inquorate: ring"), "{why}");
+
+        // No request waits for a Corosync that hangs.
+        node.corosync.expected_votes(1);
+        eventually(SOON, "there is quorum again", || (put() == 200).then_some(()));
+        node.corosync.pause();
+        eventually(SOON, "it is not believed any more", || (put() == 503).then_some(()));
+        for (path, expected) in [("/livez", 200), ("/readyz", 503), ("/quorum", 200)] {
+            let mut client = Client::connect(server);
+            client.send("GET", path, &[]);
+            assert_eq!(client.response().0, expected, "{path}");
+        }
+        node.corosync.resume();
     });
     let program = Pid::from_child(&gate.child);
     kill_process(program, Signal::INT).unwrap();
