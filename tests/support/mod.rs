@@ -19,6 +19,8 @@ mod http;
 mod leftovers;
 mod netns;
 mod process;
+#[cfg(feature = "web")]
+mod service;
 mod staged;
 mod thread;
 mod watcher;
@@ -29,6 +31,8 @@ use std::{
 };
 
 use self::compile::compile;
+#[cfg(feature = "web")]
+pub use self::service::{Service, Setup};
 pub use self::{
     cluster::{Cluster, Node, nodelist},
     corosync::{Config, Corosync, Ipc, Quorumtool},
