@@ -2,15 +2,10 @@
 
 mod support;
 
-use std::{
-    io::{BufRead, BufReader, Lines},
-    net::TcpStream,
-    process::{Child, ChildStdout, Command, Stdio},
-    time::Duration,
-};
+use std::{net::TcpStream, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Client, Netns, Node, eventually};
+use support::{Client, Netns, Node, Running, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -24,41 +19,7 @@ fn the_shortest_program_is_the_example() {
 
 /// `cargo run` with these arguments, in a network namespace.
 fn cargo_run(netns: &Netns, arguments: &str) -> Running {
-    let mut child = Command::new("ip")
-        .args(["netns", "exec", netns.name(), env!("CARGO"), "run", "--quiet"])
-        .args(arguments.split(' '))
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    Running { child, lines }
-}
-
-struct Running {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Running {
-    /// Reads lines up to one that contains `text`.
-    #[track_caller]
-    fn until(&mut self, text: &str) -> String {
-        let mut seen = Vec::new();
-        for line in &mut self.lines {
-            seen.push(line.unwrap());
-            if seen.last().unwrap().contains(text) {
-                return seen.pop().unwrap();
-            }
-        }
-        panic!("it ended without {text:?}: {seen:#?}");
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    Running::cargo_run(Some(netns), arguments)
 }
 
 #[test]
@@ -78,7 +39,6 @@ fn watch_prints_every_change_until_interrupted() {
     watch.until("unknown: connection to corosync lost: CS_ERR_LIBRARY (2)");
     node.corosync.start();
     watch.until("quorate: ring");
-    // Each program on the way replaced itself by the next, so this is its own process by now.
     let program = Pid::from_child(&watch.child);
     kill_process(program, Signal::INT).unwrap();
     assert!(watch.child.wait().unwrap().success());

@@ -11,105 +11,14 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
-use actix::{Actor, Arbiter, System};
-use actix_quorum::{
-    QuorumActor, QuorumHandle,
-    sim::Cluster,
-    web::{PauseServer, QuorumGate, drop_stalled_clients, routes},
-};
-use actix_web::{App, HttpServer, web};
 use serde_json::Value;
-use support::{Client, Event, eventually};
+use support::{Client, Event, Service, Setup, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
-
-/// A service with a gated `/write`, on a cluster of three.
-struct Service {
-    cluster: Cluster,
-    quorum: QuorumHandle,
-    server: SocketAddr,
-    system: System,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Service {
-    fn start() -> Self {
-        Self::start_with(false)
-    }
-
-    fn start_with(pauses: bool) -> Self {
-        let cluster = Cluster::new(3);
-        let node = cluster.node(1);
-        let (send, received) = mpsc::channel();
-        let thread = thread::spawn(move || {
-            let runner = System::new();
-            runner.block_on(async {
-                let quorum = QuorumActor::builder().source(node).start();
-                let state = quorum.clone();
-                let server = HttpServer::new(move || {
-                    let write = web::resource("/write").wrap(QuorumGate::new(state.clone()));
-                    App::new()
-                        .configure(routes(state.clone()))
-                        .service(write.post(async || "written"))
-                })
-                .on_connect(drop_stalled_clients)
-                .workers(2)
-                .disable_signals()
-                .shutdown_timeout(1)
-                .bind(("127.0.0.1", 0))
-                .unwrap();
-                let addr = server.addrs()[0];
-                let server = server.run();
-                if pauses {
-                    let policy = PauseServer::new(server.handle());
-                    quorum.subscribe(policy.start().recipient());
-                }
-                Arbiter::current().spawn(async { server.await.unwrap() });
-                send.send((quorum, addr, System::current())).unwrap();
-            });
-            runner.run().unwrap();
-        });
-        let (quorum, server, system) = received.recv().unwrap();
-        let service = Self { cluster, quorum, server, system, thread: Some(thread) };
-        service.until(true);
-        service
-    }
-
-    fn connect(&self) -> Client {
-        Client::connect(self.server)
-    }
-
-    fn until(&self, quorate: bool) {
-        eventually(SOON, &format!("quorate is {quorate}"), || {
-            (self.quorum.is_quorate() == quorate).then_some(())
-        });
-    }
-
-    /// Takes quorum away and returns when the handle says so.
-    fn lose(&self) {
-        self.cluster.partition(&[&[1], &[2, 3]]).unwrap();
-        self.until(false);
-    }
-
-    fn regain(&self) {
-        self.cluster.heal();
-        self.until(true);
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        self.system.stop();
-        let ended = self.thread.take().unwrap().join();
-        if !thread::panicking() {
-            ended.unwrap();
-        }
-    }
-}
 
 /// A request that is sent when the handle says that there is no quorum is refused, and one that is
 /// sent when it says that there is one is not, however many are under way when that changes.
@@ -219,6 +128,32 @@ fn a_stream_tells_the_state_and_then_each_change() {
     };
     assert_eq!(loss["text"], "inquorate: ring 1.9, members 1 (was quorate)");
     assert_eq!(loss["current"]["quorum"], "inquorate");
+}
+
+#[test]
+fn a_stream_begins_with_what_the_lease_says() {
+    let (service, arbiter) = Service::on_arbiter(Duration::from_millis(300));
+    let (unblock, blocked) = mpsc::channel::<()>();
+    arbiter.spawn_fn(move || {
+        let _ = blocked.recv();
+    });
+    service.until(false);
+    assert!(service.quorum.snapshot().quorum.is_quorate(), "the actor could not tell");
+    let mut client = service.connect();
+    client.open_events(&[]);
+    let first = json(&client.event().unwrap());
+    assert_eq!(
+        (&first["cause"], &first["current"]["quorum"]),
+        (&"subscribed".into(), &"unknown".into())
+    );
+    drop(unblock);
+    // That it is believed again is no change of what was published, or is told as one.
+    loop {
+        let told = json(&client.event().unwrap());
+        if told["quorum"] == "quorate" || told["current"]["quorum"] == "quorate" {
+            break;
+        }
+    }
 }
 
 #[test]
@@ -384,7 +319,7 @@ fn has_connection(server: SocketAddr, client: SocketAddr) -> bool {
 
 #[test]
 fn a_paused_server_lets_its_clients_wait() {
-    let service = Service::start_with(true);
+    let service = Service::start_with(Setup { pauses: true, ..Setup::default() });
     let ask = || {
         let mut client = service.connect();
         client.send("GET", "/livez", &[]);

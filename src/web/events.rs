@@ -120,11 +120,19 @@ impl Client {
     fn changed(&mut self, change: &QuorumChanged) -> Bytes {
         let current = &change.current;
         self.seen = Some(Arc::clone(current));
-        self.told = current.quorum;
+        // The others tell what was, this one what is.
+        let quorum = match change.cause {
+            Cause::Subscribed if current.quorum.is_quorate() && !self.quorum.is_quorate() => {
+                Quorum::Unknown
+            }
+            _ => current.quorum,
+        };
+        self.told = quorum;
         self.has_ended = current.connection == Connection::Stopped;
         self.quorum.shared.event_clients.rendered(change, || {
             let names = self.quorum.node_names();
-            let data = serde_json::to_string(&Change::of(change, State::of(current, &names)));
+            let state = State::of(current, quorum, &names);
+            let data = serde_json::to_string(&Change::of(change, state));
             let data = data.expect("all keys are strings or numbers");
             let retry = RETRY.as_millis();
             let sequence = current.sequence;

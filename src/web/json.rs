@@ -14,7 +14,7 @@ use crate::{
 /// `GET /quorum`
 pub(super) fn now(quorum: &QuorumHandle, _: &HttpRequest) -> HttpResponse {
     let names = quorum.node_names();
-    json(&State { quorum: quorum.quorum(), ..State::of(&quorum.snapshot(), &names) })
+    json(&State::of(&quorum.snapshot(), quorum.quorum(), &names))
 }
 
 /// `GET /quorum/history`
@@ -62,9 +62,10 @@ pub(super) struct State<'a> {
 }
 
 impl<'a> State<'a> {
-    pub(super) fn of(snapshot: &'a Snapshot, names: &'a NodeNames) -> Self {
+    /// With what the lease makes of its quorum.
+    pub(super) fn of(snapshot: &'a Snapshot, quorum: Quorum, names: &'a NodeNames) -> Self {
         Self {
-            quorum: snapshot.quorum,
+            quorum,
             connection: &snapshot.connection,
             ring_id: snapshot.ring_id,
             members: &snapshot.members,

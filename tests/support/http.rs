@@ -41,13 +41,19 @@ impl Client {
     /// Sends a request without a body; `fields` are whole lines.
     #[track_caller]
     pub fn send(&mut self, method: &str, path: &str, fields: &[&str]) {
-        let mut request =
-            format!("{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n");
-        for field in fields {
+        self.send_body(method, path, fields, "");
+    }
+
+    #[track_caller]
+    pub fn send_body(&mut self, method: &str, path: &str, fields: &[&str], body: &str) {
+        let length = body.len();
+        let mut request = format!("{method} {path} HTTP/1.1\r\nContent-Length: {length}\r\n");
+        for field in ["Host: localhost"].iter().chain(fields) {
             request.push_str(field);
             request.push_str("\r\n");
         }
         request.push_str("\r\n");
+        request.push_str(body);
         self.0.get_mut().write_all(request.as_bytes()).expect("the server reads");
     }
 
@@ -57,8 +63,8 @@ impl Client {
         let status = self.line().expect("an answer");
         let status = status.split(' ').nth(1).and_then(|status| status.parse().ok());
         let mut fields = Vec::new();
-        while let Some((name, value)) = self.line().unwrap().split_once(": ") {
-            fields.push((name.to_lowercase(), value.to_owned()));
+        while let Some((name, value)) = self.line().unwrap().split_once(':') {
+            fields.push((name.to_lowercase(), value.trim().to_owned()));
         }
         Head { status: status.expect("a status line"), fields }
     }

@@ -1,13 +1,14 @@
-//! Real Corosync daemons in network namespaces, impostors of them, and a fake libquorum, for the
-//! tests.
+//! Real Corosync daemons in network namespaces, impostors of them, a fake libquorum, and a browser,
+//! for the tests.
 //!
 //! Everything here removes what it made when it is dropped, and sweeps away what a test process
 //! that died could not remove. It needs root, Corosync and `ip`, except for the fake library;
-//! the impostors need libqb's development files.
+//! the impostors need libqb's development files, and the browser is Chromium.
 
 // Each test binary uses its own part.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
+mod browser;
 mod cluster;
 mod compile;
 mod corosync;
@@ -19,6 +20,9 @@ mod http;
 mod leftovers;
 mod netns;
 mod process;
+mod running;
+#[cfg(feature = "web")]
+mod service;
 mod staged;
 mod thread;
 mod watcher;
@@ -29,7 +33,10 @@ use std::{
 };
 
 use self::compile::compile;
+#[cfg(feature = "web")]
+pub use self::service::{Service, Setup};
 pub use self::{
+    browser::Browser,
     cluster::{Cluster, Node, nodelist},
     corosync::{Config, Corosync, Ipc, Quorumtool},
     fake::{FakeLibquorum, List, Variant, fake_libquorum},
@@ -39,6 +46,7 @@ pub use self::{
     leftovers::{TempDir, sweep, unique_name},
     netns::Netns,
     process::{command, dev_shm_entries, open_fds, pause_process, rss_kib, threads, wait_asleep},
+    running::Running,
     staged::StagedLibquorum,
     thread::{as_user, on_fresh_thread, small_dev_shm},
     watcher::{Watcher, lines, quick},
