@@ -31,6 +31,8 @@ fn watched() -> (Node, Watcher) {
     let node = Node::single();
     let watcher = Watcher::start(&node.netns);
     watcher.until_settled(Quorum::Quorate, &[1]);
+    // What comes by itself has come.
+    eventually(SOON, "the votes are told", || watcher.quorum.snapshot().votes.clone());
     (node, watcher)
 }
 
