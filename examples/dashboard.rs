@@ -14,6 +14,7 @@ use actix_quorum::{
     web::{QuorumGate, drop_stalled_clients, routes},
 };
 use actix_web::{App, HttpResponse, HttpServer, web};
+use tokio::signal::unix::{SignalKind, signal};
 
 type Simulated = web::Data<Option<Cluster>>;
 
@@ -116,7 +117,9 @@ async fn run(corosync: bool, port: u16) -> std::io::Result<()> {
     .workers(2)
     .on_connect(drop_stalled_clients)
     .shutdown_signal(async move {
-        let _ = tokio::signal::ctrl_c().await;
+        // In place of the server's own signals.
+        let mut terminated = signal(SignalKind::terminate()).expect("there are signals");
+        tokio::select! { _ = terminated.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
         stopping.stop().await;
     })
     .bind(("127.0.0.1", port))?;

@@ -17,6 +17,7 @@ use actix_quorum::{
     web::{Quorate, QuorumGate, drop_stalled_clients, routes},
 };
 use actix_web::{App, HttpResponse, HttpServer, Responder, rt, web};
+use tokio::signal::unix::{SignalKind, signal};
 
 type Value = web::Data<Mutex<String>>;
 
@@ -24,7 +25,7 @@ async fn read(value: Value) -> impl Responder {
     value.lock().unwrap().clone() + "\n"
 }
 
-/// Is only called while there is quorum; the guard says until when.
+/// Called while there is quorum; the guard says until when.
 async fn write(value: Value, new: String, quorate: Quorate) -> impl Responder {
     // What takes long is dropped when quorum is lost; what was done by then stays done.
     let work = async { *value.lock().unwrap() = new };
@@ -58,7 +59,8 @@ async fn main() -> io::Result<()> {
     })
     .on_connect(drop_stalled_clients)
     .shutdown_signal(async move {
-        let _ = tokio::signal::ctrl_c().await;
+        let mut terminated = signal(SignalKind::terminate()).expect("there are signals");
+        tokio::select! { _ = terminated.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
         stopping.stop().await;
     })
     .bind(("127.0.0.1", 8080))?

@@ -135,12 +135,16 @@ async fn run(options: &Options) -> io::Result<Quorum> {
             let _ = timeout(patience, quorum.wait_quorate()).await;
         }
     }
-    let (now, told) = (quorum.snapshot(), quorum.quorum());
+    // What was published last, as far as it is believed now.
+    let mut now = Snapshot::clone(&quorum.snapshot());
+    if !quorum.is_quorate() && now.quorum.is_quorate() {
+        now.quorum = Quorum::Unknown;
+    }
     if !matches!(options.command, Command::Watch) {
         options.show(&quorum, &now)?;
     }
     quorum.stop().await;
-    Ok(told)
+    Ok(now.quorum)
 }
 
 async fn watch(options: &Options, quorum: &QuorumHandle) -> io::Result<()> {

@@ -31,7 +31,12 @@ impl QuorumHandle {
     /// Whether this node has quorum, has none, or nobody knows, now: as
     /// [`is_quorate`](Self::is_quorate), this is not quorate when the lease has run out.
     pub fn quorum(&self) -> Quorum {
-        match self.snapshot().quorum {
+        self.quorum_of(&self.snapshot())
+    }
+
+    /// What is true now of what was last published.
+    pub(crate) fn quorum_of(&self, latest: &Snapshot) -> Quorum {
+        match latest.quorum {
             Quorum::Quorate if !self.is_quorate() => Quorum::Unknown,
             quorum => quorum,
         }

@@ -94,6 +94,18 @@ impl Lease {
         Moment(self.until.load(Ordering::Acquire)).since(self.clock.now())
     }
 
+    /// Whether a reader may have found it run out since it was as `before`, though it was extended
+    /// in the same epoch: whoever extends it may be slow to.
+    pub(crate) fn has_lapsed(&self, before: (Moment, u64)) -> bool {
+        let (until, epoch) = before;
+        until.0 != 0 && self.running_epoch() == Some(epoch) && self.clock.now() >= until
+    }
+
+    /// Until when it runs, and in which epoch. For who grants it, and nobody else.
+    pub(crate) fn granted(&self) -> (Moment, u64) {
+        (Moment(self.until.load(Ordering::Acquire)), self.epoch.load(Ordering::Acquire))
+    }
+
     /// Quorum is believed until then, in this epoch.
     pub(crate) fn grant(&self, until: Moment, epoch: u64) {
         self.epoch.store(epoch, Ordering::Release);
@@ -122,6 +134,22 @@ mod tests {
         assert!(!lease.runs(), "the moment itself is too late");
         lease.grant(Moment(1), 7);
         assert!(!lease.runs() && lease.left().is_zero());
+    }
+
+    #[test]
+    fn extended_too_late_it_has_lapsed() {
+        let clock = Clock::System;
+        let lease = Lease::new(clock);
+        assert!(!lease.has_lapsed(lease.granted()));
+        let hour = clock.now().after(Duration::from_secs(3600));
+        lease.grant(hour, 7);
+        assert!(!lease.has_lapsed(lease.granted()), "it runs");
+        lease.grant(clock.now(), 7);
+        let ran_out = lease.granted();
+        lease.grant(hour, 7);
+        assert!(lease.has_lapsed(ran_out));
+        lease.grant(hour, 8);
+        assert!(!lease.has_lapsed(ran_out), "that is of another epoch");
     }
 
     #[test]

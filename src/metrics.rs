@@ -21,8 +21,9 @@
 //!
 //! A gauge says what was last recorded. If this process hangs, `quorum_quorate` stays what it was:
 //! an alert, and a dashboard, should hold a node for quorate only while
-//! `time() - quorum_last_contact_timestamp_seconds < quorum_lease_seconds`. The file
-//! `alerts/quorum.rules.yml` in the repository has Prometheus rules that do.
+//! `time() - quorum_last_contact_timestamp_seconds` is below `quorum_lease_seconds` and the interval of
+//! scraping. The file `alerts/quorum.rules.yml` in the repository has Prometheus rules that do, with
+//! 30 s for the latter.
 //!
 //! # Dashboards made for `ha_cluster_exporter`
 //!
@@ -34,6 +35,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -60,25 +62,34 @@ impl Metrics {
         if ha_cluster {
             describe_ha_cluster();
         }
-        *self.ha_cluster.lock() = ha_cluster.then(BTreeMap::new);
+        let mut labelled = self.ha_cluster.lock();
+        *labelled = ha_cluster.then(BTreeMap::new);
         gauge!("quorum_lease_seconds").set(lease);
         gauge!("quorum_last_contact_timestamp_seconds").set(0.0);
         gauge!("quorum_subscribers").set(0.0);
         counter!("quorum_losses_total").absolute(0);
         counter!("quorum_conflated_deliveries_total").absolute(0);
         counter!("quorum_abandoned_threads_total").absolute(0);
-        self.state(now, &NodeNames::new());
+        Self::state(now, &NodeNames::new(), &mut labelled);
     }
 
-    pub(crate) fn changed(&self, change: &QuorumChanged, names: &NodeNames) {
+    /// Counts a change, and shows what is true `now`, which may be later than that.
+    pub(crate) fn changed(
+        &self,
+        change: &QuorumChanged,
+        now: impl FnOnce() -> (Arc<Snapshot>, Arc<NodeNames>),
+    ) {
         counter!("quorum_changes_total", "cause" => cause(change.cause)).increment(1);
         if change.is_loss() {
             counter!("quorum_losses_total").increment(1);
         }
-        self.state(&change.current, names);
+        // Locked before it is asked what is true: who comes later never shows what was before.
+        let mut labelled = self.ha_cluster.lock();
+        let (now, names) = now();
+        Self::state(&now, &names, &mut labelled);
     }
 
-    fn state(&self, now: &Snapshot, names: &NodeNames) {
+    fn state(now: &Snapshot, names: &NodeNames, labelled: &mut Option<BTreeMap<NodeId, Labels>>) {
         let quorate = now.quorum.is_quorate();
         gauge!("quorum_quorate").set(number(quorate));
         gauge!("quorum_connected").set(number(now.connection == Connection::Connected));
@@ -95,7 +106,7 @@ impl Metrics {
         ] {
             gauge!("quorum_votes", "type" => kind).set(votes);
         }
-        if let Some(labelled) = &mut *self.ha_cluster.lock() {
+        if let Some(labelled) = labelled {
             gauge!("ha_cluster_corosync_quorate").set(number(quorate));
             for (kind, votes) in [
                 ("expected_votes", votes.expected),

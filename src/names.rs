@@ -90,6 +90,8 @@ impl Names {
                 // It may have gone again; the next connection reads them anew.
                 Err(error) => log::debug!("node names are not known: {error}"),
             }
+            // However long that took, they are as new as they get.
+            *self.read_at.lock() = Some(Instant::now());
             // The next reason to read them may be close behind.
             thread::sleep(PAUSE);
             if self.is_done() {

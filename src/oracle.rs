@@ -164,7 +164,7 @@ impl Oracle {
             return matches!(event, Event::Lost(_));
         };
         let reformed = match event {
-            Event::Tick => false,
+            Event::Tick | Event::Lapsed => false,
             Event::Lost(_) | Event::Failed { .. } | Event::Stopped => {
                 self.link = None;
                 return true;

@@ -21,7 +21,7 @@ use std::{fmt, time::Duration};
 
 use actix::{Actor, AsyncContext, Context, Handler, SpawnHandle, System};
 
-use crate::QuorumChanged;
+use crate::{Connection, QuorumChanged};
 
 /// Calls a closure with each change, the current state first.
 pub struct Call<F>(F);
@@ -54,7 +54,9 @@ impl<F> fmt::Debug for Call<F> {
 /// Stops the [`System`] that it is started in once quorum was lost and has not come back for a
 /// while: whoever supervises the process starts it anew.
 ///
-/// A service that has not had quorum yet waits for it.
+/// A service that has not had quorum yet waits for it. The end of the quorum actor, which is part of
+/// stopping in order, is no loss of quorum to it; that an actor died is told by `/livez`, or by
+/// [`Connection::Stopped`].
 #[derive(Debug)]
 pub struct StopSystem {
     code: i32,
@@ -84,7 +86,8 @@ impl Handler<QuorumChanged> for StopSystem {
     type Result = ();
 
     fn handle(&mut self, change: QuorumChanged, ctx: &mut Context<Self>) {
-        if change.current.quorum.is_quorate() {
+        let ends = change.current.connection == Connection::Stopped;
+        if change.current.quorum.is_quorate() || ends {
             if let Some(stopping) = self.stopping.take() {
                 ctx.cancel_future(stopping);
             }

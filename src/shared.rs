@@ -49,32 +49,45 @@ impl Shared {
     /// Applies what happened and tells everybody, if it changed anything. Returns when time alone
     /// will change something.
     pub(crate) fn publish(&self, event: Event) -> Option<Moment> {
-        let (change, deadline) = {
+        let (changes, deadline) = {
             // Held until the change is in the history, so that changes are there in order.
             let mut tracker = self.tracker.lock();
-            let now = Now { wall: SystemTime::now(), moment: self.lease.clock().now() };
-            let change = tracker.apply(event, now);
-            let (current, deadline) = (tracker.current(), tracker.deadline());
-            // Before anything else: who asks from now on is not told what was true before.
-            match deadline.filter(|_| current.quorum.is_quorate()) {
-                Some(until) => self.lease.grant(until, current.epoch),
-                None => self.lease.revoke(current.epoch),
-            }
-            if let Some(change) = &change {
-                self.history.push(change.clone());
-                // Last: it wakes those who then look into the history.
-                self.latest.send_replace(Arc::clone(&change.current));
-            }
-            (change, deadline)
+            let before = self.lease.granted();
+            let change = self.apply(&mut tracker, event);
+            // This thread may not have run just when the lease ran out.
+            let lapsed = self.lease.has_lapsed(before);
+            let second = lapsed.then(|| self.apply(&mut tracker, Event::Lapsed)).flatten();
+            ([change, second], tracker.deadline())
         };
-        if let Some(change) = change {
-            #[cfg(feature = "metrics")]
-            self.metrics.changed(&change, &self.names.known());
+        #[cfg(feature = "metrics")]
+        for change in changes.iter().flatten() {
+            self.metrics.changed(change, || (self.snapshot(), self.names.known()));
+        }
+        if changes.iter().any(Option::is_some) {
             self.registry.deliver();
+        }
+        for change in changes.iter().flatten() {
             // Last: a logger may block, or panic.
-            log::log!(level(&change), "{change}");
+            log::log!(level(change), "{change}");
         }
         deadline
+    }
+
+    fn apply(&self, tracker: &mut Tracker, event: Event) -> Option<QuorumChanged> {
+        let now = Now { wall: SystemTime::now(), moment: self.lease.clock().now() };
+        let change = tracker.apply(event, now);
+        let current = tracker.current();
+        // Before anything else: who asks from now on is not told what was true before.
+        match tracker.deadline().filter(|_| current.quorum.is_quorate()) {
+            Some(until) => self.lease.grant(until, current.epoch),
+            None => self.lease.revoke(current.epoch),
+        }
+        if let Some(change) = &change {
+            self.history.push(change.clone());
+            // Last: it wakes those who then look into the history.
+            self.latest.send_replace(Arc::clone(&change.current));
+        }
+        change
     }
 
     pub(crate) fn is_quorate(&self) -> bool {

@@ -163,6 +163,8 @@ pub(crate) enum Event {
     Answered(Answer),
     /// Time has passed.
     Tick,
+    /// Quorum had run out for a moment when it was extended: who read it then was told so.
+    Lapsed,
     /// The connection is over.
     Lost(Error),
     /// The actor ends.
@@ -284,8 +286,16 @@ impl Tracker {
                 after.connection = Connection::Stopped;
                 Cause::Stopped
             }
-            Event::Notified(_) | Event::Answered(_) | Event::Tick if !told_before => return None,
+            Event::Notified(_) | Event::Answered(_) | Event::Tick | Event::Lapsed
+                if !told_before =>
+            {
+                return None;
+            }
             Event::Tick => Cause::Quorum,
+            Event::Lapsed => {
+                broken = true;
+                Cause::Quorum
+            }
             Event::Answered(answer) => {
                 self.told.lease = self.told.lease.max(answer.asked_at.after(self.rules.lease));
                 // An answer to a request from before the decision may be older than it.
@@ -934,6 +944,16 @@ mod tests {
             fold.change_at(960, quorum(9, false, &[1, 2, 3])).is_loss(),
             "a loss is told at once"
         );
+    }
+
+    #[test]
+    fn what_ran_out_for_a_moment_is_of_another_epoch() {
+        let mut fold = Fold::quorate();
+        let change = fold.change(Event::Lapsed);
+        assert!(change.interrupted() && change.current.quorum.is_quorate());
+        assert_eq!(change.current.epoch, change.previous.epoch + 1);
+        fold.change(Event::Lost(LOST));
+        fold.nothing_at(2, Event::Lapsed);
     }
 
     #[test]

@@ -4,10 +4,10 @@
 
 mod support;
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use actix_quorum::{NodeId, Quorum};
-use support::{Cluster, Node, Watcher, eventually};
+use support::{Cluster, Node, Watcher, eventually, runs_thread};
 
 /// They are read every half a minute.
 const SOON: Duration = Duration::from_secs(40);
@@ -27,22 +27,15 @@ fn the_names_are_those_of_the_configuration() {
     eventually(SOON, "the names are read", || (names(&watcher) == expected).then_some(()));
 }
 
-/// Whether a thread of this process reads names.
-fn reads() -> bool {
-    let threads = fs::read_dir("/proc/self/task").unwrap();
-    threads.flatten().any(|thread| {
-        let name = fs::read_to_string(thread.path().join("comm"));
-        name.is_ok_and(|name| name == "quorum-names\n")
-    })
-}
-
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_node_without_a_name_has_none_and_a_new_name_is_read() {
     let node = Node::single_with(|config| config.names = false);
     let watcher = Watcher::start(&node.netns);
     watcher.until_settled(Quorum::Quorate, &[1]);
-    eventually(SOON, "what there was to read is read", || (!reads()).then_some(()));
+    eventually(SOON, "what there was to read is read", || {
+        (!runs_thread("quorum-names")).then_some(())
+    });
     assert_eq!(names(&watcher), []);
     node.corosync.configure(|config| config.names = true);
     node.corosync.reload();

@@ -96,6 +96,15 @@ fn quorum_that_comes_back_in_time_keeps_the_system() {
 }
 
 #[test]
+fn stopping_in_order_is_no_loss() {
+    let stop = async |_: &Cluster, quorum: &QuorumHandle| {
+        quorum.stop().await;
+        clock::sleep(SECOND).await;
+    };
+    assert_eq!(stopped(StopSystem::with_code(75), stop), None);
+}
+
+#[test]
 fn who_had_no_quorum_yet_waits_for_it() {
     let runner = System::new();
     runner.block_on(async {

@@ -6,6 +6,7 @@ use std::{
     env,
     path::PathBuf,
     process::{Command, Output, Stdio},
+    sync::Once,
     time::Duration,
 };
 
@@ -14,8 +15,12 @@ use support::{Netns, Node, command, eventually, unique_name};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Cargo has built it beside this test.
+/// Where it is, once it is built: beside this test.
 fn program() -> PathBuf {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(|| {
+        command(env!("CARGO"), &["build", "--quiet", "--example", "quorum-watch"]);
+    });
     let test = env::current_exe().unwrap();
     test.ancestors().nth(2).unwrap().join("examples/quorum-watch")
 }
@@ -69,7 +74,10 @@ fn a_cluster_can_be_had_and_broken() {
     let script = |arguments: &[&str]| {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/cluster");
         let mut command = Command::new(script);
-        command.args(arguments).env("CLUSTER", &name).env("TMPDIR", env!("CARGO_TARGET_TMPDIR"));
+        command
+            .args(arguments)
+            .env("CLUSTER", &name)
+            .env("CLUSTER_DIR", env!("CARGO_TARGET_TMPDIR"));
         command.output().unwrap()
     };
     let up = script(&["up"]);

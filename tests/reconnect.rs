@@ -5,7 +5,9 @@ mod support;
 use std::{sync::Mutex, time::Duration};
 
 use actix_quorum::{Cause, Connection, Quorum};
-use support::{Flipper, Ipc, Node, Watcher, dev_shm_entries, eventually, lines, open_fds, rss_kib};
+use support::{
+    Flipper, Ipc, Node, Watcher, dev_shm_entries, eventually, lines, open_fds, rss_kib, runs_thread,
+};
 
 /// What is counted is the whole process's.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -64,6 +66,8 @@ fn fifty_deaths(ipc: Ipc) {
         assert!(!told.iter().any(|change| change.missed > 0));
         // By now what is made once has been made.
         if cycle == CYCLES * 3 / 5 {
+            let reads = || (!runs_thread("quorum-names")).then_some(());
+            eventually(SOON, "the names of the nodes are read", reads);
             before = Some((open_fds(), rss_kib(), heap_in_use()));
         }
     }

@@ -102,7 +102,7 @@ async fn a_refusal_says_what_it_may_and_no_more() {
     assert_eq!(
         body(response).await,
         json!({
-            "title": "No quorum",
+            "title": "Service Unavailable",
             "status": 503,
             "detail": "this node's partition has no quorum",
             "quorum": "inquorate",
@@ -418,7 +418,7 @@ async fn what_is_told_of_quorum_looks_at_the_lease() {
     assert_eq!(now["quorum"], "unknown");
     let (status, why) = get(&quorum, "/readyz?verbose").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(why.contains("[-]quorum failed: unknown: corosync does not answer\n"), "{why}");
+    assert!(why.contains("[-]quorum failed: unknown: not heard from corosync in time\n"), "{why}");
     let response = ask(gated(QuorumGate::new(quorum)), TestRequest::get().uri("/it")).await;
     assert_eq!(body(response).await["reason"], "stalled");
     drop(unblock);

@@ -1,6 +1,7 @@
 //! What is read of libcmap: the names of nodes.
 
 use std::{
+    cell::Cell,
     ffi::{CStr, CString, c_char},
     os::fd::{BorrowedFd, RawFd},
     ptr,
@@ -17,6 +18,8 @@ pub(crate) struct Cmap {
     library: sys::Cmap,
     raw: sys::cmap_handle_t,
     server: Option<(RawFd, Server)>,
+    /// A request has failed: the daemon is gone, or the connection is.
+    lost: Cell<bool>,
 }
 
 impl Cmap {
@@ -40,7 +43,7 @@ impl Cmap {
             descriptors.restore();
             return Err(Error::Connect(code));
         }
-        let mut cmap = Self { library, raw, server: None };
+        let mut cmap = Self { library, raw, server: None, lost: Cell::new(false) };
         let mut fd = -1;
         // SAFETY: the handle is open; `fd` is a local.
         if Code(unsafe { (library.cmap_fd_get)(raw, &mut fd) }) == Code::OK {
@@ -77,7 +80,7 @@ impl Cmap {
         let code = unsafe {
             (self.library.cmap_iter_init)(self.raw, c"nodelist.node.".as_ptr(), &mut iteration)
         };
-        succeeded(code)?;
+        self.succeeded(code)?;
         let mut positions = Vec::new();
         let result = loop {
             let mut key: [c_char; sys::CMAP_KEYNAME_MAXLEN + 1] = [0; sys::CMAP_KEYNAME_MAXLEN + 1];
@@ -90,7 +93,7 @@ impl Cmap {
             if code == sys::CS_ERR_NO_SECTIONS {
                 break Ok(());
             }
-            if let Err(error) = succeeded(code) {
+            if let Err(error) = self.succeeded(code) {
                 break Err(error);
             }
             // SAFETY: it was all zero, and the last byte still is.
@@ -110,14 +113,15 @@ impl Cmap {
     fn get_u32(&self, key: &str) -> Result<Option<u32>, Error> {
         let (key, mut value) = (c_key(key), 0);
         // SAFETY: the handle is open; the key lives through the call, and the value is a local.
-        found(unsafe { (self.library.cmap_get_uint32)(self.raw, key.as_ptr(), &mut value) })
+        self.found(unsafe { (self.library.cmap_get_uint32)(self.raw, key.as_ptr(), &mut value) })
             .map(|found| found.then_some(value))
     }
 
     fn get_string(&self, key: &str) -> Result<Option<String>, Error> {
         let (key, mut value) = (c_key(key), ptr::null_mut());
         // SAFETY: the handle is open; the key lives through the call, and the value is a local.
-        if !found(unsafe { (self.library.cmap_get_string)(self.raw, key.as_ptr(), &mut value) })? {
+        let code = unsafe { (self.library.cmap_get_string)(self.raw, key.as_ptr(), &mut value) };
+        if !self.found(code)? {
             return Ok(None);
         }
         // SAFETY: it is a string that libcmap has just allocated for us.
@@ -126,32 +130,35 @@ impl Cmap {
         unsafe { libc::free(value.cast()) };
         Ok(Some(string))
     }
+
+    fn succeeded(&self, code: sys::cs_error_t) -> Result<(), Error> {
+        match Code(code) {
+            Code::OK => Ok(()),
+            code => {
+                self.lost.set(self.lost.get() || code == Code::LIBRARY);
+                Err(Error::Request(code))
+            }
+        }
+    }
+
+    /// Whether there is such a key.
+    fn found(&self, code: sys::cs_error_t) -> Result<bool, Error> {
+        match self.succeeded(code) {
+            Ok(()) => Ok(true),
+            Err(Error::Request(Code::NOT_EXIST)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 fn c_key(key: &str) -> CString {
     CString::new(key).expect("a key has no zero")
 }
 
-fn succeeded(code: sys::cs_error_t) -> Result<(), Error> {
-    match Code(code) {
-        Code::OK => Ok(()),
-        code => Err(Error::Request(code)),
-    }
-}
-
-/// Whether there is such a key.
-fn found(code: sys::cs_error_t) -> Result<bool, Error> {
-    match succeeded(code) {
-        Ok(()) => Ok(true),
-        Err(Error::Request(Code::NOT_EXIST)) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 impl Drop for Cmap {
     fn drop(&mut self) {
         let (library, raw) = (self.library, self.raw);
-        OPEN.close(self.server, false, move || {
+        OPEN.close(self.server, self.lost.get(), move || {
             // SAFETY: the handle was open until now, and its owner gives it up.
             unsafe { (library.cmap_finalize)(raw) }
         });

@@ -52,7 +52,7 @@ pub(super) fn stream(quorum: &QuorumHandle, request: &HttpRequest) -> HttpRespon
         // A proxy that buffers would keep the news to itself.
         .insert_header(("X-Accel-Buffering", "no"));
     if request.method() == Method::HEAD {
-        return response.finish();
+        return response.streaming(stream::empty::<Result<Bytes, actix_web::Error>>());
     }
     let last_seen = request
         .headers()
@@ -120,16 +120,13 @@ impl Client {
     fn changed(&mut self, change: &QuorumChanged) -> Bytes {
         let current = &change.current;
         self.seen = Some(Arc::clone(current));
-        // The others tell what was, this one what is.
-        let quorum = match change.cause {
-            Cause::Subscribed if current.quorum.is_quorate() && !self.quorum.is_quorate() => {
-                Quorum::Unknown
-            }
-            _ => current.quorum,
-        };
+        // The others tell what was, the latest what is: it goes by the lease.
+        let is_latest = self.quorum.snapshot().sequence == current.sequence;
+        let ran_out = is_latest && current.quorum.is_quorate() && !self.quorum.is_quorate();
+        let quorum = if ran_out { Quorum::Unknown } else { current.quorum };
         self.told = quorum;
         self.has_ended = current.connection == Connection::Stopped;
-        self.quorum.shared.event_clients.rendered(change, || {
+        self.quorum.shared.event_clients.rendered(change, ran_out, || {
             let names = self.quorum.node_names();
             let state = State::of(current, quorum, &names);
             let data = serde_json::to_string(&Change::of(change, state));
@@ -188,9 +185,14 @@ impl EventClients {
     }
 
     /// The event that tells a change. It is the same for all, but for who is told it as the first
-    /// or in place of others.
-    fn rendered(&self, change: &QuorumChanged, render: impl FnOnce() -> Bytes) -> Bytes {
-        if change.cause == Cause::Subscribed || change.missed > 0 {
+    /// or in place of others, or when the lease has run out.
+    fn rendered(
+        &self,
+        change: &QuorumChanged,
+        ran_out: bool,
+        render: impl FnOnce() -> Bytes,
+    ) -> Bytes {
+        if change.cause == Cause::Subscribed || change.missed > 0 || ran_out {
             return render();
         }
         let mut rendered = self.rendered.lock();

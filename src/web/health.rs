@@ -27,17 +27,18 @@ const LIVEZ: [Check; 2] = [
 const READYZ: [Check; 2] = [
     Check {
         name: "connection",
-        why: |_, snapshot| match &snapshot.connection {
-            Connection::Connected => None,
+        why: |quorum, snapshot| match &snapshot.connection {
+            Connection::Connected if quorum.quorum_of(snapshot) == snapshot.quorum => None,
+            Connection::Connected => Some("not heard from corosync in time".to_owned()),
             connection => Some(connection.to_string()),
         },
     },
     Check {
         name: "quorum",
-        why: |quorum, snapshot| match quorum.quorum() {
+        why: |quorum, snapshot| match quorum.quorum_of(snapshot) {
             Quorum::Quorate => None,
             now if now == snapshot.quorum => Some(snapshot.to_string()),
-            now => Some(format!("{now}: corosync does not answer")),
+            now => Some(format!("{now}: not heard from corosync in time")),
         },
     },
 ];

@@ -14,7 +14,8 @@ use crate::{
 /// `GET /quorum`
 pub(super) fn now(quorum: &QuorumHandle, _: &HttpRequest) -> HttpResponse {
     let names = quorum.node_names();
-    json(&State::of(&quorum.snapshot(), quorum.quorum(), &names))
+    let latest = quorum.snapshot();
+    json(&State::of(&latest, quorum.quorum_of(&latest), &names))
 }
 
 /// `GET /quorum/history`

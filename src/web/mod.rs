@@ -10,6 +10,7 @@
 //! ```no_run
 //! use actix_quorum::{QuorumActor, web::{QuorumGate, routes}};
 //! use actix_web::{App, HttpServer, web};
+//! use tokio::signal::unix::{SignalKind, signal};
 //!
 //! async fn write() -> &'static str {
 //!     "written"
@@ -26,7 +27,9 @@
 //!     })
 //!     .on_connect(actix_quorum::web::drop_stalled_clients)
 //!     .shutdown_signal(async move {
-//!         tokio::signal::ctrl_c().await.expect("there are signals");
+//!         // In place of the server's own signals.
+//!         let mut terminated = signal(SignalKind::terminate()).expect("there are signals");
+//!         tokio::select! { _ = terminated.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
 //!         // Ends the event streams, which would be waited for.
 //!         stopping.stop().await;
 //!     })
@@ -115,7 +118,7 @@ use crate::QuorumHandle;
 /// # `/quorum/events`
 ///
 /// Each `changed` event has the `sequence` as its `id` and in its data `cause`, `text` (one line for
-/// an operator), `joined`, `left`, `missed`, `is_loss`, and as `current` all that `/quorum` tells.
+/// an operator), `joined`, `left`, `missed`, `is_loss`, and as `current` all that `/quorum` told then.
 /// The first one is the current state, with the cause `subscribed`. Who reconnects with a
 /// `Last-Event-ID` that is among those kept (1024) gets what came after it first.
 ///
@@ -123,8 +126,9 @@ use crate::QuorumHandle;
 /// `sequence`, `quorum` and `names`: who hears nothing for longer knows that the stream is dead.
 ///
 /// The stream ends when the actor is stopped. At most 1024 are served at a time, beyond that the
-/// answer is 503; who does not read for 30 seconds loses its place, and its connection with
-/// [`drop_stalled_clients`].
+/// answer is 503; one whose connection has been full for 30 seconds, as it does not read, loses its
+/// place, and the connection with [`drop_stalled_clients`]. The ids count from the start of the process:
+/// who comes back to another one is told its changes from that number on, or its state.
 ///
 /// # `/livez` and `/readyz`
 ///
@@ -146,7 +150,7 @@ pub fn routes(quorum: QuorumHandle) -> impl FnOnce(&mut ServiceConfig) {
     }
 }
 
-/// Has the system drop a connection whose client has not read for 30 seconds what was sent to it.
+/// Has the system drop a connection that has been full for 30 seconds, as its client does not read.
 /// Without, one that stops reading an event stream keeps its connection for as long as it lives.
 ///
 /// For [`HttpServer::on_connect`](actix_web::HttpServer::on_connect). It is about connections

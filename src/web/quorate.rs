@@ -14,7 +14,7 @@ use crate::{QuorumGuard, QuorumHandle};
 /// [`QuorumGuard`] that tells when it ends.
 ///
 /// It finds the handle in [`web::Data<QuorumHandle>`](actix_web::web::Data). Without quorum the
-/// answer is the [`QuorumGate`](super::QuorumGate)'s, [`NotQuorate`].
+/// answer is that of a [`QuorumGate`](super::QuorumGate) as it comes, [`NotQuorate`].
 ///
 /// ```
 /// use actix_quorum::{QuorumHandle, QuorumLost, web::Quorate};

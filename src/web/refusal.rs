@@ -72,7 +72,7 @@ impl ResponseError for NotQuorate {
     fn error_response(&self) -> HttpResponse {
         let status = self.status_code();
         let problem = Problem {
-            title: "No quorum",
+            title: "Service Unavailable",
             status: status.as_u16(),
             detail: self.detail,
             quorum: self.quorum,

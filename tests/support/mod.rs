@@ -45,7 +45,10 @@ pub use self::{
     http::{Client, Event},
     leftovers::{TempDir, sweep, unique_name},
     netns::Netns,
-    process::{command, dev_shm_entries, open_fds, pause_process, rss_kib, threads, wait_asleep},
+    process::{
+        command, dev_shm_entries, open_fds, pause_process, rss_kib, runs_thread, threads,
+        wait_asleep,
+    },
     running::Running,
     staged::StagedLibquorum,
     thread::{as_user, on_fresh_thread, small_dev_shm},

@@ -39,6 +39,15 @@ pub fn threads() -> usize {
     fs::read_dir("/proc/self/task").expect("/proc is mounted").count()
 }
 
+/// Whether a thread of this process has this name.
+pub fn runs_thread(name: &str) -> bool {
+    let threads = fs::read_dir("/proc/self/task").expect("/proc is mounted");
+    threads.flatten().any(|thread| {
+        let found = fs::read_to_string(thread.path().join("comm"));
+        found.is_ok_and(|found| found.trim_end() == name)
+    })
+}
+
 /// The resident memory of this process, in KiB.
 pub fn rss_kib() -> u64 {
     fs::read_to_string("/proc/self/status")
