@@ -6,11 +6,13 @@ PORTABLE = metrics serde sim web
 # How long `make fuzz` goes on.
 FUZZ_SECONDS = 600
 
-.PHONY: help test soak sanitize fuzz corpus check fmt clippy doc features dependencies
+.PHONY: help test soak bench instructions sanitize fuzz corpus check fmt clippy doc features \
+	dependencies
 
 help:
 	@echo 'make test   run every test, those on real Corosync daemons too (needs root)'
 	@echo 'make soak   ten minutes of chaos on a real cluster (needs root)'
+	@echo 'make bench  measure it beside what else could be used, see BENCHMARKS.md (needs root)'
 	@echo 'make sanitize  the calls of libquorum under the address and leak sanitizers (needs root)'
 	@echo 'make fuzz   ten minutes of whatever could come from Corosync; FUZZ_SECONDS=n for others'
 	@echo 'make check  format, lints, docs, feature combinations, dependencies, half a minute of fuzz'
@@ -31,6 +33,16 @@ test:
 soak:
 	scripts/install-test-deps
 	SOAK_SECONDS=600 cargo test --test soak -- --ignored --nocapture
+
+# What BENCHMARKS.md tells. A missed budget is printed, and fails nothing: it may be the machine.
+bench:
+	scripts/install-bench-deps
+	cargo bench -p actix-quorum-benches --bench quorum
+
+# That the hot paths take no more instructions than stored, which no busy machine changes.
+instructions:
+	scripts/install-check-deps
+	cargo bench -p actix-quorum-benches --bench instructions
 
 # Whatever could come from Corosync, beginning with the stored corpus. What adds to its coverage is
 # kept in fuzz/found. A stable compiler has the address sanitizer only if it is told to.
@@ -59,7 +71,7 @@ sanitize:
 	cargo test --target "$$(rustc --print host-tuple)" --features sim \
 		--lib --test handle --test reconnect -- --include-ignored --test-threads=4
 
-check: fmt clippy doc features dependencies
+check: fmt clippy doc features dependencies instructions
 	$(MAKE) fuzz FUZZ_SECONDS=30
 
 fmt:

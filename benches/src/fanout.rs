@@ -99,13 +99,11 @@ pub(crate) fn run(report: &mut Report) {
 
 /// Subscribers on one arbiter, and all that publishes to them.
 struct Crowd {
-    count: usize,
     quorum: QuorumHandle,
     cluster: Cluster,
     system: System,
     /// Where the other publishers run.
     publisher: ArbiterHandle,
-    subscribers: ArbiterHandle,
     recipients: Arc<Vec<Recipient<QuorumChanged>>>,
     /// When the last handler ran.
     finished: mpsc::Receiver<u64>,
@@ -176,12 +174,10 @@ impl Crowd {
             }
         });
         let crowd = Self {
-            count,
             quorum,
             cluster,
             system,
             publisher,
-            subscribers,
             recipients: Arc::new(recipients),
             finished,
             message,

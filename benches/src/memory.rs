@@ -87,7 +87,7 @@ fn idle(report: &mut Report) {
 
 /// Subscribers that never come back from a handler, while a million changes are published.
 fn stuck(report: &mut Report) {
-    const COUNT: usize = 10;
+    const COUNT: usize = 100;
     const CHANGES: u64 = 1_000_000;
     let cluster = Cluster::new(3);
     let quorum = start(&cluster);
@@ -99,7 +99,8 @@ fn stuck(report: &mut Report) {
     }
     wait_told(&told, COUNT);
     let rounds = |quorum: &QuorumHandle| -> Sample {
-        (0..501)
+        // An even number: the last is a gain again.
+        (0..500)
             .map(|round| {
                 let (start, sent) = timed_flip(quorum, &cluster, round % 2 == 1, || {});
                 thread::sleep(Duration::from_millis(1));
@@ -108,24 +109,24 @@ fn stuck(report: &mut Report) {
             .collect()
     };
     report.sample(
-        "publisher's cost each, 10 that keep up on another arbiter",
+        "publisher's cost each, 100 that keep up on another arbiter",
         "ns",
         &rounds(&quorum),
     );
     stuck.store(true, Ordering::Release);
-    report.sample("publisher's cost each, 10 that are stuck", "ns", &rounds(&quorum));
-    flips(&cluster, &quorum, 4096);
+    report.sample("publisher's cost each, 100 that are stuck", "ns", &rounds(&quorum));
+    flips(&cluster, &quorum, 100_000);
     let before = allocated();
     flips(&cluster, &quorum, CHANGES);
     let grown = allocated() as f64 - before as f64;
     report.value(
-        "growth for each of 10 stuck subscribers over a million changes",
+        "growth for each of 100 stuck subscribers over a million changes",
         "B",
         grown / COUNT as f64,
         Some(400.0),
     );
     report.sample(
-        "publisher's cost each, 10 that are stuck, a million changes later",
+        "publisher's cost each, 100 that are stuck, a million changes later",
         "ns",
         &rounds(&quorum),
     );
@@ -145,6 +146,9 @@ fn flips(cluster: &Cluster, quorum: &QuorumHandle, changes: u64) {
             thread::sleep(Duration::from_micros(100));
         }
     }
+    cluster.expected_votes(3).expect("a number of votes");
+    eventually(PATIENCE, "quorum", || quorum.is_quorate().then_some(()));
+    thread::sleep(Duration::from_millis(200));
 }
 
 fn wait_told(told: &AtomicUsize, count: usize) {

@@ -1,4 +1,4 @@
-//! The benchmarks: what DESIGN promises, measured beside what else could be used.
+//! The benchmarks: what is promised of speed and size, measured beside what else could be used.
 //!
 //! `cargo bench -p actix-quorum-benches --bench quorum [-- GROUP...]`, as root, for real Corosync
 //! daemons run in network namespaces. Prints tables and writes `target/bench/GROUP.json`.
@@ -9,21 +9,30 @@
 mod support;
 
 mod clock;
+mod daemon;
 mod fanout;
 mod flips;
+mod gate;
+mod members;
 mod memory;
+mod plot;
 mod readers;
 mod report;
 mod stats;
 
 use report::Report;
 
+type Group = (&'static str, fn(&mut Report));
+
 /// The groups, in the order in which they run.
-const GROUPS: [(&str, fn(&mut Report)); 4] = [
+const GROUPS: [Group; 7] = [
     ("readers", readers::run),
     ("memory", memory::run),
     ("fanout", fanout::run),
+    ("members", members::run),
     ("flips", flips::run),
+    ("gate", gate::run),
+    ("daemon", daemon::run),
 ];
 
 fn main() {
@@ -44,4 +53,5 @@ fn main() {
         }
     }
     report::summary();
+    plot::run();
 }

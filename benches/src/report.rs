@@ -135,7 +135,7 @@ pub(crate) fn summary() {
 }
 
 /// Where the files go.
-fn directory() -> PathBuf {
+pub(crate) fn directory() -> PathBuf {
     let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let directory = target.parent().expect("it is in target/").join("bench");
     fs::create_dir_all(&directory).expect("target/ is ours");
