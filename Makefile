@@ -6,11 +6,13 @@ PORTABLE = metrics serde sim web
 # How long `make fuzz` goes on.
 FUZZ_SECONDS = 600
 
-.PHONY: help cluster cluster-down test soak sanitize fuzz corpus check fmt clippy doc features dependencies minimal package
+.PHONY: help cluster cluster-down test soak bench instructions sanitize fuzz corpus check fmt clippy \
+	doc features dependencies minimal package
 
 help:
 	@echo 'make test   run every test, those on real Corosync daemons too (needs root)'
 	@echo 'make soak   ten minutes of chaos on a real cluster (needs root)'
+	@echo 'make bench  measure it beside what else could be used, see BENCHMARKS.md (needs root)'
 	@echo 'make sanitize  the calls of libquorum under the address and leak sanitizers (needs root)'
 	@echo 'make fuzz   ten minutes of whatever could come from Corosync; FUZZ_SECONDS=n for others'
 	@echo 'make cluster  three nodes to try things on, and cluster-down removes them (needs root)'
@@ -41,6 +43,16 @@ soak:
 	scripts/install-test-deps
 	SOAK_SECONDS=600 cargo test --test soak -- --ignored --nocapture
 
+# What BENCHMARKS.md tells. A missed budget is printed, and fails nothing: it may be the machine.
+bench:
+	scripts/install-bench-deps
+	cargo bench -p actix-quorum-benches --bench quorum
+
+# That the hot paths take no more instructions than stored, which no busy machine changes.
+instructions:
+	scripts/install-check-deps
+	cargo bench -p actix-quorum-benches --bench instructions
+
 # Whatever could come from Corosync, beginning with the stored corpus. What adds to its coverage is
 # kept in fuzz/found. A stable compiler has the address sanitizer only if it is told to.
 FUZZ = RUSTC_BOOTSTRAP=1 cargo fuzz run tracker
@@ -68,7 +80,7 @@ sanitize:
 	cargo test --target "$$(rustc --print host-tuple)" --features sim \
 		--lib --test handle --test reconnect -- --include-ignored --test-threads=4
 
-check: fmt clippy doc features dependencies minimal package
+check: fmt clippy doc features dependencies minimal package instructions
 	$(MAKE) fuzz FUZZ_SECONDS=30
 
 fmt:
@@ -102,9 +114,10 @@ dependencies:
 minimal:
 	rm -rf target/minimal && mkdir -p target/minimal
 	cp -r Cargo.toml Cargo.lock README.md FAILURES.md GUIDE.md src corosync-sys target/minimal
+	sed -i 's/"benches", //' target/minimal/Cargo.toml
 	cd target/minimal && RUSTC_BOOTSTRAP=1 cargo update --quiet -Z direct-minimal-versions && \
 		cargo check --quiet --target-dir ../minimal-build --features '$(PORTABLE)'
 
 # Both crates build from what is packaged alone.
 package:
-	cargo package --workspace --allow-dirty --quiet
+	cargo package -p actix-quorum -p corosync-sys --allow-dirty --quiet

@@ -41,6 +41,9 @@ pub struct QuorumActor {
     timer: Option<Moment>,
     /// What makes the connection, and then what reads from it.
     connection: Option<SpawnHandle>,
+    /// What sweeps the registry while there is no connection, whose ticks do otherwise.
+    sweeping: Option<SpawnHandle>,
+    swept_at: Instant,
     /// What keeps this actor alive when nobody else does.
     own_addr: Option<Addr<Self>>,
     /// The arbiter that was made for this actor, and ends with it.
@@ -68,6 +71,8 @@ impl QuorumActor {
             delays,
             attempt: 0,
             connected_at: None,
+            sweeping: None,
+            swept_at: Instant::now(),
             connection: None,
             own_addr: None,
             own_arbiter,
@@ -117,6 +122,9 @@ impl QuorumActor {
         self.connected_at = Some(Instant::now());
         self.publish(Event::Connected { has_provider, asked_at }, ctx);
         self.connection = Some(ctx.add_stream(notifications));
+        if let Some(sweeping) = self.sweeping.take() {
+            ctx.cancel_future(sweeping);
+        }
         self.read_names();
         Ok(())
     }
@@ -164,12 +172,21 @@ impl QuorumActor {
             }
             None => self.publish(Event::Failed { attempt: self.attempt, error }, ctx),
         }
+        if self.sweeping.is_none() {
+            self.sweeping = Some(ctx.run_interval(SWEEP, |actor, _| actor.sweep()));
+        }
         ctx.run_later(delay, |actor, ctx| {
             // What a stop has to do yet would be dropped with the restart.
             if !actor.stopped {
                 ctx.stop();
             }
         });
+    }
+
+    /// Drops subscribers that have ended while nothing was told.
+    fn sweep(&mut self) {
+        self.swept_at = Instant::now();
+        self.shared.registry.deliver();
     }
 
     fn stop_own_arbiter(&self) {
@@ -187,8 +204,7 @@ impl Actor for QuorumActor {
             return;
         }
         self.own_addr = Some(ctx.address());
-        // Drops subscribers that have ended while nothing happens.
-        ctx.run_interval(SWEEP, |actor, _| actor.shared.registry.deliver());
+        self.sweeping = Some(ctx.run_interval(SWEEP, |actor, _| actor.sweep()));
         self.connect(ctx);
     }
 }
@@ -196,6 +212,7 @@ impl Actor for QuorumActor {
 impl Supervised for QuorumActor {
     fn restarting(&mut self, _: &mut Context<Self>) {
         self.connection = None;
+        self.sweeping = None;
         self.timer = None;
     }
 }
@@ -217,6 +234,9 @@ impl StreamHandler<Result<Told, Error>> for QuorumActor {
             }
             Ok(Told::Tick) => {
                 self.publish(Event::Tick, ctx);
+                if self.swept_at.elapsed() >= SWEEP {
+                    self.sweep();
+                }
                 #[cfg(any(feature = "metrics", feature = "web"))]
                 if self.shared.names.are_old() {
                     self.read_names();
@@ -314,5 +334,5 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long to wait for the connection to be closed before the actor ends.
 const CLOSING: Duration = Duration::from_millis(500);
 
-/// How often the registry is asked to drop subscribers that have ended.
+/// How often at least the registry is asked to drop subscribers that have ended.
 const SWEEP: Duration = Duration::from_secs(1);

@@ -68,7 +68,11 @@ const KEPT: usize = 1024;
 
 /// The last changes, and what is true now.
 #[derive(Debug)]
-pub(crate) struct History(Mutex<Record>);
+pub(crate) struct History {
+    /// That of what is true now: most who look are up to date, and take no lock to find that out.
+    sequence: AtomicU64,
+    record: Mutex<Record>,
+}
 
 #[derive(Debug)]
 struct Record {
@@ -79,17 +83,21 @@ struct Record {
 
 impl History {
     pub(crate) fn new(current: Arc<Snapshot>) -> Self {
-        Self(Mutex::new(Record {
-            current,
-            changes: VecDeque::new(),
-            departures: Departures::default(),
-        }))
+        Self {
+            sequence: AtomicU64::new(current.sequence),
+            record: Mutex::new(Record {
+                current,
+                changes: VecDeque::new(),
+                departures: Departures::default(),
+            }),
+        }
     }
 
     pub(crate) fn push(&self, change: QuorumChanged) {
-        let mut record = self.0.lock();
+        let mut record = self.record.lock();
         record.departures.note(&change);
         record.current = Arc::clone(&change.current);
+        self.sequence.store(change.current.sequence, Ordering::Release);
         if record.changes.len() == KEPT {
             record.changes.pop_front();
         }
@@ -99,7 +107,10 @@ impl History {
     /// What comes next for somebody who was last told `seen`: the current state for who was told
     /// nothing, then each change, or one in place of all that are not kept any more.
     pub(crate) fn after(&self, seen: Option<&Arc<Snapshot>>) -> Option<QuorumChanged> {
-        let record = self.0.lock();
+        if seen.is_some_and(|seen| seen.sequence == self.sequence.load(Ordering::Acquire)) {
+            return None;
+        }
+        let record = self.record.lock();
         let Some(seen) = seen else { return Some(state::first(&record.current)) };
         let behind = record.current.sequence - seen.sequence;
         let latest = record.changes.back().filter(|_| behind > 0)?;
@@ -109,19 +120,24 @@ impl History {
             None => Some(record.departures.conflate(seen, latest)),
         }
     }
+
+    /// The last change, which is what comes next for who has kept up until it.
+    fn latest(&self) -> Option<QuorumChanged> {
+        self.record.lock().changes.back().cloned()
+    }
 }
 
 #[cfg(feature = "web")]
 impl History {
     /// The last changes, at most so many, the latest last.
     pub(crate) fn last(&self, most: usize) -> Vec<QuorumChanged> {
-        let record = self.0.lock();
+        let record = self.record.lock();
         record.changes.iter().skip(record.changes.len().saturating_sub(most)).cloned().collect()
     }
 
     /// What was told by the change with this sequence, if it is kept and is not the last.
     pub(crate) fn told_before_now(&self, sequence: u64) -> Option<Arc<Snapshot>> {
-        let record = self.0.lock();
+        let record = self.record.lock();
         let behind = record.current.sequence.checked_sub(sequence).filter(|behind| *behind > 0)?;
         let index = record.changes.len().checked_sub(usize::try_from(behind).ok()? + 1)?;
         Some(Arc::clone(&record.changes[index].current))
@@ -163,7 +179,7 @@ impl Registry {
             subscriptions.insert(place, Arc::clone(&subscription));
             count(&subscriptions);
         }
-        subscription.deliver();
+        subscription.deliver(None);
         id
     }
 
@@ -184,8 +200,9 @@ impl Registry {
 
     /// Sends everybody what is new to them, and drops who has ended.
     pub(crate) fn deliver(&self) {
+        let latest = self.history.latest();
         let mut subscriptions = self.subscriptions.lock();
-        subscriptions.retain(|subscription| subscription.deliver());
+        subscriptions.retain(|subscription| subscription.deliver(latest.as_ref()));
         count(&subscriptions);
     }
 
@@ -243,9 +260,10 @@ impl Subscription {
     /// Sends what is new, if its mailbox holds none of our messages; false if it has ended.
     ///
     /// Called from anywhere, also from within itself, by what it calls: then, and when another
-    /// thread is at it, that one is told to look again.
-    fn deliver(self: &Arc<Self>) -> bool {
-        self.turn.take(|| self.delivery.lock().deliver(self)).unwrap_or(true)
+    /// thread is at it, that one is told to look again. Who has the `latest` change at hand saves
+    /// looking into the history.
+    fn deliver(self: &Arc<Self>, latest: Option<&QuorumChanged>) -> bool {
+        self.turn.take(|| self.delivery.lock().deliver(self, latest)).unwrap_or(true)
     }
 
     fn end(&self) {
@@ -257,14 +275,18 @@ impl Subscription {
 }
 
 impl Delivery {
-    fn deliver(&mut self, subscription: &Arc<Subscription>) -> bool {
+    fn deliver(
+        &mut self,
+        subscription: &Arc<Subscription>,
+        latest: Option<&QuorumChanged>,
+    ) -> bool {
         loop {
-            if let Some(request) = &mut self.in_mailbox {
-                // When it has been handled we are woken: see `wake`. An async handler takes longer
-                // than the message that it has let go of.
-                let waker = Waker::from(Arc::clone(subscription));
-                let handled = request.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
-                if !handled && subscription.let_go.load(Ordering::Acquire) < self.sent {
+            if self.in_mailbox.is_some() {
+                // An async handler takes longer than the message that it has let go of; and who
+                // keeps the message wakes us when it has handled it: see `wake`.
+                if subscription.let_go.load(Ordering::Acquire) < self.sent
+                    && !self.is_handled(&Waker::from(Arc::clone(subscription)))
+                {
                     return true;
                 }
                 self.in_mailbox = None;
@@ -287,9 +309,11 @@ impl Delivery {
             if !recipient.connected() {
                 return false;
             }
-            let Some(mut change) = subscription.history.after(self.seen.as_ref()) else {
-                return true;
+            let next = match (&self.seen, latest) {
+                (Some(seen), Some(next)) if Arc::ptr_eq(seen, &next.previous) => Some(next.clone()),
+                (seen, _) => subscription.history.after(seen.as_ref()),
             };
+            let Some(mut change) = next else { return true };
             #[cfg(feature = "metrics")]
             if change.missed > 0 {
                 crate::metrics::Metrics::conflated();
@@ -297,15 +321,30 @@ impl Delivery {
             self.sent += 1;
             self.seen = Some(Arc::clone(&change.current));
             change.receipt = Receipt(Some((Arc::clone(subscription), self.sent)));
+            let is_last = change.current.connection == Connection::Stopped;
             self.in_mailbox = Some(Box::pin(unconstrained(recipient.send(change))));
+            // What a mailbox is too full for is only put there when it is polled. Whether it has
+            // been handled is asked when there is something to follow it, if it is not let go of
+            // first; after the last there is its actor to let go of.
+            if self.is_handled(Waker::noop()) {
+                self.in_mailbox = None;
+            } else if !is_last {
+                return true;
+            }
         }
+    }
+
+    /// Whether the message in the mailbox has been handled; if not, wakes when it has.
+    fn is_handled(&mut self, waker: &Waker) -> bool {
+        let context = &mut Context::from_waker(waker);
+        self.in_mailbox.as_mut().is_none_or(|request| request.as_mut().poll(context).is_ready())
     }
 }
 
 /// Called by the subscriber's thread when it has handled the message, or dropped it.
 impl Wake for Subscription {
     fn wake(self: Arc<Self>) {
-        self.deliver();
+        self.deliver(None);
     }
 }
 
@@ -323,7 +362,7 @@ impl Drop for Receipt {
     fn drop(&mut self) {
         if let Some((subscription, message)) = self.0.take() {
             subscription.let_go.fetch_max(message, Ordering::AcqRel);
-            subscription.deliver();
+            subscription.deliver(None);
         }
     }
 }

@@ -18,6 +18,10 @@ pub(crate) struct Votequorum {
     server: Option<(RawFd, Server)>,
     /// A request has failed: the daemon is gone, or the connection is.
     lost: bool,
+    /// Whose votes were asked for last, and what was told.
+    known: (Vec<NodeId>, Votes),
+    /// How often nothing has changed.
+    unchanged: usize,
 }
 
 /// What votequorum says of this node.
@@ -49,7 +53,8 @@ impl Votequorum {
             descriptors.restore();
             return Err(Error::Connect(code));
         }
-        let mut handle = Self { library, raw, server: None, lost: false };
+        let known = (Vec::new(), Votes::default());
+        let mut handle = Self { library, raw, server: None, lost: false, known, unchanged: 0 };
         let mut fd = -1;
         // SAFETY: the handle is open; `fd` is a local.
         if Code(unsafe { (library.votequorum_fd_get)(raw, &mut fd) }) == Code::OK {
@@ -69,28 +74,51 @@ impl Votequorum {
     /// answers; it does also while it synchronises (`exec/main.c`).
     pub(crate) fn info(&mut self, members: &[NodeId]) -> Result<Info, Error> {
         let told = self.get_info(NodeId(0))?;
-        let mut votes = Vec::with_capacity(members.len());
-        for member in members {
-            match self.get_info(*member) {
-                Ok(info) => votes.push((*member, info.node_votes)),
-                // It has left meanwhile.
-                Err(Error::Request(Code::NOT_EXIST)) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let votes = Votes {
+            expected: told.node_expected_votes,
+            highest_expected: told.highest_expected,
+            total: told.total_votes,
+            quorum: told.quorum,
+            qdevice: told.qdevice_votes,
+            members: Vec::new(),
+            flags: VoteFlags::from_bits(told.flags),
+        };
+        self.learn(members, votes)?;
         Ok(Info {
             quorate: told.flags & sys::VOTEQUORUM_INFO_QUORATE != 0,
             local: NodeId(told.node_id),
-            votes: Votes {
-                expected: told.node_expected_votes,
-                highest_expected: told.highest_expected,
-                total: told.total_votes,
-                quorum: told.quorum,
-                qdevice: told.qdevice_votes,
-                members: votes,
-                flags: VoteFlags::from_bits(told.flags),
-            },
+            votes: self.known.1.clone(),
         })
+    }
+
+    /// Asks for the votes of each member if it may have others than it had, or is another; and
+    /// otherwise of one of them in turn, since the votes of two can change and their sum stay what
+    /// it was. Each is a request: to make hundreds every second would be a load.
+    fn learn(&mut self, members: &[NodeId], votes: Votes) -> Result<(), Error> {
+        let (asked, known) = &self.known;
+        let before = known.members.get(self.unchanged % known.members.len().max(1)).copied();
+        let sums = Votes { members: known.members.clone(), ..votes.clone() };
+        if let Some((node, before)) = before.filter(|_| asked == members && *known == sums)
+            && self.votes_of(node)? == Some(before)
+        {
+            self.unchanged += 1;
+            return Ok(());
+        }
+        let mut told = Vec::with_capacity(members.len());
+        for member in members {
+            told.extend(self.votes_of(*member)?.map(|votes| (*member, votes)));
+        }
+        self.known = (members.to_vec(), Votes { members: told, ..votes });
+        Ok(())
+    }
+
+    /// `None` if it has left meanwhile.
+    fn votes_of(&mut self, node: NodeId) -> Result<Option<u32>, Error> {
+        match self.get_info(node) {
+            Ok(info) => Ok(Some(info.node_votes)),
+            Err(Error::Request(Code::NOT_EXIST)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Node 0 is this one.

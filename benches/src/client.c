@@ -1,0 +1,120 @@
+/* A client as one would write it in C: takes the time in each quorum notification. Says "ready" at the
+   first; when its standard input ends, writes all (the time twice, plus 1 if quorate) and exits. */
+#include <corosync/corotypes.h>
+#include <corosync/quorum.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MOST 1000000
+
+static uint64_t taken[MOST];
+static volatile size_t count;
+static int hand_over = -1;
+static volatile uint32_t handed[1024];
+
+static void take(uint32_t quorate)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	uint64_t nanos = (uint64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+	if (count < MOST)
+		taken[count] = nanos * 2 + (quorate != 0);
+	count++;
+	if (count == 1 && write(1, "ready\n", 6) != 6)
+		_exit(1);
+}
+
+static void on_quorum(quorum_handle_t handle, uint32_t quorate, struct quorum_ring_id ring,
+		      uint32_t entries, uint32_t *list)
+{
+	(void)handle, (void)ring, (void)entries, (void)list;
+	if (hand_over == -1) {
+		take(quorate);
+	} else {
+		uint64_t one = 1;
+		static size_t next;
+		handed[next++ % 1024] = quorate;
+		if (write(hand_over, &one, sizeof one) != sizeof one)
+			_exit(1);
+	}
+}
+
+static void on_nodelist(quorum_handle_t handle, struct quorum_ring_id ring, uint32_t members,
+			uint32_t *m, uint32_t joined, uint32_t *j, uint32_t left, uint32_t *l)
+{
+	(void)handle, (void)ring, (void)members, (void)m, (void)joined, (void)j, (void)left, (void)l;
+}
+
+/* Another thread that is told, as an actor on another arbiter is. */
+static void *other_thread(void *unused)
+{
+	size_t next = 0;
+	int epoll = epoll_create1(0);
+	struct epoll_event event = { .events = EPOLLIN };
+	epoll_ctl(epoll, EPOLL_CTL_ADD, hand_over, &event);
+	for (;;) {
+		uint64_t times;
+		if (epoll_wait(epoll, &event, 1, -1) == 1 &&
+		    read(hand_over, &times, sizeof times) == sizeof times)
+			for (; times > 0; times--)
+				take(handed[next++ % 1024]);
+	}
+	return unused;
+}
+
+static void *wait_for_the_end(void *unused)
+{
+	char byte;
+	while (read(0, &byte, 1) > 0)
+		;
+	size_t bytes = count * sizeof taken[0];
+	for (size_t written = 0; written < bytes;) {
+		ssize_t n = write(1, (char *)taken + written, bytes - written);
+		if (n <= 0)
+			_exit(1);
+		written += n;
+	}
+	_exit(0);
+	return unused;
+}
+
+int main(int argc, char **argv)
+{
+	const char *mode = argc > 1 ? argv[1] : "";
+	quorum_handle_t handle;
+	quorum_model_v1_data_t model = { .model = QUORUM_MODEL_V1,
+					 .quorum_notify_fn = on_quorum,
+					 .nodelist_notify_fn = on_nodelist };
+	uint32_t type;
+	pthread_t thread;
+	int fd;
+
+	memset(taken, 0, sizeof taken);
+	if (strcmp(mode, "handover") == 0) {
+		hand_over = eventfd(0, EFD_NONBLOCK);
+		pthread_create(&thread, NULL, other_thread, NULL);
+	}
+	pthread_create(&thread, NULL, wait_for_the_end, NULL);
+	if (quorum_model_initialize(&handle, QUORUM_MODEL_V1, (quorum_model_data_t *)&model, &type,
+				    NULL) != CS_OK ||
+	    quorum_trackstart(handle, CS_TRACK_CHANGES) != CS_OK ||
+	    quorum_fd_get(handle, &fd) != CS_OK)
+		return 1;
+	if (strcmp(mode, "blocking") == 0)
+		return quorum_dispatch(handle, CS_DISPATCH_BLOCKING);
+	int epoll = epoll_create1(0);
+	struct epoll_event event = { .events = EPOLLIN };
+	epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
+	for (;;) {
+		if (epoll_wait(epoll, &event, 1, -1) == 1 &&
+		    quorum_dispatch(handle, CS_DISPATCH_ALL) != CS_OK)
+			return 1;
+	}
+}

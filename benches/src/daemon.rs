@@ -1,0 +1,201 @@
+//! How soon it is noticed that Corosync went, came back or hangs, and what it costs to wait.
+
+use std::{
+    fs,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use actix::{Actor, Arbiter, Context, Handler, System};
+use actix_quorum::{
+    Backoff, Connection, Quorum, QuorumActor, QuorumChanged, QuorumHandle, libquorum::Handle,
+};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::{
+    clock,
+    report::Report,
+    stats::Sample,
+    support::{Config, Corosync, Netns, eventually},
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const DEATHS: usize = 12;
+const HANGS: usize = 3;
+const DEFAULT_LEASE: Duration = Duration::from_secs(5);
+const LEASE: Duration = Duration::from_secs(2);
+const IDLE: Duration = Duration::from_secs(60);
+
+pub(crate) fn run(report: &mut Report) {
+    let netns = Arc::new(Netns::new());
+    let corosync = Corosync::new("n1", &netns, Config { names: false, ..Config::default() });
+    corosync.start();
+    corosync.wait_ready();
+    netns.run(|| {
+        let before = crate::memory::allocated();
+        let system = start(DEFAULT_LEASE);
+        system.told().until(|change| change.current.quorum.is_quorate());
+        let taken = crate::memory::allocated() as f64 - before as f64;
+        report.value("memory allocated by a connected actor", "B", taken, None);
+        idle(report);
+        system.system.stop();
+        let system = start(LEASE);
+        let told = system.told();
+        told.until(|change| change.current.quorum.is_quorate());
+        hangs(report, &corosync, told);
+        deaths(report, &corosync, &netns, told);
+        system.system.stop();
+    });
+}
+
+/// When its subscriber was told, and what.
+struct Told(mpsc::Receiver<(u64, QuorumChanged)>);
+
+impl Told {
+    fn until(&self, wanted: impl Fn(&QuorumChanged) -> bool) -> u64 {
+        loop {
+            let (at, change) = self.0.recv_timeout(PATIENCE).expect("it is told");
+            if wanted(&change) {
+                return at;
+            }
+        }
+    }
+}
+
+struct Running {
+    system: System,
+    _quorum: QuorumHandle,
+    told: Told,
+}
+
+impl Running {
+    fn told(&self) -> &Told {
+        &self.told
+    }
+}
+
+/// An actor on an arbiter of its own, and its subscriber on another.
+fn start(lease: Duration) -> Running {
+    let (give, taken) = mpsc::channel();
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let runner = System::new();
+        let quorum = runner.block_on(async {
+            let listener = Actor::start_in_arbiter(&Arbiter::new().handle(), |_| Listener(tell));
+            let quick = Duration::from_millis(10)..=Duration::from_millis(20);
+            let backoff =
+                Backoff::default().absent(quick.clone()).lost(quick.clone()).failing(quick);
+            QuorumActor::builder()
+                .lease(lease)
+                .backoff(backoff)
+                .subscribe(listener.recipient())
+                .start()
+        });
+        give.send((quorum, System::current())).expect("it waits");
+        runner.run().expect("it runs");
+    });
+    let (quorum, system) = taken.recv().expect("it starts");
+    Running { system, _quorum: quorum, told: Told(told) }
+}
+
+struct Listener(mpsc::Sender<(u64, QuorumChanged)>);
+
+impl Actor for Listener {
+    type Context = Context<Self>;
+}
+
+impl Handler<QuorumChanged> for Listener {
+    type Result = ();
+
+    fn handle(&mut self, change: QuorumChanged, _: &mut Context<Self>) {
+        let _ = self.0.send((clock::now(), change));
+    }
+}
+
+/// What all threads of this process have used, in nanoseconds, and how often they have slept.
+fn used() -> (u64, u64) {
+    let switches = |thread: fs::DirEntry| -> Option<u64> {
+        let status = fs::read_to_string(thread.path().join("status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        line.trim().parse().ok()
+    };
+    let threads = fs::read_dir("/proc/self/task").expect("/proc is mounted").flatten();
+    (clock::nanos(libc::CLOCK_PROCESS_CPUTIME_ID), threads.filter_map(switches).sum())
+}
+
+fn idle(report: &mut Report) {
+    // What it has begun with is over.
+    thread::sleep(Duration::from_secs(3));
+    let (cpu, wakes) = used();
+    thread::sleep(IDLE);
+    let (cpu, wakes) = (used().0 - cpu, used().1 - wakes);
+    let seconds = IDLE.as_secs_f64();
+    let percent = cpu as f64 / 1e9 / seconds * 100.0;
+    report.value("idle, connected: CPU", "%", percent, Some(0.05));
+    // The tick; a probe wakes its thread, which waits for the daemon, and then the actor.
+    let probes = seconds / (DEFAULT_LEASE.as_secs_f64() / 4.0);
+    let allowed = (seconds * 4.0 + probes * 4.0) / seconds;
+    report.value("idle, connected: wake-ups a second", "/s", wakes as f64 / seconds, Some(allowed));
+}
+
+fn hangs(report: &mut Report, corosync: &Corosync, told: &Told) {
+    let mut sample = Sample::default();
+    for _ in 0..HANGS {
+        // Whatever a busy machine has had told before.
+        thread::sleep(Duration::from_millis(600));
+        while told.0.try_recv().is_ok() {}
+        let paused = clock::now();
+        corosync.pause();
+        let at = told.until(|change| change.current.quorum == Quorum::Unknown);
+        corosync.resume();
+        sample.push((at - paused) as f64 / 1e6);
+        told.until(|change| change.current.quorum.is_quorate());
+    }
+    // It was last asked up to a probe's interval before.
+    let budget = LEASE.as_secs_f64() * 1e3 + 100.0;
+    report.budget("SIGSTOP to Unknown, a lease of 2 s", "ms", &sample, budget);
+}
+
+fn deaths(report: &mut Report, corosync: &Corosync, netns: &Netns, told: &Told) {
+    let (mut noticed, mut recovered, mut from_kill) =
+        (Sample::default(), Sample::default(), Sample::default());
+    let mut other = Sample::default();
+    for _ in 0..DEATHS {
+        let hang_up = |sender: mpsc::Sender<()>| {
+            netns.run(|| {
+                let handle = Handle::initialize().expect("it is there");
+                let fd = handle.fd().expect("it has one");
+                sender.send(()).expect("it waits");
+                // SAFETY: the descriptor is open as long as the handle, which is longer.
+                let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+                poll(&mut [PollFd::new(&fd, PollFlags::IN)], None).expect("it can be waited for");
+                clock::now()
+            })
+        };
+        let (killed, hung_up, lost) = thread::scope(|scope| {
+            let (ready, is_ready) = mpsc::channel();
+            let watching = scope.spawn(move || hang_up(ready));
+            is_ready.recv().expect("it connects");
+            let killed = clock::now();
+            corosync.kill();
+            let lost =
+                told.until(|change| matches!(change.current.connection, Connection::Lost { .. }));
+            (killed, watching.join().expect("it sees it"), lost)
+        });
+        noticed.push((lost as f64 - hung_up as f64) / 1e6);
+        from_kill.push((lost - killed) as f64 / 1e6);
+        corosync.start();
+        // Who tries all the time is the first to be accepted.
+        let accepted =
+            eventually(PATIENCE, "it accepts", || Handle::initialize().ok().map(|_| clock::now()));
+        let connected = told.until(|change| change.current.connection == Connection::Connected);
+        recovered.push(((connected as f64 - accepted as f64) / 1e6).max(0.0));
+        let quorate = told.until(|change| change.current.quorum.is_quorate());
+        other.push((quorate as f64 - accepted as f64) / 1e6);
+    }
+    report.sample("SIGKILL to Unknown at the subscriber", "ms", &from_kill);
+    report.budget("hang-up, as another process sees it, to Unknown", "ms", &noticed, 1.0);
+    report.budget("IPC accepts to Connected, delays of 10 to 20 ms", "ms", &recovered, 100.0);
+    report.sample("IPC accepts to quorate", "ms", &other);
+}

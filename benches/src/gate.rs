@@ -1,0 +1,134 @@
+//! The gate of a web service: what it adds in the process, and on the wire.
+
+use std::{
+    hint::black_box,
+    net::{SocketAddr, TcpListener},
+    process::Command,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use actix::System;
+use actix_quorum::{
+    QuorumActor, QuorumHandle,
+    sim::Cluster,
+    web::{Quorate, QuorumGate},
+};
+use actix_web::{App, HttpResponse, HttpServer, dev::Service, middleware::from_fn, test, web};
+
+use crate::{clock, report::Report, stats::Sample};
+
+const ROUNDS: usize = 60;
+const REQUESTS: u32 = 3_000;
+const RUNS: usize = 6;
+
+pub(crate) fn run(report: &mut Report) {
+    let cluster = Cluster::new(3);
+    System::new().block_on(async {
+        let quorum = start(&cluster).await;
+        in_process(report, &quorum).await;
+    });
+    on_the_wire(report, &cluster);
+}
+
+async fn start(cluster: &Cluster) -> QuorumHandle {
+    let lease = Duration::from_secs(3600);
+    let quorum = QuorumActor::builder().lease(lease).source(cluster.node(1)).start();
+    quorum.wait_quorate().await;
+    quorum
+}
+
+async fn in_process(report: &mut Report, quorum: &QuorumHandle) {
+    let route = || web::get().to(HttpResponse::Ok);
+    let plain = test::init_service(App::new().route("/", route())).await;
+    let gate = QuorumGate::new(quorum.clone());
+    let gated = test::init_service(App::new().wrap(gate).route("/", route())).await;
+    let passes = from_fn(|request, next: actix_web::middleware::Next<_>| next.call(request));
+    let nothing = test::init_service(App::new().wrap(passes).route("/", route())).await;
+    let extracts = web::get().to(|_: Quorate| async { HttpResponse::Ok().finish() });
+    let data = web::Data::new(quorum.clone());
+    let extracted = test::init_service(App::new().app_data(data).route("/", extracts)).await;
+
+    let mut samples = vec![Sample::default(); 4];
+    let mut added = vec![Sample::default(); 4];
+    for _ in 0..ROUNDS {
+        let mut times = [0.0; 4];
+        macro_rules! measure {
+            ($($index:literal $app:ident)*) => {$({
+                let start = clock::now();
+                for _ in 0..REQUESTS {
+                    let request = test::TestRequest::get().uri("/").to_request();
+                    black_box($app.call(request).await.expect("it answers"));
+                }
+                times[$index] = (clock::now() - start) as f64 / f64::from(REQUESTS);
+                samples[$index].push(times[$index]);
+            })*};
+        }
+        measure!(0 plain 1 gated 2 nothing 3 extracted);
+        for (sample, time) in added.iter_mut().zip(times) {
+            sample.push(time - times[0]);
+        }
+    }
+    report.sample("a request in the process, without a gate", "ns", &samples[0]);
+    report.budget("QuorumGate adds in the process", "ns", &added[1], 60.0);
+    report.sample("a middleware by from_fn that does nothing adds", "ns", &added[2]);
+    report.sample("the extractor Quorate adds", "ns", &added[3]);
+}
+
+/// Two servers in one process, alternately under load.
+fn on_the_wire(report: &mut Report, cluster: &Cluster) {
+    let (give, servers) = mpsc::channel();
+    let cluster = cluster.clone();
+    thread::spawn(move || {
+        System::new().block_on(async move {
+            let quorum = start(&cluster).await;
+            let listen = || TcpListener::bind("127.0.0.1:0").expect("a port is free");
+            let (plain, gated) = (listen(), listen());
+            let at = |listener: &TcpListener| listener.local_addr().expect("it listens");
+            give.send((at(&plain), at(&gated))).expect("it waits");
+            let without =
+                HttpServer::new(|| App::new().route("/", web::get().to(HttpResponse::Ok)))
+                    .workers(1)
+                    .listen(plain)
+                    .expect("it listens")
+                    .run();
+            let with = HttpServer::new(move || {
+                let gate = QuorumGate::new(quorum.clone());
+                App::new().wrap(gate).route("/", web::get().to(HttpResponse::Ok))
+            })
+            .workers(1)
+            .listen(gated)
+            .expect("it listens")
+            .run();
+            let _ = futures_util::future::join(without, with).await;
+        });
+    });
+    let (plain, gated) = servers.recv().expect("they start");
+    let (mut without, mut ratio) = (Sample::default(), Sample::default());
+    let mut same = Sample::default();
+    for run in 0..RUNS {
+        // Which comes first changes.
+        let (first, second) = if run % 2 == 0 { (plain, gated) } else { (gated, plain) };
+        let (first, second, again) = (wrk(first), wrk(second), wrk(plain));
+        let (plain, gated) = if run % 2 == 0 { (first, second) } else { (second, first) };
+        without.push(plain);
+        ratio.push(gated / plain);
+        same.push(again / plain);
+    }
+    report.sample("requests a second without the gate, wrk on 16 connections", "/s", &without);
+    report.sample("the same server again / without the gate", "x", &same);
+    report.sample("requests a second with the gate / without", "x", &ratio);
+}
+
+/// Requests a second.
+fn wrk(server: SocketAddr) -> f64 {
+    let output = Command::new("wrk")
+        .args(["-t1", "-c16", "-d2s", &format!("http://{server}/")])
+        .output()
+        .expect("wrk is installed");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(!text.contains("Non-2xx"), "{text}");
+    let (_, rate) = text.split_once("Requests/sec:").expect("it tells");
+    rate.split_whitespace().next().and_then(|rate| rate.parse().ok()).expect("a number")
+}

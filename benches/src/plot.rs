@@ -1,0 +1,148 @@
+//! The plots in `docs/`, from the figures in `target/bench/`.
+
+use std::{fmt::Write, fs, path::Path};
+
+use serde_json::Value;
+
+const WIDTH: f64 = 760.0;
+const HEIGHT: f64 = 420.0;
+const LEFT: f64 = 70.0;
+const RIGHT: f64 = 290.0;
+const TOP: f64 = 50.0;
+const BOTTOM: f64 = 50.0;
+
+/// Readable by who does not tell red from green.
+const COLOURS: [&str; 7] =
+    ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555"];
+
+/// A line, and what it is called.
+type Line = (String, Vec<(f64, f64)>);
+
+pub(crate) fn run() {
+    let read = |group: &str| -> Option<Value> {
+        let text = fs::read_to_string(crate::report::directory().join(format!("{group}.json")));
+        serde_json::from_str(&text.ok()?).ok()
+    };
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    fs::create_dir_all(&docs).expect("the repository can be written");
+    if let Some(figures) = read("fanout") {
+        scaling(&docs, &figures["more"]["scaling"]);
+    }
+    if let Some(figures) = read("flips") {
+        for (key, distributions) in figures["more"].as_object().into_iter().flatten() {
+            // One file for the longer gap, the usual case.
+            if key.ends_with("2ms between flips") {
+                latency(&docs, distributions);
+            }
+        }
+    }
+}
+
+fn scaling(docs: &Path, points: &Value) {
+    let points = points.as_array().expect("a list");
+    for (same, file, arbiter) in
+        [(true, "fan-out-same.svg", "the publisher's"), (false, "fan-out-other.svg", "another")]
+    {
+        let mut lines: Vec<Line> = Vec::new();
+        for point in points.iter().filter(|point| point["same"] == same) {
+            let name = point["way"].as_str().expect("a name");
+            let place = (point["count"].as_f64(), point["time"].as_f64());
+            let (Some(count), Some(time)) = place else { continue };
+            match lines.iter_mut().find(|(other, _)| other == name) {
+                Some((_, line)) => line.push((count, time)),
+                None => lines.push((name.to_owned(), vec![(count, time)])),
+            }
+        }
+        let title = format!("One change to N subscribers on {arbiter} arbiter");
+        let up = "µs until the last handler ran";
+        let text = chart(&title, ("subscribers", [0.0, 5.0]), (up, [0.0, 6.0]), &lines);
+        fs::write(docs.join(file), text).expect("the repository can be written");
+    }
+}
+
+/// What part of the flips has arrived how long after they arrived at the C client.
+fn latency(docs: &Path, distributions: &Value) {
+    let mut text = head("A flip of quorum, after it came to a blocked C client");
+    let (low, high) = (-100.0, 300.0);
+    let x = |us: f64| LEFT + (us.clamp(low, high) - low) / (high - low) * (WIDTH - LEFT - RIGHT);
+    let y = |part: f64| HEIGHT - BOTTOM - part * (HEIGHT - TOP - BOTTOM);
+    for tick in [-100.0, 0.0, 100.0, 200.0, 300.0] {
+        grid(&mut text, (x(tick), y(0.0)), (x(tick), y(1.0)));
+        label(&mut text, (x(tick), y(0.0) + 18.0), "middle", &format!("{tick}"));
+    }
+    for part in [0.0, 0.25, 0.5, 0.75, 1.0] {
+        grid(&mut text, (x(low), y(part)), (x(high), y(part)));
+        label(&mut text, (LEFT - 8.0, y(part) + 4.0), "end", &format!("{} %", part * 100.0));
+    }
+    label(&mut text, (x(100.0), HEIGHT - 12.0), "middle", "µs");
+    let lines = distributions.as_array().expect("a list").iter().skip(1);
+    for (index, line) in lines.enumerate() {
+        let values: Vec<f64> =
+            line["values"].as_array().expect("a list").iter().filter_map(Value::as_f64).collect();
+        // A hundred points are as good as thousands.
+        let points: Vec<(f64, f64)> = (0..=100_usize)
+            .map(|part| (x(values[(values.len() - 1) * part / 100]), y(part as f64 / 100.0)))
+            .collect();
+        draw(&mut text, index, line["name"].as_str().expect("a name"), &points);
+    }
+    fs::write(docs.join("latency.svg"), text + "</svg>\n").expect("the repository can be written");
+}
+
+/// Both axes are logarithmic; the ranges are powers of ten.
+fn chart(title: &str, across: (&str, [f64; 2]), up: (&str, [f64; 2]), lines: &[Line]) -> String {
+    let mut text = head(title);
+    let place = |value: f64, [low, high]: [f64; 2]| {
+        (value.max(1e-3).log10().clamp(low, high) - low) / (high - low)
+    };
+    let x = |value: f64| LEFT + place(value, across.1) * (WIDTH - LEFT - RIGHT);
+    let y = |value: f64| HEIGHT - BOTTOM - place(value, up.1) * (HEIGHT - TOP - BOTTOM);
+    for power in 0..=6 {
+        let value = 10_f64.powi(power);
+        if f64::from(power) <= across.1[1] {
+            grid(&mut text, (x(value), y(1.0)), (x(value), y(1e9)));
+            label(&mut text, (x(value), HEIGHT - BOTTOM + 18.0), "middle", &format!("{value}"));
+        }
+        if f64::from(power) <= up.1[1] {
+            grid(&mut text, (x(1.0), y(value)), (x(1e9), y(value)));
+            label(&mut text, (LEFT - 8.0, y(value) + 4.0), "end", &format!("{value}"));
+        }
+    }
+    label(&mut text, ((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 12.0), "middle", across.0);
+    label(&mut text, (LEFT, TOP - 10.0), "start", up.0);
+    for (index, (name, line)) in lines.iter().enumerate() {
+        let points: Vec<_> = line.iter().map(|(across, up)| (x(*across), y(*up))).collect();
+        draw(&mut text, index, name, &points);
+    }
+    text + "</svg>\n"
+}
+
+fn head(title: &str) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
+         font-family=\"sans-serif\" font-size=\"12\" role=\"img\" aria-label=\"{title}\">\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
+         <text x=\"{LEFT}\" y=\"20\" font-size=\"14\" font-weight=\"bold\">{title}</text>\n"
+    )
+}
+
+fn grid(text: &mut String, (x1, y1): (f64, f64), (x2, y2): (f64, f64)) {
+    let at = format!("x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"");
+    writeln!(text, "<line {at} stroke=\"#ddd\"/>").expect("a string takes all");
+}
+
+fn label(text: &mut String, (x, y): (f64, f64), anchor: &str, words: &str) {
+    let at = format!("x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\"");
+    let words = words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    writeln!(text, "<text {at}>{words}</text>").expect("a string takes all");
+}
+
+fn draw(text: &mut String, index: usize, name: &str, points: &[(f64, f64)]) {
+    let colour = COLOURS[index % COLOURS.len()];
+    let points: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+    let line = format!("<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"");
+    writeln!(text, "{line} points=\"{}\"/>", points.join(" ")).expect("a string takes all");
+    let (x, y) = (WIDTH - RIGHT + 14.0, TOP + 12.0 + 18.0 * index as f64);
+    let at = format!("x=\"{x:.1}\" y=\"{:.1}\" width=\"10\" height=\"10\"", y - 9.0);
+    writeln!(text, "<rect {at} fill=\"{colour}\"/>").expect("a string takes all");
+    label(text, (x + 15.0, y), "start", name);
+}

@@ -1,0 +1,143 @@
+//! Tables for people, JSON for programs.
+
+use std::{fs, path::PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use crate::stats::Sample;
+
+/// The figures of one group.
+#[derive(Debug)]
+pub(crate) struct Report {
+    group: &'static str,
+    rows: Vec<Value>,
+    more: Map<String, Value>,
+}
+
+impl Report {
+    pub(crate) fn new(group: &'static str) -> Self {
+        eprintln!("\n{group}");
+        Self { group, rows: Vec::new(), more: Map::new() }
+    }
+
+    /// A figure with the middle 80 % of what it is the median of.
+    pub(crate) fn sample(&mut self, name: impl Into<String>, unit: &'static str, sample: &Sample) {
+        self.row(name, unit, sample.median(), Some(sample), None);
+    }
+
+    /// A figure that may not be larger than the budget.
+    pub(crate) fn budget(
+        &mut self,
+        name: impl Into<String>,
+        unit: &'static str,
+        sample: &Sample,
+        budget: f64,
+    ) {
+        self.row(name, unit, sample.median(), Some(sample), Some(budget));
+    }
+
+    /// A figure by itself, which may have a budget.
+    pub(crate) fn value(
+        &mut self,
+        name: impl Into<String>,
+        unit: &'static str,
+        value: f64,
+        budget: Option<f64>,
+    ) {
+        self.row(name, unit, value, None, budget);
+    }
+
+    fn row(
+        &mut self,
+        name: impl Into<String>,
+        unit: &str,
+        value: f64,
+        sample: Option<&Sample>,
+        budget: Option<f64>,
+    ) {
+        let name = name.into();
+        let pass = budget.map(|budget| value <= budget);
+        let spread = sample.map(|sample| (sample.quantile(0.1), sample.quantile(0.9)));
+        let row = json!({
+            "group": self.group, "name": name, "unit": unit, "value": value, "budget": budget,
+            "pass": pass, "p10": spread.map(|spread| spread.0), "p90": spread.map(|spread| spread.1),
+            "samples": sample.map(Sample::len),
+        });
+        println!("{}", line(&row));
+        self.rows.push(row);
+    }
+
+    /// Something for a plot, or for who wants to know more.
+    pub(crate) fn more(&mut self, key: impl Into<String>, value: Value) {
+        self.more.insert(key.into(), value);
+    }
+
+    pub(crate) fn finish(self) {
+        let file = directory().join(format!("{}.json", self.group));
+        let text = json!({ "rows": self.rows, "more": self.more });
+        fs::write(&file, format!("{text:#}\n")).expect("target/ is ours");
+    }
+}
+
+fn line(row: &Value) -> String {
+    let figure = |key: &str| row[key].as_f64();
+    let unit = row["unit"].as_str().unwrap_or_default();
+    let mut line = format!(
+        "{:5}{:62}{:>12} {unit:4}",
+        match row["pass"].as_bool() {
+            Some(true) => "pass",
+            Some(false) => "FAIL",
+            None => "",
+        },
+        row["name"].as_str().unwrap_or_default(),
+        number(figure("value").unwrap_or(f64::NAN)),
+    );
+    if let Some(budget) = figure("budget") {
+        line += &format!("  budget {}", number(budget));
+    }
+    if let (Some(low), Some(high)) = (figure("p10"), figure("p90")) {
+        line += &format!("  [{} .. {}]", number(low), number(high));
+    }
+    line
+}
+
+/// With three significant figures or so.
+pub(crate) fn number(value: f64) -> String {
+    match value.abs() {
+        _ if value == value.round() && value.abs() < 1e7 => format!("{value}"),
+        v if v >= 100.0 => format!("{value:.0}"),
+        v if v >= 10.0 => format!("{value:.1}"),
+        v if v >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+/// Prints every row that has a budget, of all groups that were ever run here.
+pub(crate) fn summary() {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(directory()).expect("target/ is ours") {
+        let path = entry.expect("target/ is ours").path();
+        if path.extension().is_none_or(|extension| extension != "json")
+            || path.file_stem().is_some_and(|name| name == "summary")
+        {
+            continue;
+        }
+        let text = fs::read_to_string(path).expect("target/ is ours");
+        let mut group: Value = serde_json::from_str(&text).expect("this program wrote it");
+        if let Value::Array(rows) = group["rows"].take() {
+            all.extend(rows.into_iter().filter(|row| !row["budget"].is_null()));
+        }
+    }
+    println!("\nThe budgets:");
+    all.iter().for_each(|row| println!("{}", line(row)));
+    let text = format!("{:#}\n", Value::Array(all));
+    fs::write(directory().join("summary.json"), text).expect("target/ is ours");
+}
+
+/// Where the files go.
+pub(crate) fn directory() -> PathBuf {
+    let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let directory = target.parent().expect("it is in target/").join("bench");
+    fs::create_dir_all(&directory).expect("target/ is ours");
+    directory
+}
