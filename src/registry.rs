@@ -107,7 +107,7 @@ impl History {
     /// What comes next for somebody who was last told `seen`: the current state for who was told
     /// nothing, then each change, or one in place of all that are not kept any more.
     pub(crate) fn after(&self, seen: Option<&Arc<Snapshot>>) -> Option<QuorumChanged> {
-        if seen.is_some_and(|seen| seen.sequence == self.sequence.load(Ordering::Acquire)) {
+        if seen.is_some_and(|seen| !self.is_ahead_of(seen)) {
             return None;
         }
         let record = self.record.lock();
@@ -119,6 +119,10 @@ impl History {
             Some(index) => Some(record.changes[index].clone()),
             None => Some(record.departures.conflate(seen, latest)),
         }
+    }
+
+    fn is_ahead_of(&self, seen: &Snapshot) -> bool {
+        self.sequence.load(Ordering::Acquire) != seen.sequence
     }
 
     /// The last change, which is what comes next for who has kept up until it.
@@ -321,14 +325,16 @@ impl Delivery {
             self.sent += 1;
             self.seen = Some(Arc::clone(&change.current));
             change.receipt = Receipt(Some((Arc::clone(subscription), self.sent)));
-            let is_last = change.current.connection == Connection::Stopped;
+            // After the last there is its actor to let go of.
+            let something_follows = change.current.connection == Connection::Stopped
+                || subscription.history.is_ahead_of(&change.current);
             self.in_mailbox = Some(Box::pin(unconstrained(recipient.send(change))));
-            // What a mailbox is too full for is only put there when it is polled. Whether it has
-            // been handled is asked when there is something to follow it, if it is not let go of
-            // first; after the last there is its actor to let go of.
+            // What a mailbox is too full for is only put there when it is polled. Who publishes what
+            // follows looks whether this has been handled; only what follows already is for the
+            // subscriber's thread to send, which is then woken for.
             if self.is_handled(Waker::noop()) {
                 self.in_mailbox = None;
-            } else if !is_last {
+            } else if !something_follows {
                 return true;
             }
         }
@@ -720,6 +726,12 @@ mod tests {
                 let kept = tokio::time::timeout(PATIENCE, told.recv()).await.unwrap();
                 assert_eq!(kept, Some(n));
                 flip(&shared, 1);
+            }
+            // Of many at once, too, nobody but itself is there to send the next.
+            flip(&shared, 100);
+            for n in 101..=201 {
+                let kept = tokio::time::timeout(PATIENCE, told.recv()).await.unwrap();
+                assert_eq!(kept, Some(n));
             }
         });
     }

@@ -100,11 +100,12 @@ fn count_all() -> BTreeMap<&'static str, f64> {
 
 /// The instructions of one run of a path.
 fn each(path: &str) -> f64 {
-    let [few, many] = RUNS.map(|runs| callgrind(path, runs));
-    (many - few) / f64::from(RUNS[1] - RUNS[0])
+    let [(few, first), (many, then)] = RUNS.map(|runs| callgrind(path, runs));
+    (many - few) / (then - first)
 }
 
-fn callgrind(path: &str, runs: u32) -> f64 {
+/// The instructions of so many runs, and how many there were: of votes, time tells some more.
+fn callgrind(path: &str, runs: u32) -> (f64, f64) {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(env::current_exe().expect("it runs"))
@@ -115,7 +116,8 @@ fn callgrind(path: &str, runs: u32) -> f64 {
     assert!(output.status.success(), "{path}: {text}");
     let (_, count) = text.split_once("Collected : ").expect("callgrind tells what it counted");
     let digits = count.split_whitespace().next().expect("a number follows");
-    digits.parse().expect("a number")
+    let runs = String::from_utf8_lossy(&output.stdout).trim().parse();
+    (digits.parse().expect("a number"), runs.expect("a number"))
 }
 
 /// One path, so often, on one thread.
@@ -127,6 +129,7 @@ fn run(path: &str, runs: u32) {
             .source(cluster.node(1))
             .start_in_arbiter(System::current().arbiter());
         quorum.wait_quorate().await;
+        let before = quorum.snapshot().sequence;
         match path {
             "is_quorate" => {
                 for _ in 0..runs {
@@ -139,6 +142,8 @@ fn run(path: &str, runs: u32) {
             "no gate" => requests(None, runs).await,
             _ => panic!("no such path: {path}"),
         }
+        let changes = quorum.snapshot().sequence - before;
+        println!("{}", if changes > u64::from(runs) { changes } else { runs.into() });
     });
 }
 
