@@ -16,7 +16,7 @@ help:
 	@echo 'make sanitize  the calls of libquorum under the address and leak sanitizers (needs root)'
 	@echo 'make fuzz   ten minutes of whatever could come from Corosync; FUZZ_SECONDS=n for others'
 	@echo 'make cluster  three nodes to try things on, and cluster-down removes them (needs root)'
-	@echo 'make check  format, lints, docs, feature combinations, dependencies, half a minute of fuzz'
+	@echo 'make check  format, lints, docs, feature combinations, dependencies'
 
 # Three nodes to try things on; it says how to break them.
 cluster:
@@ -37,6 +37,8 @@ test:
 	cargo test --workspace --all-features
 	cargo test -p corosync-sys --features linked --tests -- --ignored
 	cargo test --all-features --test handle -- --ignored --test-threads=4
+	$(MAKE) fuzz FUZZ_SECONDS=30
+	$(MAKE) sanitize
 
 # Ten minutes of chaos on a real cluster.
 soak:
@@ -81,7 +83,6 @@ sanitize:
 		--lib --test handle --test reconnect -- --include-ignored --test-threads=4
 
 check: fmt clippy doc features dependencies minimal package instructions
-	$(MAKE) fuzz FUZZ_SECONDS=30
 
 fmt:
 	cargo fmt --all --check

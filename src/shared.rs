@@ -163,6 +163,22 @@ mod tests {
         assert!(waiter.1.load(Ordering::Acquire));
     }
 
+    /// As if this thread had been held while it extended the lease: readers have seen it run out.
+    #[test]
+    fn a_lease_that_is_extended_too_late_is_of_another_epoch() {
+        let hour = Duration::from_secs(3600);
+        let rules = Rules { lease: hour, settle_grace: hour, stable_after: Duration::ZERO };
+        let shared = quorate(rules);
+        let epoch = shared.lease.running_epoch().unwrap();
+        shared.publish(Event::Tick);
+        assert_eq!(shared.lease.running_epoch(), Some(epoch));
+        shared.lease.grant(Clock::System.now(), epoch);
+        assert!(!shared.is_quorate());
+        shared.publish(Event::Tick);
+        assert_eq!(shared.lease.running_epoch(), Some(epoch + 1));
+        assert_eq!(shared.snapshot().epoch, epoch + 1);
+    }
+
     #[test]
     fn who_reads_goes_by_the_grace_as_by_the_lease() {
         let (grace, lease) = (Duration::from_secs(600), Duration::from_secs(3600));

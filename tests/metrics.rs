@@ -3,6 +3,8 @@
 
 #![cfg(feature = "metrics")]
 
+mod support;
+
 use std::{
     collections::BTreeMap,
     io::Write,
@@ -13,10 +15,11 @@ use std::{
 
 use actix::{Actor, Arbiter, Context, Handler, System, clock};
 use actix_quorum::{
-    Code, QuorumActor, QuorumChanged,
+    Code, Connection, Corosync, QuorumActor, QuorumChanged,
     sim::{Cluster, Fault, Probe},
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use support::FakeLibquorum;
 
 /// The value of each series, by its name with its labels.
 fn scrape(prometheus: &PrometheusHandle) -> BTreeMap<String, f64> {
@@ -120,6 +123,19 @@ fn what_happens_is_measured() {
         quorum.stop().await;
         assert_eq!(value("quorum_changes_total{cause=\"stopped\"}"), 1.0);
         assert_eq!(value("quorum_abandoned_threads_total"), 0.0);
+
+        // A connection that does not close, when the actor is stopped.
+        tokio::time::resume();
+        let fake = FakeLibquorum::new("metrics");
+        let quorum = QuorumActor::builder()
+            .source(Corosync::load_from(fake.path()))
+            .server_uid(None)
+            .start_in_arbiter(&Arbiter::current());
+        quorum.wait_for(|now| now.connection == Connection::Connected).await;
+        fake.block("quorum_finalize");
+        quorum.stop().await;
+        fake.unblock("quorum_finalize");
+        assert_eq!(value("quorum_abandoned_threads_total"), 1.0);
     });
     promtool(&["check", "metrics"], &prometheus.render());
 }

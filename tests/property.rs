@@ -207,14 +207,7 @@ struct Said {
 
 impl Run {
     fn new(history: &History) -> Self {
-        let mut cluster = Cluster::new(history.size);
-        if history.two_node {
-            cluster = cluster.two_node(true);
-        }
-        if history.wait_for_all {
-            cluster = cluster.wait_for_all(true);
-        }
-        cluster.provider(history.provider);
+        let cluster = history.cluster();
         let watched = history.actors.iter().map(|node| Watched::new(&cluster, *node)).collect();
         Self { cluster, model: Model::new(history), watched, seen: Seen::default() }
     }

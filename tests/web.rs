@@ -2,7 +2,7 @@
 
 #![cfg(feature = "web")]
 
-use std::time::Duration;
+use std::{sync::Mutex, time::Duration};
 
 use actix::Arbiter;
 use actix_quorum::{
@@ -20,6 +20,7 @@ use actix_web::{
     web::{self, ServiceConfig},
 };
 use serde_json::{Value, json};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 /// Three nodes, and an actor on the first that knows of quorum.
 async fn quorate() -> (Cluster, QuorumHandle, Probe) {
@@ -233,12 +234,66 @@ async fn work_under_the_extractors_guard_ends_with_quorum() {
 
 #[actix_web::test]
 async fn a_missing_handle_is_an_error_of_the_service() {
+    log::set_logger(&Logger).unwrap();
+    log::set_max_level(log::LevelFilter::Error);
     let configure = |config: &mut ServiceConfig| {
         config.route("/it", web::post().to(guarded));
     };
     let response = ask(configure, TestRequest::post().uri("/it")).await;
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(text(response).await, "the service is not set up\n");
+    let logged = LOGGED.lock().unwrap();
+    let line = logged.iter().find(|line| line.contains("POST /it")).expect("it is logged");
+    assert!(line.contains(".app_data(web::Data::new(quorum.clone()))"), "{line}");
+}
+
+/// What was logged as an error.
+static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Logger;
+
+impl log::Log for Logger {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() == log::Level::Error
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            LOGGED.lock().unwrap().push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[actix_web::test]
+async fn a_response_under_way_is_not_cut_by_the_gate() {
+    let (cluster, quorum, mut probe) = quorate().await;
+    let (send, chunks) = tokio::sync::mpsc::unbounded_channel::<&'static str>();
+    let chunks = Mutex::new(Some(chunks));
+    let chunks = web::Data::new(chunks);
+    async fn stream(
+        chunks: web::Data<Mutex<Option<UnboundedReceiver<&'static str>>>>,
+    ) -> HttpResponse {
+        let chunks = chunks.lock().unwrap().take().expect("asked once");
+        let stream = futures_util::stream::unfold(chunks, |mut chunks| async {
+            let chunk = chunks.recv().await?;
+            Some((Ok::<_, actix_web::Error>(web::Bytes::from_static(chunk.as_bytes())), chunks))
+        });
+        HttpResponse::Ok().streaming(stream)
+    }
+    let gate = QuorumGate::new(quorum.clone());
+    let service = web::resource("/it").wrap(gate).get(stream);
+    let app = test::init_service(App::new().app_data(chunks).service(service)).await;
+    let response = app.call(TestRequest::get().uri("/it").to_request()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    send.send("with quorum, ").unwrap();
+    cluster.partition(&[&[1], &[2, 3]]).unwrap();
+    probe.expect_loss().await;
+    assert!(!quorum.is_quorate());
+    send.send("and without").unwrap();
+    drop(send);
+    assert_eq!(text(response).await, "with quorum, and without");
 }
 
 async fn get(quorum: &QuorumHandle, uri: &str) -> (StatusCode, String) {

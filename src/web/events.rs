@@ -222,3 +222,25 @@ impl Place {
         read_at.is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_not_read_for_long_loses_its_place_to_who_comes() {
+        actix::System::new().block_on(async {
+            tokio::time::pause();
+            let clients = EventClients::default();
+            let places: Vec<_> = (0..CLIENTS).map(|_| clients.enter().unwrap()).collect();
+            assert!(clients.enter().is_none());
+            tokio::time::advance(STALLED - ALIVE).await;
+            let (reader, stuck) = places.split_first().unwrap();
+            assert!(reader.reads() && clients.enter().is_none());
+            tokio::time::advance(ALIVE).await;
+            let _new = clients.enter().unwrap();
+            assert!(reader.reads(), "it has read meanwhile");
+            assert!(stuck.iter().all(|stuck| !stuck.reads()), "their streams end when they read");
+        });
+    }
+}

@@ -28,7 +28,8 @@ pub(super) const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 impl NotQuorate {
     pub(super) fn new(quorum: &QuorumHandle, retry_after: Duration) -> Self {
-        let (snapshot, quorum) = (quorum.snapshot(), quorum.quorum());
+        let snapshot = quorum.snapshot();
+        let quorum = quorum.quorum_of(&snapshot);
         let (reason, detail) = match (&snapshot.connection, quorum) {
             (Connection::Stopped, _) => ("stopped", "the service is stopping"),
             (Connection::Connecting { .. }, _) => {

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use actix_quorum::{Code, sim::Fault};
+use actix_quorum::{
+    Code,
+    sim::{Cluster, Fault},
+};
 use proptest::{collection::vec, prelude::*};
 
 /// A cluster, who watches it, and what is done to it.
@@ -72,6 +75,22 @@ pub(crate) enum Verb {
     Wait,
 }
 
+impl Verb {
+    /// Whether it is done to an actor and who listens to it, and not to the cluster.
+    pub(crate) fn is_of_actor(&self) -> bool {
+        matches!(
+            self,
+            Self::Flood(_)
+                | Self::Subscribe { .. }
+                | Self::Unsubscribe { .. }
+                | Self::EndSubscriber { .. }
+                | Self::LetRead { .. }
+                | Self::StopActor { .. }
+                | Self::Wait
+        )
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Flood {
     Partitions(u32),
@@ -87,6 +106,20 @@ pub(crate) enum Pace {
     Turns(u8),
     /// The next verb, at once.
     Go,
+}
+
+impl History {
+    pub(crate) fn cluster(&self) -> Cluster {
+        let mut cluster = Cluster::new(self.size);
+        if self.two_node {
+            cluster = cluster.two_node(true);
+        }
+        if self.wait_for_all {
+            cluster = cluster.wait_for_all(true);
+        }
+        cluster.provider(self.provider);
+        cluster
+    }
 }
 
 pub(crate) const MAX_SIZE: u32 = 7;
