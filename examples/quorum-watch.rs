@@ -19,12 +19,15 @@ use actix_quorum::{
     Connection, Quorum, QuorumActor, QuorumBuilder, QuorumHandle, Snapshot, sim::Cluster,
 };
 use futures_util::StreamExt;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 const USAGE: &str = "usage: quorum-watch [status | watch | wait [SECONDS]] [--json] [--simulate]";
 
 /// For how long `status` waits for Corosync, which answers within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// For how long it then waits for what comes right after, if it comes: votes, and names.
+const FOR_MORE: Duration = Duration::from_secs(1);
 
 enum Command {
     Status,
@@ -111,18 +114,23 @@ impl Options {
     }
 }
 
-/// Returns once there is something to say: a decision with its votes, where there are any, or why
-/// there is none.
+/// Returns once there is something to say: a decision, with its votes and the names of the nodes where
+/// there are any, or why there is none.
 async fn known(quorum: &QuorumHandle) {
     let decided = |now: &Snapshot| match now.connection {
         Connection::Connected => now.quorum != Quorum::Unknown,
         Connection::Connecting { ref error, .. } => error.is_some(),
         _ => true,
     };
-    if timeout(PATIENCE, quorum.wait_for(decided)).await.is_ok() {
-        // Votes and names come right after, if they come.
+    let more = async {
         let votes = |now: &Snapshot| now.connection != Connection::Connected || now.votes.is_some();
-        let _ = timeout(Duration::from_millis(300), quorum.wait_for(votes)).await;
+        let now = quorum.wait_for(votes).await;
+        while now.connection == Connection::Connected && quorum.node_names().is_empty() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    if timeout(PATIENCE, quorum.wait_for(decided)).await.is_ok() {
+        let _ = timeout(FOR_MORE, more).await;
     }
 }
 
