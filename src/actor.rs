@@ -12,7 +12,7 @@ use crate::{
     connection::sealed::{Source, Terms, Tracked},
     connector::Connector,
     lease::Moment,
-    notifications::{Notifications, Told},
+    notifications::{Notifications, TICK, Told},
     probe::Probe,
     registry::SubscriptionId,
     shared::Shared,
@@ -117,8 +117,9 @@ impl QuorumActor {
             }
         };
         self.probe = Some(Arc::clone(&probe));
-        let connector = self.connector.clone();
-        let notifications = Notifications::new(connection, connector, probe, self.probe_interval)?;
+        let (connector, clock) = (self.connector.clone(), self.shared.lease.clock());
+        let notifications =
+            Notifications::new(connection, connector, probe, self.probe_interval, clock)?;
         self.connected_at = Some(Instant::now());
         self.publish(Event::Connected { has_provider, asked_at }, ctx);
         self.connection = Some(ctx.add_stream(notifications));
@@ -141,12 +142,13 @@ impl QuorumActor {
     /// Publishes, and sees to it that time is noticed when it changes something.
     fn publish(&mut self, event: Event, ctx: &mut Context<Self>) {
         let Some(deadline) = self.shared.publish(event) else { return };
-        if self.timer.is_some_and(|timer| timer <= deadline) {
+        // Rounded up by the timer, so that it is not asked a moment too early.
+        let delay = deadline.since(self.shared.lease.clock().now());
+        // Until then there are ticks, which come here.
+        if delay > 2 * TICK || self.timer.is_some_and(|timer| timer <= deadline) {
             return;
         }
         self.timer = Some(deadline);
-        // Rounded up by the timer, so that it is not asked a moment too early.
-        let delay = deadline.since(self.shared.lease.clock().now());
         ctx.run_later(delay, move |actor, ctx| {
             if actor.timer == Some(deadline) {
                 actor.timer = None;

@@ -7,18 +7,20 @@ use std::{
 };
 
 use futures_core::Stream;
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    time::{Interval, MissedTickBehavior, interval},
-};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use self::ticks::Ticks;
 
 use crate::{
     Error,
     connection::sealed::Tracked,
     connector::Connector,
+    lease::Clock,
     libquorum::{NodeId, Notification},
     probe::{Answer, Asking, Probe},
 };
+
+mod ticks;
 
 /// What one connection tells, in order; last, the error that ended it.
 ///
@@ -28,10 +30,12 @@ pub(crate) struct Notifications {
     /// `None` once the connection is over.
     connection: Option<AsyncFd<Watched>>,
     connector: Connector,
-    tick: Interval,
     probe: Arc<dyn Probe>,
-    /// When to ask next.
-    ask: Interval,
+    /// A part of the probe's interval.
+    ticks: Ticks,
+    ticks_per_probe: u32,
+    /// After how many ticks to ask next.
+    ticks_until_asked: u32,
     /// Something was told since it was last asked.
     has_news: bool,
     asks_soon: bool,
@@ -57,13 +61,23 @@ pub(crate) enum Told {
 
 impl Notifications {
     /// Watches `connection` on the reactor of the current runtime, and asks `probe` whether the
-    /// daemon lives, at most that often.
+    /// daemon lives, every `probe_interval` by that clock.
     pub(crate) fn new(
         connection: Box<dyn Tracked>,
         connector: Connector,
         probe: Arc<dyn Probe>,
         probe_interval: Duration,
+        clock: Clock,
     ) -> Result<Self, Error> {
+        let per_probe = probe_interval.as_nanos().div_ceil(TICK.as_nanos());
+        let ticks_per_probe = u32::try_from(per_probe).unwrap_or(u32::MAX).max(1);
+        let ticks = match Ticks::new(probe_interval / ticks_per_probe, clock) {
+            Ok(ticks) => ticks,
+            Err(error) => {
+                connection.close(&connector);
+                return Err(error);
+            }
+        };
         // SAFETY: the descriptor of a `Tracked`, a sealed trait, is open and the same until it is
         // dropped, and it is dropped only after it was taken out of the `AsyncFd`.
         let registered =
@@ -72,9 +86,10 @@ impl Notifications {
             Ok(connection) => Ok(Self {
                 connection: Some(connection),
                 connector,
-                tick: every(TICK),
                 probe,
-                ask: every(probe_interval),
+                ticks,
+                ticks_per_probe,
+                ticks_until_asked: 1,
                 has_news: false,
                 asks_soon: false,
                 asking: None,
@@ -113,14 +128,16 @@ impl Notifications {
         while self.answer.is_none() {
             let Some(asking) = &mut self.asking else {
                 // Once until it is asked: who is told something all the time must not put it off.
-                if self.has_news && !self.asks_soon && self.ask.period() > SOON {
+                if self.has_news && !self.asks_soon && self.ticks_until_asked > 0 {
                     self.asks_soon = true;
-                    self.ask.reset_after(SOON);
+                    self.ticks_until_asked = 1;
+                    self.ticks.reset_after(SOON);
                 }
-                if self.ask.poll_tick(cx).is_pending() {
+                if self.ticks_until_asked > 0 {
                     return;
                 }
                 (self.has_news, self.asks_soon) = (false, false);
+                self.ticks_until_asked = self.ticks_per_probe;
                 self.asking = Some(self.probe.ask(self.members.clone()));
                 continue;
             };
@@ -143,12 +160,6 @@ impl Notifications {
     }
 }
 
-fn every(period: Duration) -> Interval {
-    let mut interval = interval(period);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
-}
-
 impl Stream for Notifications {
     type Item = Result<Told, Error>;
 
@@ -157,8 +168,11 @@ impl Stream for Notifications {
         if this.ended {
             this.close();
         }
+        let due = this.ticks.poll(cx).is_ready();
+        if due {
+            this.ticks_until_asked = this.ticks_until_asked.saturating_sub(1);
+        }
         this.poll_probe(cx);
-        let due = this.tick.poll_tick(cx).is_ready();
         let Some(connection) = &mut this.connection else { return Poll::Ready(None) };
         // Over libqb's transport `socket` the descriptor does not tell that Corosync died; only a
         // dispatch does. And an answer counts only when nothing waits that was told before it.
@@ -214,8 +228,8 @@ impl AsRawFd for Watched {
     }
 }
 
-/// How often a dispatch is tried that nothing asked for.
-const TICK: Duration = Duration::from_millis(250);
+/// How often at least a dispatch is tried that nothing asked for.
+pub(crate) const TICK: Duration = Duration::from_millis(250);
 
 /// How soon after a notification to ask: with a flood of them, not for each.
 const SOON: Duration = Duration::from_millis(50);

@@ -224,8 +224,8 @@ impl Tracker {
         &self.current
     }
 
-    /// When time alone will change something, if nothing else does: until when quorum is believed,
-    /// if it is.
+    /// When time alone will change something, if nothing else does, while there is a connection:
+    /// until when quorum is believed, if it is.
     pub(crate) fn deadline(&self) -> Option<Moment> {
         if self.current.connection != Connection::Connected {
             return None;

@@ -1,0 +1,111 @@
+//! A thousand connections to a living Corosync, one after the other: each is cut where it would be
+//! if Corosync had dropped us.
+
+use std::{
+    fs,
+    os::fd::{BorrowedFd, RawFd},
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use actix::{Actor, Context, Handler, System};
+use actix_quorum::{Backoff, Connection, Quorum, QuorumActor, QuorumChanged};
+use rustix::net::{Shutdown, SocketAddrUnix, getpeername, shutdown};
+
+use crate::{
+    clock,
+    memory::allocated,
+    report::Report,
+    stats::Sample,
+    support::{Config, Corosync, Netns, dev_shm_entries, open_fds},
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const CUTS: usize = 1_000;
+/// What is made once, and the history of changes, which is full then.
+const BEFORE: usize = 400;
+
+pub(crate) fn run(report: &mut Report) {
+    let netns = Arc::new(Netns::new());
+    let corosync = Corosync::new("n1", &netns, Config { names: false, ..Config::default() });
+    corosync.start();
+    corosync.wait_ready();
+    netns.run(|| {
+        let (give, taken) = mpsc::channel();
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            let runner = System::new();
+            runner.block_on(async {
+                let quick = Duration::from_millis(1)..=Duration::from_millis(2);
+                let backoff =
+                    Backoff::default().absent(quick.clone()).lost(quick.clone()).failing(quick);
+                let listener = Listener(tell).start().recipient();
+                QuorumActor::builder().backoff(backoff).subscribe(listener).start();
+            });
+            give.send(System::current()).expect("it waits");
+            runner.run().expect("it runs");
+        });
+        let system: System = taken.recv().expect("it starts");
+        let until = |wanted: fn(&QuorumChanged) -> bool| loop {
+            let (at, change) = told.recv_timeout(PATIENCE).expect("it is told");
+            if wanted(&change) {
+                return at;
+            }
+        };
+        let quorate = |change: &QuorumChanged| change.current.quorum.is_quorate();
+        until(quorate);
+        let (mut lost, mut back) = (Sample::default(), Sample::default());
+        let mut before = (0, 0, 0);
+        for cut in 0..BEFORE + CUTS {
+            if cut == BEFORE {
+                before = (allocated(), open_fds(), dev_shm_entries(std::process::id()).len());
+            }
+            let start = clock::now();
+            shutdown(tracking(), Shutdown::Both).expect("it is a socket");
+            let at = until(|change| {
+                assert_ne!(change.current.connection, Connection::Stopped);
+                change.current.quorum == Quorum::Unknown
+            });
+            lost.push((at - start) as f64 / 1e6);
+            back.push((until(quorate) - at) as f64 / 1e6);
+        }
+        let grown = allocated() as f64 - before.0 as f64;
+        report.sample("a cut connection, until Unknown at the subscriber", "ms", &lost);
+        report.sample("until it is quorate again, delays of 1 to 2 ms", "ms", &back);
+        report.value("memory after 1,000 reconnects, more", "B", grown, None);
+        let fds = open_fds() as f64 - before.1 as f64;
+        report.value("descriptors after 1,000 reconnects, more", "", fds, None);
+        let entries = dev_shm_entries(std::process::id()).len() as f64 - before.2 as f64;
+        report.value("entries of /dev/shm after 1,000 reconnects, more", "", entries, None);
+        system.stop();
+    });
+}
+
+/// The descriptor of the connection that tracks quorum.
+fn tracking() -> BorrowedFd<'static> {
+    let fds = fs::read_dir("/proc/self/fd").expect("/proc is mounted").flatten();
+    let fds = fds.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
+    // SAFETY: each was open just now, and is used at once; one that is closed meanwhile is an error.
+    let mut fds = fds.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
+    let is_quorum = |fd: &BorrowedFd<'_>| {
+        let peer = getpeername(fd).ok().flatten();
+        let peer = peer.and_then(|peer| SocketAddrUnix::try_from(peer).ok());
+        peer.is_some_and(|peer| peer.abstract_name() == Some(b"quorum"))
+    };
+    fds.find(is_quorum).expect("it is connected")
+}
+
+struct Listener(mpsc::Sender<(u64, QuorumChanged)>);
+
+impl Actor for Listener {
+    type Context = Context<Self>;
+}
+
+impl Handler<QuorumChanged> for Listener {
+    type Result = ();
+
+    fn handle(&mut self, change: QuorumChanged, _: &mut Context<Self>) {
+        let _ = self.0.send((clock::now(), change));
+    }
+}
