@@ -12,6 +12,7 @@ use crate::{
     connection::sealed::{Source, Terms, Tracked},
     connector::Connector,
     lease::Moment,
+    libquorum::Notification,
     notifications::{Notifications, TICK, Told},
     probe::Probe,
     registry::SubscriptionId,
@@ -130,8 +131,7 @@ impl QuorumActor {
         Ok(())
     }
 
-    /// Has the names of the nodes read: with the membership or the votes, the configuration may
-    /// have changed.
+    /// Has the names of the nodes read: with the membership, the configuration may have changed.
     fn read_names(&self) {
         #[cfg(any(feature = "metrics", feature = "web"))]
         if let Some(source) = &self.source {
@@ -223,8 +223,11 @@ impl StreamHandler<Result<Told, Error>> for QuorumActor {
     fn handle(&mut self, item: Result<Told, Error>, ctx: &mut Context<Self>) {
         match item {
             Ok(Told::Notified(notification)) => {
+                let membership = matches!(notification, Notification::Nodelist { .. });
                 self.publish(Event::Notified(notification), ctx);
-                self.read_names();
+                if membership {
+                    self.read_names();
+                }
             }
             Ok(Told::Answered(answer)) => {
                 #[cfg(feature = "metrics")]
