@@ -45,6 +45,8 @@ pub(crate) struct Notifications {
     /// An answer that is held back until everything was dispatched that came before it.
     answer: Option<Answer>,
     members: Vec<NodeId>,
+    /// Something was told just now.
+    yields: bool,
     ended: bool,
 }
 
@@ -96,6 +98,7 @@ impl Notifications {
                 unanswered: None,
                 answer: None,
                 members: Vec::new(),
+                yields: false,
                 ended: false,
             }),
             Err(error) => {
@@ -165,6 +168,11 @@ impl Stream for Notifications {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        // Who was told of it comes first, and what else this arbiter has to do.
+        if std::mem::take(&mut this.yields) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if this.ended {
             this.close();
         }
@@ -184,6 +192,7 @@ impl Stream for Notifications {
         let told = match dispatched {
             Ok(Some(notification)) => {
                 this.note(&notification);
+                this.yields = true;
                 Ok(Told::Notified(notification))
             }
             Ok(None) => Ok(this.answer.take().map_or(Told::Tick, Told::Answered)),
