@@ -1,5 +1,9 @@
 /* A client as one would write it in C: takes the time in each quorum notification. Says "ready" at the
-   first; when its standard input ends, writes all (the time twice, plus 1 if quorate) and exits. */
+   first; when its standard input ends, writes all (the time twice, plus 1 if quorate), what else
+   there is to say (see client.rs), and exits.
+
+   client blocking|epoll|handover [NANOSECONDS]: with a number, it computes for so long before it
+   dispatches, as one does that has more to do. */
 #include <corosync/corotypes.h>
 #include <corosync/quorum.h>
 #include <pthread.h>
@@ -16,16 +20,34 @@
 
 static uint64_t taken[MOST];
 static volatile size_t count;
+/* How long the thread had run when it was woken, and how long from then to the handler. */
+static uint64_t woken;
+static uint64_t spent[MOST];
+static uint64_t work;
 static int hand_over = -1;
 static volatile uint32_t handed[1024];
 
-static void take(uint32_t quorate)
+static uint64_t read_clock(clockid_t clock)
 {
 	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	uint64_t nanos = (uint64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-	if (count < MOST)
+	clock_gettime(clock, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static void compute(void)
+{
+	uint64_t end = read_clock(CLOCK_THREAD_CPUTIME_ID) + work;
+	while (work > 0 && read_clock(CLOCK_THREAD_CPUTIME_ID) < end)
+		;
+}
+
+static void take(uint32_t quorate)
+{
+	uint64_t nanos = read_clock(CLOCK_MONOTONIC);
+	if (count < MOST) {
 		taken[count] = nanos * 2 + (quorate != 0);
+		spent[count] = woken > 0 ? read_clock(CLOCK_THREAD_CPUTIME_ID) - woken : 0;
+	}
 	count++;
 	if (count == 1 && write(1, "ready\n", 6) != 6)
 		_exit(1);
@@ -69,18 +91,25 @@ static void *other_thread(void *unused)
 	return unused;
 }
 
-static void *wait_for_the_end(void *unused)
+static void tell(const void *what, size_t bytes)
 {
-	char byte;
-	while (read(0, &byte, 1) > 0)
-		;
-	size_t bytes = count * sizeof taken[0];
 	for (size_t written = 0; written < bytes;) {
-		ssize_t n = write(1, (char *)taken + written, bytes - written);
+		ssize_t n = write(1, (const char *)what + written, bytes - written);
 		if (n <= 0)
 			_exit(1);
 		written += n;
 	}
+}
+
+static void *wait_for_the_end(void *unused)
+{
+	char byte;
+	uint64_t account[] = { UINT64_MAX, 0, 0, 0 };
+	while (read(0, &byte, 1) > 0)
+		;
+	tell(taken, count * sizeof taken[0]);
+	tell(account, sizeof account);
+	tell(spent, count * sizeof spent[0]);
 	_exit(0);
 	return unused;
 }
@@ -96,6 +125,7 @@ int main(int argc, char **argv)
 	pthread_t thread;
 	int fd;
 
+	work = argc > 2 ? strtoull(argv[2], NULL, 10) : 0;
 	memset(taken, 0, sizeof taken);
 	if (strcmp(mode, "handover") == 0) {
 		hand_over = eventfd(0, EFD_NONBLOCK);
@@ -113,8 +143,12 @@ int main(int argc, char **argv)
 	struct epoll_event event = { .events = EPOLLIN };
 	epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
 	for (;;) {
-		if (epoll_wait(epoll, &event, 1, -1) == 1 &&
-		    quorum_dispatch(handle, CS_DISPATCH_ALL) != CS_OK)
+		if (epoll_wait(epoll, &event, 1, -1) != 1)
+			continue;
+		if (hand_over == -1)
+			woken = read_clock(CLOCK_THREAD_CPUTIME_ID);
+		compute();
+		if (quorum_dispatch(handle, CS_DISPATCH_ALL) != CS_OK)
 			return 1;
 	}
 }

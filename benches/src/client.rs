@@ -5,15 +5,24 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
     thread,
 };
 
-use actix::{Actor, Context, Handler, System};
-use actix_quorum::{QuorumActor, QuorumChanged};
+use actix::{
+    Actor, Arbiter, AsyncContext, Context, Handler, Message, Recipient, StreamHandler, System,
+    SystemRunner,
+};
+use actix_quorum::{
+    QuorumActor, QuorumChanged,
+    libquorum::{Handle, Notification, Track},
+};
+use futures_util::stream;
 use parking_lot::Mutex;
 use rust_corosync::{DispatchFlags, TrackFlags, quorum};
+use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::{clock, support::command};
+use crate::{clock, stats::Sample, support::command};
 
 /// Compiles the client in C.
 pub(crate) fn compile() -> PathBuf {
@@ -26,24 +35,26 @@ pub(crate) fn compile() -> PathBuf {
     program
 }
 
+/// Any processor.
+pub(crate) const ANY: &str = "0-1023";
+
 /// A client that runs.
 pub(crate) struct Client(Child, BufReader<ChildStdout>);
 
 impl Client {
-    /// Starts one of that kind, `same` or `other` of ours, and returns when it was told the state.
-    pub(crate) fn start(compiled: &Path, kind: &str) -> Self {
-        let mut command = match kind {
-            "blocking" | "epoll" | "handover" => {
-                let mut command = Command::new(compiled);
-                command.arg(kind);
-                command
+    /// Starts one of that kind, `same` or `other` of ours, and returns when it was told the state;
+    /// `on` are the processors that it may run on, as `taskset` wants them. Those in C may be told for how long to compute beside, in nanoseconds: `epoll 5000`.
+    pub(crate) fn start(compiled: &Path, kind: &str, on: &str) -> Self {
+        let mut command = Command::new("taskset");
+        command.args(["-c", on]);
+        match kind.split(' ').next() {
+            Some("blocking" | "epoll" | "handover") => {
+                command.arg(compiled).args(kind.split(' '));
             }
             _ => {
-                let mut command = Command::new(env::current_exe().expect("it runs"));
-                command.args(["client", kind]);
-                command
+                command.arg(env::current_exe().expect("it runs")).args(["client", kind]);
             }
-        };
+        }
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -81,11 +92,13 @@ impl Client {
         let mut bytes = Vec::new();
         self.1.read_to_end(&mut bytes).expect("it tells");
         self.0.wait().expect("it ends");
-        let words = bytes.as_chunks::<8>().0.iter().copied().map(u64::from_le_bytes);
-        let mut parts = words.collect::<Vec<_>>();
-        let end = parts.iter().position(|word| *word == END).unwrap_or(parts.len());
-        let account = parts.split_off(end);
-        Times(parts.into_iter().map(|word| (word / 2, word % 2 == 1)).collect(), account)
+        let mut words = bytes.as_chunks::<8>().0.iter().copied().map(u64::from_le_bytes);
+        let times = words.by_ref().take_while(|word| *word != END);
+        let times = times.map(|word| (word / 2, word % 2 == 1)).collect();
+        let mut next = || words.next().expect("an account");
+        let (changes, missed, wrong) = (next(), next(), next());
+        let spent = words.filter(|nanos| *nanos > 0).map(|nanos| nanos as f64 / 1e3).collect();
+        Times { times, spent, account: Account { changes, missed, wrong } }
     }
 }
 
@@ -95,22 +108,23 @@ fn run_time(thread: &Path) -> u64 {
 }
 
 /// When a client was told what.
-pub(crate) struct Times(Vec<(u64, bool)>, Vec<u64>);
+pub(crate) struct Times {
+    times: Vec<(u64, bool)>,
+    /// The microseconds that its thread ran between being woken and its handler, where it knows.
+    pub(crate) spent: Sample,
+    pub(crate) account: Account,
+}
 
 impl Times {
     #[track_caller]
-    pub(crate) fn last(mut self, count: usize) -> Vec<(u64, bool)> {
-        let first = self.0.len().checked_sub(count).expect("it was told of each flip");
-        self.0.split_off(first)
+    pub(crate) fn last(&self, count: usize) -> &[(u64, bool)] {
+        let first = self.times.len().checked_sub(count).expect("it was told of each flip");
+        &self.times[first..]
     }
 
     /// How often it was told of quorum.
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub(crate) fn account(&self) -> Account {
-        Account { changes: self.1[1], missed: self.1[2], wrong: self.1[3] }
+        self.times.len()
     }
 }
 
@@ -128,20 +142,33 @@ const END: u64 = u64::MAX;
 #[derive(Debug)]
 struct Taken {
     times: Vec<u64>,
+    spent: Vec<u64>,
     last: Option<u64>,
     changes: u64,
     missed: u64,
     wrong: u64,
 }
 
-static TAKEN: Mutex<Taken> =
-    Mutex::new(Taken { times: Vec::new(), last: None, changes: 0, missed: 0, wrong: 0 });
+static TAKEN: Mutex<Taken> = Mutex::new(Taken {
+    times: Vec::new(),
+    spent: Vec::new(),
+    last: None,
+    changes: 0,
+    missed: 0,
+    wrong: 0,
+});
+
+/// How long the arbiter's thread had run when it was woken.
+static WOKEN: AtomicU64 = AtomicU64::new(0);
 
 /// Notes that a client was told just now.
 fn take(quorate: bool) {
     let now = clock::now();
     let mut taken = TAKEN.lock();
     taken.times.push(now * 2 + u64::from(quorate));
+    if let woken @ 1.. = WOKEN.load(Ordering::Relaxed) {
+        taken.spent.push(clock::thread_time() - woken);
+    }
     if taken.times.len() == 1 {
         println!("ready");
     }
@@ -150,17 +177,19 @@ fn take(quorate: bool) {
 /// The work of a client's process.
 pub(crate) fn run(kind: &str) {
     TAKEN.lock().times.reserve(1_000_000);
+    TAKEN.lock().spent.reserve(1_000_000);
     thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         let taken = TAKEN.lock();
-        let words =
-            taken.times.iter().copied().chain([END, taken.changes, taken.missed, taken.wrong]);
-        let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+        let account = [END, taken.changes, taken.missed, taken.wrong];
+        let words = taken.times.iter().chain(&account).chain(&taken.spent);
+        let bytes: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
         let written = std::io::stdout().lock().write_all(&bytes);
         std::process::exit(i32::from(written.is_err()));
     });
     match kind {
         "rust-corosync" => rust_corosync(),
+        "hand" | "hand-other" => by_hand(kind == "hand"),
         _ => subscriber(kind == "same"),
     }
 }
@@ -179,8 +208,19 @@ fn rust_corosync() {
     panic!("it ended: {:?}", connect());
 }
 
+/// A runtime that tells when it is woken.
+fn system(same_arbiter: bool) -> SystemRunner {
+    System::with_tokio_rt(|| {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        if same_arbiter {
+            runtime.on_thread_unpark(|| WOKEN.store(clock::thread_time(), Ordering::Relaxed));
+        }
+        runtime.enable_all().build().expect("a runtime")
+    })
+}
+
 fn subscriber(same_arbiter: bool) {
-    let runner = System::new();
+    let runner = system(same_arbiter);
     let _quorum = runner.block_on(async move {
         let builder = QuorumActor::builder().subscribe(Subscriber.start().recipient());
         if same_arbiter {
@@ -190,6 +230,67 @@ fn subscriber(same_arbiter: bool) {
         }
     });
     runner.run().expect("it runs");
+}
+
+/// What one would write without this crate: no lease, no probe, no snapshot, one subscriber.
+fn by_hand(same_arbiter: bool) {
+    let runner = system(same_arbiter);
+    let _actor = runner.block_on(async move {
+        let subscriber = Subscriber.start().recipient();
+        if same_arbiter {
+            ByHand(subscriber).start()
+        } else {
+            Actor::start_in_arbiter(&Arbiter::new().handle(), |_| ByHand(subscriber))
+        }
+    });
+    runner.run().expect("it runs");
+}
+
+struct ByHand(Recipient<Told>);
+
+impl Actor for ByHand {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let mut handle = Handle::initialize().expect("corosync runs");
+        handle.track_start(Track::CHANGES).expect("corosync runs");
+        let fd = handle.fd().expect("it has one");
+        // SAFETY: the descriptor is open as long as the handle, which is longer: for ever.
+        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+        let fd = fd.expect("a reactor");
+        ctx.add_stream(stream::unfold((fd, handle), |(fd, mut handle)| async {
+            loop {
+                let mut ready = fd.readable().await.expect("the reactor runs");
+                match handle.try_dispatch().expect("corosync runs") {
+                    Some(notification) => {
+                        ready.retain_ready();
+                        break Some((notification, (fd, handle)));
+                    }
+                    None => ready.clear_ready(),
+                }
+            }
+        }));
+    }
+}
+
+impl StreamHandler<Notification> for ByHand {
+    fn handle(&mut self, notification: Notification, _: &mut Self::Context) {
+        if let Notification::Quorum { quorate, .. } = notification {
+            self.0.do_send(Told(quorate));
+        }
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Told(bool);
+
+impl Handler<Told> for Subscriber {
+    type Result = ();
+
+    fn handle(&mut self, Told(quorate): Told, _: &mut Self::Context) {
+        take(quorate);
+    }
 }
 
 struct Subscriber;

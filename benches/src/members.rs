@@ -1,62 +1,57 @@
-//! How cost grows with the members of the cluster: what the actor's thread takes for a change, with
-//! its subscriber on the same arbiter. (The simulated daemon's own work is on another.)
+//! How cost grows with the members of the cluster: what a client's thread takes for a change, ours
+//! with its subscriber on the same arbiter. A server in Corosync's place tells the changes, through
+//! the real libquorum.
 
-use std::{sync::mpsc, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
-use actix::{Actor, Context, Handler, System};
-use actix_quorum::{QuorumActor, QuorumChanged, sim::Cluster};
+use serde_json::json;
 
-use crate::{clock, report::Report, stats::Sample};
+use crate::{
+    client::{ANY, Client, compile},
+    report::Report,
+    support::{
+        Hostile, Message, Netns, Step,
+        hostile::{RING, TRACKSTART, nodelist_told, quorum_told},
+    },
+};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const MEMBERS: [u32; 5] = [1, 3, 16, 64, 384];
+const CHANGES: u32 = 2_000;
 
 pub(crate) fn run(report: &mut Report) {
-    for members in [1, 3, 16, 64, 384] {
-        let cluster = Cluster::new(members);
-        // What the simulated daemons do grows with their square.
-        let flips = if members > 16 { 60 } else { 500 };
-        let (tell, told) = mpsc::channel();
-        let (give, system) = mpsc::channel();
-        let node = cluster.node(1);
-        std::thread::spawn(move || {
-            let runner = System::new();
-            let _quorum = runner.block_on(async {
-                let lease = Duration::from_secs(3600);
-                let listener = Listener(tell).start().recipient();
-                let builder = QuorumActor::builder().lease(lease).source(node).subscribe(listener);
-                builder.start_in_arbiter(System::current().arbiter())
-            });
-            give.send(System::current()).expect("it waits");
-            runner.run().expect("it runs");
-        });
-        let system: System = system.recv().expect("it starts");
-        let mut before = told.recv_timeout(PATIENCE).expect("the first state");
-        let mut sample = Sample::default();
-        for flip in 0..flips {
-            let votes = if flip % 2 == 0 { 3 * members } else { members };
-            cluster.expected_votes(votes).expect("a number of votes");
-            let at = told.recv_timeout(PATIENCE).expect("it is told");
-            sample.push((at - before) as f64 / 1e3);
-            before = at;
-        }
-        system.stop();
-        let name = format!("CPU of the actor and a subscriber for a change, {members} members");
-        report.sample(name, "us", &sample);
-    }
-}
-
-struct Listener(mpsc::Sender<u64>);
-
-impl Actor for Listener {
-    type Context = Context<Self>;
-}
-
-impl Handler<QuorumChanged> for Listener {
-    type Result = ();
-
-    fn handle(&mut self, change: QuorumChanged, _: &mut Context<Self>) {
-        if change.is_gain() || change.is_loss() {
-            let _ = self.0.send(clock::thread_time());
+    let compiled = compile();
+    let mut plotted = Vec::new();
+    for members in MEMBERS {
+        let netns = Arc::new(Netns::new());
+        let server = Hostile::start(&netns);
+        let ids: Vec<u32> = (1..=members).collect();
+        let told = |quorate| quorum_told(quorate, RING, members, &ids);
+        let start = [
+            Step::Event(nodelist_told(RING, [members, 0, 0], &ids)),
+            Step::Event(told(1)),
+            Step::Reply(Message::reply(1)),
+        ];
+        server.on("quorum", TRACKSTART, &start);
+        for (kind, name) in
+            [("blocking", "a blocked C client"), ("same", "the actor and a subscriber")]
+        {
+            let client = netns.run(|| Client::start(&compiled, kind, ANY));
+            thread::sleep(Duration::from_millis(300));
+            let before = client.main_thread_time();
+            for _ in 0..CHANGES / 2 {
+                server.now(&[Step::Event(told(0)), Step::Event(told(1))]);
+            }
+            thread::sleep(Duration::from_millis(300));
+            let each = (client.main_thread_time() - before) as f64 / 1e3 / f64::from(CHANGES);
+            assert!(client.end().len() > CHANGES as usize / 2, "it was told");
+            report.value(
+                format!("CPU of {name} for a change, {members} members"),
+                "us",
+                each,
+                None,
+            );
+            plotted.push(json!({ "way": name, "x": members, "y": each }));
         }
     }
+    report.more("members", plotted.into());
 }

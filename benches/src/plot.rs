@@ -28,10 +28,30 @@ pub(crate) fn run() {
     if let Some(figures) = read("fanout") {
         scaling(&docs, &figures["more"]["scaling"]);
     }
+    for (group, file, title, across) in [
+        (
+            "rates",
+            "rates.svg",
+            "The CPU time of a process for a flip",
+            ("flips a second", [0.0, 5.0]),
+        ),
+        (
+            "members",
+            "members.svg",
+            "The CPU time of a thread for a change",
+            ("members", [0.0, 3.0]),
+        ),
+    ] {
+        if let Some(figures) = read(group) {
+            let lines = lines(&figures["more"][group], "x", "y");
+            let text = chart(title, across, ("µs", [0.0, 4.0]), &lines);
+            fs::write(docs.join(file), text).expect("the repository can be written");
+        }
+    }
     if let Some(figures) = read("flips") {
         for (key, distributions) in figures["more"].as_object().into_iter().flatten() {
             // One file for the longer gap, the usual case.
-            if key.ends_with("2ms between flips") {
+            if key.ends_with("apart, every 2ms") {
                 latency(&docs, distributions);
             }
         }
@@ -43,21 +63,28 @@ fn scaling(docs: &Path, points: &Value) {
     for (same, file, arbiter) in
         [(true, "fan-out-same.svg", "the publisher's"), (false, "fan-out-other.svg", "another")]
     {
-        let mut lines: Vec<Line> = Vec::new();
-        for point in points.iter().filter(|point| point["same"] == same) {
-            let name = point["way"].as_str().expect("a name");
-            let place = (point["count"].as_f64(), point["time"].as_f64());
-            let (Some(count), Some(time)) = place else { continue };
-            match lines.iter_mut().find(|(other, _)| other == name) {
-                Some((_, line)) => line.push((count, time)),
-                None => lines.push((name.to_owned(), vec![(count, time)])),
-            }
-        }
+        let points = points.iter().filter(|point| point["same"] == same);
+        let lines = lines(&points.cloned().collect(), "count", "time");
         let title = format!("One change to N subscribers on {arbiter} arbiter");
         let up = "µs until the last handler ran";
         let text = chart(&title, ("subscribers", [0.0, 5.0]), (up, [0.0, 6.0]), &lines);
         fs::write(docs.join(file), text).expect("the repository can be written");
     }
+}
+
+/// One for each way.
+fn lines(points: &Value, across: &str, up: &str) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
+    for point in points.as_array().into_iter().flatten() {
+        let name = point["way"].as_str().expect("a name");
+        let place = (point[across].as_f64(), point[up].as_f64());
+        let (Some(across), Some(up)) = place else { continue };
+        match lines.iter_mut().find(|(other, _)| other == name) {
+            Some((_, line)) => line.push((across, up)),
+            None => lines.push((name.to_owned(), vec![(across, up)])),
+        }
+    }
+    lines
 }
 
 /// What part of the flips has arrived how long after they arrived at the C client.

@@ -9,6 +9,7 @@
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+mod client;
 mod clock;
 mod daemon;
 mod fanout;
@@ -17,23 +18,29 @@ mod gate;
 mod members;
 mod memory;
 mod plot;
+mod rates;
 mod readers;
+mod reconnects;
 mod report;
 mod stats;
+mod streams;
 
 use report::Report;
 
 type Group = (&'static str, fn(&mut Report));
 
 /// The groups, in the order in which they run.
-const GROUPS: [Group; 7] = [
+const GROUPS: [Group; 10] = [
     ("readers", readers::run),
     ("memory", memory::run),
     ("fanout", fanout::run),
-    ("members", members::run),
     ("flips", flips::run),
+    ("rates", rates::run),
+    ("members", members::run),
     ("gate", gate::run),
+    ("streams", streams::run),
     ("daemon", daemon::run),
+    ("reconnects", reconnects::run),
 ];
 
 fn main() {
@@ -43,7 +50,7 @@ fn main() {
     if let [marker, kind] = arguments.as_slice()
         && marker == "client"
     {
-        return flips::client(kind);
+        return client::run(kind);
     }
     let wanted = |name| arguments.is_empty() || arguments.iter().any(|argument| argument == name);
     for (name, run) in GROUPS {

@@ -6,7 +6,7 @@ use std::{sync::Arc, thread, time::Duration};
 use serde_json::json;
 
 use crate::{
-    client::{Client, compile},
+    client::{ANY, Client, compile},
     clock,
     report::Report,
     support::{Config, Corosync, Flipper, Netns},
@@ -31,7 +31,7 @@ pub(crate) fn run(report: &mut Report) {
     netns.run(|| {
         let flipper = Flipper::new();
         for (kind, name) in KINDS {
-            let client = Client::start(&compiled, kind);
+            let client = Client::start(&compiled, kind, ANY);
             thread::sleep(Duration::from_secs(1));
             report.value(format!("memory of a process with {name}"), "KiB", client.memory(), None);
             client.end();
@@ -40,7 +40,7 @@ pub(crate) fn run(report: &mut Report) {
         for rate in RATES {
             let flips = rate.clamp(20, 5_000) * 2;
             for (kind, name) in KINDS {
-                let client = Client::start(&compiled, kind);
+                let client = Client::start(&compiled, kind, ANY);
                 thread::sleep(Duration::from_millis(200));
                 let (start, before) = (clock::now(), client.time());
                 for flip in 0..flips {
