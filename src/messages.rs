@@ -44,6 +44,19 @@ impl Message for QuorumChanged {
 }
 
 impl QuorumChanged {
+    /// A clone that holds this `previous`, which is the same.
+    pub(crate) fn clone_from_previous(&self, previous: Arc<Snapshot>) -> Self {
+        Self {
+            previous,
+            current: Arc::clone(&self.current),
+            joined: Arc::clone(&self.joined),
+            left: Arc::clone(&self.left),
+            cause: self.cause,
+            missed: self.missed,
+            receipt: Receipt::default(),
+        }
+    }
+
     /// Whether quorum was lost: `previous` was quorate and `current` is not.
     pub fn is_loss(&self) -> bool {
         self.previous.quorum.is_quorate() && !self.current.quorum.is_quorate()

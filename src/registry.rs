@@ -313,9 +313,13 @@ impl Delivery {
             if !recipient.connected() {
                 return false;
             }
-            let next = match (&self.seen, latest) {
-                (Some(seen), Some(next)) if Arc::ptr_eq(seen, &next.previous) => Some(next.clone()),
-                (seen, _) => subscription.history.after(seen.as_ref()),
+            let next = match latest {
+                Some(next) if self.has_seen(&next.previous) => {
+                    // As a clone, but for a count of references that this one has no need of.
+                    let previous = self.seen.take().unwrap_or_else(|| Arc::clone(&next.previous));
+                    Some(next.clone_from_previous(previous))
+                }
+                _ => subscription.history.after(self.seen.as_ref()),
             };
             let Some(mut change) = next else { return true };
             #[cfg(feature = "metrics")]
@@ -338,6 +342,11 @@ impl Delivery {
                 return true;
             }
         }
+    }
+
+    /// Whether this is what it was last sent.
+    fn has_seen(&self, snapshot: &Arc<Snapshot>) -> bool {
+        self.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, snapshot))
     }
 
     /// Whether the message in the mailbox has been handled; if not, wakes when it has.

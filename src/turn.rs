@@ -20,18 +20,24 @@ impl Turn {
     /// Has it done, after all that the caller has done before: here, and then this returns what came
     /// of it; or by who is at it.
     pub(crate) fn take<T>(&self, mut act: impl FnMut() -> T) -> Option<T> {
-        if self.0.swap(AGAIN, Ordering::AcqRel) != IDLE {
-            return None;
+        if !self.changes(IDLE, TAKEN) {
+            // Not a store: whose turn it is must see what was done before.
+            if self.0.swap(AGAIN, Ordering::AcqRel) != IDLE {
+                return None;
+            }
+            self.0.swap(TAKEN, Ordering::AcqRel);
         }
         loop {
-            // Not a store: what those did who asked must be seen.
-            self.0.swap(TAKEN, Ordering::AcqRel);
             let done = act();
-            let idle = self.0.compare_exchange(TAKEN, IDLE, Ordering::AcqRel, Ordering::Acquire);
-            if idle.is_ok() {
+            if self.changes(TAKEN, IDLE) {
                 return Some(done);
             }
+            self.0.swap(TAKEN, Ordering::AcqRel);
         }
+    }
+
+    fn changes(&self, from: u8, to: u8) -> bool {
+        self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }
 
