@@ -8,7 +8,7 @@
 use std::{
     cell::Cell,
     future::Future,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,13 +20,17 @@ use std::{
 
 use actix::{
     Actor, Addr, Arbiter, ArbiterHandle, Context as ActorContext, Handler, Message, Recipient,
-    System,
+    System, prelude::RecipientRequest,
 };
 use actix_broker::{Broker, BrokerSubscribe, SystemBroker};
 use actix_quorum::{Cause, QuorumActor, QuorumChanged, QuorumHandle, sim::Cluster};
 use log::{LevelFilter, Log, Metadata, Record};
+use parking_lot::Mutex;
 use serde_json::json;
-use tokio::sync::{broadcast, watch};
+use tokio::{
+    sync::{broadcast, watch},
+    task::coop::{Unconstrained, unconstrained},
+};
 
 use crate::{clock, report::Report, stats::Sample};
 
@@ -34,19 +38,24 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const COUNTS: [usize; 6] = [1, 10, 100, 1_000, 10_000, 100_000];
 
+/// What was sent and may not have been handled.
+type Request = Option<Pin<Box<Unconstrained<RecipientRequest<QuorumChanged>>>>>;
+
 /// Who publishes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Way {
     Registry,
     DoSend,
+    Send,
     Watch,
     Broadcast,
     Broker,
 }
 
-const WAYS: [(Way, &str); 5] = [
+const WAYS: [(Way, &str); 6] = [
     (Way::Registry, "actix-quorum"),
     (Way::DoSend, "Vec<Recipient>, do_send"),
+    (Way::Send, "Vec<Recipient>, send, until it is handled"),
     (Way::Watch, "tokio::sync::watch"),
     (Way::Broadcast, "tokio::sync::broadcast"),
     (Way::Broker, "actix-broker"),
@@ -105,6 +114,7 @@ struct Crowd {
     /// Where the other publishers run.
     publisher: ArbiterHandle,
     recipients: Arc<Vec<Recipient<QuorumChanged>>>,
+    requests: Arc<Mutex<Vec<Request>>>,
     /// When the last handler ran.
     finished: mpsc::Receiver<u64>,
     message: QuorumChanged,
@@ -178,6 +188,7 @@ impl Crowd {
             cluster,
             system,
             publisher,
+            requests: Arc::new(Mutex::new(recipients.iter().map(|_| None).collect())),
             recipients: Arc::new(recipients),
             finished,
             message,
@@ -205,6 +216,27 @@ impl Crowd {
                     let start = clock::now();
                     for recipient in recipients.iter() {
                         recipient.do_send(message.clone());
+                    }
+                    (start, Some(clock::now()))
+                })
+            }
+            // The least that knows of each whether it was handled, and sends it no more until then.
+            Way::Send => {
+                let recipients = Arc::clone(&self.recipients);
+                let requests = Arc::clone(&self.requests);
+                on(&self.publisher, move || {
+                    let (mut requests, mut context) =
+                        (requests.lock(), Context::from_waker(Waker::noop()));
+                    let start = clock::now();
+                    for (recipient, request) in recipients.iter().zip(requests.iter_mut()) {
+                        if request
+                            .as_mut()
+                            .is_none_or(|request| request.as_mut().poll(&mut context).is_ready())
+                        {
+                            let mut sent = Box::pin(unconstrained(recipient.send(message.clone())));
+                            assert!(sent.as_mut().poll(&mut context).is_pending());
+                            *request = Some(sent);
+                        }
                     }
                     (start, Some(clock::now()))
                 })
