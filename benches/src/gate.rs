@@ -1,10 +1,12 @@
 //! The gate of a web service: what it adds in the process, and on the wire.
 
 use std::{
+    future::{Ready, ready},
     hint::black_box,
     net::{SocketAddr, TcpListener},
     process::Command,
     sync::mpsc,
+    task::{Context, Poll},
     thread,
     time::Duration,
 };
@@ -15,12 +17,22 @@ use actix_quorum::{
     sim::Cluster,
     web::{Quorate, QuorumGate},
 };
-use actix_web::{App, HttpResponse, HttpServer, dev::Service, middleware::from_fn, test, web};
+use actix_web::{
+    App, Error, HttpResponse, HttpServer,
+    body::{EitherBody, MessageBody},
+    dev::{Service, ServiceRequest, ServiceResponse, Transform},
+    middleware::from_fn,
+    test, web,
+};
+use futures_util::{
+    TryFutureExt,
+    future::{Either, MapOk},
+};
 
 use crate::{clock, report::Report, stats::Sample};
 
-const ROUNDS: usize = 60;
-const REQUESTS: u32 = 3_000;
+const ROUNDS: usize = 600;
+const REQUESTS: u32 = 300;
 const RUNS: usize = 6;
 
 pub(crate) fn run(report: &mut Report) {
@@ -50,10 +62,12 @@ async fn in_process(report: &mut Report, quorum: &QuorumHandle) {
     let data = web::Data::new(quorum.clone());
     let extracted = test::init_service(App::new().app_data(data).route("/", extracts)).await;
 
-    let mut samples = vec![Sample::default(); 4];
-    let mut added = vec![Sample::default(); 4];
+    let bare = test::init_service(App::new().wrap(Passes).route("/", route())).await;
+
+    let mut samples = vec![Sample::default(); 5];
+    let mut added = vec![Sample::default(); 5];
     for _ in 0..ROUNDS {
-        let mut times = [0.0; 4];
+        let mut times = [0.0; 5];
         macro_rules! measure {
             ($($index:literal $app:ident)*) => {$({
                 let start = clock::now();
@@ -65,15 +79,63 @@ async fn in_process(report: &mut Report, quorum: &QuorumHandle) {
                 samples[$index].push(times[$index]);
             })*};
         }
-        measure!(0 plain 1 gated 2 nothing 3 extracted);
+        measure!(0 plain 1 gated 2 nothing 3 extracted 4 bare);
         for (sample, time) in added.iter_mut().zip(times) {
             sample.push(time - times[0]);
         }
     }
     report.sample("a request in the process, without a gate", "ns", &samples[0]);
     report.budget("QuorumGate adds in the process", "ns", &added[1], 60.0);
+    report.sample("a Transform that can refuse, and lets all pass, adds", "ns", &added[4]);
     report.sample("a middleware by from_fn that does nothing adds", "ns", &added[2]);
     report.sample("the extractor Quorate adds", "ns", &added[3]);
+}
+
+/// What any middleware costs that may answer in the place of who is behind it.
+struct Passes;
+
+impl<S, B> Transform<S, ServiceRequest> for Passes
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
+    B: MessageBody,
+{
+    type Response = ServiceResponse<EitherBody<B>>;
+    type Error = Error;
+    type InitError = ();
+    type Transform = Passing<S>;
+    type Future = Ready<Result<Self::Transform, ()>>;
+
+    fn new_transform(&self, service: S) -> Self::Future {
+        ready(Ok(Passing(service)))
+    }
+}
+
+struct Passing<S>(S);
+
+impl<S, B> Service<ServiceRequest> for Passing<S>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
+    B: MessageBody,
+{
+    type Response = ServiceResponse<EitherBody<B>>;
+    type Error = Error;
+    type Future = Either<
+        MapOk<S::Future, fn(ServiceResponse<B>) -> Self::Response>,
+        Ready<Result<Self::Response, Error>>,
+    >;
+
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&self, request: ServiceRequest) -> Self::Future {
+        let map: fn(ServiceResponse<B>) -> Self::Response = ServiceResponse::map_into_left_body;
+        if black_box(true) {
+            return Either::Left(self.0.call(request).map_ok(map));
+        }
+        let response = request.into_response(HttpResponse::ServiceUnavailable());
+        Either::Right(ready(Ok(response.map_into_right_body())))
+    }
 }
 
 /// Two servers in one process, alternately under load.

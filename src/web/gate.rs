@@ -1,19 +1,18 @@
 use std::{
+    any::Any,
     future::{Ready, ready},
+    pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
 use actix_web::{
     Error,
-    body::{EitherBody, MessageBody},
+    body::MessageBody,
     dev::{Service, ServiceRequest, ServiceResponse, Transform},
     http::Method,
 };
-use futures_util::{
-    TryFutureExt,
-    future::{Either, MapOk},
-};
+use pin_project_lite::pin_project;
 
 use super::refusal::{NotQuorate, RETRY_AFTER};
 use crate::QuorumHandle;
@@ -78,9 +77,9 @@ impl QuorumGate {
 impl<S, B> Transform<S, ServiceRequest> for QuorumGate
 where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
-    B: MessageBody,
+    B: MessageBody + 'static,
 {
-    type Response = ServiceResponse<EitherBody<B>>;
+    type Response = ServiceResponse;
     type Error = Error;
     type InitError = ();
     type Transform = Gated<S>;
@@ -98,16 +97,53 @@ pub struct Gated<S> {
     service: S,
 }
 
-type Passed<F, B> = MapOk<F, fn(ServiceResponse<B>) -> ServiceResponse<EitherBody<B>>>;
+pin_project! {
+    /// The answer of a service behind a [`QuorumGate`].
+    #[project = AnswerProjected]
+    #[derive(Debug)]
+    pub enum Answer<F> {
+        Passed { #[pin] answer: F },
+        Refused { answer: Option<ServiceResponse> },
+    }
+}
+
+impl<F, B> Future for Answer<F>
+where
+    F: Future<Output = Result<ServiceResponse<B>, Error>>,
+    B: MessageBody + 'static,
+{
+    type Output = Result<ServiceResponse, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            AnswerProjected::Passed { answer } => answer.poll(cx).map_ok(boxed),
+            AnswerProjected::Refused { answer } => {
+                let answer = answer.take().expect("it is polled until it is ready, and no more");
+                Poll::Ready(Ok(answer))
+            }
+        }
+    }
+}
+
+/// Boxes the body. Most are boxed already: to map such a response to itself would double what the
+/// gate costs.
+fn boxed<B: MessageBody + 'static>(response: ServiceResponse<B>) -> ServiceResponse {
+    let mut response = Some(response);
+    let same = (&mut response as &mut dyn Any).downcast_mut::<Option<ServiceResponse>>();
+    if let Some(response) = same.and_then(Option::take) {
+        return response;
+    }
+    response.expect("it is of another type").map_into_boxed_body()
+}
 
 impl<S, B> Service<ServiceRequest> for Gated<S>
 where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
-    B: MessageBody,
+    B: MessageBody + 'static,
 {
-    type Response = ServiceResponse<EitherBody<B>>;
+    type Response = ServiceResponse;
     type Error = Error;
-    type Future = Either<Passed<S::Future, B>, Ready<Result<Self::Response, Error>>>;
+    type Future = Answer<S::Future>;
 
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.service.poll_ready(cx)
@@ -115,11 +151,9 @@ where
 
     fn call(&self, request: ServiceRequest) -> Self::Future {
         if self.gate.admits(request.method()) {
-            let passed: Passed<_, _> =
-                self.service.call(request).map_ok(ServiceResponse::map_into_left_body);
-            return Either::Left(passed);
+            return Answer::Passed { answer: self.service.call(request) };
         }
         let refusal = NotQuorate::new(&self.gate.quorum, self.gate.retry_after);
-        Either::Right(ready(Ok(request.error_response(refusal).map_into_right_body())))
+        Answer::Refused { answer: Some(request.error_response(refusal)) }
     }
 }
