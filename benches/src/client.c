@@ -3,7 +3,9 @@
    there is to say (see client.rs), and exits.
 
    client blocking|epoll|handover [NANOSECONDS]: with a number, it computes for so long before it
-   dispatches, as one does that has more to do. */
+   dispatches, as one does that has more to do.
+
+   client ticks NANOSECONDS: is woken so often, and does nothing else; no client of anybody. */
 #include <corosync/corotypes.h>
 #include <corosync/quorum.h>
 #include <pthread.h>
@@ -13,6 +15,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -114,6 +117,22 @@ static void *wait_for_the_end(void *unused)
 	return unused;
 }
 
+static int tick(long nanos)
+{
+	struct timespec every = { nanos / 1000000000, nanos % 1000000000 };
+	struct itimerspec times = { every, every };
+	struct epoll_event event = { .events = EPOLLIN };
+	int timer = timerfd_create(CLOCK_BOOTTIME, TFD_NONBLOCK), epoll = epoll_create1(0);
+	uint64_t ticks;
+
+	timerfd_settime(timer, 0, &times, NULL);
+	epoll_ctl(epoll, EPOLL_CTL_ADD, timer, &event);
+	take(1);
+	for (;;)
+		if (epoll_wait(epoll, &event, 1, -1) == 1 && read(timer, &ticks, sizeof ticks) < 0)
+			return 1;
+}
+
 int main(int argc, char **argv)
 {
 	const char *mode = argc > 1 ? argv[1] : "";
@@ -132,6 +151,8 @@ int main(int argc, char **argv)
 		pthread_create(&thread, NULL, other_thread, NULL);
 	}
 	pthread_create(&thread, NULL, wait_for_the_end, NULL);
+	if (strcmp(mode, "ticks") == 0)
+		return tick(work);
 	if (quorum_model_initialize(&handle, QUORUM_MODEL_V1, (quorum_model_data_t *)&model, &type,
 				    NULL) != CS_OK ||
 	    quorum_trackstart(handle, CS_TRACK_CHANGES) != CS_OK ||

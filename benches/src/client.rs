@@ -48,7 +48,7 @@ impl Client {
         let mut command = Command::new("taskset");
         command.args(["-c", on]);
         match kind.split(' ').next() {
-            Some("blocking" | "epoll" | "handover") => {
+            Some("blocking" | "epoll" | "handover" | "ticks") => {
                 command.arg(compiled).args(kind.split(' '));
             }
             _ => {
@@ -77,6 +77,18 @@ impl Client {
     pub(crate) fn time(&self) -> u64 {
         let threads = fs::read_dir(format!("/proc/{}/task", self.0.id())).expect("it runs");
         threads.flatten().map(|thread| run_time(&thread.path())).sum()
+    }
+
+    /// How often all its threads have gone to sleep.
+    pub(crate) fn wakes(&self) -> u64 {
+        let switches = |thread: fs::DirEntry| -> Option<u64> {
+            let status = fs::read_to_string(thread.path().join("status")).ok()?;
+            let count =
+                status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+            count.trim().parse().ok()
+        };
+        let threads = fs::read_dir(format!("/proc/{}/task", self.0.id())).expect("it runs");
+        threads.flatten().filter_map(switches).sum()
     }
 
     /// What it takes of memory by itself, and its part of what it shares, in KiB.

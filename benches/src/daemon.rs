@@ -1,7 +1,6 @@
 //! How soon it is noticed that Corosync went, came back or hangs, and what it costs to wait.
 
 use std::{
-    fs,
     sync::{Arc, mpsc},
     thread,
     time::Duration,
@@ -14,6 +13,7 @@ use actix_quorum::{
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::{
+    client::{ANY, Client, compile},
     clock,
     report::Report,
     stats::Sample,
@@ -38,8 +38,8 @@ pub(crate) fn run(report: &mut Report) {
         system.told().until(|change| change.current.quorum.is_quorate());
         let taken = crate::memory::allocated() as f64 - before as f64;
         report.value("memory allocated by a connected actor", "B", taken, None);
-        idle(report);
         system.system.stop();
+        idle(report);
         let system = start(LEASE);
         let told = system.told();
         told.until(|change| change.current.quorum.is_quorate());
@@ -113,30 +113,32 @@ impl Handler<QuorumChanged> for Listener {
     }
 }
 
-/// What all threads of this process have used, in nanoseconds, and how often they have slept.
-fn used() -> (u64, u64) {
-    let switches = |thread: fs::DirEntry| -> Option<u64> {
-        let status = fs::read_to_string(thread.path().join("status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
-        line.trim().parse().ok()
-    };
-    let threads = fs::read_dir("/proc/self/task").expect("/proc is mounted").flatten();
-    (clock::nanos(libc::CLOCK_PROCESS_CPUTIME_ID), threads.filter_map(switches).sum())
-}
-
+/// A process with an actor and a subscriber on another arbiter, to which nothing happens; and one
+/// that is only woken as often.
 fn idle(report: &mut Report) {
-    // What it has begun with is over.
-    thread::sleep(Duration::from_secs(3));
-    let (cpu, wakes) = used();
-    thread::sleep(IDLE);
-    let (cpu, wakes) = (used().0 - cpu, used().1 - wakes);
+    let compiled = compile();
     let seconds = IDLE.as_secs_f64();
-    let percent = cpu as f64 / 1e9 / seconds * 100.0;
-    report.value("idle, connected: CPU", "%", percent, Some(0.05));
+    let (cpu, wakes) = rest(Client::start(&compiled, "other", ANY));
+    let every = (IDLE.as_nanos() / u128::from(wakes)).to_string();
+    let (floor, _) = rest(Client::start(&compiled, &format!("ticks {every}"), ANY));
+    let percent = |cpu: u64| cpu as f64 / 1e9 / seconds * 100.0;
+    report.value("idle, connected: CPU", "%", percent(cpu), Some(0.05));
+    report.value("idle: CPU of C that is woken as often for nothing", "%", percent(floor), None);
     // The tick; a probe wakes its thread, which waits for the daemon, and then the actor.
     let probes = seconds / (DEFAULT_LEASE.as_secs_f64() / 4.0);
     let allowed = (seconds * 4.0 + probes * 4.0) / seconds;
     report.value("idle, connected: wake-ups a second", "/s", wakes as f64 / seconds, Some(allowed));
+}
+
+/// The CPU time and the wake-ups of a minute.
+fn rest(client: Client) -> (u64, u64) {
+    // What it has begun with is over.
+    thread::sleep(Duration::from_secs(3));
+    let (cpu, wakes) = (client.time(), client.wakes());
+    thread::sleep(IDLE);
+    let (cpu, wakes) = (client.time() - cpu, client.wakes() - wakes);
+    client.end();
+    (cpu, wakes)
 }
 
 fn hangs(report: &mut Report, corosync: &Corosync, told: &Told) {

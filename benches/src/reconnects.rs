@@ -91,7 +91,10 @@ fn tracking() -> BorrowedFd<'static> {
     let is_quorum = |fd: &BorrowedFd<'_>| {
         let peer = getpeername(fd).ok().flatten();
         let peer = peer.and_then(|peer| SocketAddrUnix::try_from(peer).ok());
-        peer.is_some_and(|peer| peer.abstract_name() == Some(b"quorum"))
+        // libqb pads the name with zeros.
+        peer.is_some_and(|peer| {
+            peer.abstract_name().is_some_and(|name| name.starts_with(b"quorum\0"))
+        })
     };
     fds.find(is_quorum).expect("it is connected")
 }

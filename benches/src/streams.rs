@@ -38,7 +38,7 @@ const CLIENTS: usize = 1_000;
 const ROUNDS: usize = 30;
 
 /// What is counted: a flip, and not what is told of votes after it.
-const MARK: &[u8] = br#""cause":"quorum""#;
+const MARK: &str = r#""cause":"quorum""#;
 
 pub(crate) fn run(report: &mut Report) {
     let limit = libc::rlimit { rlim_cur: 16_384, rlim_max: 16_384 };
@@ -54,7 +54,7 @@ pub(crate) fn run(report: &mut Report) {
     let mut one = Client::connect(server);
     assert_eq!(one.open_events(&[]), 200);
     flip(false);
-    let event = std::iter::from_fn(|| one.event()).find(|event| event.data.contains("quorum\""));
+    let event = std::iter::from_fn(|| one.event()).find(|event| event.data.contains(MARK));
     let event = event.expect("the stream goes on");
     let (id, data) = (event.id.unwrap_or_default(), event.data);
     let bytes = Bytes::from(format!("event: changed\nid: {id}\nretry: 1000\ndata: {data}\n\n"));
@@ -165,7 +165,7 @@ async fn read(
             connected.fetch_add(1, Ordering::AcqRel);
         }
         let filled = kept + read;
-        for _ in bytes[..filled].windows(MARK.len()).filter(|bytes| *bytes == MARK) {
+        for _ in bytes[..filled].windows(MARK.len()).filter(|bytes| *bytes == MARK.as_bytes()) {
             if have_read.fetch_add(1, Ordering::AcqRel) + 1 == CLIENTS {
                 have_read.store(0, Ordering::Release);
                 // The measuring may be over.
