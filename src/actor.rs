@@ -13,7 +13,7 @@ use crate::{
     connector::Connector,
     lease::Moment,
     libquorum::Notification,
-    notifications::{Notifications, TICK, Told},
+    notifications::{LONGEST_TICK, Notifications, Told},
     probe::Probe,
     registry::SubscriptionId,
     shared::Shared,
@@ -145,7 +145,7 @@ impl QuorumActor {
         // Rounded up by the timer, so that it is not asked a moment too early.
         let delay = deadline.since(self.shared.lease.clock().now());
         // Until then there are ticks, which come here.
-        if delay > 2 * TICK || self.timer.is_some_and(|timer| timer <= deadline) {
+        if delay > 2 * LONGEST_TICK || self.timer.is_some_and(|timer| timer <= deadline) {
             return;
         }
         self.timer = Some(deadline);

@@ -53,6 +53,9 @@ pub(crate) mod sealed {
         /// Whether a quorum provider decides. Without one, quorum decisions have no ring.
         fn has_provider(&self) -> bool;
 
+        /// Whether the descriptor tells when the daemon dies. If not, only a dispatch does.
+        fn hangs_up(&self) -> bool;
+
         /// A moment that the daemon has lived after: when it was asked to start tracking.
         fn asked_at(&self) -> Moment;
 

@@ -107,6 +107,10 @@ impl Tracked for Tracking {
         self.handle.quorum_type() == QuorumType::Set
     }
 
+    fn hangs_up(&self) -> bool {
+        self.handle.hangs_up()
+    }
+
     fn asked_at(&self) -> Moment {
         self.asked_at
     }

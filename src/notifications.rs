@@ -71,7 +71,8 @@ impl Notifications {
         probe_interval: Duration,
         clock: Clock,
     ) -> Result<Self, Error> {
-        let per_probe = probe_interval.as_nanos().div_ceil(TICK.as_nanos());
+        let tick = if connection.hangs_up() { LONGEST_TICK } else { TICK };
+        let per_probe = probe_interval.as_nanos().div_ceil(tick.as_nanos());
         let ticks_per_probe = u32::try_from(per_probe).unwrap_or(u32::MAX).max(1);
         let ticks = match Ticks::new(probe_interval / ticks_per_probe, clock) {
             Ok(ticks) => ticks,
@@ -237,8 +238,12 @@ impl AsRawFd for Watched {
     }
 }
 
-/// How often at least a dispatch is tried that nothing asked for.
-pub(crate) const TICK: Duration = Duration::from_millis(250);
+/// How often at least a dispatch is tried that nothing asked for, where only that tells that the
+/// daemon has died.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How often elsewhere: there is time to look at, and who has ended to forget.
+pub(crate) const LONGEST_TICK: Duration = Duration::from_secs(1);
 
 /// How soon after a notification to ask: with a flood of them, not for each.
 const SOON: Duration = Duration::from_millis(50);

@@ -291,6 +291,12 @@ impl Handle {
         Ok(fd)
     }
 
+    /// Whether the descriptor becomes readable when Corosync dies: over shared memory, whose
+    /// descriptor is the stream socket that was connected.
+    pub(crate) fn hangs_up(&self) -> bool {
+        self.fd().is_ok_and(|fd| self.server.is_some_and(|(socket, _)| socket == fd))
+    }
+
     /// Dispatches notifications as `quorum_dispatch` does with the flag of this name.
     ///
     /// The iterator is lazy. Each step is one call of `quorum_dispatch` for one notification, so

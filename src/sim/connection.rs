@@ -139,6 +139,11 @@ impl Tracked for Simulated {
         self.has_provider
     }
 
+    /// It may be told to die silently.
+    fn hangs_up(&self) -> bool {
+        false
+    }
+
     fn asked_at(&self) -> Moment {
         self.asked_at
     }
