@@ -24,7 +24,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 const CUTS: usize = 1_000;
 /// What is made once, and the history of changes, which is full then.
-const BEFORE: usize = 400;
+const BEFORE: usize = 250;
 
 pub(crate) fn run(report: &mut Report) {
     let netns = Arc::new(Netns::new());

@@ -36,6 +36,32 @@ impl Report {
         self.row(name, unit, sample.median(), Some(sample), Some(budget));
     }
 
+    /// A figure that may not be larger than the budget, beside that of something which does less
+    /// in the same run: what is above the budget there, too, is no fault of ours.
+    pub(crate) fn floored(
+        &mut self,
+        name: impl Into<String>,
+        unit: &'static str,
+        sample: &Sample,
+        budget: f64,
+        floor: (&str, f64),
+    ) {
+        self.row(name, unit, sample.median(), Some(sample), Some(budget));
+        self.floor(floor);
+    }
+
+    /// Sets beside the last figure what something costs that does less.
+    pub(crate) fn floor(&mut self, (what, value): (&str, f64)) {
+        let row = self.rows.last_mut().expect("there is a last one");
+        row["floor"] = json!({ "what": what, "value": value });
+        println!(
+            "{:5}floor: {} {}, {what}",
+            "",
+            number(value),
+            row["unit"].as_str().unwrap_or_default()
+        );
+    }
+
     /// A figure by itself, which may have a budget.
     pub(crate) fn value(
         &mut self,
@@ -84,10 +110,11 @@ fn line(row: &Value) -> String {
     let unit = row["unit"].as_str().unwrap_or_default();
     let mut line = format!(
         "{:5}{:62}{:>12} {unit:4}",
-        match row["pass"].as_bool() {
-            Some(true) => "pass",
-            Some(false) => "FAIL",
-            None => "",
+        match (row["pass"].as_bool(), figure("budget"), row["floor"]["value"].as_f64()) {
+            (Some(false), Some(budget), Some(floor)) if floor > budget => "over",
+            (Some(true), ..) => "pass",
+            (Some(false), ..) => "FAIL",
+            (None, ..) => "",
         },
         row["name"].as_str().unwrap_or_default(),
         number(figure("value").unwrap_or(f64::NAN)),
@@ -97,6 +124,11 @@ fn line(row: &Value) -> String {
     }
     if let (Some(low), Some(high)) = (figure("p10"), figure("p90")) {
         line += &format!("  [{} .. {}]", number(low), number(high));
+    }
+    if let (Some(value), Some(what)) =
+        (row["floor"]["value"].as_f64(), row["floor"]["what"].as_str())
+    {
+        line += &format!("  floor {}: {what}", number(value));
     }
     line
 }
