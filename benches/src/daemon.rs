@@ -122,8 +122,8 @@ fn idle(report: &mut Report) {
     let every = (IDLE.as_nanos() / u128::from(wakes)).to_string();
     let (floor, _) = rest(Client::start(&compiled, &format!("ticks {every}"), ANY));
     let percent = |cpu: u64| cpu as f64 / 1e9 / seconds * 100.0;
-    report.value("idle, connected: CPU", "%", percent(cpu), Some(0.05));
-    report.floor(("C that is woken as often for nothing", percent(floor)));
+    let floor = ("C that is woken as often for nothing", percent(floor));
+    report.floored_value("idle, connected: CPU", "%", percent(cpu), 0.05, floor);
     // Two ticks for each probe; that wakes its thread, which waits for the daemon, and then the actor.
     let allowed = (2.0 + 4.0) / (DEFAULT_LEASE.as_secs_f64() / 4.0);
     report.value("idle, connected: wake-ups a second", "/s", wakes as f64 / seconds, Some(allowed));

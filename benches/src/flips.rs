@@ -157,9 +157,10 @@ fn latency(report: &mut Report, compiled: &Path, gap: Duration, layout: Layout) 
             None => report.sample(row, "us", difference),
         }
         let row = format!("{every}: {name} after blocked C, p99");
-        report.value(row, "us", difference.quantile(0.99), tail);
-        if tail.is_some() {
-            report.floor(floor(0.99));
+        let late = difference.quantile(0.99);
+        match tail {
+            Some(budget) => report.floored_value(row, "us", late, budget, floor(0.99)),
+            None => report.value(row, "us", late, None),
         }
         if !spent[index].is_empty() {
             let row = format!("{every}: CPU from being woken to the handler, {name}");

@@ -22,7 +22,7 @@ impl Report {
 
     /// A figure with the middle 80 % of what it is the median of.
     pub(crate) fn sample(&mut self, name: impl Into<String>, unit: &'static str, sample: &Sample) {
-        self.row(name, unit, sample.median(), Some(sample), None);
+        self.row(name, unit, (sample.median(), Some(sample)), None, None);
     }
 
     /// A figure that may not be larger than the budget.
@@ -33,11 +33,11 @@ impl Report {
         sample: &Sample,
         budget: f64,
     ) {
-        self.row(name, unit, sample.median(), Some(sample), Some(budget));
+        self.row(name, unit, (sample.median(), Some(sample)), Some(budget), None);
     }
 
     /// A figure that may not be larger than the budget, beside that of something which does less
-    /// in the same run: what is above the budget there, too, is no fault of ours.
+    /// in the same run: if that is above the budget, too, nothing of ours would be below.
     pub(crate) fn floored(
         &mut self,
         name: impl Into<String>,
@@ -46,20 +46,19 @@ impl Report {
         budget: f64,
         floor: (&str, f64),
     ) {
-        self.row(name, unit, sample.median(), Some(sample), Some(budget));
-        self.floor(floor);
+        self.row(name, unit, (sample.median(), Some(sample)), Some(budget), Some(floor));
     }
 
-    /// Sets beside the last figure what something costs that does less.
-    pub(crate) fn floor(&mut self, (what, value): (&str, f64)) {
-        let row = self.rows.last_mut().expect("there is a last one");
-        row["floor"] = json!({ "what": what, "value": value });
-        println!(
-            "{:5}floor: {} {}, {what}",
-            "",
-            number(value),
-            row["unit"].as_str().unwrap_or_default()
-        );
+    /// The same for a figure by itself.
+    pub(crate) fn floored_value(
+        &mut self,
+        name: impl Into<String>,
+        unit: &'static str,
+        value: f64,
+        budget: f64,
+        floor: (&str, f64),
+    ) {
+        self.row(name, unit, (value, None), Some(budget), Some(floor));
     }
 
     /// A figure by itself, which may have a budget.
@@ -70,16 +69,16 @@ impl Report {
         value: f64,
         budget: Option<f64>,
     ) {
-        self.row(name, unit, value, None, budget);
+        self.row(name, unit, (value, None), budget, None);
     }
 
     fn row(
         &mut self,
         name: impl Into<String>,
         unit: &str,
-        value: f64,
-        sample: Option<&Sample>,
+        (value, sample): (f64, Option<&Sample>),
         budget: Option<f64>,
+        floor: Option<(&str, f64)>,
     ) {
         let name = name.into();
         let pass = budget.map(|budget| value <= budget);
@@ -88,6 +87,7 @@ impl Report {
             "group": self.group, "name": name, "unit": unit, "value": value, "budget": budget,
             "pass": pass, "p10": spread.map(|spread| spread.0), "p90": spread.map(|spread| spread.1),
             "samples": sample.map(Sample::len),
+            "floor": floor.map(|(what, value)| json!({ "what": what, "value": value })),
         });
         println!("{}", line(&row));
         self.rows.push(row);
