@@ -4,16 +4,16 @@ use std::{fmt::Write, fs, path::Path};
 
 use serde_json::Value;
 
-const WIDTH: f64 = 760.0;
+const WIDTH: f64 = 800.0;
 const HEIGHT: f64 = 420.0;
 const LEFT: f64 = 70.0;
-const RIGHT: f64 = 290.0;
+const RIGHT: f64 = 330.0;
 const TOP: f64 = 50.0;
 const BOTTOM: f64 = 50.0;
 
 /// Readable by who does not tell red from green.
-const COLOURS: [&str; 7] =
-    ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555"];
+const COLOURS: [&str; 8] =
+    ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#000000"];
 
 /// A line, and what it is called.
 type Line = (String, Vec<(f64, f64)>);
@@ -89,11 +89,11 @@ fn lines(points: &Value, across: &str, up: &str) -> Vec<Line> {
 
 /// What part of the flips has arrived how long after they arrived at the C client.
 fn latency(docs: &Path, distributions: &Value) {
-    let mut text = head("A flip of quorum, after it came to a blocked C client");
-    let (low, high) = (-100.0, 300.0);
+    let mut text = head("A flip of quorum, after it came to a blocked C client; a core each");
+    let (low, high) = (-50.0, 100.0);
     let x = |us: f64| LEFT + (us.clamp(low, high) - low) / (high - low) * (WIDTH - LEFT - RIGHT);
     let y = |part: f64| HEIGHT - BOTTOM - part * (HEIGHT - TOP - BOTTOM);
-    for tick in [-100.0, 0.0, 100.0, 200.0, 300.0] {
+    for tick in [-50.0, -25.0, 0.0, 25.0, 50.0, 75.0, 100.0] {
         grid(&mut text, (x(tick), y(0.0)), (x(tick), y(1.0)));
         label(&mut text, (x(tick), y(0.0) + 18.0), "middle", &format!("{tick}"));
     }
@@ -101,8 +101,10 @@ fn latency(docs: &Path, distributions: &Value) {
         grid(&mut text, (x(low), y(part)), (x(high), y(part)));
         label(&mut text, (LEFT - 8.0, y(part) + 4.0), "end", &format!("{} %", part * 100.0));
     }
-    label(&mut text, (x(100.0), HEIGHT - 12.0), "middle", "µs");
+    label(&mut text, (x(25.0), HEIGHT - 12.0), "middle", "µs");
+    let with_work = |line: &&Value| line["name"].as_str().is_some_and(|name| name.contains("work"));
     let lines = distributions.as_array().expect("a list").iter().skip(1);
+    let lines = lines.filter(|line| !with_work(line));
     for (index, line) in lines.enumerate() {
         let values: Vec<f64> =
             line["values"].as_array().expect("a list").iter().filter_map(Value::as_f64).collect();

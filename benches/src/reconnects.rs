@@ -61,8 +61,9 @@ pub(crate) fn run(report: &mut Report) {
             if cut == BEFORE {
                 before = (allocated(), open_fds(), dev_shm_entries(std::process::id()).len());
             }
+            let connection = tracking();
             let start = clock::now();
-            shutdown(tracking(), Shutdown::Both).expect("it is a socket");
+            shutdown(connection, Shutdown::Both).expect("it is a socket");
             let at = until(|change| {
                 assert_ne!(change.current.connection, Connection::Stopped);
                 change.current.quorum == Quorum::Unknown
