@@ -339,5 +339,5 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long to wait for the connection to be closed before the actor ends.
 const CLOSING: Duration = Duration::from_millis(500);
 
-/// How often at least the registry is asked to drop subscribers that have ended.
+/// How often the registry is asked to drop subscribers that have ended, with the tick after that.
 const SWEEP: Duration = Duration::from_secs(1);
