@@ -23,7 +23,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 const DEATHS: usize = 12;
 const HANGS: usize = 3;
-const DEFAULT_LEASE: Duration = Duration::from_secs(5);
+pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(5);
 const LEASE: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -50,10 +50,10 @@ pub(crate) fn run(report: &mut Report) {
 }
 
 /// When its subscriber was told, and what.
-struct Told(mpsc::Receiver<(u64, QuorumChanged)>);
+pub(crate) struct Told(mpsc::Receiver<(u64, QuorumChanged)>);
 
 impl Told {
-    fn until(&self, wanted: impl Fn(&QuorumChanged) -> bool) -> u64 {
+    pub(crate) fn until(&self, wanted: impl Fn(&QuorumChanged) -> bool) -> u64 {
         loop {
             let (at, change) = self.0.recv_timeout(PATIENCE).expect("it is told");
             if wanted(&change) {
@@ -63,20 +63,20 @@ impl Told {
     }
 }
 
-struct Running {
-    system: System,
+pub(crate) struct Running {
+    pub(crate) system: System,
     _quorum: QuorumHandle,
     told: Told,
 }
 
 impl Running {
-    fn told(&self) -> &Told {
+    pub(crate) fn told(&self) -> &Told {
         &self.told
     }
 }
 
-/// An actor on an arbiter of its own, and its subscriber on another.
-fn start(lease: Duration) -> Running {
+/// An actor on an arbiter of its own that comes back quickly, and its subscriber on another.
+pub(crate) fn start(lease: Duration) -> Running {
     let (give, taken) = mpsc::channel();
     let (tell, told) = mpsc::channel();
     thread::spawn(move || {
