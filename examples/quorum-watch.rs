@@ -116,7 +116,7 @@ impl Options {
 
 /// Returns once there is something to say: a decision, with its votes and the names of the nodes where
 /// there are any, or why there is none.
-async fn known(quorum: &QuorumHandle) {
+async fn known(quorum: &QuorumHandle, names: bool) {
     let decided = |now: &Snapshot| match now.connection {
         Connection::Connected => now.quorum != Quorum::Unknown,
         Connection::Connecting { ref error, .. } => error.is_some(),
@@ -124,8 +124,9 @@ async fn known(quorum: &QuorumHandle) {
     };
     let more = async {
         let votes = |now: &Snapshot| now.connection != Connection::Connected || now.votes.is_some();
-        let now = quorum.wait_for(votes).await;
-        while now.connection == Connection::Connected && quorum.node_names().is_empty() {
+        quorum.wait_for(votes).await;
+        let connected = || quorum.snapshot().connection == Connection::Connected;
+        while names && connected() && quorum.node_names().is_empty() {
             sleep(Duration::from_millis(10)).await;
         }
     };
@@ -137,7 +138,7 @@ async fn known(quorum: &QuorumHandle) {
 async fn run(options: &Options) -> io::Result<Quorum> {
     let quorum = options.builder().start();
     match options.command {
-        Command::Status => known(&quorum).await,
+        Command::Status => known(&quorum, !options.json).await,
         Command::Watch => watch(options, &quorum).await?,
         Command::Wait(patience) => {
             let _ = timeout(patience, quorum.wait_quorate()).await;
