@@ -12,7 +12,6 @@ use crate::{
     connection::sealed::{Source, Terms, Tracked},
     connector::Connector,
     lease::Moment,
-    libquorum::Notification,
     notifications::{LONGEST_TICK, Notifications, Told},
     probe::Probe,
     registry::SubscriptionId,
@@ -143,9 +142,12 @@ impl QuorumActor {
     fn publish(&mut self, event: Event, ctx: &mut Context<Self>) {
         let Some(deadline) = self.shared.publish(event) else { return };
         // Rounded up by the timer, so that it is not asked a moment too early.
-        let delay = deadline.since(self.shared.lease.clock().now());
+        let now = self.shared.lease.clock().now();
+        let delay = deadline.since(now);
+        // Not one that is late, as after a suspend: its time went on without it.
+        let comes_before = |timer: Moment| timer <= deadline && timer > now;
         // Until then there are ticks, which come here.
-        if delay > 2 * LONGEST_TICK || self.timer.is_some_and(|timer| timer <= deadline) {
+        if delay > 2 * LONGEST_TICK || self.timer.is_some_and(comes_before) {
             return;
         }
         self.timer = Some(deadline);
@@ -223,9 +225,9 @@ impl StreamHandler<Result<Told, Error>> for QuorumActor {
     fn handle(&mut self, item: Result<Told, Error>, ctx: &mut Context<Self>) {
         match item {
             Ok(Told::Notified(notification)) => {
-                let membership = matches!(notification, Notification::Nodelist { .. });
+                let ring_id = self.shared.snapshot().ring_id;
                 self.publish(Event::Notified(notification), ctx);
-                if membership {
+                if self.shared.snapshot().ring_id != ring_id {
                     self.read_names();
                 }
             }
@@ -239,7 +241,8 @@ impl StreamHandler<Result<Told, Error>> for QuorumActor {
             }
             Ok(Told::Tick) => {
                 self.publish(Event::Tick, ctx);
-                if self.swept_at.elapsed() >= SWEEP {
+                // With ticks of a second, not with every other.
+                if self.swept_at.elapsed() >= SWEEP / 2 {
                     self.sweep();
                 }
                 #[cfg(any(feature = "metrics", feature = "web"))]

@@ -15,7 +15,7 @@ use crate::{
     Error,
     connection::sealed::Tracked,
     connector::Connector,
-    lease::Clock,
+    lease::{Clock, Moment},
     libquorum::{NodeId, Notification},
     probe::{Answer, Asking, Probe},
 };
@@ -31,11 +31,11 @@ pub(crate) struct Notifications {
     connection: Option<AsyncFd<Watched>>,
     connector: Connector,
     probe: Arc<dyn Probe>,
-    /// A part of the probe's interval.
+    probe_interval: Duration,
+    clock: Clock,
+    /// When to ask next, which is with a tick.
+    ask_at: Moment,
     ticks: Ticks,
-    ticks_per_probe: u32,
-    /// After how many ticks to ask next.
-    ticks_until_asked: u32,
     /// Something was told since it was last asked.
     has_news: bool,
     asks_soon: bool,
@@ -72,9 +72,10 @@ impl Notifications {
         clock: Clock,
     ) -> Result<Self, Error> {
         let tick = if connection.hangs_up() { LONGEST_TICK } else { TICK };
+        // A whole number of them for each probe.
         let per_probe = probe_interval.as_nanos().div_ceil(tick.as_nanos());
-        let ticks_per_probe = u32::try_from(per_probe).unwrap_or(u32::MAX).max(1);
-        let ticks = match Ticks::new(probe_interval / ticks_per_probe, clock) {
+        let per_probe = u32::try_from(per_probe).unwrap_or(u32::MAX).max(1);
+        let ticks = match Ticks::new((probe_interval / per_probe).min(tick), clock) {
             Ok(ticks) => ticks,
             Err(error) => {
                 connection.close(&connector);
@@ -90,9 +91,10 @@ impl Notifications {
                 connection: Some(connection),
                 connector,
                 probe,
+                probe_interval,
+                clock,
+                ask_at: Moment::default(),
                 ticks,
-                ticks_per_probe,
-                ticks_until_asked: 1,
                 has_news: false,
                 asks_soon: false,
                 asking: None,
@@ -132,16 +134,20 @@ impl Notifications {
         while self.answer.is_none() {
             let Some(asking) = &mut self.asking else {
                 // Once until it is asked: who is told something all the time must not put it off.
-                if self.has_news && !self.asks_soon && self.ticks_until_asked > 0 {
+                if self.has_news && !self.asks_soon {
                     self.asks_soon = true;
-                    self.ticks_until_asked = 1;
-                    self.ticks.reset_after(SOON);
+                    let soon = SOON.min(self.ticks.period());
+                    self.ask_at = self.ask_at.min(self.clock.now().after(soon));
+                    self.ticks.reset_after(soon);
                 }
-                if self.ticks_until_asked > 0 {
+                let now = self.clock.now();
+                if now < self.ask_at {
                     return;
                 }
                 (self.has_news, self.asks_soon) = (false, false);
-                self.ticks_until_asked = self.ticks_per_probe;
+                // Not to wait for a tick more than that, should one come a little early.
+                let early = self.ticks.period() / 2;
+                self.ask_at = now.after(self.probe_interval.saturating_sub(early));
                 self.asking = Some(self.probe.ask(self.members.clone()));
                 continue;
             };
@@ -178,9 +184,6 @@ impl Stream for Notifications {
             this.close();
         }
         let due = this.ticks.poll(cx).is_ready();
-        if due {
-            this.ticks_until_asked = this.ticks_until_asked.saturating_sub(1);
-        }
         this.poll_probe(cx);
         let Some(connection) = &mut this.connection else { return Poll::Ready(None) };
         // Over libqb's transport `socket` the descriptor does not tell that Corosync died; only a

@@ -8,7 +8,7 @@ use std::{
 use actix::{Arbiter, System, clock};
 use actix_quorum::{
     Cause, Connection, NodeId, Quorum, QuorumActor, QuorumBuilder, QuorumHandle, QuorumLost,
-    sim::{Cluster, Probe},
+    sim::{Cluster, Fault, Probe},
 };
 
 fn run(test: impl Future<Output = ()>) {
@@ -54,6 +54,51 @@ fn a_hung_daemon_is_believed_for_the_lease_and_no_longer() {
         cluster.resume(1).unwrap();
         let change = probe.expect_gain().await;
         assert_eq!(change.current.connection, Connection::Connected);
+    });
+}
+
+#[test]
+fn a_lease_without_an_end_does_not_keep_a_death_from_being_noticed() {
+    run(async {
+        let cluster = Cluster::new(3);
+        let (quorum, mut probe) = start(&cluster, |builder| builder.lease(Duration::MAX));
+        probe.expect_gain().await;
+        cluster.fault(1, Fault::SilentDeath).unwrap();
+        cluster.crash(1).unwrap();
+        let since = clock::Instant::now();
+        probe.expect_loss().await;
+        assert!(since.elapsed() < ms(300) && !quorum.is_quorate(), "{:?}", since.elapsed());
+    });
+}
+
+#[test]
+fn who_never_asks_is_told_that_the_lease_ran_out() {
+    run(async {
+        let cluster = Cluster::new(3);
+        let settings = |builder: QuorumBuilder| builder.probe_interval(Duration::MAX);
+        let (quorum, mut probe) = start(&cluster, settings);
+        probe.expect_gain().await;
+        let since = clock::Instant::now();
+        let change = probe.expect_loss().await;
+        assert_eq!(change.cause, Cause::Stalled);
+        assert!(since.elapsed() < ms(5_100) && !quorum.is_quorate(), "{:?}", since.elapsed());
+    });
+}
+
+/// Each is news, after which is asked soon: that must not put off what was to be asked sooner.
+#[test]
+fn news_do_not_cost_a_short_lease() {
+    run(async {
+        let cluster = Cluster::new(3);
+        let (quorum, mut probe) = start(&cluster, |builder| builder.lease(ms(40)));
+        probe.expect_gain().await;
+        for _ in 0..20 {
+            cluster.partition(&[&[1, 2], &[3]]).unwrap();
+            clock::sleep(ms(60)).await;
+            cluster.heal();
+            clock::sleep(ms(60)).await;
+        }
+        assert_eq!((quorum.is_quorate(), quorum.snapshot().epoch), (true, 0));
     });
 }
 

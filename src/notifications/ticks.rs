@@ -5,7 +5,7 @@ use std::{
 
 use crate::{Error, lease::Clock};
 
-/// Comes round every so often, at once for the first time; late, it does not hurry to make up.
+/// Comes round every so often, at once for the first time. Many that are late are one.
 #[derive(Debug)]
 pub(super) enum Ticks {
     /// One wake-up for each, where tokio's timer wheel takes two or three for a time as long as
@@ -27,6 +27,14 @@ impl Ticks {
                 interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
                 Ok(Self::Tokio(interval))
             }
+        }
+    }
+
+    pub(super) fn period(&self) -> Duration {
+        match self {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Self::System(timer) => timer.period,
+            Self::Tokio(interval) => interval.period(),
         }
     }
 
@@ -71,14 +79,17 @@ mod linux {
     #[derive(Debug)]
     pub(in super::super) struct Timer {
         fd: AsyncFd<OwnedFd>,
-        period: Duration,
+        pub(super) period: Duration,
     }
 
     impl Timer {
         pub(super) fn new(period: Duration) -> Result<Self, Error> {
             let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-            let fd = timerfd_create(TimerfdClockId::Boottime, flags)
-                .map_err(|error| Error::Register(error.to_string()))?;
+            let fd =
+                timerfd_create(TimerfdClockId::Boottime, flags).map_err(|error| match error {
+                    Errno::MFILE | Errno::NFILE => Error::Descriptors,
+                    error => Error::Register(error.to_string()),
+                })?;
             // SAFETY: an `OwnedFd` is open and the same until it is dropped, which the `AsyncFd` does
             // after it has left the reactor.
             let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
