@@ -63,6 +63,8 @@ fn a_lease_without_an_end_does_not_keep_a_death_from_being_noticed() {
         let cluster = Cluster::new(3);
         let (quorum, mut probe) = start(&cluster, |builder| builder.lease(Duration::MAX));
         probe.expect_gain().await;
+        // Whatever came of what was told is over.
+        clock::sleep(ms(60_000)).await;
         cluster.fault(1, Fault::SilentDeath).unwrap();
         cluster.crash(1).unwrap();
         let since = clock::Instant::now();
