@@ -177,6 +177,10 @@ async fn watch(options: &Options, quorum: &QuorumHandle) -> io::Result<()> {
 
 #[actix::main]
 async fn main() -> ExitCode {
+    if env::args().any(|argument| argument == "--help" || argument == "-h") {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     let options = match Options::parse(env::args().skip(1)) {
         Ok(options) => options,
         Err(wrong) => {

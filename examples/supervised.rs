@@ -7,13 +7,12 @@
 use std::time::Duration;
 
 use actix::prelude::*;
-use actix_quorum::{QuorumActor, QuorumChanged, sim::Cluster};
+use actix_quorum::{QuorumActor, QuorumChanged, QuorumHandle, sim::Cluster};
 use tokio::time::sleep;
 
 /// Does something every 200 ms that only the quorate part of a cluster may do.
-#[derive(Default)]
 struct Worker {
-    quorate: bool,
+    quorum: QuorumHandle,
     /// The epoch in which it worked last.
     epoch: Option<u64>,
 }
@@ -23,7 +22,8 @@ impl Actor for Worker {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(Duration::from_millis(200), |worker, _| {
-            if worker.quorate {
+            // Asked right before, and not remembered from a message, which may be late.
+            if worker.quorum.is_quorate() {
                 println!("working");
             }
         });
@@ -34,7 +34,6 @@ impl Handler<QuorumChanged> for Worker {
     type Result = ();
 
     fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) {
-        self.quorate = change.current.quorum.is_quorate();
         if change.is_gain() {
             let epoch = change.current.epoch;
             if self.epoch.replace(epoch).is_some_and(|last| last != epoch) {
@@ -48,14 +47,16 @@ impl Handler<QuorumChanged> for Worker {
 
 #[actix::main]
 async fn main() -> std::io::Result<()> {
-    let worker = Worker::default().start().recipient();
-    let builder = QuorumActor::builder().subscribe(worker);
-    if std::env::args().any(|argument| argument == "--corosync") {
-        builder.start();
+    let on_cluster_node = std::env::args().any(|argument| argument == "--corosync");
+    let cluster = Cluster::new(3);
+    let builder = QuorumActor::builder();
+    let builder = if on_cluster_node { builder } else { builder.source(cluster.node(1)) };
+    let quorum = builder.start();
+    let worker = Worker { quorum: quorum.clone(), epoch: None };
+    quorum.subscribe(worker.start().recipient());
+    if on_cluster_node {
         return tokio::signal::ctrl_c().await;
     }
-    let cluster = Cluster::new(3);
-    let quorum = builder.source(cluster.node(1)).start();
     sleep(Duration::from_secs(1)).await;
     println!("-- corosync on node 1 is killed");
     cluster.crash(1).expect("it runs");
