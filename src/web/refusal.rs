@@ -32,9 +32,7 @@ impl NotQuorate {
         let quorum = quorum.quorum_of(&snapshot);
         let (reason, detail) = match (&snapshot.connection, quorum) {
             (Connection::Stopped, _) => ("stopped", "the service is stopping"),
-            (Connection::Connecting { .. }, _) => {
-                ("connecting", "not connected to the cluster yet")
-            }
+            (Connection::Connecting { .. }, _) => ("connecting", "not connected to the cluster"),
             (Connection::Lost { .. }, _) => ("lost", "the connection to the cluster was lost"),
             (_, Quorum::Inquorate) => ("inquorate", "this node's partition has no quorum"),
             (Connection::Connected, Quorum::Unknown) if !snapshot.settled => {
