@@ -293,7 +293,10 @@ impl Delivery {
                 {
                     return true;
                 }
-                self.in_mailbox = None;
+                // What the publisher has allocated is cheapest for itself to free, or to use again.
+                if latest.is_none() && self.is_up_to_date(subscription) {
+                    return true;
+                }
             }
             if self.seen.as_ref().is_some_and(|seen| seen.connection == Connection::Stopped) {
                 // Nothing follows: let go of its actor.
@@ -321,7 +324,10 @@ impl Delivery {
                 }
                 _ => subscription.history.after(self.seen.as_ref()),
             };
-            let Some(mut change) = next else { return true };
+            let Some(mut change) = next else {
+                self.in_mailbox = None;
+                return true;
+            };
             #[cfg(feature = "metrics")]
             if change.missed > 0 {
                 crate::metrics::Metrics::conflated();
@@ -332,16 +338,25 @@ impl Delivery {
             // After the last there is its actor to let go of.
             let something_follows = change.current.connection == Connection::Stopped
                 || subscription.history.is_ahead_of(&change.current);
-            self.in_mailbox = Some(Box::pin(unconstrained(recipient.send(change))));
+            let request = unconstrained(recipient.send(change));
+            match &mut self.in_mailbox {
+                Some(before) => before.set(request),
+                none => *none = Some(Box::pin(request)),
+            }
             // What a mailbox is too full for is only put there when it is polled. Who publishes what
             // follows looks whether this has been handled; only what follows already is for the
             // subscriber's thread to send, which is then woken for.
-            if self.is_handled(Waker::noop()) {
-                self.in_mailbox = None;
-            } else if !something_follows {
+            if !self.is_handled(Waker::noop()) && !something_follows {
                 return true;
             }
         }
+    }
+
+    /// Whether it has been sent all there is, and more may come.
+    fn is_up_to_date(&self, subscription: &Subscription) -> bool {
+        self.seen.as_ref().is_some_and(|seen| {
+            seen.connection != Connection::Stopped && !subscription.history.is_ahead_of(seen)
+        })
     }
 
     /// Whether this is what it was last sent.
@@ -352,7 +367,11 @@ impl Delivery {
     /// Whether the message in the mailbox has been handled; if not, wakes when it has.
     fn is_handled(&mut self, waker: &Waker) -> bool {
         let context = &mut Context::from_waker(waker);
-        self.in_mailbox.as_mut().is_none_or(|request| request.as_mut().poll(context).is_ready())
+        if self.in_mailbox.as_mut().is_some_and(|request| request.as_mut().poll(context).is_ready())
+        {
+            self.in_mailbox = None;
+        }
+        self.in_mailbox.is_none()
     }
 }
 

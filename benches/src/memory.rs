@@ -72,8 +72,9 @@ fn idle(report: &mut Report) {
             cluster.expected_votes(votes).expect("a number of votes");
             wait_told(&told, (2 + round) * COUNT);
         }
-        // What the votes are is told once more; then they are idle.
-        thread::sleep(Duration::from_millis(500));
+        // What the votes are is told once more, and at most a second later the last is put away; then
+        // they are idle.
+        thread::sleep(Duration::from_millis(2500));
         report.value(name, "B", each(before, allocated()), Some(400.0));
         // Those of the next have to be allocated anew: nothing is freed here.
         std::mem::forget((cluster, quorum));
