@@ -19,6 +19,7 @@ mod messages;
 pub mod metrics;
 #[cfg(any(feature = "metrics", feature = "web"))]
 mod names;
+mod nodes;
 #[allow(unsafe_code)]
 mod notifications;
 #[cfg(any(test, fuzzing))]
@@ -56,6 +57,7 @@ pub use self::{
     handle::QuorumHandle,
     libquorum::{NodeId, RingId},
     messages::{Cause, GetSnapshot, QuorumChanged, Subscribe, Unsubscribe},
+    nodes::Nodes,
     registry::{Subscriber, SubscriptionId},
     state::{Connection, Quorum, Snapshot},
     votes::{VoteFlags, Votes},

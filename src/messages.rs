@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc};
 use actix::{Message, Recipient, WeakRecipient};
 
 use crate::{
-    Connection, Snapshot, Votes,
+    Connection, Nodes, Snapshot, Votes,
     libquorum::NodeId,
     registry::{Receipt, Subscriber, SubscriptionId},
 };
@@ -28,10 +28,10 @@ pub struct QuorumChanged {
     /// What is true now.
     pub current: Arc<Snapshot>,
     /// Who became a member since `previous`, ascending.
-    pub joined: Arc<[NodeId]>,
+    pub joined: Nodes,
     /// Who was a member in `previous` and has left since, ascending. A node that left and came
     /// back is in both.
-    pub left: Arc<[NodeId]>,
+    pub left: Nodes,
     /// What happened; of several changes, the last.
     pub cause: Cause,
     /// How many changes between `previous` and `current` this subscriber was not sent.
@@ -49,8 +49,8 @@ impl QuorumChanged {
         Self {
             previous,
             current: Arc::clone(&self.current),
-            joined: Arc::clone(&self.joined),
-            left: Arc::clone(&self.left),
+            joined: self.joined.clone(),
+            left: self.left.clone(),
             cause: self.cause,
             missed: self.missed,
             receipt: Receipt::default(),
@@ -87,8 +87,11 @@ impl fmt::Display for QuorumChanged {
         write!(f, "{current}")?;
         for (what, nodes) in [("joined", &self.joined), ("left", &self.left)] {
             if !nodes.is_empty() && self.cause != Cause::Subscribed {
-                write!(f, "; {what}{}", Nodes(nodes))?;
+                write!(f, "; {what}{}", Listed(nodes))?;
             }
+        }
+        if self.interrupted() && previous.quorum.is_quorate() && current.quorum.is_quorate() {
+            f.write_str("; interrupted")?;
         }
         if let (Cause::Votes, Some(votes)) = (self.cause, &current.votes) {
             let Votes { total, expected, quorum, .. } = votes;
@@ -120,7 +123,7 @@ impl fmt::Display for Snapshot {
         if self.connection == Connection::Stalled {
             write!(f, "{}, ", self.connection)?;
         }
-        write!(f, "ring {ring}, members{}", Nodes(&self.members))?;
+        write!(f, "ring {ring}, members{}", Listed(&self.members))?;
         if self.settled { Ok(()) } else { f.write_str(", not settled") }
     }
 }
@@ -151,9 +154,9 @@ impl fmt::Display for Connection {
 }
 
 /// A list of nodes, each with a space before it.
-struct Nodes<'a>(&'a [NodeId]);
+struct Listed<'a>(&'a [NodeId]);
 
-impl fmt::Display for Nodes<'_> {
+impl fmt::Display for Listed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|node| write!(f, " {node}"))
     }

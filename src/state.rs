@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    Cause, Error, QuorumChanged, Votes,
+    Cause, Error, Nodes, QuorumChanged, Votes,
     lease::Moment,
     libquorum::{NodeId, Notification, RingId},
     probe::Answer,
@@ -385,8 +385,8 @@ impl Tracker {
         Some(QuorumChanged {
             previous: before,
             current: Arc::clone(&self.current),
-            joined: joined.into(),
-            left: left.into(),
+            joined,
+            left,
             cause,
             missed: 0,
             receipt: Receipt::default(),
@@ -472,8 +472,8 @@ impl Departures {
         QuorumChanged {
             previous: Arc::clone(seen),
             current: Arc::clone(current),
-            joined: difference(&current.members, &seen.members, &restarted).into(),
-            left: difference(&seen.members, &current.members, &restarted).into(),
+            joined: difference(&current.members, &seen.members, &restarted),
+            left: difference(&seen.members, &current.members, &restarted),
             cause: latest.cause,
             missed: (current.sequence - seen.sequence).saturating_sub(1),
             receipt: Receipt::default(),
@@ -486,8 +486,8 @@ pub(crate) fn first(current: &Arc<Snapshot>) -> QuorumChanged {
     QuorumChanged {
         previous: Arc::new(Snapshot::before_anything(current.changed_at)),
         current: Arc::clone(current),
-        joined: current.members.as_slice().into(),
-        left: [].into(),
+        joined: Nodes::ascending(&current.members),
+        left: Nodes::default(),
         cause: Cause::Subscribed,
         missed: 0,
         receipt: Receipt::default(),
@@ -495,9 +495,9 @@ pub(crate) fn first(current: &Arc<Snapshot>) -> QuorumChanged {
 }
 
 /// What is in `these` and not in `those`, and what is in `both` besides; all ascending.
-fn difference(these: &[NodeId], those: &[NodeId], both: &[NodeId]) -> Vec<NodeId> {
+fn difference(these: &[NodeId], those: &[NodeId], both: &[NodeId]) -> Nodes {
     let only = these.iter().copied().filter(|node| !contains(those, *node));
-    sorted(only.chain(both.iter().copied()).collect())
+    Nodes::ascending(&sorted(only.chain(both.iter().copied()).collect()))
 }
 
 fn sorted(mut nodes: Vec<NodeId>) -> Vec<NodeId> {

@@ -202,6 +202,7 @@ fn being_cut_off_and_back_without_a_loss_ends_a_guard() {
         cluster.resume(1).unwrap();
         let change = probe.expect("it is back", |change| change.rejoined().count() == 2).await;
         assert!(change.interrupted() && change.current.quorum.is_quorate());
+        assert!(change.to_string().contains("; interrupted"), "{change}");
         assert!(!guard.is_valid() && quorum.is_quorate());
     });
 }
