@@ -45,9 +45,7 @@ impl Corosync {
         }?;
         Ok(*self.library.get_or_init(|| library))
     }
-}
 
-impl Corosync {
     /// Blocks for ever if Corosync hangs.
     fn track(&self, terms: Terms) -> Result<Box<dyn Tracked>, Error> {
         let mut handle = Handle::initialize_with(self.library()?)?;

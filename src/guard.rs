@@ -1,4 +1,4 @@
-use std::{pin::pin, sync::Arc};
+use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use futures_util::future::{Either, select};
 
@@ -110,14 +110,12 @@ impl QuorumGuard {
     ///
     /// As [`lost`](Self::lost).
     pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, QuorumLost> {
-        let work = pin!(std::future::poll_fn({
-            let mut work = Box::pin(work);
-            move |cx| match self.is_valid() {
-                true => work.as_mut().poll(cx).map(Ok),
-                false => std::task::Poll::Ready(Err(QuorumLost)),
-            }
-        }));
-        match select(work, pin!(self.lost())).await {
+        let mut work = pin!(work);
+        let working = poll_fn(|cx| match self.is_valid() {
+            true => work.as_mut().poll(cx).map(Ok),
+            false => Poll::Ready(Err(QuorumLost)),
+        });
+        match select(working, pin!(self.lost())).await {
             Either::Left((done, _)) => done,
             Either::Right(((), _)) => Err(QuorumLost),
         }

@@ -1,3 +1,5 @@
+// The picture of the README, where there are no files beside it. The first that is named so is taken.
+#![doc = include_str!("architecture.md")]
 #![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

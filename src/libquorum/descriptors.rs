@@ -5,7 +5,7 @@
 //! has number 0 by then. So we make sure that there are descriptors before libqb is called, and
 //! put descriptor 0 back should it be gone after a failure.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::{
     fs::{Mode, OFlags},
@@ -65,6 +65,5 @@ fn open_null() -> io::Result<OwnedFd> {
 }
 
 fn is_zero(fd: &OwnedFd) -> bool {
-    use std::os::fd::AsRawFd;
-    fd.as_fd().as_raw_fd() == 0
+    fd.as_raw_fd() == 0
 }
