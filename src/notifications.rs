@@ -93,7 +93,8 @@ impl Notifications {
                 probe,
                 probe_interval,
                 clock,
-                ask_at: Moment::default(),
+                // Or once it is told whose votes to ask for.
+                ask_at: clock.now().after(probe_interval),
                 ticks,
                 has_news: false,
                 asks_soon: false,
@@ -122,6 +123,9 @@ impl Notifications {
     fn note(&mut self, notification: &Notification) {
         let (Notification::Nodelist { members, .. } | Notification::Quorum { members, .. }) =
             notification;
+        if self.members.is_empty() {
+            self.ask_at = Moment::default();
+        }
         if !members.is_empty() {
             self.members.clone_from(members);
         }
