@@ -14,6 +14,7 @@ help:
 	@echo 'make soak   ten minutes of chaos on a real cluster (needs root)'
 	@echo 'make bench  measure it beside what else could be used, see BENCHMARKS.md (needs root)'
 	@echo 'make sanitize  the calls of libquorum under the address and leak sanitizers (needs root)'
+	@echo 'make instructions  that the hot paths take no more than stored'
 	@echo 'make fuzz   ten minutes of whatever could come from Corosync; FUZZ_SECONDS=n for others'
 	@echo 'make cluster  three nodes to try things on, and cluster-down removes them (needs root)'
 	@echo 'make check  format, lints, docs, feature combinations, dependencies'
@@ -26,8 +27,8 @@ cluster:
 cluster-down:
 	scripts/cluster down
 
-# Nothing is skipped: without root or Corosync the ignored tests fail. The library is loaded in the
-# first four runs and linked in the others.
+# Nothing is skipped: without root or Corosync the ignored tests fail. Those with all features link the
+# library, the others load it.
 test:
 	scripts/install-test-deps
 	cargo test --workspace

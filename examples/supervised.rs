@@ -34,7 +34,8 @@ impl Handler<QuorumChanged> for Worker {
     type Result = ();
 
     fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) {
-        if change.is_gain() {
+        let is_quorate = change.current.quorum.is_quorate();
+        if is_quorate && (change.is_gain() || change.interrupted()) {
             let epoch = change.current.epoch;
             if self.epoch.replace(epoch).is_some_and(|last| last != epoch) {
                 println!("others may have worked meanwhile: looking at what they did");

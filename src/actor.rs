@@ -126,13 +126,14 @@ impl QuorumActor {
         if let Some(sweeping) = self.sweeping.take() {
             ctx.cancel_future(sweeping);
         }
+        #[cfg(any(feature = "metrics", feature = "web"))]
         self.read_names();
         Ok(())
     }
 
     /// Has the names of the nodes read: with the membership, the configuration may have changed.
+    #[cfg(any(feature = "metrics", feature = "web"))]
     fn read_names(&self) {
-        #[cfg(any(feature = "metrics", feature = "web"))]
         if let Some(source) = &self.source {
             self.shared.names.read(|| source.node_names(self.terms));
         }
@@ -163,7 +164,7 @@ impl QuorumActor {
     /// the supervisor restarts the actor after a delay, since it knows none of its own.
     fn disconnected(&mut self, error: Error, ctx: &mut Context<Self>) {
         #[cfg(feature = "metrics")]
-        crate::metrics::Metrics::ended(&error);
+        let ended = error.clone();
         let connected_at = self.connected_at.take();
         if let Some(since) = connected_at {
             self.delays.connection_lasted(since.elapsed());
@@ -176,6 +177,9 @@ impl QuorumActor {
             }
             None => self.publish(Event::Failed { attempt: self.attempt, error }, ctx),
         }
+        // Not before it is told: a recorder may block.
+        #[cfg(feature = "metrics")]
+        crate::metrics::Metrics::ended(&ended);
         if self.sweeping.is_none() {
             self.sweeping = Some(ctx.run_interval(SWEEP, |actor, _| actor.sweep()));
         }
@@ -225,19 +229,20 @@ impl StreamHandler<Result<Told, Error>> for QuorumActor {
     fn handle(&mut self, item: Result<Told, Error>, ctx: &mut Context<Self>) {
         match item {
             Ok(Told::Notified(notification)) => {
+                #[cfg(any(feature = "metrics", feature = "web"))]
                 let ring_id = self.shared.snapshot().ring_id;
                 self.publish(Event::Notified(notification), ctx);
+                #[cfg(any(feature = "metrics", feature = "web"))]
                 if self.shared.snapshot().ring_id != ring_id {
                     self.read_names();
                 }
             }
             Ok(Told::Answered(answer)) => {
                 #[cfg(feature = "metrics")]
-                {
-                    let now = self.shared.lease.clock().now();
-                    crate::metrics::Metrics::answered(now.since(answer.asked_at));
-                }
+                let took = self.shared.lease.clock().now().since(answer.asked_at);
                 self.publish(Event::Answered(answer), ctx);
+                #[cfg(feature = "metrics")]
+                crate::metrics::Metrics::answered(took);
             }
             Ok(Told::Tick) => {
                 self.publish(Event::Tick, ctx);

@@ -63,7 +63,8 @@ impl QuorumBuilder {
         self
     }
 
-    /// How often Corosync is asked whether it lives. Default a quarter of the lease.
+    /// How often Corosync is asked whether it lives. Default a quarter of the lease; at least 1 ms, and
+    /// to be well below the lease: it runs out if no answer comes in time.
     pub fn probe_interval(self, probe_interval: Duration) -> Self {
         Self { probe_interval: Some(probe_interval), ..self }
     }
@@ -71,13 +72,17 @@ impl QuorumBuilder {
     /// How long a quorum decision is believed that is about another membership than the current
     /// one, while Corosync synchronises. Default 1 s: usual are milliseconds, with a quorum device
     /// it can be half a minute. On a connection that began in between it is not believed at all.
+    ///
+    /// Corosync before 3.1 does not tell the membership by itself (model V0), so there the old decision
+    /// stands until the new one.
     pub fn settle_grace(mut self, settle_grace: Duration) -> Self {
         self.rules.settle_grace = settle_grace;
         self
     }
 
     /// How long quorum must have lasted without a break before anybody is told. Default zero. A
-    /// loss is always told at once.
+    /// loss is always told at once. Until a gain is told, what was before it is: `Inquorate` or
+    /// `Unknown`.
     pub fn stable_after(mut self, stable_after: Duration) -> Self {
         self.rules.stable_after = stable_after;
         self
@@ -137,7 +142,8 @@ impl QuorumBuilder {
     /// Starts the actor, supervised, on an arbiter of the caller's, which then ends it.
     ///
     /// Whatever blocks that arbiter delays what the actor tells. Its thread needs a stack of well
-    /// over a mebibyte, as a thread has by default.
+    /// over a mebibyte, as a thread has by default, and its runtime tokio's drivers of io and time, as
+    /// actix's have. On an arbiter that has ended the actor is `Stopped` at once.
     pub fn start_in_arbiter(self, arbiter: &ArbiterHandle) -> QuorumHandle {
         self.start_on(arbiter, None)
     }
@@ -146,7 +152,14 @@ impl QuorumBuilder {
         let shared = Arc::new(Shared::new(self.rules, self.source.clock()));
         #[cfg(feature = "metrics")]
         shared.metrics.begin(self.rules.lease, self.ha_cluster_metrics, &shared.snapshot());
-        let probe_interval = self.probe_interval.unwrap_or(self.rules.lease / 4);
+        let lease = self.rules.lease;
+        let probe_interval = self.probe_interval.unwrap_or(lease / 4);
+        if probe_interval >= lease {
+            log::warn!(
+                "quorum is lost again and again: corosync is asked only every {probe_interval:?}, and \
+                 believed for {lease:?}; set a shorter probe_interval or a longer lease"
+            );
+        }
         for subscriber in self.subscribers {
             shared.registry.subscribe(subscriber);
         }

@@ -29,7 +29,8 @@ impl Corosync {
         Self::default()
     }
 
-    /// Uses the libquorum in the file at `path`.
+    /// Uses the libquorum in the file at `path`. libvotequorum and libcmap are those that the dynamic
+    /// linker finds: `LD_LIBRARY_PATH` is for all three.
     pub fn load_from(path: impl Into<PathBuf>) -> Self {
         Self { path: Some(path.into()), library: OnceLock::new() }
     }

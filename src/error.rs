@@ -10,7 +10,7 @@ use corosync_sys as sys;
 #[non_exhaustive]
 pub enum Error {
     /// libquorum could not be loaded: it is not installed, is too old or is not libquorum.
-    #[error("cannot load libquorum: {0}")]
+    #[error("{0}")]
     Load(String),
 
     /// libquorum could not connect to Corosync (`quorum_model_initialize`, `quorum_initialize`).
@@ -41,15 +41,15 @@ pub enum Error {
     )]
     Unresponsive,
 
-    /// The thread that connects could not be started.
-    #[error("cannot start the thread that connects to corosync: {0}; raise the limit on tasks")]
+    /// A thread that connects to Corosync or asks it could not be started, or has ended.
+    #[error("a thread that asks corosync failed: {0}; see whether the limit on tasks is reached")]
     Thread(String),
 
     /// The connection leads to a process of another user than Corosync's, so nothing that it says
     /// is believed.
     #[error(
-        "refused a quorum service run by {}: expected uid {expected}; see who listens on the socket \
-         `quorum` (`ss -xlp`)",
+        "refused a service of corosync run by {}: expected uid {expected}; see who listens on the \
+         sockets `quorum`, `votequorum` and `cmap` (`ss -xlp`)",
         Uid(*.found)
     )]
     Server {
@@ -68,12 +68,12 @@ pub enum Error {
     NoProvider,
 
     /// Connected, but Corosync would not start tracking (`quorum_trackstart`).
-    #[error("corosync refused to start tracking: {0}")]
+    #[error("corosync refused to start tracking: {0}; see corosync's log")]
     TrackStart(Code),
 
     /// A request on a working connection failed (`quorum_getquorate`, `quorum_trackstop`,
     /// `quorum_fd_get`, `quorum_context_set`, `quorum_context_get`, `quorum_finalize`).
-    #[error("a request to corosync failed: {0}")]
+    #[error("a request to corosync failed: {0}; see corosync's log")]
     Request(Code),
 
     /// A working connection ended (`quorum_dispatch`). [`Code::LIBRARY`] is what libquorum says
@@ -82,7 +82,7 @@ pub enum Error {
     Dispatch(Code),
 
     /// This thread has too little stack left for `quorum_dispatch`, which needs more than a
-    /// mebibyte (libquorum `lib/quorum.c`). libquorum was not called.
+    /// mebibyte (libquorum `lib/quorum.c`). libquorum was not called. Found out with glibc only.
     #[error(
         "{available} bytes of stack are left and libquorum needs {needed}; give the thread a larger \
          one (RUST_MIN_STACK, std::thread::Builder::stack_size)"
@@ -95,7 +95,10 @@ pub enum Error {
     },
 
     /// The runtime could not watch the connection's file descriptor.
-    #[error("cannot watch the connection to corosync: {0}")]
+    #[error(
+        "cannot watch the connection to corosync: {0}; the runtime needs its io driver, and epoll's \
+         watches may be used up (`sysctl fs.epoll.max_user_watches`)"
+    )]
     Register(String),
 }
 
@@ -224,7 +227,7 @@ fn connect_help(code: Code) -> &'static str {
 fn dispatch_help(code: Code) -> &'static str {
     match code {
         Code::LIBRARY => "; corosync has stopped, died or closed the connection",
-        _ => "",
+        _ => "; see corosync's log",
     }
 }
 
@@ -251,6 +254,11 @@ mod tests {
             (Error::Server { found: Some(65534), expected: 0 }, "uid 65534: expected uid 0"),
             (Error::Stack { available: 1, needed: 2 }, "RUST_MIN_STACK"),
             (Error::Unresponsive, "restart corosync"),
+            (Error::TrackStart(Code::NO_MEMORY), "corosync's log"),
+            (Error::Request(Code::NO_MEMORY), "corosync's log"),
+            (Error::Dispatch(Code::NO_MEMORY), "corosync's log"),
+            (Error::Register(String::new()), "io driver"),
+            (Error::Thread(String::new()), "limit on tasks"),
         ] {
             assert!(error.to_string().contains(help), "{error}: lacks {help:?}");
         }

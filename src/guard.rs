@@ -31,8 +31,10 @@ use crate::shared::Shared;
 ///     type Result = ();
 ///
 ///     fn handle(&mut self, change: QuorumChanged, ctx: &mut Self::Context) {
-///         // None if quorum has been lost again since: another message says so.
-///         if change.is_gain() && let Some(guard) = self.quorum.guard() {
+///         // Once in each epoch. If it is another by now, another message says so.
+///         let begins = change.is_gain() || change.interrupted();
+///         let guard = self.quorum.guard().filter(|guard| guard.epoch() == change.current.epoch);
+///         if let Some(guard) = guard.filter(|_| begins) {
 ///             let leading = async move { guard.run(lead()).await };
 ///             ctx.spawn(leading.into_actor(self).map(|done, _, _| match done {
 ///                 Ok(()) => println!("done"),
@@ -81,7 +83,9 @@ impl QuorumGuard {
         self.shared.lease.runs_in(self.epoch)
     }
 
-    /// Returns once it is invalid: on time also if the actor is stuck or dead.
+    /// Returns once it is invalid: on time also if the actor is stuck or dead. (If the system was
+    /// suspended and the actor is stuck, late by the time that was left of the lease: tokio's timers
+    /// do not count a suspend, as [`is_valid`](Self::is_valid) does.)
     ///
     /// # Panics
     ///

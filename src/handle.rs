@@ -54,7 +54,7 @@ impl QuorumHandle {
 
     /// The names of the nodes that have one in `corosync.conf` (`nodelist.node.N.name` in
     /// `cmap_keys(7)`). Read on each connection, when the membership changes, and every half a
-    /// minute; empty until then.
+    /// minute; empty until then, and with Corosync before 3.0.
     #[cfg(any(feature = "metrics", feature = "web"))]
     pub fn node_names(&self) -> Arc<std::collections::BTreeMap<crate::NodeId, String>> {
         self.shared.names.known()
@@ -83,6 +83,10 @@ impl QuorumHandle {
     /// Returns once this node has quorum.
     ///
     /// If the actor is stopped before, this waits for ever: it never returns without quorum.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, which an actix [`System`](actix::System) has.
     pub async fn wait_quorate(&self) {
         loop {
             self.wait_for(|snapshot| snapshot.quorum.is_quorate()).await;
@@ -98,7 +102,7 @@ impl QuorumHandle {
     /// Returns the first snapshot that `condition` holds for, from the current one on.
     ///
     /// When several changes come at once only the last is looked at; to see each one use
-    /// [`changes`](Self::changes).
+    /// [`changes`](Self::changes). If it does not hold when the actor stops, this waits for ever.
     pub async fn wait_for(&self, mut condition: impl FnMut(&Snapshot) -> bool) -> Arc<Snapshot> {
         let mut latest = self.shared.watch();
         loop {

@@ -12,14 +12,16 @@ use crate::{
 ///
 /// The first message after subscribing has [`Cause::Subscribed`] and is told as a change from
 /// nothing known: `previous` is [`Quorum::Unknown`](crate::Quorum::Unknown) and all members have
-/// joined. So an actor that begins its work on [`is_gain`](Self::is_gain) and ends it on
-/// [`is_loss`](Self::is_loss) needs no other case.
+/// joined. So an actor begins its work on [`is_gain`](Self::is_gain), ends it on
+/// [`is_loss`](Self::is_loss), and begins anew on [`interrupted`](Self::interrupted).
 ///
 /// It is sent the next one when it has handled this one. If its handler is asynchronous that is when
 /// it has let go of the message, or has ended: do not keep the message over a long wait.
 ///
 /// A subscriber that falls behind by more changes than are kept (1024) is sent the latest state
-/// instead, as one change from the last one it saw; `missed` says how many were left out.
+/// instead, as one change from the last one it saw; `missed` says how many were left out. Until then
+/// it is sent each, however old: ask [`is_quorate`](crate::QuorumHandle::is_quorate) before acting
+/// on one.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct QuorumChanged {
@@ -78,6 +80,12 @@ impl QuorumChanged {
     pub fn interrupted(&self) -> bool {
         self.cause != Cause::Subscribed && self.previous.epoch != self.current.epoch
     }
+
+    /// Whether this is an interruption that is neither a loss nor a gain.
+    pub(crate) fn left_quorate(&self) -> bool {
+        let (before, now) = (self.previous.quorum, self.current.quorum);
+        self.interrupted() && before.is_quorate() && now.is_quorate()
+    }
 }
 
 /// One line for an operator: `inquorate: ring 3.d, members 3; left 1 2 (was quorate, ring 1.9)`.
@@ -90,7 +98,7 @@ impl fmt::Display for QuorumChanged {
                 write!(f, "; {what}{}", Listed(nodes))?;
             }
         }
-        if self.interrupted() && previous.quorum.is_quorate() && current.quorum.is_quorate() {
+        if self.left_quorate() {
             f.write_str("; interrupted")?;
         }
         if let (Cause::Votes, Some(votes)) = (self.cause, &current.votes) {
@@ -177,7 +185,7 @@ pub enum Cause {
     /// The membership changed, or was told for the first time on this connection.
     Nodelist,
     /// Corosync decided about quorum, or time did: a decision that is overdue is not believed any
-    /// more, and a gain that was held back is told.
+    /// more, a gain that was held back is told, a lease ran out unnoticed and is extended.
     Quorum,
     /// Votequorum told other votes.
     Votes,

@@ -1,6 +1,7 @@
 //! What is measured, through the [`metrics`](https://docs.rs/metrics) facade. Feature `metrics`.
 //!
-//! Install a recorder before the actor is started: what has no recorder is not kept.
+//! Install a recorder before the actor is started: what has no recorder is not kept. There is one set
+//! of them in a process: of two actors in it, each writes over what the other has.
 //!
 //! | name | type, unit | |
 //! |---|---|---|

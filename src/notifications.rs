@@ -36,6 +36,8 @@ pub(crate) struct Notifications {
     /// When to ask next, which is with a tick.
     ask_at: Moment,
     ticks: Ticks,
+    /// Something was told, ever.
+    is_told: bool,
     /// Something was told since it was last asked.
     has_news: bool,
     asks_soon: bool,
@@ -93,9 +95,10 @@ impl Notifications {
                 probe,
                 probe_interval,
                 clock,
-                // Or once it is told whose votes to ask for.
+                // Or once it is told whose votes to ask for: see `note`.
                 ask_at: clock.now().after(probe_interval),
                 ticks,
+                is_told: false,
                 has_news: false,
                 asks_soon: false,
                 asking: None,
@@ -123,7 +126,8 @@ impl Notifications {
     fn note(&mut self, notification: &Notification) {
         let (Notification::Nodelist { members, .. } | Notification::Quorum { members, .. }) =
             notification;
-        if self.members.is_empty() {
+        if !self.is_told {
+            self.is_told = true;
             self.ask_at = Moment::default();
         }
         if !members.is_empty() {

@@ -45,9 +45,9 @@ struct Decision {
     asked: Option<(Moment, bool)>,
 }
 
-type Nodes = BTreeSet<NodeId>;
+type Set = BTreeSet<NodeId>;
 
-fn set(nodes: &[NodeId]) -> Nodes {
+fn set(nodes: &[NodeId]) -> Set {
     nodes.iter().copied().collect()
 }
 
@@ -92,7 +92,7 @@ impl Oracle {
             Event::Notified(Notification::Nodelist { left, .. }) if was_linked => {
                 &(&set(left) & &set(&before.members)) & &set(&after.members)
             }
-            _ => Nodes::new(),
+            _ => Set::new(),
         };
         self.membership(&event, &before, &after);
         let (old, new) = (set(&before.members), set(&after.members));
@@ -225,7 +225,7 @@ impl Oracle {
         let current = &latest.current;
         let first = state::first(current);
         assert_eq!((&*first.joined, first.left.len()), (&*current.members, 0));
-        let mut left = Nodes::new();
+        let mut left = Set::new();
         for (missed, change) in self.changes.iter().rev().enumerate() {
             left.extend(change.left.iter());
             let seen = &change.previous;
@@ -235,7 +235,7 @@ impl Oracle {
             assert_eq!((&told.previous, &told.current), (seen, current));
             assert_eq!(set(&told.joined), &(&new - &old) | &rejoined);
             assert_eq!(set(&told.left), &(&old - &new) | &rejoined);
-            assert_eq!(told.rejoined().collect::<Nodes>(), rejoined);
+            assert_eq!(told.rejoined().collect::<Set>(), rejoined);
             assert_eq!(told.missed, missed as u64);
             assert_eq!(told.cause, latest.cause);
         }

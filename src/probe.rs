@@ -4,7 +4,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::{
-    Error, Votes,
+    Code, Error, Votes,
     connection::sealed::Terms,
     lease::{Clock, Moment},
     libquorum::{
@@ -122,10 +122,11 @@ impl Probe for ProbeThread {
 /// What the thread works with. It ends when nobody can ask any more.
 struct Prober {
     how: How,
-    connection: Option<Connection>,
+    connection: Option<Service>,
 }
 
-enum Connection {
+/// Who is asked.
+enum Service {
     Votequorum(Votequorum),
     /// Where there is no votequorum. It does not answer while Corosync synchronises.
     Quorum(Handle),
@@ -155,11 +156,11 @@ impl Prober {
         };
         let asked_at = self.how.clock.now();
         let answer = match &mut connection {
-            Connection::Votequorum(votequorum) => {
+            Service::Votequorum(votequorum) => {
                 let Info { quorate, local, votes } = votequorum.info(members)?;
                 Answer { asked_at, quorate, votes: Some(votes), local: Some(local) }
             }
-            Connection::Quorum(handle) => {
+            Service::Quorum(handle) => {
                 Answer { asked_at, quorate: handle.quorate()?, votes: None, local: None }
             }
         };
@@ -168,15 +169,21 @@ impl Prober {
     }
 }
 
-fn connect(how: &How) -> Result<Connection, Error> {
-    // There is none where another provider decides, or where the library is not installed.
-    if let Ok(votequorum) = Votequorum::initialize() {
-        how.terms.check_server(votequorum.server())?;
-        return Ok(Connection::Votequorum(votequorum));
+fn connect(how: &How) -> Result<Service, Error> {
+    match Votequorum::initialize() {
+        Ok(votequorum) => {
+            how.terms.check_server(votequorum.server())?;
+            return Ok(Service::Votequorum(votequorum));
+        }
+        // The library is not installed, or another provider decides.
+        Err(error @ (Error::Load(_) | Error::Connect(Code::LIBRARY))) => {
+            log::debug!("asking quorum's service, which tells no votes: {error}");
+        }
+        Err(error) => return Err(error),
     }
     let handle = Handle::model_initialize(how.library, Model::V0)?;
     how.terms.check_server(handle.server())?;
-    Ok(Connection::Quorum(handle))
+    Ok(Service::Quorum(handle))
 }
 
 impl fmt::Debug for Request {

@@ -125,6 +125,11 @@ impl History {
         self.sequence.load(Ordering::Acquire) != seen.sequence
     }
 
+    /// Whether nothing follows.
+    fn is_over(&self) -> bool {
+        self.record.lock().current.connection == Connection::Stopped
+    }
+
     /// The last change, which is what comes next for who has kept up until it.
     fn latest(&self) -> Option<QuorumChanged> {
         self.record.lock().changes.back().cloned()
@@ -183,7 +188,11 @@ impl Registry {
             subscriptions.insert(place, Arc::clone(&subscription));
             count(&subscriptions);
         }
-        subscription.deliver(None);
+        subscription.deliver(By::Publisher(None));
+        if self.history.is_over() {
+            // Nobody sweeps any more.
+            self.deliver();
+        }
         id
     }
 
@@ -206,7 +215,7 @@ impl Registry {
     pub(crate) fn deliver(&self) {
         let latest = self.history.latest();
         let mut subscriptions = self.subscriptions.lock();
-        subscriptions.retain(|subscription| subscription.deliver(latest.as_ref()));
+        subscriptions.retain(|subscription| subscription.deliver(By::Publisher(latest.as_ref())));
         count(&subscriptions);
     }
 
@@ -253,7 +262,9 @@ struct Delivery {
     /// How many messages it was sent.
     sent: u64,
     /// Resolves when the message in its mailbox has been handled, or will never be. To drop it
-    /// earlier is to take the message back (actix `address/envelope.rs`).
+    /// earlier is to take the message back (actix `address/envelope.rs`). One that was handled stays
+    /// until the publisher comes by, which allocated it: it is cheapest for that one to free, or to
+    /// use again.
     in_mailbox: Option<InMailbox>,
 }
 
@@ -264,10 +275,18 @@ impl Subscription {
     /// Sends what is new, if its mailbox holds none of our messages; false if it has ended.
     ///
     /// Called from anywhere, also from within itself, by what it calls: then, and when another
-    /// thread is at it, that one is told to look again. Who has the `latest` change at hand saves
-    /// looking into the history.
-    fn deliver(self: &Arc<Self>, latest: Option<&QuorumChanged>) -> bool {
-        self.turn.take(|| self.delivery.lock().deliver(self, latest)).unwrap_or(true)
+    /// thread is at it, that one is told to look again.
+    fn deliver(self: &Arc<Self>, by: By<'_>) -> bool {
+        let deliver = || {
+            let mut delivery = self.delivery.lock();
+            let lives = delivery.deliver(self, by);
+            if !lives {
+                // It may have a waker of ours in it, which would keep us.
+                delivery.in_mailbox = None;
+            }
+            lives
+        };
+        self.turn.take(deliver).unwrap_or(true)
     }
 
     fn end(&self) {
@@ -278,12 +297,17 @@ impl Subscription {
     }
 }
 
+/// Who delivers.
+#[derive(Clone, Copy)]
+enum By<'a> {
+    /// Who publishes or sweeps. With the latest change at hand it saves looking into the history.
+    Publisher(Option<&'a QuorumChanged>),
+    /// The subscriber's thread, which has handled a message or dropped it.
+    Subscriber,
+}
+
 impl Delivery {
-    fn deliver(
-        &mut self,
-        subscription: &Arc<Subscription>,
-        latest: Option<&QuorumChanged>,
-    ) -> bool {
+    fn deliver(&mut self, subscription: &Arc<Subscription>, by: By<'_>) -> bool {
         loop {
             if self.in_mailbox.is_some() {
                 // An async handler takes longer than the message that it has let go of; and who
@@ -293,8 +317,7 @@ impl Delivery {
                 {
                     return true;
                 }
-                // What the publisher has allocated is cheapest for itself to free, or to use again.
-                if latest.is_none() && self.is_up_to_date(subscription) {
+                if matches!(by, By::Subscriber) && self.is_up_to_date(subscription) {
                     return true;
                 }
             }
@@ -316,12 +339,12 @@ impl Delivery {
             if !recipient.connected() {
                 return false;
             }
-            let next = match latest {
-                Some(next) if self.has_seen(&next.previous) => {
-                    // As a clone, but for a count of references that this one has no need of.
-                    let previous = self.seen.take().unwrap_or_else(|| Arc::clone(&next.previous));
-                    Some(next.clone_from_previous(previous))
-                }
+            let latest = if let By::Publisher(latest) = by { latest } else { None };
+            let is_next =
+                |seen: &mut _| latest.is_some_and(|latest| Arc::ptr_eq(seen, &latest.previous));
+            let next = match (latest, self.seen.take_if(is_next)) {
+                // As a clone, but for a count of references that this one has no need of.
+                (Some(latest), Some(seen)) => Some(latest.clone_from_previous(seen)),
                 _ => subscription.history.after(self.seen.as_ref()),
             };
             let Some(mut change) = next else {
@@ -359,11 +382,6 @@ impl Delivery {
         })
     }
 
-    /// Whether this is what it was last sent.
-    fn has_seen(&self, snapshot: &Arc<Snapshot>) -> bool {
-        self.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, snapshot))
-    }
-
     /// Whether the message in the mailbox has been handled; if not, wakes when it has.
     fn is_handled(&mut self, waker: &Waker) -> bool {
         let context = &mut Context::from_waker(waker);
@@ -378,7 +396,7 @@ impl Delivery {
 /// Called by the subscriber's thread when it has handled the message, or dropped it.
 impl Wake for Subscription {
     fn wake(self: Arc<Self>) {
-        self.deliver(None);
+        self.deliver(By::Subscriber);
     }
 }
 
@@ -396,7 +414,7 @@ impl Drop for Receipt {
     fn drop(&mut self) {
         if let Some((subscription, message)) = self.0.take() {
             subscription.let_go.fetch_max(message, Ordering::AcqRel);
-            subscription.deliver(None);
+            subscription.deliver(By::Subscriber);
         }
     }
 }
@@ -623,6 +641,41 @@ mod tests {
             let change = stuck.next().await;
             assert_eq!((change.current.sequence, change.missed), (100_001, 99_999));
             assert_eq!(change.previous.sequence, 1);
+        });
+    }
+
+    #[test]
+    fn one_that_ends_leaves_nothing_behind() {
+        run(async {
+            let shared = connected();
+            let mut probe = probe();
+            probe.stuck.store(true, Ordering::Release);
+            shared.registry.subscribe(probe.recipient().into());
+            let left = Arc::downgrade(&shared.registry.subscriptions.lock()[0]);
+            probe.next().await;
+            // Who looks while a message is being handled is told when it has been.
+            shared.registry.deliver();
+            probe.stuck.store(false, Ordering::Release);
+            let let_go = |left: Arc<Subscription>| left.let_go.load(Ordering::Acquire) > 0;
+            eventually("it is handled", || left.upgrade().is_some_and(let_go)).await;
+            probe.arbiter.stop();
+            eventually("it is dropped", || shared.registry.len() == 0).await;
+            eventually("it is freed", || left.upgrade().is_none()).await;
+        });
+    }
+
+    #[test]
+    fn who_subscribes_when_all_is_over_is_told_so_and_leaves_nothing_behind() {
+        run(async {
+            let shared = connected();
+            shared.publish(Event::Stopped);
+            let mut probe = probe();
+            for _ in 0..10 {
+                shared.registry.subscribe(probe.recipient().into());
+                assert_eq!(probe.next().await.current.connection, Connection::Stopped);
+            }
+            let subscribed = || shared.registry.subscriptions.lock().len();
+            assert!(subscribed() <= 2, "{} are kept", subscribed());
         });
     }
 

@@ -59,15 +59,13 @@ impl Shared {
             let second = lapsed.then(|| self.apply(&mut tracker, Event::Lapsed)).flatten();
             ([change, second], tracker.deadline())
         };
-        #[cfg(feature = "metrics")]
-        for change in changes.iter().flatten() {
-            self.metrics.changed(change, || (self.snapshot(), self.names.known()));
-        }
         if changes.iter().any(Option::is_some) {
             self.registry.deliver();
         }
+        // Last: a recorder or a logger may block, or panic.
         for change in changes.iter().flatten() {
-            // Last: a logger may block, or panic.
+            #[cfg(feature = "metrics")]
+            self.metrics.changed(change, || (self.snapshot(), self.names.known()));
             log::log!(level(change), "{change}");
         }
         deadline
@@ -108,7 +106,7 @@ fn level(change: &QuorumChanged) -> Level {
     match change.cause {
         Cause::Connecting | Cause::Lost | Cause::Stalled => Level::Warn,
         Cause::Votes => Level::Debug,
-        _ if change.is_loss() => Level::Warn,
+        _ if change.is_loss() || change.left_quorate() => Level::Warn,
         _ => Level::Info,
     }
 }

@@ -20,9 +20,10 @@ use crate::{
 pub enum Quorum {
     /// Corosync says that it has. The only state that lets anybody through.
     Quorate,
-    /// Corosync says that it has not.
+    /// Corosync says that it has not, or has said so and a gain since is held back.
     Inquorate,
-    /// Nobody can say: there is no connection to Corosync, or no decision yet. Not quorate.
+    /// Nobody can say: there is no connection to Corosync, no decision yet, or a gain after that is
+    /// held back. Not quorate.
     #[default]
     Unknown,
 }

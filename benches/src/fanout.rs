@@ -215,6 +215,8 @@ impl Crowd {
     /// handler has run, in nanoseconds.
     fn publish(&self, way: Way) -> (Option<u64>, u64) {
         let message = self.message.clone();
+        // The last handler has returned, too.
+        on(&self.subscribers, || ());
         let started = match way {
             Way::Registry => return self.flip(),
             Way::DoSend => {

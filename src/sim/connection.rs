@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Client {
     queue: Arc<Mutex<Queue>>,
-    /// A byte in it says that something waits. `None` once the connection is over.
+    /// A byte in it says that something waits.
     doorbell: UnixStream,
 }
 

@@ -130,6 +130,12 @@ use crate::QuorumHandle;
 /// place, and the connection with [`drop_stalled_clients`]. The ids count from the start of the process:
 /// who comes back to another one is told its changes from that number on, or its state.
 ///
+/// # `/quorum/history`
+///
+/// `changes` are the last ones, the latest last, each with its `sequence`, `changed_at`, `seconds`
+/// (how long it was so; `null` for the latest), `quorum`, `ring_id`, `members`, `joined`, `left`,
+/// `epoch`, `cause` and `text`. A `last` that is no number from 1 to 1024 is answered 400.
+///
 /// # `/livez` and `/readyz`
 ///
 /// Answer 200 or 503 and list the checks, as those of Kubernetes and etcd do: `?verbose` lists them

@@ -12,7 +12,17 @@ use crate::{Connection, Quorum, QuorumHandle, RingId};
 /// A request was refused: this node is not known to have quorum.
 ///
 /// Answers 503 with `Retry-After` and `application/problem+json`, which tells `quorum`, a `reason`
-/// and the `ring_id`, and nothing else of what is inside.
+/// and the `ring_id`, and nothing else of what is inside. The reasons are
+///
+/// | `reason` | |
+/// |---|---|
+/// | `connecting`, `lost` | there is no connection to Corosync, or none any more |
+/// | `stalled` | Corosync, or the actor, has not been heard for the lease |
+/// | `inquorate` | this partition of the cluster has no quorum |
+/// | `unsettled` | the membership has changed, and the decision about it is awaited |
+/// | `unstable` | there is quorum, but not yet for [`stable_after`](crate::QuorumBuilder::stable_after) |
+/// | `regained` | there is quorum again: it came back while the request was refused |
+/// | `stopped` | the actor has ended |
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{detail}")]
 pub struct NotQuorate {
@@ -37,6 +47,10 @@ impl NotQuorate {
             (_, Quorum::Inquorate) => ("inquorate", "this node's partition has no quorum"),
             (Connection::Connected, Quorum::Unknown) if !snapshot.settled => {
                 ("unsettled", "the cluster has not decided about quorum yet")
+            }
+            // A lease that has run out unnoticed was published as quorate.
+            (Connection::Connected, Quorum::Unknown) if snapshot.quorum == Quorum::Unknown => {
+                ("unstable", "quorum has not lasted long enough yet")
             }
             // It may have come back since the request was refused.
             (_, Quorum::Quorate) => ("regained", "quorum has just been regained"),
