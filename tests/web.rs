@@ -22,6 +22,8 @@ use actix_web::{
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 /// Three nodes, and an actor on the first that knows of quorum.
 async fn quorate() -> (Cluster, QuorumHandle, Probe) {
     let cluster = Cluster::new(3);
@@ -123,6 +125,16 @@ async fn the_error_of_a_connection_is_not_told_to_clients() {
     assert_eq!(problem["quorum"], "unknown");
     assert!(["lost", "connecting"].contains(&problem["reason"].as_str().unwrap()), "{problem}");
     assert!(!problem.to_string().contains("CS_ERR"), "{problem}");
+}
+
+#[actix_web::test]
+async fn a_gain_that_is_held_back_is_refused_as_such() {
+    let cluster = Cluster::new(3);
+    let builder = QuorumActor::builder().source(cluster.node(1)).stable_after(HOUR).lease(HOUR);
+    let quorum = builder.start_in_arbiter(&Arbiter::current());
+    quorum.wait_for(|snapshot| snapshot.settled).await;
+    let response = ask(gated(QuorumGate::new(quorum)), TestRequest::get().uri("/it")).await;
+    assert_eq!(body(response).await["reason"], "unstable");
 }
 
 #[actix_web::test]
