@@ -3,13 +3,13 @@
 use std::{
     cell::Cell,
     ffi::{CStr, CString, c_char},
-    os::fd::{BorrowedFd, RawFd},
+    os::fd::RawFd,
     ptr,
 };
 
 use corosync_sys as sys;
 
-use super::{NodeId, Server, descriptors, open::Open};
+use super::{NodeId, Server, open::Open};
 use crate::{Code, Error, names::NodeNames};
 
 /// A connection to Corosync's configuration map.
@@ -31,28 +31,16 @@ impl Cmap {
         // SAFETY: what the dynamic linker finds by this name is libcmap: the system's administrator
         // answers for it, as for each library that the program is linked with.
         let library = unsafe { sys::Cmap::load() }?;
-        let mut open = OPEN.lock()?;
-        let descriptors = descriptors::Guard::new()?;
-        let mut raw = 0;
-        // SAFETY: the pointer is to a local.
-        let code = Code(unsafe { (library.cmap_initialize)(&mut raw) });
-        if code != Code::OK {
-            // SAFETY: `raw` is a handle that a refusing daemon has left open, one that is no more,
-            // or zero, which is none.
-            unsafe { (library.cmap_finalize)(raw) };
-            descriptors.restore();
-            return Err(Error::Connect(code));
-        }
-        let mut cmap = Self { library, raw, server: None, lost: Cell::new(false) };
-        let mut fd = -1;
-        // SAFETY: the handle is open; `fd` is a local.
-        if Code(unsafe { (library.cmap_fd_get)(raw, &mut fd) }) == Code::OK {
-            // SAFETY: libcmap has just given the descriptor out; it is open until `drop`.
-            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-            cmap.server = Server::of(fd, b"cmap", &open);
-        }
-        open.extend(cmap.server.map(|(socket, _)| socket));
-        Ok(cmap)
+        let (raw, server) = OPEN.make(
+            b"cmap",
+            // SAFETY: the pointer is to a local of the caller.
+            |raw| unsafe { (library.cmap_initialize)(raw) },
+            // SAFETY: the handle is open; `fd` is a local of the caller.
+            |raw, fd| unsafe { (library.cmap_fd_get)(raw, fd) },
+            // SAFETY: `raw` is a handle that nobody else has, or none.
+            |raw| unsafe { (library.cmap_finalize)(raw) },
+        )?;
+        Ok(Self { library, raw, server, lost: Cell::new(false) })
     }
 
     pub(crate) fn server(&self) -> Option<Server> {

@@ -203,59 +203,47 @@ impl Handle {
     /// As [`initialize`](Self::initialize); [`Error::Load`] if the library has no models.
     pub fn model_initialize(library: Library, model: Model) -> Result<Self, Error> {
         let library = library.0;
-        let mut open = OPEN.lock()?;
-        let descriptors = descriptors::Guard::new()?;
-        // Zero is no handle: what a failed call has not set can be finalized without harm.
-        let mut raw = 0;
+        let of_models = match model {
+            Model::V1 => Some(library.model_initialize()?),
+            Model::V0 => None,
+        };
         let mut quorum_type = sys::QUORUM_FREE;
-        let code = match model {
-            Model::V1 => {
-                let initialize = library.model_initialize()?;
+        let initialize = |raw: &mut _| match of_models {
+            Some(initialize) => {
                 let mut callbacks = callbacks::V1;
                 let data = (&raw mut callbacks).cast();
                 let context = ptr::null_mut();
                 // SAFETY: all pointers are to locals of the types that the model asks for;
                 // libquorum copies the callbacks, which are functions and live for ever.
-                Code(unsafe {
-                    initialize(&mut raw, sys::QUORUM_MODEL_V1, data, &mut quorum_type, context)
-                })
+                unsafe { initialize(raw, sys::QUORUM_MODEL_V1, data, &mut quorum_type, context) }
             }
-            Model::V0 => {
+            None => {
                 let mut callbacks = callbacks::V0;
                 // SAFETY: as above.
-                Code(unsafe {
-                    (library.quorum_initialize)(&mut raw, &mut callbacks, &mut quorum_type)
-                })
+                unsafe { (library.quorum_initialize)(raw, &mut callbacks, &mut quorum_type) }
             }
         };
-        if code != Code::OK {
-            // An error that the daemon sent leaves the handle open (libquorum `lib/quorum.c`).
-            // SAFETY: `raw` is such a handle, one that libquorum has destroyed, or zero; it answers
-            // CS_ERR_BAD_HANDLE to the last two.
-            unsafe { (library.quorum_finalize)(raw) };
-            descriptors.restore();
-            return Err(Error::Connect(code));
-        }
+        let (raw, server) = OPEN.make(
+            b"quorum",
+            initialize,
+            // SAFETY: the handle is open; `fd` is a local of the caller.
+            |raw, fd| unsafe { (library.quorum_fd_get)(raw, fd) },
+            // SAFETY: `raw` is a handle that nobody else has, or none.
+            |raw| unsafe { (library.quorum_finalize)(raw) },
+        )?;
         let quorum_type =
             if quorum_type == sys::QUORUM_FREE { QuorumType::Free } else { QuorumType::Set };
-        let mut handle = Self {
+        Ok(Self {
             library,
             raw,
             model,
             quorum_type,
             inbox: Inbox::default(),
-            server: None,
+            server,
             stuck_since: None,
             lost: false,
             closed: false,
-        };
-        if let Ok(fd) = handle.fd() {
-            // SAFETY: libquorum has just given the descriptor out; it stays open until `close`.
-            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-            handle.server = Server::of(fd, b"quorum", &open);
-        }
-        open.extend(handle.server.map(|(socket, _)| socket));
-        Ok(handle)
+        })
     }
 
     /// The model that the daemon and the library agreed to.

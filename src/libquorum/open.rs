@@ -1,11 +1,16 @@
 //! The handles of one library that are open, and the lock around making and closing them.
 
-use std::{os::fd::RawFd, thread, time::Duration};
+use std::{
+    os::fd::{BorrowedFd, RawFd},
+    thread,
+    time::Duration,
+};
 
-use parking_lot::{Mutex, MutexGuard};
+use corosync_sys as sys;
+use parking_lot::Mutex;
 
-use super::Server;
-use crate::Error;
+use super::{Server, descriptors};
+use crate::{Code, Error};
 
 /// The handles of one of Corosync's libraries that are open in this process.
 ///
@@ -20,9 +25,38 @@ impl Open {
         Self(Mutex::new(Vec::new()))
     }
 
-    /// Locks it to make a handle.
-    pub(super) fn lock(&self) -> Result<MutexGuard<'_, Vec<RawFd>>, Error> {
-        self.0.try_lock_for(PATIENCE).ok_or(Error::Busy)
+    /// Makes a handle of the `service`. Blocks until the daemon answers.
+    ///
+    /// The calls are those of the library, for a handle and its descriptor; all of its handles are
+    /// numbers.
+    pub(super) fn make(
+        &self,
+        service: &[u8],
+        initialize: impl FnOnce(&mut u64) -> sys::cs_error_t,
+        fd_get: impl FnOnce(u64, &mut RawFd) -> sys::cs_error_t,
+        finalize: impl FnOnce(u64) -> sys::cs_error_t,
+    ) -> Result<(u64, Option<(RawFd, Server)>), Error> {
+        let mut open = self.0.try_lock_for(PATIENCE).ok_or(Error::Busy)?;
+        let descriptors = descriptors::Guard::new()?;
+        // Zero is no handle.
+        let mut handle = 0;
+        let code = Code(initialize(&mut handle));
+        if code != Code::OK {
+            // An error that the daemon sent leaves the handle open (libquorum `lib/quorum.c`). For one
+            // that is no more, and for zero, this is CS_ERR_BAD_HANDLE.
+            finalize(handle);
+            descriptors.restore();
+            return Err(Error::Connect(code));
+        }
+        let mut fd = -1;
+        let mut server = None;
+        if Code(fd_get(handle, &mut fd)) == Code::OK {
+            // SAFETY: the library has just given the descriptor out; it is open until `close`.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            server = Server::of(fd, service, &open);
+        }
+        open.extend(server.map(|(socket, _)| socket));
+        Ok((handle, server))
     }
 
     /// Closes a handle by `finalize`, now or, if another thread hangs in making one, once it has

@@ -1,13 +1,10 @@
 //! The one request of libvotequorum that the probe makes.
 
-use std::{
-    ffi::c_uint,
-    os::fd::{BorrowedFd, RawFd},
-};
+use std::{ffi::c_uint, os::fd::RawFd};
 
 use corosync_sys as sys;
 
-use super::{NodeId, Server, descriptors, open::Open};
+use super::{NodeId, Server, open::Open};
 use crate::{Code, Error, VoteFlags, Votes};
 
 /// A connection to Corosync's votequorum service.
@@ -41,29 +38,18 @@ impl Votequorum {
         // SAFETY: what the dynamic linker finds by this name is libvotequorum: the system's
         // administrator answers for it, as for each library that the program is linked with.
         let library = unsafe { sys::VoteQuorum::load() }?;
-        let mut open = OPEN.lock()?;
-        let descriptors = descriptors::Guard::new()?;
-        let (mut raw, mut callbacks) = (0, sys::votequorum_callbacks_t::default());
-        // SAFETY: both pointers are to locals; the callbacks are none, and are copied.
-        let code = Code(unsafe { (library.votequorum_initialize)(&mut raw, &mut callbacks) });
-        if code != Code::OK {
-            // SAFETY: `raw` is a handle that a refusing daemon has left open, one that is no more,
-            // or zero, which is none.
-            unsafe { (library.votequorum_finalize)(raw) };
-            descriptors.restore();
-            return Err(Error::Connect(code));
-        }
+        let mut callbacks = sys::votequorum_callbacks_t::default();
+        let (raw, server) = OPEN.make(
+            b"votequorum",
+            // SAFETY: both pointers are to locals; the callbacks are none, and are copied.
+            |raw| unsafe { (library.votequorum_initialize)(raw, &mut callbacks) },
+            // SAFETY: the handle is open; `fd` is a local of the caller.
+            |raw, fd| unsafe { (library.votequorum_fd_get)(raw, fd) },
+            // SAFETY: `raw` is a handle that nobody else has, or none.
+            |raw| unsafe { (library.votequorum_finalize)(raw) },
+        )?;
         let known = (Vec::new(), Votes::default());
-        let mut handle = Self { library, raw, server: None, lost: false, known, unchanged: 0 };
-        let mut fd = -1;
-        // SAFETY: the handle is open; `fd` is a local.
-        if Code(unsafe { (library.votequorum_fd_get)(raw, &mut fd) }) == Code::OK {
-            // SAFETY: libvotequorum has just given the descriptor out; it is open until `drop`.
-            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-            handle.server = Server::of(fd, b"votequorum", &open);
-        }
-        open.extend(handle.server.map(|(socket, _)| socket));
-        Ok(handle)
+        Ok(Self { library, raw, server, lost: false, known, unchanged: 0 })
     }
 
     pub(crate) fn server(&self) -> Option<Server> {
