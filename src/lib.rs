@@ -10,6 +10,7 @@ mod builder;
 mod connection;
 mod connector;
 mod corosync;
+mod display;
 mod error;
 mod guard;
 mod handle;

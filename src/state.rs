@@ -193,11 +193,11 @@ pub(crate) struct Tracker {
     rules: Rules,
     current: Arc<Snapshot>,
     /// What this connection has told so far.
-    told: Told,
+    heard: Heard,
 }
 
 #[derive(Debug, Default)]
-struct Told {
+struct Heard {
     has_provider: bool,
     nodelist: Option<RingId>,
     quorum: Option<(bool, RingId)>,
@@ -218,7 +218,7 @@ struct Told {
 
 impl Tracker {
     pub(crate) fn new(rules: Rules, wall: SystemTime) -> Self {
-        Self { rules, current: Arc::new(Snapshot::before_anything(wall)), told: Told::default() }
+        Self { rules, current: Arc::new(Snapshot::before_anything(wall)), heard: Heard::default() }
     }
 
     pub(crate) fn current(&self) -> &Arc<Snapshot> {
@@ -231,12 +231,12 @@ impl Tracker {
         if self.current.connection != Connection::Connected {
             return None;
         }
-        let grace = self.told.unsettled_since.map(|since| since.after(self.rules.settle_grace));
-        let stable = self.told.quorate_since.map(|since| since.after(self.rules.stable_after));
+        let grace = self.heard.unsettled_since.map(|since| since.after(self.rules.settle_grace));
+        let stable = self.heard.quorate_since.map(|since| since.after(self.rules.stable_after));
         // What is over does not come again.
         let grace = grace.filter(|_| stable.is_some());
         let stable = stable.filter(|_| !self.current.quorum.is_quorate());
-        [Some(self.told.lease), grace, stable].into_iter().flatten().min()
+        [Some(self.heard.lease), grace, stable].into_iter().flatten().min()
     }
 
     /// Applies an event that happens `now`; `None` if nothing changes by it.
@@ -248,12 +248,12 @@ impl Tracker {
         let mut after = Snapshot::clone(&before);
         let told_before = before.connection.tells();
         // Whether quorum had run out before this, unnoticed: who read it then was told so.
-        let overdue = self.told.is_overdue(&self.rules, now.moment);
-        let ran_out = before.connection == Connection::Connected && now.moment >= self.told.lease
+        let overdue = self.heard.is_overdue(&self.rules, now.moment);
+        let ran_out = before.connection == Connection::Connected && now.moment >= self.heard.lease
             || before.quorum.is_quorate() && overdue;
         let mut broken = ran_out;
         if overdue {
-            self.told.quorate_since = None;
+            self.heard.quorate_since = None;
         }
         let mut restarted = Vec::new();
         let mut cause = match event {
@@ -263,12 +263,12 @@ impl Tracker {
                     return None;
                 }
                 broken |= told_before;
-                self.told = Told::default();
+                self.heard = Heard::default();
                 Cause::Connecting
             }
             Event::Connected { has_provider, asked_at } => {
                 let lease = asked_at.after(self.rules.lease);
-                self.told = Told { has_provider, lease, ..Told::default() };
+                self.heard = Heard { has_provider, lease, ..Heard::default() };
                 after.connection = Connection::Connected;
                 after.ring_id = None;
                 after.votes = None;
@@ -276,14 +276,14 @@ impl Tracker {
             }
             Event::Lost(error) => {
                 broken = true;
-                self.told = Told::default();
+                self.heard = Heard::default();
                 after.votes = None;
                 after.connection = Connection::Lost { error };
                 Cause::Lost
             }
             Event::Stopped => {
                 broken |= told_before;
-                self.told = Told::default();
+                self.heard = Heard::default();
                 after.connection = Connection::Stopped;
                 Cause::Stopped
             }
@@ -298,11 +298,11 @@ impl Tracker {
                 Cause::Quorum
             }
             Event::Answered(answer) => {
-                self.told.lease = self.told.lease.max(answer.asked_at.after(self.rules.lease));
+                self.heard.lease = self.heard.lease.max(answer.asked_at.after(self.rules.lease));
                 // An answer to a request from before the decision may be older than it.
-                if answer.asked_at > self.told.decided_at {
-                    self.told.decided_at = answer.asked_at;
-                    self.told.contradicted = !answer.quorate;
+                if answer.asked_at > self.heard.decided_at {
+                    self.heard.decided_at = answer.asked_at;
+                    self.heard.contradicted = !answer.quorate;
                 }
                 after.local = answer.local.or(before.local);
                 after.votes = answer.votes;
@@ -317,25 +317,25 @@ impl Tracker {
                 restarted.retain(|node| contains(&after.members, *node));
                 after.ring_id = Some(ring_id);
                 // A membership that was never decided upon: whether it had quorum is not known.
-                broken |= before.quorum.is_quorate() && !self.told.is_settled();
-                self.told.nodelist = Some(ring_id);
+                broken |= before.quorum.is_quorate() && !self.heard.is_settled();
+                self.heard.nodelist = Some(ring_id);
                 Cause::Nodelist
             }
             Event::Notified(Notification::Quorum { quorate, ring_id, members }) => {
-                if self.told.nodelist.is_none() && self.told.has_provider {
+                if self.heard.nodelist.is_none() && self.heard.has_provider {
                     after.members = sorted(members);
                     after.ring_id = Some(ring_id);
                     // Model V0 does not tell who was away: with any other ring, it may have been us.
-                    broken |= self.told.quorum.is_some_and(|(_, told)| told != ring_id);
+                    broken |= self.heard.quorum.is_some_and(|(_, told)| told != ring_id);
                 }
-                self.told.quorum = Some((quorate, ring_id));
-                self.told.decided_at = now.moment;
-                self.told.contradicted = false;
+                self.heard.quorum = Some((quorate, ring_id));
+                self.heard.decided_at = now.moment;
+                self.heard.contradicted = false;
                 Cause::Quorum
             }
         };
         if after.connection.tells() {
-            let alive = now.moment < self.told.lease;
+            let alive = now.moment < self.heard.lease;
             let stalled = after.connection == Connection::Stalled;
             match (alive, stalled) {
                 (false, false) => {
@@ -349,7 +349,7 @@ impl Tracker {
                 _ => {}
             }
         }
-        after.settled = self.told.is_settled();
+        after.settled = self.heard.is_settled();
         let joined = difference(&after.members, &before.members, &restarted);
         let left = difference(&before.members, &after.members, &restarted);
         // Half of the members or more left, and somebody joined, at once: it was this node that was
@@ -357,15 +357,15 @@ impl Tracker {
         let cut_off =
             !joined.is_empty() && !left.is_empty() && 2 * left.len() >= before.members.len();
         let broken = broken || cut_off;
-        after.quorum = self.told.decision(&self.rules, now.moment, broken);
+        after.quorum = self.heard.decision(&self.rules, now.moment, broken);
         if after.connection != Connection::Connected {
             after.quorum = Quorum::Unknown;
-            self.told.quorate_since = None;
+            self.heard.quorate_since = None;
         }
         let held = if ran_out { Quorum::Unknown } else { before.quorum };
         if after.quorum.is_quorate() && !held.is_quorate() {
             // A gain may be held back, and must have lasted that long without a break.
-            let since = self.told.quorate_since.unwrap_or(now.moment);
+            let since = self.heard.quorate_since.unwrap_or(now.moment);
             if now.moment < since.after(self.rules.stable_after) {
                 after.quorum = held;
             }
@@ -402,7 +402,7 @@ impl Connection {
     }
 }
 
-impl Told {
+impl Heard {
     /// What this connection says about quorum, now. Keeps account of since when.
     fn decision(&mut self, rules: &Rules, now: Moment, broken: bool) -> Quorum {
         self.unsettled_since = match (self.quorum, self.is_settled()) {
