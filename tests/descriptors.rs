@@ -2,11 +2,7 @@
 
 mod support;
 
-use std::{
-    fs::File,
-    os::fd::OwnedFd,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::{fs::File, os::fd::OwnedFd};
 
 use actix_quorum::{
     Cause, Connection, Error, Quorum, QuorumChanged,
@@ -18,14 +14,7 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
     stdio::{dup2_stdin, stdin},
 };
-use support::{FakeLibquorum, Ipc, Node, Variant, Watcher, open_fds, quick};
-
-/// The limit and descriptor 0 are the process's.
-static PROCESS: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    PROCESS.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use support::{FakeLibquorum, Ipc, Node, Variant, Watcher, alone, open_fds, quick};
 
 /// Takes all file descriptors but a few, until it is dropped.
 struct Exhausted {

@@ -5,21 +5,15 @@ mod support;
 
 use std::{
     ptr,
-    sync::{Mutex, MutexGuard, mpsc},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
 use actix_quorum::{Code, Error, Quorum, libquorum::Handle};
-use support::{Node, Watcher, eventually, quick, wait_asleep};
-
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+use support::{Node, Watcher, alone, eventually, quick, wait_asleep};
 
 const SOON: Duration = Duration::from_secs(20);
-
-fn alone() -> MutexGuard<'static, ()> {
-    ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
 
 #[test]
 #[ignore = "needs root and corosync: make test"]

@@ -6,7 +6,7 @@
 mod support;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -17,7 +17,7 @@ use actix_quorum::{
     libquorum::{Handle, Library, Model, Track},
 };
 use support::{
-    Hostile, Ipc, Message, Netns, Step, Watcher, dev_shm_entries, eventually,
+    Hostile, Ipc, Message, Netns, Step, Watcher, alone, dev_shm_entries, eventually,
     hostile::{
         GETINFO, GETQUORATE, GETTYPE, MODEL_GETTYPE, QUORATE, RING, TRACKSTART, TRACKSTOP, info,
         nodelist_told, quorum_told, tracked,
@@ -29,8 +29,6 @@ const SOON: Duration = Duration::from_secs(30);
 
 const NOBODY: u32 = 65534;
 
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
 /// A namespace without a server, and the turn of the test that uses it.
 struct Place {
     netns: Arc<Netns>,
@@ -39,7 +37,7 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = alone();
         Self { netns: Arc::new(Netns::new()), _turn: turn }
     }
 

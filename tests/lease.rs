@@ -1,4 +1,7 @@
 //! Fail safe: what is not known to be true any more is not told, whatever hangs, on a real daemon.
+//!
+//! Time is what these tests are about, and a hung daemon holds up others of the process, so they run
+//! one after the other.
 
 mod support;
 
@@ -6,7 +9,7 @@ use std::{
     fs::{self, File},
     os::{fd::AsRawFd, unix::fs::MetadataExt},
     process::Command,
-    sync::{Arc, Mutex, MutexGuard, mpsc},
+    sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -16,10 +19,7 @@ use actix_quorum::{
     Cause, Connection, Corosync, NodeId, Quorum, QuorumActor, QuorumBuilder, QuorumHandle,
     QuorumLost,
 };
-use support::{FakeLibquorum, Node, Watcher, eventually, lines, quick};
-
-/// Time is what these tests are about; and a hung daemon holds up others of the process.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+use support::{FakeLibquorum, Node, Watcher, alone, eventually, lines, quick};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -27,10 +27,6 @@ const LEASE: Duration = Duration::from_millis(1500);
 
 /// What a loaded machine may take longer than it should.
 const SLACK: Duration = Duration::from_millis(400);
-
-fn alone() -> MutexGuard<'static, ()> {
-    ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
 
 fn short_lease(builder: QuorumBuilder) -> QuorumBuilder {
     builder.lease(LEASE).backoff(quick())

@@ -2,15 +2,12 @@
 
 mod support;
 
-use std::{sync::Mutex, time::Duration};
+use std::time::Duration;
 
 use actix_quorum::{Cause, Connection, Quorum};
 use support::{
-    Flipper, Ipc, Node, Watcher, dev_shm_entries, eventually, lines, open_fds, rss_kib, runs_thread,
+    Flipper, Ipc, Node, Watcher, alone, dev_shm_entries, eventually, lines, open_fds, rss_kib, runs_thread,
 };
-
-/// What is counted is the whole process's.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -29,7 +26,7 @@ fn fifty_deaths_over_sockets() {
 }
 
 fn fifty_deaths(ipc: Ipc) {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _alone = alone();
     let node = Node::single_with(|config| config.ipc = ipc);
     let watcher = Watcher::start(&node.netns);
     watcher.until_settled(Quorum::Quorate, &[1]);

@@ -1,5 +1,5 @@
 //! However the actor is stopped, it ends, and lets go of everything. On a fake libquorum, which can
-//! be made to hang.
+//! be made to hang, so these tests run one after the other.
 
 mod support;
 
@@ -18,7 +18,7 @@ use actix_quorum::{
     Backoff, Connection, Corosync, QuorumActor, QuorumBuilder, QuorumChanged, QuorumHandle,
     Snapshot,
 };
-use support::{FakeLibquorum, eventually, quick};
+use support::{FakeLibquorum, alone, eventually, quick};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -54,6 +54,7 @@ async fn wait(what: &'static str, condition: impl Fn() -> bool + Send + 'static)
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_stop_that_the_arbiter_is_too_busy_for_is_not_forgotten() {
+    let _alone = alone();
     let fake = Arc::new(FakeLibquorum::new("stop_busy"));
     System::new().block_on(async {
         let arbiter = Arbiter::new();
@@ -76,6 +77,7 @@ fn a_stop_that_the_arbiter_is_too_busy_for_is_not_forgotten() {
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_stop_that_is_not_awaited_is_one_too() {
+    let _alone = alone();
     let fake = Arc::new(FakeLibquorum::new("stop_dropped"));
     System::new().block_on(async {
         let quorum = builder(&fake).start();
@@ -89,6 +91,7 @@ fn a_stop_that_is_not_awaited_is_one_too() {
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_stop_during_the_delay_of_a_restart_ends_the_actor() {
+    let _alone = alone();
     let fake = FakeLibquorum::new("stop_delay");
     let addresses: Vec<_> = System::new().block_on(async {
         let mut addresses = Vec::new();
@@ -137,6 +140,7 @@ impl Handler<QuorumChanged> for Subscriber {
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn after_a_stop_nothing_is_left_on_an_arbiter_of_the_callers() {
+    let _alone = alone();
     let fake = FakeLibquorum::new("stop_shared");
     System::new().block_on(async {
         let arbiter = Arbiter::new();
@@ -157,6 +161,7 @@ fn after_a_stop_nothing_is_left_on_an_arbiter_of_the_callers() {
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn the_end_of_its_arbiter_is_its_end() {
+    let _alone = alone();
     let fake = Arc::new(FakeLibquorum::new("stop_arbiter"));
     System::new().block_on(async {
         let arbiter = Arbiter::new();
@@ -173,6 +178,7 @@ fn the_end_of_its_arbiter_is_its_end() {
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_condition_may_take_its_time_and_ask_the_handle() {
+    let _alone = alone();
     let fake = Arc::new(FakeLibquorum::new("stop_wait"));
     System::new().block_on(async {
         let quorum = builder(&fake).start();
@@ -203,6 +209,7 @@ fn a_condition_may_take_its_time_and_ask_the_handle() {
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn the_first_delay_after_a_connection_that_lasted_is_short() {
+    let _alone = alone();
     let fake = FakeLibquorum::new("stop_backoff");
     System::new().block_on(async {
         // Were the delay taken from those that have grown, it would be two seconds or more.

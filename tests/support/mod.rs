@@ -28,6 +28,7 @@ mod thread;
 mod watcher;
 
 use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -54,6 +55,14 @@ pub use self::{
     thread::{as_user, on_fresh_thread, small_dev_shm},
     watcher::{Watcher, lines, quick},
 };
+
+/// The turn of a test that can share with no other what is the process's: its descriptors, threads
+/// and memory, and the lock around libquorum, which a call that hangs keeps.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Polls `condition` until it gives a value, and panics with `what` when it has not by `deadline`.
 ///
