@@ -19,6 +19,8 @@ use actix_web::{
     web::{self, ServiceConfig},
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::{Client, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -68,6 +70,9 @@ impl Service {
 
     pub fn start_with(setup: Setup) -> Self {
         let Setup { pauses, start, instead } = setup;
+        // Some tests connect more clients than there are descriptors by default.
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
         let cluster = Cluster::new(3);
         let node = cluster.node(1);
         let (send, received) = mpsc::channel();
