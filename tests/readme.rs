@@ -41,8 +41,7 @@ fn watch_prints_every_change_until_interrupted() {
     let node = Node::single();
     let mut watch = cargo_run(&node.netns, "--example watch -- --corosync");
     let ring = node.wait_members(true, &[1]).ring_id;
-    let line = watch.until("quorate");
-    assert!(line.starts_with(&format!("quorate: ring {ring}, members 1")), "{line}");
+    watch.until_start(&format!("quorate: ring {ring}, members 1"));
     node.corosync.expected_votes(3);
     assert_eq!(
         watch.until("inquorate"),
@@ -51,7 +50,7 @@ fn watch_prints_every_change_until_interrupted() {
     node.corosync.kill();
     watch.until("unknown: connection to corosync lost: CS_ERR_LIBRARY (2)");
     node.corosync.start();
-    watch.until("quorate: ring");
+    watch.until_start("quorate: ring");
     let program = Pid::from_child(&watch.child);
     kill_process(program, Signal::INT).unwrap();
     assert!(watch.child.wait().unwrap().success());
@@ -70,13 +69,13 @@ fn watch_says_what_to_do_where_there_is_no_corosync() {
 fn watch_simulates_a_loss_and_a_regain_where_there_is_no_corosync() {
     let nowhere = Netns::new();
     let mut watch = cargo_run(&nowhere, "--example watch");
-    watch.until("quorate: ring");
+    watch.until_start("quorate: ring");
     watch.until("-- node 2 is cut off");
     watch.until("inquorate: ring");
     watch.until("-- node 2 is back");
-    watch.until("quorate: ring");
+    watch.until_start("quorate: ring");
     watch.until("unknown: connection to corosync lost");
-    watch.until("quorate: ring");
+    watch.until_start("quorate: ring");
     assert!(watch.child.wait().unwrap().success());
 }
 

@@ -37,10 +37,21 @@ impl Running {
     /// Reads lines up to one that contains `text`.
     #[track_caller]
     pub fn until(&mut self, text: &str) -> String {
+        self.until_line(text, |line| line.contains(text))
+    }
+
+    /// Reads lines up to one that starts with `text`.
+    #[track_caller]
+    pub fn until_start(&mut self, text: &str) -> String {
+        self.until_line(text, |line| line.starts_with(text))
+    }
+
+    #[track_caller]
+    fn until_line(&mut self, text: &str, wanted: impl Fn(&str) -> bool) -> String {
         let mut seen = Vec::new();
         for line in &mut self.lines {
             seen.push(line.unwrap());
-            if seen.last().unwrap().contains(text) {
+            if wanted(seen.last().unwrap()) {
                 return seen.pop().unwrap();
             }
         }
