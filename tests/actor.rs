@@ -237,17 +237,19 @@ fn code_that_is_no_actor_waits_and_reads_a_stream() {
 #[ignore = "needs root and corosync: make test"]
 fn stopping_tells_so_and_closes_the_connection() {
     let (node, watcher) = watched();
-    let connections = || {
-        let stats = node.corosync.tool("corosync-cmapctl", &["-m", "stats"]);
-        let stats = String::from_utf8(stats.stdout).unwrap();
-        let ours = format!("stats.ipcs.service3.{}.", std::process::id());
-        stats.lines().filter(|line| line.starts_with(&ours)).count()
+    // Those to the quorum service, and the probe's to votequorum.
+    let connected = || {
+        let stats = node.corosync.tool_ok("corosync-cmapctl", &["-m", "stats"]);
+        [3, 5].map(|service| {
+            let ours = format!("stats.ipcs.service{service}.{}.", std::process::id());
+            stats.lines().any(|line| line.starts_with(&ours))
+        })
     };
-    assert!(connections() > 0, "the daemon counts its clients by process");
+    assert_eq!(connected(), [true; 2], "the daemon counts its clients by process");
     watcher.stop();
     assert_eq!(watcher.quorum.snapshot().connection, Connection::Stopped);
     assert!(!watcher.quorum.is_quorate());
-    assert_eq!(connections(), 0);
+    eventually(SOON, "both are closed", || (connected() == [false; 2]).then_some(()));
     let told = watcher.until_cause(Cause::Stopped);
     assert!(told.last().unwrap().is_loss());
     eventually(SOON, "its arbiter ends", || (!watcher.quorum.addr().connected()).then_some(()));

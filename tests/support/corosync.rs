@@ -191,12 +191,14 @@ impl Corosync {
             .expect("nsenter can be run")
     }
 
+    /// Like [`tool`](Self::tool), and returns what it prints; panics unless it succeeds.
     #[track_caller]
-    fn tool_ok(&self, program: &str, arguments: &[&str]) {
+    pub fn tool_ok(&self, program: &str, arguments: &[&str]) -> String {
         let output = self.tool(program, arguments);
         let errors = String::from_utf8_lossy(&output.stderr);
         let name = &self.name;
         assert!(output.status.success(), "{name}: {program} {arguments:?} failed\n{errors}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// The process id of the daemon, also of one that has ended.
