@@ -18,7 +18,6 @@ use actix_web::{
     App, HttpServer,
     web::{self, ServiceConfig},
 };
-
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{Client, eventually};
