@@ -272,19 +272,17 @@ fn dispatch_one_blocks_until_one_comes() {
         let mut handle = connect(Model::V1);
         handle.track_start(Track::CHANGES_ONLY).unwrap();
         let (send, received) = mpsc::channel();
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                send.send((rustix::thread::gettid(), None)).unwrap();
-                let taken: Vec<_> = handle.dispatch(Dispatch::One).collect();
-                send.send((rustix::thread::gettid(), Some(taken))).unwrap();
-            });
-            let (dispatching, _) = received.recv().unwrap();
-            wait_asleep(dispatching.as_raw_nonzero().get());
-            assert!(received.try_recv().is_err(), "it returned with nothing");
-            flip(&node, false);
-            let (_, taken) = received.recv_timeout(SOON).unwrap();
-            assert_eq!(taken.unwrap(), [Ok(quorum(ring, false))]);
+        thread::spawn(move || {
+            send.send((rustix::thread::gettid(), None)).unwrap();
+            let taken: Vec<_> = handle.dispatch(Dispatch::One).collect();
+            send.send((rustix::thread::gettid(), Some(taken))).unwrap();
         });
+        let (dispatching, _) = received.recv().unwrap();
+        wait_asleep(dispatching.as_raw_nonzero().get());
+        assert!(received.try_recv().is_err(), "it returned with nothing");
+        flip(&node, false);
+        let (_, taken) = received.recv_timeout(SOON).unwrap();
+        assert_eq!(taken.unwrap(), [Ok(quorum(ring, false))]);
     });
 }
 
@@ -296,16 +294,14 @@ fn dispatch_blocking_goes_on_until_it_is_told_to_stop() {
         let ring = ring(&node, Model::V1);
         let mut handle = connect(Model::V1);
         handle.track_start(Track::CHANGES_ONLY).unwrap();
-        let mut told = Vec::new();
-        thread::scope(|scope| {
-            scope.spawn(|| (0..3).for_each(|n| flip(&node, n % 2 == 1)));
-            for notification in handle.dispatch(Dispatch::Blocking) {
-                told.push(notification.unwrap());
-                if told.len() == 3 {
-                    break;
-                }
-            }
+        let (send, received) = mpsc::channel();
+        thread::spawn(move || {
+            let told: Vec<_> = handle.dispatch(Dispatch::Blocking).take(3).collect();
+            send.send((told, handle)).unwrap();
         });
+        (0..3).for_each(|n| flip(&node, n % 2 == 1));
+        let (told, mut handle) = received.recv_timeout(SOON).unwrap();
+        let told: Vec<_> = told.into_iter().map(Result::unwrap).collect();
         assert_eq!(told, [quorum(ring, false), quorum(ring, true), quorum(ring, false)]);
         assert_eq!(handle.quorate(), Ok(false), "the handle goes on working");
     });
@@ -319,17 +315,17 @@ fn dispatch_blocking_ends_with_the_connection() {
         node.run(|| {
             let mut handle = connect(Model::V1);
             handle.track_start(Track::CHANGES).unwrap();
-            let mut taken = Vec::new();
             let (send, received) = mpsc::channel();
-            thread::scope(|scope| {
-                let dispatching = scope.spawn(|| {
-                    send.send(rustix::thread::gettid()).unwrap();
-                    handle.dispatch(Dispatch::Blocking).collect::<Vec<_>>()
-                });
-                wait_asleep(received.recv().unwrap().as_raw_nonzero().get());
-                node.corosync.kill();
-                taken = dispatching.join().unwrap();
+            thread::spawn(move || {
+                send.send((rustix::thread::gettid(), None)).unwrap();
+                let taken: Vec<_> = handle.dispatch(Dispatch::Blocking).collect();
+                send.send((rustix::thread::gettid(), Some(taken))).unwrap();
             });
+            let (dispatching, _) = received.recv().unwrap();
+            wait_asleep(dispatching.as_raw_nonzero().get());
+            node.corosync.kill();
+            let (_, taken) = received.recv_timeout(SOON).unwrap();
+            let taken = taken.unwrap();
             assert_eq!(taken.len(), 3, "the snapshot and the end");
             assert_eq!(taken[2], Err(Error::Dispatch(Code::LIBRARY)));
         });

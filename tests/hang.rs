@@ -64,24 +64,22 @@ fn a_signal_ends_waiting_for_a_hung_daemon_with_try_again() {
         }
         node.corosync.pause();
         let (send, received) = mpsc::channel();
-        thread::scope(|scope| {
-            let connecting = scope.spawn(|| {
-                send.send(rustix::thread::gettid()).unwrap();
-                Handle::initialize()
-            });
-            let thread = received.recv().unwrap().as_raw_nonzero().get();
-            wait_asleep(thread);
-            // SAFETY: a plain system call, on a thread of this process that runs.
-            let interrupt = || unsafe {
-                libc::syscall(libc::SYS_tgkill, std::process::id(), thread, libc::SIGUSR1)
-            };
-            // Newer libqb tries again a few times.
-            eventually(SOON, "the attempt ends", || {
-                interrupt();
-                connecting.is_finished().then_some(())
-            });
-            assert_eq!(connecting.join().unwrap().unwrap_err().code().unwrap(), Code::TRY_AGAIN);
+        let connecting = thread::spawn(move || {
+            send.send(rustix::thread::gettid()).unwrap();
+            Handle::initialize()
         });
+        let thread = received.recv().unwrap().as_raw_nonzero().get();
+        wait_asleep(thread);
+        // SAFETY: a plain system call, which harms no thread that has ended.
+        let interrupt = || unsafe {
+            libc::syscall(libc::SYS_tgkill, std::process::id(), thread, libc::SIGUSR1)
+        };
+        // Newer libqb tries again a few times.
+        eventually(SOON, "the attempt ends", || {
+            interrupt();
+            connecting.is_finished().then_some(())
+        });
+        assert_eq!(connecting.join().unwrap().unwrap_err().code().unwrap(), Code::TRY_AGAIN);
         node.corosync.resume();
         let connected = || Handle::initialize().ok();
         assert_eq!(eventually(SOON, "it answers again", connected).quorate(), Ok(true));

@@ -299,16 +299,16 @@ fn a_blocked_function_waits() {
     let fake = FakeLibquorum::new("harness_blocked");
     let library = Client::load(&fake);
     fake.block("quorum_model_initialize");
-    thread::scope(|scope| {
-        let blocked = scope.spawn(|| library.model_initialize(None));
-        eventually(Duration::from_secs(10), "it is called", || {
-            (fake.calls("quorum_model_initialize") == 1).then_some(())
-        });
-        assert!(!blocked.is_finished());
-        fake.unblock("quorum_model_initialize");
-        let (code, handle) = blocked.join().unwrap();
-        assert_eq!((code, library.finalize(handle)), (1, 1));
+    let blocked = thread::spawn(move || {
+        let (code, handle) = library.model_initialize(None);
+        (code, library.finalize(handle))
     });
+    eventually(Duration::from_secs(10), "it is called", || {
+        (fake.calls("quorum_model_initialize") == 1).then_some(())
+    });
+    assert!(!blocked.is_finished());
+    fake.unblock("quorum_model_initialize");
+    assert_eq!(blocked.join().unwrap(), (1, 1));
 }
 
 #[test]
