@@ -34,6 +34,9 @@ fn a_closure_is_called_with_each_change() {
         clock::sleep(SECOND).await;
         let told = told.borrow();
         assert_eq!(told[0].cause, Cause::Subscribed);
+        for pair in told.windows(2) {
+            assert_eq!(pair[0].current, pair[1].previous);
+        }
         assert!(told.iter().any(|change| change.is_loss()));
         assert_eq!(told.last().unwrap().current, quorum.snapshot());
     });
