@@ -333,6 +333,8 @@ fn a_paused_server_lets_its_clients_wait() {
         let client = ask();
         (!answered(&client)).then_some(client)
     });
+    waiting.stream().set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    assert!(!answered(&waiting), "it was answered late");
     service.regain();
     eventually(SOON, "it accepts again", || answered(&waiting).then_some(()));
 }
