@@ -443,7 +443,7 @@ mod tests {
         Actor, Addr, Arbiter, AsyncContext, Context as ActorContext, Handler, ResponseFuture,
         System,
     };
-    use tokio::sync::{mpsc, oneshot};
+    use tokio::sync::mpsc;
 
     use super::*;
     use crate::{
@@ -483,6 +483,14 @@ mod tests {
         stuck: Arc<AtomicBool>,
     }
 
+    impl Probe {
+        fn wait(&self) {
+            while self.stuck.load(Ordering::Acquire) {
+                thread::yield_now();
+            }
+        }
+    }
+
     impl Actor for Probe {
         type Context = ActorContext<Self>;
     }
@@ -492,9 +500,7 @@ mod tests {
 
         fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) {
             self.told.send(change.clone()).ok();
-            while self.stuck.load(Ordering::Acquire) {
-                thread::yield_now();
-            }
+            self.wait();
         }
     }
 
@@ -746,17 +752,18 @@ mod tests {
         run(async {
             let shared = connected();
             let mut probe = probe();
+            // Held up by another message, so that what it is to be told waits in its mailbox.
             probe.stuck.store(true, Ordering::Release);
+            let addr = probe.addr.clone().unwrap();
+            addr.do_send(Barrier);
             let id = shared.registry.subscribe(probe.recipient().into());
-            probe.next().await;
             flip(&shared, 10);
+            assert!(shared.registry.subscriptions.lock()[0].delivery.lock().in_mailbox.is_some());
             assert!(shared.registry.unsubscribe(id));
             flip(&shared, 10);
             probe.stuck.store(false, Ordering::Release);
             // The mailbox is in order: an answer to this comes after anything that was in it.
-            let (done, handled) = oneshot::channel();
-            probe.addr.as_ref().unwrap().send(Barrier(done)).await.unwrap();
-            handled.await.unwrap();
+            addr.send(Barrier).await.unwrap();
             assert!(probe.told.try_recv().is_err());
         });
     }
@@ -870,7 +877,8 @@ mod tests {
         });
     }
 
-    struct Barrier(oneshot::Sender<()>);
+    /// Is handled as a change is, and tells nothing.
+    struct Barrier;
 
     impl actix::Message for Barrier {
         type Result = ();
@@ -879,8 +887,8 @@ mod tests {
     impl Handler<Barrier> for Probe {
         type Result = ();
 
-        fn handle(&mut self, barrier: Barrier, _: &mut Self::Context) {
-            barrier.0.send(()).ok();
+        fn handle(&mut self, _: Barrier, _: &mut Self::Context) {
+            self.wait();
         }
     }
 
