@@ -658,6 +658,9 @@ mod tests {
     #[test]
     fn a_failed_attempt_is_no_connection() {
         let mut fold = Fold::quorate();
+        let (asked_at, votes) = (at(1).moment, Some(Votes::default()));
+        fold.change(Event::Answered(Answer { asked_at, quorate: true, votes, local: None }));
+        assert!(fold.now().votes.is_some());
         let change = fold.change(Event::Failed { attempt: 1, error: LOST });
         assert!(change.is_loss() && !fold.now().settled);
         fold.change(connected(true));
