@@ -862,13 +862,9 @@ mod tests {
         run(async {
             let shared = connected();
             let mut probe = probe();
-            let weak = probe.addr.take().unwrap();
-            shared.registry.subscribe(weak.clone().recipient().into());
-            let weak = {
-                let downgraded = weak.downgrade();
-                drop(weak);
-                downgraded
-            };
+            let addr = probe.addr.take().unwrap();
+            let weak = addr.downgrade();
+            shared.registry.subscribe(addr.recipient().into());
             assert!(weak.upgrade().is_some());
             shared.publish(Event::Stopped);
             probe.up_to(2).await;
