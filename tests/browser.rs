@@ -265,7 +265,7 @@ fn a_service_that_says_nothing_is_no_news() {
 #[test]
 #[ignore = "needs chromium: make test"]
 fn an_actor_that_is_stuck_is_not_believed_beyond_the_lease() {
-    let (service, arbiter) = Service::on_arbiter(Duration::from_secs(1));
+    let (service, arbiter) = Service::on_arbiter(Duration::from_secs(3));
     let live = Live::of(&service);
     live.shows("Quorate");
     let (unblock, blocked) = mpsc::channel::<()>();

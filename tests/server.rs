@@ -132,7 +132,7 @@ fn a_stream_tells_the_state_and_then_each_change() {
 
 #[test]
 fn a_stream_begins_with_what_the_lease_says() {
-    let (service, arbiter) = Service::on_arbiter(Duration::from_millis(300));
+    let (service, arbiter) = Service::on_arbiter(Duration::from_secs(2));
     let (unblock, blocked) = mpsc::channel::<()>();
     arbiter.spawn_fn(move || {
         let _ = blocked.recv();

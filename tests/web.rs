@@ -469,7 +469,7 @@ async fn what_is_told_of_quorum_looks_at_the_lease() {
     let cluster = Cluster::new(3);
     let arbiter = Arbiter::new();
     // The actor's own arbiter will be stuck, so that it cannot tell.
-    let lease = Duration::from_millis(300);
+    let lease = Duration::from_secs(2);
     let quorum = QuorumActor::builder()
         .source(cluster.node(1))
         .lease(lease)
