@@ -438,11 +438,16 @@ fn a_daemon_that_dies_in_the_middle_of_anything_is_survived() {
         builder.backoff(Backoff::default().absent(delays.clone()).lost(delays))
     });
     watcher.until_settled(Quorum::Quorate, &[1]);
+    let start = Instant::now();
+    node.corosync.restart();
+    watcher.until_lost();
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    let whole = start.elapsed();
     for round in 0..30 {
-        node.corosync.restart();
-        // Each round lets the start and the connecting come a little further.
-        let until = Duration::from_millis(250 + round * 8);
         let start = Instant::now();
+        node.corosync.restart();
+        // From half of the start to beyond the connecting, each round a little further.
+        let until = whole * (50 + 2 * round) / 100;
         eventually(SOON, "the moment comes", || (start.elapsed() >= until).then_some(()));
         node.corosync.kill();
         eventually(SOON, "it is told", || (!watcher.quorum.is_quorate()).then_some(()));
