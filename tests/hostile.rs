@@ -6,7 +6,7 @@
 mod support;
 
 use std::{
-    sync::{Arc, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
