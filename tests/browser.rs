@@ -645,8 +645,7 @@ fn the_buttons_of_the_dashboard_do_what_they_say() {
     signal(&process, Signal::INT);
     let since = Instant::now();
     assert!(process.child.wait().unwrap().success());
-    println!("it ended after {:?}", since.elapsed());
-    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
     dashboard.live("No news");
 }
 
