@@ -1060,7 +1060,8 @@ fn a_flood_does_not_keep_the_actor_from_stopping() {
         stopped.store(true, Ordering::Release);
         took
     });
-    assert!(took < Duration::from_millis(1500), "{took:?}");
+    // Far less than the flood takes, beside a thread that has the fake's lock most of the time.
+    assert!(took < Duration::from_secs(5), "{took:?}");
     assert!(!watcher.quorum.is_quorate());
     let told = watcher.until_cause(Cause::Stopped);
     assert_eq!(told[told.len() - 1].current.quorum, Quorum::Unknown);
