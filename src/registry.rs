@@ -439,10 +439,7 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use actix::{
-        Actor, Addr, Arbiter, AsyncContext, Context as ActorContext, Handler, ResponseFuture,
-        System,
-    };
+    use actix::{Actor, Addr, Arbiter, Context as ActorContext, Handler, ResponseFuture, System};
     use tokio::sync::mpsc;
 
     use super::*;
@@ -901,13 +898,12 @@ mod tests {
         }
         impl Handler<QuorumChanged> for Nested {
             type Result = ();
-            fn handle(&mut self, _: QuorumChanged, ctx: &mut Self::Context) {
+            fn handle(&mut self, _: QuorumChanged, _: &mut Self::Context) {
                 if let Some(id) = self.id.take() {
                     self.shared.registry.unsubscribe(id);
                 } else {
                     self.id = Some(self.shared.registry.subscribe(self.inner.clone().into()));
                 }
-                let _ = ctx.address();
             }
         }
         run(async {

@@ -198,7 +198,6 @@ fn the_address_takes_messages_for_what_the_handle_does() {
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn code_that_is_no_actor_waits_and_reads_a_stream() {
-    let netns = Arc::new(Netns::new());
     let node = Node::single();
     let quorum = Watcher::start(&node.netns);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
@@ -230,7 +229,6 @@ fn code_that_is_no_actor_waits_and_reads_a_stream() {
             }
         }
     });
-    drop(netns);
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use actix_quorum::{Cause, Connection, Quorum};
 use support::{
-    Flipper, Ipc, Node, Watcher, alone, dev_shm_entries, eventually, lines, open_fds, rss_kib, runs_thread,
+    Flipper, Ipc, Node, Watcher, alone, dev_shm_entries, eventually, lines, open_fds, rss_kib,
+    runs_thread,
 };
 
 const SOON: Duration = Duration::from_secs(20);

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix::{Actor, Arbiter, Context, Handler, System, WeakAddr};
+use actix::{Actor, Addr, Arbiter, Context, Handler, System, WeakAddr};
 use actix_quorum::{
     Backoff, Connection, Corosync, QuorumActor, QuorumBuilder, QuorumChanged, QuorumHandle,
     Snapshot,
@@ -93,7 +93,7 @@ fn a_stop_that_is_not_awaited_is_one_too() {
 fn a_stop_during_the_delay_of_a_restart_ends_the_actor() {
     let _alone = alone();
     let fake = FakeLibquorum::new("stop_delay");
-    let addresses: Vec<_> = System::new().block_on(async {
+    System::new().block_on(async {
         let mut addresses = Vec::new();
         for _ in 0..5 {
             let quorum = builder(&fake).start();
@@ -108,14 +108,9 @@ fn a_stop_during_the_delay_of_a_restart_ends_the_actor() {
             fake.unblock("quorum_finalize");
             addresses.push(quorum.addr());
         }
-        wait("all of them are closed", {
-            let addresses = addresses.clone();
-            move || addresses.iter().all(|addr| !addr.connected())
-        })
-        .await;
-        addresses
+        let ended = move || addresses.iter().all(|addr: &Addr<_>| !addr.connected());
+        wait("all of them are closed", ended).await;
     });
-    drop(addresses);
     eventually(SOON, "no handle is open", || (fake.open_handles() == 0).then_some(()));
 }
 

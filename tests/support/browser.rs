@@ -8,7 +8,6 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
 };
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use serde_json::{Value, json};
 
@@ -54,7 +53,6 @@ impl Browser {
             &format!("--user-data-dir={}", profile.display()),
         ];
         let session = browser.ask(
-            "POST",
             "/session",
             &json!({ "capabilities": { "alwaysMatch": {
                 "goog:chromeOptions": { "args": arguments },
@@ -151,23 +149,16 @@ impl Browser {
         serde_json::from_value(self.post("se/log", &json!({ "type": of }))).expect("a list")
     }
 
-    /// The picture of the screen, as PNG.
-    #[track_caller]
-    pub fn screenshot(&self) -> Vec<u8> {
-        let picture = self.ask("GET", &format!("{}/screenshot", self.session), &Value::Null);
-        BASE64_STANDARD.decode(picture.as_str().expect("a picture")).expect("it is in base64")
-    }
-
     #[track_caller]
     fn post(&self, command: &str, parameters: &Value) -> Value {
-        self.ask("POST", &format!("{}/{command}", self.session), parameters)
+        self.ask(&format!("{}/{command}", self.session), parameters)
     }
 
     #[track_caller]
-    fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
+    fn ask(&self, path: &str, body: &Value) -> Value {
+        let body = body.to_string();
         let mut client = Client::connect(self.driver);
-        client.send_body(method, path, &["Content-Type: application/json"], &body);
+        client.send_body("POST", path, &["Content-Type: application/json"], &body);
         let (status, answer) = client.response();
         let mut answer: Value = serde_json::from_str(&answer).expect("the driver answers JSON");
         assert_eq!(status, 200, "{path} {body}: {:#}", answer["value"]["message"]);

@@ -139,11 +139,6 @@ impl Cluster {
         self.switch.ip(&format!("link set v{id} down"));
     }
 
-    /// Takes the node's link up again.
-    pub fn rejoin(&self, id: u32) {
-        self.switch.ip(&format!("link set v{id} up"));
-    }
-
     /// Ends every partition and isolation.
     pub fn heal(&self) {
         let lines = self.nodes.keys().map(|id| format!("link set v{id} master br0 up\n"));

@@ -262,20 +262,13 @@ pub struct Config {
     pub names: bool,
     /// The votes of nodes that have not one.
     pub votes: BTreeMap<u32, u32>,
-    /// How long the token may be lost before a new ring is formed.
-    pub token: Duration,
     pub ipc: Ipc,
     pub provider: Option<&'static str>,
     pub two_node: bool,
     /// `None` leaves it to Corosync: off, or on with `two_node`.
     pub wait_for_all: Option<bool>,
-    /// Further lines of the `totem` section, `key: value`.
-    pub totem: Vec<String>,
-    /// Further lines of the `quorum` section.
+    /// Further lines of the `quorum` section, `key: value`.
     pub quorum: Vec<String>,
-    /// Further lines of the `system` section.
-    pub system: Vec<String>,
-    pub debug: bool,
 }
 
 /// How clients talk to the daemon.
@@ -291,15 +284,11 @@ impl Default for Config {
             nodes: vec![(1, "127.0.0.1".to_owned())],
             names: true,
             votes: BTreeMap::new(),
-            token: Duration::from_millis(1000),
             ipc: Ipc::Shm,
             provider: Some("corosync_votequorum"),
             two_node: false,
             wait_for_all: None,
-            totem: Vec::new(),
             quorum: Vec::new(),
-            system: Vec::new(),
-            debug: false,
         }
     }
 }
@@ -307,9 +296,9 @@ impl Default for Config {
 impl Config {
     fn render(&self, state: &str) -> String {
         let mut file = String::new();
-        let mut section = |name: &str, fixed: &[String], more: &[String]| {
+        let mut section = |name: &str, lines: &[String]| {
             writeln!(file, "{name} {{").unwrap();
-            for line in fixed.iter().chain(more) {
+            for line in lines {
                 writeln!(file, "  {line}").unwrap();
             }
             writeln!(file, "}}").unwrap();
@@ -322,10 +311,11 @@ impl Config {
             line("transport", "knet"),
             line("crypto_cipher", "none"),
             line("crypto_hash", "none"),
-            line("token", &self.token.as_millis().to_string()),
+            // A ring is formed after a second without it.
+            line("token", "1000"),
             line("token_coefficient", "0"),
         ];
-        section("totem", &totem, &self.totem);
+        section("totem", &totem);
 
         let nodes: Vec<String> = self
             .nodes
@@ -339,7 +329,7 @@ impl Config {
                 )
             })
             .collect();
-        section("nodelist", &nodes, &[]);
+        section("nodelist", &nodes);
 
         let mut quorum = Vec::new();
         if let Some(provider) = self.provider {
@@ -351,21 +341,18 @@ impl Config {
         if let Some(wait) = self.wait_for_all {
             quorum.push(line("wait_for_all", if wait { "1" } else { "0" }));
         }
-        section("quorum", &quorum, &self.quorum);
+        quorum.extend(self.quorum.iter().cloned());
+        section("quorum", &quorum);
 
         let mut system = vec![line("allow_knet_handle_fallback", "yes"), line("state_dir", state)];
         if self.ipc == Ipc::Socket {
             system.push(line("qb_ipc_type", "socket"));
         }
-        section("system", &system, &self.system);
+        section("system", &system);
 
-        let logging = [
-            line("to_stderr", "yes"),
-            line("to_syslog", "no"),
-            line("timestamp", "hires"),
-            line("debug", if self.debug { "on" } else { "off" }),
-        ];
-        section("logging", &logging, &[]);
+        let logging =
+            [line("to_stderr", "yes"), line("to_syslog", "no"), line("timestamp", "hires")];
+        section("logging", &logging);
         file
     }
 }
