@@ -33,8 +33,6 @@ fn a_process_ends_wherever_the_daemon_hangs() {
     }
     let node = Node::single();
     let pid = node.corosync.pid();
-    // Compiled once, before several processes want it.
-    let _library = StagedLibquorum::new("exit");
     for stage in STAGES {
         for ending in ENDINGS {
             let mut process = node.run(|| {
