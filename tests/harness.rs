@@ -263,6 +263,7 @@ fn a_connection_is_seen_in_dev_shm_while_it_is_open() {
 }
 
 #[test]
+#[ignore = "needs a C compiler: make test"]
 fn a_fake_libquorum_does_as_told() {
     static SEEN: Mutex<Vec<(u32, Option<Vec<u32>>)>> = Mutex::new(Vec::new());
 
@@ -311,6 +312,7 @@ fn a_fake_libquorum_does_as_told() {
 }
 
 #[test]
+#[ignore = "needs a C compiler: make test"]
 fn a_blocked_function_waits() {
     let fake = FakeLibquorum::new("harness_blocked");
     let library = Client::load(&fake);
@@ -328,6 +330,7 @@ fn a_blocked_function_waits() {
 }
 
 #[test]
+#[ignore = "needs a C compiler: make test"]
 fn the_variants_differ_as_named() {
     let old = FakeLibquorum::variant("harness_no_model", Variant::NoModel);
     let library = Client::load(&old);
@@ -350,6 +353,7 @@ fn the_variants_differ_as_named() {
 }
 
 #[test]
+#[ignore = "needs a C compiler: make test"]
 fn another_fake_is_compiled_from_its_source() {
     let path = fake_libquorum("harness_own_source", "int quorum_answer(void) { return 42; }");
     // SAFETY: the library has no initializers.
