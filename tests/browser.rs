@@ -168,7 +168,7 @@ fn dashboard(arguments: &str) -> (Running, String) {
     (dashboard, url)
 }
 
-/// Sends a request without an answer to look at.
+/// The status and the body of the answer to a request.
 #[track_caller]
 fn post(url: &str, path: &str, body: &str) -> (u16, String) {
     let server = url.strip_prefix("http://").unwrap().parse().unwrap();

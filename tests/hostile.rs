@@ -542,7 +542,8 @@ fn an_answer_of_votequorum_that_makes_no_sense_harms_nothing() {
         server.behave("votequorum");
         until_believed(&watcher);
     }
-    // What is too short is filled up with what its stack held; it may say anything, but that.
+    // What is too short is filled up with what libvotequorum's stack held. What it says then is
+    // open, but nothing of it lasts.
     for size in [0, 1, 4, 24, 28, 56, 60, 100, 319] {
         server.on("votequorum", GETINFO, &[Step::Reply(good.clone().cut(size))]);
         server.wait_more(&request, 6);

@@ -7,7 +7,7 @@ use actix_quorum::{Corosync, NodeId, QuorumActor, RingId};
 use serde_json::json;
 
 #[test]
-fn a_snapshot_is_told_in_field_words() {
+fn a_snapshot_is_told_under_the_names_of_its_fields() {
     System::new().block_on(async {
         let quorum = QuorumActor::builder()
             .source(Corosync::load_from("/nowhere/libquorum.so.5"))

@@ -18,7 +18,7 @@ fn there_is_no_cluster_of_more_nodes_than_corosync_takes() {
 }
 
 #[test]
-fn the_largest_cluster_works() {
+fn the_largest_cluster_is_as_large_as_corosyncs() {
     let cluster = Cluster::new(384);
     assert_eq!(cluster.nodes().len(), 384);
     cluster.crash(384).unwrap();

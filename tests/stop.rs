@@ -172,7 +172,7 @@ fn the_end_of_its_arbiter_is_its_end() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_condition_may_take_its_time_and_ask_the_handle() {
+fn a_condition_may_ask_the_handle() {
     let _alone = alone();
     let fake = Arc::new(FakeLibquorum::new("stop_wait"));
     System::new().block_on(async {

@@ -6,7 +6,7 @@ use std::{sync::Mutex, time::Duration};
 
 use actix::Arbiter;
 use actix_quorum::{
-    QuorumActor, QuorumHandle, QuorumLost,
+    Connection, QuorumActor, QuorumChanged, QuorumHandle, QuorumLost,
     sim::{Cluster, Probe},
     web::{Quorate, QuorumGate, routes},
 };
@@ -358,11 +358,8 @@ async fn readiness_is_quorum() {
     assert_eq!(get(&quorum, "/readyz/quorum").await.0, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(get(&quorum, "/readyz/nothing").await.0, StatusCode::NOT_FOUND);
     cluster.crash(1).unwrap();
-    probe
-        .expect("no connection", |change| {
-            change.current.ring_id.is_none() || !change.current.settled
-        })
-        .await;
+    let lost = |change: &QuorumChanged| change.current.connection != Connection::Connected;
+    probe.expect("no connection", lost).await;
     let (_, why) = get(&quorum, "/readyz?verbose").await;
     assert!(why.contains("[-]connection failed: "), "{why}");
 }
