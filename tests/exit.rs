@@ -8,7 +8,7 @@ use std::{
     io::{BufRead, BufReader},
     process::{Command, Stdio},
     sync::mpsc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use actix::System;
@@ -48,10 +48,8 @@ fn a_process_ends_wherever_the_daemon_hangs() {
             });
             let mut told = BufReader::new(process.stdout.take().unwrap()).lines();
             let ends = told.find(|line| line.as_ref().unwrap().ends_with("ends now"));
-            let since = Instant::now();
             let what = format!("the process that hangs in {stage} ends by {ending}");
             let status = eventually(BOUND, &what, || process.try_wait().unwrap());
-            println!("{stage}, {ending}: {:?}", since.elapsed());
             assert!(status.success() && ends.is_some(), "{what}: {status}");
             node.corosync.resume();
             node.corosync.wait_ready();
