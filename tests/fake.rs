@@ -20,7 +20,10 @@ use actix_quorum::{
     Cause, Code, Connection, Corosync, Error, NodeId, Quorum, QuorumBuilder, QuorumChanged,
     libquorum::{Dispatch, Handle, Library, Model, Notification, QuorumType, RingId, Track},
 };
-use support::{FakeLibquorum, List, Variant, Watcher, eventually, fake_libquorum, lines, quick};
+use support::{
+    FakeLibquorum, List, Variant, Watcher, assert_never_quorate, eventually, fake_libquorum, lines,
+    quick,
+};
 
 /// The errors that the manual pages name, and a number that is none.
 const CODES: [Code; 9] = [
@@ -181,12 +184,6 @@ fn stop(watcher: &Watcher) -> Duration {
     let start = Instant::now();
     watcher.stop();
     start.elapsed()
-}
-
-#[track_caller]
-fn assert_never_quorate(changes: &[QuorumChanged]) {
-    let quorate = changes.iter().any(|change| change.current.quorum.is_quorate());
-    assert!(!quorate, "{}", lines(changes));
 }
 
 #[test]

@@ -17,12 +17,13 @@ use actix_quorum::{
     libquorum::{Handle, Library, Model, Track},
 };
 use support::{
-    Hostile, Ipc, Message, Netns, Step, Watcher, alone, dev_shm_entries, eventually,
+    Hostile, Ipc, Message, Netns, Step, Watcher, alone, assert_never_quorate, dev_shm_entries,
+    eventually,
     hostile::{
         GETINFO, GETQUORATE, GETTYPE, MODEL_GETTYPE, QUORATE, RING, TRACKSTART, TRACKSTOP, info,
         nodelist_told, quorum_told, tracked,
     },
-    lines, open_fds, quick, rss_kib, threads,
+    open_fds, quick, rss_kib, threads,
 };
 
 const SOON: Duration = Duration::from_secs(30);
@@ -59,12 +60,6 @@ impl Place {
         watcher.until_settled(Quorum::Quorate, &[1, 2]);
         watcher
     }
-}
-
-#[track_caller]
-fn assert_never_quorate(changes: &[QuorumChanged]) {
-    let quorate = changes.iter().any(|change| change.current.quorum.is_quorate());
-    assert!(!quorate, "{}", lines(changes));
 }
 
 /// Without this the others would show nothing.

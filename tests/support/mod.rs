@@ -53,7 +53,7 @@ pub use self::{
     running::Running,
     staged::StagedLibquorum,
     thread::{as_user, on_fresh_thread, small_dev_shm},
-    watcher::{Watcher, lines, quick},
+    watcher::{Watcher, assert_never_quorate, lines, quick},
 };
 
 /// The turn of a test that can share with no other what is the process's: its descriptors, threads

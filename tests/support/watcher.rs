@@ -184,3 +184,9 @@ pub fn quick() -> Backoff {
 pub fn lines(changes: &[QuorumChanged]) -> String {
     changes.iter().map(|change| format!("\n  {change}")).collect()
 }
+
+#[track_caller]
+pub fn assert_never_quorate(changes: &[QuorumChanged]) {
+    let quorate = changes.iter().any(|change| change.current.quorum.is_quorate());
+    assert!(!quorate, "{}", lines(changes));
+}
