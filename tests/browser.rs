@@ -8,7 +8,6 @@ use std::{
     collections::BTreeMap,
     net::TcpListener,
     process::Command,
-    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -19,7 +18,7 @@ use actix_web::{
 use futures_util::{StreamExt, stream};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use support::{Browser, Client, Running, Service, Setup, eventually, pause_process};
+use support::{Browser, Client, Running, Service, Setup, eventually, hold, pause_process};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -268,10 +267,7 @@ fn an_actor_that_is_stuck_is_not_believed_beyond_the_lease() {
     let (service, arbiter) = Service::on_arbiter(Duration::from_secs(3));
     let live = Live::of(&service);
     live.shows("Quorate");
-    let (unblock, blocked) = mpsc::channel::<()>();
-    arbiter.spawn_fn(move || {
-        let _ = blocked.recv();
-    });
+    let held = hold(&arbiter);
     live.shows("Unknown");
     assert!(service.quorum.snapshot().quorum.is_quorate(), "the actor could not tell");
     live.tells("why", "What Corosync said last cannot be relied on now.");
@@ -280,7 +276,7 @@ fn an_actor_that_is_stuck_is_not_believed_beyond_the_lease() {
     let live = Live::open(live.browser, live.server);
     live.shows("Unknown");
     live.never_showed_quorum();
-    drop(unblock);
+    drop(held);
     live.shows("Quorate");
     live.was_well();
 }

@@ -9,7 +9,7 @@ use std::{
     fs::{self, File},
     os::{fd::AsRawFd, unix::fs::MetadataExt},
     process::Command,
-    sync::{Arc, mpsc},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -19,7 +19,7 @@ use actix_quorum::{
     Cause, Connection, Corosync, NodeId, Quorum, QuorumActor, QuorumBuilder, QuorumHandle,
     QuorumLost,
 };
-use support::{FakeLibquorum, Node, Watcher, alone, eventually, lines, quick};
+use support::{FakeLibquorum, Node, Watcher, alone, eventually, hold, lines, quick};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -98,16 +98,13 @@ fn readers_are_safe_from_a_stuck_arbiter() {
             let quorum = builder.start_in_arbiter(&arbiter.handle());
             quorum.wait_quorate().await;
             let guard = quorum.guard().unwrap();
-            let (unblock, blocked) = mpsc::channel::<()>();
-            arbiter.spawn_fn(move || {
-                let _ = blocked.recv();
-            });
+            let held = hold(&arbiter);
             let since = Instant::now();
             let lost = actix::clock::timeout(LEASE + SLACK, guard.lost()).await;
             assert!(lost.is_ok(), "still valid after {:?}", since.elapsed());
             assert!(!quorum.is_quorate());
             assert!(quorum.snapshot().quorum.is_quorate(), "the actor could not tell");
-            drop(unblock);
+            drop(held);
             quorum.wait_quorate().await;
             assert!(!guard.is_valid());
         });

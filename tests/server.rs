@@ -9,14 +9,13 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc,
     },
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
-use support::{Client, Event, Service, Setup, eventually};
+use support::{Client, Event, Service, Setup, eventually, hold};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -130,10 +129,7 @@ fn a_stream_tells_the_state_and_then_each_change() {
 #[test]
 fn a_stream_begins_with_what_the_lease_says() {
     let (service, arbiter) = Service::on_arbiter(Duration::from_secs(2));
-    let (unblock, blocked) = mpsc::channel::<()>();
-    arbiter.spawn_fn(move || {
-        let _ = blocked.recv();
-    });
+    let held = hold(&arbiter);
     service.until(false);
     assert!(service.quorum.snapshot().quorum.is_quorate(), "the actor could not tell");
     let mut client = service.connect();
@@ -143,7 +139,7 @@ fn a_stream_begins_with_what_the_lease_says() {
         (&first["cause"], &first["current"]["quorum"]),
         (&"subscribed".into(), &"unknown".into())
     );
-    drop(unblock);
+    drop(held);
     // That it is believed again is no change of what was published, or is told as one.
     loop {
         let told = json(&client.event().unwrap());

@@ -7,7 +7,6 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
-        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -18,7 +17,7 @@ use actix_quorum::{
     Backoff, Connection, Corosync, QuorumActor, QuorumBuilder, QuorumChanged, QuorumHandle,
     Snapshot,
 };
-use support::{FakeLibquorum, alone, eventually, quick};
+use support::{FakeLibquorum, alone, eventually, hold, quick};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -61,14 +60,11 @@ fn a_stop_that_the_arbiter_is_too_busy_for_is_not_forgotten() {
         let quorum = builder(&fake).start_in_arbiter(&arbiter.handle());
         connected(&quorum).await;
         assert_eq!(fake.tracking_handles(), 1);
-        let (unblock, blocked) = mpsc::channel::<()>();
-        arbiter.spawn_fn(move || {
-            let _ = blocked.recv();
-        });
+        let held = hold(&arbiter);
         let start = Instant::now();
         quorum.stop().await;
         assert!(start.elapsed() < Duration::from_secs(2), "it is bounded");
-        drop(unblock);
+        drop(held);
         let closed = Arc::clone(&fake);
         wait("the connection is closed", move || closed.open_handles() == 0).await;
     });

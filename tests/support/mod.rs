@@ -28,10 +28,12 @@ mod thread;
 mod watcher;
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, mpsc},
     thread::sleep,
     time::{Duration, Instant},
 };
+
+use actix::Arbiter;
 
 use self::compile::compile;
 #[cfg(feature = "web")]
@@ -62,6 +64,16 @@ pub fn alone() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps an arbiter busy until what is returned is dropped.
+#[must_use]
+pub fn hold(arbiter: &Arbiter) -> mpsc::Sender<()> {
+    let (release, held) = mpsc::channel();
+    arbiter.spawn_fn(move || {
+        let _ = held.recv();
+    });
+    release
 }
 
 /// Polls `condition` until it gives a value, and panics with `what` when it has not by `deadline`.
