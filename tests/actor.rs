@@ -5,11 +5,7 @@ mod support;
 use std::{
     fs::File,
     io::Write,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    },
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -21,7 +17,8 @@ use actix_quorum::{
 };
 use futures_util::{StreamExt, future::join_all};
 use support::{
-    Flipper, Ipc, Netns, Node, Watcher, as_user, eventually, lines, quick, small_dev_shm,
+    Flipper, Forward, Ipc, Netns, Node, Watcher, as_user, eventually, eventually_async, lines,
+    quick, small_dev_shm,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -40,48 +37,17 @@ fn watched() -> (Node, Watcher) {
 #[ignore = "needs root and corosync: make test"]
 fn a_subscriber_gets_the_current_state_first() {
     let (node, watcher) = watched();
-    let told: Arc<AtomicUsize> = Arc::default();
     let (send, received) = mpsc::channel();
-    let quorum = watcher.quorum.clone();
-    let late = System::new();
-    late.block_on(async {
-        let late = Late { told: Arc::clone(&told), send }.start();
-        quorum.subscribe(late.recipient());
-        eventually_async(|| told.load(Ordering::Acquire) > 0).await;
+    let first = System::new().block_on(async {
+        watcher.quorum.subscribe(Forward(send).start().recipient());
+        eventually_async(SOON, "it is told", || received.try_recv().ok()).await
     });
-    let first: QuorumChanged = received.recv().unwrap();
     assert_eq!(first.cause, Cause::Subscribed);
     assert_eq!(first.current, watcher.quorum.snapshot());
     assert!(first.is_gain() && first.missed == 0 && first.left.is_empty());
     assert_eq!(first.joined.iter().map(|node| node.0).collect::<Vec<_>>(), [1]);
     let ring = node.wait_members(true, &[1]).ring_id;
     assert_eq!(first.to_string(), format!("quorate: ring {ring}, members 1"));
-}
-
-struct Late {
-    told: Arc<AtomicUsize>,
-    send: mpsc::Sender<QuorumChanged>,
-}
-
-impl Actor for Late {
-    type Context = Context<Self>;
-}
-
-impl Handler<QuorumChanged> for Late {
-    type Result = ();
-
-    fn handle(&mut self, change: QuorumChanged, _: &mut Context<Self>) {
-        self.send.send(change).unwrap();
-        self.told.fetch_add(1, Ordering::Release);
-    }
-}
-
-async fn eventually_async(mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + SOON;
-    while !condition() {
-        assert!(Instant::now() < deadline, "not in time");
-        actix::clock::sleep(Duration::from_millis(2)).await;
-    }
 }
 
 /// A thousand real flips, complete and in order, on another arbiter; and beside it a subscriber
@@ -100,7 +66,8 @@ fn a_thousand_flips_arrive_complete_and_in_order_beside_bad_subscribers() {
             let died = Panics.start();
             died.send(Die).await.unwrap();
             quorum.subscribe(died.recipient());
-            eventually_async(|| quorum.subscriber_count() == 2).await;
+            let dropped = || (quorum.subscriber_count() == 2).then_some(());
+            eventually_async(SOON, "the dead one is dropped", dropped).await;
         });
     });
     bad.join().unwrap();
@@ -180,7 +147,7 @@ fn the_address_takes_messages_for_what_the_handle_does() {
     let addr = watcher.quorum.addr();
     let (send, _received) = mpsc::channel();
     System::new().block_on(async {
-        let late = Late { told: Arc::default(), send }.start();
+        let late = Forward(send).start();
         let before = watcher.quorum.snapshot().sequence;
         let snapshot = addr.send(GetSnapshot).await.unwrap();
         assert!((before..=watcher.quorum.snapshot().sequence).contains(&snapshot.sequence));
@@ -492,21 +459,12 @@ fn the_actor_outlives_its_handles() {
     let (send, received) = mpsc::channel();
     node.run(move || {
         System::new().block_on(async {
-            let told: Arc<AtomicUsize> = Arc::default();
-            let late = Late { told: Arc::clone(&told), send }.start();
+            let late = Forward(send).start();
             drop(QuorumActor::builder().subscribe(late.recipient()).start());
-            let mut quorate = 0;
-            eventually_async(|| {
-                quorate += received.try_iter().filter(|change| change.is_gain()).count();
-                quorate == 1
-            })
-            .await;
+            let gain = || received.try_iter().find(|change| change.is_gain());
+            eventually_async(SOON, "it is quorate", gain).await;
             node.corosync.restart();
-            eventually_async(|| {
-                quorate += received.try_iter().filter(|change| change.is_gain()).count();
-                quorate == 2
-            })
-            .await;
+            eventually_async(SOON, "it is quorate again", gain).await;
         });
     });
 }

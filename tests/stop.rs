@@ -17,7 +17,7 @@ use actix_quorum::{
     Backoff, Connection, Corosync, QuorumActor, QuorumBuilder, QuorumChanged, QuorumHandle,
     Snapshot,
 };
-use support::{FakeLibquorum, alone, eventually, hold, quick};
+use support::{FakeLibquorum, alone, eventually, eventually_async, hold, quick};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -40,21 +40,15 @@ async fn reconnected(fake: &FakeLibquorum, quorum: &QuorumHandle) {
     actix::clock::timeout(SOON, quorum.wait_for(again)).await.expect("connected again");
 }
 
-/// Waits on another thread, so that those of the test are free to do what is waited for.
-async fn wait(what: &'static str, condition: impl Fn() -> bool + Send + 'static) {
-    let (send, waited) = tokio::sync::oneshot::channel();
-    thread::spawn(move || {
-        eventually(SOON, what, || condition().then_some(()));
-        send.send(())
-    });
-    waited.await.expect(what);
+async fn wait(what: &str, condition: impl Fn() -> bool) {
+    eventually_async(SOON, what, || condition().then_some(())).await;
 }
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_stop_that_the_arbiter_is_too_busy_for_is_not_forgotten() {
     let _alone = alone();
-    let fake = Arc::new(FakeLibquorum::new("stop_busy"));
+    let fake = FakeLibquorum::new("stop_busy");
     System::new().block_on(async {
         let arbiter = Arbiter::new();
         let quorum = builder(&fake).start_in_arbiter(&arbiter.handle());
@@ -65,8 +59,7 @@ fn a_stop_that_the_arbiter_is_too_busy_for_is_not_forgotten() {
         quorum.stop().await;
         assert!(start.elapsed() < Duration::from_secs(2), "it is bounded");
         drop(held);
-        let closed = Arc::clone(&fake);
-        wait("the connection is closed", move || closed.open_handles() == 0).await;
+        wait("the connection is closed", || fake.open_handles() == 0).await;
     });
 }
 
@@ -74,13 +67,12 @@ fn a_stop_that_the_arbiter_is_too_busy_for_is_not_forgotten() {
 #[ignore = "needs a C compiler: make test"]
 fn a_stop_that_is_not_awaited_is_one_too() {
     let _alone = alone();
-    let fake = Arc::new(FakeLibquorum::new("stop_dropped"));
+    let fake = FakeLibquorum::new("stop_dropped");
     System::new().block_on(async {
         let quorum = builder(&fake).start();
         connected(&quorum).await;
         drop(quorum.stop());
-        let closed = Arc::clone(&fake);
-        wait("the connection is closed", move || closed.open_handles() == 0).await;
+        wait("the connection is closed", || fake.open_handles() == 0).await;
     });
 }
 
@@ -104,7 +96,7 @@ fn a_stop_during_the_delay_of_a_restart_ends_the_actor() {
             fake.unblock("quorum_finalize");
             addresses.push(quorum.addr());
         }
-        let ended = move || addresses.iter().all(|addr: &Addr<_>| !addr.connected());
+        let ended = || addresses.iter().all(|addr: &Addr<_>| !addr.connected());
         wait("all of them are closed", ended).await;
     });
     eventually(SOON, "no handle is open", || (fake.open_handles() == 0).then_some(()));
@@ -141,10 +133,10 @@ fn after_a_stop_nothing_is_left_on_an_arbiter_of_the_callers() {
         connected(&quorum).await;
         quorum.stop().await;
         assert_eq!(fake.open_handles(), 0);
-        wait("its subscriber ends", move || dropped.load(Ordering::Acquire)).await;
+        wait("its subscriber ends", || dropped.load(Ordering::Acquire)).await;
         let weak: WeakAddr<_> = quorum.addr().downgrade();
         drop(quorum);
-        wait("the actor ends", move || weak.upgrade().is_none()).await;
+        wait("the actor ends", || weak.upgrade().is_none()).await;
         assert!(arbiter.handle().alive());
     });
 }
@@ -153,7 +145,7 @@ fn after_a_stop_nothing_is_left_on_an_arbiter_of_the_callers() {
 #[ignore = "needs a C compiler: make test"]
 fn the_end_of_its_arbiter_is_its_end() {
     let _alone = alone();
-    let fake = Arc::new(FakeLibquorum::new("stop_arbiter"));
+    let fake = FakeLibquorum::new("stop_arbiter");
     System::new().block_on(async {
         let arbiter = Arbiter::new();
         let quorum = builder(&fake).start_in_arbiter(&arbiter.handle());
@@ -161,8 +153,7 @@ fn the_end_of_its_arbiter_is_its_end() {
         arbiter.stop();
         quorum.wait_for(|snapshot| snapshot.connection == Connection::Stopped).await;
         assert!(!quorum.is_quorate());
-        let closed = Arc::clone(&fake);
-        wait("the connection is closed", move || closed.open_handles() == 0).await;
+        wait("the connection is closed", || fake.open_handles() == 0).await;
     });
 }
 
@@ -214,7 +205,7 @@ fn the_first_delay_after_a_connection_that_lasted_is_short() {
             reconnected(&fake, &quorum).await;
         }
         let since = Instant::now();
-        wait("it lasts", move || since.elapsed() > Duration::from_millis(400)).await;
+        wait("it lasts", || since.elapsed() > Duration::from_millis(400)).await;
         let start = Instant::now();
         reconnected(&fake, &quorum).await;
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());

@@ -55,7 +55,7 @@ pub use self::{
     running::Running,
     staged::StagedLibquorum,
     thread::{as_user, on_fresh_thread, small_dev_shm},
-    watcher::{Watcher, assert_never_quorate, lines, quick},
+    watcher::{Forward, Watcher, assert_never_quorate, lines, quick},
 };
 
 /// The turn of a test that can share with no other what is the process's: its descriptors, threads
@@ -78,7 +78,7 @@ pub fn hold(arbiter: &Arbiter) -> mpsc::Sender<()> {
 
 /// Polls `condition` until it gives a value, and panics with `what` when it has not by `deadline`.
 ///
-/// The only place in the tests that sleeps.
+/// The only place in the tests that sleeps, with [`eventually_async`].
 #[track_caller]
 pub fn eventually<T>(
     deadline: Duration,
@@ -92,5 +92,21 @@ pub fn eventually<T>(
         }
         assert!(start.elapsed() < deadline, "not within {deadline:?}: {what}");
         sleep(Duration::from_millis(5));
+    }
+}
+
+/// The same for a thread that has more to do.
+pub async fn eventually_async<T>(
+    deadline: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Option<T>,
+) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(start.elapsed() < deadline, "not within {deadline:?}: {what}");
+        actix::clock::sleep(Duration::from_millis(5)).await;
     }
 }

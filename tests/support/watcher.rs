@@ -147,7 +147,8 @@ impl Drop for Watcher {
     }
 }
 
-struct Forward(mpsc::Sender<QuorumChanged>);
+/// Passes on what it is told.
+pub struct Forward(pub mpsc::Sender<QuorumChanged>);
 
 impl Actor for Forward {
     type Context = Context<Self>;
