@@ -224,15 +224,6 @@ fn an_error_is_no_answer_to_the_probe() {
     until_believed(&watcher);
 }
 
-#[track_caller]
-fn stops_at_once(watcher: &Watcher) {
-    let start = Instant::now();
-    watcher.stop();
-    let took = start.elapsed();
-    assert!(took < Duration::from_millis(1500), "stopping took {took:?}");
-    assert!(!watcher.quorum.is_quorate());
-}
-
 /// Each step of connecting at which a server may leave its client waiting.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
@@ -251,7 +242,7 @@ fn a_server_that_hangs_while_we_connect_is_told_and_holds_up_nobody() {
         server.on("quorum", when, &steps);
         let watcher = place.watch();
         assert_eq!(watcher.error(), Error::Unresponsive, "{when}: {steps:?}");
-        stops_at_once(&watcher);
+        watcher.stops_at_once();
         assert_never_quorate(&watcher.rest());
         // The thread that was left behind lets go, so that others can connect.
         server.kill();
@@ -283,7 +274,7 @@ fn a_server_that_hangs_once_it_has_told_is_not_believed_for_longer_than_the_leas
     }
     watcher.until_settled(Quorum::Quorate, &[1, 2]);
     server.pause();
-    stops_at_once(&watcher);
+    watcher.stops_at_once();
 }
 
 /// The server lives, and tells of quorum all the time; only the probe gets no answer.
@@ -306,7 +297,7 @@ fn a_votequorum_that_alone_hangs_ends_belief() {
         assert!(!watcher.quorum.is_quorate());
     }
     assert_never_quorate(&watcher.rest());
-    stops_at_once(&watcher);
+    watcher.stops_at_once();
     // The probe's thread waits for an answer; let it go.
     server.kill();
 }
@@ -613,7 +604,7 @@ fn a_server_that_dies_while_a_connection_is_closed_is_survived() {
         server.on(service, "closed", &[Step::Die]);
         let watcher = place.believer();
         server.wait(&format!("request votequorum {GETINFO}"), 1);
-        stops_at_once(&watcher);
+        watcher.stops_at_once();
         server.wait_dead();
         drop((watcher, server));
         let server = place.server();
@@ -635,7 +626,7 @@ fn a_server_of_another_user_is_never_believed() {
         let watcher = place.watch();
         assert_eq!(watcher.error(), Error::Server { found: Some(NOBODY), expected: 0 });
         server.wait_more("accept quorum", 5);
-        stops_at_once(&watcher);
+        watcher.stops_at_once();
         assert_never_quorate(&watcher.rest());
         for unasked in [format!("request quorum {TRACKSTART}"), "accept votequorum".to_owned()] {
             assert_eq!(server.times(&unasked), 0, "{unasked}");

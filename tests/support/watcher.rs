@@ -3,7 +3,7 @@
 use std::{
     sync::mpsc,
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix::{Actor, Arbiter, Context, Handler, System};
@@ -15,6 +15,9 @@ use super::Netns;
 
 /// Long enough for a cluster to form on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a stop may take, and what a loaded machine adds.
+const AT_ONCE: Duration = Duration::from_millis(1500);
 
 /// A quorum actor on a `System` of its own, on a thread in a network namespace, with a subscriber on
 /// another arbiter. Drop ends all of it.
@@ -128,6 +131,16 @@ impl Watcher {
     /// What has arrived and was not looked at.
     pub fn rest(&self) -> Vec<QuorumChanged> {
         self.changes.try_iter().collect()
+    }
+
+    /// Stops the actor, in time whatever hangs.
+    #[track_caller]
+    pub fn stops_at_once(&self) {
+        let start = Instant::now();
+        self.stop();
+        let took = start.elapsed();
+        assert!(took < AT_ONCE, "stopping took {took:?}");
+        assert!(!self.quorum.is_quorate());
     }
 
     /// Stops the actor, and returns when it has.
