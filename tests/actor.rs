@@ -12,8 +12,8 @@ use std::{
 
 use actix::{Actor, Arbiter, Context, Handler, Message, System};
 use actix_quorum::{
-    Backoff, Cause, Code, Connection, Error, GetSnapshot, Quorum, QuorumActor, QuorumChanged,
-    Subscribe, Unsubscribe,
+    Backoff, Cause, Code, Connection, Error, GetSnapshot, NodeId, Quorum, QuorumActor,
+    QuorumChanged, Subscribe, Unsubscribe,
 };
 use futures_util::{StreamExt, future::join_all};
 use support::{
@@ -467,4 +467,28 @@ fn the_actor_outlives_its_handles() {
             eventually_async(SOON, "it is quorate again", gain).await;
         });
     });
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn the_votes_are_told() {
+    let node = Node::single();
+    let watcher = Watcher::start(&node.netns);
+    watcher.until("the votes", |change| {
+        change.current.votes.as_ref().is_some_and(|votes| !votes.members.is_empty())
+    });
+    let snapshot = watcher.quorum.snapshot();
+    let votes = snapshot.votes.as_ref().unwrap();
+    assert_eq!((votes.expected, votes.total, votes.quorum), (1, 1, 1));
+    assert_eq!((votes.margin(), votes.of(NodeId(1))), (0, Some(1)));
+    assert!(votes.flags.quorate() && !votes.flags.two_node());
+    assert_eq!(snapshot.local, Some(NodeId(1)));
+    assert_eq!(snapshot.would_survive(&[NodeId(1)]), Some(false));
+    assert_eq!(snapshot.would_survive(&[]), Some(true));
+    node.corosync.expected_votes(3);
+    let told = watcher.until("other votes", |change| {
+        change.current.votes.as_ref().is_some_and(|votes| votes.expected == 3)
+    });
+    let votes = told.last().unwrap().current.votes.clone().unwrap();
+    assert_eq!((votes.total, votes.quorum, votes.margin()), (1, 2, 0));
 }

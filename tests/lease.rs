@@ -16,8 +16,7 @@ use std::{
 
 use actix::{Arbiter, System};
 use actix_quorum::{
-    Cause, Connection, Corosync, NodeId, Quorum, QuorumActor, QuorumBuilder, QuorumHandle,
-    QuorumLost,
+    Cause, Connection, Corosync, Quorum, QuorumActor, QuorumBuilder, QuorumHandle, QuorumLost,
 };
 use support::{FakeLibquorum, Node, Watcher, alone, eventually, hold, lines, quick};
 
@@ -195,64 +194,6 @@ fn a_guard_drops_the_work_that_quorum_was_lost_under() {
         tokio::time::timeout(SOON, watcher.quorum.wait_quorate()).await.unwrap();
         assert!(!guard.is_valid() && watcher.quorum.guard().is_some());
     });
-}
-
-#[test]
-#[ignore = "needs root and corosync: make test"]
-fn the_votes_are_told() {
-    let _alone = alone();
-    let node = Node::single();
-    let watcher = Watcher::start(&node.netns);
-    watcher.until("the votes", |change| {
-        change.current.votes.as_ref().is_some_and(|votes| !votes.members.is_empty())
-    });
-    let snapshot = watcher.quorum.snapshot();
-    let votes = snapshot.votes.as_ref().unwrap();
-    assert_eq!((votes.expected, votes.total, votes.quorum), (1, 1, 1));
-    assert_eq!((votes.margin(), votes.of(NodeId(1))), (0, Some(1)));
-    assert!(votes.flags.quorate() && !votes.flags.two_node());
-    assert_eq!(snapshot.local, Some(NodeId(1)));
-    assert_eq!(snapshot.would_survive(&[NodeId(1)]), Some(false));
-    assert_eq!(snapshot.would_survive(&[]), Some(true));
-    node.corosync.expected_votes(3);
-    let told = watcher.until("other votes", |change| {
-        change.current.votes.as_ref().is_some_and(|votes| votes.expected == 3)
-    });
-    let votes = told.last().unwrap().current.votes.clone().unwrap();
-    assert_eq!((votes.total, votes.quorum, votes.margin()), (1, 2, 0));
-}
-
-/// With the daemon stopped in each phase of a connection, stopping and starting return.
-#[test]
-#[ignore = "needs root and corosync: make test"]
-fn stop_is_bounded_wherever_the_daemon_hangs() {
-    let _alone = alone();
-    let stopped = |watcher: &Watcher| {
-        let start = Instant::now();
-        watcher.stop();
-        assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
-        assert!(!watcher.quorum.is_quorate());
-    };
-    let node = Node::single();
-    // Before it connects, in connecting, while it tracks, and when it has stalled.
-    node.corosync.pause();
-    let watcher = Watcher::start_with(&node.netns, short_lease);
-    stopped(&watcher);
-    let watcher = Watcher::start_with(&node.netns, short_lease);
-    watcher.error();
-    stopped(&watcher);
-    node.corosync.resume();
-    let watcher = Watcher::start_with(&node.netns, short_lease);
-    watcher.until_settled(Quorum::Quorate, &[1]);
-    node.corosync.pause();
-    stopped(&watcher);
-    node.corosync.resume();
-    let watcher = Watcher::start_with(&node.netns, short_lease);
-    watcher.until_settled(Quorum::Quorate, &[1]);
-    node.corosync.pause();
-    watcher.until_cause(Cause::Stalled);
-    stopped(&watcher);
-    node.corosync.resume();
 }
 
 /// The daemon tells what changes, but does not answer: on the fake one.
