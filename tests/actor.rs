@@ -18,7 +18,7 @@ use actix_quorum::{
 use futures_util::{StreamExt, future::join_all};
 use support::{
     Flipper, Forward, Ipc, Netns, Node, Watcher, as_user, eventually, eventually_async, lines,
-    quick, small_dev_shm,
+    quick, quorate, small_dev_shm,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -234,7 +234,7 @@ fn the_end_of_the_system_ends_quorum() {
         let system = System::new();
         let quorum = system.block_on(async {
             let quorum = QuorumActor::builder().start();
-            quorum.wait_quorate().await;
+            quorate(&quorum).await;
             quorum
         });
         System::current().stop();
@@ -254,7 +254,7 @@ fn an_arbiter_of_the_callers_serves_as_well() {
     node.run(|| {
         System::new().block_on(async {
             let quorum = QuorumActor::builder().start_in_arbiter(&Arbiter::current());
-            quorum.wait_quorate().await;
+            quorate(&quorum).await;
             quorum.stop().await;
             assert_eq!(quorum.snapshot().connection, Connection::Stopped);
             let addr = quorum.addr();

@@ -18,7 +18,7 @@ use actix::{Arbiter, System};
 use actix_quorum::{
     Cause, Connection, Corosync, Quorum, QuorumActor, QuorumBuilder, QuorumHandle, QuorumLost,
 };
-use support::{FakeLibquorum, Node, Watcher, alone, eventually, hold, lines, quick};
+use support::{FakeLibquorum, Node, Watcher, alone, eventually, hold, lines, quick, quorate};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -95,7 +95,7 @@ fn readers_are_safe_from_a_stuck_arbiter() {
             let arbiter = Arbiter::new();
             let builder = short_lease(QuorumActor::builder());
             let quorum = builder.start_in_arbiter(&arbiter.handle());
-            quorum.wait_quorate().await;
+            quorate(&quorum).await;
             let guard = quorum.guard().unwrap();
             let held = hold(&arbiter);
             let since = Instant::now();
@@ -104,7 +104,7 @@ fn readers_are_safe_from_a_stuck_arbiter() {
             assert!(!quorum.is_quorate());
             assert!(quorum.snapshot().quorum.is_quorate(), "the actor could not tell");
             drop(held);
-            quorum.wait_quorate().await;
+            quorate(&quorum).await;
             assert!(!guard.is_valid());
         });
     });
@@ -120,7 +120,7 @@ fn readers_are_safe_from_a_dead_actor() {
             let arbiter = Arbiter::new();
             let builder = short_lease(QuorumActor::builder());
             let quorum = builder.start_in_arbiter(&arbiter.handle());
-            quorum.wait_quorate().await;
+            quorate(&quorum).await;
             arbiter.stop();
             let stopped = |s: &actix_quorum::Snapshot| s.connection == Connection::Stopped;
             actix::clock::timeout(SOON, quorum.wait_for(stopped)).await.unwrap();

@@ -15,7 +15,7 @@ use actix::System;
 use actix_quorum::{Connection, Corosync, QuorumActor};
 use log::{LevelFilter, Log, Metadata, Record};
 use parking_lot::Mutex;
-use support::{FakeLibquorum, eventually};
+use support::{FakeLibquorum, connected, eventually, quorate};
 
 /// Blocks while the other end of its channel is there.
 struct Blocking {
@@ -55,10 +55,10 @@ fn a_logger_that_blocks_does_not_keep_quorum_up() {
     System::new().block_on(async {
         let source = Corosync::load_from(fake.path());
         let quorum = QuorumActor::builder().source(source).server_uid(None).start();
-        quorum.wait_for(|snapshot| snapshot.connection == Connection::Connected).await;
+        connected(&quorum).await;
         fake.push_nodelist((1, 9), Some(&[1]), None, None);
         fake.push_quorum(1, (1, 9), Some(&[1]));
-        quorum.wait_quorate().await;
+        quorate(&quorum).await;
         let logged = thread::spawn(|| {
             eventually(Duration::from_secs(10), "the gain is logged", || {
                 LOGGER.told.load(Ordering::Acquire).then_some(())

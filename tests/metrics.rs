@@ -10,16 +10,16 @@ use std::{
     io::Write,
     process::{Command, Stdio},
     sync::mpsc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use actix::{Actor, Arbiter, Context, Handler, System, clock};
 use actix_quorum::{
-    Code, Connection, Corosync, QuorumActor, QuorumChanged,
+    Code, Corosync, QuorumActor, QuorumChanged,
     sim::{Cluster, Fault, Probe},
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use support::FakeLibquorum;
+use support::{FakeLibquorum, connected};
 
 /// The value of each series, by its name with its labels.
 fn scrape(prometheus: &PrometheusHandle) -> BTreeMap<String, f64> {
@@ -100,7 +100,9 @@ fn what_happens_is_measured() {
         assert_eq!(value("quorum_quorate"), 1.0);
         assert_eq!(value("quorum_conflated_deliveries_total"), 0.0);
         let_go.send(()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
         while value("quorum_conflated_deliveries_total") == 0.0 {
+            assert!(Instant::now() < deadline, "it is told of what it missed");
             tokio::task::yield_now().await;
         }
         quorum.unsubscribe(id);
@@ -131,7 +133,7 @@ fn what_happens_is_measured() {
             .source(Corosync::load_from(fake.path()))
             .server_uid(None)
             .start_in_arbiter(&Arbiter::current());
-        quorum.wait_for(|now| now.connection == Connection::Connected).await;
+        connected(&quorum).await;
         fake.block("quorum_finalize");
         quorum.stop().await;
         fake.unblock("quorum_finalize");

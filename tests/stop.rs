@@ -12,22 +12,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix::{Actor, Addr, Arbiter, Context, Handler, System, WeakAddr};
+use actix::{Actor, Addr, Arbiter, Context, Handler, System, WeakAddr, clock::timeout};
 use actix_quorum::{
     Backoff, Connection, Corosync, QuorumActor, QuorumBuilder, QuorumChanged, QuorumHandle,
     Snapshot,
 };
-use support::{FakeLibquorum, alone, eventually, eventually_async, hold, quick};
+use support::{FakeLibquorum, alone, connected, eventually, eventually_async, hold, quick};
 
 const SOON: Duration = Duration::from_secs(20);
 
 fn builder(fake: &FakeLibquorum) -> QuorumBuilder {
     let source = Corosync::load_from(fake.path());
     QuorumActor::builder().source(source).server_uid(None).backoff(quick())
-}
-
-async fn connected(quorum: &QuorumHandle) {
-    quorum.wait_for(|snapshot| snapshot.connection == Connection::Connected).await;
 }
 
 /// Loses the connection and waits for the next. What is between may be too short to see.
@@ -37,7 +33,7 @@ async fn reconnected(fake: &FakeLibquorum, quorum: &QuorumHandle) {
     let again = |snapshot: &Snapshot| {
         snapshot.sequence > before && snapshot.connection == Connection::Connected
     };
-    actix::clock::timeout(SOON, quorum.wait_for(again)).await.expect("connected again");
+    timeout(SOON, quorum.wait_for(again)).await.expect("connected again");
 }
 
 async fn wait(what: &str, condition: impl Fn() -> bool) {
@@ -88,10 +84,8 @@ fn a_stop_during_the_delay_of_a_restart_ends_the_actor() {
             connected(&quorum).await;
             fake.block("quorum_finalize");
             fake.hang_up();
-            let lost = |snapshot: &actix_quorum::Snapshot| {
-                matches!(snapshot.connection, Connection::Lost { .. })
-            };
-            quorum.wait_for(lost).await;
+            let lost = |now: &Snapshot| matches!(now.connection, Connection::Lost { .. });
+            timeout(SOON, quorum.wait_for(lost)).await.expect("it is lost");
             quorum.stop().await;
             fake.unblock("quorum_finalize");
             addresses.push(quorum.addr());
@@ -151,7 +145,8 @@ fn the_end_of_its_arbiter_is_its_end() {
         let quorum = builder(&fake).start_in_arbiter(&arbiter.handle());
         connected(&quorum).await;
         arbiter.stop();
-        quorum.wait_for(|snapshot| snapshot.connection == Connection::Stopped).await;
+        let stopped = |now: &Snapshot| now.connection == Connection::Stopped;
+        timeout(SOON, quorum.wait_for(stopped)).await.expect("it is stopped");
         assert!(!quorum.is_quorate());
         wait("the connection is closed", || fake.open_handles() == 0).await;
     });
@@ -176,12 +171,11 @@ fn a_condition_may_ask_the_handle() {
             }
         });
         let asked = AtomicUsize::new(0);
-        quorum
-            .wait_for(|_| {
-                assert!(quorum.snapshot().sequence > 0);
-                asked.fetch_add(1, Ordering::Relaxed) == 200
-            })
-            .await;
+        let enough = quorum.wait_for(|_| {
+            assert!(quorum.snapshot().sequence > 0);
+            asked.fetch_add(1, Ordering::Relaxed) == 200
+        });
+        timeout(SOON, enough).await.expect("it was asked often enough");
         ended.store(true, Ordering::Release);
         flipper.join().unwrap();
         quorum.stop().await;

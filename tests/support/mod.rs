@@ -55,7 +55,7 @@ pub use self::{
     running::Running,
     staged::StagedLibquorum,
     thread::{as_user, on_fresh_thread, small_dev_shm},
-    watcher::{Forward, Watcher, assert_never_quorate, lines, quick},
+    watcher::{Forward, Watcher, assert_never_quorate, connected, lines, quick, quorate},
 };
 
 /// The turn of a test that can share with no other what is the process's: its descriptors, threads

@@ -1,11 +1,17 @@
 //! The examples, run as the documentation says.
 
 use std::{
-    io::{BufRead, BufReader, Lines},
-    process::{Child, ChildStdout, Command, Stdio},
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use super::Netns;
+
+/// It may have to be built first.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A program, killed on drop.
 #[derive(Debug)]
@@ -13,7 +19,7 @@ pub struct Running {
     /// Each program on the way replaced itself by the next, so this is the program's own process
     /// once it has printed something.
     pub child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
+    lines: mpsc::Receiver<String>,
 }
 
 impl Running {
@@ -30,7 +36,12 @@ impl Running {
         };
         command.args(["run", "--quiet"]).args(arguments.split(' '));
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let prints = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (send, lines) = mpsc::channel();
+        thread::spawn(move || {
+            // The test may have ended.
+            prints.map_while(Result::ok).try_for_each(|line| send.send(line))
+        });
         Self { child, lines }
     }
 
@@ -49,13 +60,13 @@ impl Running {
     #[track_caller]
     fn until_line(&mut self, text: &str, wanted: impl Fn(&str) -> bool) -> String {
         let mut seen = Vec::new();
-        for line in &mut self.lines {
-            seen.push(line.unwrap());
-            if wanted(seen.last().unwrap()) {
-                return seen.pop().unwrap();
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) if wanted(&line) => return line,
+                Ok(line) => seen.push(line),
+                Err(error) => panic!("{error} before {text:?}: {seen:#?}"),
             }
         }
-        panic!("it ended without {text:?}: {seen:#?}");
     }
 }
 

@@ -6,9 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix::{Actor, Arbiter, Context, Handler, System};
+use actix::{Actor, Arbiter, Context, Handler, System, clock::timeout};
 use actix_quorum::{
     Backoff, Cause, Connection, Quorum, QuorumActor, QuorumBuilder, QuorumChanged, QuorumHandle,
+    Snapshot,
 };
 
 use super::Netns;
@@ -182,6 +183,17 @@ fn change_error(change: &QuorumChanged) -> Option<actix_quorum::Error> {
         Connection::Lost { error } => Some(error.clone()),
         _ => None,
     }
+}
+
+/// Waits until it is connected.
+pub async fn connected(quorum: &QuorumHandle) {
+    let connected = |snapshot: &Snapshot| snapshot.connection == Connection::Connected;
+    timeout(PATIENCE, quorum.wait_for(connected)).await.expect("connected in time");
+}
+
+/// Waits until it is quorate.
+pub async fn quorate(quorum: &QuorumHandle) {
+    timeout(PATIENCE, quorum.wait_quorate()).await.expect("quorate in time");
 }
 
 /// Delays short enough for a test, whatever the error.
