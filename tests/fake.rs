@@ -21,8 +21,8 @@ use actix_quorum::{
     libquorum::{Dispatch, Handle, Library, Model, Notification, QuorumType, RingId, Track},
 };
 use support::{
-    FakeLibquorum, List, Variant, Watcher, assert_never_quorate, eventually, fake_libquorum, lines,
-    quick,
+    FakeLibquorum, List, Variant, Watcher, assert_never_quorate, block_on, eventually,
+    fake_libquorum, lines, quick,
 };
 
 /// The errors that the manual pages name, and a number that is none.
@@ -908,8 +908,7 @@ fn who_stops_the_actor_is_told_of_no_quorum_from_then_on() {
     fake.push_both(true, 9);
     watcher.until_quorum(Quorum::Quorate);
     fake.block("quorum_finalize");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    runtime.block_on(async {
+    block_on(async {
         let polled_once = tokio::time::timeout(Duration::ZERO, watcher.quorum.stop()).await;
         assert!(polled_once.is_err());
         assert!(!watcher.quorum.is_quorate());

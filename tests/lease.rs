@@ -18,7 +18,9 @@ use actix::{Arbiter, System};
 use actix_quorum::{
     Cause, Connection, Corosync, Quorum, QuorumActor, QuorumBuilder, QuorumHandle, QuorumLost,
 };
-use support::{FakeLibquorum, Node, Watcher, alone, eventually, hold, lines, quick, quorate};
+use support::{
+    FakeLibquorum, Node, Watcher, alone, block_on, eventually, hold, lines, quick, quorate,
+};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -177,8 +179,7 @@ fn readers_are_safe_from_a_suspended_system() {
 fn a_guard_drops_the_work_that_quorum_was_lost_under() {
     let _alone = alone();
     let (node, watcher) = watched();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    runtime.block_on(async {
+    block_on(async {
         let guard = watcher.quorum.guard().unwrap();
         assert_eq!(guard.run(async { 42 }).await, Ok(42));
         let work = async {

@@ -15,7 +15,7 @@ use std::{
 };
 
 use serde_json::Value;
-use support::{Client, Event, Service, Setup, eventually, hold};
+use support::{Client, Event, Service, Setup, block_on, eventually, hold};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -197,9 +197,7 @@ fn a_stream_ends_with_the_actor() {
     let service = Service::start();
     let mut client = service.connect();
     client.open_events(&[]);
-    let quorum = service.quorum.clone();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    runtime.block_on(quorum.stop());
+    block_on(service.quorum.stop());
     let mut last = None;
     while let Some(event) = client.event() {
         last = Some(event);
@@ -240,8 +238,7 @@ fn five_hundred_streams_end_at_the_latest_state() {
         service.lose();
         service.regain();
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    runtime.block_on(service.quorum.stop());
+    block_on(service.quorum.stop());
     let end = service.quorum.snapshot();
     for client in clients {
         let last = client.join().unwrap();

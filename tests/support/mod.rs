@@ -66,6 +66,12 @@ pub fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Runs a future of code that is no actor.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(future)
+}
+
 /// Keeps an arbiter busy until what is returned is dropped.
 #[must_use]
 pub fn hold(arbiter: &Arbiter) -> mpsc::Sender<()> {

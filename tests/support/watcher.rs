@@ -12,7 +12,7 @@ use actix_quorum::{
     Snapshot,
 };
 
-use super::Netns;
+use super::{Netns, block_on};
 
 /// Long enough for a cluster to form on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -146,8 +146,7 @@ impl Watcher {
 
     /// Stops the actor, and returns when it has.
     pub fn stop(&self) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(self.quorum.stop());
+        block_on(self.quorum.stop());
     }
 }
 
