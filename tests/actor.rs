@@ -3,8 +3,6 @@
 mod support;
 
 use std::{
-    fs::File,
-    io::Write,
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -17,8 +15,8 @@ use actix_quorum::{
 };
 use futures_util::{StreamExt, future::join_all};
 use support::{
-    Flipper, Forward, Ipc, Netns, Node, Watcher, as_user, eventually, eventually_async, lines,
-    quick, quorate, small_dev_shm,
+    Flipper, Forward, Ipc, Netns, Node, Watcher, as_user, eventually, eventually_async,
+    fill_dev_shm, lines, quick, quorate, small_dev_shm,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -309,9 +307,7 @@ fn a_refused_user_is_told_what_to_write_and_let_in_after() {
     assert_eq!(error, Error::Connect(Code::ACCESS));
     let text = error.to_string();
     assert!(text.contains("uidgid.d") && text.contains("corosync-cfgtool -R"), "{text}");
-    let file = node.corosync.config_dir().join("uidgid.d/test");
-    std::fs::write(file, "uidgid {\n  uid: nobody\n}\n").unwrap();
-    node.corosync.reload();
+    node.corosync.let_in("nobody");
     watcher.until_settled(Quorum::Quorate, &[1]);
     // It stays let in across a restart of the daemon.
     node.corosync.restart();
@@ -341,14 +337,12 @@ fn refused_attempts_are_rare_by_default() {
 fn a_full_dev_shm_is_told_and_survived() {
     small_dev_shm("64m", || {
         let node = Node::single();
-        let mut filler = File::create("/dev/shm/filler").unwrap();
-        while filler.write_all(&[0; 4096]).is_ok() {}
-        drop(filler);
+        let filler = fill_dev_shm();
         let watcher = Watcher::start_with(&node.netns, |builder| builder.backoff(quick()));
         let error = watcher.error();
         assert_eq!(error, Error::Connect(Code::NO_SPACE));
         assert!(error.to_string().contains("/dev/shm is full"), "{error}");
-        std::fs::remove_file("/dev/shm/filler").unwrap();
+        std::fs::remove_file(filler).unwrap();
         watcher.until_settled(Quorum::Quorate, &[1]);
     });
 }

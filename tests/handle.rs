@@ -3,7 +3,6 @@
 mod support;
 
 use std::{
-    io::Write,
     os::fd::{BorrowedFd, RawFd},
     ptr,
     sync::mpsc,
@@ -16,7 +15,7 @@ use actix_quorum::{
     libquorum::{Dispatch, Handle, Library, Model, Notification, QuorumType, RingId, Track},
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use support::{Ipc, Netns, Node, as_user, eventually, small_dev_shm, wait_asleep};
+use support::{Ipc, Netns, Node, as_user, eventually, fill_dev_shm, small_dev_shm, wait_asleep};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -366,20 +365,15 @@ fn the_raw_functions_are_there_for_who_needs_them() {
 fn finalize_closes_the_connection() {
     let node = Node::single();
     node.run(|| {
-        let handle = connect(Model::V1);
-        let fd = handle.fd().unwrap();
-        // A number can be another file's a moment later; what is behind it cannot.
-        let behind = || std::fs::read_link(format!("/proc/self/fd/{fd}")).ok();
-        let socket = behind();
-        handle.finalize().unwrap();
-        assert!(socket.is_some() && behind() != socket);
-
-        let handle = connect(Model::V1);
-        let fd = handle.fd().unwrap();
-        let behind = || std::fs::read_link(format!("/proc/self/fd/{fd}")).ok();
-        let socket = behind();
-        drop(handle);
-        assert!(socket.is_some() && behind() != socket, "so does dropping it");
+        for close in [|handle: Handle| handle.finalize().unwrap(), drop] {
+            let handle = connect(Model::V1);
+            let fd = handle.fd().unwrap();
+            // A number can be another file's a moment later; what is behind it cannot.
+            let behind = || std::fs::read_link(format!("/proc/self/fd/{fd}")).ok();
+            let socket = behind();
+            close(handle);
+            assert!(socket.is_some() && behind() != socket);
+        }
     });
 }
 
@@ -443,9 +437,7 @@ fn a_user_that_was_not_let_in_is_access_until_it_is() {
     let node = Node::single();
     let try_as_nobody = || node.run(|| as_user(65534, 65534, || Handle::initialize().map(drop)));
     assert_eq!(library_error(try_as_nobody()), Code::ACCESS);
-    let file = node.corosync.config_dir().join("uidgid.d/test");
-    std::fs::write(file, "uidgid {\n  uid: nobody\n}\n").unwrap();
-    node.corosync.reload();
+    node.corosync.let_in("nobody");
     assert_eq!(try_as_nobody(), Ok(()));
 }
 
@@ -454,18 +446,13 @@ fn a_user_that_was_not_let_in_is_access_until_it_is() {
 fn a_full_dev_shm_is_no_space() {
     small_dev_shm("64m", || {
         let node = Node::single();
-        fill("/dev/shm/filler");
+        let filler = fill_dev_shm();
         node.run(|| assert_eq!(library_error(Handle::initialize()), Code::NO_SPACE));
-        std::fs::remove_file("/dev/shm/filler").unwrap();
+        std::fs::remove_file(filler).unwrap();
         // The daemon has to see that there is room again, and to clear up after the attempt.
         let room = || node.run(|| Handle::initialize().ok().map(drop));
         eventually(SOON, "there is room", room);
     });
-}
-
-fn fill(path: &str) {
-    let mut file = std::fs::File::create(path).unwrap();
-    while file.write_all(&[0; 4096]).is_ok() {}
 }
 
 #[test]

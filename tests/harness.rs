@@ -22,7 +22,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use support::{
     Cluster, FakeLibquorum, Ipc, Netns, Node, Variant, as_user, command, dev_shm_entries,
-    eventually, fake_libquorum, open_fds, rss_kib, small_dev_shm, sweep, unique_name,
+    eventually, fake_libquorum, open_fds, rss_kib, shm_of, small_dev_shm, sweep, unique_name,
 };
 
 #[test]
@@ -348,16 +348,6 @@ fn another_fake_is_compiled_from_its_source() {
     // SAFETY: it is the type in the source above.
     let answer: Symbol<'_, Answer> = unsafe { library.get("quorum_answer") }.unwrap();
     assert_eq!(answer(), 42);
-}
-
-/// What `/dev/shm` has of the daemon `pid`.
-fn shm_of(pid: u32) -> Vec<String> {
-    let (connections, blackbox) = (format!("qb-{pid}-"), format!("qb-corosync-{pid}-blackbox"));
-    let names = fs::read_dir("/dev/shm").unwrap();
-    names
-        .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
-        .filter(|name| name.starts_with(&connections) || name.starts_with(&blackbox))
-        .collect()
 }
 
 /// A user of the fake.

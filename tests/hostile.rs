@@ -534,7 +534,7 @@ fn an_answer_of_votequorum_that_makes_no_sense_harms_nothing() {
         server.on("votequorum", GETINFO, &[Step::Reply(good.clone().cut(size))]);
         server.wait_more(&request, 6);
         server.behave("votequorum");
-        eventually(SOON, "it is believed again", || watcher.quorum.is_quorate().then_some(()));
+        until_believed(&watcher);
     }
 
     let garbage = Message::reply(1).cut(60).cut(320);

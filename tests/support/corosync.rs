@@ -139,6 +139,14 @@ impl Corosync {
         self.tool_ok("corosync-cfgtool", &["-R"]);
     }
 
+    /// Lets a user in that is not root.
+    #[track_caller]
+    pub fn let_in(&self, user: &str) {
+        let file = self.config_dir().join("uidgid.d/test");
+        fs::write(file, format!("uidgid {{\n  uid: {user}\n}}\n")).expect("the directory is ours");
+        self.reload();
+    }
+
     /// Sets a cmap key: `cmap_set("uidgid.uid.65534", "u8", "1")`.
     #[track_caller]
     pub fn cmap_set(&self, key: &str, kind: &str, value: &str) {

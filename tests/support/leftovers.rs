@@ -95,11 +95,16 @@ pub(super) fn remove_netns(name: &str) {
     let _ = process::Command::new("ip").args(["netns", "delete", name]).output();
 }
 
-/// Removes what the daemon `pid`, which is gone, left in `/dev/shm`.
-pub(super) fn remove_shm_of(pid: u32) {
+/// What the daemon `pid` has in `/dev/shm`.
+pub fn shm_of(pid: u32) -> Vec<String> {
     let connections = format!("qb-{pid}-");
     let blackbox = format!("qb-corosync-{pid}-blackbox");
-    for name in dev_shm(|name| name.starts_with(&connections) || name.starts_with(&blackbox)) {
+    dev_shm(|name| name.starts_with(&connections) || name.starts_with(&blackbox))
+}
+
+/// Removes what the daemon `pid`, which is gone, left there.
+pub(super) fn remove_shm_of(pid: u32) {
+    for name in shm_of(pid) {
         let path = Path::new("/dev/shm").join(name);
         let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     }

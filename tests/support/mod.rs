@@ -46,7 +46,7 @@ pub use self::{
     flipper::Flipper,
     hostile::{Hostile, Message, Step},
     http::{Client, Event},
-    leftovers::{TempDir, sweep, unique_name},
+    leftovers::{TempDir, shm_of, sweep, unique_name},
     netns::Netns,
     process::{
         command, dev_shm_entries, open_fds, pause_process, rss_kib, runs_thread, threads,
@@ -54,7 +54,7 @@ pub use self::{
     },
     running::Running,
     staged::StagedLibquorum,
-    thread::{as_user, on_fresh_thread, small_dev_shm},
+    thread::{as_user, fill_dev_shm, on_fresh_thread, small_dev_shm},
     watcher::{Forward, Watcher, assert_never_quorate, connected, lines, quick, quorate},
 };
 

@@ -1,6 +1,6 @@
 //! Threads with their own namespaces and users.
 
-use std::{panic::resume_unwind, thread};
+use std::{fs::File, io::Write, panic::resume_unwind, path::PathBuf, thread};
 
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
@@ -31,6 +31,14 @@ pub fn small_dev_shm<T: Send>(size: &str, f: impl FnOnce() -> T + Send) -> T {
             .expect("root may mount");
         f()
     })
+}
+
+/// Fills `/dev/shm`, one of [`small_dev_shm`], until the file that is returned is removed.
+pub fn fill_dev_shm() -> PathBuf {
+    let path = PathBuf::from("/dev/shm/filler");
+    let mut file = File::create(&path).expect("it is not full yet");
+    while file.write_all(&[0; 4096]).is_ok() {}
+    path
 }
 
 /// Runs `f` on a fresh thread of this user and group, with no other groups.
