@@ -13,7 +13,7 @@ use actix_quorum::{
     Backoff, Cause, Code, Connection, Error, GetSnapshot, NodeId, Quorum, QuorumActor,
     QuorumChanged, Subscribe, Unsubscribe,
 };
-use futures_util::{StreamExt, future::join_all};
+use futures_util::{StreamExt, future::join_all, stream};
 use support::{
     Flipper, Forward, Ipc, Netns, Node, Watcher, as_user, eventually, eventually_async,
     fill_dev_shm, lines, quick, quorate, small_dev_shm,
@@ -173,11 +173,13 @@ fn code_that_is_no_actor_waits_and_reads_a_stream() {
         assert_eq!(handle.quorum(), Quorum::Quorate);
 
         // Many readers on many threads, each from its own beginning to the end.
-        let readers = (0..8).map(|_| {
-            let changes = handle.changes();
-            tokio::spawn(async move { changes.collect::<Vec<_>>().await })
-        });
-        let readers: Vec<_> = readers.collect();
+        let mut readers = Vec::new();
+        for _ in 0..8 {
+            let mut changes = handle.changes();
+            // It begins where it is read first, which a spawned one may not be for long.
+            let first = changes.next().await.unwrap();
+            readers.push(tokio::spawn(stream::iter([first]).chain(changes).collect::<Vec<_>>()));
+        }
         let waiting = handle.wait_for(|snapshot| snapshot.quorum == Quorum::Inquorate);
         let (waiting, ()) = tokio::join!(tokio::time::timeout(SOON, waiting), async {
             node.corosync.expected_votes(3);
