@@ -314,9 +314,7 @@ impl Run {
                 watched.connected = false;
             }
         }
-        for node in &mut self.model.nodes {
-            (node.told, node.broke, node.hung_up) = (false, false, false);
-        }
+        self.model.take_back();
     }
 
     fn flood(&mut self, flood: Flood) -> Checked {

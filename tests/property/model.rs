@@ -219,6 +219,13 @@ impl Model {
         Ok(())
     }
 
+    /// Takes back what the nodes have told since the last time.
+    pub(crate) fn take_back(&mut self) {
+        for node in &mut self.nodes {
+            (node.told, node.broke, node.hung_up) = (false, false, false);
+        }
+    }
+
     /// All actors have done what there was to do: who waited for them finds the others. How many
     /// that were.
     pub(crate) fn settle(&mut self) -> usize {

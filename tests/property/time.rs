@@ -74,10 +74,9 @@ fn nobody_is_told_of_quorum_for_longer_than_it_may_be_believed() {
     let tally = tally.into_inner();
     println!("seed {seed}: {cases} histories, {tally:?}");
     let Tally { quorate, unheard, overdue, guards, expected } = tally;
-    assert!(
-        [quorate, unheard, overdue, guards, expected].iter().all(|n| *n > u64::from(cases) / 10),
-        "hardly anything happened"
-    );
+    let seen = [quorate, unheard, overdue, guards, expected];
+    let enough = seen.iter().all(|n| *n > u64::from(cases) / 10);
+    assert!(cases < 100 || enough, "hardly anything happened");
 }
 
 /// What was seen in all histories, to know that it was.
@@ -147,9 +146,7 @@ fn note(model: &mut Model, watched: &mut [Watched], now: Instant) {
     for watched in watched {
         watched.note(model, now);
     }
-    for node in &mut model.nodes {
-        (node.told, node.broke, node.hung_up) = (false, false, false);
-    }
+    model.take_back();
 }
 
 /// Looks at everybody until then. `settled`: whether the model knows what they were told.
