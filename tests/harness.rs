@@ -4,7 +4,7 @@ mod support;
 
 use std::{
     env,
-    ffi::{c_int, c_void},
+    ffi::c_int,
     fs,
     os::{fd::BorrowedFd, unix::process::ExitStatusExt},
     panic,
@@ -17,6 +17,10 @@ use std::{
 };
 
 use actix_quorum::libquorum::Handle;
+use corosync_sys::{
+    CS_DISPATCH_ONE_NONBLOCKING, CS_OK, QUORUM_MODEL_V1, Quorum, cs_error_t, quorum_handle_t,
+    quorum_model_v1_data_t, quorum_ring_id, quorum_v1_quorum_notification_fn_t,
+};
 use libloading::{Library, Symbol};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -253,7 +257,13 @@ fn a_connection_is_seen_in_dev_shm_while_it_is_open() {
 fn a_fake_libquorum_does_as_told() {
     static SEEN: Mutex<Vec<(u32, Option<Vec<u32>>)>> = Mutex::new(Vec::new());
 
-    extern "C" fn on_quorum(_: u64, quorate: u32, _: Ring, entries: u32, members: *const u32) {
+    extern "C" fn on_quorum(
+        _: quorum_handle_t,
+        quorate: u32,
+        _: quorum_ring_id,
+        entries: u32,
+        members: *const u32,
+    ) {
         let members = (!members.is_null()).then(|| {
             // SAFETY: the fake keeps the list through the call.
             unsafe { slice::from_raw_parts(members, entries as usize) }.to_vec()
@@ -262,7 +272,7 @@ fn a_fake_libquorum_does_as_told() {
     }
 
     let fake = FakeLibquorum::new("harness_does_as_told");
-    let library = Client::load(&fake);
+    let library = Fake::load(&fake);
     let (code, handle) = library.model_initialize(Some(on_quorum));
     assert_eq!((code, fake.open_handles()), (1, 1));
 
@@ -301,7 +311,7 @@ fn a_fake_libquorum_does_as_told() {
 #[ignore = "needs a C compiler: make test"]
 fn a_blocked_function_waits() {
     let fake = FakeLibquorum::new("harness_blocked");
-    let library = Client::load(&fake);
+    let library = Fake::load(&fake);
     fake.block("quorum_model_initialize");
     let blocked = thread::spawn(move || {
         let (code, handle) = library.model_initialize(None);
@@ -319,20 +329,18 @@ fn a_blocked_function_waits() {
 #[ignore = "needs a C compiler: make test"]
 fn the_variants_differ_as_named() {
     let old = FakeLibquorum::variant("harness_no_model", Variant::NoModel);
-    let library = Client::load(&old);
-    assert!(!library.has("quorum_model_initialize\0"));
-    assert!(library.has("quorum_initialize\0"));
+    assert!(Fake::load(&old).0.model_initialize().is_err(), "and it has all others");
 
     let plain = FakeLibquorum::new("harness_plain");
     plain.fail_always("quorum_model_initialize", 11);
-    let (code, handle) = Client::load(&plain).model_initialize(None);
+    let (code, handle) = Fake::load(&plain).model_initialize(None);
     assert_eq!((code, handle, plain.open_handles()), (11, 0, 0));
     plain.succeed("quorum_model_initialize");
-    assert_eq!(Client::load(&plain).model_initialize(None).0, 1);
+    assert_eq!(Fake::load(&plain).model_initialize(None).0, 1);
 
     let keeps = FakeLibquorum::variant("harness_keeps", Variant::FailKeepsHandle);
     keeps.fail("quorum_model_initialize", 7, 1);
-    let library = Client::load(&keeps);
+    let library = Fake::load(&keeps);
     let (code, handle) = library.model_initialize(None);
     assert_eq!((code, keeps.open_handles()), (7, 1));
     assert_eq!((library.finalize(handle), keeps.open_handles()), (1, 0));
@@ -351,68 +359,45 @@ fn another_fake_is_compiled_from_its_source() {
 }
 
 /// A user of the fake.
-struct Client(Library);
+struct Fake(Quorum);
 
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Ring {
-    node_id: u32,
-    seq: u64,
-}
-
-type OnQuorum = extern "C" fn(u64, u32, Ring, u32, *const u32);
-
-#[repr(C)]
-struct ModelData {
-    model: c_int,
-    on_quorum: Option<OnQuorum>,
-    on_nodelist: *const c_void,
-}
-
-impl Client {
+impl Fake {
     fn load(fake: &FakeLibquorum) -> Self {
-        // SAFETY: the library has no initializers.
-        Self(unsafe { Library::new(fake.path()) }.unwrap())
+        // SAFETY: the library has no initializers, and its functions are as those of libquorum.
+        Self(unsafe { Quorum::load_from(fake.path()) }.unwrap())
     }
 
-    fn has(&self, symbol: &str) -> bool {
-        // SAFETY: it is looked up, not used.
-        unsafe { self.0.get::<*const c_void>(symbol) }.is_ok()
-    }
-
-    fn model_initialize(&self, on_quorum: Option<OnQuorum>) -> (c_int, u64) {
-        type Initialize =
-            unsafe extern "C" fn(*mut u64, c_int, *mut ModelData, *mut u32, *mut c_void) -> c_int;
-        let mut data = ModelData { model: 1, on_quorum, on_nodelist: ptr::null() };
-        let (mut handle, mut kind) = (0, 0);
-        // SAFETY: it is the type in the C source.
-        let f: Symbol<'_, Initialize> = unsafe { self.0.get("quorum_model_initialize") }.unwrap();
+    fn model_initialize(
+        &self,
+        on_quorum: quorum_v1_quorum_notification_fn_t,
+    ) -> (cs_error_t, quorum_handle_t) {
+        let mut data = quorum_model_v1_data_t {
+            model: QUORUM_MODEL_V1,
+            quorum_notify_fn: on_quorum,
+            nodelist_notify_fn: None,
+        };
+        let (mut handle, mut kind, data) = (0, 0, (&raw mut data).cast());
+        let initialize = self.0.model_initialize().unwrap();
         // SAFETY: all pointers are to locals, or null.
-        let code = unsafe { f(&mut handle, 1, &mut data, &mut kind, ptr::null_mut()) };
+        let code =
+            unsafe { initialize(&mut handle, QUORUM_MODEL_V1, data, &mut kind, ptr::null_mut()) };
         (code, handle)
     }
 
-    fn dispatch(&self, handle: u64) -> c_int {
-        type F = extern "C" fn(u64, c_int) -> c_int;
-        // SAFETY: `F` is the type in the C source.
-        let f: Symbol<'_, F> = unsafe { self.0.get("quorum_dispatch") }.unwrap();
-        f(handle, 4)
+    fn dispatch(&self, handle: quorum_handle_t) -> cs_error_t {
+        // SAFETY: the fake answers for a handle that is none.
+        unsafe { (self.0.quorum_dispatch)(handle, CS_DISPATCH_ONE_NONBLOCKING) }
     }
 
-    fn finalize(&self, handle: u64) -> c_int {
-        type F = extern "C" fn(u64) -> c_int;
-        // SAFETY: `F` is the type in the C source.
-        let f: Symbol<'_, F> = unsafe { self.0.get("quorum_finalize") }.unwrap();
-        f(handle)
+    fn finalize(&self, handle: quorum_handle_t) -> cs_error_t {
+        // SAFETY: the fake answers for a handle that is none.
+        unsafe { (self.0.quorum_finalize)(handle) }
     }
 
-    fn is_readable(&self, handle: u64) -> bool {
+    fn is_readable(&self, handle: quorum_handle_t) -> bool {
         let mut fd = -1;
-        type F = unsafe extern "C" fn(u64, *mut c_int) -> c_int;
-        // SAFETY: `F` is the type in the C source.
-        let f: Symbol<'_, F> = unsafe { self.0.get("quorum_fd_get") }.unwrap();
         // SAFETY: the pointer is to a local.
-        assert_eq!(unsafe { f(handle, &mut fd) }, 1);
+        assert_eq!(unsafe { (self.0.quorum_fd_get)(handle, &mut fd) }, CS_OK);
         // SAFETY: the fake keeps it open until `finalize`.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
