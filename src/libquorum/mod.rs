@@ -27,7 +27,9 @@ mod stack;
 pub(crate) mod votequorum;
 
 use std::{
+    cell::Cell,
     ffi::c_void,
+    marker::PhantomData,
     ops::BitOr,
     os::fd::{BorrowedFd, RawFd},
     path::Path,
@@ -150,6 +152,11 @@ pub enum Dispatch {
 ///
 /// It may move between threads, but is used by one at a time: libquorum's answers are wrong
 /// otherwise. Dropping it closes the connection, as [`finalize`](Self::finalize) does.
+///
+/// ```compile_fail,E0277
+/// fn used_by_two_at_a_time<T: Sync>() {}
+/// used_by_two_at_a_time::<actix_quorum::libquorum::Handle>();
+/// ```
 #[derive(Debug)]
 pub struct Handle {
     library: sys::Quorum,
@@ -164,6 +171,8 @@ pub struct Handle {
     /// A call has said that the connection is over.
     lost: bool,
     closed: bool,
+    /// Not `Sync`.
+    one_thread_at_a_time: PhantomData<Cell<()>>,
 }
 
 impl Handle {
@@ -243,6 +252,7 @@ impl Handle {
             stuck_since: None,
             lost: false,
             closed: false,
+            one_thread_at_a_time: PhantomData,
         })
     }
 
