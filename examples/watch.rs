@@ -33,7 +33,8 @@ async fn main() -> std::io::Result<()> {
         tokio::signal::ctrl_c().await?;
         quorum.stop().await;
     } else if !arguments.is_empty() {
-        return Err(std::io::Error::other("usage: watch [--corosync]"));
+        eprintln!("usage: watch [--corosync]");
+        std::process::exit(1);
     } else {
         println!("-- a simulated cluster of three, seen from node 1");
         let cluster = Cluster::new(3);
