@@ -61,8 +61,8 @@ impl Backoff {
     }
 
     /// When somebody has to act: permission refused, no library, no quorum provider, a server of
-    /// another user, too small a stack. Default 30 to
-    /// 60 s; Corosync writes two lines to its log for each refused attempt.
+    /// another user, too small a stack. Default 30 to 60 s; Corosync writes two lines to its log for
+    /// each refused attempt.
     pub fn refused(self, delays: RangeInclusive<Duration>) -> Self {
         Self { refused: checked(delays), ..self }
     }

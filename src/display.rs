@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Cause, Connection, Quorum, QuorumChanged, Snapshot, Votes, libquorum::NodeId};
+use crate::{Cause, Connection, Nodes, Quorum, QuorumChanged, Snapshot, Votes, libquorum::NodeId};
 
 /// One line for an operator: `inquorate: ring 3.d, members 3; left 1 2 (was quorate, ring 1.9)`.
 impl fmt::Display for QuorumChanged {
@@ -73,6 +73,16 @@ impl fmt::Display for Connection {
             Self::Stalled => f.write_str("corosync does not answer"),
             Self::Lost { error } => write!(f, "{error}"),
             Self::Stopped => f.write_str("stopped"),
+        }
+    }
+}
+
+/// With a space between two: `2 3`.
+impl fmt::Display for Nodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.split_first() {
+            Some((first, rest)) => write!(f, "{first}{}", Listed(rest)),
+            None => Ok(()),
         }
     }
 }
@@ -177,6 +187,12 @@ mod tests {
             conflated.to_string(),
             "inquorate: ring 3.d, members 3; left 1 2; missed 1 changes (was quorate, ring 1.9)"
         );
+    }
+
+    #[test]
+    fn nodes_are_shown_one_after_the_other() {
+        assert_eq!(Nodes::default().to_string(), "");
+        assert_eq!(Nodes::ascending(&ids(&[2, 3])).to_string(), "2 3");
     }
 
     #[test]

@@ -30,29 +30,8 @@ impl<'a> IntoIterator for &'a Nodes {
     }
 }
 
-/// With a space between two: `2 3`.
-impl fmt::Display for Nodes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, node) in self.iter().enumerate() {
-            write!(f, "{}{node}", if index > 0 { " " } else { "" })?;
-        }
-        Ok(())
-    }
-}
-
 impl fmt::Debug for Nodes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self).finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn they_are_shown_one_after_the_other() {
-        assert_eq!(Nodes::default().to_string(), "");
-        assert_eq!(Nodes::ascending(&[NodeId(2), NodeId(3)]).to_string(), "2 3");
     }
 }

@@ -100,8 +100,9 @@ mod linux {
         }
 
         pub(super) fn reset_after(&mut self, duration: Duration) {
-            // A second at most.
-            let time = |duration| Timespec::try_from(duration).expect("it is short");
+            let time = |duration: Duration| {
+                Timespec::try_from(duration).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 })
+            };
             // Zero would disarm it.
             let it_value = time(duration.max(Duration::from_nanos(1)));
             let times = Itimerspec { it_interval: time(self.period), it_value };

@@ -93,12 +93,23 @@ pub fn eventually<T>(
 ) -> T {
     let start = Instant::now();
     loop {
-        if let Some(value) = condition() {
+        if let Some(value) = in_time(start, deadline, what, &mut condition) {
             return value;
         }
-        assert!(start.elapsed() < deadline, "not within {deadline:?}: {what}");
         sleep(Duration::from_millis(5));
     }
+}
+
+#[track_caller]
+fn in_time<T>(
+    start: Instant,
+    deadline: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Option<T>,
+) -> Option<T> {
+    let value = condition();
+    assert!(value.is_some() || start.elapsed() < deadline, "not within {deadline:?}: {what}");
+    value
 }
 
 /// The same for a thread that has more to do.
@@ -109,10 +120,9 @@ pub async fn eventually_async<T>(
 ) -> T {
     let start = Instant::now();
     loop {
-        if let Some(value) = condition() {
+        if let Some(value) = in_time(start, deadline, what, &mut condition) {
             return value;
         }
-        assert!(start.elapsed() < deadline, "not within {deadline:?}: {what}");
         actix::clock::sleep(Duration::from_millis(5)).await;
     }
 }
