@@ -1,6 +1,6 @@
 //! Nodes, and a cluster of them on one switch.
 
-use std::{collections::BTreeMap, fmt::Write, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
 use super::{Config, Corosync, Netns, Quorumtool, eventually};
 
@@ -42,9 +42,7 @@ impl Node {
     /// Waits until the node's quorumtool shows what is `wanted`, and returns it.
     #[track_caller]
     pub fn wait(&self, what: &str, wanted: impl Fn(&Quorumtool) -> bool) -> Quorumtool {
-        eventually(FORMING, &format!("n{}: {what}", self.id), || {
-            self.corosync.quorumtool().filter(&wanted)
-        })
+        eventually(&format!("n{}: {what}", self.id), || self.corosync.quorumtool().filter(&wanted))
     }
 
     /// Waits until the node is quorate, or not, with exactly these members.
@@ -107,9 +105,9 @@ impl Cluster {
         if !self.has_provider {
             // Then `corosync-quorumtool` has nothing to show.
             let formed = || self.nodes.values().all(|node| node.corosync.members() == all);
-            return eventually(FORMING, "the cluster forms", || formed().then_some(()));
+            return eventually("the cluster forms", || formed().then_some(()));
         }
-        eventually(FORMING, "the cluster forms", || {
+        eventually("the cluster forms", || {
             let mut shown = self.nodes.values().map(|node| node.corosync.quorumtool());
             let first = shown.next()??;
             let formed = first.quorate && first.members == all;
@@ -184,6 +182,3 @@ impl Cluster {
 pub fn nodelist(size: u32) -> Vec<(u32, String)> {
     (1..=size).map(|id| (id, format!("10.0.0.{id}"))).collect()
 }
-
-/// How long the nodes may take to agree.
-const FORMING: Duration = Duration::from_secs(30);

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicU32, Ordering},
@@ -10,20 +11,36 @@ use std::{
 use super::command;
 
 /// Compiles to a file of this name, and returns its path. The flags come last, libraries too.
+///
+/// The same source is compiled once, and copied after: what is loaded from two paths is two libraries.
 #[track_caller]
 pub(super) fn compile(name: &str, source: &str, flags: &[&str]) -> PathBuf {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let path = directory.join(name);
-    // Other processes may use an older one, or be compiling it too: rename, never write.
-    let draft = format!("{}-{}-{name}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    let (c, out) = (directory.join(format!("{draft}.c")), directory.join(draft));
-    fs::write(&c, source).expect("cargo has made the directory");
-
-    let files = ["-o", out.to_str().expect("a plain path"), c.to_str().expect("a plain path")];
-    command("cc", &[&["-Wall", "-Wextra"], &files[..], flags].concat());
-    fs::rename(out, &path).expect("both are in one directory");
-    fs::remove_file(c).expect("it is ours");
+    let mut hasher = DefaultHasher::new();
+    (source, flags).hash(&mut hasher);
+    let compiled = directory.join(format!("compiled-{:016x}", hasher.finish()));
+    if !compiled.exists() {
+        let c = draft("c");
+        fs::write(&c, source).expect("cargo has made the directory");
+        let out = draft("out");
+        let files = ["-o", out.to_str().expect("a plain path"), c.to_str().expect("a plain path")];
+        command("cc", &[&["-Wall", "-Wextra"], &files[..], flags].concat());
+        fs::rename(out, &compiled).expect("both are in one directory");
+        fs::remove_file(c).expect("it is ours");
+    }
+    // Other processes may use an older one: rename, never write.
+    let copy = draft("copy");
+    fs::copy(&compiled, &copy).expect("there is room");
+    fs::rename(copy, &path).expect("both are in one directory");
     path
+}
+
+/// The path of a file that no other process or thread writes.
+fn draft(extension: &str) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("draft-{}-{number}.{extension}", process::id()))
 }

@@ -11,7 +11,6 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
 };
 
 use rustix::process::Signal;
@@ -21,6 +20,7 @@ use super::{
     daemon::Daemon,
     eventually,
     leftovers::{note_pid, read_pids, remove_shm_of},
+    report::print_command,
 };
 
 /// A Corosync daemon in a network namespace, with its own `/run`, state and configuration.
@@ -90,7 +90,7 @@ impl Corosync {
     /// Waits until clients can connect, for which the daemon must have formed its first ring.
     #[track_caller]
     pub fn wait_ready(&self) {
-        eventually(Duration::from_secs(20), &format!("{} accepts clients", self.name), || {
+        eventually(&format!("{} accepts clients", self.name), || {
             let exit = self.exit_status();
             assert!(exit.is_none(), "{} has ended: {exit:?}\n{}", self.name, self.log());
             let accepts = || self.tool("corosync-cmapctl", &["-g", "totem.version"]);
@@ -255,8 +255,9 @@ impl Drop for Corosync {
         if thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
-            let end = lines[lines.len().saturating_sub(200)..].join("\n");
-            eprintln!("---- log of {} ----\n{end}\n----", self.name);
+            let end = lines[lines.len().saturating_sub(60)..].join("\n");
+            eprintln!("---- end of the log of {} ----\n{end}\n----", self.name);
+            print_command();
         }
     }
 }

@@ -8,14 +8,13 @@ use std::{
     process::{ChildStdin, ChildStdout, Command, ExitStatus},
     sync::{Arc, Condvar, Mutex, mpsc},
     thread,
-    time::Duration,
 };
 
 use rustix::process::{
     Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
 };
 
-use super::{Netns, eventually, process::is_stopped};
+use super::{DEADLINE, Netns, eventually, process::is_stopped};
 
 /// The ends of its standard input and output that are pipes.
 pub(super) type Pipes = (Option<ChildStdin>, Option<ChildStdout>);
@@ -67,15 +66,12 @@ impl Daemon {
     /// Stops it where it is (SIGSTOP), as if it hung.
     pub(super) fn pause(&self) {
         self.signal(Signal::STOP);
-        eventually(Duration::from_secs(5), &format!("process {} stops", self.pid), || {
-            is_stopped(self.pid).then_some(())
-        });
+        eventually(&format!("process {} stops", self.pid), || is_stopped(self.pid).then_some(()));
     }
 
     pub(super) fn wait(&self) {
         let exit = self.exit.lock().unwrap();
-        let deadline = Duration::from_secs(20);
-        let (exit, _) = self.exited.wait_timeout_while(exit, deadline, |e| e.is_none()).unwrap();
+        let (exit, _) = self.exited.wait_timeout_while(exit, DEADLINE, |e| e.is_none()).unwrap();
         assert!(exit.is_some(), "process {} does not end", self.pid);
     }
 

@@ -8,15 +8,15 @@ use std::{
     process::{ChildStdin, Command, Stdio},
     sync::{Arc, Condvar, Mutex, OnceLock},
     thread,
-    time::Duration,
 };
 
 use rustix::process::Signal;
 
 use super::{
-    Ipc, Netns, TempDir, command, compile,
+    DEADLINE, Ipc, Netns, TempDir, command, compile,
     daemon::Daemon,
     leftovers::{note_pid, remove_shm_of},
+    report::print_command,
 };
 
 /// A server on the sockets of Corosync's services in a network namespace.
@@ -154,7 +154,7 @@ impl Hostile {
         let waits =
             |seen: &mut Seen| !seen.ended && seen.times.get(fact).is_none_or(|seen| *seen < times);
         let seen = self.facts.seen.lock().unwrap();
-        let (seen, waited) = self.facts.changed.wait_timeout_while(seen, PATIENCE, waits).unwrap();
+        let (seen, waited) = self.facts.changed.wait_timeout_while(seen, DEADLINE, waits).unwrap();
         let told = waited.timed_out().then(|| format!("{seen:?}"));
         drop(seen);
         assert_eq!(told, None, "not {times} times {fact:?}");
@@ -186,6 +186,9 @@ impl Drop for Hostile {
     fn drop(&mut self) {
         self.kill();
         remove_shm_of(self.server.pid);
+        if thread::panicking() {
+            print_command();
+        }
     }
 }
 
@@ -359,6 +362,3 @@ fn program() -> &'static Path {
         compile("hostile", include_str!("hostile.c"), &flags)
     })
 }
-
-/// How long a server may take to see what it is to see.
-const PATIENCE: Duration = Duration::from_secs(30);

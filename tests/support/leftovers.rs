@@ -8,7 +8,6 @@ use std::{
         Once,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -84,7 +83,7 @@ pub(super) fn remove_netns(name: &str) {
         let other = |pid: &u32| *pid != process::id();
         pids.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(other).collect()
     };
-    eventually(Duration::from_secs(10), &format!("the processes in {name} are gone"), || {
+    eventually(&format!("the processes in {name} are gone"), || {
         let pids = inside();
         for pid in &pids {
             let pid = Pid::from_raw(i32::try_from(*pid).expect("a process id")).expect("not 0");

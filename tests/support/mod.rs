@@ -5,8 +5,8 @@
 //! that died could not remove. It needs root, Corosync and `ip`, except for the fake library;
 //! the impostors need libqb's development files, and the browser is Chromium.
 
-// Each test binary uses its own part.
-#![allow(dead_code, unreachable_pub, unused_imports)]
+// Each of the two programs of tests uses its own part.
+#![allow(dead_code, unreachable_pub, unused_imports, unused_macros)]
 
 mod browser;
 mod cluster;
@@ -18,8 +18,13 @@ mod flipper;
 pub mod hostile;
 mod http;
 mod leftovers;
+mod loaded;
 mod netns;
+#[macro_use]
+mod own_process;
 mod process;
+mod promtool;
+mod report;
 mod running;
 #[cfg(feature = "web")]
 mod service;
@@ -28,12 +33,15 @@ mod thread;
 mod watcher;
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError, mpsc},
+    fs::File,
+    path::Path,
+    sync::mpsc,
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use actix::Arbiter;
+use rustix::fs::{FlockOperation, flock};
 
 use self::compile::compile;
 #[cfg(feature = "web")]
@@ -47,23 +55,32 @@ pub use self::{
     hostile::{Hostile, Message, Step},
     http::{Client, Event},
     leftovers::{TempDir, shm_of, sweep, unique_name},
+    loaded::{FUNCTIONS, Fake, THREE, ids, until_connected},
     netns::Netns,
+    own_process::is_run_elsewhere,
     process::{
         command, dev_shm_entries, open_fds, pause_process, rss_kib, runs_thread, threads,
         wait_asleep,
     },
-    running::Running,
+    promtool::promtool,
+    running::{Running, example},
     staged::StagedLibquorum,
     thread::{as_user, fill_dev_shm, on_fresh_thread, small_dev_shm},
     watcher::{Forward, Watcher, assert_never_quorate, connected, lines, quick, quorate},
 };
 
-/// The turn of a test that can share with no other what is the process's: its descriptors, threads
-/// and memory, and the lock around libquorum, which a call that hangs keeps.
-pub fn alone() -> MutexGuard<'static, ()> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// How long a test waits for what has to come. Nobody waits that long but for what does not come, so
+/// it is long enough for a busy machine, and no time of the product's depends on it.
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+/// The turn of a test that asserts how long something takes. Of these one runs at a time, whichever
+/// process it is in. Drop the file to end the turn.
+#[must_use]
+pub fn alone() -> File {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("alone");
+    let file = File::create(path).expect("cargo has made the directory");
+    flock(&file, FlockOperation::LockExclusive).expect("a file can be locked");
+    file
 }
 
 /// Runs a future of code that is no actor.
@@ -82,11 +99,17 @@ pub fn hold(arbiter: &Arbiter) -> mpsc::Sender<()> {
     release
 }
 
-/// Polls `condition` until it gives a value, and panics with `what` when it has not by `deadline`.
+/// Polls `condition` until it gives a value, and panics with `what` when it has not in [`DEADLINE`].
 ///
 /// The only place in the tests that sleeps, with [`eventually_async`].
 #[track_caller]
-pub fn eventually<T>(
+pub fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    eventually_within(DEADLINE, what, condition)
+}
+
+/// The same where the deadline is what is guaranteed.
+#[track_caller]
+pub fn eventually_within<T>(
     deadline: Duration,
     what: &str,
     mut condition: impl FnMut() -> Option<T>,
@@ -112,15 +135,11 @@ fn in_time<T>(
     value
 }
 
-/// The same for a thread that has more to do.
-pub async fn eventually_async<T>(
-    deadline: Duration,
-    what: &str,
-    mut condition: impl FnMut() -> Option<T>,
-) -> T {
+/// The same as [`eventually`] for a thread that has more to do.
+pub async fn eventually_async<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
-        if let Some(value) = in_time(start, deadline, what, &mut condition) {
+        if let Some(value) = in_time(start, DEADLINE, what, &mut condition) {
             return value;
         }
         actix::clock::sleep(Duration::from_millis(5)).await;

@@ -3,7 +3,6 @@
 use std::{
     fs,
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -102,14 +101,12 @@ fn state(stat: &str) -> Option<char> {
 pub fn pause_process(pid: u32) {
     let process = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
     kill_process(process, Signal::STOP).expect("it is there");
-    eventually(Duration::from_secs(5), &format!("process {pid} stops"), || {
-        is_stopped(pid).then_some(())
-    });
+    eventually(&format!("process {pid} stops"), || is_stopped(pid).then_some(()));
 }
 
 /// Waits until a thread of this process sleeps in `poll`.
 pub fn wait_asleep(thread: i32) {
-    eventually(Duration::from_secs(10), "the thread blocks in poll", || {
+    eventually("the thread blocks in poll", || {
         let waits_in = fs::read_to_string(format!("/proc/self/task/{thread}/syscall")).ok()?;
         let number: i64 = waits_in.split(' ').next()?.parse().ok()?;
         [libc::SYS_poll, libc::SYS_ppoll].contains(&number).then_some(())

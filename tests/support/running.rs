@@ -1,17 +1,15 @@
-//! The examples, run as the documentation says.
+//! The examples, as the documentation has them run.
 
 use std::{
+    env,
     io::{BufRead, BufReader},
+    path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{Once, mpsc},
     thread,
-    time::Duration,
 };
 
-use super::Netns;
-
-/// It may have to be built first.
-const PATIENCE: Duration = Duration::from_secs(300);
+use super::{DEADLINE, Netns, command, report::features};
 
 /// A program, killed on drop.
 #[derive(Debug)]
@@ -23,18 +21,19 @@ pub struct Running {
 }
 
 impl Running {
-    /// `cargo run` with these arguments, in a network namespace if there is one.
+    /// Runs an example with these arguments, in a network namespace if there is one.
     #[track_caller]
-    pub fn cargo_run(netns: Option<&Netns>, arguments: &str) -> Self {
+    pub fn example(netns: Option<&Netns>, name: &str, arguments: &str) -> Self {
+        let program = example(name);
         let mut command = match netns {
             Some(netns) => {
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", netns.name(), env!("CARGO")]);
+                command.args(["netns", "exec", netns.name()]).arg(program);
                 command
             }
-            None => Command::new(env!("CARGO")),
+            None => Command::new(program),
         };
-        command.args(["run", "--quiet"]).args(arguments.split(' '));
+        command.args(arguments.split_whitespace());
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let prints = BufReader::new(child.stdout.take().unwrap()).lines();
         let (send, lines) = mpsc::channel();
@@ -61,7 +60,7 @@ impl Running {
     fn until_line(&mut self, text: &str, wanted: impl Fn(&str) -> bool) -> String {
         let mut seen = Vec::new();
         loop {
-            match self.lines.recv_timeout(PATIENCE) {
+            match self.lines.recv_timeout(DEADLINE) {
                 Ok(line) if wanted(&line) => return line,
                 Ok(line) => seen.push(line),
                 Err(error) => panic!("{error} before {text:?}: {seen:#?}"),
@@ -75,4 +74,20 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Where an example is, once it is built: beside this test.
+///
+/// `make test` has built all of them with the tests, with these features; then this finds as much.
+#[track_caller]
+pub fn example(name: &str) -> PathBuf {
+    static BUILT: Once = Once::new();
+
+    BUILT.call_once(|| {
+        let features = features();
+        command(env!("CARGO"), &["build", "--quiet", "--examples", "--features", &features]);
+    });
+    let test = env::current_exe().expect("it is running");
+    let target = test.ancestors().nth(2).expect("it is in target/debug/deps");
+    target.join("examples").join(name)
 }

@@ -22,8 +22,6 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{Client, eventually};
 
-const SOON: Duration = Duration::from_secs(30);
-
 /// A service with a gated `/write`, on a cluster of three.
 pub struct Service {
     pub cluster: Cluster,
@@ -115,7 +113,7 @@ impl Service {
     }
 
     pub fn until(&self, quorate: bool) {
-        eventually(SOON, &format!("quorate is {quorate}"), || {
+        eventually(&format!("quorate is {quorate}"), || {
             (self.quorum.is_quorate() == quorate).then_some(())
         });
     }

@@ -9,9 +9,12 @@ use rustix::{
 
 use super::Netns;
 
-/// Runs `f` on a fresh thread. A panic in it goes on in the caller.
+/// Runs `f` on a fresh thread, which has the name of this one. A panic in it goes on in the caller.
 pub fn on_fresh_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| scope.spawn(f).join()).unwrap_or_else(|panic| resume_unwind(panic))
+    let name = thread::current().name().unwrap_or("fresh").to_owned();
+    let thread = thread::Builder::new().name(name);
+    let ended = thread::scope(|scope| thread.spawn_scoped(scope, f).map(|thread| thread.join()));
+    ended.expect("a thread can start").unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// Runs `f` on a fresh thread that has a `/dev/shm` of `size` (as `mount` takes it: `4m`) of its

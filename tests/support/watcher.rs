@@ -1,6 +1,8 @@
 //! A quorum actor in a namespace, and what its subscriber is told.
 
 use std::{
+    cell::RefCell,
+    collections::VecDeque,
     sync::mpsc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -12,10 +14,10 @@ use actix_quorum::{
     Snapshot,
 };
 
-use super::{Netns, block_on};
+use super::{DEADLINE, Netns, block_on, report::print_command};
 
-/// Long enough for a cluster to form on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How many changes of each kind a failing test prints.
+const PRINTED: usize = 100;
 
 /// How long a stop may take, and what a loaded machine adds.
 const AT_ONCE: Duration = Duration::from_millis(1500);
@@ -25,6 +27,8 @@ const AT_ONCE: Duration = Duration::from_millis(1500);
 pub struct Watcher {
     pub quorum: QuorumHandle,
     changes: mpsc::Receiver<QuorumChanged>,
+    /// The last of those that the test has taken, for when it fails.
+    taken: RefCell<VecDeque<QuorumChanged>>,
     system: System,
     thread: Option<JoinHandle<()>>,
 }
@@ -59,18 +63,18 @@ impl Watcher {
         };
         let thread = thread::Builder::new().name("system".into()).spawn(run).unwrap();
         let (quorum, system) = receiver.recv().expect("the actor starts");
-        Self { quorum, changes, system, thread: Some(thread) }
+        Self { quorum, changes, taken: RefCell::default(), system, thread: Some(thread) }
     }
 
     /// The next change, if there is one in good time.
     pub fn try_next(&self) -> Option<QuorumChanged> {
-        self.changes.recv_timeout(PATIENCE).ok()
+        self.take().ok()
     }
 
     /// The next change.
     #[track_caller]
     pub fn next(&self) -> QuorumChanged {
-        match self.changes.recv_timeout(PATIENCE) {
+        match self.take() {
             Ok(change) => change,
             Err(error) => panic!("no change: {error}; last {}", self.quorum.snapshot()),
         }
@@ -81,7 +85,7 @@ impl Watcher {
     pub fn until(&self, what: &str, wanted: impl Fn(&QuorumChanged) -> bool) -> Vec<QuorumChanged> {
         let mut seen = Vec::new();
         loop {
-            match self.changes.recv_timeout(PATIENCE) {
+            match self.take() {
                 Ok(change) => {
                     seen.push(change);
                     if wanted(&seen[seen.len() - 1]) {
@@ -131,7 +135,19 @@ impl Watcher {
 
     /// What has arrived and was not looked at.
     pub fn rest(&self) -> Vec<QuorumChanged> {
-        self.changes.try_iter().collect()
+        self.changes.try_iter().inspect(|change| self.note(change)).collect()
+    }
+
+    fn take(&self) -> Result<QuorumChanged, mpsc::RecvTimeoutError> {
+        self.changes.recv_timeout(DEADLINE).inspect(|change| self.note(change))
+    }
+
+    fn note(&self, change: &QuorumChanged) {
+        let mut taken = self.taken.borrow_mut();
+        taken.push_back(change.clone());
+        if taken.len() > PRINTED {
+            taken.pop_front();
+        }
     }
 
     /// Stops the actor, in time whatever hangs.
@@ -152,6 +168,13 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
+        if thread::panicking() {
+            let taken: Vec<_> = self.taken.take().into();
+            let rest: Vec<_> = self.changes.try_iter().take(PRINTED).collect();
+            eprintln!("---- the last changes ----{}", lines(&taken));
+            eprintln!("-- and those that the test has not taken:{}\n----", lines(&rest));
+            print_command();
+        }
         self.system.stop();
         let ended = self.thread.take().expect("only here").join();
         if !thread::panicking() {
@@ -187,12 +210,12 @@ fn change_error(change: &QuorumChanged) -> Option<actix_quorum::Error> {
 /// Waits until it is connected.
 pub async fn connected(quorum: &QuorumHandle) {
     let connected = |snapshot: &Snapshot| snapshot.connection == Connection::Connected;
-    timeout(PATIENCE, quorum.wait_for(connected)).await.expect("connected in time");
+    timeout(DEADLINE, quorum.wait_for(connected)).await.expect("connected in time");
 }
 
 /// Waits until it is quorate.
 pub async fn quorate(quorum: &QuorumHandle) {
-    timeout(PATIENCE, quorum.wait_quorate()).await.expect("quorate in time");
+    timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate in time");
 }
 
 /// Delays short enough for a test, whatever the error.

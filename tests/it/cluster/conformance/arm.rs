@@ -1,0 +1,207 @@
+//! What a scenario can do to a cluster, whichever it is.
+
+use std::time::Duration;
+
+use actix_quorum::{QuorumBuilder, Snapshot, sim};
+
+use super::told::Told;
+
+use crate::support::{Cluster, Watcher, nodelist, quick};
+
+/// A cluster with the nodes `1..=size`.
+pub(crate) trait Arm {
+    /// A cluster that has formed.
+    fn formed(size: u32, settings: Settings) -> Self;
+
+    fn partition(&self, groups: &[&[u32]]);
+    fn heal(&self);
+    fn crash(&self, id: u32);
+    fn stop(&self, id: u32);
+    fn start(&self, id: u32);
+    fn restart(&self, id: u32);
+    fn pause(&self, id: u32);
+    fn resume(&self, id: u32);
+
+    /// Sets the cmap key `quorum.expected_votes` on every node, all of which run.
+    fn expected_votes(&self, votes: u32);
+
+    /// Reloads a configuration with this many votes for a node in the nodelist.
+    fn votes(&self, id: u32, votes: u32);
+
+    /// Reloads a configuration with the nodes `1..=nodes` in its nodelist.
+    fn reload(&self, nodes: u32);
+
+    /// Starts an actor on a node, with these settings on top.
+    fn watch_with(&self, id: u32, settings: fn(QuorumBuilder) -> QuorumBuilder) -> Told;
+
+    fn watch(&self, id: u32) -> Told {
+        self.watch_with(id, |builder| builder)
+    }
+
+    /// Checks a node's settled state against what Corosync's own tool shows.
+    fn check_shown(&self, id: u32, snapshot: &Snapshot);
+}
+
+/// How a cluster is configured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) two_node: bool,
+    pub(crate) wait_for_all: bool,
+    pub(crate) provider: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { two_node: false, wait_for_all: false, provider: true }
+    }
+}
+
+/// The simulated cluster.
+pub(crate) struct Sim(sim::Cluster);
+
+impl Arm for Sim {
+    fn formed(size: u32, settings: Settings) -> Self {
+        let mut cluster = sim::Cluster::new(size);
+        if settings.two_node {
+            cluster = cluster.two_node(true);
+        }
+        if settings.wait_for_all {
+            cluster = cluster.wait_for_all(true);
+        }
+        cluster.provider(settings.provider);
+        Self(cluster)
+    }
+
+    fn partition(&self, groups: &[&[u32]]) {
+        self.0.partition(groups).unwrap();
+    }
+
+    fn heal(&self) {
+        self.0.heal();
+    }
+
+    fn crash(&self, id: u32) {
+        self.0.crash(id).unwrap();
+    }
+
+    fn stop(&self, id: u32) {
+        self.0.stop(id).unwrap();
+    }
+
+    fn start(&self, id: u32) {
+        self.0.start(id).unwrap();
+    }
+
+    fn restart(&self, id: u32) {
+        self.0.restart(id).unwrap();
+    }
+
+    fn pause(&self, id: u32) {
+        self.0.pause(id).unwrap();
+    }
+
+    fn resume(&self, id: u32) {
+        self.0.resume(id).unwrap();
+    }
+
+    fn expected_votes(&self, votes: u32) {
+        self.0.expected_votes(votes).unwrap();
+    }
+
+    fn votes(&self, id: u32, votes: u32) {
+        self.0.votes(id, votes).unwrap();
+    }
+
+    fn reload(&self, nodes: u32) {
+        self.0.reload(nodes).unwrap();
+    }
+
+    fn watch_with(&self, id: u32, settings: fn(QuorumBuilder) -> QuorumBuilder) -> Told {
+        let node = self.0.node(id);
+        let settings = |builder: QuorumBuilder| settings(patient(builder).source(node));
+        Told::first_only(id, Watcher::here(settings))
+    }
+
+    fn check_shown(&self, _: u32, _: &Snapshot) {}
+}
+
+/// Corosync daemons, each in a network namespace.
+pub(crate) struct Real(Cluster);
+
+impl Arm for Real {
+    fn formed(size: u32, settings: Settings) -> Self {
+        Self(Cluster::start_with(size, |config| {
+            config.two_node = settings.two_node;
+            config.wait_for_all = settings.wait_for_all.then_some(true);
+            if !settings.provider {
+                config.provider = None;
+            }
+        }))
+    }
+
+    fn partition(&self, groups: &[&[u32]]) {
+        self.0.partition(groups);
+    }
+
+    fn heal(&self) {
+        self.0.heal();
+    }
+
+    fn crash(&self, id: u32) {
+        self.0.kill(id);
+    }
+
+    fn stop(&self, id: u32) {
+        self.0.terminate(id);
+    }
+
+    fn start(&self, id: u32) {
+        self.0.start_node(id);
+    }
+
+    fn restart(&self, id: u32) {
+        self.0.restart_node(id);
+    }
+
+    fn pause(&self, id: u32) {
+        self.0.pause(id);
+    }
+
+    fn resume(&self, id: u32) {
+        self.0.resume(id);
+    }
+
+    fn expected_votes(&self, votes: u32) {
+        let running = self.0.nodes().filter(|node| node.corosync.exit_status().is_none());
+        running.for_each(|node| node.corosync.expected_votes(votes));
+    }
+
+    fn votes(&self, id: u32, votes: u32) {
+        self.0.reload(|config| {
+            config.votes.insert(id, votes);
+        });
+    }
+
+    fn reload(&self, nodes: u32) {
+        self.0.reload(|config| config.nodes = nodelist(nodes));
+    }
+
+    fn watch_with(&self, id: u32, settings: fn(QuorumBuilder) -> QuorumBuilder) -> Told {
+        let settings = |builder: QuorumBuilder| settings(patient(builder));
+        Told::any(id, Watcher::start_with(&self.0.node(id).netns, settings))
+    }
+
+    fn check_shown(&self, id: u32, snapshot: &Snapshot) {
+        let members: Vec<u32> = snapshot.members.iter().map(|node| node.0).collect();
+        let shown = self.0.node(id).wait_members(snapshot.quorum.is_quorate(), &members);
+        let ring = snapshot.ring_id.expect("it is settled");
+        assert_eq!(shown.ring_id, ring.to_string(), "node {id}");
+    }
+}
+
+/// Times are not compared: what only time changes has its own tests.
+fn patient(builder: QuorumBuilder) -> QuorumBuilder {
+    let minutes = Duration::from_secs(600);
+    let asked = Duration::from_millis(500);
+    builder.backoff(quick()).lease(minutes).probe_interval(asked).settle_grace(minutes)
+}

@@ -1,0 +1,488 @@
+//! The simulated cluster and a real one tell the same.
+//!
+//! Each scenario is written once, and runs on either. What it expects of a node are the changes that
+//! the actor there tells, in order; a step is told as [`told`] has it. Where a real cluster may take
+//! one of several courses, all of them stand in the scenario.
+
+mod arm;
+mod courses;
+mod nodes;
+mod told;
+
+use actix_quorum::Error;
+use arm::{Arm, Real, Settings, Sim};
+use courses::{course, resumed, started};
+use nodes::{Nodes, formed};
+
+/// Has each scenario run on both arms.
+macro_rules! scenarios {
+    ($($name:ident)*) => {
+        mod sim {
+            $(#[test]
+            fn $name() {
+                super::$name::<super::Sim>();
+            })*
+        }
+
+        mod real {
+            $(#[test]
+            #[ignore = "needs root and corosync: make test"]
+            fn $name() {
+                super::$name::<super::Real>();
+            })*
+        }
+    };
+}
+
+scenarios! {
+    first_contact
+    a_partition_and_its_heal
+    an_even_split
+    a_crash_and_a_slow_restart
+    a_graceful_stop
+    an_instant_restart
+    reconnecting_after_a_crash
+    all_others_gone_and_back
+    a_paused_daemon
+    two_daemons_of_five_paused
+    expected_votes_flip_quorum_on_the_same_ring
+    expected_votes_of_less_than_there_are_leave_quorum_where_it_is
+    expected_votes_outlive_the_restart_of_one_daemon
+    votes_in_the_nodelist
+    a_reload_that_changes_the_nodelist
+    a_reload_that_ends_expected_votes
+    wait_for_all_cold_start
+    wait_for_all_after_a_loss_of_quorum
+    two_node
+    two_node_cold_start
+    without_a_provider
+}
+
+fn first_contact<A: Arm>() {
+    let (_arm, nodes) = formed::<A>(3, Settings::default());
+    nodes.expect_quorate(&[1, 2, 3]);
+}
+
+fn a_partition_and_its_heal<A: Arm>() {
+    let (arm, nodes) = formed::<A>(3, Settings::default());
+    arm.partition(&[&[1, 2], &[3]]);
+    nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
+    nodes.expect(
+        &[3],
+        &["quorate: new ring 3, unsettled; left 1 2", "inquorate: ring 3; interrupted"],
+    );
+    nodes.expect_quorate(&[1, 2]);
+    nodes.agree(&arm);
+
+    arm.heal();
+    nodes.expect(&[1, 2], &["quorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"]);
+    nodes
+        .expect(&[3], &["inquorate: new ring 1 2 3, unsettled; joined 1 2", "quorate: ring 1 2 3"]);
+    nodes.agree(&arm);
+}
+
+fn an_even_split<A: Arm>() {
+    let (arm, nodes) = formed::<A>(4, Settings::default());
+    arm.partition(&[&[1, 2], &[3, 4]]);
+    nodes.expect(
+        &[1, 2],
+        &["quorate: new ring 1 2, unsettled; left 3 4", "inquorate: ring 1 2; interrupted"],
+    );
+    nodes.expect(
+        &[3, 4],
+        &["quorate: new ring 3 4, unsettled; left 1 2", "inquorate: ring 3 4; interrupted"],
+    );
+    nodes.expect_quorate(&[]);
+    arm.heal();
+    nodes.expect(
+        &[1, 2],
+        &["inquorate: new ring 1 2 3 4, unsettled; joined 3 4", "quorate: ring 1 2 3 4"],
+    );
+    nodes.expect(
+        &[3, 4],
+        &["inquorate: new ring 1 2 3 4, unsettled; joined 1 2", "quorate: ring 1 2 3 4"],
+    );
+    nodes.agree(&arm);
+}
+
+fn a_crash_and_a_slow_restart<A: Arm>() {
+    let (arm, nodes) = formed::<A>(3, Settings::default());
+    arm.crash(3);
+    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
+    nodes.expect_quorate(&[1, 2]);
+
+    arm.start(3);
+    nodes.expect(&[1, 2], &["quorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"]);
+    nodes.expect_one_of(&[3], &started(3, &[1, 2, 3], &[1, 2, 3], "quorate"));
+    nodes.agree(&arm);
+}
+
+fn a_graceful_stop<A: Arm>() {
+    let (arm, nodes) = formed::<A>(3, Settings::default());
+    arm.stop(3);
+    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
+    nodes.agree(&arm);
+}
+
+fn an_instant_restart<A: Arm>() {
+    let (arm, nodes) = formed::<A>(3, Settings::default());
+    arm.restart(3);
+    nodes.expect_one_of(
+        &[1, 2],
+        &[
+            course(&[
+                "quorate: new ring 1 2 3, unsettled; joined 3; left 3",
+                "quorate: ring 1 2 3",
+            ]),
+            // They notice before it is back.
+            course(&[
+                "quorate: new ring 1 2, unsettled; left 3",
+                "quorate: ring 1 2",
+                "quorate: new ring 1 2 3, unsettled; joined 3",
+                "quorate: ring 1 2 3",
+            ]),
+        ],
+    );
+    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    nodes.expect_one_of(&[3], &started(3, &[1, 2, 3], &[1, 2, 3], "quorate"));
+    nodes.agree(&arm);
+}
+
+/// What is said of who joined and who left, across a connection, is against the members last known.
+fn reconnecting_after_a_crash<A: Arm>() {
+    let (arm, nodes) = formed::<A>(3, Settings::default());
+    arm.crash(3);
+    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
+    arm.stop(2);
+    nodes.expect(&[2], &["unknown: lost; interrupted"]);
+    nodes.expect(
+        &[1],
+        &["quorate: new ring 1, unsettled; left 2", "inquorate: ring 1; interrupted"],
+    );
+    nodes.expect_quorate(&[]);
+
+    arm.start(3);
+    nodes.expect(&[1], &["inquorate: new ring 1 3, unsettled; joined 3", "quorate: ring 1 3"]);
+    nodes.expect_one_of(&[3], &started(3, &[1, 2, 3], &[1, 3], "quorate"));
+    assert_eq!(nodes.quorum(3).snapshot().epoch, 1);
+    nodes.agree(&arm);
+}
+
+fn all_others_gone_and_back<A: Arm>() {
+    let (arm, nodes) = formed::<A>(3, Settings::default());
+    arm.stop(3);
+    nodes.expect(&[1], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
+    nodes.expect(&[2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
+    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    arm.crash(2);
+    nodes.expect(
+        &[1],
+        &["quorate: new ring 1, unsettled; left 2", "inquorate: ring 1; interrupted"],
+    );
+    nodes.expect(&[2], &["unknown: lost; interrupted"]);
+    nodes.expect_quorate(&[]);
+
+    arm.start(3);
+    nodes.expect(&[1], &["inquorate: new ring 1 3, unsettled; joined 3", "quorate: ring 1 3"]);
+    nodes.expect_one_of(&[3], &started(3, &[1, 2, 3], &[1, 3], "quorate"));
+    arm.start(2);
+    nodes.expect(&[1], &["quorate: new ring 1 2 3, unsettled; joined 2", "quorate: ring 1 2 3"]);
+    nodes.expect(&[3], &["quorate: new ring 1 2 3, unsettled; joined 2", "quorate: ring 1 2 3"]);
+    nodes.expect_one_of(&[2], &started(2, &[1, 2], &[1, 2, 3], "quorate"));
+    nodes.agree(&arm);
+}
+
+fn a_paused_daemon<A: Arm>() {
+    let (arm, nodes) = formed::<A>(3, Settings::default());
+    arm.pause(3);
+    nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
+    nodes.expect_quorate(&[1, 2, 3]);
+
+    arm.resume(3);
+    nodes.expect(&[1, 2], &["quorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"]);
+    nodes.expect_one_of(&[3], &resumed(3, &[1, 2, 3], &[1, 2, 3]));
+    nodes.agree(&arm);
+}
+
+fn two_daemons_of_five_paused<A: Arm>() {
+    let (arm, nodes) = formed::<A>(5, Settings::default());
+    arm.pause(4);
+    nodes.expect(
+        &[1, 2, 3, 5],
+        &["quorate: new ring 1 2 3 5, unsettled; left 4", "quorate: ring 1 2 3 5"],
+    );
+    arm.pause(5);
+    nodes
+        .expect(&[1, 2, 3], &["quorate: new ring 1 2 3, unsettled; left 5", "quorate: ring 1 2 3"]);
+    nodes.expect_quorate(&[1, 2, 3, 4, 5]);
+
+    // The first to go on does not find the other.
+    arm.resume(4);
+    nodes.expect(
+        &[1, 2, 3],
+        &["quorate: new ring 1 2 3 4, unsettled; joined 4", "quorate: ring 1 2 3 4"],
+    );
+    nodes.expect_one_of(&[4], &resumed(4, &[1, 2, 3, 4, 5], &[1, 2, 3, 4]));
+    arm.resume(5);
+    nodes.expect(
+        &[1, 2, 3, 4],
+        &["quorate: new ring 1 2 3 4 5, unsettled; joined 5", "quorate: ring 1 2 3 4 5"],
+    );
+    nodes.expect_one_of(&[5], &resumed(5, &[1, 2, 3, 5], &[1, 2, 3, 4, 5]));
+    nodes.agree(&arm);
+}
+
+fn expected_votes_flip_quorum_on_the_same_ring<A: Arm>() {
+    let (arm, nodes) = formed::<A>(3, Settings::default());
+    arm.expected_votes(7);
+    nodes.expect(&[1, 2, 3], &["inquorate: ring 1 2 3; interrupted"]);
+    nodes.expect_quorate(&[]);
+    arm.expected_votes(3);
+    nodes.expect(&[1, 2, 3], &["quorate: ring 1 2 3"]);
+    // Three votes are enough of five, so nothing is told.
+    arm.expected_votes(5);
+    arm.stop(3);
+    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    nodes.expect(
+        &[1, 2],
+        &["quorate: new ring 1 2, unsettled; left 3", "inquorate: ring 1 2; interrupted"],
+    );
+    arm.expected_votes(3);
+    nodes.expect(&[1, 2], &["quorate: ring 1 2"]);
+    nodes.agree(&arm);
+}
+
+/// The votes that there are count as expected; and quorum does not sink when they go.
+fn expected_votes_of_less_than_there_are_leave_quorum_where_it_is<A: Arm>() {
+    let (arm, nodes) = formed::<A>(3, Settings::default());
+    arm.expected_votes(1);
+    arm.stop(3);
+    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
+    arm.stop(2);
+    nodes.expect(&[2], &["unknown: lost; interrupted"]);
+    nodes.expect(
+        &[1],
+        &["quorate: new ring 1, unsettled; left 2", "inquorate: ring 1; interrupted"],
+    );
+    // Set to what it is a key changes nothing, and one vote is not enough of two.
+    arm.expected_votes(1);
+    arm.expected_votes(2);
+    arm.expected_votes(1);
+    nodes.expect(&[1], &["quorate: ring 1"]);
+    nodes.agree(&arm);
+}
+
+/// A daemon that starts expects what its configuration says, and takes over what others expect.
+fn expected_votes_outlive_the_restart_of_one_daemon<A: Arm>() {
+    let (arm, nodes) = formed::<A>(3, Settings::default());
+    arm.expected_votes(5);
+    arm.stop(3);
+    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    nodes.expect(
+        &[1, 2],
+        &["quorate: new ring 1 2, unsettled; left 3", "inquorate: ring 1 2; interrupted"],
+    );
+    arm.start(3);
+    nodes.expect(
+        &[1, 2],
+        &["inquorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"],
+    );
+    nodes.expect_one_of(&[3], &started(3, &[1, 2, 3], &[1, 2, 3], "quorate"));
+    arm.stop(2);
+    nodes.expect(&[2], &["unknown: lost; interrupted"]);
+    nodes.expect(
+        &[1, 3],
+        &["quorate: new ring 1 3, unsettled; left 2", "inquorate: ring 1 3; interrupted"],
+    );
+    nodes.agree(&arm);
+}
+
+fn votes_in_the_nodelist<A: Arm>() {
+    let (arm, nodes) = formed::<A>(3, Settings::default());
+    // Node 3 has four of six votes now; the others expect them before they hear of them.
+    arm.votes(3, 4);
+    nodes.expect(&[1, 2], &["inquorate: ring 1 2 3; interrupted", "quorate: ring 1 2 3"]);
+    arm.partition(&[&[1, 2], &[3]]);
+    nodes.expect(
+        &[1, 2],
+        &["quorate: new ring 1 2, unsettled; left 3", "inquorate: ring 1 2; interrupted"],
+    );
+    nodes.expect(&[3], &["quorate: new ring 3, unsettled; left 1 2", "quorate: ring 3"]);
+    arm.heal();
+    nodes.expect(
+        &[1, 2],
+        &["inquorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"],
+    );
+    nodes.expect(&[3], &["quorate: new ring 1 2 3, unsettled; joined 1 2", "quorate: ring 1 2 3"]);
+    nodes.agree(&arm);
+    // Its votes are gone before fewer are expected.
+    arm.votes(3, 1);
+    nodes.expect(&[1, 2, 3], &["inquorate: ring 1 2 3; interrupted", "quorate: ring 1 2 3"]);
+    nodes.agree(&arm);
+}
+
+fn a_reload_that_changes_the_nodelist<A: Arm>() {
+    let (arm, nodes) = formed::<A>(3, Settings::default());
+    arm.stop(3);
+    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
+    // Nothing is told of a reload that changes nothing.
+    arm.reload(3);
+    arm.reload(5);
+    nodes.expect(&[1, 2], &["inquorate: ring 1 2; interrupted"]);
+    nodes.expect_quorate(&[]);
+    arm.reload(3);
+    nodes.expect(&[1, 2], &["quorate: ring 1 2"]);
+    nodes.agree(&arm);
+}
+
+fn a_reload_that_ends_expected_votes<A: Arm>() {
+    let (arm, nodes) = formed::<A>(3, Settings::default());
+    arm.expected_votes(7);
+    nodes.expect(&[1, 2, 3], &["inquorate: ring 1 2 3; interrupted"]);
+    arm.reload(3);
+    nodes.expect(&[1, 2, 3], &["quorate: ring 1 2 3"]);
+    nodes.agree(&arm);
+}
+
+fn wait_for_all_cold_start<A: Arm>() {
+    let settings = Settings { wait_for_all: true, ..Settings::default() };
+    let arm = A::formed(3, settings);
+    for id in [1, 2, 3] {
+        arm.crash(id);
+    }
+    let nodes = Nodes::watch(&arm, &[1, 2, 3]);
+    nodes.expect(&[1, 2, 3], &["unknown: connecting"]);
+    arm.start(1);
+    nodes.expect(
+        &[1],
+        &["unknown: connected", "unknown: new ring 1, unsettled; joined 1", "inquorate: ring 1"],
+    );
+    // Two of three would have quorum.
+    arm.start(2);
+    nodes.expect(&[1], &["inquorate: new ring 1 2, unsettled; joined 2", "inquorate: ring 1 2"]);
+    nodes.expect_one_of(&[2], &started(2, &[], &[1, 2], "inquorate"));
+    nodes.expect_quorate(&[]);
+    arm.start(3);
+    nodes.expect(
+        &[1, 2],
+        &["inquorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"],
+    );
+    nodes.expect_one_of(&[3], &started(3, &[], &[1, 2, 3], "quorate"));
+    nodes.agree(&arm);
+
+    // All were seen: two are enough now, and who comes back to them does not wait.
+    arm.stop(3);
+    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
+    arm.start(3);
+    nodes.expect(&[1, 2], &["quorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"]);
+    nodes.expect_one_of(&[3], &started(3, &[1, 2, 3], &[1, 2, 3], "quorate"));
+    nodes.agree(&arm);
+}
+
+/// Who loses quorum waits for all again, unless it comes back to somebody who has kept it.
+fn wait_for_all_after_a_loss_of_quorum<A: Arm>() {
+    let settings = Settings { wait_for_all: true, ..Settings::default() };
+    let (arm, nodes) = formed::<A>(3, settings);
+    arm.partition(&[&[1, 2], &[3]]);
+    nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
+    nodes.expect(
+        &[3],
+        &["quorate: new ring 3, unsettled; left 1 2", "inquorate: ring 3; interrupted"],
+    );
+    arm.heal();
+    nodes.expect(&[1, 2], &["quorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"]);
+    nodes
+        .expect(&[3], &["inquorate: new ring 1 2 3, unsettled; joined 1 2", "quorate: ring 1 2 3"]);
+
+    arm.partition(&[&[1], &[2], &[3]]);
+    nodes.expect(
+        &[1],
+        &["quorate: new ring 1, unsettled; left 2 3", "inquorate: ring 1; interrupted"],
+    );
+    nodes.expect(
+        &[2],
+        &["quorate: new ring 2, unsettled; left 1 3", "inquorate: ring 2; interrupted"],
+    );
+    nodes.expect(
+        &[3],
+        &["quorate: new ring 3, unsettled; left 1 2", "inquorate: ring 3; interrupted"],
+    );
+    arm.partition(&[&[1, 2], &[3]]);
+    nodes.expect(&[1], &["inquorate: new ring 1 2, unsettled; joined 2", "inquorate: ring 1 2"]);
+    nodes.expect(&[2], &["inquorate: new ring 1 2, unsettled; joined 1", "inquorate: ring 1 2"]);
+    nodes.expect_quorate(&[]);
+    arm.heal();
+    nodes.expect(
+        &[1, 2],
+        &["inquorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"],
+    );
+    nodes
+        .expect(&[3], &["inquorate: new ring 1 2 3, unsettled; joined 1 2", "quorate: ring 1 2 3"]);
+    nodes.agree(&arm);
+}
+
+fn two_node<A: Arm>() {
+    let (arm, nodes) = formed::<A>(2, Settings { two_node: true, ..Settings::default() });
+    // Each is quorate alone.
+    arm.partition(&[&[1], &[2]]);
+    nodes.expect(&[1], &["quorate: new ring 1, unsettled; left 2", "quorate: ring 1"]);
+    nodes.expect(&[2], &["quorate: new ring 2, unsettled; left 1", "quorate: ring 2"]);
+    nodes.expect_quorate(&[1, 2]);
+    arm.heal();
+    nodes.expect(&[1], &["quorate: new ring 1 2, unsettled; joined 2", "quorate: ring 1 2"]);
+    nodes.expect(&[2], &["quorate: new ring 1 2, unsettled; joined 1", "quorate: ring 1 2"]);
+
+    arm.crash(2);
+    nodes.expect(&[2], &["unknown: lost; interrupted"]);
+    nodes.expect(&[1], &["quorate: new ring 1, unsettled; left 2", "quorate: ring 1"]);
+    nodes.expect_quorate(&[1]);
+    arm.start(2);
+    nodes.expect(&[1], &["quorate: new ring 1 2, unsettled; joined 2", "quorate: ring 1 2"]);
+    nodes.expect_one_of(&[2], &started(2, &[1, 2], &[1, 2], "quorate"));
+    nodes.agree(&arm);
+}
+
+fn two_node_cold_start<A: Arm>() {
+    let arm = A::formed(2, Settings { two_node: true, ..Settings::default() });
+    arm.crash(1);
+    arm.crash(2);
+    let nodes = Nodes::watch(&arm, &[1, 2]);
+    nodes.expect(&[1, 2], &["unknown: connecting"]);
+    // It turns `wait_for_all` on.
+    arm.start(1);
+    nodes.expect(
+        &[1],
+        &["unknown: connected", "unknown: new ring 1, unsettled; joined 1", "inquorate: ring 1"],
+    );
+    arm.start(2);
+    nodes.expect(&[1], &["inquorate: new ring 1 2, unsettled; joined 2", "quorate: ring 1 2"]);
+    nodes.expect_one_of(&[2], &started(2, &[], &[1, 2], "quorate"));
+    nodes.agree(&arm);
+}
+
+fn without_a_provider<A: Arm>() {
+    let arm = A::formed(3, Settings { provider: false, ..Settings::default() });
+    let refused = arm.watch(1);
+    refused.expect(&["unknown: connecting"]);
+    assert_eq!(refused.error(), Error::NoProvider);
+
+    let accepted = arm.watch_with(1, |builder| builder.require_provider(false));
+    accepted.expect(&[
+        "unknown: connecting",
+        "unknown: connected",
+        "unknown: new ring 1 2 3, unsettled; joined 1 2 3",
+        "quorate: ring 1 2 3",
+    ]);
+    // Nobody decides; a node alone is as quorate as all together.
+    arm.partition(&[&[1], &[2, 3]]);
+    accepted.expect(&["quorate: new ring 1; left 2 3"]);
+    arm.heal();
+    accepted.expect(&["quorate: new ring 1 2 3; joined 2 3"]);
+    assert!(accepted.quorum().is_quorate());
+}

@@ -1,0 +1,190 @@
+//! What an actor tells, reduced to what must be the same on both arms.
+
+use std::{cell::RefCell, thread};
+
+use actix_quorum::{Cause, Connection, Error, Quorum, QuorumChanged, QuorumHandle};
+
+use super::courses::{Course, course};
+
+use crate::support::{Watcher, lines};
+
+/// What the actor on one node tells. Drop stops the actor, and checks that nothing more was told
+/// than was expected.
+pub(crate) struct Told {
+    id: u32,
+    watcher: Watcher,
+    /// Whether only the first of several courses will do.
+    first_only: bool,
+    seen: RefCell<Vec<QuorumChanged>>,
+}
+
+impl Told {
+    /// Of several courses any will do.
+    pub(crate) fn any(id: u32, watcher: Watcher) -> Self {
+        Self { id, watcher, first_only: false, seen: RefCell::default() }
+    }
+
+    /// Of several courses only the first will do.
+    pub(crate) fn first_only(id: u32, watcher: Watcher) -> Self {
+        Self { id, watcher, first_only: true, seen: RefCell::default() }
+    }
+
+    pub(crate) fn quorum(&self) -> &QuorumHandle {
+        &self.watcher.quorum
+    }
+
+    /// The next steps are these.
+    #[track_caller]
+    pub(crate) fn expect(&self, steps: &[&str]) {
+        self.expect_one_of(&[course(steps)]);
+    }
+
+    /// The next steps are one of these courses: all that a real cluster may take, and first the one
+    /// of a cluster that takes no time.
+    #[track_caller]
+    pub(crate) fn expect_one_of(&self, courses: &[Course]) {
+        let ends = courses
+            .iter()
+            .all(|one| courses.iter().filter(|other| other.starts_with(one)).count() == 1);
+        assert!(ends, "a course that goes on where another ends: {courses:#?}");
+        let courses = if self.first_only { &courses[..1] } else { courses };
+        let mut steps = Course::new();
+        loop {
+            steps.push(self.next_step());
+            match courses.iter().find(|course| course.starts_with(&steps)) {
+                Some(course) if course.len() == steps.len() => return,
+                Some(_) => {}
+                None => panic!(
+                    "node {} told {steps:#?}\nand not one of {courses:#?}\nall so far:{}",
+                    self.id,
+                    lines(&self.seen.borrow())
+                ),
+            }
+        }
+    }
+
+    /// Why the next attempt to connect fails.
+    #[track_caller]
+    pub(crate) fn error(&self) -> Error {
+        match &self.next().current.connection {
+            Connection::Connecting { error: Some(error), .. } => error.clone(),
+            other => panic!("node {}: {other}", self.id),
+        }
+    }
+
+    /// The next step. Attempts to connect and votes are none; nor is, on a real cluster, a new ring
+    /// of the same members, which totem forms whenever an attempt to form another one failed.
+    #[track_caller]
+    fn next_step(&self) -> String {
+        let mut same_again = false;
+        loop {
+            let change = self.next();
+            match change.cause {
+                Cause::Connecting | Cause::Votes => {}
+                Cause::Nodelist if !self.first_only && is_same_again(&change) => same_again = true,
+                Cause::Quorum if same_again && is_still_so(&change) => same_again = false,
+                _ => return step(&change),
+            }
+        }
+    }
+
+    #[track_caller]
+    fn next(&self) -> QuorumChanged {
+        let mut seen = self.seen.borrow_mut();
+        let Some(change) = self.watcher.try_next() else {
+            panic!("node {} tells nothing more; so far:{}", self.id, lines(&seen))
+        };
+        check(seen.last(), &change);
+        seen.push(change.clone());
+        change
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            return;
+        }
+        let connected = self.quorum().snapshot().connection == Connection::Connected;
+        self.watcher.stop();
+        self.expect(&[if connected {
+            "unknown: stopped; interrupted"
+        } else {
+            "unknown: stopped"
+        }]);
+    }
+}
+
+/// Whether only the ring is another, in the midst of a connection.
+fn is_same_again(change: &QuorumChanged) -> bool {
+    let (before, now) = (&change.previous, &change.current);
+    let told = before.settled && before.ring_id.is_some();
+    told && before.members == now.members && change.left.is_empty() && before.quorum == now.quorum
+}
+
+/// Whether this settles what was so before.
+fn is_still_so(change: &QuorumChanged) -> bool {
+    change.current.settled && change.previous.quorum == change.current.quorum
+}
+
+/// One line with all that is compared: ring numbers are not, but whether the ring is a new one.
+fn step(change: &QuorumChanged) -> String {
+    let (before, now) = (&change.previous, &change.current);
+    let mut step = format!("{}: ", now.quorum);
+    let list = |nodes: &[_]| nodes.iter().map(|node| format!(" {node}")).collect::<String>();
+    match (&now.connection, now.ring_id) {
+        (Connection::Connecting { .. }, _) => step += "connecting",
+        (Connection::Connected, None) => step += "connected",
+        (Connection::Connected, ring) => {
+            let new = if ring == before.ring_id { "" } else { "new " };
+            let unsettled = if now.settled { "" } else { ", unsettled" };
+            step += &format!("{new}ring{}{unsettled}", list(&now.members));
+        }
+        (Connection::Lost { .. }, _) => step += "lost",
+        (Connection::Stopped, _) => step += "stopped",
+        (other, _) => panic!("what is {other:?}?"),
+    }
+    for (what, nodes) in [("joined", &change.joined), ("left", &change.left)] {
+        if !nodes.is_empty() {
+            step += &format!("; {what}{}", list(nodes));
+        }
+    }
+    if change.interrupted() {
+        step += "; interrupted";
+    }
+    step
+}
+
+/// Checks what holds of every change.
+#[track_caller]
+fn check(last: Option<&QuorumChanged>, change: &QuorumChanged) {
+    let (before, now) = (&change.previous, &change.current);
+    assert_eq!(last.is_none(), change.cause == Cause::Subscribed, "{change}");
+    if let Some(last) = last {
+        assert_eq!(last.current, *before, "previous is what was told before");
+        assert_eq!(now.sequence, before.sequence + 1, "{change}");
+        let broken = change.is_loss() || change.cause == Cause::Lost;
+        let breaks = now.epoch - before.epoch;
+        assert!(breaks == 1 || (breaks == 0 && !broken), "{change}: {breaks} breaks");
+    }
+    assert_eq!(change.missed, 0, "{change}");
+
+    let mut members = before.members.clone();
+    members.retain(|node| !change.left.contains(node));
+    members.extend(change.joined.iter().copied());
+    members.sort_unstable();
+    assert_eq!(members, now.members, "{change}");
+    for nodes in [&*now.members, &*change.joined, &*change.left] {
+        assert!(nodes.is_sorted_by(|a, b| a < b), "{change}");
+    }
+
+    let rejoined = change.joined.iter().filter(|node| change.left.contains(node));
+    assert!(change.rejoined().eq(rejoined.copied()), "{change}");
+
+    if let (Some(old), Some(new)) = (before.ring_id, now.ring_id) {
+        assert!(old == new || old.seq < new.seq, "rings grow: {change}");
+    }
+    if now.settled || now.quorum != Quorum::Unknown {
+        assert_eq!(now.connection, Connection::Connected, "{change}");
+    }
+}

@@ -1,0 +1,4 @@
+//! Tests on several daemons.
+
+mod conformance;
+mod harness;

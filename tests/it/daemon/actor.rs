@@ -1,0 +1,485 @@
+//! The actor on a real daemon of one node.
+
+use std::{
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use actix::{Actor, Arbiter, Context, Handler, Message, System};
+use actix_quorum::{
+    Backoff, Cause, Code, Connection, Error, GetSnapshot, NodeId, Quorum, QuorumActor,
+    QuorumChanged, Subscribe, Unsubscribe,
+};
+use futures_util::{StreamExt, future::join_all, stream};
+
+use crate::support::{
+    DEADLINE, Flipper, Forward, Ipc, Netns, Node, Watcher, as_user, eventually, eventually_async,
+    fill_dev_shm, lines, quick, quorate, small_dev_shm,
+};
+
+/// A node that is quorate, and a watcher that has told so.
+fn watched() -> (Node, Watcher) {
+    let node = Node::single();
+    let watcher = Watcher::start(&node.netns);
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    // What comes by itself has come.
+    eventually("the votes are told", || watcher.quorum.snapshot().votes.clone());
+    (node, watcher)
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_subscriber_gets_the_current_state_first() {
+    let (node, watcher) = watched();
+    let (send, received) = mpsc::channel();
+    let first = System::new().block_on(async {
+        watcher.quorum.subscribe(Forward(send).start().recipient());
+        eventually_async("it is told", || received.try_recv().ok()).await
+    });
+    assert_eq!(first.cause, Cause::Subscribed);
+    assert_eq!(first.current, watcher.quorum.snapshot());
+    assert!(first.is_gain() && first.missed == 0 && first.left.is_empty());
+    assert_eq!(first.joined.iter().map(|node| node.0).collect::<Vec<_>>(), [1]);
+    let ring = node.wait_members(true, &[1]).ring_id;
+    assert_eq!(first.to_string(), format!("quorate: ring {ring}, members 1"));
+}
+
+/// A thousand real flips, complete and in order, on another arbiter; and beside it a subscriber
+/// that never reads, one that panics and one that died, which disturb nobody.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_thousand_flips_arrive_complete_and_in_order_beside_bad_subscribers() {
+    let (node, watcher) = watched();
+    let (unblock, stuck) = mpsc::channel::<()>();
+    let quorum = watcher.quorum.clone();
+    let bad = thread::spawn(move || {
+        System::new().block_on(async {
+            let never_reads = Actor::start_in_arbiter(&Arbiter::new().handle(), |_| Stuck(stuck));
+            quorum.subscribe(never_reads.recipient());
+            quorum.subscribe(Panics.start().recipient());
+            let died = Panics.start();
+            died.send(Die).await.unwrap();
+            quorum.subscribe(died.recipient());
+            let dropped = || (quorum.subscriber_count() == 2).then_some(());
+            eventually_async("the dead one is dropped", dropped).await;
+        });
+    });
+    bad.join().unwrap();
+
+    let quorate = |n| n % 2 == 1;
+    node.run(|| {
+        let flipper = Flipper::new();
+        (0..1000).for_each(|n| flipper.flip(quorate(n)));
+    });
+    let mut last: Option<QuorumChanged> = None;
+    let mut flips = 0;
+    while flips < 1000 {
+        let change = watcher.next();
+        assert_eq!(change.missed, 0, "flip {flips}: {change}");
+        if let Some(last) = last {
+            assert_eq!(change.previous, last.current, "flip {flips}");
+        }
+        // The votes change with each flip; how often that is told is another matter.
+        if change.cause == Cause::Quorum {
+            assert_eq!(change.current.quorum.is_quorate(), quorate(flips), "flip {flips}");
+            assert_eq!(change.is_gain(), quorate(flips), "flip {flips}");
+            flips += 1;
+        }
+        last = Some(change);
+    }
+    assert!(watcher.rest().iter().all(|change| change.cause == Cause::Votes));
+    drop(unblock);
+}
+
+/// Waits in its handler until the other end of the channel is dropped.
+struct Stuck(mpsc::Receiver<()>);
+
+impl Actor for Stuck {
+    type Context = Context<Self>;
+}
+
+impl Handler<QuorumChanged> for Stuck {
+    type Result = ();
+
+    fn handle(&mut self, _: QuorumChanged, _: &mut Context<Self>) {
+        let _ = self.0.recv();
+    }
+}
+
+struct Panics;
+
+impl Actor for Panics {
+    type Context = Context<Self>;
+}
+
+impl Handler<QuorumChanged> for Panics {
+    type Result = ();
+
+    fn handle(&mut self, _: QuorumChanged, _: &mut Context<Self>) {
+        panic!("on purpose");
+    }
+}
+
+struct Die;
+
+impl Message for Die {
+    type Result = ();
+}
+
+impl Handler<Die> for Panics {
+    type Result = ();
+
+    fn handle(&mut self, _: Die, ctx: &mut Context<Self>) {
+        actix::ActorContext::terminate(ctx);
+    }
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn the_address_takes_messages_for_what_the_handle_does() {
+    let (_node, watcher) = watched();
+    let addr = watcher.quorum.addr();
+    let (send, _received) = mpsc::channel();
+    System::new().block_on(async {
+        let late = Forward(send).start();
+        let before = watcher.quorum.snapshot().sequence;
+        let snapshot = addr.send(GetSnapshot).await.unwrap();
+        assert!((before..=watcher.quorum.snapshot().sequence).contains(&snapshot.sequence));
+        let id = addr.send(Subscribe::new(late.clone().recipient())).await.unwrap();
+        let weak = addr.send(Subscribe::new(late.downgrade().recipient())).await.unwrap();
+        assert_ne!(id, weak);
+        assert_eq!(watcher.quorum.subscriber_count(), 3);
+        assert_eq!(addr.send(Unsubscribe(id)).await, Ok(true));
+        assert_eq!(addr.send(Unsubscribe(id)).await, Ok(false));
+        assert!(watcher.quorum.unsubscribe(weak));
+        assert_eq!(watcher.quorum.subscriber_count(), 1);
+    });
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn code_that_is_no_actor_waits_and_reads_a_stream() {
+    let node = Node::single();
+    let quorum = Watcher::start(&node.netns);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let handle = quorum.quorum.clone();
+        tokio::time::timeout(DEADLINE, handle.wait_quorate()).await.unwrap();
+        assert!(handle.is_quorate());
+        assert_eq!(handle.quorum(), Quorum::Quorate);
+
+        // Many readers on many threads, each from its own beginning to the end.
+        let mut readers = Vec::new();
+        for _ in 0..8 {
+            let mut changes = handle.changes();
+            // It begins where it is read first, which a spawned one may not be for long.
+            let first = changes.next().await.unwrap();
+            readers.push(tokio::spawn(stream::iter([first]).chain(changes).collect::<Vec<_>>()));
+        }
+        let waiting = handle.wait_for(|snapshot| snapshot.quorum == Quorum::Inquorate);
+        let (waiting, ()) = tokio::join!(tokio::time::timeout(DEADLINE, waiting), async {
+            node.corosync.expected_votes(3);
+        });
+        assert_eq!(waiting.unwrap().quorum, Quorum::Inquorate);
+        handle.stop().await;
+        for changes in join_all(readers).await {
+            let changes = changes.unwrap();
+            let causes: Vec<Cause> = changes.iter().map(|change| change.cause).collect();
+            assert_eq!(causes[0], Cause::Subscribed);
+            assert_eq!(*causes.last().unwrap(), Cause::Stopped, "{}", lines(&changes));
+            for pair in changes.windows(2) {
+                assert_eq!(pair[0].current, pair[1].previous);
+            }
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn stopping_tells_so_and_closes_the_connection() {
+    let (node, watcher) = watched();
+    // Those to the quorum service, and the probe's to votequorum.
+    let connected = || {
+        let stats = node.corosync.tool_ok("corosync-cmapctl", &["-m", "stats"]);
+        [3, 5].map(|service| {
+            let ours = format!("stats.ipcs.service{service}.{}.", std::process::id());
+            stats.lines().any(|line| line.starts_with(&ours))
+        })
+    };
+    assert_eq!(connected(), [true; 2], "the daemon counts its clients by process");
+    watcher.stop();
+    assert_eq!(watcher.quorum.snapshot().connection, Connection::Stopped);
+    assert!(!watcher.quorum.is_quorate());
+    eventually("both are closed", || (connected() == [false; 2]).then_some(()));
+    let told = watcher.until_cause(Cause::Stopped);
+    assert!(told.last().unwrap().is_loss());
+    eventually("its arbiter ends", || (!watcher.quorum.addr().connected()).then_some(()));
+    // Whoever subscribes now is told as much.
+    System::new().block_on(async {
+        let changes: Vec<_> = watcher.quorum.changes().collect().await;
+        assert_eq!(changes.len(), 1);
+        assert_eq!(changes[0].current.connection, Connection::Stopped);
+    });
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn the_end_of_the_system_ends_quorum() {
+    let node = Node::single();
+    let quorum = node.run(|| {
+        let system = System::new();
+        let quorum = system.block_on(async {
+            let quorum = QuorumActor::builder().start();
+            quorate(&quorum).await;
+            quorum
+        });
+        System::current().stop();
+        system.run().unwrap();
+        quorum
+    });
+    eventually("it is told as stopped", || {
+        (quorum.snapshot().connection == Connection::Stopped).then_some(())
+    });
+    assert!(!quorum.is_quorate());
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn an_arbiter_of_the_callers_serves_as_well() {
+    let node = Node::single();
+    node.run(|| {
+        System::new().block_on(async {
+            let quorum = QuorumActor::builder().start_in_arbiter(&Arbiter::current());
+            quorate(&quorum).await;
+            quorum.stop().await;
+            assert_eq!(quorum.snapshot().connection, Connection::Stopped);
+            let addr = quorum.addr();
+            assert_eq!(
+                addr.send(GetSnapshot).await.unwrap(),
+                quorum.snapshot(),
+                "it still answers"
+            );
+
+            let dead = Arbiter::new();
+            dead.stop();
+            let handle = dead.handle();
+            dead.join().unwrap();
+            let quorum = QuorumActor::builder().start_in_arbiter(&handle);
+            assert_eq!(quorum.snapshot().connection, Connection::Stopped);
+        });
+    });
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_daemon_that_is_not_there_is_waited_for() {
+    let node = Node::single();
+    node.corosync.terminate();
+    let watcher = Watcher::start(&node.netns);
+    let error = watcher.error();
+    assert_eq!(error, Error::Connect(Code::LIBRARY));
+    assert!(error.to_string().contains("systemctl start corosync"), "{error}");
+    node.corosync.start();
+    watcher.until_settled(Quorum::Quorate, &[1]);
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn another_network_namespace_has_no_daemon() {
+    let node = Node::single();
+    let elsewhere = Netns::new();
+    let watcher = Watcher::start(&elsewhere);
+    let error = watcher.error();
+    assert_eq!(error, Error::Connect(Code::LIBRARY));
+    assert!(error.to_string().contains("another network namespace"), "{error}");
+    drop(node);
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_refused_user_is_told_what_to_write_and_let_in_after() {
+    let node = Node::single();
+    let watcher =
+        node.run(|| as_user(65534, 65534, || Watcher::here(|builder| builder.backoff(quick()))));
+    let error = watcher.error();
+    assert_eq!(error, Error::Connect(Code::ACCESS));
+    let text = error.to_string();
+    assert!(text.contains("uidgid.d") && text.contains("corosync-cfgtool -R"), "{text}");
+    node.corosync.let_in("nobody");
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    // It stays let in across a restart of the daemon.
+    node.corosync.restart();
+    watcher.until_lost();
+    watcher.until_settled(Quorum::Quorate, &[1]);
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn refused_attempts_are_rare_by_default() {
+    let node = Node::single();
+    let watcher = node.run(|| as_user(65534, 65534, || Watcher::here(|builder| builder)));
+    watcher.error();
+    let since = Instant::now();
+    // Another attempt would be 30 s away; the actor serves all the same.
+    let snapshot = System::new().block_on(watcher.quorum.addr().send(GetSnapshot)).unwrap();
+    assert_eq!(snapshot, watcher.quorum.snapshot());
+    eventually("it would try again", || (since.elapsed() > Duration::from_secs(1)).then_some(()));
+    let denied = node.corosync.log().matches("Denied connection").count();
+    assert_eq!(denied, 1, "corosync logs each attempt");
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_full_dev_shm_is_told_and_survived() {
+    small_dev_shm("64m", || {
+        let node = Node::single();
+        let filler = fill_dev_shm();
+        let watcher = Watcher::start_with(&node.netns, |builder| builder.backoff(quick()));
+        let error = watcher.error();
+        assert_eq!(error, Error::Connect(Code::NO_SPACE));
+        assert!(error.to_string().contains("/dev/shm is full"), "{error}");
+        std::fs::remove_file(filler).unwrap();
+        watcher.until_settled(Quorum::Quorate, &[1]);
+    });
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_dev_shm_of_its_own_is_told() {
+    let node = Node::single();
+    let error = small_dev_shm("64m", || {
+        node.netns.enter();
+        Watcher::here(|builder| builder).error()
+    });
+    assert_eq!(error, Error::Connect(Code::NOT_EXIST));
+    assert!(error.to_string().contains("share /dev/shm"), "{error}");
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_corosync_without_a_provider_is_refused_unless_asked_for() {
+    let node = Node::single_with(|config| config.provider = None);
+    let watcher = Watcher::start(&node.netns);
+    let error = watcher.error();
+    assert_eq!(error, Error::NoProvider);
+    assert!(error.to_string().contains("provider: corosync_votequorum"), "{error}");
+    assert!(!watcher.quorum.is_quorate());
+    let watcher = Watcher::start_with(&node.netns, |builder| builder.require_provider(false));
+    watcher.until_settled(Quorum::Quorate, &[1]);
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn only_a_server_of_the_right_user_is_believed() {
+    for ipc in [Ipc::Shm, Ipc::Socket] {
+        let node = Node::single_with(|config| config.ipc = ipc);
+        let watcher = Watcher::start_with(&node.netns, |builder| builder.server_uid(Some(4711)));
+        assert_eq!(watcher.error(), Error::Server { found: Some(0), expected: 4711 }, "{ipc:?}");
+        assert!(!watcher.quorum.is_quorate());
+        let watcher = Watcher::start_with(&node.netns, |builder| builder.server_uid(Some(0)));
+        watcher.until_settled(Quorum::Quorate, &[1]);
+        let watcher = Watcher::start_with(&node.netns, |builder| builder.server_uid(None));
+        watcher.until_settled(Quorum::Quorate, &[1]);
+    }
+}
+
+/// Kills the daemon at moments spread over its start and the connection, again and again.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_daemon_that_dies_in_the_middle_of_anything_is_survived() {
+    let node = Node::single();
+    let watcher = Watcher::start_with(&node.netns, |builder| {
+        let delays = Duration::from_micros(100)..=Duration::from_millis(2);
+        builder.backoff(Backoff::default().absent(delays.clone()).lost(delays))
+    });
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    let start = Instant::now();
+    node.corosync.restart();
+    watcher.until_lost();
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    let whole = start.elapsed();
+    for round in 0..30 {
+        let start = Instant::now();
+        node.corosync.restart();
+        // From half of the start to beyond the connecting, each round a little further.
+        let until = whole * (50 + 2 * round) / 100;
+        eventually("the moment comes", || (start.elapsed() >= until).then_some(()));
+        node.corosync.kill();
+        eventually("it is told", || (!watcher.quorum.is_quorate()).then_some(()));
+    }
+    node.corosync.start();
+    node.corosync.wait_ready();
+    eventually("quorate again", || watcher.quorum.is_quorate().then_some(()));
+    let changes = watcher.rest();
+    for pair in changes.windows(2) {
+        assert_eq!(pair[0].current, pair[1].previous);
+    }
+    let connected = changes.iter().filter(|change| change.cause == Cause::Connected).count();
+    assert!(connected > 1, "{}", lines(&changes));
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_small_stack_is_told_and_harms_nothing() {
+    let node = Node::single();
+    node.run(|| {
+        let small = thread::Builder::new().stack_size(256 * 1024);
+        let ended = small.spawn(|| {
+            System::new().block_on(async {
+                let quorum = QuorumActor::builder().start_in_arbiter(&Arbiter::current());
+                let told = quorum.wait_for(|snapshot| {
+                    matches!(&snapshot.connection, Connection::Lost { error: Error::Stack { .. } })
+                });
+                let snapshot = actix::clock::timeout(DEADLINE, told).await.unwrap();
+                assert!(snapshot.connection.to_string().contains("RUST_MIN_STACK"));
+                assert_eq!(snapshot.quorum, Quorum::Unknown);
+                quorum.stop().await;
+            });
+        });
+        ended.unwrap().join().unwrap();
+        let watcher = Watcher::here(|builder| builder);
+        watcher.until_settled(Quorum::Quorate, &[1]);
+    });
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn the_actor_outlives_its_handles() {
+    let node = &Node::single();
+    let (send, received) = mpsc::channel();
+    node.run(move || {
+        System::new().block_on(async {
+            let late = Forward(send).start();
+            drop(QuorumActor::builder().subscribe(late.recipient()).start());
+            let gain = || received.try_iter().find(|change| change.is_gain());
+            eventually_async("it is quorate", gain).await;
+            node.corosync.restart();
+            eventually_async("it is quorate again", gain).await;
+        });
+    });
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn the_votes_are_told() {
+    let node = Node::single();
+    let watcher = Watcher::start(&node.netns);
+    watcher.until("the votes", |change| {
+        change.current.votes.as_ref().is_some_and(|votes| !votes.members.is_empty())
+    });
+    let snapshot = watcher.quorum.snapshot();
+    let votes = snapshot.votes.as_ref().unwrap();
+    assert_eq!((votes.expected, votes.total, votes.quorum), (1, 1, 1));
+    assert_eq!((votes.margin(), votes.of(NodeId(1))), (0, Some(1)));
+    assert!(votes.flags.quorate() && !votes.flags.two_node());
+    assert_eq!(snapshot.local, Some(NodeId(1)));
+    assert_eq!(snapshot.would_survive(&[NodeId(1)]), Some(false));
+    assert_eq!(snapshot.would_survive(&[]), Some(true));
+    node.corosync.expected_votes(3);
+    let told = watcher.until("other votes", |change| {
+        change.current.votes.as_ref().is_some_and(|votes| votes.expected == 3)
+    });
+    let votes = told.last().unwrap().current.votes.clone().unwrap();
+    assert_eq!((votes.total, votes.quorum, votes.margin()), (1, 2, 0));
+}

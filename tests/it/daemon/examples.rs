@@ -1,0 +1,121 @@
+//! The examples on a real daemon, with the arguments that the documentation gives them.
+
+use std::net::TcpStream;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{Client, Netns, Node, Running, eventually};
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn watch_prints_every_change_until_interrupted() {
+    let node = Node::single();
+    let mut watch = Running::example(Some(&node.netns), "watch", "--corosync");
+    let ring = node.wait_members(true, &[1]).ring_id;
+    watch.until_start(&format!("quorate: ring {ring}, members 1"));
+    node.corosync.expected_votes(3);
+    assert_eq!(
+        watch.until("inquorate"),
+        format!("inquorate: ring {ring}, members 1 (was quorate)")
+    );
+    node.corosync.kill();
+    watch.until("unknown: connection to corosync lost: CS_ERR_LIBRARY (2)");
+    node.corosync.start();
+    watch.until_start("quorate: ring");
+    let program = Pid::from_child(&watch.child);
+    kill_process(program, Signal::INT).unwrap();
+    assert!(watch.child.wait().unwrap().success());
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn watch_says_what_to_do_where_there_is_no_corosync() {
+    let nowhere = Netns::new();
+    let mut watch = Running::example(Some(&nowhere), "watch", "--corosync");
+    watch.until("systemctl start corosync");
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn watch_simulates_a_loss_and_a_regain_where_there_is_no_corosync() {
+    let nowhere = Netns::new();
+    let mut watch = Running::example(Some(&nowhere), "watch", "");
+    watch.until_start("quorate: ring");
+    watch.until("-- node 2 is cut off");
+    watch.until("inquorate: ring");
+    watch.until("-- node 2 is back");
+    watch.until_start("quorate: ring");
+    watch.until("unknown: connection to corosync lost");
+    watch.until_start("quorate: ring");
+    assert!(watch.child.wait().unwrap().success());
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn supervised_pauses_and_goes_on_across_a_restart_of_corosync() {
+    let node = Node::single();
+    let mut supervised = Running::example(Some(&node.netns), "supervised", "--corosync");
+    supervised.until("working");
+    node.corosync.kill();
+    supervised.until("paused: unknown: connection to corosync lost");
+    node.corosync.start();
+    supervised.until("others may have worked meanwhile: looking at what they did");
+    supervised.until("working");
+
+    let mut supervised = Running::example(Some(&node.netns), "supervised", "");
+    for line in ["working", "paused: unknown", "others may have worked", "working"] {
+        supervised.until(line);
+    }
+    assert!(supervised.child.wait().unwrap().success());
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn the_shortest_program_runs_to_its_end() {
+    let node = Node::single();
+    let mut program = Running::example(Some(&node.netns), "replicator", "");
+    // How much it prints before it ends is open: it does not wait for its subscriber.
+    program.until("unknown: connecting");
+    assert!(program.child.wait().unwrap().success());
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn gate_takes_writes_while_there_is_quorum() {
+    let node = Node::single();
+    let mut gate = Running::example(Some(&node.netns), "gate", "--corosync");
+    gate.until("http://127.0.0.1:8080/value");
+    let server = "127.0.0.1:8080".parse().unwrap();
+    node.run(|| {
+        let put = || {
+            let mut client = Client::connect(server);
+            client.send("PUT", "/value", &[]);
+            client.response().0
+        };
+        eventually("it listens", || TcpStream::connect(server).ok());
+        eventually("there is quorum", || (put() == 200).then_some(()));
+        node.corosync.expected_votes(3);
+        eventually("there is no quorum", || (put() == 503).then_some(()));
+        let mut client = Client::connect(server);
+        client.send("GET", "/value", &[]);
+        assert_eq!(client.response().0, 200, "anybody may read");
+        client.send("GET", "/readyz?verbose", &[]);
+        let (status, why) = client.response();
+        assert!(status == 503 && why.contains("[-]quorum failed: inquorate: ring"), "{why}");
+
+        // No request waits for a Corosync that hangs.
+        node.corosync.expected_votes(1);
+        eventually("there is quorum again", || (put() == 200).then_some(()));
+        node.corosync.pause();
+        eventually("it is not believed any more", || (put() == 503).then_some(()));
+        for (path, expected) in [("/livez", 200), ("/readyz", 503), ("/quorum", 200)] {
+            let mut client = Client::connect(server);
+            client.send("GET", path, &[]);
+            assert_eq!(client.response().0, expected, "{path}");
+        }
+        node.corosync.resume();
+    });
+    let program = Pid::from_child(&gate.child);
+    kill_process(program, Signal::INT).unwrap();
+    assert!(gate.child.wait().unwrap().success());
+}

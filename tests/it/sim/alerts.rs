@@ -1,0 +1,11 @@
+//! The alerts that the measures raise.
+
+use crate::support::promtool;
+
+#[test]
+#[ignore = "needs promtool: make test"]
+fn the_alerts_fire_when_they_should() {
+    let alerts = concat!(env!("CARGO_MANIFEST_DIR"), "/alerts");
+    promtool(&["check", "rules", &format!("{alerts}/quorum.rules.yml")], "");
+    promtool(&["test", "rules", &format!("{alerts}/quorum.test.yml")], "");
+}

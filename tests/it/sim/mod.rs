@@ -1,0 +1,10 @@
+//! Tests on the simulated cluster, and of what needs no cluster at all.
+
+mod alerts;
+mod failsafe;
+mod policy;
+mod property;
+mod readme;
+#[cfg(feature = "serde")]
+mod serde;
+mod verbs;

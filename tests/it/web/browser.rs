@@ -1,0 +1,675 @@
+//! The live page and the dashboard in a real browser.
+
+use std::{
+    collections::BTreeMap,
+    net::TcpListener,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use actix_web::{
+    HttpResponse,
+    web::{self, Bytes, ServiceConfig},
+};
+use futures_util::{StreamExt, stream};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::support::{
+    Browser, Client, Running, Service, Setup, eventually, example, hold, pause_process,
+};
+
+/// The live page in a browser.
+struct Live {
+    browser: Browser,
+    /// Where its service is.
+    server: String,
+}
+
+impl Live {
+    #[track_caller]
+    fn of(service: &Service) -> Self {
+        Self::open(Browser::start(), format!("http://{}", service.server))
+    }
+
+    #[track_caller]
+    fn open(browser: Browser, server: String) -> Self {
+        // Notes what is ever shown, from the start.
+        let source = "
+            window.shown = [];
+            addEventListener('DOMContentLoaded', () => {
+                const note = () => shown.push(
+                    document.getElementById('word').textContent,
+                    document.getElementById('state').className, document.title);
+                note();
+                const all = { attributes: true, characterData: true, childList: true, subtree: true };
+                new MutationObserver(note).observe(document.documentElement, all);
+            });";
+        browser.devtools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": source }));
+        browser.open(&format!("{server}/quorum/live"));
+        Self { browser, server }
+    }
+
+    #[track_caller]
+    fn text(&self, id: &str) -> String {
+        let text = self.browser.run(&format!("return document.getElementById('{id}').innerText"));
+        text.as_str().expect("it is there").to_owned()
+    }
+
+    /// Waits until this is the state it shows, in word and colour and title.
+    #[track_caller]
+    fn shows(&self, word: &str) {
+        let class = match word {
+            "Quorate" => "card quorate",
+            "No quorum" => "card inquorate",
+            _ => "card unknown",
+        };
+        let stale = !["Quorate", "No quorum", "Unknown"].contains(&word);
+        let mut last = Value::Null;
+        let shown = || {
+            last = self.browser.run(
+                "return [document.getElementById('word').textContent,
+                    document.getElementById('state').className,
+                    document.title.split(' – ')[0], document.body.className === 'stale']",
+            );
+            (last == json!([word, class, word, stale])).then_some(())
+        };
+        eventually(&format!("it shows {word}"), shown);
+    }
+
+    /// Waits until something it shows contains this.
+    #[track_caller]
+    fn tells(&self, id: &str, text: &str) {
+        eventually(&format!("{id} tells {text:?}"), || self.text(id).contains(text).then_some(()));
+    }
+
+    /// Waits until it has heard nothing for as long as this, and says so.
+    #[track_caller]
+    fn stays_unheard(&self, time: Duration) {
+        let script = format!("return Date.now() - heard > {}", time.as_millis());
+        eventually("time passes", || (self.browser.run(&script) == true).then_some(()));
+        self.shows("No news");
+        self.tells("since", "Last heard ");
+        self.tells("since", " ago.");
+    }
+
+    /// Forgets what was shown.
+    fn forget(&self) {
+        self.browser.run("shown.length = 0");
+    }
+
+    /// Panics if quorum was ever shown, since it last forgot.
+    #[track_caller]
+    fn never_showed_quorum(&self) {
+        let shown = self.browser.run("return shown.filter((text) => /quorate/i.test(text))");
+        let shown: Vec<String> = serde_json::from_value(shown).unwrap();
+        let quorate = |shown: &&String| !shown.contains("inquorate");
+        assert_eq!(shown.iter().find(quorate), None, "never");
+    }
+
+    /// Panics if the page complained of anything, or asked for anything elsewhere.
+    #[track_caller]
+    fn was_well(&self) {
+        assert_eq!(self.browser.complaints(), [] as [String; 0]);
+        for url in self.browser.requests() {
+            let own = url.strip_prefix(&self.server).unwrap_or_else(|| panic!("asked for {url}"));
+            let known = ["/quorum/live", "/quorum/events", "/quorum/history?last=50"];
+            assert!(known.contains(&own), "asked for {url}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs chromium: make test"]
+fn a_loss_and_a_regain_are_shown() {
+    let service = Service::start();
+    let live = Live::of(&service);
+    live.shows("Quorate");
+    live.tells("title", "Quorum of n1");
+    live.tells("why", "3 members.");
+    live.tells("members", "n1 (this node)\t1\t1\nn2\t2\t1\nn3\t3\t1");
+    live.tells("votes", "3 of 3 expected, 2 make a quorum");
+    live.tells("margin", "1 vote");
+    live.tells("ring", "1.5");
+    live.tells("connection", "connected");
+    live.tells("since", "Since ");
+
+    service.lose();
+    live.shows("No quorum");
+    live.tells("why", "1 member.");
+    live.tells("members", "n1 (this node)\t1\t1\nn2\t2\tnot a member\nn3\t3\tnot a member");
+    live.tells("margin", "none");
+    live.tells("timeline", "inquorate: ring 1.9, members 1 (was quorate)");
+    live.forget();
+    live.tells("votes", "1 of 3 expected");
+    live.never_showed_quorum();
+
+    service.regain();
+    live.shows("Quorate");
+    service.cluster.crash(1).unwrap();
+    live.shows("Unknown");
+    live.tells("connection", "CS_ERR_LIBRARY");
+    live.tells("members-title", "Members, as last heard");
+    service.cluster.start(1).unwrap();
+    live.shows("Quorate");
+    live.was_well();
+}
+
+/// The dashboard's process, and the address it prints.
+fn dashboard(arguments: &str) -> (Running, String) {
+    let mut dashboard = Running::example(None, "dashboard", arguments);
+    let url = dashboard.until("http://");
+    (dashboard, url)
+}
+
+/// The status and the body of the answer to a request.
+#[track_caller]
+fn post(url: &str, path: &str, body: &str) -> (u16, String) {
+    let server = url.strip_prefix("http://").unwrap().parse().unwrap();
+    let mut client = Client::connect(server);
+    client.send_body("POST", path, &[], body);
+    client.response()
+}
+
+fn signal(dashboard: &Running, signal: Signal) {
+    kill_process(Pid::from_child(&dashboard.child), signal).unwrap();
+}
+
+#[test]
+#[ignore = "needs chromium: make test"]
+fn a_service_that_is_gone_is_no_news_until_its_successor_tells() {
+    let (mut first, url) = dashboard("--port 0");
+    let live = Live::open(Browser::start(), url.clone());
+    live.shows("Quorate");
+    for _ in 0..10 {
+        assert_eq!(post(&url, "/partition", "1 | 2 3 4 5").0, 204);
+        live.shows("No quorum");
+        assert_eq!(post(&url, "/heal", "").0, 204);
+        live.shows("Quorate");
+    }
+    let told = live.browser.run("return state.sequence").as_u64().unwrap();
+    signal(&first, Signal::KILL);
+    first.child.wait().unwrap();
+    live.shows("No news");
+    live.forget();
+    live.stays_unheard(Duration::from_secs(3));
+    live.tells("members-title", "Members, as last heard");
+    live.never_showed_quorum();
+    let requests = live.browser.requests();
+    assert!(requests.len() > 3, "it tries again: {requests:?}");
+
+    let (_second, _) = dashboard(&format!("--port {}", url.rsplit(':').next().unwrap()));
+    live.shows("Quorate");
+    assert!(live.browser.run("return state.sequence").as_u64().unwrap() < told);
+    live.tells("members-title", "Members");
+    eventually("what the first one told is gone", || {
+        let sequences = live.browser.run("return [...changes.keys()]");
+        let sequences: Vec<u64> = serde_json::from_value(sequences).unwrap();
+        (!sequences.is_empty() && sequences.iter().all(|one| *one < told)).then_some(())
+    });
+}
+
+/// A stream that is taken up again tells first what happened meanwhile.
+#[test]
+#[ignore = "needs chromium: make test"]
+fn who_was_cut_off_is_shown_what_is_and_not_what_was() {
+    let (first, url) = dashboard("--port 0");
+    let live = Live::open(Browser::start(), url.clone());
+    live.shows("Quorate");
+    drop(first);
+    live.shows("No news");
+    let cut_off = |offline: bool| {
+        let conditions = json!({
+            "offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1,
+        });
+        live.browser.devtools("Network.emulateNetworkConditions", conditions);
+    };
+    cut_off(true);
+    // Its changes are numbered as those of the first, and go on from there.
+    let (_second, _) = dashboard(&format!("--port {}", url.rsplit(':').next().unwrap()));
+    for flip in 0..21 {
+        let (verb, groups, status) =
+            [("/partition", "1 | 2 3 4 5", 503), ("/heal", "", 200)][flip % 2];
+        assert_eq!(post(&url, verb, groups).0, 204);
+        eventually(verb, || (post(&url, "/write", "").0 == status).then_some(()));
+    }
+    live.forget();
+    cut_off(false);
+    live.shows("No quorum");
+    live.never_showed_quorum();
+}
+
+#[test]
+#[ignore = "needs chromium: make test"]
+fn a_service_that_says_nothing_is_no_news() {
+    let (service, url) = dashboard("--port 0");
+    let live = Live::open(Browser::start(), url);
+    live.shows("Quorate");
+    pause_process(service.child.id());
+    live.shows("No news");
+    live.forget();
+    // As often as it asks, it is not answered.
+    live.stays_unheard(Duration::from_secs(35));
+    live.never_showed_quorum();
+    signal(&service, Signal::CONT);
+    live.shows("Quorate");
+    live.was_well();
+}
+
+#[test]
+#[ignore = "needs chromium: make test"]
+fn an_actor_that_is_stuck_is_not_believed_beyond_the_lease() {
+    let (service, arbiter) = Service::on_arbiter(Duration::from_secs(3));
+    let live = Live::of(&service);
+    live.shows("Quorate");
+    let held = hold(&arbiter);
+    live.shows("Unknown");
+    assert!(service.quorum.snapshot().quorum.is_quorate(), "the actor could not tell");
+    live.tells("why", "What Corosync said last cannot be relied on now.");
+    live.tells("margin", "–");
+
+    let live = Live::open(live.browser, live.server);
+    live.shows("Unknown");
+    live.never_showed_quorum();
+    drop(held);
+    live.shows("Quorate");
+    live.was_well();
+}
+
+/// While a computer sleeps one of its clocks stands still and the other does not.
+#[test]
+#[ignore = "needs chromium: make test"]
+fn what_waited_while_the_computer_slept_is_not_believed() {
+    let service = Service::start();
+    let live = Live::of(&service);
+    for clock in ["Date", "performance"] {
+        live.shows("Quorate");
+        let word = live.browser.run(&format!(
+            "const now = {clock}.now.bind({clock});
+            {clock}.now = () => now() + 3600000;
+            const data = '{{ \"quorum\": \"quorate\", \"names\": {{}} }}';
+            source.dispatchEvent(new MessageEvent('alive', {{ data }}));
+            return document.getElementById('word').textContent"
+        ));
+        assert_eq!(word, "No news", "{clock}");
+    }
+    live.shows("Quorate");
+    live.was_well();
+}
+
+/// Names, a ring and changes that want to be markup, or are long; 20 nodes and 60 changes.
+fn hostile(config: &mut ServiceConfig) {
+    let past = |sequence: u32| {
+        let quorum = ["quorate", "inquorate", "unknown", "<b>"][(sequence % 4) as usize];
+        json!({
+            "sequence": sequence, "changed_at": "2020-01-01T00:00:00Z", "quorum": quorum,
+            "text": hostile_name(sequence),
+        })
+    };
+    let members: Vec<u32> = (1..=20).collect();
+    let names: BTreeMap<u32, String> = members.iter().map(|id| (*id, hostile_name(*id))).collect();
+    let votes: BTreeMap<u32, u32> = members.iter().map(|id| (*id, 1)).collect();
+    let told = json!({
+        "cause": "subscribed", "text": "", "joined": [], "left": [], "missed": 0, "is_loss": false,
+        "current": {
+            "quorum": "quorate", "ring_id": hostile_name(1), "members": members, "names": names,
+            "connection": { "state": hostile_name(1), "error": hostile_name(2) },
+            "settled": true, "epoch": u64::MAX, "local": 1, "sequence": 60,
+            "votes": {
+                "expected": 20, "highest_expected": 20, "total": 20, "quorum": 11, "qdevice": 0,
+                "margin": 9, "members": votes, "flags": [],
+            },
+            "changed_at": "2020-01-01T00:00:00Z",
+        },
+    });
+    let event = Bytes::from(format!("event: changed\ndata: {told}\n\n"));
+    let history = json!({ "changes": (1..=60).map(past).collect::<Vec<_>>() });
+    config
+        .route(
+            "/quorum/events",
+            web::get().to(move || {
+                let event = Ok::<_, actix_web::Error>(event.clone());
+                let events = stream::iter([event]).chain(stream::pending());
+                async { HttpResponse::Ok().content_type("text/event-stream").streaming(events) }
+            }),
+        )
+        .route(
+            "/quorum/history",
+            web::get().to(move || {
+                let history = HttpResponse::Ok().json(&history);
+                async { history }
+            }),
+        );
+}
+
+fn hostile_name(id: u32) -> String {
+    match id % 3 {
+        0 => format!("{id}<img src=x onerror=\"hurt = 1\">"),
+        1 => format!("{id}</td></script><script>hurt = 1</script>&amp;'\"`"),
+        _ => format!("{id}{}", "averylongname".repeat(10)),
+    }
+}
+
+#[test]
+#[ignore = "needs chromium: make test"]
+fn whatever_is_told_is_shown_as_text() {
+    let service = Service::start_with(Setup { instead: hostile, ..Setup::default() });
+    let live = Live::of(&service);
+    live.shows("Quorate");
+    live.tells("title", &format!("Quorum of {}", hostile_name(1)));
+    live.tells("connection", &format!("{}: {}", hostile_name(1), hostile_name(2)));
+    for id in 1..=20 {
+        live.tells("members", &hostile_name(id));
+    }
+    eventually("the last 50 changes", || {
+        let shown = live.browser.run("return document.querySelectorAll('#timeline li').length");
+        (shown == 50).then_some(())
+    });
+    for sequence in 11..=60 {
+        live.tells("timeline", &hostile_name(sequence));
+    }
+    let made = live.browser.run(
+        "return [typeof hurt, document.querySelectorAll('img').length,
+            document.querySelectorAll('script').length, document.querySelectorAll('b').length]",
+    );
+    assert_eq!(made, json!(["undefined", 0, 1, 0]));
+    live.was_well();
+}
+
+/// What reaches beyond the right edge of the screen.
+const TOO_WIDE: &str = "
+    const beyond = [...document.querySelectorAll('body, body *')]
+        .filter((one) => one.getBoundingClientRect().right > innerWidth + .5)
+        .map((one) => one.outerHTML.slice(0, 200));
+    if (document.documentElement.scrollWidth > innerWidth) beyond.push('the page scrolls');
+    return beyond";
+
+#[test]
+#[ignore = "needs chromium: make test"]
+fn a_narrow_screen_shows_all_of_it() {
+    let service = Service::start_with(Setup { instead: hostile, ..Setup::default() });
+    let live = Live::of(&service);
+    live.shows("Quorate");
+    live.tells("timeline", &hostile_name(60));
+    for width in [320, 412, 640, 1280] {
+        live.browser.screen(width, 640);
+        assert_eq!(live.browser.run("return innerWidth"), width);
+        assert_eq!(live.browser.run(TOO_WIDE), json!([]), "at {width} px");
+        let place = live.browser.run(
+            "const { top, bottom } = document.getElementById('word').getBoundingClientRect();
+            return top >= 0 && bottom <= innerHeight",
+        );
+        assert_eq!(place, true, "the state is what is seen first");
+    }
+}
+
+/// The texts whose contrast is less than 4.5 (WCAG 2, AA), by the colours they are shown in.
+const TOO_FAINT: &str = "
+    const linear = (c) => (c /= 255) <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
+    const colour = (text) => text.match(/[\\d.]+/g).map(Number);
+    const luminance = ([r, g, b]) => .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
+    const behind = (one) => {
+        const { backgroundColor, backgroundImage } = getComputedStyle(one);
+        const stripes = backgroundImage.match(/rgba?\\([^)]*\\)/g);
+        if (stripes) return stripes;
+        return colour(backgroundColor)[3] === 0 ? behind(one.parentElement) : [backgroundColor];
+    };
+    const contrast = (a, b) => (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    const faint = [];
+    let texts = 0;
+    const walker = document.createTreeWalker(document.querySelector('body'), NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+        const one = walker.currentNode.parentElement;
+        if (!walker.currentNode.data.trim() || !one.checkVisibility() || one.closest('script, noscript')) continue;
+        texts++;
+        for (let up = one; up; up = up.parentElement) {
+            if (getComputedStyle(up).opacity !== '1') faint.push('not opaque: ' + up.outerHTML);
+        }
+        const text = luminance(colour(getComputedStyle(one).color));
+        for (const back of behind(one)) {
+            const has = contrast(text, luminance(colour(back)));
+            if (has < 4.5) faint.push(has + ': ' + one.outerHTML);
+        }
+    }
+    return texts > 20 ? faint : ['only ' + texts + ' texts']";
+
+#[test]
+#[ignore = "needs chromium: make test"]
+fn it_can_be_read_in_each_state_and_scheme() {
+    let (service, url) = dashboard("--port 0");
+    let live = Live::open(Browser::start(), url.clone());
+    let mut seen = BTreeMap::new();
+    let mut reads = |word: &str| {
+        live.shows(word);
+        for scheme in ["light", "dark"] {
+            live.browser
+                .media(&[("prefers-color-scheme", scheme), ("prefers-reduced-motion", "reduce")]);
+            let moves = live.browser.run(
+                "return [...document.querySelectorAll('*')].some((one) => {
+                    const { transitionDuration, animationName } = getComputedStyle(one);
+                    return transitionDuration !== '0s' || animationName !== 'none'; })",
+            );
+            assert_eq!(moves, false, "nothing moves");
+            assert_eq!(live.browser.run(TOO_FAINT), json!([]), "{word}, {scheme}");
+            let look = live.browser.run(
+                "const { backgroundColor, backgroundImage, borderStyle, color } =
+                    getComputedStyle(document.getElementById('state'));
+                return [backgroundColor, backgroundImage, borderStyle, color].join()",
+            );
+            let before = seen.insert(look.to_string(), (word.to_owned(), scheme));
+            assert_eq!(before, None, "each looks different: {word}, {scheme}");
+        }
+    };
+    reads("Quorate");
+    assert_eq!(post(&url, "/partition", "1 | 2 3 4 5").0, 204);
+    reads("No quorum");
+    assert_eq!(post(&url, "/nodes/1/crash", "").0, 204);
+    reads("Unknown");
+    signal(&service, Signal::KILL);
+    reads("No news");
+    live.browser.media(&[("prefers-reduced-motion", "no-preference")]);
+    let moves = "return getComputedStyle(document.getElementById('state')).transitionDuration";
+    assert_ne!(live.browser.run(moves), "0s", "who did not ask for rest");
+}
+
+#[test]
+#[ignore = "needs chromium: make test"]
+fn the_keyboard_and_a_screen_reader_reach_all_of_it() {
+    let service = Service::start();
+    let live = Live::of(&service);
+    live.shows("Quorate");
+    let focused: Vec<String> = (0..5)
+        .map(|_| {
+            for kind in ["rawKeyDown", "keyUp"] {
+                let key = json!({
+                    "type": kind, "key": "Tab", "code": "Tab", "windowsVirtualKeyCode": 9,
+                });
+                live.browser.devtools("Input.dispatchKeyEvent", key);
+            }
+            let focused = live.browser.run(
+                "const one = document.activeElement, { outlineStyle } = getComputedStyle(one);
+                return outlineStyle + ' ' + (one.getAttribute('aria-labelledby') || one.textContent)",
+            );
+            focused.as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(
+        focused,
+        [
+            "solid members-title",
+            "solid timeline-title",
+            "solid now",
+            "solid history",
+            "solid readyz"
+        ]
+    );
+
+    let tree = live.browser.devtools("Accessibility.getFullAXTree", json!({}));
+    let named = |role: &str| -> Vec<&str> {
+        let nodes = tree["nodes"].as_array().unwrap().iter();
+        let nodes = nodes.filter(|node| node["role"]["value"] == role && node["ignored"] == false);
+        nodes.map(|node| node["name"]["value"].as_str().unwrap_or_default()).collect()
+    };
+    assert_eq!(named("region"), ["Quorum of n1", "Members", "Cluster", "What changed"]);
+    assert_eq!(named("columnheader"), ["Node", "Id", "Votes"]);
+    assert_eq!(named("alert").len(), 1);
+    let said = "return document.querySelector('[role=alert]').innerText";
+    assert_eq!(live.browser.run(said), "Quorate\n\n3 members.");
+    // The time that passes is not said every second.
+    assert_eq!(live.browser.run("return !document.querySelector('[role=alert] time')"), true);
+}
+
+#[test]
+#[ignore = "needs chromium: make test"]
+fn the_policy_stops_what_is_not_the_pages_own() {
+    let service = Service::start();
+    let live = Live::of(&service);
+    live.shows("Quorate");
+    let stopped = live.browser.run(
+        "const stopped = new Set(), elsewhere = 'http://localhost:1/';
+        return new Promise((done) => {
+            addEventListener('securitypolicyviolation', ({ effectiveDirective }) => {
+                stopped.add(effectiveDirective);
+                if (stopped.size === 5) done([...stopped].sort());
+            });
+            const add = (tag, has) =>
+                document.body.append(Object.assign(document.createElement(tag), has));
+            new Image().src = elsewhere;
+            add('link', { rel: 'stylesheet', href: elsewhere });
+            add('iframe', { src: elsewhere });
+            fetch(elsewhere).catch(() => {});
+            try { document.body.innerHTML = '<b>'; } catch {}
+        })",
+    );
+    let directives =
+        ["connect-src", "frame-src", "img-src", "require-trusted-types-for", "style-src-elem"];
+    assert_eq!(stopped, json!(directives));
+}
+
+/// The dashboard, and the live page in it.
+struct Dashboard {
+    browser: Browser,
+}
+
+impl Dashboard {
+    #[track_caller]
+    fn press(&self, button: &str) {
+        self.browser.click(&format!("[aria-label='{button}']"));
+    }
+
+    #[track_caller]
+    fn part(&self, groups: &str) {
+        self.browser.fill("#groups", groups);
+        self.browser.click("#partition button");
+    }
+
+    #[track_caller]
+    fn tells(&self, id: &str, text: &str) {
+        self.until(text, &format!("return document.getElementById('{id}').innerText"));
+    }
+
+    #[track_caller]
+    fn live(&self, word: &str) {
+        let script = "const live = document.querySelector('iframe').contentDocument;
+            return live.getElementById('word')?.textContent";
+        self.until(word, script);
+    }
+
+    #[track_caller]
+    fn until(&self, text: &str, script: &str) {
+        let mut last = Value::Null;
+        let told = || {
+            last = self.browser.run(script);
+            last.as_str()?.contains(text).then_some(())
+        };
+        eventually(text, told);
+    }
+}
+
+#[test]
+#[ignore = "needs chromium: make test"]
+fn the_buttons_of_the_dashboard_do_what_they_say() {
+    let (mut process, url) = dashboard("--port 0");
+    let dashboard = Dashboard { browser: Browser::start() };
+    dashboard.browser.open(&url);
+    dashboard.live("Quorate");
+    dashboard.tells("written", "200: written");
+    dashboard.press("Crash node 3");
+    dashboard.tells("done", "Crash node 3: done.");
+    dashboard.press("Crash node 3");
+    dashboard.tells("done", "Crash node 3: node 3 is down: start it first.");
+    dashboard.part("1 | 2 3");
+    dashboard.tells("done", "Partition: node 4 is in no group");
+    dashboard.part("1 x");
+    dashboard.tells("done", "Partition: write node ids");
+    dashboard.live("Quorate");
+
+    dashboard.part("1 2 3 | 4 5");
+    dashboard.live("No quorum");
+    dashboard.tells("written", "503: this node's partition has no quorum");
+    dashboard.press("Start node 3");
+    dashboard.live("Quorate");
+    dashboard.tells("written", "200: written");
+    dashboard.browser.click("#heal");
+    dashboard.tells("done", "Heal: done.");
+    dashboard.press("Pause node 1");
+    dashboard.live("Unknown");
+    dashboard.tells("written", "503: the cluster does not answer");
+    dashboard.browser.click("#again");
+    dashboard.press("Resume node 1");
+    dashboard.live("Quorate");
+    dashboard.tells("written", "503");
+    dashboard.browser.click("#write");
+    dashboard.tells("written", "200: written");
+
+    for complaint in dashboard.browser.complaints() {
+        let refused = ["/write - ", "/partition - ", "/nodes/3/crash - "];
+        let refused = refused.iter().any(|path| complaint.starts_with(&format!("{url}{path}")));
+        assert!(refused, "{complaint}");
+    }
+    for request in dashboard.browser.requests() {
+        assert!(request.starts_with(&url), "{request}");
+    }
+    dashboard.browser.screen(320, 640);
+    assert_eq!(dashboard.browser.run(TOO_WIDE), json!([]));
+
+    signal(&process, Signal::INT);
+    let since = Instant::now();
+    assert!(process.child.wait().unwrap().success());
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    dashboard.live("No news");
+}
+
+#[test]
+#[ignore = "needs chromium: make test"]
+fn the_dashboard_of_a_real_node_has_no_buttons() {
+    let (_process, url) = dashboard("--corosync --port 0");
+    let browser = Browser::start();
+    browser.open(&url);
+    eventually("it tries to write", || {
+        let written = "return document.getElementById('written').textContent !== 'Not tried yet.'";
+        (browser.run(written) == true).then_some(())
+    });
+    assert_eq!(
+        browser.run("return document.getElementById('simulation').checkVisibility()"),
+        false
+    );
+    assert_eq!(post(&url, "/heal", "").0, 404);
+}
+
+#[test]
+fn the_dashboard_says_why_it_does_not_start() {
+    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let run = |arguments: &[&str]| {
+        let output = Command::new(example("dashboard")).args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for wrong in [&["--prot"][..], &["--port"], &["--port", "70000"], &["8080"]] {
+        let (status, told) = run(wrong);
+        assert_eq!((status, told.trim()), (Some(2), "usage: dashboard [--corosync] [--port PORT]"));
+    }
+    let (status, told) = run(&["--port", &port]);
+    let says = format!("cannot serve on 127.0.0.1:{port}: Address already in use");
+    assert!(status == Some(1) && told.starts_with(&says), "{told}");
+}

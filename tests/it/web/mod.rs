@@ -1,0 +1,5 @@
+//! Tests of what the feature `web` serves.
+
+mod browser;
+mod requests;
+mod server;

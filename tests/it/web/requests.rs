@@ -1,0 +1,487 @@
+//! What an actix-web service embeds, on the simulated cluster.
+
+use std::{sync::Mutex, time::Duration};
+
+use actix::Arbiter;
+use actix_quorum::{
+    Connection, QuorumActor, QuorumChanged, QuorumHandle, QuorumLost,
+    sim::{Cluster, Probe},
+    web::{Quorate, QuorumGate, routes},
+};
+use actix_web::{
+    App, HttpResponse, Responder,
+    body::MessageBody,
+    dev::{Service, ServiceResponse},
+    http::{Method, StatusCode, header},
+    middleware::{Condition, DefaultHeaders, NormalizePath},
+    test::{self, TestRequest},
+    web::{self, ServiceConfig},
+};
+use serde_json::{Value, json};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Three nodes, and an actor on the first that knows of quorum.
+async fn quorate() -> (Cluster, QuorumHandle, Probe) {
+    let cluster = Cluster::new(3);
+    let builder = QuorumActor::builder().source(cluster.node(1));
+    let quorum = builder.start_in_arbiter(&Arbiter::current());
+    let mut probe = Probe::new(&quorum);
+    probe.expect_gain().await;
+    (cluster, quorum, probe)
+}
+
+/// The same, cut off from the others.
+async fn inquorate() -> (Cluster, QuorumHandle) {
+    let (cluster, quorum, mut probe) = quorate().await;
+    cluster.partition(&[&[1], &[2, 3]]).unwrap();
+    probe.expect_loss().await;
+    (cluster, quorum)
+}
+
+/// What one request to an app of these services is answered.
+async fn ask(
+    configure: impl FnOnce(&mut ServiceConfig),
+    request: TestRequest,
+) -> ServiceResponse<impl MessageBody> {
+    let app = test::init_service(App::new().configure(configure)).await;
+    match app.call(request.to_request()).await {
+        Ok(response) => response.map_into_left_body(),
+        Err(error) => {
+            let request = TestRequest::default().to_http_request();
+            ServiceResponse::from_err(error, request).map_into_right_body()
+        }
+    }
+}
+
+fn header<'a>(response: &'a ServiceResponse<impl MessageBody>, name: &str) -> &'a str {
+    response.headers().get(name).unwrap_or_else(|| panic!("no {name}")).to_str().unwrap()
+}
+
+async fn text(response: ServiceResponse<impl MessageBody>) -> String {
+    String::from_utf8(test::read_body(response).await.to_vec()).unwrap()
+}
+
+async fn body(response: ServiceResponse<impl MessageBody>) -> Value {
+    serde_json::from_str(&text(response).await).unwrap()
+}
+
+fn gated(gate: QuorumGate) -> impl FnOnce(&mut ServiceConfig) {
+    |config| {
+        let ok = || async { "done" };
+        config.service(web::resource("/it").wrap(gate).default_service(web::to(ok)));
+    }
+}
+
+#[actix_web::test]
+async fn a_gate_lets_through_only_with_quorum() {
+    let (cluster, quorum, mut probe) = quorate().await;
+    let status = async |quorum: &QuorumHandle| {
+        ask(gated(QuorumGate::new(quorum.clone())), TestRequest::get().uri("/it")).await.status()
+    };
+    assert_eq!(status(&quorum).await, StatusCode::OK);
+    cluster.partition(&[&[1], &[2, 3]]).unwrap();
+    probe.expect_loss().await;
+    assert_eq!(status(&quorum).await, StatusCode::SERVICE_UNAVAILABLE);
+    cluster.heal();
+    probe.expect_gain().await;
+    assert_eq!(status(&quorum).await, StatusCode::OK);
+    let stop = quorum.stop();
+    assert_eq!(status(&quorum).await, StatusCode::SERVICE_UNAVAILABLE);
+    stop.await;
+}
+
+#[actix_web::test]
+async fn a_refusal_says_what_it_may_and_no_more() {
+    let (_cluster, quorum) = inquorate().await;
+    let response = ask(gated(QuorumGate::new(quorum)), TestRequest::post().uri("/it")).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(header(&response, "content-type"), "application/problem+json");
+    assert_eq!(header(&response, "cache-control"), "no-store");
+    assert_eq!(header(&response, "x-content-type-options"), "nosniff");
+    assert_eq!(
+        body(response).await,
+        json!({
+            "title": "Service Unavailable",
+            "status": 503,
+            "detail": "this node's partition has no quorum",
+            "quorum": "inquorate",
+            "reason": "inquorate",
+            "ring_id": "1.9",
+        })
+    );
+}
+
+#[actix_web::test]
+async fn the_error_of_a_connection_is_not_told_to_clients() {
+    let (cluster, quorum, mut probe) = quorate().await;
+    cluster.crash(1).unwrap();
+    probe.expect_loss().await;
+    let response = ask(gated(QuorumGate::new(quorum)), TestRequest::get().uri("/it")).await;
+    let problem = body(response).await;
+    assert_eq!(problem["quorum"], "unknown");
+    assert!(["lost", "connecting"].contains(&problem["reason"].as_str().unwrap()), "{problem}");
+    assert!(!problem.to_string().contains("CS_ERR"), "{problem}");
+}
+
+#[actix_web::test]
+async fn a_gain_that_is_held_back_is_refused_as_such() {
+    let cluster = Cluster::new(3);
+    let builder = QuorumActor::builder().source(cluster.node(1)).stable_after(HOUR).lease(HOUR);
+    let quorum = builder.start_in_arbiter(&Arbiter::current());
+    quorum.wait_for(|snapshot| snapshot.settled).await;
+    let response = ask(gated(QuorumGate::new(quorum)), TestRequest::get().uri("/it")).await;
+    assert_eq!(body(response).await["reason"], "unstable");
+}
+
+#[actix_web::test]
+async fn clients_are_told_to_come_again_a_little_apart() {
+    let (_cluster, quorum) = inquorate().await;
+    let retry_after = async |gate: QuorumGate| {
+        let response = ask(gated(gate), TestRequest::get().uri("/it")).await;
+        header(&response, "retry-after").parse::<u64>().expect("an integer")
+    };
+    let gate = QuorumGate::new(quorum);
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..200 {
+        seen.insert(retry_after(gate.clone().retry_after(Duration::from_millis(7_500))).await);
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [8, 9, 10]);
+    assert!((2..=3).contains(&retry_after(gate.clone()).await));
+    assert!((1..=2).contains(&retry_after(gate.retry_after(Duration::ZERO)).await));
+}
+
+#[actix_web::test]
+async fn safe_methods_are_let_through_where_allowed() {
+    let (_cluster, quorum) = inquorate().await;
+    let gate = QuorumGate::new(quorum).allow_safe_methods();
+    let status = async |method: Method| {
+        let request = TestRequest::with_uri("/it").method(method);
+        ask(gated(gate.clone()), request).await.status()
+    };
+    for method in [Method::GET, Method::HEAD, Method::OPTIONS] {
+        assert_eq!(status(method).await, StatusCode::OK);
+    }
+    for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::TRACE] {
+        assert_eq!(status(method).await, StatusCode::SERVICE_UNAVAILABLE);
+    }
+}
+
+#[actix_web::test]
+async fn a_gate_works_on_a_scope_and_among_other_middleware() {
+    let (_cluster, quorum) = inquorate().await;
+    let ok = || async { HttpResponse::Ok().finish() };
+    let app = test::init_service(
+        App::new()
+            .wrap(DefaultHeaders::new().add(("x-outer", "1")))
+            .service(
+                web::scope("/write")
+                    .wrap(DefaultHeaders::new().add(("x-inner", "1")))
+                    .wrap(QuorumGate::new(quorum.clone()))
+                    .wrap(NormalizePath::trim())
+                    .route("/a", web::post().to(ok)),
+            )
+            .service(
+                web::resource("/off")
+                    .wrap(Condition::new(false, QuorumGate::new(quorum.clone())))
+                    .get(ok),
+            )
+            .route("/read", web::get().to(ok)),
+    )
+    .await;
+    let refused = app.call(TestRequest::post().uri("/write/a").to_request()).await.unwrap();
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(header(&refused, "x-outer"), "1");
+    assert!(!refused.headers().contains_key("x-inner"), "it did not get there");
+    for uri in ["/off", "/read"] {
+        let response = app.call(TestRequest::get().uri(uri).to_request()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "{uri}");
+    }
+}
+
+async fn guarded(quorate: Quorate) -> impl Responder {
+    assert!(quorate.is_valid());
+    format!("epoch {}", quorate.into_guard().epoch())
+}
+
+#[actix_web::test]
+async fn an_extractor_carries_the_guard() {
+    let (cluster, quorum, mut probe) = quorate().await;
+    let configure = |quorum: &QuorumHandle| {
+        let data = web::Data::new(quorum.clone());
+        move |config: &mut ServiceConfig| {
+            config.app_data(data).route("/it", web::post().to(guarded));
+        }
+    };
+    let response = ask(configure(&quorum), TestRequest::post().uri("/it")).await;
+    assert_eq!(text(response).await, "epoch 0");
+    cluster.partition(&[&[1], &[2, 3]]).unwrap();
+    probe.expect_loss().await;
+    let response = ask(configure(&quorum), TestRequest::post().uri("/it")).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(header(&response, "content-type"), "application/problem+json");
+    assert!(response.headers().contains_key(header::RETRY_AFTER));
+    assert_eq!(body(response).await["reason"], "inquorate");
+}
+
+#[actix_web::test]
+async fn work_under_the_extractors_guard_ends_with_quorum() {
+    let (cluster, quorum, _probe) = quorate().await;
+    async fn stuck(quorate: Quorate) -> HttpResponse {
+        match quorate.run(std::future::pending::<()>()).await {
+            Ok(()) => HttpResponse::Ok().finish(),
+            Err(QuorumLost) => HttpResponse::Conflict().finish(),
+        }
+    }
+    let data = web::Data::new(quorum);
+    let app =
+        test::init_service(App::new().app_data(data).route("/it", web::post().to(stuck))).await;
+    let response = app.call(TestRequest::post().uri("/it").to_request());
+    cluster.partition(&[&[1], &[2, 3]]).unwrap();
+    assert_eq!(response.await.unwrap().status(), StatusCode::CONFLICT);
+}
+
+#[actix_web::test]
+async fn a_missing_handle_is_an_error_of_the_service() {
+    log::set_logger(&Logger).unwrap();
+    log::set_max_level(log::LevelFilter::Error);
+    let configure = |config: &mut ServiceConfig| {
+        config.route("/it", web::post().to(guarded));
+    };
+    let response = ask(configure, TestRequest::post().uri("/it")).await;
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(text(response).await, "the service is not set up\n");
+    let logged = LOGGED.lock().unwrap();
+    let line = logged.iter().find(|line| line.contains("POST /it")).expect("it is logged");
+    assert!(line.contains(".app_data(web::Data::new(quorum.clone()))"), "{line}");
+}
+
+/// What was logged as an error.
+static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Logger;
+
+impl log::Log for Logger {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() == log::Level::Error
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            LOGGED.lock().unwrap().push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[actix_web::test]
+async fn a_response_under_way_is_not_cut_by_the_gate() {
+    let (cluster, quorum, mut probe) = quorate().await;
+    let (send, chunks) = tokio::sync::mpsc::unbounded_channel::<&'static str>();
+    let chunks = Mutex::new(Some(chunks));
+    let chunks = web::Data::new(chunks);
+    async fn stream(
+        chunks: web::Data<Mutex<Option<UnboundedReceiver<&'static str>>>>,
+    ) -> HttpResponse {
+        let chunks = chunks.lock().unwrap().take().expect("asked once");
+        let stream = futures_util::stream::unfold(chunks, |mut chunks| async {
+            let chunk = chunks.recv().await?;
+            Some((Ok::<_, actix_web::Error>(web::Bytes::from_static(chunk.as_bytes())), chunks))
+        });
+        HttpResponse::Ok().streaming(stream)
+    }
+    let gate = QuorumGate::new(quorum.clone());
+    let service = web::resource("/it").wrap(gate).get(stream);
+    let app = test::init_service(App::new().app_data(chunks).service(service)).await;
+    let response = app.call(TestRequest::get().uri("/it").to_request()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    send.send("with quorum, ").unwrap();
+    cluster.partition(&[&[1], &[2, 3]]).unwrap();
+    probe.expect_loss().await;
+    assert!(!quorum.is_quorate());
+    send.send("and without").unwrap();
+    drop(send);
+    assert_eq!(text(response).await, "with quorum, and without");
+}
+
+async fn get(quorum: &QuorumHandle, uri: &str) -> (StatusCode, String) {
+    let response = ask(routes(quorum.clone()), TestRequest::get().uri(uri)).await;
+    assert_eq!(header(&response, "cache-control"), "no-store", "{uri}");
+    assert_eq!(header(&response, "x-content-type-options"), "nosniff", "{uri}");
+    (response.status(), text(response).await)
+}
+
+#[actix_web::test]
+async fn liveness_does_not_depend_on_quorum() {
+    let (cluster, quorum, mut probe) = quorate().await;
+    assert_eq!(get(&quorum, "/livez").await, (StatusCode::OK, "ok\n".into()));
+    cluster.crash(1).unwrap();
+    probe.expect_loss().await;
+    assert_eq!(get(&quorum, "/livez").await, (StatusCode::OK, "ok\n".into()));
+    let all = "[+]ping ok\n[+]actor ok\nlivez check passed\n";
+    assert_eq!(get(&quorum, "/livez?verbose").await, (StatusCode::OK, all.into()));
+    quorum.stop().await;
+    let (status, told) = get(&quorum, "/livez?verbose").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(told.contains("[-]actor failed: the quorum actor has ended\n"), "{told}");
+    assert_eq!(get(&quorum, "/livez/ping").await.0, StatusCode::OK);
+}
+
+#[actix_web::test]
+async fn readiness_is_quorum() {
+    let (cluster, quorum, mut probe) = quorate().await;
+    assert_eq!(get(&quorum, "/readyz").await, (StatusCode::OK, "ok\n".into()));
+    let all = "[+]connection ok\n[+]quorum ok\nreadyz check passed\n";
+    assert_eq!(get(&quorum, "/readyz?verbose").await, (StatusCode::OK, all.into()));
+
+    cluster.partition(&[&[1], &[2, 3]]).unwrap();
+    probe.expect_loss().await;
+    let brief = "[+]connection ok\n[-]quorum failed: reason withheld, ask with ?verbose\n\
+                 readyz check failed\n";
+    assert_eq!(get(&quorum, "/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, brief.into()));
+    let (status, why) = get(&quorum, "/readyz?verbose").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(why.contains("[-]quorum failed: inquorate: ring 1.9, members 1\n"), "{why}");
+    let (status, why) = get(&quorum, "/readyz?verbose&exclude=quorum").await;
+    assert_eq!(status, StatusCode::OK, "{why}");
+    assert!(why.contains("[+]quorum excluded: ok\n"), "{why}");
+    assert_eq!(get(&quorum, "/readyz?exclude=quorum").await, (StatusCode::OK, "ok\n".into()));
+    let (status, why) = get(&quorum, "/readyz?exclude=%3Cb%3E").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(why.contains("warn: a check to exclude is not known\n"), "{why}");
+
+    assert_eq!(get(&quorum, "/readyz/connection").await.0, StatusCode::OK);
+    assert_eq!(get(&quorum, "/readyz/quorum").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(get(&quorum, "/readyz/nothing").await.0, StatusCode::NOT_FOUND);
+    cluster.crash(1).unwrap();
+    let lost = |change: &QuorumChanged| change.current.connection != Connection::Connected;
+    probe.expect("no connection", lost).await;
+    let (_, why) = get(&quorum, "/readyz?verbose").await;
+    assert!(why.contains("[-]connection failed: "), "{why}");
+}
+
+#[actix_web::test]
+async fn the_routes_take_get_and_head_without_a_body() {
+    let (_cluster, quorum, _probe) = quorate().await;
+    for uri in
+        ["/quorum", "/quorum/events", "/quorum/history", "/quorum/live", "/livez", "/readyz/quorum"]
+    {
+        let response =
+            ask(routes(quorum.clone()), TestRequest::with_uri(uri).method(Method::HEAD)).await;
+        assert_eq!(response.status(), StatusCode::OK, "{uri}");
+        let response = ask(routes(quorum.clone()), TestRequest::post().uri(uri)).await;
+        assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{uri}");
+        assert_eq!(header(&response, "allow"), "GET, HEAD", "{uri}");
+        for name in ["content-length", "transfer-encoding"] {
+            let value = if name == "content-length" { "3" } else { "chunked" };
+            let request = TestRequest::get().uri(uri).insert_header((name, value));
+            let response = ask(routes(quorum.clone()), request).await;
+            assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE, "{uri} with {name}");
+        }
+    }
+}
+
+/// What others rely on: the names, and what kind each is of.
+#[actix_web::test]
+async fn the_state_is_told_as_documented() {
+    let (cluster, quorum, mut probe) = quorate().await;
+    probe.expect("the votes", |change| change.current.votes.is_some()).await;
+    let (status, now) = get(&quorum, "/quorum").await;
+    let mut now: Value = serde_json::from_str(&now).unwrap();
+    assert_eq!(status, StatusCode::OK);
+    let changed_at = now["changed_at"].take();
+    assert!(changed_at.as_str().unwrap().ends_with('Z'), "{changed_at}");
+    assert_eq!(
+        now,
+        json!({
+            "quorum": "quorate",
+            "connection": { "state": "connected" },
+            "ring_id": "1.5",
+            "members": [1, 2, 3],
+            "names": { "1": "n1", "2": "n2", "3": "n3" },
+            "settled": true,
+            "epoch": 0,
+            "votes": {
+                "expected": 3, "highest_expected": 3, "total": 3, "quorum": 2, "qdevice": 0,
+                "margin": 1, "members": { "1": 1, "2": 1, "3": 1 }, "flags": ["quorate"],
+            },
+            "local": 1,
+            "sequence": quorum.snapshot().sequence,
+            "changed_at": null,
+        })
+    );
+    cluster.crash(1).unwrap();
+    probe.expect_loss().await;
+    let now: Value = serde_json::from_str(&get(&quorum, "/quorum").await.1).unwrap();
+    assert_eq!((&now["quorum"], &now["votes"]), (&json!("unknown"), &json!(null)));
+    assert!(now["connection"]["error"].as_str().unwrap().contains("CS_ERR_LIBRARY"), "{now}");
+}
+
+#[actix_web::test]
+async fn the_history_is_told_as_documented() {
+    let (cluster, quorum, mut probe) = quorate().await;
+    cluster.partition(&[&[1], &[2, 3]]).unwrap();
+    probe.expect_loss().await;
+    let history = async |uri: &str| -> Vec<Value> {
+        let (status, told) = get(&quorum, uri).await;
+        assert_eq!(status, StatusCode::OK);
+        let mut told: Value = serde_json::from_str(&told).unwrap();
+        serde_json::from_value(told["changes"].take()).unwrap()
+    };
+    let all = history("/quorum/history").await;
+    let sequences: Vec<_> = all.iter().map(|change| change["sequence"].as_u64().unwrap()).collect();
+    assert_eq!(sequences, (1..=quorum.snapshot().sequence).collect::<Vec<_>>());
+    let loss = all.iter().find(|change| change["quorum"] == "inquorate").unwrap();
+    let keys: Vec<_> = loss.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(
+        keys,
+        [
+            "cause",
+            "changed_at",
+            "epoch",
+            "joined",
+            "left",
+            "members",
+            "quorum",
+            "ring_id",
+            "seconds",
+            "sequence",
+            "text"
+        ]
+    );
+    assert_eq!((&loss["cause"], &loss["members"]), (&json!("quorum"), &json!([1])));
+    assert_eq!(loss["text"], "inquorate: ring 1.9, members 1 (was quorate)");
+    assert!(all[0]["seconds"].is_number() && all.last().unwrap()["seconds"].is_null());
+    assert_eq!(history("/quorum/history?last=2").await, all[all.len() - 2..]);
+    assert_eq!(history("/quorum/history?last=0").await, [] as [Value; 0]);
+    assert_eq!(get(&quorum, "/quorum/history?last=x").await.0, StatusCode::BAD_REQUEST);
+}
+
+#[actix_web::test]
+async fn what_is_told_of_quorum_looks_at_the_lease() {
+    let cluster = Cluster::new(3);
+    let arbiter = Arbiter::new();
+    // The actor's own arbiter will be stuck, so that it cannot tell.
+    let lease = Duration::from_secs(2);
+    let quorum = QuorumActor::builder()
+        .source(cluster.node(1))
+        .lease(lease)
+        .start_in_arbiter(&arbiter.handle());
+    quorum.wait_quorate().await;
+    let (unblock, blocked) = std::sync::mpsc::channel::<()>();
+    arbiter.spawn_fn(move || {
+        let _ = blocked.recv();
+    });
+    tokio::time::timeout(Duration::from_secs(20), quorum.guard().unwrap().lost()).await.unwrap();
+    assert!(quorum.snapshot().quorum.is_quorate(), "the actor could not tell");
+    let now: Value = serde_json::from_str(&get(&quorum, "/quorum").await.1).unwrap();
+    assert_eq!(now["quorum"], "unknown");
+    let (status, why) = get(&quorum, "/readyz?verbose").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(why.contains("[-]quorum failed: unknown: not heard from corosync in time\n"), "{why}");
+    let response = ask(gated(QuorumGate::new(quorum)), TestRequest::get().uri("/it")).await;
+    assert_eq!(body(response).await["reason"], "stalled");
+    drop(unblock);
+}

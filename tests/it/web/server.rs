@@ -1,0 +1,318 @@
+//! A real server on loopback, on the simulated cluster.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::support::{Client, Event, Service, Setup, block_on, eventually, hold};
+
+/// A request that is sent when the handle says that there is no quorum is refused, and one that is
+/// sent when it says that there is one is not, however many are under way when that changes.
+#[test]
+fn not_one_request_passes_without_quorum() {
+    const CLIENTS: usize = 16;
+    const FLIPS: u64 = 200;
+
+    let service = Arc::new(Service::start());
+    // Odd while there is quorum, even while there is none, zero in between.
+    let phase = Arc::new(AtomicU64::new(1));
+    let ended = Arc::new(AtomicBool::new(false));
+    let [refused, passed] = [(); 2].map(|()| Arc::new(AtomicU64::new(0)));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let (phase, ended) = (Arc::clone(&phase), Arc::clone(&ended));
+            let (refused, passed) = (Arc::clone(&refused), Arc::clone(&passed));
+            let mut client = service.connect();
+            thread::spawn(move || {
+                while !ended.load(Ordering::Acquire) {
+                    let sent_in = phase.load(Ordering::Acquire);
+                    client.send("POST", "/write", &[]);
+                    let (status, body) = client.response();
+                    if sent_in == 0 || phase.load(Ordering::Acquire) != sent_in {
+                        continue;
+                    }
+                    if sent_in % 2 == 0 {
+                        assert_eq!(status, 503, "{body}");
+                        refused.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        assert_eq!(status, 200, "{body}");
+                        passed.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            })
+        })
+        .collect();
+    for flip in 1..FLIPS {
+        let (before, counted) = match flip % 2 {
+            1 => (passed.load(Ordering::Relaxed), &passed),
+            _ => (refused.load(Ordering::Relaxed), &refused),
+        };
+        eventually("requests go on", || {
+            (counted.load(Ordering::Relaxed) >= before + 20).then_some(())
+        });
+        phase.store(0, Ordering::Release);
+        if flip % 2 == 1 {
+            service.lose()
+        } else {
+            service.regain()
+        }
+        phase.store(flip + 1, Ordering::Release);
+    }
+    ended.store(true, Ordering::Release);
+    clients.into_iter().for_each(|client| client.join().unwrap());
+}
+
+fn json(event: &Event) -> Value {
+    serde_json::from_str(&event.data).unwrap()
+}
+
+/// The next change of a stream.
+fn changed(client: &mut Client) -> Option<Event> {
+    loop {
+        let event = client.event()?;
+        if event.event == "changed" {
+            return Some(event);
+        }
+    }
+}
+
+#[test]
+fn a_stream_tells_the_state_and_then_each_change() {
+    let service = Service::start();
+    // What comes by itself after the quorum: the votes.
+    eventually("the votes are told", || service.quorum.snapshot().votes.clone());
+    let mut client = service.connect();
+    client.send("GET", "/quorum/events", &[]);
+    let head = client.head();
+    assert_eq!((head.status, head.field("content-type")), (200, Some("text/event-stream")));
+    assert_eq!(head.field("cache-control"), Some("no-store"));
+    let first = client.event().unwrap();
+    assert_eq!(
+        (first.event.as_str(), first.id),
+        ("changed", Some(service.quorum.snapshot().sequence))
+    );
+    let told = json(&first);
+    assert_eq!(
+        (&told["cause"], &told["current"]["quorum"]),
+        (&"subscribed".into(), &"quorate".into())
+    );
+    let keys: Vec<_> = told.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["cause", "current", "is_loss", "joined", "left", "missed", "text"]);
+
+    service.lose();
+    let mut sequence = first.id.unwrap();
+    let loss = loop {
+        let event = changed(&mut client).unwrap();
+        sequence += 1;
+        assert_eq!(event.id, Some(sequence), "none is left out");
+        if json(&event)["is_loss"] == true {
+            break json(&event);
+        }
+    };
+    assert_eq!(loss["text"], "inquorate: ring 1.9, members 1 (was quorate)");
+    assert_eq!(loss["current"]["quorum"], "inquorate");
+}
+
+#[test]
+fn a_stream_begins_with_what_the_lease_says() {
+    let (service, arbiter) = Service::on_arbiter(Duration::from_secs(2));
+    let held = hold(&arbiter);
+    service.until(false);
+    assert!(service.quorum.snapshot().quorum.is_quorate(), "the actor could not tell");
+    let mut client = service.connect();
+    client.open_events(&[]);
+    let first = json(&client.event().unwrap());
+    assert_eq!(
+        (&first["cause"], &first["current"]["quorum"]),
+        (&"subscribed".into(), &"unknown".into())
+    );
+    drop(held);
+    // That it is believed again is no change of what was published, or is told as one.
+    loop {
+        let told = json(&client.event().unwrap());
+        if told["quorum"] == "quorate" || told["current"]["quorum"] == "quorate" {
+            break;
+        }
+    }
+}
+
+#[test]
+fn who_comes_back_is_told_what_it_missed() {
+    let service = Service::start();
+    let mut client = service.connect();
+    client.open_events(&[]);
+    let seen = client.event().unwrap().id.unwrap();
+    drop(client);
+    service.lose();
+    service.regain();
+    let now = eventually("it has settled", || {
+        let now = service.quorum.snapshot();
+        (now.settled && now.votes.as_ref().is_some_and(|votes| votes.total == 3)).then_some(now)
+    });
+    let mut client = service.connect();
+    client.open_events(&[&format!("Last-Event-ID: {seen}")]);
+    for expected in seen + 1..=now.sequence {
+        assert_eq!(changed(&mut client).unwrap().id, Some(expected));
+    }
+    // Who is up to date, or comes with an id of another process, is told the state.
+    for id in [now.sequence.to_string(), "999999".into(), "x".into()] {
+        let mut client = service.connect();
+        client.open_events(&[&format!("Last-Event-ID: {id}")]);
+        let first = client.event().unwrap();
+        assert_eq!((first.id, &json(&first)["cause"]), (Some(now.sequence), &"subscribed".into()));
+    }
+}
+
+#[test]
+fn a_stream_is_never_silent_for_long() {
+    let service = Service::start();
+    eventually("the votes are told", || service.quorum.snapshot().votes.clone());
+    let mut client = service.connect();
+    client.open_events(&[]);
+    let first = client.event().unwrap();
+    let since = Instant::now();
+    let alive = client.event().unwrap();
+    assert!(since.elapsed() < Duration::from_secs(15), "{:?}", since.elapsed());
+    assert_eq!((alive.event.as_str(), alive.id), ("alive", None));
+    let told = json(&alive);
+    assert_eq!(told["sequence"], first.id.unwrap());
+    assert_eq!((&told["quorum"], &told["names"]["2"]), (&"quorate".into(), &"n2".into()));
+}
+
+#[test]
+fn a_stream_ends_with_the_actor() {
+    let service = Service::start();
+    let mut client = service.connect();
+    client.open_events(&[]);
+    block_on(service.quorum.stop());
+    let mut last = None;
+    while let Some(event) = client.event() {
+        last = Some(event);
+    }
+    let last = json(&last.unwrap());
+    assert_eq!(last["current"]["connection"]["state"], "stopped");
+    assert_eq!(last["current"]["quorum"], "unknown");
+}
+
+#[test]
+fn five_hundred_streams_end_at_the_latest_state() {
+    const CLIENTS: usize = 500;
+    const CHANGES: u64 = 1_000;
+
+    let service = Service::start();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let mut client = service.connect();
+            assert_eq!(client.open_events(&[]), 200);
+            thread::Builder::new()
+                .stack_size(256 << 10)
+                .spawn(move || {
+                    let mut last: Option<Event> = None;
+                    while let Some(event) = changed(&mut client) {
+                        let id = event.id.unwrap();
+                        if last.is_some_and(|last| id != last.id.unwrap() + 1) {
+                            assert_ne!(json(&event)["missed"], 0, "nothing is left out unsaid");
+                        }
+                        last = Some(event);
+                    }
+                    last.unwrap()
+                })
+                .unwrap()
+        })
+        .collect();
+    let first = service.quorum.snapshot().sequence;
+    while service.quorum.snapshot().sequence < first + CHANGES {
+        service.lose();
+        service.regain();
+    }
+    block_on(service.quorum.stop());
+    let end = service.quorum.snapshot();
+    for client in clients {
+        let last = client.join().unwrap();
+        assert_eq!(last.id, Some(end.sequence));
+        assert_eq!(json(&last)["current"]["connection"]["state"], "stopped");
+    }
+}
+
+#[test]
+fn streams_beyond_the_limit_are_refused_until_one_ends() {
+    let service = Service::start();
+    let mut clients: Vec<_> = (0..1024).map(|_| service.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.open_events(&[]), 200);
+    }
+    assert_eq!(service.connect().open_events(&[]), 503);
+    let mut other = service.connect();
+    other.send("GET", "/readyz", &[]);
+    assert_eq!(other.response().0, 200, "others are not concerned");
+    drop(clients.pop());
+    eventually("there is a place again", || {
+        (service.connect().open_events(&[]) == 200).then_some(())
+    });
+}
+
+/// A client that reads nothing is cut off, and those that do are not.
+#[test]
+#[ignore = "takes half a minute: make test"]
+fn a_client_that_does_not_read_is_dropped() {
+    let service = Service::start();
+    let mut stuck = service.connect();
+    stuck.send("GET", "/quorum/events", &[]);
+    let mut reads = service.connect();
+    reads.open_events(&[]);
+    let reader = thread::spawn(move || while reads.event().is_some() {});
+    // Until what the system keeps for it is full, and half a minute more.
+    eventually("it is dropped", || {
+        for _ in 0..10 {
+            service.cluster.partition(&[&[1], &[2, 3]]).unwrap();
+            service.cluster.heal();
+        }
+        // The other end knows nothing of it: it has no room for that either.
+        (!has_connection(service.server, stuck.stream().local_addr().unwrap())).then_some(())
+    });
+    let mut other = service.connect();
+    other.send("GET", "/livez", &[]);
+    assert_eq!(other.response().0, 200);
+    assert!(!reader.is_finished(), "who reads is not dropped");
+    drop(service);
+    reader.join().unwrap();
+}
+
+/// Whether the server's end of a connection is there, as the system lists it.
+fn has_connection(server: SocketAddr, client: SocketAddr) -> bool {
+    let [server, client] = [server, client].map(|end| format!(":{:04X} ", end.port()));
+    let listed = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    listed.lines().any(|line| {
+        line.find(&server).zip(line.find(&client)).is_some_and(|(server, client)| server < client)
+    })
+}
+
+#[test]
+fn a_paused_server_lets_its_clients_wait() {
+    let service = Service::start_with(Setup { pauses: true, ..Setup::default() });
+    let ask = || {
+        let mut client = service.connect();
+        client.send("GET", "/livez", &[]);
+        client.stream().set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        client
+    };
+    let answered = |client: &Client| client.stream().peek(&mut [0]).is_ok();
+    assert!(eventually("it accepts", || answered(&ask()).then_some(true)));
+    service.lose();
+    let waiting = eventually("it does not accept", || {
+        let client = ask();
+        (!answered(&client)).then_some(client)
+    });
+    waiting.stream().set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    assert!(!answered(&waiting), "it was answered late");
+    service.regain();
+    eventually("it accepts again", || answered(&waiting).then_some(()));
+}

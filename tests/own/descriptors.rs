@@ -1,0 +1,225 @@
+//! No file descriptors left, and libqb's way with number 0.
+
+use std::{fs::File, os::fd::OwnedFd};
+
+use actix_quorum::{
+    Cause, Connection, Error, Quorum, QuorumChanged,
+    libquorum::{Handle, Library},
+};
+use rustix::{
+    fs::fstat,
+    io::{Errno, dup, fcntl_dupfd_cloexec, fcntl_getfd},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    stdio::{dup2_stdin, stdin},
+};
+
+use crate::support::{FakeLibquorum, Ipc, Node, Variant, Watcher, open_fds, quick};
+
+/// Takes all file descriptors but a few, until it is dropped.
+struct Exhausted {
+    held: Vec<OwnedFd>,
+    limit: Rlimit,
+}
+
+impl Exhausted {
+    fn but(free: usize) -> Self {
+        let limit = getrlimit(Resource::Nofile);
+        let mut exhausted = Self { held: Vec::new(), limit };
+        setrlimit(Resource::Nofile, Rlimit { current: Some(256), ..limit }).unwrap();
+        let null = File::open("/dev/null").unwrap();
+        exhausted.held.push(null.into());
+        loop {
+            match fcntl_dupfd_cloexec(&exhausted.held[0], 3) {
+                Ok(fd) => exhausted.held.push(fd),
+                Err(error) => break assert_eq!(error, Errno::MFILE),
+            }
+        }
+        exhausted.held.truncate(exhausted.held.len().checked_sub(free).unwrap());
+        exhausted
+    }
+}
+
+impl Drop for Exhausted {
+    fn drop(&mut self) {
+        setrlimit(Resource::Nofile, self.limit).unwrap();
+    }
+}
+
+/// The file that descriptor 0 is.
+#[track_caller]
+fn zero() -> (u64, u64, u64) {
+    let stat = fstat(stdin()).expect("descriptor 0 is open");
+    (stat.st_dev, stat.st_ino, stat.st_rdev)
+}
+
+fn has_zero() -> bool {
+    fcntl_getfd(stdin()) != Err(Errno::BADF)
+}
+
+/// Runs `f` with this process's descriptor 0 closed, and puts it back.
+fn without_zero<T>(f: impl FnOnce() -> T) -> T {
+    let before = dup(stdin()).unwrap();
+    // SAFETY: nobody reads from the standard input of a test, and the caller is alone.
+    assert_eq!(unsafe { libc::close(0) }, 0);
+    let result = f();
+    dup2_stdin(&before).unwrap();
+    result
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn without_descriptors_an_attempt_fails_and_harms_nothing() {
+    own_process!();
+    let node = Node::single();
+    node.run(|| {
+        // What is loaded or asked for once is so now.
+        Handle::initialize().unwrap().finalize().unwrap();
+        let (before, open) = (zero(), open_fds());
+        let exhausted = Exhausted::but(0);
+        for _ in 0..3 {
+            assert_eq!(Handle::initialize().unwrap_err(), Error::Descriptors);
+            assert_eq!(zero(), before);
+        }
+        drop(exhausted);
+        assert_eq!(open_fds(), open);
+        let mut handle = Handle::initialize().unwrap();
+        assert_eq!(handle.quorate(), Ok(true));
+    });
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn with_few_descriptors_an_attempt_works_or_fails_cleanly() {
+    own_process!();
+    for ipc in [Ipc::Shm, Ipc::Socket] {
+        let node = Node::single_with(|config| config.ipc = ipc);
+        node.run(|| {
+            Handle::initialize().unwrap().finalize().unwrap();
+            let (before, open) = (zero(), open_fds());
+            let mut worked = Vec::new();
+            for free in 1..=12 {
+                let exhausted = Exhausted::but(free);
+                let result = Handle::initialize().and_then(|mut handle| {
+                    let quorate = handle.quorate();
+                    assert_ne!(handle.fd(), Ok(0));
+                    let server = handle.server().map(|server| server.uid);
+                    handle.finalize()?;
+                    Ok((quorate?, server))
+                });
+                assert_eq!(zero(), before, "{free} were free: {result:?}");
+                drop(exhausted);
+                assert_eq!(open_fds(), open, "{free} were free: {result:?}");
+                match result {
+                    Ok(told) => worked.push(told),
+                    Err(error) => {
+                        assert_eq!(error, Error::Descriptors, "{free} were free");
+                        assert!(worked.is_empty(), "{free} were free, and fewer were enough");
+                    }
+                }
+            }
+            assert!((1..12).contains(&worked.len()), "{worked:?}");
+            assert!(worked.into_iter().all(|told| told == (true, Some(0))));
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_closed_descriptor_0_is_not_given_to_libquorum() {
+    own_process!();
+    let node = Node::single();
+    node.run(|| {
+        let before = zero();
+        without_zero(|| {
+            assert!(!has_zero());
+            let mut handle = Handle::initialize().unwrap();
+            assert_ne!(handle.fd().unwrap(), 0);
+            let stat = fstat(stdin()).expect("descriptor 0 is open");
+            assert_eq!(stat.st_rdev, fstat(File::open("/dev/null").unwrap()).unwrap().st_rdev);
+            assert_eq!(handle.quorate(), Ok(true));
+            handle.finalize().unwrap();
+            assert!(has_zero(), "nor does it go with the handle");
+        });
+        assert_eq!(zero(), before);
+    });
+}
+
+/// A libquorum that does what libqb does when it gets no socket.
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn a_descriptor_0_that_a_failed_attempt_closes_is_put_back() {
+    own_process!();
+    let fake = FakeLibquorum::variant("descriptors_closes_zero", Variant::FailClosesZero);
+    let library = Library::load_from(fake.path()).unwrap();
+    let (before, open) = (zero(), open_fds());
+    for (function, times) in [("quorum_initialize", 1), ("quorum_model_initialize", 3)] {
+        fake.fail("quorum_model_initialize", if times == 1 { 7 } else { 2 }, times);
+        fake.fail(function, 2, times);
+        for _ in 0..times {
+            let error = Handle::initialize_with(library).unwrap_err();
+            assert_eq!(error, Error::Connect(actix_quorum::Code::LIBRARY));
+            assert_eq!((zero(), open_fds()), (before, open));
+        }
+    }
+    without_zero(|| {
+        fake.fail("quorum_model_initialize", 2, 1);
+        Handle::initialize_with(library).unwrap_err();
+        assert!(has_zero());
+    });
+    assert_eq!((zero(), open_fds(), fake.open_handles()), (before, open, 0));
+}
+
+/// A descriptor is needed to load a library, too; that none is left is no fault of the library.
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn a_library_that_cannot_be_opened_for_want_of_descriptors_is_not_missing() {
+    own_process!();
+    let source = "int quorum_answer(void) { return 42; }";
+    let path = crate::support::fake_libquorum("descriptors_not_loaded", source);
+    let exhausted = Exhausted::but(0);
+    let error = Library::load_from(&path).unwrap_err();
+    drop(exhausted);
+    assert_eq!(error, Error::Descriptors);
+    // Now it is seen for what it is.
+    assert!(matches!(Library::load_from(&path), Err(Error::Load(_))));
+}
+
+fn tells_descriptors(change: &QuorumChanged) -> bool {
+    let now = &change.current;
+    assert!(!now.quorum.is_quorate(), "{change}");
+    matches!(&now.connection, Connection::Connecting { error: Some(Error::Descriptors), .. })
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn an_actor_without_descriptors_connects_once_there_are_some() {
+    own_process!();
+    let node = Node::single();
+    node.run(|| Handle::initialize().unwrap().finalize().unwrap());
+    let before = zero();
+
+    // It has never connected.
+    node.corosync.kill();
+    let watcher = Watcher::start_with(&node.netns, |builder| builder.backoff(quick()));
+    assert!(matches!(watcher.error(), Error::Connect(_)));
+    let exhausted = Exhausted::but(0);
+    watcher.until("it has no descriptors", tells_descriptors);
+    assert_eq!(zero(), before);
+    drop(exhausted);
+    node.corosync.start();
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    assert_eq!(zero(), before);
+
+    // It has lost its connection, which leaves it one descriptor.
+    let exhausted = Exhausted::but(0);
+    node.corosync.kill();
+    watcher.until_lost();
+    watcher.until("it has no descriptors", tells_descriptors);
+    assert_eq!(zero(), before);
+    drop(exhausted);
+    node.corosync.start();
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    assert_eq!(zero(), before);
+    watcher.stop();
+    watcher.until_cause(Cause::Stopped);
+}

@@ -1,0 +1,116 @@
+//! A process ends, whichever call into a hung daemon it is in. Each runs in a process of its own, on
+//! the real libquorum and a real daemon that is stopped exactly there.
+
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use actix::System;
+use actix_quorum::{
+    Connection, Corosync, Error, QuorumActor, QuorumBuilder, QuorumHandle, Snapshot,
+};
+
+use crate::support::{Node, StagedLibquorum, eventually_within, pause_process};
+
+/// Where the daemon stops, and what the process does then.
+const STAGES: [&str; 5] =
+    ["before", "quorum_model_initialize", "quorum_trackstart", "tracking", "quorum_finalize"];
+const ENDINGS: [&str; 2] = ["stop", "system"];
+
+/// The guarantee, and what a loaded machine may take longer.
+const BOUND: Duration = Duration::from_secs(2);
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_process_ends_wherever_the_daemon_hangs() {
+    if let Ok(stage) = env::var("STAGE") {
+        return end_in(&stage);
+    }
+    let node = Node::single();
+    let pid = node.corosync.pid();
+    for stage in STAGES {
+        for ending in ENDINGS {
+            let mut process = node.run(|| {
+                Command::new(env::current_exe().unwrap())
+                    .args(["--exact", "exit::a_process_ends_wherever_the_daemon_hangs"])
+                    .args(["--ignored", "--nocapture"])
+                    .env("STAGE", stage)
+                    .env("ENDING", ending)
+                    .env("DAEMON", pid.to_string())
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .unwrap()
+            });
+            let mut told = BufReader::new(process.stdout.take().unwrap()).lines();
+            let ends = told.find(|line| line.as_ref().unwrap().ends_with("ends now"));
+            let what = format!("the process that hangs in {stage} ends by {ending}");
+            let status = eventually_within(BOUND, &what, || process.try_wait().unwrap());
+            assert!(status.success() && ends.is_some(), "{what}: {status}");
+            node.corosync.resume();
+            node.corosync.wait_ready();
+        }
+    }
+}
+
+/// What each process does.
+fn end_in(stage: &str) {
+    let daemon = env::var("DAEMON").unwrap().parse().unwrap();
+    let library = StagedLibquorum::new("exit");
+    let (tell, paused) = mpsc::channel();
+    let pause = move || {
+        pause_process(daemon);
+        let _ = tell.send(());
+    };
+    System::new().block_on(async {
+        let builder: QuorumBuilder =
+            QuorumActor::builder().source(Corosync::load_from(library.path()));
+        let quorum = match stage {
+            "before" => {
+                pause();
+                let quorum = builder.start();
+                // The connector is about to connect, or does already.
+                assert!(!quorum.is_quorate());
+                quorum
+            }
+            "tracking" | "quorum_finalize" => {
+                let quorum = builder.start();
+                quorum.wait_quorate().await;
+                match stage {
+                    "tracking" => pause(),
+                    finalize => library.before(finalize, pause),
+                }
+                quorum
+            }
+            connecting => {
+                library.before(connecting, pause);
+                let quorum = builder.start();
+                quorum.wait_for(hangs).await;
+                assert_eq!(paused.try_recv(), Ok(()), "it hangs in that call");
+                quorum
+            }
+        };
+        println!("ends now");
+        end(&quorum).await;
+        if stage == "quorum_finalize" && env::var("ENDING").unwrap() == "stop" {
+            assert_eq!(paused.try_recv(), Ok(()), "it was closed on a stopped daemon");
+        }
+    });
+}
+
+fn hangs(snapshot: &Snapshot) -> bool {
+    matches!(&snapshot.connection, Connection::Connecting { error: Some(Error::Unresponsive), .. })
+}
+
+async fn end(quorum: &QuorumHandle) {
+    if env::var("ENDING").unwrap() == "stop" {
+        quorum.stop().await;
+        assert!(!quorum.is_quorate());
+        assert_eq!(quorum.snapshot().connection, Connection::Stopped);
+    } else {
+        System::current().stop();
+    }
+}

@@ -1,0 +1,89 @@
+//! Daemons that hang. A thread that hangs in connecting keeps every other of the process from it, so
+//! these tests run one after the other, apart from all others.
+
+use std::{ptr, sync::mpsc, thread, time::Duration};
+
+use actix_quorum::{Cause, Code, Error, Quorum, libquorum::Handle};
+
+use crate::support::{Node, Watcher, eventually, quick, wait_asleep};
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_hung_daemon_is_told_and_holds_up_neither_stop_nor_start() {
+    own_process!();
+    let node = Node::single();
+    node.corosync.pause();
+    let watcher = Watcher::start(&node.netns);
+    assert_eq!(watcher.error(), Error::Unresponsive);
+    watcher.stops_at_once();
+    node.corosync.resume();
+    // The thread that was left behind lets go, so that others can connect.
+    let watcher = Watcher::start_with(&node.netns, |builder| builder.backoff(quick()));
+    watcher.until_settled(Quorum::Quorate, &[1]);
+}
+
+/// With the daemon stopped in each phase of a connection, stopping and starting return.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn stop_is_bounded_wherever_the_daemon_hangs() {
+    own_process!();
+    let node = Node::single();
+    let watch = || {
+        let lease = Duration::from_millis(1500);
+        Watcher::start_with(&node.netns, |builder| builder.lease(lease).backoff(quick()))
+    };
+    // Before it connects, while it tracks, and when it has stalled.
+    node.corosync.pause();
+    watch().stops_at_once();
+    node.corosync.resume();
+    let watcher = watch();
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    node.corosync.pause();
+    watcher.stops_at_once();
+    node.corosync.resume();
+    let watcher = watch();
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    node.corosync.pause();
+    watcher.until_cause(Cause::Stalled);
+    watcher.stops_at_once();
+    node.corosync.resume();
+    watch().until_settled(Quorum::Quorate, &[1]);
+}
+
+/// `CS_ERR_TRY_AGAIN` of an initialize: a daemon that hangs, and a signal.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_signal_ends_waiting_for_a_hung_daemon_with_try_again() {
+    own_process!();
+    let node = Node::single();
+    node.run(|| {
+        extern "C" fn nothing(_: i32) {}
+        // SAFETY: the handler does nothing; without SA_RESTART it interrupts what waits.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = nothing as extern "C" fn(i32) as usize;
+            assert_eq!(libc::sigaction(libc::SIGUSR1, &action, ptr::null_mut()), 0);
+        }
+        node.corosync.pause();
+        let (send, received) = mpsc::channel();
+        let connecting = thread::spawn(move || {
+            send.send(rustix::thread::gettid()).unwrap();
+            Handle::initialize()
+        });
+        let thread = received.recv().unwrap().as_raw_nonzero().get();
+        wait_asleep(thread);
+        // SAFETY: a plain system call, which harms no thread that has ended.
+        let interrupt = || unsafe {
+            libc::syscall(libc::SYS_tgkill, std::process::id(), thread, libc::SIGUSR1)
+        };
+        // Newer libqb tries again a few times.
+        eventually("the attempt ends", || {
+            interrupt();
+            connecting.is_finished().then_some(())
+        });
+        assert_eq!(connecting.join().unwrap().unwrap_err().code().unwrap(), Code::TRY_AGAIN);
+        node.corosync.resume();
+        let connected = || Handle::initialize().ok();
+        assert_eq!(eventually("it answers again", connected).quorate(), Ok(true));
+    });
+}

@@ -1,0 +1,837 @@
+//! A server in Corosync's place that does its worst, through the real libquorum.
+//!
+//! A thread that hangs in connecting keeps every other of the process from it, and descriptors and
+//! threads are counted.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use actix::{Actor, Arbiter, Context, Handler, System};
+use actix_quorum::{
+    Code, Connection, Error, NodeId, Quorum, QuorumActor, QuorumBuilder, QuorumChanged, Snapshot,
+    VoteFlags, Votes,
+    libquorum::{Handle, Library, Model, Track},
+};
+
+use crate::support::{
+    DEADLINE, Hostile, Ipc, Message, Netns, Step, Watcher, assert_never_quorate, dev_shm_entries,
+    eventually,
+    hostile::{
+        GETINFO, GETQUORATE, GETTYPE, MODEL_GETTYPE, QUORATE, RING, TRACKSTART, TRACKSTOP, info,
+        nodelist_told, quorum_told, tracked,
+    },
+    open_fds, quick, rss_kib, threads,
+};
+
+const NOBODY: u32 = 65534;
+
+/// A namespace without a server.
+struct Place {
+    netns: Arc<Netns>,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { netns: Arc::new(Netns::new()) }
+    }
+
+    fn server(&self) -> Hostile {
+        Hostile::start(&self.netns)
+    }
+
+    fn watch(&self) -> Watcher {
+        self.watch_with(|builder| builder)
+    }
+
+    fn watch_with(&self, settings: impl FnOnce(QuorumBuilder) -> QuorumBuilder + Send) -> Watcher {
+        Watcher::start_with(&self.netns, |builder| settings(builder.backoff(quick())))
+    }
+
+    /// An actor that believes the server.
+    fn believer(&self) -> Watcher {
+        let watcher = self.watch();
+        watcher.until_settled(Quorum::Quorate, &[1, 2]);
+        watcher
+    }
+}
+
+/// Without this the others would show nothing.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_server_that_behaves_is_believed() {
+    own_process!();
+    let place = Place::new();
+    for ipc in [Ipc::Shm, Ipc::Socket] {
+        let server = Hostile::start_as(&place.netns, 0, ipc, &["quorum", "votequorum"]);
+        place.netns.run(|| {
+            let mut handle = Handle::initialize().unwrap();
+            assert_eq!((handle.model(), handle.quorate()), (Model::V1, Ok(true)));
+            assert_eq!((handle.track_stop(), handle.finalize()), (Ok(()), Ok(())));
+            let library = Library::load().unwrap();
+            let mut handle = Handle::model_initialize(library, Model::V0).unwrap();
+            assert_eq!(handle.quorate(), Ok(true));
+        });
+        let watcher = place.believer();
+        // It may have been asked first before it had told who is a member.
+        let told = watcher.until("the votes of both", |change| {
+            change.current.votes.as_ref().is_some_and(|votes| votes.members.len() == 2)
+        });
+        let now = &told[told.len() - 1].current;
+        assert_eq!(now.local, Some(NodeId(1)));
+        let votes = now.votes.as_ref().unwrap();
+        assert_eq!((votes.total, votes.quorum), (2, 2));
+        assert_eq!(votes.flags, VoteFlags::from_bits(QUORATE));
+        server.now(&[Step::Event(quorum_told(0, RING, 2, &[1, 2]))]);
+        watcher.until_settled(Quorum::Inquorate, &[1, 2]);
+        server.now(&[Step::Event(quorum_told(1, RING, 2, &[1, 2]))]);
+        watcher.until_settled(Quorum::Quorate, &[1, 2]);
+        let requests = [MODEL_GETTYPE, GETTYPE, GETQUORATE, TRACKSTART, TRACKSTOP];
+        for request in requests {
+            assert!(server.times(&format!("request quorum {request}")) > 0, "{request}");
+        }
+    }
+}
+
+/// libqb sends what `connection_accept` returns, and CS_ERR_* is made of it by
+/// libcorosync_common (`common_lib/error_conversion.c`).
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_refused_connection_is_the_error_of_its_errno() {
+    own_process!();
+    let place = Place::new();
+    let server = place.server();
+    let refusals = [
+        (libc::EACCES, Code::ACCESS),
+        (libc::EPERM, Code::LIBRARY),
+        (libc::EAGAIN, Code::TRY_AGAIN),
+        (libc::ENOSPC, Code::NO_SPACE),
+        (libc::ENOENT, Code::NOT_EXIST),
+        (libc::ENOMEM, Code::NO_MEMORY),
+        (libc::EINVAL, Code::INVALID_PARAM),
+        (libc::EMFILE, Code::LIBRARY),
+        (libc::ENOTCONN, Code::LIBRARY),
+        (libc::EBADMSG, Code::MESSAGE_ERROR),
+        (4711, Code::LIBRARY),
+    ];
+    for (errno, code) in refusals {
+        server.on("quorum", "accept", &[Step::Refuse(errno)]);
+        place.netns.run(|| {
+            assert_eq!(Handle::initialize().unwrap_err(), Error::Connect(code), "{errno}");
+        });
+    }
+    let watcher = place.watch();
+    server.on("quorum", "accept", &[Step::Refuse(libc::EACCES)]);
+    let refused = watcher.until("a refusal", |change| {
+        let error = Some(Error::Connect(Code::ACCESS));
+        matches!(&change.current.connection, Connection::Connecting { error: e, .. } if *e == error)
+    });
+    server.wait_more("accept quorum", 5);
+    assert!(!watcher.quorum.is_quorate());
+    server.behave("quorum");
+    let told = watcher.until_quorum(Quorum::Quorate);
+    assert_never_quorate(&refused);
+    assert_never_quorate(&told[..told.len() - 1]);
+}
+
+/// Every number of `cs_error_t`, and some that are none.
+fn codes() -> impl Iterator<Item = u32> {
+    (0..=32).chain([77, 100, 101, 1 << 31, u32::MAX])
+}
+
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn each_error_of_an_answer_is_that_of_the_call() {
+    own_process!();
+    let place = Place::new();
+    let server = place.server();
+    for code in codes().filter(|code| *code != 1) {
+        let refusal = |number: i32| [Step::Reply(Message::reply(number).error(code))];
+        let told = Code(code);
+
+        server.on("quorum", MODEL_GETTYPE, &refusal(5));
+        server.on("quorum", GETTYPE, &refusal(4));
+        let before = server.times(&format!("request quorum {GETTYPE}"));
+        place.netns.run(|| {
+            assert_eq!(Handle::initialize().unwrap_err(), Error::Connect(told));
+        });
+        server.behave("quorum");
+        let fallbacks = server.times(&format!("request quorum {GETTYPE}")) - before;
+        assert_eq!(fallbacks, usize::from(told == Code::INVALID_PARAM), "{told}");
+
+        server.on("quorum", TRACKSTART, &refusal(1));
+        server.on("quorum", TRACKSTOP, &refusal(2));
+        server.on("quorum", GETQUORATE, &[Step::Reply(Message::reply(0).error(code).u32(1))]);
+        place.netns.run(|| {
+            let mut handle = Handle::initialize().unwrap();
+            assert_eq!(handle.track_start(Track::CHANGES), Err(Error::TrackStart(told)));
+            assert_eq!(handle.track_stop(), Err(Error::Request(told)));
+            assert_eq!(handle.quorate(), Err(Error::Request(told)));
+        });
+
+        let watcher = place.watch();
+        assert_eq!(watcher.error(), Error::TrackStart(told));
+        server.behave("quorum");
+        watcher.until_settled(Quorum::Quorate, &[1, 2]);
+    }
+}
+
+const SHORT_LEASE: Duration = Duration::from_millis(400);
+
+fn short_lease(builder: QuorumBuilder) -> QuorumBuilder {
+    builder.lease(SHORT_LEASE).probe_interval(Duration::from_millis(50))
+}
+
+#[track_caller]
+fn until_believed(watcher: &Watcher) {
+    eventually("it is believed", || watcher.quorum.is_quorate().then_some(()));
+}
+
+/// Once what was answered before has been taken, nothing extends the lease.
+#[track_caller]
+fn until_not_believed(server: &Hostile, watcher: &Watcher, request: &str) {
+    server.wait_more(request, 3);
+    eventually("it is not believed", || (!watcher.quorum.is_quorate()).then_some(()));
+    watcher.rest();
+    server.wait_more(request, 3);
+    assert_never_quorate(&watcher.rest());
+    assert!(!watcher.quorum.is_quorate());
+}
+
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn an_error_is_no_answer_to_the_probe() {
+    own_process!();
+    let place = Place::new();
+    let server = place.server();
+    let watcher = place.watch_with(short_lease);
+    watcher.until_quorum(Quorum::Quorate);
+    let request = format!("request votequorum {GETINFO}");
+    let refuse = |code| {
+        server.on("votequorum", GETINFO, &[Step::Reply(info(1, QUORATE).error(code))]);
+    };
+    refuse(2);
+    until_not_believed(&server, &watcher, &request);
+    for code in codes().filter(|code| *code != 1) {
+        refuse(code);
+        server.wait_more(&request, 3);
+        assert!(!watcher.quorum.is_quorate(), "{}", Code(code));
+    }
+    assert_never_quorate(&watcher.rest());
+    server.behave("votequorum");
+    until_believed(&watcher);
+}
+
+/// Each step of connecting at which a server may leave its client waiting.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_server_that_hangs_while_we_connect_is_told_and_holds_up_nobody() {
+    own_process!();
+    let place = Place::new();
+    let [nodelist, quorum, _] = tracked(true);
+    for (when, steps) in [
+        ("accept", vec![Step::Stop]),
+        (MODEL_GETTYPE, vec![]),
+        (MODEL_GETTYPE, vec![Step::Stop]),
+        (TRACKSTART, vec![]),
+        (TRACKSTART, vec![nodelist.clone(), quorum.clone()]),
+        (TRACKSTART, vec![nodelist, quorum, Step::Stop]),
+    ] {
+        let server = place.server();
+        server.on("quorum", when, &steps);
+        let watcher = place.watch();
+        assert_eq!(watcher.error(), Error::Unresponsive, "{when}: {steps:?}");
+        watcher.stops_at_once();
+        assert_never_quorate(&watcher.rest());
+        // The thread that was left behind lets go, so that others can connect.
+        server.kill();
+        drop((watcher, server));
+        let server = place.server();
+        place.believer();
+        drop(server);
+    }
+}
+
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_server_that_hangs_once_it_has_told_is_not_believed_for_longer_than_the_lease() {
+    own_process!();
+    let place = Place::new();
+    let server = place.server();
+    let watcher = place.watch_with(short_lease);
+    for _ in 0..3 {
+        watcher.until_settled(Quorum::Quorate, &[1, 2]);
+        server.pause();
+        let since = Instant::now();
+        eventually("it is not believed", || (!watcher.quorum.is_quorate()).then_some(()));
+        let took = since.elapsed();
+        assert!(took < SHORT_LEASE + Duration::from_secs(1), "believed for {took:?}");
+        let told = || watcher.quorum.snapshot().connection == Connection::Stalled;
+        eventually("it is told as stalled", || told().then_some(()));
+        // A busy machine may have stalled it before, too.
+        watcher.rest();
+        server.resume();
+    }
+    watcher.until_settled(Quorum::Quorate, &[1, 2]);
+    server.pause();
+    watcher.stops_at_once();
+}
+
+/// The server lives, and tells of quorum all the time; only the probe gets no answer.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_votequorum_that_alone_hangs_ends_belief() {
+    own_process!();
+    let place = Place::new();
+    let server = place.server();
+    let watcher = place.watch_with(short_lease);
+    watcher.until_settled(Quorum::Quorate, &[1, 2]);
+    server.on("votequorum", GETINFO, &[]);
+    let yes = [Step::Event(quorum_told(1, RING, 2, &[1, 2]))];
+    eventually("it is not believed", || {
+        server.now(&yes);
+        (!watcher.quorum.is_quorate()).then_some(())
+    });
+    watcher.rest();
+    for _ in 0..50 {
+        server.now(&yes);
+        assert!(!watcher.quorum.is_quorate());
+    }
+    assert_never_quorate(&watcher.rest());
+    watcher.stops_at_once();
+    // The probe's thread waits for an answer; let it go.
+    server.kill();
+}
+
+/// Where there is no votequorum, `quorum_getquorate` is asked in its place.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_quorum_service_that_answers_the_probe_in_no_way_ends_belief() {
+    own_process!();
+    let place = Place::new();
+    let server = Hostile::start_as(&place.netns, 0, Ipc::Shm, &["quorum"]);
+    let watcher = place.watch_with(short_lease);
+    let request = format!("request quorum {GETQUORATE}");
+    let answers = [
+        Message::reply(0).error(6).u32(1),
+        Message::reply(0).u32(2),
+        Message::reply(0).u32(u32::MAX),
+        Message::reply(0).u32(1).cut(4096),
+    ];
+    for answer in answers {
+        watcher.until_quorum(Quorum::Quorate);
+        server.on("quorum", GETQUORATE, &[Step::Reply(answer)]);
+        until_not_believed(&server, &watcher, &request);
+        server.behave("quorum");
+    }
+    watcher.until_quorum(Quorum::Quorate);
+    server.on("quorum", GETQUORATE, &[Step::Reply(Message::reply(0).u32(0))]);
+    watcher.until_quorum(Quorum::Inquorate);
+}
+
+/// A server that says that there is no quorum, until it says something wrong.
+fn inquorate(place: &Place, ipc: Ipc) -> (Hostile, Watcher) {
+    let server = Hostile::start_as(&place.netns, 0, ipc, &["quorum", "votequorum"]);
+    server.on("quorum", TRACKSTART, &tracked(false));
+    server.on("votequorum", GETINFO, &[Step::Reply(info(1, 0))]);
+    let watcher = place.watch_with(|b| b.probe_interval(Duration::from_millis(50)));
+    watcher.until_settled(Quorum::Inquorate, &[1, 2]);
+    (server, watcher)
+}
+
+/// Such an event ends the connection with this code, and the next one is as good as the first.
+#[track_caller]
+fn assert_ends(server: &Hostile, watcher: &Watcher, event: &Message, code: Code) {
+    server.now(&[Step::Event(event.clone())]);
+    let mut told = watcher.until_lost();
+    let lost = &told[told.len() - 1].current.connection;
+    assert_eq!(*lost, Connection::Lost { error: Error::Dispatch(code) }, "{event}");
+    told.extend(watcher.until_settled(Quorum::Inquorate, &[1, 2]));
+    assert_never_quorate(&told);
+}
+
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_notification_of_no_known_number_ends_the_connection() {
+    own_process!();
+    let place = Place::new();
+    let (server, watcher) = inquorate(&place, Ipc::Shm);
+    // 3 is that of model V0.
+    for number in [0, 1, 2, 3, 4, 5, 8, 99, -1, i32::MIN, i32::MAX] {
+        let event = quorum_told(1, RING, 2, &[1, 2]).numbered(number);
+        assert_ends(&server, &watcher, &event, Code::LIBRARY);
+    }
+}
+
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_decision_that_is_neither_yes_nor_no_ends_the_connection() {
+    own_process!();
+    let place = Place::new();
+    let (server, watcher) = inquorate(&place, Ipc::Shm);
+    for quorate in [2, 3, 255, 256, 1 << 16, 1 << 31, u32::MAX] {
+        let event = quorum_told(quorate, RING, 2, &[1, 2]);
+        assert_ends(&server, &watcher, &event, Code::MESSAGE_ERROR);
+        server.on("quorum", GETQUORATE, &[Step::Reply(Message::reply(0).u32(quorate))]);
+        place.netns.run(|| {
+            let library = Library::load().unwrap();
+            for model in [Model::V0, Model::V1] {
+                let mut handle = Handle::model_initialize(library, model).unwrap();
+                assert_eq!(handle.quorate(), Err(Error::Request(Code::MESSAGE_ERROR)));
+            }
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_list_of_another_length_than_it_says_harms_nothing() {
+    own_process!();
+    let place = Place::new();
+    let (server, watcher) = inquorate(&place, Ipc::Shm);
+    let two = &[1, 2];
+    // libquorum passes the numbers on as they are, and finds each list behind the one before.
+    let with = |entries| {
+        [
+            quorum_told(0, RING, entries, two),
+            nodelist_told(RING, [entries, 0, 0], two),
+            nodelist_told(RING, [2, entries, 0], two),
+            nodelist_told(RING, [2, 0, entries], two),
+            nodelist_told(RING, [entries; 3], two),
+        ]
+    };
+    for entries in [385, 1000, 100_000, 1 << 18, 1 << 30, 1 << 31, u32::MAX - 1, u32::MAX] {
+        for event in with(entries) {
+            assert_ends(&server, &watcher, &event, Code::MESSAGE_ERROR);
+        }
+    }
+    for entries in [0, 1, 3, 384] {
+        for event in with(entries) {
+            server.now(&[Step::Event(event)]);
+            server.now(&[Step::Event(nodelist_told((1, 13), [1, 0, 0], &[1]))]);
+            server.now(&[Step::Event(quorum_told(0, (1, 13), 1, &[1]))]);
+            let mut told = watcher.until_settled(Quorum::Inquorate, &[1]);
+            server.now(&[Step::Event(nodelist_told(RING, [2, 0, 0], two))]);
+            server.now(&[Step::Event(quorum_told(0, RING, 2, two))]);
+            told.extend(watcher.until_settled(Quorum::Inquorate, two));
+            assert_never_quorate(&told);
+            let connected = |change: &QuorumChanged| change.current.connection.clone();
+            assert!(told.iter().map(connected).all(|now| now == Connection::Connected));
+        }
+    }
+}
+
+/// What a message that is cut short leaves out, libquorum takes of what its stack held before. That
+/// may look like a decision, and votequorum has a veto.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_notification_of_another_size_harms_nothing() {
+    own_process!();
+    const BUFFER: usize = 1 << 20; // of `quorum_dispatch`
+    let place = Place::new();
+    let asked = format!("request votequorum {GETINFO}");
+    let no = quorum_told(0, RING, 2, &[1, 2]);
+    for ipc in [Ipc::Shm, Ipc::Socket] {
+        let (server, watcher) = inquorate(&place, ipc);
+        let claims = [i32::MIN, -1, 0, 1, 23, 24, 59, 61, 1 << 16, 1 << 20, i32::MAX];
+        let claims = claims.into_iter().map(|size| no.clone().claiming(size));
+        let sizes = [1, 4, 8, 23, 24, 28, 48, 52, 59, 61, 4096, 1 << 16, BUFFER - 64];
+        // What does not fit into a datagram is not sent.
+        let sizes = sizes.into_iter().filter(|size| ipc == Ipc::Shm || *size <= 1 << 16);
+        let cut = sizes.map(|size| no.clone().cut(size));
+        for event in claims.chain(cut) {
+            server.now(&[Step::Event(event)]);
+            server.wait_more(&asked, 3);
+            eventually("no or the veto", || (!watcher.quorum.is_quorate()).then_some(()));
+            server.now(&[Step::Event(nodelist_told((1, 13), [1, 0, 0], &[1]))]);
+            server.now(&[Step::Event(quorum_told(0, (1, 13), 1, &[1]))]);
+            server.now(&[Step::Event(nodelist_told(RING, [2, 0, 0], &[1, 2]))]);
+            server.now(&[Step::Event(no.clone())]);
+            // If it ended the connection, the next one tells the same.
+            watcher.until_settled(Quorum::Inquorate, &[1, 2]);
+        }
+    }
+}
+
+/// Nothing that is behind it could ever be dispatched.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_notification_that_is_too_large_to_take_ends_the_connection() {
+    own_process!();
+    let place = Place::new();
+    let server = place.server();
+    server.enlarge();
+    let watcher = place.believer();
+    for size in [(1 << 20) + 1, 2 << 20] {
+        server.on("quorum", TRACKSTART, &tracked(false));
+        server.now(&[Step::Event(quorum_told(1, RING, 2, &[1, 2]).cut(size))]);
+        server.now(&[Step::Event(quorum_told(0, RING, 2, &[1, 2]))]);
+        let told = watcher.until_lost();
+        let lost = &told[told.len() - 1].current.connection;
+        assert_eq!(*lost, Connection::Lost { error: Error::Dispatch(Code::MESSAGE_ERROR) });
+        watcher.until_settled(Quorum::Inquorate, &[1, 2]);
+        server.behave("quorum");
+        server.now(&[Step::Disconnect]);
+        watcher.until_settled(Quorum::Quorate, &[1, 2]);
+    }
+}
+
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_decision_about_another_ring_is_believed_for_the_grace_only() {
+    own_process!();
+    let place = Place::new();
+    let server = place.server();
+    let [_, decision, reply] = tracked(true);
+    let newer = Step::Event(nodelist_told((1, 13), [2, 0, 0], &[1, 2]));
+    let watcher = place.watch_with(|b| b.settle_grace(Duration::from_millis(200)));
+    watcher.until_settled(Quorum::Quorate, &[1, 2]);
+    server.now(std::slice::from_ref(&newer));
+    watcher.until_quorum(Quorum::Unknown);
+    assert!(!watcher.quorum.is_quorate());
+    // However often it is said, and confirmed by votequorum.
+    for _ in 0..3 {
+        server.now(std::slice::from_ref(&decision));
+        server.wait_more(&format!("request votequorum {GETINFO}"), 1);
+    }
+    assert_never_quorate(&watcher.rest());
+    server.now(&[Step::Event(quorum_told(1, (1, 13), 2, &[1, 2]))]);
+    let told = watcher.until_settled(Quorum::Quorate, &[1, 2]);
+    assert_never_quorate(&told[..told.len() - 1]);
+
+    // Nobody knows for how long it has been so when we connect: there is no grace.
+    server.on("quorum", TRACKSTART, &[newer, decision, reply]);
+    server.now(&[Step::Disconnect]);
+    watcher.until_lost();
+    server.wait_more(&format!("request votequorum {GETINFO}"), 3);
+    server.now(&[Step::Event(quorum_told(1, (1, 13), 2, &[1, 2]))]);
+    let told = watcher.until_settled(Quorum::Quorate, &[1, 2]);
+    assert_never_quorate(&told[..told.len() - 1]);
+}
+
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn an_answer_of_votequorum_that_makes_no_sense_harms_nothing() {
+    own_process!();
+    let place = Place::new();
+    let server = place.server();
+    let watcher = place.watch_with(short_lease);
+    watcher.until_settled(Quorum::Quorate, &[1, 2]);
+    let good = info(1, QUORATE);
+    let request = format!("request votequorum {GETINFO}");
+
+    // Its number and size are not looked at; a name may have no end.
+    let unread = [0, 2, 99, -1].map(|number| good.clone().numbered(number));
+    let sizes = [i32::MIN, -1, 0, 24, 1 << 20, i32::MAX].map(|size| good.clone().claiming(size));
+    let endless = good.clone().cut(60).cut(320);
+    for answer in unread.into_iter().chain(sizes).chain([endless]) {
+        server.on("votequorum", GETINFO, &[Step::Reply(answer)]);
+        // Longer than the lease.
+        server.wait_more(&request, 15);
+        until_believed(&watcher);
+    }
+    // What is too long for libvotequorum to read is no answer.
+    for size in [321, 4096] {
+        server.on("votequorum", GETINFO, &[Step::Reply(good.clone().cut(size))]);
+        until_not_believed(&server, &watcher, &request);
+        server.behave("votequorum");
+        until_believed(&watcher);
+    }
+    // What is too short is filled up with what libvotequorum's stack held. What it says then is
+    // open, but nothing of it lasts.
+    for size in [0, 1, 4, 24, 28, 56, 60, 100, 319] {
+        server.on("votequorum", GETINFO, &[Step::Reply(good.clone().cut(size))]);
+        server.wait_more(&request, 6);
+        server.behave("votequorum");
+        until_believed(&watcher);
+    }
+
+    let garbage = Message::reply(1).cut(60).cut(320);
+    server.on("votequorum", GETINFO, &[Step::Reply(garbage.error(1))]);
+    watcher.rest();
+    let told = watcher.until("garbage", |change| {
+        change.current.votes.as_ref().is_some_and(|votes| votes.total == u32::MAX)
+    });
+    let now = &told[told.len() - 1].current;
+    assert_eq!(now.votes.as_ref().unwrap().margin(), 0);
+    assert_eq!(now.would_survive(&now.members), Some(false));
+    assert!(now.to_string().contains("members 1 2"), "{now}");
+
+    server.on("votequorum", GETINFO, &[Step::Reply(info(1, !QUORATE))]);
+    watcher.until_quorum(Quorum::Inquorate);
+    assert!(!watcher.quorum.is_quorate(), "votequorum has a veto");
+}
+
+/// Every moment of an exchange at which a server may die.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_server_that_dies_in_the_middle_of_an_exchange_is_survived() {
+    own_process!();
+    let place = Place::new();
+    let [nodelist, quorum, tracking] = tracked(true);
+    let accepted = Step::Reply(Message::reply(5).u32(1));
+    let answer = Step::Reply(info(1, QUORATE));
+    let die = || Step::Die;
+    for (service, when, steps) in [
+        ("quorum", "accept", vec![die()]),
+        ("quorum", MODEL_GETTYPE, vec![die()]),
+        ("quorum", MODEL_GETTYPE, vec![accepted, die()]),
+        ("quorum", TRACKSTART, vec![die()]),
+        ("quorum", TRACKSTART, vec![nodelist.clone(), die()]),
+        ("quorum", TRACKSTART, vec![nodelist.clone(), quorum.clone(), die()]),
+        ("quorum", TRACKSTART, vec![Step::Disconnect, die()]),
+        ("quorum", TRACKSTART, vec![tracking.clone(), die()]),
+        ("quorum", TRACKSTART, vec![nodelist.clone(), tracking.clone(), die()]),
+        ("quorum", TRACKSTART, vec![nodelist, quorum, tracking, die()]),
+        ("votequorum", "accept", vec![die()]),
+        ("votequorum", GETINFO, vec![die()]),
+        ("votequorum", GETINFO, vec![answer, die()]),
+    ] {
+        let server = place.server();
+        server.on(service, when, &steps);
+        let watcher = place.watch();
+        server.wait_dead();
+        eventually("it is told", || (!watcher.quorum.is_quorate()).then_some(()));
+        let nobody = |change: &QuorumChanged| {
+            let connect = Error::Connect(Code::LIBRARY);
+            let now = &change.current.connection;
+            matches!(now, Connection::Connecting { error: Some(e), .. } if *e == connect)
+        };
+        watcher.until("nobody listens", nobody);
+        assert_never_quorate(&watcher.rest());
+        let server = place.server();
+        watcher.until_settled(Quorum::Quorate, &[1, 2]);
+        drop((watcher, server));
+    }
+}
+
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_server_that_dies_while_a_connection_is_closed_is_survived() {
+    own_process!();
+    let place = Place::new();
+    for service in ["quorum", "votequorum"] {
+        let server = place.server();
+        server.on(service, "closed", &[Step::Die]);
+        let watcher = place.believer();
+        server.wait(&format!("request votequorum {GETINFO}"), 1);
+        watcher.stops_at_once();
+        server.wait_dead();
+        drop((watcher, server));
+        let server = place.server();
+        place.believer();
+        drop(server);
+    }
+}
+
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_server_of_another_user_is_never_believed() {
+    own_process!();
+    let place = Place::new();
+    for ipc in [Ipc::Shm, Ipc::Socket] {
+        let server = Hostile::start_as(&place.netns, NOBODY, ipc, &["quorum", "votequorum"]);
+        place.netns.run(|| {
+            let handle = Handle::initialize().unwrap();
+            assert_eq!(handle.server().map(|server| server.uid), Some(NOBODY));
+        });
+        let watcher = place.watch();
+        assert_eq!(watcher.error(), Error::Server { found: Some(NOBODY), expected: 0 });
+        server.wait_more("accept quorum", 5);
+        watcher.stops_at_once();
+        assert_never_quorate(&watcher.rest());
+        for unasked in [format!("request quorum {TRACKSTART}"), "accept votequorum".to_owned()] {
+            assert_eq!(server.times(&unasked), 0, "{unasked}");
+        }
+        for uid in [Some(NOBODY), None] {
+            let watcher = place.watch_with(|builder| builder.server_uid(uid));
+            watcher.until_settled(Quorum::Quorate, &[1, 2]);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_votequorum_of_another_user_proves_nothing() {
+    own_process!();
+    let place = Place::new();
+    for ipc in [Ipc::Shm, Ipc::Socket] {
+        let _quorum = Hostile::start_as(&place.netns, 0, ipc, &["quorum"]);
+        let votequorum = Hostile::start_as(&place.netns, NOBODY, ipc, &["votequorum"]);
+        let watcher = place.watch_with(short_lease);
+        until_not_believed(&votequorum, &watcher, "accept votequorum");
+        assert_eq!(votequorum.times(&format!("request votequorum {GETINFO}")), 0);
+        drop(watcher);
+        let watcher = place.watch_with(|builder| short_lease(builder).server_uid(None));
+        watcher.until("the votes", |change| change.current.votes.is_some());
+        until_believed(&watcher);
+    }
+}
+
+/// What a subscriber was told.
+#[derive(Default)]
+struct Tally {
+    first: Option<Arc<Snapshot>>,
+    last: Option<Arc<Snapshot>>,
+    told: u64,
+    missed: u64,
+}
+
+struct Counter(Arc<Mutex<Tally>>);
+
+impl Actor for Counter {
+    type Context = Context<Self>;
+}
+
+impl Handler<QuorumChanged> for Counter {
+    type Result = ();
+
+    fn handle(&mut self, change: QuorumChanged, _: &mut Context<Self>) {
+        let mut tally = self.0.lock().unwrap();
+        match &tally.last {
+            None => tally.first = Some(Arc::clone(&change.current)),
+            Some(last) => {
+                assert_eq!(*last, change.previous, "a gap");
+                tally.told += 1;
+                tally.missed += change.missed;
+            }
+        }
+        tally.last = Some(change.current);
+    }
+}
+
+struct Echo;
+
+impl Actor for Echo {
+    type Context = Context<Self>;
+}
+
+struct Call;
+
+impl actix::Message for Call {
+    type Result = ();
+}
+
+impl Handler<Call> for Echo {
+    type Result = ();
+
+    fn handle(&mut self, _: Call, _: &mut Context<Self>) {}
+}
+
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_flood_is_told_or_counted_and_keeps_nobody_from_being_served() {
+    own_process!();
+    const EVENTS: u32 = 100_000;
+    let place = Place::new();
+    let server = place.server();
+    let (no, yes) = (quorum_told(0, RING, 2, &[1, 2]), quorum_told(1, RING, 2, &[1, 2]));
+    let tally: Arc<Mutex<Tally>> = Arc::default();
+    place.netns.run(|| {
+        System::new().block_on(async {
+            let counter = Counter(Arc::clone(&tally));
+            let counter = Actor::start_in_arbiter(&Arbiter::new().handle(), |_| counter);
+            let arbiter = Arbiter::new();
+            let quorum = QuorumActor::builder()
+                .lease(Duration::from_secs(600))
+                .probe_interval(Duration::from_millis(50))
+                .subscribe(counter.recipient())
+                .start_in_arbiter(&arbiter.handle());
+            let counted = |votes: &Votes| votes.members.len() == 2;
+            quorum.wait_for(move |now| now.votes.as_ref().is_some_and(counted)).await;
+            let echo = Actor::start_in_arbiter(&arbiter.handle(), |_| Echo);
+            let (rss, base) = (rss_kib(), quorum.snapshot().sequence);
+            server.now(&[Step::Flood(EVENTS, no.clone(), yes)]);
+            let mut served = 0;
+            while server.times("flooded") == 0 {
+                actix::clock::timeout(DEADLINE, echo.send(Call)).await.expect("in time").unwrap();
+                served += 1;
+            }
+            server.now(&[Step::Event(no)]);
+            let last = base + u64::from(EVENTS) + 1;
+            let told = quorum.wait_for(move |snapshot| snapshot.sequence >= last);
+            let told = actix::clock::timeout(DEADLINE, told).await.expect("every one is told");
+            assert_eq!((told.sequence, told.quorum), (last, Quorum::Inquorate));
+            assert!(served >= 100, "only {served} times");
+            let grown = rss_kib().saturating_sub(rss);
+            assert!(grown < 32 * 1024, "{grown} KiB more");
+            eventually("the subscriber is told", || {
+                let tally = tally.lock().unwrap();
+                (tally.last.as_ref()?.sequence == last).then_some(())
+            });
+            quorum.stop().await;
+        });
+    });
+    let tally = tally.lock().unwrap();
+    let (first, last) = (tally.first.as_ref().unwrap(), tally.last.as_ref().unwrap());
+    assert_eq!(tally.told + tally.missed, last.sequence - first.sequence);
+}
+
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn nothing_is_left_of_hundreds_of_bad_connections() {
+    own_process!();
+    let place = Place::new();
+    let (server, watcher) = inquorate(&place, Ipc::Shm);
+    let bad = quorum_told(1, RING, 2, &[1, 2]);
+    let request = format!("request votequorum {GETINFO}");
+    let refusals = [
+        ("accept", vec![Step::Refuse(libc::EACCES)]),
+        (MODEL_GETTYPE, vec![Step::Reply(Message::reply(5).error(6))]),
+        (TRACKSTART, vec![Step::Reply(Message::reply(1).error(6))]),
+    ];
+    let behave = || {
+        server.behave("quorum");
+        server.on("quorum", TRACKSTART, &tracked(false));
+    };
+    let round = || {
+        for event in [bad.clone().numbered(99), quorum_told(1, RING, 385, &[1, 2])] {
+            server.now(&[Step::Event(event)]);
+            watcher.until_lost();
+            watcher.until_settled(Quorum::Inquorate, &[1, 2]);
+        }
+        for (when, steps) in &refusals {
+            server.on("quorum", when, steps);
+            server.now(&[Step::Disconnect]);
+            watcher.until_lost();
+            server.wait_more("accept quorum", 2);
+            behave();
+            watcher.until_settled(Quorum::Inquorate, &[1, 2]);
+        }
+        server.on("votequorum", GETINFO, &[Step::Reply(info(1, 0).error(6))]);
+        server.wait_more(&request, 4);
+        server.on("votequorum", GETINFO, &[Step::Reply(info(1, 0))]);
+        server.wait_more(&request, 3);
+        // As many again without an actor.
+        place.netns.run(|| {
+            for (when, steps) in refusals.iter().cycle().take(21) {
+                server.on("quorum", when, steps);
+                let tracking =
+                    Handle::initialize().and_then(|mut handle| handle.track_start(Track::CHANGES));
+                tracking.unwrap_err();
+                behave();
+            }
+        });
+    };
+    let client = std::process::id();
+    let held = || (open_fds(), threads(), dev_shm_entries(client).len());
+    round();
+    // The connector's thread ends when it has nothing to do.
+    let before = eventually("one connection and its probe's", || {
+        let held = held();
+        (held.2 == 2).then_some(held)
+    });
+    let accepted = server.times("accept quorum") + server.times("accept votequorum");
+    for _ in 0..10 {
+        round();
+    }
+    let accepted = server.times("accept quorum") + server.times("accept votequorum") - accepted;
+    assert!(accepted >= 300, "{accepted}");
+    eventually("as much is held as before", || {
+        let (fds, threads, files) = held();
+        (fds <= before.0 && threads <= before.1 && files == before.2).then_some(())
+    });
+    watcher.stop();
+    eventually("no files are left", || dev_shm_entries(client).is_empty().then_some(()));
+}

@@ -1,0 +1,163 @@
+//! Calls of libquorum that hang: of a fake one, which hangs as it is told.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use actix_quorum::{Cause, Connection, Error, Quorum, libquorum::Handle};
+
+use crate::support::{
+    Fake, assert_never_quorate, block_on, eventually, eventually_within, lines, until_connected,
+};
+
+/// The lock around libquorum is not waited for without an end.
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn a_hung_initialize_holds_no_other_thread_up() {
+    own_process!();
+    /// Five seconds, and what a loaded machine adds.
+    const SLACK: Duration = Duration::from_secs(15);
+
+    let fake = Fake::new("hung_initialize");
+    let library = fake.library;
+    let (dropped, finalized) = (fake.connect(), fake.connect());
+    fake.block("quorum_model_initialize");
+    let hung = thread::spawn(move || Handle::initialize_with(library));
+    fake.wait_calls("quorum_model_initialize", 3);
+
+    let start = Instant::now();
+    let dropping = thread::spawn(move || drop(dropped));
+    let finalizing = thread::spawn(move || finalized.finalize());
+    let refused = thread::spawn(move || Handle::initialize_with(library));
+    eventually_within(SLACK, "connecting returns", || refused.is_finished().then_some(()));
+    assert_eq!(refused.join().unwrap().unwrap_err(), Error::Busy);
+    assert!((Duration::from_secs(4)..SLACK).contains(&start.elapsed()), "{:?}", start.elapsed());
+    eventually_within(SLACK, "closing others returns", || {
+        (dropping.is_finished() && finalizing.is_finished()).then_some(())
+    });
+    dropping.join().unwrap();
+    assert_eq!(finalizing.join().unwrap(), Ok(()));
+    assert!(!hung.is_finished());
+    assert_eq!(fake.calls("quorum_model_initialize"), 3);
+    assert_eq!(fake.calls("quorum_finalize"), 0, "libquorum cannot do both at a time");
+
+    fake.unblock("quorum_model_initialize");
+    let mut handle = hung.join().unwrap().unwrap();
+    fake.wait_calls("quorum_finalize", 2);
+    fake.wait_open(1);
+    assert_eq!(handle.quorate(), Ok(false), "the late one works");
+    drop(handle);
+    assert_eq!((fake.open_handles(), fake.calls("quorum_finalize")), (0, 3));
+}
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn a_corosync_that_does_not_answer_is_told_and_waited_for() {
+    own_process!();
+    let fake = Fake::new("unresponsive");
+    fake.push_both(true, 9);
+    fake.block("quorum_model_initialize");
+    let start = Instant::now();
+    let watcher = fake.watch();
+    assert_eq!(watcher.error(), Error::Unresponsive);
+    assert!(start.elapsed() >= Duration::from_millis(1900), "{:?}", start.elapsed());
+    assert_eq!(fake.calls("quorum_model_initialize"), 1);
+    fake.unblock("quorum_model_initialize");
+    watcher.until_settled(Quorum::Quorate, &[1, 2, 3]);
+    assert_eq!((fake.calls("quorum_model_initialize"), fake.tracking_handles()), (1, 1));
+}
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn stopping_does_not_wait_for_a_corosync_that_does_not_answer() {
+    own_process!();
+    let fake = Fake::new("stop_unresponsive");
+    fake.push_both(true, 9);
+    fake.block("quorum_model_initialize");
+    let watcher = fake.watch();
+    fake.wait_calls("quorum_model_initialize", 1);
+    watcher.stops_at_once();
+    let told = watcher.until_cause(Cause::Stopped);
+    assert_never_quorate(&told);
+    drop(watcher);
+
+    fake.unblock("quorum_model_initialize");
+    fake.wait_calls("quorum_finalize", 1);
+    fake.wait_open(0);
+    assert_eq!(fake.calls("quorum_model_initialize"), 1);
+}
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn a_connection_that_does_not_close_is_waited_for_before_the_next() {
+    own_process!();
+    let fake = Fake::new("hung_close");
+    let watcher = fake.watch();
+    fake.push_both(true, 9);
+    watcher.until_quorum(Quorum::Quorate);
+    fake.block("quorum_finalize");
+    fake.hang_up();
+    let told = watcher.until_lost();
+    assert_eq!(told[told.len() - 1].current.quorum, Quorum::Unknown);
+    // By then the actor has asked for the next connection, two seconds ago.
+    let told = watcher.until("it does not answer", |change| {
+        let Connection::Connecting { error, .. } = &change.current.connection else { return false };
+        *error == Some(Error::Unresponsive)
+    });
+    assert_eq!(told.len(), 1, "{}", lines(&told));
+    assert_eq!(fake.calls("quorum_finalize"), 1);
+    assert_eq!(fake.calls("quorum_model_initialize"), 1);
+
+    fake.unblock("quorum_finalize");
+    until_connected(&watcher);
+    assert_eq!((fake.calls("quorum_model_initialize"), fake.tracking_handles()), (2, 1));
+}
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn stopping_does_not_wait_for_a_connection_that_does_not_close() {
+    own_process!();
+    let fake = Fake::new("stop_hung_close");
+    for lost in [false, true] {
+        let before = fake.calls("quorum_finalize");
+        let watcher = fake.watch();
+        fake.push_both(true, 9);
+        watcher.until_quorum(Quorum::Quorate);
+        fake.block("quorum_finalize");
+        if lost {
+            fake.hang_up();
+            watcher.until_lost();
+            fake.wait_calls("quorum_finalize", before + 1);
+        }
+        watcher.stops_at_once();
+        watcher.until_cause(Cause::Stopped);
+        fake.wait_calls("quorum_finalize", before + 1);
+        drop(watcher);
+        fake.unblock("quorum_finalize");
+        // The probe may connect yet, or not.
+        eventually("each is closed once", || {
+            let made = fake.calls("quorum_initialize") + fake.calls("quorum_model_initialize");
+            (fake.open_handles() == 0 && fake.calls("quorum_finalize") == made).then_some(())
+        });
+    }
+}
+
+/// From the call on, not from when the connection is closed.
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn who_stops_the_actor_is_told_of_no_quorum_from_then_on() {
+    own_process!();
+    let fake = Fake::new("stop_at_once");
+    let watcher = fake.watch();
+    fake.push_both(true, 9);
+    watcher.until_quorum(Quorum::Quorate);
+    fake.block("quorum_finalize");
+    block_on(async {
+        let polled_once = tokio::time::timeout(Duration::ZERO, watcher.quorum.stop()).await;
+        assert!(polled_once.is_err());
+        assert!(!watcher.quorum.is_quorate());
+        assert_eq!(watcher.quorum.snapshot().connection, Connection::Stopped);
+    });
+    assert_never_quorate(&watcher.until_cause(Cause::Stopped));
+}

@@ -1,0 +1,243 @@
+//! Fail safe: what is not known to be true any more is not told, whatever hangs, on a real daemon.
+//!
+//! Time is what these tests are about, and a hung daemon holds up others of the process, so they run
+//! one after the other.
+
+use std::{
+    fs::{self, File},
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    process::Command,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use actix::{Arbiter, System};
+use actix_quorum::{
+    Cause, Connection, Corosync, Quorum, QuorumActor, QuorumBuilder, QuorumHandle, QuorumLost,
+};
+
+use crate::support::{
+    DEADLINE, FakeLibquorum, Node, Watcher, block_on, eventually, hold, lines, quick, quorate,
+};
+
+const LEASE: Duration = Duration::from_millis(1500);
+
+/// What a loaded machine may take longer to answer a reader than it should.
+const SLACK: Duration = Duration::from_millis(400);
+
+fn short_lease(builder: QuorumBuilder) -> QuorumBuilder {
+    builder.lease(LEASE).backoff(quick())
+}
+
+fn watched() -> (Node, Watcher) {
+    let node = Node::single();
+    let watcher = Watcher::start_with(&node.netns, short_lease);
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    (node, watcher)
+}
+
+/// How long `quorum` stays quorate from `since` on.
+fn stays_quorate(quorum: &QuorumHandle, since: Instant) -> Duration {
+    eventually("quorum ends", || (!quorum.is_quorate()).then(|| since.elapsed()))
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_live_daemon_keeps_the_lease() {
+    own_process!();
+    let (_node, watcher) = watched();
+    let since = Instant::now();
+    eventually("three leases pass", || {
+        assert!(watcher.quorum.is_quorate(), "after {:?}", since.elapsed());
+        (since.elapsed() > LEASE * 3).then_some(())
+    });
+    let told = watcher.rest();
+    assert!(told.iter().all(|change| change.cause == Cause::Votes), "{}", lines(&told));
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_hung_daemon_is_not_believed_for_longer_than_the_lease() {
+    own_process!();
+    let (node, watcher) = watched();
+    watcher.rest();
+    let epoch = watcher.quorum.snapshot().epoch;
+    let guard = watcher.quorum.guard().expect("quorate");
+    node.corosync.pause();
+    let since = Instant::now();
+    let stayed = stays_quorate(&watcher.quorum, since);
+    assert!(stayed < LEASE + SLACK, "{stayed:?}");
+    assert_eq!(watcher.quorum.quorum(), Quorum::Unknown);
+    assert!(!guard.is_valid());
+    let told = watcher.until_cause(Cause::Stalled);
+    let took = since.elapsed();
+    assert!(took < LEASE * 2, "told after {took:?}");
+    let last = &told.last().unwrap();
+    assert!(last.is_loss() && last.current.connection == Connection::Stalled);
+    assert_eq!(last.current.epoch, epoch + 1);
+
+    node.corosync.resume();
+    let told = watcher.until_quorum(Quorum::Quorate);
+    assert_eq!(told.last().unwrap().current.connection, Connection::Connected);
+    assert!(!guard.is_valid(), "it is of another epoch");
+    assert_eq!(watcher.quorum.guard().unwrap().epoch(), epoch + 1);
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn readers_are_safe_from_a_stuck_arbiter() {
+    own_process!();
+    let node = Node::single();
+    node.run(|| {
+        System::new().block_on(async {
+            let arbiter = Arbiter::new();
+            let builder = short_lease(QuorumActor::builder());
+            let quorum = builder.start_in_arbiter(&arbiter.handle());
+            quorate(&quorum).await;
+            let guard = quorum.guard().unwrap();
+            let held = hold(&arbiter);
+            let since = Instant::now();
+            let lost = actix::clock::timeout(LEASE + SLACK, guard.lost()).await;
+            assert!(lost.is_ok(), "still valid after {:?}", since.elapsed());
+            assert!(!quorum.is_quorate());
+            assert!(quorum.snapshot().quorum.is_quorate(), "the actor could not tell");
+            drop(held);
+            quorate(&quorum).await;
+            assert!(!guard.is_valid());
+        });
+    });
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn readers_are_safe_from_a_dead_actor() {
+    own_process!();
+    let node = Node::single();
+    node.run(|| {
+        System::new().block_on(async {
+            let arbiter = Arbiter::new();
+            let builder = short_lease(QuorumActor::builder());
+            let quorum = builder.start_in_arbiter(&arbiter.handle());
+            quorate(&quorum).await;
+            arbiter.stop();
+            let stopped = |s: &actix_quorum::Snapshot| s.connection == Connection::Stopped;
+            actix::clock::timeout(DEADLINE, quorum.wait_for(stopped)).await.unwrap();
+            assert!(!quorum.is_quorate());
+        });
+    });
+}
+
+/// While the system is suspended nothing runs but a clock. A reader in a process of its own enters a
+/// time namespace in which that clock is an hour ahead; the others are as they were.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn readers_are_safe_from_a_suspended_system() {
+    own_process!();
+    let (_node, watcher) = watched();
+    let guard = watcher.quorum.guard().expect("quorate");
+    let mut ahead = Command::new("unshare")
+        .args(["--time", "--boottime", "3600", "--fork", "--kill-child", "sleep", "infinity"])
+        .spawn()
+        .expect("unshare can be run");
+    // The one of its child.
+    let of_children = format!("/proc/{}/ns/time_for_children", ahead.id());
+    let ours = fs::metadata("/proc/self/ns/time").unwrap().ino();
+    let namespace = eventually("there is a time namespace", || {
+        let namespace = File::open(&of_children).ok()?;
+        (namespace.metadata().unwrap().ino() != ours).then_some(namespace)
+    });
+    let fd = namespace.as_raw_fd();
+    // SAFETY: the child only reads what is copied to it, makes a system call, and exits.
+    let status = unsafe {
+        let reader = libc::fork();
+        if reader == 0 {
+            let before = watcher.quorum.is_quorate() && guard.is_valid();
+            // Only a process of one thread may, which the child is.
+            let entered = libc::setns(fd, libc::CLONE_NEWTIME) == 0;
+            let after = watcher.quorum.is_quorate() || guard.is_valid();
+            libc::_exit(i32::from(!before) | i32::from(!entered) << 1 | i32::from(after) << 2);
+        }
+        let mut status = 0;
+        assert_eq!(libc::waitpid(reader, &raw mut status, 0), reader);
+        status
+    };
+    ahead.kill().unwrap();
+    ahead.wait().unwrap();
+    assert!(libc::WIFEXITED(status), "{status:x}");
+    let flaws = libc::WEXITSTATUS(status);
+    assert_eq!(flaws & 3, 0, "1: inquorate before; 2: cannot enter the namespace");
+    assert_eq!(flaws, 0, "believed for an hour");
+    assert!(watcher.quorum.is_quorate(), "here no time has passed");
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_guard_drops_the_work_that_quorum_was_lost_under() {
+    own_process!();
+    let (node, watcher) = watched();
+    block_on(async {
+        let guard = watcher.quorum.guard().unwrap();
+        assert_eq!(guard.run(async { 42 }).await, Ok(42));
+        let work = async {
+            node.corosync.expected_votes(3);
+            std::future::pending::<()>().await
+        };
+        let ran = tokio::time::timeout(DEADLINE, guard.run(work)).await.unwrap();
+        assert_eq!(ran, Err(QuorumLost));
+        let never = async { panic!("it is not even begun") };
+        assert_eq!(guard.run(never).await, Err::<(), _>(QuorumLost));
+        assert!(watcher.quorum.guard().is_none());
+        node.corosync.expected_votes(1);
+        tokio::time::timeout(DEADLINE, watcher.quorum.wait_quorate()).await.unwrap();
+        assert!(!guard.is_valid() && watcher.quorum.guard().is_some());
+    });
+}
+
+/// The daemon tells what changes, but does not answer: on the fake one.
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn a_daemon_that_only_talks_is_not_believed() {
+    own_process!();
+    let fake = Arc::new(FakeLibquorum::new("lease_talks"));
+    let source = Corosync::load_from(fake.path());
+    let watcher = Watcher::here(|builder| short_lease(builder.source(source).server_uid(None)));
+    fake.push_nodelist((1, 9), Some(&[1]), None, None);
+    fake.push_quorum(1, (1, 9), Some(&[1]));
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    fake.block("quorum_getquorate");
+    let since = Instant::now();
+    let talking = Arc::clone(&fake);
+    let talker = thread::spawn(move || {
+        while since.elapsed() < LEASE * 3 {
+            talking.push_quorum(0, (1, 9), Some(&[1]));
+            talking.push_quorum(1, (1, 9), Some(&[1]));
+            thread::yield_now();
+        }
+    });
+    watcher.until_cause(Cause::Stalled);
+    assert!(since.elapsed() < LEASE * 2, "{:?}", since.elapsed());
+    talker.join().unwrap();
+    assert!(!watcher.quorum.is_quorate());
+    fake.unblock("quorum_getquorate");
+    watcher.until_quorum(Quorum::Quorate);
+}
+
+/// Votequorum, asked after the decision, says that there is no quorum: on the fake one, where what
+/// is asked in its place does.
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn what_is_asked_has_a_veto() {
+    own_process!();
+    let fake = FakeLibquorum::new("lease_veto");
+    let source = Corosync::load_from(fake.path());
+    let watcher = Watcher::here(|builder| short_lease(builder.source(source).server_uid(None)));
+    fake.push_nodelist((1, 9), Some(&[1]), None, None);
+    fake.push_quorum(1, (1, 9), Some(&[1]));
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    fake.quorate(0);
+    let told = watcher.until_quorum(Quorum::Inquorate);
+    assert!(told.last().unwrap().is_loss());
+    fake.push_quorum(1, (1, 9), Some(&[1]));
+    watcher.until_quorum(Quorum::Quorate);
+}

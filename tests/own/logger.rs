@@ -1,0 +1,77 @@
+//! A logger that blocks. The logger is the process's, so this is the one test of its file.
+
+use std::{
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+};
+
+use actix::System;
+use actix_quorum::{Connection, Corosync, QuorumActor};
+use log::{LevelFilter, Log, Metadata, Record};
+use parking_lot::Mutex;
+
+use crate::support::{FakeLibquorum, connected, eventually, quorate};
+
+/// Blocks while the other end of its channel is there.
+struct Blocking {
+    blocked: Mutex<Option<mpsc::Receiver<()>>>,
+    /// It has been told of the gain, after which the actor has nothing to say.
+    told: AtomicBool,
+}
+
+impl Log for Blocking {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("actix_quorum")
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        if let Some(blocked) = &*self.blocked.lock() {
+            let _ = blocked.recv();
+        }
+        if record.args().to_string().starts_with("quorate") {
+            self.told.store(true, Ordering::Release);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+static LOGGER: Blocking = Blocking { blocked: Mutex::new(None), told: AtomicBool::new(false) };
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
+fn a_logger_that_blocks_does_not_keep_quorum_up() {
+    own_process!();
+    log::set_logger(&LOGGER).unwrap();
+    log::set_max_level(LevelFilter::Info);
+    let fake = FakeLibquorum::new("logger");
+    System::new().block_on(async {
+        let source = Corosync::load_from(fake.path());
+        let quorum = QuorumActor::builder().source(source).server_uid(None).start();
+        connected(&quorum).await;
+        fake.push_nodelist((1, 9), Some(&[1]), None, None);
+        fake.push_quorum(1, (1, 9), Some(&[1]));
+        quorate(&quorum).await;
+        let logged = thread::spawn(|| {
+            eventually("the gain is logged", || LOGGER.told.load(Ordering::Acquire).then_some(()));
+        });
+        logged.join().unwrap();
+        let (unblock, blocked) = mpsc::channel();
+        *LOGGER.blocked.lock() = Some(blocked);
+        fake.hang_up();
+        let reader = quorum.clone();
+        let waiting = thread::spawn(move || {
+            eventually("the loss is told", || (!reader.is_quorate()).then_some(()));
+            reader.snapshot()
+        });
+        assert!(matches!(waiting.join().unwrap().connection, Connection::Lost { .. }));
+        drop(unblock);
+        quorum.stop().await;
+    });
+}

@@ -1,0 +1,138 @@
+//! What is measured, as Prometheus would scrape it, on the simulated cluster.
+
+use std::{
+    collections::BTreeMap,
+    sync::mpsc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use actix::{Actor, Arbiter, Context, Handler, System, clock};
+use actix_quorum::{
+    Code, Corosync, QuorumActor, QuorumChanged,
+    sim::{Cluster, Fault, Probe},
+};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+use crate::support::{FakeLibquorum, connected, promtool};
+
+/// The value of each series, by its name with its labels.
+fn scrape(prometheus: &PrometheusHandle) -> BTreeMap<String, f64> {
+    let rendered = prometheus.render();
+    let lines = rendered.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let series = |line: &str| {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        (name.to_owned(), value.parse().unwrap())
+    };
+    lines.map(series).collect()
+}
+
+/// Takes its first message when it is let to.
+struct Slow(Option<mpsc::Receiver<()>>);
+
+impl Actor for Slow {
+    type Context = Context<Self>;
+}
+
+impl Handler<QuorumChanged> for Slow {
+    type Result = ();
+
+    fn handle(&mut self, _: QuorumChanged, _: &mut Self::Context) {
+        let _ = self.0.take().map(|until| until.recv());
+    }
+}
+
+#[test]
+#[ignore = "needs promtool: make test"]
+fn what_happens_is_measured() {
+    own_process!();
+    let prometheus = PrometheusBuilder::new().install_recorder().unwrap();
+    System::new().block_on(async {
+        tokio::time::pause();
+        let cluster = Cluster::new(3);
+        let quorum = QuorumActor::builder()
+            .source(cluster.node(1))
+            .lease(Duration::from_secs(4))
+            .ha_cluster_metrics(true)
+            .start_in_arbiter(&Arbiter::current());
+        let value = |name: &str| *scrape(&prometheus).get(name).unwrap_or(&f64::NAN);
+        assert_eq!(value("quorum_quorate"), 0.0, "before anything is known");
+        assert_eq!(value("quorum_connected"), 0.0);
+        assert_eq!(value("quorum_losses_total"), 0.0);
+        assert_eq!(value("quorum_lease_seconds"), 4.0);
+
+        let mut probe = Probe::new(&quorum);
+        probe.expect("the votes", |change| change.current.votes.is_some()).await;
+        assert_eq!(value("quorum_quorate"), 1.0);
+        assert_eq!((value("quorum_connected"), value("quorum_settled")), (1.0, 1.0));
+        assert_eq!(value("quorum_members"), 3.0);
+        assert_eq!(value("quorum_votes{type=\"total\"}"), 3.0);
+        assert_eq!(value("quorum_votes{type=\"quorum\"}"), 2.0);
+        assert_eq!(value("quorum_changes_total{cause=\"connected\"}"), 1.0);
+        let contact = value("quorum_last_contact_timestamp_seconds");
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        assert!((contact - now.as_secs_f64()).abs() < 60.0, "{contact}");
+        assert!(value("quorum_probe_round_trip_seconds_count") >= 1.0);
+        let member = |id, node, local| {
+            value(&format!(
+                "ha_cluster_corosync_member_votes{{node_id=\"{id}\",node=\"{node}\",local=\"{local}\"}}"
+            ))
+        };
+        assert_eq!(value("ha_cluster_corosync_quorate"), 1.0);
+        assert_eq!(value("ha_cluster_corosync_quorum_votes{type=\"expected_votes\"}"), 3.0);
+        assert_eq!((member(1, "n1", true), member(2, "n2", false)), (1.0, 1.0));
+
+        let (let_go, until) = mpsc::channel();
+        let slow = Slow::start_in_arbiter(&Arbiter::new().handle(), |_| Slow(Some(until)));
+        let id = quorum.subscribe(slow.clone().recipient());
+        assert_eq!(value("quorum_subscribers"), 1.0);
+        // More than are kept for who does not read them.
+        for _ in 0..1_000 {
+            cluster.partition(&[&[1], &[2, 3]]).unwrap();
+            cluster.heal();
+        }
+        clock::sleep(Duration::from_secs(1)).await;
+        assert!(value("quorum_losses_total") >= 1_000.0);
+        assert_eq!(value("quorum_quorate"), 1.0);
+        assert_eq!(value("quorum_conflated_deliveries_total"), 0.0);
+        let_go.send(()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while value("quorum_conflated_deliveries_total") == 0.0 {
+            assert!(Instant::now() < deadline, "it is told of what it missed");
+            tokio::task::yield_now().await;
+        }
+        quorum.unsubscribe(id);
+        assert_eq!(value("quorum_subscribers"), 0.0);
+
+        cluster.partition(&[&[1], &[2, 3]]).unwrap();
+        clock::sleep(Duration::from_secs(1)).await;
+        assert_eq!((value("quorum_quorate"), value("quorum_members")), (0.0, 1.0));
+        assert_eq!((member(1, "n1", true), member(2, "n2", false)), (1.0, 0.0));
+        assert_eq!(value("ha_cluster_corosync_quorate"), 0.0);
+
+        cluster.crash(1).unwrap();
+        clock::sleep(Duration::from_secs(1)).await;
+        assert_eq!((value("quorum_connected"), value("quorum_votes{type=\"total\"}")), (0.0, 0.0));
+        assert!(value("quorum_reconnects_total{reason=\"CS_ERR_LIBRARY\"}") >= 2.0);
+        cluster.fault(1, Fault::Connect(Code(77))).unwrap();
+        cluster.start(1).unwrap();
+        clock::sleep(Duration::from_secs(1)).await;
+        assert!(value("quorum_reconnects_total{reason=\"code_77\"}") >= 1.0);
+        quorum.stop().await;
+        assert_eq!(value("quorum_changes_total{cause=\"stopped\"}"), 1.0);
+        assert_eq!(value("quorum_abandoned_threads_total"), 0.0);
+
+        // A connection that does not close, when the actor is stopped.
+        tokio::time::resume();
+        let fake = FakeLibquorum::new("metrics");
+        let quorum = QuorumActor::builder()
+            .source(Corosync::load_from(fake.path()))
+            .server_uid(None)
+            .start_in_arbiter(&Arbiter::current());
+        connected(&quorum).await;
+        fake.block("quorum_finalize");
+        quorum.stop().await;
+        fake.unblock("quorum_finalize");
+        assert_eq!(value("quorum_abandoned_threads_total"), 1.0);
+    });
+    promtool(&["check", "metrics"], &prometheus.render());
+}

@@ -1,0 +1,214 @@
+//! Chaos on a real cluster of three, with an observer of the truth beside our handle on each node.
+//!
+//! A minute of it is part of `make test`; `make soak` takes ten. `SOAK_SEED` repeats the faults of a
+//! run, `SOAK_SECONDS` says how long.
+
+use std::{
+    env,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use actix_quorum::QuorumHandle;
+use corosync_sys::VoteQuorum;
+
+use crate::support::{
+    Cluster, Watcher, eventually, eventually_within, open_fds, quick, runs_thread,
+};
+
+const LEASE: Duration = Duration::from_secs(2);
+
+/// How long our handle may take to know what the daemon says: the liveness tick, the pace of the
+/// observer, and what a loaded machine adds. Less than the lease, which would hide it.
+const LAG: Duration = Duration::from_millis(1500);
+
+/// A small generator with a seed; the faults need no better one.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+
+    fn node(&mut self) -> u32 {
+        u32::try_from(self.below(3)).unwrap() + 1
+    }
+}
+
+/// What the observers saw.
+#[derive(Default)]
+struct Seen {
+    answers: AtomicU64,
+    inquorate: AtomicU64,
+    disagreements: AtomicU64,
+    ended: AtomicBool,
+}
+
+/// Asks votequorum on a node, through the C functions and nothing of ours, and compares.
+fn observe(seen: &Seen, quorum: &QuorumHandle) {
+    // SAFETY: the system's libvotequorum.
+    let library = unsafe { VoteQuorum::load() }.unwrap();
+    let mut inquorate_since: Option<Instant> = None;
+    while !seen.ended.load(Ordering::Relaxed) {
+        let mut handle = 0;
+        let mut callbacks = corosync_sys::votequorum_callbacks_t::default();
+        // SAFETY: both pointers are to locals.
+        let connected = unsafe { (library.votequorum_initialize)(&mut handle, &mut callbacks) };
+        while connected == corosync_sys::CS_OK && !seen.ended.load(Ordering::Relaxed) {
+            let said = quorum.is_quorate();
+            let mut info = corosync_sys::votequorum_info::default();
+            // SAFETY: the handle is open, and used by this thread alone; `info` is a local.
+            if unsafe { (library.votequorum_getinfo)(handle, 0, &mut info) } != corosync_sys::CS_OK
+            {
+                break;
+            }
+            seen.answers.fetch_add(1, Ordering::Relaxed);
+            if info.flags & corosync_sys::VOTEQUORUM_INFO_QUORATE != 0 {
+                inquorate_since = None;
+            } else {
+                seen.inquorate.fetch_add(1, Ordering::Relaxed);
+                let since = *inquorate_since.get_or_insert_with(Instant::now);
+                // The daemon said so before we were asked and after, and all the time for LAG.
+                if said && since.elapsed() > LAG {
+                    seen.disagreements.fetch_add(1, Ordering::Relaxed);
+                    eprintln!(
+                        "quorate, {:?} after votequorum: {}",
+                        since.elapsed(),
+                        quorum.snapshot()
+                    );
+                }
+            }
+            thread::park_timeout(Duration::from_millis(10));
+        }
+        inquorate_since = None;
+        // SAFETY: the handle is ours and given up, or was never opened.
+        unsafe { (library.votequorum_finalize)(handle) };
+        thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn nobody_says_quorate_that_corosync_does_not() {
+    own_process!();
+    let number = |name: &str| env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
+    let duration = Duration::from_secs(number("SOAK_SECONDS").unwrap_or(60));
+    let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
+    let seed = number("SOAK_SEED").unwrap_or_else(|| u64::from(now()) | 1);
+    println!("SOAK_SEED={seed} SOAK_SECONDS={}", duration.as_secs());
+    let mut random = Random(seed);
+
+    let cluster = Cluster::start(3);
+    let watchers: Vec<Watcher> = cluster
+        .nodes()
+        .map(|node| {
+            Watcher::start_with(&node.netns, |builder| builder.lease(LEASE).backoff(quick()))
+        })
+        .collect();
+    let quorum = |id: u32| &watchers[id as usize - 1].quorum;
+    let connected = || {
+        for id in 1..=3 {
+            eventually("all are quorate, and their probes connected", || {
+                let now = quorum(id).snapshot();
+                let probed = now.votes.as_ref().is_some_and(|votes| votes.members.len() == 3);
+                (quorum(id).is_quorate() && now.members.len() == 3 && probed).then_some(())
+            });
+        }
+        let read = || (!runs_thread("quorum-names")).then_some(());
+        eventually("the names of the nodes are read", read);
+    };
+    connected();
+    let before = open_fds();
+    let seen = Arc::new(Seen::default());
+    let observers: Vec<_> = cluster
+        .nodes()
+        .map(|node| {
+            let (seen, quorum) = (Arc::clone(&seen), quorum(node.id).clone());
+            node.run(move || thread::spawn(move || observe(&seen, &quorum)))
+        })
+        .collect();
+
+    let start = Instant::now();
+    let mut faults = 0;
+    let mut changes = 0;
+    let wait = |ms: u64| {
+        let until = Instant::now() + Duration::from_millis(ms);
+        eventually("the moment comes", || (Instant::now() >= until).then_some(()));
+    };
+    let not_quorate = |id: u32, within: Duration| {
+        eventually_within(within, &format!("node {id} says that it does not know"), || {
+            (!quorum(id).is_quorate()).then_some(())
+        });
+    };
+    while start.elapsed() < duration {
+        faults += 1;
+        let id = random.node();
+        match random.below(8) {
+            0 => {
+                cluster.isolate(id);
+                wait(random.below(4_000));
+                cluster.heal();
+            }
+            1 => {
+                cluster.kill(id);
+                not_quorate(id, LAG);
+                wait(random.below(3_000));
+                cluster.start_node(id);
+            }
+            2 => {
+                cluster.terminate(id);
+                not_quorate(id, LAG);
+                cluster.start_node(id);
+            }
+            3 => {
+                cluster.pause(id);
+                wait(random.below(1_000));
+                cluster.resume(id);
+            }
+            4 => {
+                cluster.pause(id);
+                not_quorate(id, LEASE + LAG);
+                let until = Instant::now() + Duration::from_millis(random.below(2_000));
+                eventually("the moment comes", || {
+                    assert!(!quorum(id).is_quorate(), "node {id}: {}", quorum(id).snapshot());
+                    (Instant::now() >= until).then_some(())
+                });
+                cluster.resume(id);
+            }
+            5 => cluster.restart_node(id),
+            6 => {
+                for _ in 0..3 {
+                    cluster.isolate(id);
+                    wait(random.below(300));
+                    cluster.heal();
+                    wait(random.below(300));
+                }
+            }
+            _ => {
+                // Asked for on a node that may be busy, or forming.
+                let _ = cluster.node(id).corosync.tool("corosync-cfgtool", &["-R"]);
+            }
+        }
+        wait(random.below(3_000));
+        changes += watchers.iter().map(|watcher| watcher.rest().len()).sum::<usize>();
+    }
+    connected();
+    seen.ended.store(true, Ordering::Relaxed);
+    observers.into_iter().for_each(|observer| observer.join().unwrap());
+    eventually("as few descriptors as before", || (open_fds() <= before).then_some(()));
+    let [answers, inquorate, disagreements] = [&seen.answers, &seen.inquorate, &seen.disagreements]
+        .map(|count| count.load(Ordering::Relaxed));
+    println!(
+        "{faults} faults, {changes} changes; {answers} answers of votequorum, {inquorate} of them \
+         inquorate; {disagreements} disagreements"
+    );
+    assert_eq!(disagreements, 0, "SOAK_SEED={seed}");
+    assert!(inquorate > 0 && faults > 3, "nothing was tested");
+}

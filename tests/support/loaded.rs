@@ -1,0 +1,117 @@
+//! A fake libquorum, loaded by the product, and an actor on it.
+
+use std::ops::Deref;
+
+use actix_quorum::{
+    Code, Connection, Corosync, NodeId, QuorumBuilder, QuorumChanged,
+    libquorum::{Handle, Library},
+};
+
+use super::{FakeLibquorum, List, Variant, Watcher, eventually, quick};
+
+/// A fake libquorum, loaded as the actor loads it.
+#[derive(Debug)]
+pub struct Fake {
+    fake: FakeLibquorum,
+    pub library: Library,
+}
+
+impl Fake {
+    pub fn new(name: &str) -> Self {
+        Self::variant(name, Variant::Model)
+    }
+
+    pub fn variant(name: &str, variant: Variant) -> Self {
+        let fake = FakeLibquorum::variant(&format!("fake_{name}"), variant);
+        let library = Library::load_from(fake.path()).unwrap();
+        Self { fake, library }
+    }
+
+    pub fn connect(&self) -> Handle {
+        Handle::initialize_with(self.library).unwrap()
+    }
+
+    /// The next call of `function` returns `code`.
+    pub fn refuse(&self, function: &str, code: Code) {
+        self.fail(function, code.0.try_into().unwrap(), 1);
+    }
+
+    pub fn watch(&self) -> Watcher {
+        self.watch_with(|builder| builder)
+    }
+
+    pub fn watch_with(
+        &self,
+        settings: impl FnOnce(QuorumBuilder) -> QuorumBuilder + Send,
+    ) -> Watcher {
+        let source = Corosync::load_from(self.path());
+        Watcher::here(|builder| settings(builder.source(source).server_uid(None).backoff(quick())))
+    }
+
+    /// A quorum notification of ring 1.`seq` with the members 1, 2 and 3.
+    pub fn push(&self, quorate: bool, seq: u64) {
+        self.push_quorum(quorate.into(), (1, seq), THREE);
+    }
+
+    /// What Corosync tells of ring 1.`seq` when tracking starts.
+    pub fn push_both(&self, quorate: bool, seq: u64) {
+        self.push_nodelist((1, seq), THREE, Some(&[]), Some(&[]));
+        self.push(quorate, seq);
+    }
+
+    pub fn wait_calls(&self, function: &str, calls: usize) {
+        eventually(&format!("{function} is called {calls} times"), || {
+            (self.calls(function) >= calls).then_some(())
+        });
+    }
+
+    pub fn wait_open(&self, handles: usize) {
+        eventually(&format!("{handles} handles are open"), || {
+            (self.open_handles() == handles).then_some(())
+        });
+    }
+}
+
+impl Deref for Fake {
+    type Target = FakeLibquorum;
+
+    fn deref(&self) -> &FakeLibquorum {
+        &self.fake
+    }
+}
+
+impl Drop for Fake {
+    /// A call that still hangs returns.
+    fn drop(&mut self) {
+        for function in FUNCTIONS {
+            self.fake.unblock(function);
+        }
+    }
+}
+
+/// The members 1, 2 and 3.
+pub const THREE: List<'_> = Some(&[1, 2, 3]);
+
+pub fn ids(nodes: &[u32]) -> Vec<NodeId> {
+    nodes.iter().copied().map(NodeId).collect()
+}
+
+/// The changes up to the first that is connected.
+#[track_caller]
+pub fn until_connected(watcher: &Watcher) -> Vec<QuorumChanged> {
+    watcher.until("connected", |change| change.current.connection == Connection::Connected)
+}
+
+/// All functions of libquorum.
+pub const FUNCTIONS: [&str; 10] = [
+    "quorum_initialize",
+    "quorum_model_initialize",
+    "quorum_finalize",
+    "quorum_fd_get",
+    "quorum_dispatch",
+    "quorum_getquorate",
+    "quorum_trackstart",
+    "quorum_trackstop",
+    "quorum_context_set",
+    "quorum_context_get",
+];

@@ -1,0 +1,64 @@
+//! Tests that run in a process of their own.
+
+use std::{
+    env,
+    io::{Read, pipe},
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+};
+
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+/// Runs the test that it begins in a process of its own: what follows runs there alone, and the test
+/// in this process passes if that one does.
+macro_rules! own_process {
+    () => {
+        fn here() {}
+        if $crate::support::is_run_elsewhere(std::any::type_name_of_val(&here)) {
+            return;
+        }
+    };
+}
+
+/// Returns `false` in the process made for the test. Elsewhere makes that process, and returns `true`
+/// when the test has passed in it. `within` is the path of a function in the test.
+#[track_caller]
+pub fn is_run_elsewhere(within: &str) -> bool {
+    // Without the name of the program and that of the function.
+    let (_, path) = within.split_once("::").expect("a path begins with the program");
+    let (test, _) = path.rsplit_once("::").expect("a path ends with the function");
+    if env::var_os(MARK).is_some_and(|mark| mark == test) {
+        return false;
+    }
+    let (mut output, writer) = pipe().expect("a pipe can be made");
+    let mut command = Command::new(env::current_exe().expect("it is running"));
+    command
+        .args(["--exact", test, "--include-ignored", "--nocapture", "--test-threads=1"])
+        .env(MARK, test)
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone().expect("a pipe can be duplicated"))
+        .stderr(writer);
+    // If this process is killed, so is that one: the signal is tied to this thread.
+    // SAFETY: `prctl` is a plain system call, allowed between fork and exec.
+    unsafe {
+        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+    }
+    let mut child = command.spawn().expect("this program can be run again");
+    // With it go our ends of the pipe.
+    drop(command);
+    let mut text = Vec::new();
+    output.read_to_end(&mut text).expect("a pipe can be read");
+    let status = child.wait().expect("it is our child");
+    let text = String::from_utf8_lossy(&text);
+    print!("{text}");
+    let passed = status.success() && text.contains("test result: ok. 1 passed");
+    assert!(passed, "{test} failed in a process of its own ({status}), which printed the above");
+    true
+}
+
+/// The test that a process was made for, if it was.
+pub(super) fn own_test() -> Option<String> {
+    env::var(MARK).ok()
+}
+
+const MARK: &str = "TEST_IN_ITS_OWN_PROCESS";
