@@ -1,7 +1,5 @@
 //! Holds our declarations against Corosync's installed headers, with a C compiler as the judge.
 
-mod support;
-
 use std::{
     collections::BTreeSet,
     ffi::{CStr, c_char, c_void},
@@ -11,7 +9,7 @@ use std::{
 
 use corosync_sys::*;
 
-use self::support::Scratch;
+use crate::support::Scratch;
 
 const INCLUDES: &str = r"
 #include <stddef.h>
@@ -24,9 +22,9 @@ const INCLUDES: &str = r"
 
 /// Our own text, read for the signatures.
 const SOURCES: [&str; 3] = [
-    include_str!("../src/quorum.rs"),
-    include_str!("../src/votequorum.rs"),
-    include_str!("../src/cmap.rs"),
+    include_str!("../../src/quorum.rs"),
+    include_str!("../../src/votequorum.rs"),
+    include_str!("../../src/cmap.rs"),
 ];
 
 /// What begins the names of the constants that are ours to declare.

@@ -1,7 +1,5 @@
 //! A C compiler, and a place for what it makes.
 
-#![allow(dead_code)] // Each test file uses its part.
-
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -1,12 +1,10 @@
 //! What loading a library says when there is none, a wrong one, an old one, and the right one.
 
-mod support;
-
 use std::path::Path;
 
 use corosync_sys::{CS_ERR_BAD_HANDLE, Cmap, LoadError, Quorum, VoteQuorum};
 
-use self::support::Scratch;
+use crate::support::Scratch;
 
 const QUORUM: [&str; 9] = [
     "quorum_initialize",
@@ -174,7 +172,7 @@ fn libquorum_is_hidden(test: &str, others: &[&str]) -> bool {
         scratch.library(other, &defining(&QUORUM));
     }
     let output = std::process::Command::new(std::env::current_exe().expect("it is running"))
-        .args(["--exact", test, "--include-ignored"])
+        .args(["--exact", &format!("load::{test}"), "--include-ignored"])
         // The tool of rtld-audit(7) that can make the dynamic linker miss an installed library.
         .env("LD_AUDIT", scratch.library("hide.so", HIDE))
         .env("LD_LIBRARY_PATH", scratch.path())

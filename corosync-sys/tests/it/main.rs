@@ -1,0 +1,5 @@
+//! The tests of this crate: its declarations, and how the libraries are loaded.
+
+mod abi;
+mod load;
+mod support;
