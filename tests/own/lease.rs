@@ -81,7 +81,9 @@ fn a_hung_daemon_is_not_believed_for_longer_than_the_lease() {
     let told = watcher.until_quorum(Quorum::Quorate);
     assert_eq!(told.last().unwrap().current.connection, Connection::Connected);
     assert!(!guard.is_valid(), "it is of another epoch");
-    assert_eq!(watcher.quorum.guard().unwrap().epoch(), epoch + 1);
+    // The daemon that was woken may form another ring, so quorum may be away once more.
+    let again = eventually("there is a guard again", || watcher.quorum.guard());
+    assert!(again.epoch() > epoch);
 }
 
 #[test]
