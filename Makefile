@@ -3,21 +3,34 @@ FEATURES = linked metrics serde sim web
 # Those that build anywhere.
 PORTABLE = metrics serde sim web
 
-# How long `make fuzz` goes on.
+# How long `make fuzz` and `make soak` go on, in seconds.
 FUZZ_SECONDS = 600
+SOAK_SECONDS = 600
 
-.PHONY: help cluster cluster-down test soak bench instructions sanitize fuzz corpus check fmt clippy \
-	doc features dependencies minimal package
+# How often `make flaky` runs all tests, and how often those that assert times.
+RUNS = 10
+TIMED_RUNS = 50
+
+# The one build of the tests, without the benchmarks; and how the tests run: side by side, for most of
+# them wait. The soak is in `make test-long`.
+TREE = --locked --workspace --exclude actix-quorum-benches --features '$(PORTABLE)'
+RUN = --include-ignored --skip soak:: --test-threads=8
+
+.PHONY: help cluster cluster-down test test-stages test-long test-long-stages flaky soak bench \
+	instructions loom histories linked sanitize fuzz corpus check fmt clippy doc features \
+	dependencies minimal package
 
 help:
-	@echo 'make test   run every test, those on real Corosync daemons too (needs root)'
-	@echo 'make soak   ten minutes of chaos on a real cluster (needs root)'
-	@echo 'make bench  measure it beside what else could be used, see BENCHMARKS.md (needs root)'
-	@echo 'make sanitize  the calls of libquorum under the address and leak sanitizers (needs root)'
-	@echo 'make instructions  that the hot paths take no more than stored'
-	@echo 'make fuzz   ten minutes of whatever could come from Corosync; FUZZ_SECONDS=n for others'
-	@echo 'make cluster  three nodes to try things on, and cluster-down removes them (needs root)'
-	@echo 'make check  format, lints, docs, feature combinations, dependencies'
+	@echo 'make test       every functional test, on real Corosync daemons and in a browser too (needs root)'
+	@echo 'make test-long  what takes long: loom, histories, linked, sanitizers, fuzzing, soak (needs root)'
+	@echo 'make check      format, lints, docs, feature combinations, dependencies'
+	@echo 'make flaky RUNS=n  runs the tests n times, every other time on a busy machine (needs root)'
+	@echo 'make soak       ten minutes of chaos on a real cluster; SOAK_SECONDS=n for others (needs root)'
+	@echo 'make fuzz       ten minutes of whatever could come from Corosync; FUZZ_SECONDS=n for others'
+	@echo 'make sanitize   the calls of libquorum under the address and leak sanitizers (needs root)'
+	@echo 'make instructions  checks that the hot paths take no more instructions than stored'
+	@echo 'make bench      measures it beside what else could be used, see BENCHMARKS.md (needs root)'
+	@echo 'make cluster    three nodes to try things on, and cluster-down removes them (needs root)'
 
 # Three nodes to try things on; it says how to break them.
 cluster:
@@ -27,24 +40,57 @@ cluster:
 cluster-down:
 	scripts/cluster down
 
-# Nothing is skipped: without root or Corosync the ignored tests fail. Those with all features link the
-# library, the others load it.
+# Nothing is skipped: a missing daemon, or browser, is a failure.
 test:
-	scripts/install-test-deps
-	cargo test --workspace
-	PROPTEST_CASES=10000 cargo test --test property
-	RUSTFLAGS='--cfg loom_check' cargo test --lib in_every_order
-	cargo test --workspace --features '$(PORTABLE)' --tests -- --ignored --test-threads=4
-	cargo test --workspace --all-features
-	cargo test -p corosync-sys --features linked --tests -- --ignored
-	cargo test --all-features --test handle -- --ignored --test-threads=4
-	$(MAKE) fuzz FUZZ_SECONDS=30
-	$(MAKE) sanitize
+	@scripts/check-machine
+	@scripts/stage total $(MAKE) --no-print-directory test-stages
 
-# Ten minutes of chaos on a real cluster.
+test-stages:
+	@scripts/stage install scripts/install-test-deps
+	@scripts/check-machine
+	@scripts/stage build cargo test $(TREE) --no-run
+	@scripts/stage test cargo test $(TREE) --tests -- $(RUN)
+	@scripts/stage documentation cargo test $(TREE) --doc
+
+# What takes long, and shows more of the same.
+test-long:
+	@scripts/check-machine
+	@scripts/stage total $(MAKE) --no-print-directory test-long-stages
+
+test-long-stages:
+	@scripts/stage install scripts/install-long-deps
+	@scripts/stage loom $(MAKE) --no-print-directory loom
+	@scripts/stage histories $(MAKE) --no-print-directory histories
+	@scripts/stage linked $(MAKE) --no-print-directory linked
+	@scripts/stage sanitize $(MAKE) --no-print-directory sanitize
+	@scripts/stage fuzz $(MAKE) --no-print-directory fuzz FUZZ_SECONDS=60
+	@scripts/stage soak $(MAKE) --no-print-directory soak SOAK_SECONDS=120
+
+# Prints the tests that fail in some of many runs; see the script.
+flaky:
+	scripts/check-machine
+	scripts/install-test-deps
+	RUNS=$(RUNS) TIMED_RUNS=$(TIMED_RUNS) scripts/flaky $(TREE) -- $(RUN)
+
+# Every order in which the parts that take no lock can run.
+loom:
+	RUSTFLAGS='--cfg loom_check' cargo test --lib in_every_order
+
+# Ten times as many histories of the simulated cluster as `cargo test` runs.
+histories:
+	PROPTEST_CASES=10000 cargo test $(TREE) --test it -- property::
+
+# With libquorum linked, where the other tests load it.
+LINKED = cargo test --locked --workspace --exclude actix-quorum-benches --all-features --tests
+
+linked:
+	$(LINKED)
+	$(LINKED) -- --ignored --test-threads=8 handle:: load:: abi::
+
+# Chaos on a real cluster.
 soak:
 	scripts/install-test-deps
-	SOAK_SECONDS=600 cargo test --test soak -- --ignored --nocapture
+	SOAK_SECONDS=$(SOAK_SECONDS) cargo test $(TREE) --test own -- --ignored --nocapture soak::
 
 # What BENCHMARKS.md tells. A missed budget is printed, and fails nothing: it may be the machine.
 bench:
@@ -61,7 +107,7 @@ instructions:
 FUZZ = RUSTC_BOOTSTRAP=1 cargo fuzz run tracker
 
 fuzz:
-	scripts/install-check-deps
+	scripts/install-long-deps
 	mkdir -p fuzz/found
 	$(FUZZ) fuzz/found fuzz/corpus/tracker -- -max_len=512 -max_total_time=$(FUZZ_SECONDS) \
 		-print_final_stats=1
@@ -76,12 +122,14 @@ corpus:
 # The address and leak sanitizers over the callbacks, every call on a real daemon, and its deaths. The
 # check of the stack measures the real one, so there may be no other; and as the deaths are not to
 # take memory, what was freed is not kept for long.
+SANITIZED = RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
+	ASAN_OPTIONS=detect_stack_use_after_return=0:quarantine_size_mb=1 \
+	cargo test --target "$$(rustc --print host-tuple)" --features sim
+
 sanitize:
 	scripts/install-test-deps
-	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
-	ASAN_OPTIONS=detect_stack_use_after_return=0:quarantine_size_mb=1 \
-	cargo test --target "$$(rustc --print host-tuple)" --features sim \
-		--lib --test handle --test reconnect -- --include-ignored --test-threads=4
+	$(SANITIZED) --lib -- --include-ignored
+	$(SANITIZED) --test it --test own -- --include-ignored --test-threads=4 handle:: reconnect::
 
 check: fmt clippy doc features dependencies minimal package instructions
 

@@ -295,7 +295,7 @@ impl Crowd {
         let expected = votes(self.quorate.get());
         let told =
             || self.quorum.snapshot().votes.as_ref().is_some_and(|now| now.expected == expected);
-        eventually(PATIENCE, "the votes are told", || told().then_some(()));
+        eventually("the votes are told", || told().then_some(()));
         on(&self.publisher, || ());
         on(&self.subscribers, || ());
     }

@@ -19,8 +19,6 @@ use crate::{
     support::eventually,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
 pub(crate) fn run(report: &mut Report) {
     time_what_is_logged();
     System::new().block_on(async {
@@ -39,7 +37,7 @@ pub(crate) fn allocated() -> usize {
 fn start(cluster: &Cluster) -> QuorumHandle {
     let lease = Duration::from_secs(3600);
     let quorum = QuorumActor::builder().lease(lease).source(cluster.node(1)).start();
-    eventually(PATIENCE, "quorum", || quorum.is_quorate().then_some(()));
+    eventually("quorum", || quorum.is_quorate().then_some(()));
     quorum
 }
 
@@ -148,12 +146,12 @@ fn flips(cluster: &Cluster, quorum: &QuorumHandle, changes: u64) {
         }
     }
     cluster.expected_votes(3).expect("a number of votes");
-    eventually(PATIENCE, "quorum", || quorum.is_quorate().then_some(()));
+    eventually("quorum", || quorum.is_quorate().then_some(()));
     thread::sleep(Duration::from_millis(200));
 }
 
 fn wait_told(told: &AtomicUsize, count: usize) {
-    eventually(PATIENCE, "all are told", || (told.load(Ordering::Acquire) >= count).then_some(()));
+    eventually("all are told", || (told.load(Ordering::Acquire) >= count).then_some(()));
 }
 
 /// Started actors, and how often they were told something.

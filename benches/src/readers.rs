@@ -103,7 +103,7 @@ fn measure(report: &mut Report, places: &Arc<Places>, threads: usize, writer: bo
     ended.store(true, Ordering::Relaxed);
     if let Some(writing) = writing {
         writing.join().expect("it writes");
-        eventually(Duration::from_secs(10), "quorum is back", || {
+        eventually("quorum is back", || {
             places.quorum.is_quorate().then_some(())
         });
     }

@@ -133,7 +133,7 @@ impl Readers {
                 }
             });
         });
-        eventually(PATIENCE, "all are connected", || {
+        eventually("all are connected", || {
             (connected.load(Ordering::Acquire) == CLIENTS).then_some(())
         });
         Self { finished }
