@@ -188,8 +188,7 @@ fn deaths(report: &mut Report, corosync: &Corosync, netns: &Netns, told: &Told) 
         from_kill.push((lost - killed) as f64 / 1e6);
         corosync.start();
         // Who tries all the time is the first to be accepted.
-        let accepted =
-            eventually("it accepts", || Handle::initialize().ok().map(|_| clock::now()));
+        let accepted = eventually("it accepts", || Handle::initialize().ok().map(|_| clock::now()));
         let connected = told.until(|change| change.current.connection == Connection::Connected);
         recovered.push(((connected as f64 - accepted as f64) / 1e6).max(0.0));
         let quorate = told.until(|change| change.current.quorum.is_quorate());

@@ -103,9 +103,7 @@ fn measure(report: &mut Report, places: &Arc<Places>, threads: usize, writer: bo
     ended.store(true, Ordering::Relaxed);
     if let Some(writing) = writing {
         writing.join().expect("it writes");
-        eventually("quorum is back", || {
-            places.quorum.is_quorate().then_some(())
-        });
+        eventually("quorum is back", || places.quorum.is_quorate().then_some(()));
     }
     let with = if writer { ", a writer" } else { "" };
     let suffix = format!("{threads} thread{}{with}", if threads == 1 { "" } else { "s" });

@@ -1,7 +1,7 @@
 //! Fail safe: what is not known to be true any more is not told, whatever hangs, on a real daemon.
 //!
-//! Time is what these tests are about, and a hung daemon holds up others of the process, so they run
-//! one after the other.
+//! A hung daemon holds up others of the process. Where a time is asserted it is when the handle said
+//! that there was quorum, or when the actor published a change, and not when a test came to see it.
 
 use std::{
     fs::{self, File},
@@ -9,22 +9,21 @@ use std::{
     process::Command,
     sync::Arc,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use actix::{Arbiter, System};
-use actix_quorum::{
-    Cause, Connection, Corosync, Quorum, QuorumActor, QuorumBuilder, QuorumHandle, QuorumLost,
-};
+use actix_quorum::{Cause, Connection, Corosync, Quorum, QuorumActor, QuorumBuilder, QuorumLost};
 
 use crate::support::{
-    DEADLINE, FakeLibquorum, Node, Watcher, block_on, eventually, hold, lines, quick, quorate,
+    DEADLINE, FakeLibquorum, Node, Watcher, alone, block_on, eventually, hold, last_quorate, lines,
+    quick, quorate,
 };
 
 const LEASE: Duration = Duration::from_millis(1500);
 
-/// What a loaded machine may take longer to answer a reader than it should.
-const SLACK: Duration = Duration::from_millis(400);
+/// What a busy machine may take longer.
+const SLACK: Duration = Duration::from_secs(1);
 
 fn short_lease(builder: QuorumBuilder) -> QuorumBuilder {
     builder.lease(LEASE).backoff(quick())
@@ -37,15 +36,11 @@ fn watched() -> (Node, Watcher) {
     (node, watcher)
 }
 
-/// How long `quorum` stays quorate from `since` on.
-fn stays_quorate(quorum: &QuorumHandle, since: Instant) -> Duration {
-    eventually("quorum ends", || (!quorum.is_quorate()).then(|| since.elapsed()))
-}
-
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_live_daemon_keeps_the_lease() {
     own_process!();
+    let _alone = alone();
     let (_node, watcher) = watched();
     let since = Instant::now();
     eventually("three leases pass", || {
@@ -60,20 +55,21 @@ fn a_live_daemon_keeps_the_lease() {
 #[ignore = "needs root and corosync: make test"]
 fn a_hung_daemon_is_not_believed_for_longer_than_the_lease() {
     own_process!();
+    let _alone = alone();
     let (node, watcher) = watched();
     watcher.rest();
     let epoch = watcher.quorum.snapshot().epoch;
     let guard = watcher.quorum.guard().expect("quorate");
     node.corosync.pause();
-    let since = Instant::now();
-    let stayed = stays_quorate(&watcher.quorum, since);
+    let (since, paused) = (Instant::now(), SystemTime::now());
+    let stayed = last_quorate(&watcher.quorum, since);
     assert!(stayed < LEASE + SLACK, "{stayed:?}");
     assert_eq!(watcher.quorum.quorum(), Quorum::Unknown);
     assert!(!guard.is_valid());
     let told = watcher.until_cause(Cause::Stalled);
-    let took = since.elapsed();
-    assert!(took < LEASE * 2, "told after {took:?}");
     let last = &told.last().unwrap();
+    let took = last.current.changed_at.duration_since(paused).unwrap();
+    assert!(took < LEASE + SLACK, "told after {took:?}");
     assert!(last.is_loss() && last.current.connection == Connection::Stalled);
     assert_eq!(last.current.epoch, epoch + 1);
 
@@ -90,6 +86,7 @@ fn a_hung_daemon_is_not_believed_for_longer_than_the_lease() {
 #[ignore = "needs root and corosync: make test"]
 fn readers_are_safe_from_a_stuck_arbiter() {
     own_process!();
+    let _alone = alone();
     let node = Node::single();
     node.run(|| {
         System::new().block_on(async {
@@ -201,6 +198,7 @@ fn a_guard_drops_the_work_that_quorum_was_lost_under() {
 #[ignore = "needs a C compiler: make test"]
 fn a_daemon_that_only_talks_is_not_believed() {
     own_process!();
+    let _alone = alone();
     let fake = Arc::new(FakeLibquorum::new("lease_talks"));
     let source = Corosync::load_from(fake.path());
     let watcher = Watcher::here(|builder| short_lease(builder.source(source).server_uid(None)));
@@ -208,7 +206,7 @@ fn a_daemon_that_only_talks_is_not_believed() {
     fake.push_quorum(1, (1, 9), Some(&[1]));
     watcher.until_settled(Quorum::Quorate, &[1]);
     fake.block("quorum_getquorate");
-    let since = Instant::now();
+    let (since, silent) = (Instant::now(), SystemTime::now());
     let talking = Arc::clone(&fake);
     let talker = thread::spawn(move || {
         while since.elapsed() < LEASE * 3 {
@@ -217,8 +215,9 @@ fn a_daemon_that_only_talks_is_not_believed() {
             thread::yield_now();
         }
     });
-    watcher.until_cause(Cause::Stalled);
-    assert!(since.elapsed() < LEASE * 2, "{:?}", since.elapsed());
+    let told = watcher.until_cause(Cause::Stalled);
+    let took = told.last().unwrap().current.changed_at.duration_since(silent).unwrap();
+    assert!(took < LEASE + SLACK, "told after {took:?}");
     talker.join().unwrap();
     assert!(!watcher.quorum.is_quorate());
     fake.unblock("quorum_getquorate");

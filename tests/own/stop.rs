@@ -52,7 +52,7 @@ fn a_stop_that_the_arbiter_is_too_busy_for_is_not_forgotten() {
         let held = hold(&arbiter);
         let start = Instant::now();
         quorum.stop().await;
-        assert!(start.elapsed() < Duration::from_secs(2), "it is bounded");
+        assert!(start.elapsed() < Duration::from_secs(3), "it is bounded");
         drop(held);
         wait("the connection is closed", || fake.open_handles() == 0).await;
     });

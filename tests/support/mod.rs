@@ -66,7 +66,9 @@ pub use self::{
     running::{Running, example},
     staged::StagedLibquorum,
     thread::{as_user, fill_dev_shm, on_fresh_thread, small_dev_shm},
-    watcher::{Forward, Watcher, assert_never_quorate, connected, lines, quick, quorate},
+    watcher::{
+        Forward, Watcher, assert_never_quorate, connected, last_quorate, lines, quick, quorate,
+    },
 };
 
 /// How long a test waits for what has to come. Nobody waits that long but for what does not come, so

@@ -14,13 +14,13 @@ use actix_quorum::{
     Snapshot,
 };
 
-use super::{DEADLINE, Netns, block_on, report::print_command};
+use super::{DEADLINE, Netns, block_on, eventually, report::print_command};
 
 /// How many changes of each kind a failing test prints.
 const PRINTED: usize = 100;
 
-/// How long a stop may take, and what a loaded machine adds.
-const AT_ONCE: Duration = Duration::from_millis(1500);
+/// The second that a stop may take, and one that a busy machine may add.
+const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// A quorum actor on a `System` of its own, on a thread in a network namespace, with a subscriber on
 /// another arbiter. Drop ends all of it.
@@ -216,6 +216,21 @@ pub async fn connected(quorum: &QuorumHandle) {
 /// Waits until it is quorate.
 pub async fn quorate(quorum: &QuorumHandle) {
     timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate in time");
+}
+
+/// How long after `since` the handle said for the last time that it is quorate. The time is taken
+/// before it is asked, so a thread that comes late to ask does not add to it.
+#[track_caller]
+pub fn last_quorate(quorum: &QuorumHandle, since: Instant) -> Duration {
+    let mut last = Duration::ZERO;
+    eventually("it is not quorate", || {
+        let asked = since.elapsed();
+        if quorum.is_quorate() {
+            last = asked;
+            return None;
+        }
+        Some(last)
+    })
 }
 
 /// Delays short enough for a test, whatever the error.

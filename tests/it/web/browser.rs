@@ -249,7 +249,7 @@ fn a_service_that_says_nothing_is_no_news() {
     live.shows("No news");
     live.forget();
     // As often as it asks, it is not answered.
-    live.stays_unheard(Duration::from_secs(35));
+    live.stays_unheard(Duration::from_secs(20));
     live.never_showed_quorum();
     signal(&service, Signal::CONT);
     live.shows("Quorate");
