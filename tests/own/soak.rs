@@ -1,7 +1,7 @@
 //! Chaos on a real cluster of three, with an observer of the truth beside our handle on each node.
 //!
-//! A minute of it is part of `make test`; `make soak` takes ten. `SOAK_SEED` repeats the faults of a
-//! run, `SOAK_SECONDS` says how long.
+//! `make test-long` runs it for two minutes, `make soak` for ten. `SOAK_SEED` repeats the faults of a
+//! run, `SOAK_SECONDS` sets how long it takes.
 
 use std::{
     env,
@@ -95,7 +95,7 @@ fn observe(seen: &Seen, quorum: &QuorumHandle) {
 }
 
 #[test]
-#[ignore = "needs root and corosync: make test"]
+#[ignore = "needs root and corosync: make soak"]
 fn nobody_says_quorate_that_corosync_does_not() {
     own_process!();
     let number = |name: &str| env::var(name).ok().map(|value| value.parse::<u64>().unwrap());

@@ -2,10 +2,10 @@
 //! everybody is told what happened, in order. Random histories of the simulated cluster, each
 //! checked against a model of who may say that there is quorum.
 //!
-//! `cargo test` runs 1,000 of them and `make test` 10,000. More, or the same ones again:
+//! `cargo test` runs 1,000 of them and `make test-long` 10,000. More, or the same ones again:
 //!
 //! ```sh
-//! PROPTEST_CASES=1000000 PROPTEST_RNG_SEED=1 cargo test --release --test property
+//! PROPTEST_CASES=1000000 PROPTEST_RNG_SEED=1 cargo test --release --test it property::
 //! ```
 //!
 //! A failure is shrunk, and printed with the seed. Time is tokio's, paused.
