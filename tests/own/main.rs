@@ -2,8 +2,8 @@
 //! it, set its logger or its metrics recorder, or leave a thread hanging in libquorum, which keeps
 //! every other thread of the process from connecting.
 //!
-//! Each begins with `own_process!()`, which runs it alone in a new process of this program. So they
-//! too run side by side.
+//! Each begins with `own_process!()`, which runs it alone in a new process of this program (`exit`
+//! starts its processes itself). So they too run side by side.
 
 #[path = "../support/mod.rs"]
 #[macro_use]

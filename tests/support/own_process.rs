@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    io::{Read, pipe},
+    io::{BufRead, BufReader, pipe},
     os::unix::process::CommandExt,
     process::{Command, Stdio},
 };
@@ -30,7 +30,7 @@ pub fn is_run_elsewhere(within: &str) -> bool {
     if env::var_os(MARK).is_some_and(|mark| mark == test) {
         return false;
     }
-    let (mut output, writer) = pipe().expect("a pipe can be made");
+    let (output, writer) = pipe().expect("a pipe can be made");
     let mut command = Command::new(env::current_exe().expect("it is running"));
     command
         .args(["--exact", test, "--include-ignored", "--nocapture", "--test-threads=1"])
@@ -46,12 +46,15 @@ pub fn is_run_elsewhere(within: &str) -> bool {
     let mut child = command.spawn().expect("this program can be run again");
     // With it go our ends of the pipe.
     drop(command);
-    let mut text = Vec::new();
-    output.read_to_end(&mut text).expect("a pipe can be read");
+    let mut has_run = false;
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line.expect("a pipe can be read");
+        let line = String::from_utf8_lossy(&line);
+        has_run |= line.starts_with("test result: ok. 1 passed");
+        println!("{line}");
+    }
     let status = child.wait().expect("it is our child");
-    let text = String::from_utf8_lossy(&text);
-    print!("{text}");
-    let passed = status.success() && text.contains("test result: ok. 1 passed");
+    let passed = status.success() && has_run;
     assert!(passed, "{test} failed in a process of its own ({status}), which printed the above");
     true
 }
