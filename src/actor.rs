@@ -15,6 +15,7 @@ use crate::{
     notifications::{LONGEST_TICK, Notifications, Told},
     probe::Probe,
     registry::SubscriptionId,
+    ring_watch::RingWatch,
     shared::Shared,
     state::Event,
 };
@@ -31,6 +32,7 @@ pub struct QuorumActor {
     source: Option<Arc<dyn Source>>,
     terms: Terms,
     probe: Option<Arc<dyn Probe>>,
+    ring: Option<Arc<dyn RingWatch>>,
     probe_interval: Duration,
     connector: Connector,
     delays: Delays,
@@ -65,6 +67,7 @@ impl QuorumActor {
             source: Some(source),
             terms,
             probe: None,
+            ring: None,
             probe_interval,
             timer: None,
             connector: Connector::default(),
@@ -109,19 +112,24 @@ impl QuorumActor {
         };
         let (has_provider, asked_at) = (connection.has_provider(), connection.asked_at());
         // One for all connections: its thread may still wait for an answer to a dead one.
-        let probe = match self.probe.clone().map_or_else(|| source.probe(self.terms), Ok) {
-            Ok(probe) => probe,
-            Err(error) => {
-                connection.close(&self.connector);
-                return Err(error);
-            }
-        };
+        let probe =
+            match self.probe.clone().map_or_else(|| Arc::clone(&source).probe(self.terms), Ok) {
+                Ok(probe) => probe,
+                Err(error) => {
+                    connection.close(&self.connector);
+                    return Err(error);
+                }
+            };
         self.probe = Some(Arc::clone(&probe));
+        if self.ring.is_none() {
+            self.ring = source.ring_watch(self.terms);
+        }
+        let (ring, watched) = (self.ring.clone(), self.ring.is_some());
         let (connector, clock) = (self.connector.clone(), self.shared.lease.clock());
         let notifications =
-            Notifications::new(connection, connector, probe, self.probe_interval, clock)?;
+            Notifications::new(connection, connector, probe, ring, self.probe_interval, clock)?;
         self.connected_at = Some(Instant::now());
-        self.publish(Event::Connected { has_provider, asked_at }, ctx);
+        self.publish(Event::Connected { has_provider, asked_at, watched }, ctx);
         self.connection = Some(ctx.add_stream(notifications));
         if let Some(sweeping) = self.sweeping.take() {
             ctx.cancel_future(sweeping);
@@ -228,10 +236,10 @@ impl Supervised for QuorumActor {
 impl StreamHandler<Result<Told, Error>> for QuorumActor {
     fn handle(&mut self, item: Result<Told, Error>, ctx: &mut Context<Self>) {
         match item {
-            Ok(Told::Notified(notification)) => {
+            Ok(Told::Notified { notification, drained_at }) => {
                 #[cfg(any(feature = "metrics", feature = "web"))]
                 let ring_id = self.shared.snapshot().ring_id;
-                self.publish(Event::Notified(notification), ctx);
+                self.publish(Event::Notified { notification, drained_at }, ctx);
                 #[cfg(any(feature = "metrics", feature = "web"))]
                 if self.shared.snapshot().ring_id != ring_id {
                     self.read_names();
@@ -244,6 +252,7 @@ impl StreamHandler<Result<Told, Error>> for QuorumActor {
                 #[cfg(feature = "metrics")]
                 crate::metrics::Metrics::answered(took);
             }
+            Ok(Told::Ring(update)) => self.publish(Event::Ring(update), ctx),
             Ok(Told::Tick) => {
                 self.publish(Event::Tick, ctx);
                 // With ticks of a second, not with every other.
@@ -317,11 +326,14 @@ impl Handler<Stop> for QuorumActor {
         // The first poll comes after what was cancelled is dropped, and with that the connection
         // given to the connector.
         let connector = self.connector.clone();
-        let probe = self.probe.take();
+        let (probe, ring) = (self.probe.take(), self.ring.take());
         let closing = async move {
             connector.idle().await;
             if let Some(probe) = probe {
                 probe.close().await;
+            }
+            if let Some(ring) = ring {
+                ring.close().await;
             }
         };
         let idle = tokio::time::timeout(CLOSING, closing);

@@ -35,6 +35,7 @@ impl QuorumActor {
                 lease: Duration::from_secs(5),
                 settle_grace: Duration::from_secs(1),
                 stable_after: Duration::ZERO,
+                trust_two_node: true,
             },
             probe_interval: None,
             subscribers: Vec::new(),
@@ -89,6 +90,14 @@ impl QuorumBuilder {
     /// `Unknown`.
     pub fn stable_after(mut self, stable_after: Duration) -> Self {
         self.rules.stable_after = stable_after;
+        self
+    }
+
+    /// Whether to believe one of two nodes that is quorate without the other, by `two_node: 1` in the
+    /// section `quorum` of `corosync.conf`. Default true. When the two are cut off from each other,
+    /// each is quorate: with `false` each is `Inquorate` then (`votequorum(5)`).
+    pub fn trust_two_node(mut self, trust_two_node: bool) -> Self {
+        self.rules.trust_two_node = trust_two_node;
         self
     }
 

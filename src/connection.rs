@@ -8,6 +8,7 @@ use crate::{
     lease::{Clock, Moment},
     libquorum::{Notification, Server},
     probe::Probe,
+    ring_watch::RingWatch,
 };
 
 /// Where the actor connects to: [`Corosync`](crate::Corosync) on a cluster node, a node of a
@@ -36,6 +37,10 @@ pub(crate) mod sealed {
 
         /// What asks the daemon whether it lives. Does not connect yet.
         fn probe(self: Arc<Self>, terms: Terms) -> Result<Arc<dyn Probe>, Error>;
+
+        /// What reads the counters of the daemon's ring; `None` where there are none. Does not
+        /// connect yet.
+        fn ring_watch(self: Arc<Self>, terms: Terms) -> Option<Arc<dyn RingWatch>>;
 
         /// The names of nodes.
         #[cfg(any(feature = "metrics", feature = "web"))]

@@ -11,6 +11,7 @@ use crate::{
     lease::{Clock, Moment},
     libquorum::{Handle, Library, Notification, QuorumType, Track},
     probe::{How, Probe, ProbeThread},
+    ring_watch::{RingThread, RingWatch},
 };
 
 /// The Corosync that runs on this node, reached through libquorum.
@@ -72,6 +73,10 @@ impl Source for Corosync {
     fn probe(self: Arc<Self>, terms: Terms) -> Result<Arc<dyn Probe>, Error> {
         let how = How { library: self.library()?, terms, clock: CLOCK };
         Ok(Arc::new(ProbeThread::new(how)))
+    }
+
+    fn ring_watch(self: Arc<Self>, terms: Terms) -> Option<Arc<dyn RingWatch>> {
+        Some(Arc::new(RingThread::new(terms, CLOCK)))
     }
 
     #[cfg(any(feature = "metrics", feature = "web"))]

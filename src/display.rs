@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::{Cause, Connection, Nodes, Quorum, QuorumChanged, Snapshot, Votes, libquorum::NodeId};
+use crate::{
+    Cause, Connection, Nodes, Quorum, QuorumChanged, RingState, Snapshot, Votes, libquorum::NodeId,
+};
 
 /// One line for an operator: `inquorate: ring 3.d, members 3; left 1 2 (was quorate, ring 1.9)`.
 impl fmt::Display for QuorumChanged {
@@ -48,7 +50,12 @@ impl fmt::Display for Snapshot {
             write!(f, "{}, ", self.connection)?;
         }
         write!(f, "ring {ring}, members{}", Listed(&self.members))?;
-        if self.settled { Ok(()) } else { f.write_str(", not settled") }
+        match self.ring {
+            RingState::Gather => f.write_str(", ring is re-forming"),
+            _ if !self.settled => f.write_str(", not settled"),
+            RingState::Unknown => f.write_str(", ring not seen to live"),
+            RingState::Operational | RingState::Unwatched => Ok(()),
+        }
     }
 }
 
@@ -112,7 +119,12 @@ mod tests {
 
     fn tracker() -> Tracker {
         let second = Duration::from_secs(1);
-        let rules = Rules { lease: second, settle_grace: second, stable_after: Duration::ZERO };
+        let rules = Rules {
+            lease: second,
+            settle_grace: second,
+            stable_after: Duration::ZERO,
+            trust_two_node: true,
+        };
         Tracker::new(rules, NOW.wall)
     }
 
@@ -135,19 +147,21 @@ mod tests {
     }
 
     fn partition() -> [Event; 6] {
-        let nodelist = |ring_id, members: &[u32], left: &[u32]| {
-            Event::Notified(Notification::Nodelist {
+        let nodelist = |ring_id, members: &[u32], left: &[u32]| Event::Notified {
+            notification: Notification::Nodelist {
                 ring_id,
                 members: ids(members),
                 joined: Vec::new(),
                 left: ids(left),
-            })
+            },
+            drained_at: Moment::default(),
         };
-        let quorum = |quorate, ring_id| {
-            Event::Notified(Notification::Quorum { quorate, ring_id, members: Vec::new() })
+        let quorum = |quorate, ring_id| Event::Notified {
+            notification: Notification::Quorum { quorate, ring_id, members: Vec::new() },
+            drained_at: Moment::default(),
         };
         [
-            Event::Connected { has_provider: true, asked_at: NOW.moment },
+            Event::Connected { has_provider: true, asked_at: NOW.moment, watched: false },
             nodelist(ring(1, 9), &[1, 2, 3], &[]),
             quorum(true, ring(1, 9)),
             nodelist(ring(3, 13), &[3], &[1, 2]),
@@ -165,7 +179,7 @@ mod tests {
                 "unknown: connected",
                 "unknown: ring 1.9, members 1 2 3, not settled; joined 1 2 3",
                 "quorate: ring 1.9, members 1 2 3 (was unknown)",
-                "quorate: ring 3.d, members 3, not settled; left 1 2 (was ring 1.9)",
+                "quorate: ring 3.d, members 3, not settled; left 1 2; interrupted (was ring 1.9)",
                 "inquorate: ring 3.d, members 3 (was quorate)",
                 "unknown: connection to corosync lost: CS_ERR_LIBRARY (2); corosync has stopped, \
                  died or closed the connection (was inquorate)",

@@ -2,7 +2,9 @@ use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use futures_util::future::{Either, select};
 
-use crate::shared::Shared;
+#[cfg(doc)]
+use crate::Snapshot;
+use crate::{FencingToken, shared::Shared};
 
 /// Proof that this node had quorum, and has had it without a break since.
 ///
@@ -81,6 +83,25 @@ impl QuorumGuard {
     /// [`QuorumHandle::is_quorate`](crate::QuorumHandle::is_quorate).
     pub fn is_valid(&self) -> bool {
         self.shared.lease.runs_in(self.epoch)
+    }
+
+    /// Whether this node has quorum without a break since this guard was taken, and no other
+    /// partition can have it now: see [`QuorumHandle::is_exclusive`](crate::QuorumHandle::is_exclusive).
+    pub fn is_exclusive(&self) -> bool {
+        self.shared.lease.is_exclusive_in(self.epoch)
+    }
+
+    /// The [fencing token](FencingToken) of the ring that this node is in now. It grows with each
+    /// later ring, also while this guard is valid.
+    ///
+    /// A guard is no lock: a write that is on its way is not called back. Storage that keeps the
+    /// largest token that it has seen, and refuses a smaller one, makes it one.
+    ///
+    /// `None` if the guard is invalid, or the ring has no token: see [`Snapshot::fencing_token`].
+    pub fn fencing_token(&self) -> Option<FencingToken> {
+        let snapshot = self.shared.snapshot();
+        let token = snapshot.fencing_token().filter(|_| snapshot.epoch == self.epoch);
+        token.filter(|_| self.is_valid())
     }
 
     /// Returns once it is invalid: on time also if the actor is stuck or dead. (If the system was

@@ -28,6 +28,34 @@ impl QuorumHandle {
         self.shared.is_quorate()
     }
 
+    /// Whether this node has quorum, and no other partition of the cluster can have it, now.
+    ///
+    /// As cheap as [`is_quorate`](Self::is_quorate). It is for what two nodes must never do at a
+    /// time. It holds only while
+    ///
+    /// - `is_quorate()` holds, and the decision is about the current membership;
+    /// - the members' own votes are a majority of all votes ([`Snapshot::has_majority`]), so that
+    ///   no partition that excludes them all can be quorate;
+    /// - the daemon was seen in totem's OPERATIONAL state less than C - 0.2 T ago, where T and C are
+    ///   its token and consensus timeouts.
+    ///
+    /// Why that is enough: another partition that is quorate has a member of ours in it, and a ring
+    /// without this node. Nodes form a ring without a node that is silent only after they have waited
+    /// for it in GATHER for C (`exec/totemsrp.c`, `memb_state_consensus_timeout_expired`). They enter
+    /// GATHER when they have not seen the token for T. So does our own daemon, and the token passes
+    /// all nodes in one round, at most 0.2 T. So while our daemon was OPERATIONAL at a moment, no ring
+    /// without it formed until C - 0.2 T after that moment.
+    ///
+    /// What voids it: a hypervisor that stops the clock of this machine, a stored ring or nodelist
+    /// that differs between nodes, an operator who lowers the expected votes of a partition by hand,
+    /// and a node that joins others within the same T in which a partition takes more nodes than
+    /// this one from them. A [fencing token](crate::QuorumGuard::fencing_token) suffers from neither.
+    ///
+    /// Always false where the ring cannot be watched ([`RingState::Unwatched`](crate::RingState)).
+    pub fn is_exclusive(&self) -> bool {
+        self.shared.is_exclusive()
+    }
+
     /// Whether this node has quorum, has none, or nobody knows, now: as
     /// [`is_quorate`](Self::is_quorate), this is not quorate when the lease has run out.
     pub fn quorum(&self) -> Quorum {

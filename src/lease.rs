@@ -10,9 +10,17 @@ impl Moment {
     #[cfg(test)]
     pub(crate) const BEGINNING: Self = Self(0);
 
+    /// After every other.
+    pub(crate) const NEVER: Self = Self(u64::MAX);
+
     pub(crate) fn after(self, duration: Duration) -> Self {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(nanos))
+    }
+
+    pub(crate) fn before(self, duration: Duration) -> Self {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(nanos))
     }
 
     /// How long it is from `earlier` to this, zero if it is earlier.
@@ -51,19 +59,22 @@ fn system_nanos() -> u64 {
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
-/// Until when quorum may be believed. Checked by whoever reads it, so that it runs out on time
-/// whatever happened to those who would extend it.
+/// Until when quorum may be believed, and until when no other partition can be quorate. Checked by
+/// readers, so that both run out on time whatever happened to the actor that extends them.
 #[derive(Debug)]
 pub(crate) struct Lease {
     clock: Clock,
     /// Zero while there is no quorum.
     until: AtomicU64,
+    /// Never later than `until`. Zero while another partition may be quorate.
+    exclusive_until: AtomicU64,
     epoch: AtomicU64,
 }
 
 impl Lease {
     pub(crate) fn new(clock: Clock) -> Self {
-        Self { clock, until: AtomicU64::new(0), epoch: AtomicU64::new(0) }
+        let zero = || AtomicU64::new(0);
+        Self { clock, until: zero(), exclusive_until: zero(), epoch: zero() }
     }
 
     pub(crate) fn clock(&self) -> Clock {
@@ -72,14 +83,45 @@ impl Lease {
 
     /// Whether there is quorum, and the lease runs.
     pub(crate) fn runs(&self) -> bool {
-        let until = self.until.load(Ordering::Acquire);
-        until != 0 && self.clock.now().0 < until
+        self.is_ahead(&self.until)
+    }
+
+    /// Whether no other partition can be quorate.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.is_ahead(&self.exclusive_until)
+    }
+
+    /// Whether a deadline is in the future.
+    fn is_ahead(&self, deadline: &AtomicU64) -> bool {
+        let mut until = deadline.load(Ordering::Acquire);
+        loop {
+            if until == 0 {
+                return false;
+            }
+            if self.clock.now().0 < until {
+                return true;
+            }
+            // This thread may not have run since it read the deadline, and the deadline may have
+            // been extended in time: then it has not passed.
+            let latest = deadline.load(Ordering::Acquire);
+            if latest == until {
+                return false;
+            }
+            until = latest;
+        }
     }
 
     /// Whether there is quorum and has been since this epoch began.
     pub(crate) fn runs_in(&self, epoch: u64) -> bool {
         // In this order: had the epoch moved before the lease was found to run, that is seen.
         self.runs() && self.epoch.load(Ordering::Acquire) == epoch
+    }
+
+    /// Whether no other partition can be quorate, and this one has been quorate since this epoch
+    /// began.
+    pub(crate) fn is_exclusive_in(&self, epoch: u64) -> bool {
+        // In this order, as above.
+        self.is_exclusive() && self.epoch.load(Ordering::Acquire) == epoch
     }
 
     /// The epoch that it runs in.
@@ -106,14 +148,18 @@ impl Lease {
         (Moment(self.until.load(Ordering::Acquire)), self.epoch.load(Ordering::Acquire))
     }
 
-    /// Quorum is believed until then, in this epoch.
-    pub(crate) fn grant(&self, until: Moment, epoch: u64) {
+    /// Quorum is believed until then, in this epoch; until the second moment, no later than the
+    /// first, no other partition can be quorate.
+    pub(crate) fn grant(&self, until: Moment, exclusive_until: Option<Moment>, epoch: u64) {
+        let exclusive = exclusive_until.map_or(0, |exclusive| exclusive.min(until).0);
         self.epoch.store(epoch, Ordering::Release);
+        self.exclusive_until.store(exclusive, Ordering::Release);
         self.until.store(until.0, Ordering::Release);
     }
 
     /// Quorum is not believed.
     pub(crate) fn revoke(&self, epoch: u64) {
+        self.exclusive_until.store(0, Ordering::Release);
         self.until.store(0, Ordering::Release);
         self.epoch.store(epoch, Ordering::Release);
     }
@@ -128,11 +174,11 @@ mod tests {
         let clock = Clock::System;
         let lease = Lease::new(clock);
         assert!(!lease.runs());
-        lease.grant(clock.now().after(Duration::from_secs(3600)), 7);
+        lease.grant(clock.now().after(Duration::from_secs(3600)), None, 7);
         assert!(lease.runs() && lease.runs_in(7) && !lease.runs_in(6));
-        lease.grant(clock.now(), 7);
+        lease.grant(clock.now(), None, 7);
         assert!(!lease.runs(), "the moment itself is too late");
-        lease.grant(Moment(1), 7);
+        lease.grant(Moment(1), None, 7);
         assert!(!lease.runs() && lease.left().is_zero());
     }
 
@@ -142,13 +188,13 @@ mod tests {
         let lease = Lease::new(clock);
         assert!(!lease.has_lapsed(lease.granted()));
         let hour = clock.now().after(Duration::from_secs(3600));
-        lease.grant(hour, 7);
+        lease.grant(hour, None, 7);
         assert!(!lease.has_lapsed(lease.granted()), "it runs");
-        lease.grant(clock.now(), 7);
+        lease.grant(clock.now(), None, 7);
         let ran_out = lease.granted();
-        lease.grant(hour, 7);
+        lease.grant(hour, None, 7);
         assert!(lease.has_lapsed(ran_out));
-        lease.grant(hour, 8);
+        lease.grant(hour, None, 8);
         assert!(!lease.has_lapsed(ran_out), "that is of another epoch");
     }
 
@@ -156,7 +202,7 @@ mod tests {
     fn revoking_ends_it_at_once() {
         let clock = Clock::System;
         let lease = Lease::new(clock);
-        lease.grant(clock.now().after(Duration::from_secs(3600)), 1);
+        lease.grant(clock.now().after(Duration::from_secs(3600)), None, 1);
         lease.revoke(2);
         assert!(!lease.runs() && !lease.runs_in(1) && !lease.runs_in(2));
     }
@@ -182,7 +228,7 @@ mod in_every_order {
     ) {
         loom::model(move || {
             let shared = Arc::new((Lease::new(Clock::System), AtomicU8::new(0)));
-            shared.0.grant(until, 1);
+            shared.0.grant(until, None, 1);
             let writer = Arc::clone(&shared);
             let writer = thread::spawn(move || writes(&writer.0, &writer.1));
             reads(&shared.0, &shared.1);
@@ -203,7 +249,7 @@ mod in_every_order {
             FOR_EVER,
             |lease, _| {
                 lease.revoke(2);
-                lease.grant(FOR_EVER, 2);
+                lease.grant(FOR_EVER, None, 2);
             },
             guards,
         );
@@ -214,7 +260,7 @@ mod in_every_order {
         beside(
             FOR_EVER,
             |lease, _| {
-                lease.grant(FOR_EVER, 2);
+                lease.grant(FOR_EVER, None, 2);
                 lease.revoke(3);
             },
             guards,
@@ -225,7 +271,7 @@ mod in_every_order {
     fn what_ran_out_does_not_run_again_in_its_epoch() {
         beside(
             LONG_AGO,
-            |lease, _| lease.grant(FOR_EVER, 2),
+            |lease, _| lease.grant(FOR_EVER, None, 2),
             |lease, _| {
                 assert_ne!(lease.running_epoch(), Some(1));
                 assert!(!lease.runs_in(1));

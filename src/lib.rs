@@ -30,6 +30,7 @@ mod oracle;
 pub mod policy;
 mod probe;
 mod registry;
+mod ring_watch;
 mod shared;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -42,6 +43,7 @@ pub mod web;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod whatever_comes;
+mod worker;
 
 #[doc = include_str!("../FAILURES.md")]
 pub mod failures {}
@@ -62,6 +64,6 @@ pub use self::{
     messages::{Cause, GetSnapshot, QuorumChanged, Subscribe, Unsubscribe},
     nodes::Nodes,
     registry::{Subscriber, SubscriptionId},
-    state::{Connection, Quorum, Snapshot},
+    state::{Connection, FencingToken, Quorum, RingState, Snapshot},
     votes::{VoteFlags, Votes},
 };

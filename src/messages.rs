@@ -107,6 +107,9 @@ pub enum Cause {
     Quorum,
     /// Votequorum told other votes.
     Votes,
+    /// The ring is re-forming, was seen to live, or was not seen to live in time: see
+    /// [`Snapshot::ring`].
+    Ring,
     /// Corosync has not answered for as long as the lease.
     Stalled,
     /// The connection to Corosync ended.

@@ -210,6 +210,7 @@ fn cause(cause: Cause) -> &'static str {
         Cause::Nodelist => "nodelist",
         Cause::Quorum => "quorum",
         Cause::Votes => "votes",
+        Cause::Ring => "ring",
         Cause::Stalled => "stalled",
         Cause::Lost => "lost",
         Cause::Stopped => "stopped",

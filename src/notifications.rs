@@ -9,7 +9,7 @@ use std::{
 use futures_core::Stream;
 use tokio::io::{Interest, unix::AsyncFd};
 
-use self::ticks::Ticks;
+use self::{ring_reads::RingReads, ticks::Ticks};
 
 use crate::{
     Error,
@@ -18,8 +18,11 @@ use crate::{
     lease::{Clock, Moment},
     libquorum::{NodeId, Notification},
     probe::{Answer, Asking, Probe},
+    ring_watch::RingWatch,
+    state::RingUpdate,
 };
 
+mod ring_reads;
 mod ticks;
 
 /// What one connection tells, in order; last, the error that ended it.
@@ -41,12 +44,18 @@ pub(crate) struct Notifications {
     /// Something was told since it was last asked.
     has_news: bool,
     asks_soon: bool,
+    /// What the next tick was moved for.
+    armed_for: Moment,
     asking: Option<Asking>,
     /// Why it was not answered last.
     unanswered: Option<Error>,
     /// An answer that is held back until everything was dispatched that came before it.
     answer: Option<Answer>,
     members: Vec<NodeId>,
+    /// `None` where nobody watches the ring.
+    ring: Option<RingReads>,
+    /// A moment at which nothing waited that Corosync had sent.
+    drained_at: Moment,
     /// Something was told just now.
     yields: bool,
     ended: bool,
@@ -55,10 +64,12 @@ pub(crate) struct Notifications {
 /// What a connection tells.
 #[derive(Debug)]
 pub(crate) enum Told {
-    /// Corosync told something, in a dispatch of its own.
-    Notified(Notification),
+    /// Corosync told something, in a dispatch of its own, at some time after `drained_at`.
+    Notified { notification: Notification, drained_at: Moment },
     /// Corosync answered, and nothing of what it had told waits any more.
     Answered(Answer),
+    /// The ring was looked at, and nothing of what Corosync had told waits any more.
+    Ring(RingUpdate),
     /// Time passed.
     Tick,
 }
@@ -70,14 +81,13 @@ impl Notifications {
         connection: Box<dyn Tracked>,
         connector: Connector,
         probe: Arc<dyn Probe>,
+        ring: Option<Arc<dyn RingWatch>>,
         probe_interval: Duration,
         clock: Clock,
     ) -> Result<Self, Error> {
         let tick = if connection.hangs_up() { LONGEST_TICK } else { TICK };
         // A whole number of them for each probe.
-        let per_probe = probe_interval.as_nanos().div_ceil(tick.as_nanos());
-        let per_probe = u32::try_from(per_probe).unwrap_or(u32::MAX).max(1);
-        let ticks = match Ticks::new((probe_interval / per_probe).min(tick), clock) {
+        let ticks = match Ticks::new(divided(probe_interval, tick), tick, clock) {
             Ok(ticks) => ticks,
             Err(error) => {
                 connection.close(&connector);
@@ -101,10 +111,13 @@ impl Notifications {
                 is_told: false,
                 has_news: false,
                 asks_soon: false,
+                armed_for: Moment::default(),
                 asking: None,
                 unanswered: None,
                 answer: None,
                 members: Vec::new(),
+                ring: ring.map(|watch| RingReads::new(watch, clock)),
+                drained_at: clock.now(),
                 yields: false,
                 ended: false,
             }),
@@ -133,8 +146,23 @@ impl Notifications {
         if !members.is_empty() {
             self.members.clone_from(members);
         }
-        // The votes may have changed with it.
+        // The votes may have changed with it, and the ring.
         self.has_news = true;
+        if let Some(ring) = &mut self.ring {
+            ring.hurry();
+        }
+    }
+
+    /// Has a tick come for what does not wait for the next one.
+    fn arm(&mut self) {
+        let asks = self.asks_soon.then_some(self.ask_at);
+        let reads = self.ring.as_ref().and_then(RingReads::next_at);
+        let Some(next) = asks.into_iter().chain(reads).min() else { return };
+        let after = next.since(self.clock.now());
+        if next != self.armed_for && after < self.ticks.period() * 3 / 4 {
+            self.armed_for = next;
+            self.ticks.reset_after(after);
+        }
     }
 
     /// Asks when it is time to, and takes the answer when there is one.
@@ -146,7 +174,6 @@ impl Notifications {
                     self.asks_soon = true;
                     let soon = SOON.min(self.ticks.period());
                     self.ask_at = self.ask_at.min(self.clock.now().after(soon));
-                    self.ticks.reset_after(soon);
                 }
                 let now = self.clock.now();
                 if now < self.ask_at {
@@ -193,10 +220,16 @@ impl Stream for Notifications {
         }
         let due = this.ticks.poll(cx).is_ready();
         this.poll_probe(cx);
+        let is_read = match &mut this.ring {
+            Some(ring) => ring.poll(&mut this.ticks, cx),
+            None => false,
+        };
+        this.arm();
         let Some(connection) = &mut this.connection else { return Poll::Ready(None) };
         // Over libqb's transport `socket` the descriptor does not tell that Corosync died; only a
         // dispatch does. And an answer counts only when nothing waits that was told before it.
-        let dispatched = if due || this.answer.is_some() {
+        let before = this.clock.now();
+        let dispatched = if due || is_read || this.answer.is_some() {
             connection.get_mut().0.dispatch()
         } else {
             ready!(poll_dispatch(connection, cx))
@@ -205,9 +238,18 @@ impl Stream for Notifications {
             Ok(Some(notification)) => {
                 this.note(&notification);
                 this.yields = true;
-                Ok(Told::Notified(notification))
+                Ok(Told::Notified { notification, drained_at: this.drained_at })
             }
-            Ok(None) => Ok(this.answer.take().map_or(Told::Tick, Told::Answered)),
+            Ok(None) => {
+                this.drained_at = before;
+                let update = this.ring.as_mut().filter(|_| this.answer.is_none());
+                let update = update.and_then(RingReads::take);
+                Ok(match (this.answer.take(), update) {
+                    (Some(answer), _) => Told::Answered(answer),
+                    (None, Some(update)) => Told::Ring(update),
+                    (None, None) => Told::Tick,
+                })
+            }
             Err(error) => {
                 this.ended = true;
                 Err(error)
@@ -238,6 +280,13 @@ fn poll_dispatch(
             Err(error) => return Poll::Ready(Err(Error::Register(error.to_string()))),
         }
     }
+}
+
+/// The longest period of no more than `longest` that goes into `duration` without a rest.
+fn divided(duration: Duration, longest: Duration) -> Duration {
+    let parts = duration.as_nanos().div_ceil(longest.as_nanos());
+    let parts = u32::try_from(parts).unwrap_or(u32::MAX).max(1);
+    (duration / parts).min(longest)
 }
 
 /// A connection in the reactor.

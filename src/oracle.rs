@@ -4,10 +4,10 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    Connection, NodeId, Quorum, QuorumChanged, RingId, Snapshot, Votes,
+    Connection, NodeId, Quorum, QuorumChanged, RingId, RingState, Snapshot, Votes,
     lease::Moment,
     libquorum::Notification,
-    state::{self, Departures, Event, Now, Rules, Tracker},
+    state::{self, Departures, Event, Now, RingReading, RingUpdate, Rules, Tracker},
 };
 
 /// Goes along with a tracker and panics at a promise that it does not keep.
@@ -27,6 +27,8 @@ struct Link {
     has_provider: bool,
     /// When the last request that was answered had been sent.
     lived_at: Moment,
+    /// The last deadline that passed. An answer to an earlier request proves nothing.
+    expired_at: Moment,
     nodelist: Option<RingId>,
     decision: Option<Decision>,
     /// Since when that decision has been about another ring than the nodelist's.
@@ -34,6 +36,23 @@ struct Link {
     /// Whether one has been about the nodelist's. Before, it may have differed for ever.
     was_settled: bool,
     votes: Option<Votes>,
+    ring: Ring,
+    /// Who has come along through every ring since the last decision about a membership.
+    companions: Option<Set>,
+    /// The same at the last change of membership, and the votes before it, until those after it are
+    /// known.
+    unchecked: Option<(Set, Votes)>,
+    changed_at: Moment,
+}
+
+/// What the reads of the counters and the decisions about rings have been.
+#[derive(Debug, Default)]
+struct Ring {
+    is_unwatched: bool,
+    reads: Vec<RingReading>,
+    /// About another ring than the one before: when it was applied, and when nothing had waited.
+    decisions: Vec<(Moment, Moment)>,
+    last: Option<RingId>,
 }
 
 #[derive(Debug)]
@@ -43,6 +62,77 @@ struct Decision {
     told_at: Moment,
     /// When votequorum was asked last after that, and whether it said otherwise.
     asked: Option<(Moment, bool)>,
+}
+
+impl Ring {
+    fn decide(&mut self, ring: RingId, drained_at: Moment, now: Moment) {
+        if self.last != Some(ring) {
+            self.decisions.push((now, drained_at));
+        }
+        self.last = Some(ring);
+    }
+
+    /// The latest moment until which anything that was seen allows to believe in the ring.
+    fn latest(&self, rules: &Rules, expired_at: Moment) -> Moment {
+        if self.is_unwatched {
+            return Moment::NEVER;
+        }
+        let Some((decided_at, _)) = self.decisions.last() else { return Moment::default() };
+        let pairs = self.reads.iter().enumerate().flat_map(|(at, one)| {
+            let same = self.reads[at + 1..].iter().take_while(|two| two.counters == one.counters);
+            same.filter(|two| {
+                two.tokens != one.tokens
+                    && two.asked_at >= one.answered_at.after(state::SECOND_READ)
+            })
+            .map(|two| one.asked_at.after(two.token + two.consensus + rules.settle_grace))
+            .filter(|_| one.asked_at >= expired_at)
+        });
+        let live =
+            self.decisions.iter().skip(1).filter(|(_, drained_at)| *drained_at >= expired_at);
+        // The timeouts of any read may have been those that counted when it was decided.
+        let longest =
+            self.reads.iter().map(|read| read.token + read.consensus).max().unwrap_or_default();
+        let live = live.map(|(_, drained_at)| drained_at.after(longest + rules.settle_grace));
+        let latest = pairs.chain(live).max().unwrap_or_default();
+        // A counter that has moved since the last decision ends it in time.
+        let mut since = self
+            .reads
+            .windows(2)
+            .filter(|two| two[0].asked_at > *decided_at && two[0].counters != two[1].counters);
+        match since.next() {
+            Some(two) => latest.min(two[1].asked_at.after(two[1].consensus + rules.settle_grace)),
+            None => latest,
+        }
+    }
+}
+
+/// Whether all that are not among these may have been quorate without them: by votes.
+fn others_suffice(companions: &Set, one: &Votes, other: &Votes) -> bool {
+    let votes_of = |votes: &Votes, node: NodeId| {
+        votes.members.iter().find(|(member, _)| *member == node).map(|(_, n)| u64::from(*n))
+    };
+    let mut away = 0_u64;
+    for votes in [one, other] {
+        for n in
+            [votes.expected, votes.highest_expected, votes.total, votes.configured.unwrap_or(0)]
+        {
+            away = away.max(n.into());
+        }
+    }
+    let all = away;
+    for node in companions {
+        let (before, after) = (votes_of(one, *node), votes_of(other, *node));
+        away = away.saturating_sub(before.into_iter().chain(after).min().unwrap_or(0));
+    }
+    let any = |flag: fn(crate::VoteFlags) -> bool| flag(one.flags) || flag(other.flags);
+    let mut enough = u64::from(one.quorum.min(other.quorum));
+    if any(crate::VoteFlags::auto_tie_breaker) {
+        enough = enough.min(all / 2 + all % 2);
+    }
+    if any(crate::VoteFlags::two_node) || any(crate::VoteFlags::qdevice_master_wins) {
+        enough = 1;
+    }
+    away > 0 && away >= enough
 }
 
 type Set = BTreeSet<NodeId>;
@@ -83,13 +173,26 @@ impl Oracle {
         let link = self.link.as_ref();
         let lapsed = link.is_some_and(|link| !link.is_believed(&self.rules, now.moment));
         let stalled = link.is_some_and(|link| !link.lives(&self.rules, now.moment));
+        let ring_ended =
+            promised.is_some_and(|due| due <= now.moment) && before.quorum.is_quorate();
         let ran_out = before.connection == Connection::Connected && stalled
-            || before.quorum.is_quorate() && lapsed;
-        let was_linked = link.is_some();
-        let reformed = self.hear(&event, now.moment);
+            || before.quorum.is_quorate() && lapsed
+            || ring_ended;
+        if let Some(link) = self.link.as_mut() {
+            if before.connection == Connection::Connected && stalled {
+                link.expired_at = link.expired_at.max(link.lived_at.after(self.rules.lease));
+            }
+            if ring_ended && !lapsed && !stalled {
+                link.expired_at = link.expired_at.max(promised.unwrap_or_default());
+            }
+        }
+        let was_linked = self.link.is_some();
+        let (reformed, others) = self.hear(&event, now.moment, &before);
 
         let restarted = match &event {
-            Event::Notified(Notification::Nodelist { left, .. }) if was_linked => {
+            Event::Notified { notification: Notification::Nodelist { left, .. }, .. }
+                if was_linked =>
+            {
                 &(&set(left) & &set(&before.members)) & &set(&after.members)
             }
             _ => Set::new(),
@@ -105,14 +208,13 @@ impl Oracle {
         }
 
         // Continuity.
-        let cut_off = old.len() > 1 && restarted.len() + 1 >= old.len();
         let unlinked = was_linked && self.link.is_none();
         let loss = before.quorum.is_quorate() && !after.quorum.is_quorate();
         let moved = after.epoch - before.epoch;
-        if ran_out || cut_off || unlinked || loss {
+        if ran_out || others || unlinked || loss {
             assert_eq!(moved, 1, "continuity is broken");
         }
-        let may_be = ran_out || unlinked || loss || reformed || old != new;
+        let may_be = ran_out || others || unlinked || loss || reformed;
         assert!(moved <= u64::from(may_be), "it is not");
 
         // Quorum.
@@ -120,9 +222,14 @@ impl Oracle {
         let lives = link.is_some_and(|link| link.lives(&self.rules, now.moment));
         assert_eq!(after.connection == Connection::Connected, lives);
         assert_eq!(after.connection == Connection::Stalled, link.is_some() && !lives);
-        assert_eq!(after.settled, link.is_some_and(Link::is_settled));
-        let speaks = lives
+        if after.ring != RingState::Gather {
+            assert_eq!(after.settled, link.is_some_and(Link::is_settled));
+        }
+        let decides = lives
             && link.is_some_and(|link| link.decides() && link.is_believed(&self.rules, now.moment));
+        let is_unwatched = link.is_some_and(|link| link.ring.is_unwatched);
+        // Whether the ring is believed in is what it says; how long it may be is looked at below.
+        let speaks = decides && (is_unwatched || tracker.believes_in_ring(now.moment));
         let unbroken = self.speaks_since.filter(|_| moved == 0 && !lapsed);
         self.speaks_since = speaks.then(|| unbroken.unwrap_or(now.moment));
         let is_old = before.quorum.is_quorate() && !ran_out;
@@ -140,10 +247,34 @@ impl Oracle {
             let until = tracker.deadline().expect("quorum runs out by itself");
             assert!(until <= link.lived_at.after(self.rules.lease));
             assert!(link.differs_since.is_none_or(|s| until <= s.after(self.rules.settle_grace)));
+            assert!(until <= link.ring.latest(&self.rules, link.expired_at), "the ring");
+        }
+        if let Some(until) = tracker.exclusive_until() {
+            let link = link.expect("connected");
+            assert!(after.quorum.is_quorate() && after.settled);
+            assert!(Some(until) <= tracker.deadline());
+            let votes = link.votes.as_ref().expect("votes are known");
+            let ours: u64 = after
+                .members
+                .iter()
+                .map(|node| {
+                    votes
+                        .members
+                        .iter()
+                        .find(|(id, _)| id == node)
+                        .map_or(0, |(_, n)| u64::from(*n))
+                })
+                .sum();
+            assert!(ours * 2 > u64::from(votes.highest_expected));
+            let read = link.ring.reads.last().expect("it was read");
+            assert!(until <= read.asked_at.after(read.consensus));
         }
 
         if let Some(link) = link {
-            assert_eq!(after.votes, link.votes);
+            let told = |votes: &Option<Votes>| {
+                votes.clone().map(|votes| Votes { configured: None, ..votes })
+            };
+            assert_eq!(told(&after.votes), told(&link.votes));
         }
         for spared in [&[], &after.members[..after.members.len().min(1)], &after.members] {
             assert_eq!(after.would_survive(spared), would_survive(&after, spared));
@@ -154,65 +285,112 @@ impl Oracle {
         }
     }
 
-    /// Takes note of an event. Returns whether the membership is another one, so that it may have
-    /// been this node that was away.
-    fn hear(&mut self, event: &Event, now: Moment) -> bool {
+    /// Takes note of an event. Returns whether the membership is another one without a nodelist, so
+    /// that this node may have been away, and whether others may have been quorate meanwhile.
+    fn hear(&mut self, event: &Event, now: Moment, before: &Snapshot) -> (bool, bool) {
         let Some(link) = &mut self.link else {
-            if let Event::Connected { has_provider, asked_at } = event {
-                self.link = Some(Link::new(*has_provider, *asked_at));
+            if let Event::Connected { has_provider, asked_at, watched } = event {
+                self.link = Some(Link::new(*has_provider, *asked_at, *watched));
             }
-            return matches!(event, Event::Lost(_));
+            return (matches!(event, Event::Lost(_)), false);
         };
-        let reformed = match event {
-            Event::Tick | Event::Lapsed => false,
+        let (mut reformed, mut others) = (false, false);
+        match event {
+            Event::Tick => {}
+            Event::Lapsed => reformed = true,
             Event::Lost(_) | Event::Failed { .. } | Event::Stopped => {
                 self.link = None;
-                return true;
+                return (true, false);
             }
-            Event::Connected { has_provider, asked_at } => {
-                *link = Link::new(*has_provider, *asked_at);
-                true
+            Event::Connected { has_provider, asked_at, watched } => {
+                *link = Link::new(*has_provider, *asked_at, *watched);
+            }
+            Event::Ring(RingUpdate::Unwatched) => {
+                link.ring.is_unwatched |= link.ring.reads.is_empty();
+            }
+            Event::Ring(RingUpdate::Read(reading)) => {
+                link.ring.is_unwatched = false;
+                link.ring.reads.push(reading.clone());
             }
             Event::Answered(answer) => {
-                link.lived_at = link.lived_at.max(answer.asked_at);
+                if answer.asked_at >= link.expired_at {
+                    link.lived_at = link.lived_at.max(answer.asked_at);
+                }
                 link.votes.clone_from(&answer.votes);
+                if let Some(votes) = &mut link.votes {
+                    votes.configured =
+                        link.ring.reads.last().and_then(|read| read.configured_votes);
+                }
+                let is_current = answer.asked_at > link.changed_at && link.decision.is_some();
                 if let Some(decision) = &mut link.decision {
                     let since = decision.asked.map_or(decision.told_at, |(asked_at, _)| asked_at);
                     if answer.asked_at > since {
                         decision.asked = Some((answer.asked_at, !answer.quorate));
                     }
                 }
-                false
+                if let (true, Some(votes)) = (is_current, &link.votes)
+                    && let Some((companions, old)) = link.unchecked.take()
+                {
+                    others = !others_suffice(&companions, &old, &old)
+                        && others_suffice(&companions, &old, votes);
+                }
             }
-            Event::Notified(Notification::Nodelist { ring_id, .. }) => {
+            Event::Notified {
+                notification: Notification::Nodelist { ring_id, members, left, .. },
+                drained_at,
+            } => {
                 link.nodelist = Some(*ring_id);
-                true
+                link.changed_at = now;
+                if let Some(companions) = &mut link.companions {
+                    *companions = &(&*companions & &set(members)) - &set(left);
+                    others = before.votes.as_ref().is_none_or(|v| others_suffice(companions, v, v));
+                    if let Some(votes) = &before.votes {
+                        link.unchecked = Some((companions.clone(), votes.clone()));
+                    }
+                }
+                if !link.has_provider {
+                    link.ring.decide(*ring_id, *drained_at, now);
+                    link.companions = Some(set(members));
+                }
             }
-            Event::Notified(Notification::Quorum { quorate, ring_id: ring, .. }) => {
+            Event::Notified {
+                notification: Notification::Quorum { quorate, ring_id: ring, members },
+                drained_at,
+            } => {
                 let (quorate, ring) = (*quorate, *ring);
                 let last =
                     link.decision.replace(Decision { quorate, ring, told_at: now, asked: None });
-                last.is_none_or(|last| last.ring != ring)
+                link.changed_at = now;
+                reformed = last.is_none_or(|last| last.ring != ring);
+                if link.has_provider {
+                    link.ring.decide(ring, *drained_at, now);
+                    match link.nodelist {
+                        None => link.companions = Some(set(members)),
+                        Some(nodelist) if nodelist == ring => {
+                            link.companions = Some(set(&before.members));
+                        }
+                        Some(_) => {}
+                    }
+                }
             }
-        };
+        }
         let differs = link.decision.is_some() && !link.is_settled();
         link.was_settled |= link.is_settled();
         link.differs_since = differs.then(|| link.differs_since.unwrap_or(now));
-        reformed
+        (reformed, others)
     }
 
     /// Who is a member: the nodelist says; where there is none (model V0), the decision.
     fn membership(&self, event: &Event, before: &Snapshot, after: &Snapshot) {
         let is_v0 = self.link.as_ref().is_some_and(|l| l.has_provider && l.nodelist.is_none());
         let (ring_id, members) = match event {
-            Event::Notified(Notification::Nodelist { ring_id, members, .. })
-                if self.link.is_some() =>
-            {
-                (Some(*ring_id), set(members))
-            }
-            Event::Notified(Notification::Quorum { ring_id, members, .. }) if is_v0 => {
-                (Some(*ring_id), set(members))
-            }
+            Event::Notified {
+                notification: Notification::Nodelist { ring_id, members, .. },
+                ..
+            } if self.link.is_some() => (Some(*ring_id), set(members)),
+            Event::Notified {
+                notification: Notification::Quorum { ring_id, members, .. }, ..
+            } if is_v0 => (Some(*ring_id), set(members)),
             Event::Connected { .. } => (None, set(&before.members)),
             _ => (before.ring_id, set(&before.members)),
         };
@@ -243,15 +421,20 @@ impl Oracle {
 }
 
 impl Link {
-    fn new(has_provider: bool, lived_at: Moment) -> Self {
+    fn new(has_provider: bool, lived_at: Moment, watched: bool) -> Self {
         Self {
             has_provider,
             lived_at,
+            expired_at: Moment::default(),
             nodelist: None,
             decision: None,
             differs_since: None,
             was_settled: false,
             votes: None,
+            ring: Ring { is_unwatched: !watched, ..Ring::default() },
+            companions: None,
+            unchecked: None,
+            changed_at: Moment::default(),
         }
     }
 

@@ -1,7 +1,4 @@
-use std::{fmt, pin::Pin, sync::mpsc, thread};
-
-use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use std::{fmt, pin::Pin};
 
 use crate::{
     Code, Error, Votes,
@@ -11,6 +8,7 @@ use crate::{
         Handle, Library, Model, NodeId,
         votequorum::{Info, Votequorum},
     },
+    worker::{Pending, Responder, Worker},
 };
 
 /// What a round trip to the daemon told.
@@ -26,7 +24,7 @@ pub struct Answer {
 }
 
 /// An answer that is waited for.
-pub(crate) type Asking = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
+pub(crate) type Asking = Pending<Answer>;
 
 /// Asks a daemon whether it lives.
 pub trait Probe: fmt::Debug + Send + Sync {
@@ -39,21 +37,8 @@ pub trait Probe: fmt::Debug + Send + Sync {
 
 /// Makes one round trip to Corosync at a time, each asked for, on a thread of its own and on a
 /// connection of its own.
-///
-/// The thread blocks for as long as Corosync hangs, and nobody waits for it: its answer proves that
-/// Corosync lives, and its silence that it may not.
 #[derive(Debug)]
-pub(crate) struct ProbeThread {
-    how: How,
-    thread: Mutex<Option<Thread>>,
-}
-
-#[derive(Debug)]
-struct Thread {
-    requests: mpsc::Sender<Request>,
-    /// Resolves when the thread has ended.
-    ended: oneshot::Receiver<()>,
-}
+pub(crate) struct ProbeThread(Worker<Prober>);
 
 /// How to reach the daemon.
 #[derive(Clone, Debug)]
@@ -63,63 +48,24 @@ pub(crate) struct How {
     pub(crate) clock: Clock,
 }
 
-struct Request {
-    members: Vec<NodeId>,
-    answer: oneshot::Sender<Result<Answer, Error>>,
-}
-
 impl ProbeThread {
     pub(crate) fn new(how: How) -> Self {
-        Self { how, thread: Mutex::new(None) }
-    }
-
-    /// Hands a request to the thread, and starts one if there is none (any more).
-    fn submit(&self, mut request: Request) -> Result<(), Error> {
-        let mut running = self.thread.lock();
-        if let Some(thread) = &*running {
-            match thread.requests.send(request) {
-                Ok(()) => return Ok(()),
-                Err(unsent) => request = unsent.0,
-            }
-        }
-        let (requests, receiver) = mpsc::channel();
-        let (ends, ended) = oneshot::channel();
-        let _ = requests.send(request);
-        let how = self.how.clone();
-        thread::Builder::new()
-            .name("quorum-probe".into())
-            .spawn(move || {
-                Prober { how, connection: None }.work(&receiver);
-                let _ = ends.send(());
-            })
-            .map_err(|error| Error::Thread(error.to_string()))?;
-        *running = Some(Thread { requests, ended });
-        Ok(())
+        let prober = move || Prober { how: how.clone(), connection: None };
+        Self(Worker::new("quorum-probe", prober))
     }
 }
 
 impl Probe for ProbeThread {
     fn ask(&self, members: Vec<NodeId>) -> Asking {
-        let (sender, answer) = oneshot::channel();
-        let submitted = self.submit(Request { members, answer: sender });
-        Box::pin(async move {
-            submitted?;
-            answer.await.unwrap_or_else(|_| Err(Error::Thread("it ended without an answer".into())))
-        })
+        self.0.ask(members)
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        // Without anybody to ask it, the thread ends.
-        let ended = self.thread.lock().take().map(|thread| thread.ended);
-        Box::pin(async move {
-            if let Some(ended) = ended {
-                let _ = ended.await;
-            }
-        })
+        self.0.close()
     }
 }
 
-/// What the thread works with. It ends when nobody can ask any more.
+/// What the thread works with.
 struct Prober {
     how: How,
     connection: Option<Service>,
@@ -132,22 +78,21 @@ enum Service {
     Quorum(Handle),
 }
 
-impl Prober {
-    fn work(mut self, requests: &mpsc::Receiver<Request>) {
-        for Request { members, answer } in requests {
-            if answer.is_closed() {
-                continue;
-            }
-            // A connection from before may have died with its daemon, and another one be there.
-            let is_old = self.connection.is_some();
-            let told = self.ask(&members).or_else(|error| match is_old {
-                true => self.ask(&members),
-                false => Err(error),
-            });
-            let _ = answer.send(told);
-        }
-    }
+impl Responder for Prober {
+    type Request = Vec<NodeId>;
+    type Answer = Answer;
 
+    fn answer(&mut self, members: &Vec<NodeId>) -> Result<Answer, Error> {
+        // A connection from before may have died with its daemon, and another one be there.
+        let is_old = self.connection.is_some();
+        self.ask(members).or_else(|error| match is_old {
+            true => self.ask(members),
+            false => Err(error),
+        })
+    }
+}
+
+impl Prober {
     /// Makes one round trip. The connection is kept if it worked.
     fn ask(&mut self, members: &[NodeId]) -> Result<Answer, Error> {
         let mut connection = match self.connection.take() {
@@ -184,10 +129,4 @@ fn connect(how: &How) -> Result<Service, Error> {
     let handle = Handle::model_initialize(how.library, Model::V0)?;
     how.terms.check_server(handle.server())?;
     Ok(Service::Quorum(handle))
-}
-
-impl fmt::Debug for Request {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Request").field("members", &self.members).finish_non_exhaustive()
-    }
 }

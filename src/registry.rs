@@ -445,7 +445,7 @@ mod tests {
     use super::*;
     use crate::{
         Cause,
-        lease::Clock,
+        lease::{Clock, Moment},
         libquorum::{NodeId, Notification, RingId},
         shared::Shared,
         state::{Event, Rules},
@@ -458,19 +458,27 @@ mod tests {
         for _ in 0..n {
             let quorate = !shared.is_quorate();
             let ring_id = RingId { node_id: NodeId(1), seq: 9 };
-            shared.publish(Event::Notified(Notification::Quorum {
-                quorate,
-                ring_id,
-                members: vec![NodeId(1)],
-            }));
+            shared.publish(Event::Notified {
+                notification: Notification::Quorum { quorate, ring_id, members: vec![NodeId(1)] },
+                drained_at: Moment::default(),
+            });
         }
     }
 
     fn connected() -> Arc<Shared> {
         let hour = Duration::from_secs(3600);
-        let rules = Rules { lease: hour, settle_grace: hour, stable_after: Duration::ZERO };
+        let rules = Rules {
+            lease: hour,
+            settle_grace: hour,
+            stable_after: Duration::ZERO,
+            trust_two_node: true,
+        };
         let shared = Arc::new(Shared::new(rules, Clock::System));
-        shared.publish(Event::Connected { has_provider: true, asked_at: Clock::System.now() });
+        shared.publish(Event::Connected {
+            has_provider: true,
+            asked_at: Clock::System.now(),
+            watched: false,
+        });
         shared
     }
 

@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
-    Cause, QuorumChanged, Snapshot,
+    Cause, QuorumChanged, RingState, Snapshot,
     lease::{Clock, Lease, Moment},
     registry::{History, Registry},
     state::{Event, Now, Rules, Tracker},
@@ -77,7 +77,7 @@ impl Shared {
         let current = tracker.current();
         // Before anything else: who asks from now on is not told what was true before.
         match tracker.deadline().filter(|_| current.quorum.is_quorate()) {
-            Some(until) => self.lease.grant(until, current.epoch),
+            Some(until) => self.lease.grant(until, tracker.exclusive_until(), current.epoch),
             None => self.lease.revoke(current.epoch),
         }
         if let Some(change) = &change {
@@ -90,6 +90,10 @@ impl Shared {
 
     pub(crate) fn is_quorate(&self) -> bool {
         self.lease.runs()
+    }
+
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.lease.is_exclusive()
     }
 
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
@@ -105,6 +109,7 @@ impl Shared {
 fn level(change: &QuorumChanged) -> Level {
     match change.cause {
         Cause::Connecting | Cause::Lost | Cause::Stalled => Level::Warn,
+        Cause::Ring if change.current.ring == RingState::Gather => Level::Warn,
         Cause::Votes => Level::Debug,
         _ if change.is_loss() || change.left_quorate() => Level::Warn,
         _ => Level::Info,
@@ -126,10 +131,18 @@ mod tests {
         libquorum::{NodeId, Notification, RingId},
     };
 
+    fn notified(notification: Notification) -> Event {
+        Event::Notified { notification, drained_at: Clock::System.now() }
+    }
+
     fn quorate(rules: Rules) -> Shared {
         let shared = Shared::new(rules, Clock::System);
-        shared.publish(Event::Connected { has_provider: true, asked_at: Clock::System.now() });
-        shared.publish(Event::Notified(Notification::Quorum {
+        shared.publish(Event::Connected {
+            has_provider: true,
+            asked_at: Clock::System.now(),
+            watched: false,
+        });
+        shared.publish(notified(Notification::Quorum {
             quorate: true,
             ring_id: RingId { node_id: NodeId(1), seq: 9 },
             members: vec![NodeId(1)],
@@ -149,7 +162,12 @@ mod tests {
             }
         }
         let hour = Duration::from_secs(3600);
-        let rules = Rules { lease: hour, settle_grace: hour, stable_after: Duration::ZERO };
+        let rules = Rules {
+            lease: hour,
+            settle_grace: hour,
+            stable_after: Duration::ZERO,
+            trust_two_node: true,
+        };
         let shared = Arc::new(quorate(rules));
         let waiter = Arc::new(Waiter(Arc::clone(&shared), AtomicBool::new(false)));
         let waker = Arc::clone(&waiter).into();
@@ -165,12 +183,17 @@ mod tests {
     #[test]
     fn a_lease_that_is_extended_too_late_is_of_another_epoch() {
         let hour = Duration::from_secs(3600);
-        let rules = Rules { lease: hour, settle_grace: hour, stable_after: Duration::ZERO };
+        let rules = Rules {
+            lease: hour,
+            settle_grace: hour,
+            stable_after: Duration::ZERO,
+            trust_two_node: true,
+        };
         let shared = quorate(rules);
         let epoch = shared.lease.running_epoch().unwrap();
         shared.publish(Event::Tick);
         assert_eq!(shared.lease.running_epoch(), Some(epoch));
-        shared.lease.grant(Clock::System.now(), epoch);
+        shared.lease.grant(Clock::System.now(), None, epoch);
         assert!(!shared.is_quorate());
         shared.publish(Event::Tick);
         assert_eq!(shared.lease.running_epoch(), Some(epoch + 1));
@@ -180,10 +203,15 @@ mod tests {
     #[test]
     fn who_reads_goes_by_the_grace_as_by_the_lease() {
         let (grace, lease) = (Duration::from_secs(600), Duration::from_secs(3600));
-        let rules = Rules { lease, settle_grace: grace, stable_after: Duration::ZERO };
+        let rules = Rules {
+            lease,
+            settle_grace: grace,
+            stable_after: Duration::ZERO,
+            trust_two_node: true,
+        };
         let shared = quorate(rules);
         assert!(shared.is_quorate() && shared.lease.left() > grace);
-        shared.publish(Event::Notified(Notification::Nodelist {
+        shared.publish(notified(Notification::Nodelist {
             ring_id: RingId { node_id: NodeId(1), seq: 13 },
             members: vec![NodeId(1)],
             joined: Vec::new(),

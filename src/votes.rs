@@ -19,6 +19,8 @@ pub struct Votes {
     pub quorum: u32,
     /// The votes of the quorum device.
     pub qdevice: u32,
+    /// The votes of all nodes in the nodelist of `corosync.conf`, where that can be read.
+    pub configured: Option<u32>,
     /// The votes of each member, ascending by node. In JSON an object with the node ids as keys.
     #[cfg_attr(feature = "serde", serde(serialize_with = "by_node"))]
     pub members: Vec<(NodeId, u32)>,
@@ -41,8 +43,27 @@ impl Votes {
 
     /// The votes of a member.
     pub fn of(&self, node: NodeId) -> Option<u32> {
-        let place = self.members.binary_search_by_key(&node, |(member, _)| *member).ok()?;
-        Some(self.members[place].1)
+        self.members.iter().find(|(member, _)| *member == node).map(|(_, votes)| *votes)
+    }
+
+    /// All votes that the cluster may have: the largest number that anything tells.
+    pub(crate) fn all(&self) -> u32 {
+        let told = [self.expected, self.highest_expected, self.total];
+        told.into_iter().chain(self.configured).max().unwrap_or(0)
+    }
+
+    /// Whether these members hold more than half of all votes by themselves; all of them where a
+    /// minority may become quorate by other means.
+    pub(crate) fn is_majority(&self, members: &[NodeId]) -> bool {
+        let ours: Option<Vec<u32>> = members.iter().map(|node| self.of(*node)).collect();
+        let Some(ours) = ours else { return false };
+        let ours: u64 = ours.into_iter().map(u64::from).sum();
+        let all = u64::from(self.all());
+        let flags = self.flags;
+        if flags.last_man_standing() || flags.allow_downscale() || flags.qdevice_master_wins() {
+            return all > 0 && ours + u64::from(self.qdevice) >= all && 2 * ours > all;
+        }
+        2 * ours > all
     }
 }
 
@@ -86,6 +107,26 @@ impl VoteFlags {
     /// `wait_for_all` is configured. It does not say whether it still waits.
     pub fn wait_for_all(self) -> bool {
         self.has(sys::VOTEQUORUM_INFO_WAIT_FOR_ALL)
+    }
+
+    /// `last_man_standing` is configured.
+    pub fn last_man_standing(self) -> bool {
+        self.has(sys::VOTEQUORUM_INFO_LAST_MAN_STANDING)
+    }
+
+    /// `auto_tie_breaker` is configured.
+    pub fn auto_tie_breaker(self) -> bool {
+        self.has(sys::VOTEQUORUM_INFO_AUTO_TIE_BREAKER)
+    }
+
+    /// `allow_downscale` is configured.
+    pub fn allow_downscale(self) -> bool {
+        self.has(sys::VOTEQUORUM_INFO_ALLOW_DOWNSCALE)
+    }
+
+    /// The partition with the quorum device is quorate, whatever votes it has (`master_wins`).
+    pub fn qdevice_master_wins(self) -> bool {
+        self.has(sys::VOTEQUORUM_INFO_QDEVICE_MASTER_WINS)
     }
 
     /// A quorum device is registered.

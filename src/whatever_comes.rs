@@ -15,7 +15,7 @@ use crate::{
     },
     oracle::Oracle,
     probe::Answer,
-    state::{Event, Now, Rules, Tracker},
+    state::{Event, Now, RingCounters, RingReading, RingUpdate, Rules, Tracker},
 };
 
 /// Plays the bytes to a tracker, through the real callbacks.
@@ -30,6 +30,7 @@ pub fn play(bytes: &[u8]) {
         settle_grace: ms(10 * u64::from(bytes.next())),
         // Nothing is held back in half of the plays.
         stable_after: ms(20 * u64::from(bytes.next().saturating_sub(128))),
+        trust_two_node: true,
     };
     let mut play = Play {
         bytes,
@@ -39,6 +40,8 @@ pub fn play(bytes: &[u8]) {
         malformed: false,
         tracker: Tracker::new(rules, SystemTime::UNIX_EPOCH),
         oracle: Oracle::new(rules),
+        counters: RingCounters::default(),
+        tokens: 0,
     };
     while !play.bytes.0.is_empty() {
         play.pass_time();
@@ -61,6 +64,8 @@ struct Play<'a> {
     malformed: bool,
     tracker: Tracker,
     oracle: Oracle,
+    counters: RingCounters,
+    tokens: u64,
 }
 
 impl Play<'_> {
@@ -82,11 +87,14 @@ impl Play<'_> {
     fn happen(&mut self) {
         let event = match self.bytes.of(16) {
             0..=8 => return self.dispatch(),
-            9..=11 => Event::Answered(self.answer()),
+            9 | 10 => Event::Answered(self.answer()),
+            11 => Event::Ring(self.ring()),
+            12 if self.bytes.of(2) > 0 => Event::Ring(self.ring()),
             12 => Event::Tick,
             13 => {
                 self.forget();
-                Event::Connected { has_provider: self.bytes.of(8) > 0, asked_at: self.earlier() }
+                let (has_provider, watched) = (self.bytes.of(8) > 0, self.bytes.of(2) > 0);
+                Event::Connected { has_provider, asked_at: self.earlier(), watched }
             }
             14 => Event::Lost(self.error()),
             _ => match self.bytes.of(8) {
@@ -128,7 +136,10 @@ impl Play<'_> {
         let dispatched = self.connection.dispatch(&calls, code.0);
         assert_eq!(dispatched, expected.map_err(Error::Dispatch), "{code} after {calls:?}");
         match dispatched {
-            Ok(Some(notification)) => self.apply(Event::Notified(notification)),
+            Ok(Some(notification)) => {
+                let drained_at = self.earlier();
+                self.apply(Event::Notified { notification, drained_at });
+            }
             Ok(None) => {}
             Err(error) => {
                 self.forget();
@@ -187,6 +198,30 @@ impl Play<'_> {
         });
         let local = (flags & 8 != 0).then_some(NodeId(1));
         Answer { asked_at, quorate: flags & 1 != 0, votes, local }
+    }
+
+    /// A read whose counters move now and then.
+    fn ring(&mut self) -> RingUpdate {
+        if self.bytes.of(32) == 0 {
+            return RingUpdate::Unwatched;
+        }
+        let moves = self.bytes.next();
+        let asked_at = self.earlier();
+        let counters = &mut self.counters;
+        counters.gather_entered += u64::from(moves & 7 == 1);
+        counters.operational_entered += u64::from(moves & 7 <= 1 && moves & 8 != 0);
+        counters.token_lost += u64::from(moves & 31 == 31);
+        self.tokens += u64::from(moves & 64 != 0 || moves & 128 != 0);
+        let token = ms(50 * u64::from(1 + self.bytes.of(16)));
+        RingUpdate::Read(RingReading {
+            asked_at,
+            answered_at: self.now,
+            counters: self.counters,
+            tokens: self.tokens,
+            token,
+            consensus: token * 6 / 5,
+            configured_votes: (moves & 16 != 0).then_some(3),
+        })
     }
 
     /// Now, or some time ago.

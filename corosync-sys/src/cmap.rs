@@ -94,9 +94,6 @@ library! {
         /// Connects to the daemon, which blocks for as long as the daemon hangs:
         /// `cmap_initialize(3)`.
         fn cmap_initialize(handle: *mut cmap_handle_t);
-        /// Connects to the daemon for one of the maps, which blocks for as long as the daemon hangs:
-        /// `cmap_initialize_map(3)`.
-        fn cmap_initialize_map(handle: *mut cmap_handle_t, map: cmap_map_t);
         /// Closes a connection and its fd, which blocks for some 40 ms if the daemon has just died:
         /// `cmap_finalize(3)`.
         fn cmap_finalize(handle: cmap_handle_t);
@@ -143,6 +140,8 @@ library! {
         );
         /// Fetches a `u32`, and blocks as `cmap_get` does: `cmap_get(3)`.
         fn cmap_get_uint32(handle: cmap_handle_t, key_name: *const c_char, u32: *mut u32);
+        /// Fetches a `u64`, and blocks as `cmap_get` does: `cmap_get(3)`.
+        fn cmap_get_uint64(handle: cmap_handle_t, key_name: *const c_char, u64: *mut u64);
         /// Fetches a string that the caller has to `free`, and blocks as `cmap_get` does:
         /// `cmap_get(3)`.
         fn cmap_get_string(
@@ -187,5 +186,9 @@ library! {
         /// `cmap_track_delete(3)`.
         fn cmap_track_delete(handle: cmap_handle_t, track_handle: cmap_track_handle_t);
     }
-    optional {}
+    optional {
+        /// Connects to the daemon for one of the maps, which blocks for as long as the daemon hangs:
+        /// `cmap_initialize_map(3)`; absent before Corosync 3.0. It kills a daemon of Corosync 2.
+        fn cmap_initialize_map(handle: *mut cmap_handle_t, map: cmap_map_t) as initialize_map;
+    }
 }

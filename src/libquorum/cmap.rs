@@ -1,4 +1,4 @@
-//! What is read of libcmap: the names of nodes.
+//! What is read of libcmap: the names of nodes, and the counters of totem.
 
 use std::{
     cell::Cell,
@@ -9,8 +9,12 @@ use std::{
 
 use corosync_sys as sys;
 
-use super::{NodeId, Server, open::Open};
-use crate::{Code, Error, names::NodeNames};
+#[cfg(any(feature = "metrics", feature = "web"))]
+use super::NodeId;
+use super::{Server, open::Open};
+#[cfg(any(feature = "metrics", feature = "web"))]
+use crate::names::NodeNames;
+use crate::{Code, Error};
 
 /// A connection to Corosync's configuration map.
 #[derive(Debug)]
@@ -23,18 +27,30 @@ pub(crate) struct Cmap {
 }
 
 impl Cmap {
-    /// Blocks until the daemon answers.
+    /// Connects to the default map. Blocks until the daemon answers.
     pub(crate) fn initialize() -> Result<Self, Error> {
-        #[cfg(feature = "linked")]
-        let library = sys::Cmap::linked();
-        #[cfg(not(feature = "linked"))]
-        // SAFETY: what the dynamic linker finds by this name is libcmap: the system's administrator
-        // answers for it, as for each library that the program is linked with.
-        let library = unsafe { sys::Cmap::load() }?;
+        let library = load()?;
+        // SAFETY: the pointer is to a local of `open`'s.
+        Self::open(library, |raw| unsafe { (library.cmap_initialize)(raw) })
+    }
+
+    /// Connects to the map of statistics. Blocks until the daemon answers.
+    ///
+    /// Not for a daemon of Corosync 2: it dies of this request.
+    pub(crate) fn initialize_statistics() -> Result<Self, Error> {
+        let library = load()?;
+        let initialize = library.initialize_map()?;
+        // SAFETY: the pointer is to a local of `open`'s.
+        Self::open(library, |raw| unsafe { initialize(raw, sys::CMAP_MAP_STATS) })
+    }
+
+    fn open(
+        library: sys::Cmap,
+        initialize: impl FnOnce(&mut u64) -> sys::cs_error_t,
+    ) -> Result<Self, Error> {
         let (raw, server) = OPEN.make(
             b"cmap",
-            // SAFETY: the pointer is to a local of the caller.
-            |raw| unsafe { (library.cmap_initialize)(raw) },
+            initialize,
             // SAFETY: the handle is open; `fd` is a local of the caller.
             |raw, fd| unsafe { (library.cmap_fd_get)(raw, fd) },
             // SAFETY: `raw` is a handle that nobody else has, or none.
@@ -47,6 +63,7 @@ impl Cmap {
         self.server.map(|(_, server)| server)
     }
 
+    #[cfg(any(feature = "metrics", feature = "web"))]
     /// The names in `nodelist.node.N.name` (`cmap_keys(7)`). Blocks until the daemon answers, which
     /// it does not while it synchronises.
     pub(crate) fn node_names(&self) -> Result<NodeNames, Error> {
@@ -59,6 +76,18 @@ impl Cmap {
             }
         }
         Ok(names)
+    }
+
+    /// The votes of all nodes in the nodelist: `nodelist.node.N.quorum_votes`, by default one.
+    /// `None` without a nodelist. Blocks as [`node_names`](Self::node_names) does.
+    pub(crate) fn configured_votes(&self) -> Result<Option<u32>, Error> {
+        let positions = self.positions()?;
+        let mut votes = 0_u32;
+        for position in &positions {
+            let key = format!("nodelist.node.{position}.quorum_votes");
+            votes = votes.saturating_add(self.get_u32(&key)?.unwrap_or(1));
+        }
+        Ok((!positions.is_empty()).then_some(votes))
     }
 
     /// The places in the node list, which are not node ids.
@@ -98,13 +127,35 @@ impl Cmap {
         result.map(|()| positions)
     }
 
-    fn get_u32(&self, key: &str) -> Result<Option<u32>, Error> {
+    /// Whether there is such a key, of whatever type. Blocks until the daemon answers.
+    pub(crate) fn has(&self, key: &CStr) -> Result<bool, Error> {
+        let (mut length, mut kind) = (0, 0);
+        // SAFETY: the handle is open; the key lives through the call, and the rest are locals, or null
+        // for a value that is not wanted.
+        self.found(unsafe {
+            let value = ptr::null_mut();
+            (self.library.cmap_get)(self.raw, key.as_ptr(), value, &mut length, &mut kind)
+        })
+    }
+
+    /// The number of this key, if there is one. Blocks until the daemon answers, which it does not
+    /// while it synchronises.
+    pub(crate) fn get_u64(&self, key: &CStr) -> Result<Option<u64>, Error> {
+        let mut value = 0;
+        // SAFETY: the handle is open; the key lives through the call, and the value is a local.
+        self.found(unsafe { (self.library.cmap_get_uint64)(self.raw, key.as_ptr(), &mut value) })
+            .map(|found| found.then_some(value))
+    }
+
+    /// The same for a `u32`.
+    pub(crate) fn get_u32(&self, key: &str) -> Result<Option<u32>, Error> {
         let (key, mut value) = (c_key(key), 0);
         // SAFETY: the handle is open; the key lives through the call, and the value is a local.
         self.found(unsafe { (self.library.cmap_get_uint32)(self.raw, key.as_ptr(), &mut value) })
             .map(|found| found.then_some(value))
     }
 
+    #[cfg(any(feature = "metrics", feature = "web"))]
     fn get_string(&self, key: &str) -> Result<Option<String>, Error> {
         let (key, mut value) = (c_key(key), ptr::null_mut());
         // SAFETY: the handle is open; the key lives through the call, and the value is a local.
@@ -137,6 +188,15 @@ impl Cmap {
             Err(error) => Err(error),
         }
     }
+}
+
+fn load() -> Result<sys::Cmap, Error> {
+    #[cfg(feature = "linked")]
+    return Ok(sys::Cmap::linked());
+    #[cfg(not(feature = "linked"))]
+    // SAFETY: what the dynamic linker finds by this name is libcmap: the system's administrator
+    // answers for it, as for each library that the program is linked with.
+    return Ok(unsafe { sys::Cmap::load() }?);
 }
 
 fn c_key(key: &str) -> CString {

@@ -15,7 +15,6 @@
 //! ```
 
 mod callbacks;
-#[cfg(any(feature = "metrics", feature = "web"))]
 pub(crate) mod cmap;
 mod descriptors;
 mod notification;

@@ -66,6 +66,7 @@ impl Votequorum {
             total: told.total_votes,
             quorum: told.quorum,
             qdevice: told.qdevice_votes,
+            configured: None,
             members: Vec::new(),
             flags: VoteFlags::from_bits(told.flags),
         };

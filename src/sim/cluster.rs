@@ -1,4 +1,4 @@
-use std::{collections::HashMap, fmt, pin::Pin, sync::Arc};
+use std::{collections::HashMap, fmt, pin::Pin, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
@@ -15,6 +15,9 @@ use crate::{
     lease::{Clock, Moment},
     libquorum::{NodeId, Server},
     probe::{Answer, Asking, Probe},
+    ring_watch::RingWatch,
+    state::{RingReading, RingUpdate},
+    worker::Pending,
 };
 
 /// A simulated cluster. A clone is the same cluster.
@@ -67,6 +70,12 @@ pub enum Fault {
     /// When the daemon dies the descriptor does not tell, as with `qb_ipc_type: socket`.
     SilentDeath,
 }
+
+/// How long a daemon waits for a token (`totem.token`).
+const TOKEN: Duration = Duration::from_millis(1000);
+
+/// How long nodes wait for one that is silent (`totem.consensus`).
+const CONSENSUS: Duration = Duration::from_millis(1200);
 
 /// How many nodes a cluster can have (`PROCESSOR_COUNT_MAX`).
 pub(super) const MAX_NODES: u32 = 384;
@@ -501,6 +510,10 @@ impl sealed::Source for Node {
         Ok(Arc::new(SimulatedProbe(self)))
     }
 
+    fn ring_watch(self: Arc<Self>, _: sealed::Terms) -> Option<Arc<dyn RingWatch>> {
+        Some(Arc::new(SimulatedRingWatch(self)))
+    }
+
     #[cfg(any(feature = "metrics", feature = "web"))]
     fn node_names(&self, _: sealed::Terms) -> crate::names::NameSource {
         let name = |id: NodeId| (id, format!("n{id}"));
@@ -548,7 +561,56 @@ impl Probe for SimulatedProbe {
     }
 }
 
+/// Reads a node's counters inline: there at once, or when the daemon is neither paused nor
+/// synchronising.
+#[derive(Debug)]
+struct SimulatedRingWatch(Arc<Node>);
+
+impl RingWatch for SimulatedRingWatch {
+    fn read(&self) -> Pending<RingUpdate> {
+        let node = Arc::clone(&self.0);
+        let asked_at = node.clock.now();
+        let mut changed = node.cluster.changed.subscribe();
+        Box::pin(async move {
+            loop {
+                changed.mark_unchanged();
+                if let Some(reading) = node.read_ring(asked_at) {
+                    return reading.map(RingUpdate::Read);
+                }
+                // The sender is in `node.cluster`.
+                let _ = changed.changed().await;
+            }
+        })
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
 impl Node {
+    /// What the daemon's counters are now; `None` while it does not answer.
+    fn read_ring(&self, asked_at: Moment) -> Option<Result<RingReading, crate::Error>> {
+        let state = self.cluster.state.lock();
+        let world = &state.world;
+        if world.node(self.id)?.daemon == Daemon::Down {
+            return Some(Err(crate::Error::Request(Code::LIBRARY)));
+        }
+        let (counters, configured_votes) = world.ring_counters(self.id)?;
+        let now = self.clock.now();
+        Some(Ok(RingReading {
+            asked_at,
+            answered_at: now,
+            counters,
+            // A token every 10 ms.
+            tokens: u64::try_from(now.since(Moment::default()).as_millis() / 10)
+                .unwrap_or(u64::MAX),
+            token: TOKEN,
+            consensus: CONSENSUS,
+            configured_votes: Some(configured_votes),
+        }))
+    }
+
     /// What votequorum answers now; `None` while the daemon is paused.
     fn probed(&self, asked_at: Moment) -> Option<Result<Answer, crate::Error>> {
         let state = self.cluster.state.lock();

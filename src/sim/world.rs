@@ -7,6 +7,7 @@ use super::votequorum::{Info, Options, Votequorum, Votes};
 use crate::{
     VoteFlags,
     libquorum::{NodeId, Notification, RingId},
+    state::RingCounters,
 };
 
 #[derive(Debug)]
@@ -37,6 +38,7 @@ pub(super) struct Node {
     members: Vec<NodeId>,
     votequorum: Votequorum,
     decision: Decision,
+    counters: RingCounters,
     /// What clients have not been told yet, oldest first; taken by whoever passes it on.
     pub(super) told: Vec<Notification>,
 }
@@ -231,6 +233,14 @@ impl World {
         (quorate, Some(votes))
     }
 
+    /// The counters of a node's daemon, and the votes in the nodelist; `None` while it is paused or
+    /// synchronises, when libcmap does not answer.
+    pub(super) fn ring_counters(&self, id: NodeId) -> Option<(RingCounters, u32)> {
+        let node = self.node(id).filter(|node| node.daemon == Daemon::Running)?;
+        let synchronises = self.provider && node.decision.ring != node.ring;
+        (!synchronises).then(|| (node.counters, self.configured_votes()))
+    }
+
     /// What a client is told first: the membership, then the decision.
     pub(super) fn snapshot(&self, id: NodeId) -> Vec<Notification> {
         let Some(node) = self.node(id) else { return Vec::new() };
@@ -304,6 +314,8 @@ impl World {
             left.retain(|node| !along(node));
             node.ring = ring_id;
             node.members = group.to_vec();
+            node.counters.gather_entered += 1;
+            node.counters.operational_entered += 1;
             node.told.push(Notification::Nodelist {
                 ring_id,
                 members: group.to_vec(),
@@ -353,6 +365,7 @@ impl Node {
             unnoticed: None,
             ring,
             members: Vec::new(),
+            counters: RingCounters::default(),
             votequorum: Votequorum::new(id, votes, Options::default()),
             decision: Decision { quorate: false, ring, members: vec![id] },
             told: Vec::new(),

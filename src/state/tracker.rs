@@ -1,4 +1,4 @@
-//! What is true now, and the pure folding of what happens into it.
+//! The pure folding of what happens into what is true now.
 
 use std::{
     collections::HashMap,
@@ -6,149 +6,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use super::{
+    Connection, Quorum, RingReading, Snapshot, continuity::Continuity, ring::RingEvidence,
+};
 use crate::{
-    Cause, Error, Nodes, QuorumChanged, Votes,
+    Cause, Error, Nodes, QuorumChanged,
     lease::Moment,
     libquorum::{NodeId, Notification, RingId},
     probe::Answer,
     registry::Receipt,
 };
-
-/// Whether this node's partition of the cluster has quorum.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
-pub enum Quorum {
-    /// Corosync says that it has. The only state that lets anybody through.
-    Quorate,
-    /// Corosync says that it has not, or has said so and a gain since is held back.
-    Inquorate,
-    /// Nobody can say: there is no connection to Corosync, no decision yet, or a gain after that is
-    /// held back. Not quorate.
-    #[default]
-    Unknown,
-}
-
-impl Quorum {
-    /// True for [`Quorum::Quorate`] alone.
-    pub fn is_quorate(self) -> bool {
-        self == Self::Quorate
-    }
-}
-
-/// The connection to Corosync on this node. It says nothing about the cluster.
-#[derive(Clone, Debug, Eq, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "lowercase", tag = "state")
-)]
-#[non_exhaustive]
-pub enum Connection {
-    /// There is none yet.
-    Connecting {
-        /// Which attempt is under way or has just failed; the first is 1. While attempts fail for
-        /// the same reason only every doubling of this is told.
-        attempt: u64,
-        /// Why the last attempt failed, if one has.
-        error: Option<Error>,
-    },
-    /// Corosync has accepted us and tells what happens.
-    Connected,
-    /// Corosync has not answered for as long as the lease: it hangs, or we do. It may be believed
-    /// again when it answers.
-    Stalled,
-    /// There was one. The next attempt follows after a delay.
-    Lost {
-        /// What ended it.
-        error: Error,
-    },
-    /// The actor has stopped, or is gone. Nothing follows.
-    Stopped,
-}
-
-/// Everything that is known about quorum at one moment.
-#[derive(Clone, Debug, Eq, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct Snapshot {
-    /// Grows by one with each change; zero before the first.
-    pub sequence: u64,
-    /// Whether there is quorum.
-    pub quorum: Quorum,
-    /// The connection to Corosync.
-    pub connection: Connection,
-    /// The current membership; while there is no connection, the last one known. `None` until a
-    /// new connection has told.
-    pub ring_id: Option<RingId>,
-    /// Who is in it, ascending; until a new connection has told, the last ones known.
-    pub members: Vec<NodeId>,
-    /// Whether the quorum decision is about this membership. It is not while Corosync
-    /// synchronises after a membership change, nor while there is no connection.
-    pub settled: bool,
-    /// Grows whenever it cannot be vouched for that quorum was held without a break: after a loss
-    /// of quorum, a lost connection, and when this node was cut off and came back.
-    pub epoch: u64,
-    /// The votes, once votequorum has told them on this connection; `None` where there is none.
-    pub votes: Option<Votes>,
-    /// This node, once votequorum has told.
-    pub local: Option<NodeId>,
-    /// When this became so, by the wall clock.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "rfc3339"))]
-    pub changed_at: SystemTime,
-}
-
-/// As `2026-01-31T12:00:00.000Z`.
-#[cfg(feature = "serde")]
-pub(crate) fn rfc3339<S: serde::Serializer>(
-    time: &SystemTime,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    // It can show no others, and there are none: a clock that is that wrong is shown as zero.
-    let far = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
-    let time =
-        if (SystemTime::UNIX_EPOCH..far).contains(time) { *time } else { SystemTime::UNIX_EPOCH };
-    serializer.collect_str(&humantime::format_rfc3339_millis(time))
-}
-
-impl Snapshot {
-    /// Whether there would be quorum without these nodes, as the votes are now; `None` where they
-    /// are not known. Nodes that are no members make no difference.
-    pub fn would_survive(&self, nodes: &[NodeId]) -> Option<bool> {
-        let votes = self.votes.as_ref()?;
-        let mut left = votes.total;
-        for member in self.members.iter().filter(|member| nodes.contains(member)) {
-            left = left.saturating_sub(votes.of(*member)?);
-        }
-        Some(self.quorum.is_quorate() && left >= votes.quorum)
-    }
-
-    fn before_anything(at: SystemTime) -> Self {
-        Self {
-            sequence: 0,
-            quorum: Quorum::Unknown,
-            connection: Connection::Connecting { attempt: 1, error: None },
-            ring_id: None,
-            members: Vec::new(),
-            settled: false,
-            epoch: 0,
-            votes: None,
-            local: None,
-            changed_at: at,
-        }
-    }
-
-    /// Whether both say the same, leaving aside when and how often that changed.
-    fn same_state(&self, other: &Self) -> bool {
-        self.quorum == other.quorum
-            && self.connection == other.connection
-            && self.ring_id == other.ring_id
-            && self.members == other.members
-            && self.settled == other.settled
-            && self.epoch == other.epoch
-            && self.votes == other.votes
-            && self.local == other.local
-    }
-}
 
 /// What happens to the actor.
 #[derive(Clone, Debug)]
@@ -156,20 +23,31 @@ pub(crate) enum Event {
     /// A connection attempt failed, or takes suspiciously long.
     Failed { attempt: u64, error: Error },
     /// Corosync accepted us, and lived after it was asked to. Without a provider, quorum decisions
-    /// have no ring.
-    Connected { has_provider: bool, asked_at: Moment },
-    /// Corosync told something.
-    Notified(Notification),
-    /// Corosync answered, and everything that it had told before has been applied.
+    /// have no ring. Whether the ring is `watched` is known from the beginning where it cannot be.
+    Connected { has_provider: bool, asked_at: Moment, watched: bool },
+    /// Corosync sent a notification, at some time after `drained_at`: nothing waited then.
+    Notified { notification: Notification, drained_at: Moment },
+    /// Corosync answered, and everything that it had sent before has been applied.
     Answered(Answer),
+    /// The ring was looked at, and everything that Corosync had sent before has been applied.
+    Ring(RingUpdate),
     /// Time has passed.
     Tick,
-    /// Quorum had run out for a moment when it was extended: who read it then was told so.
+    /// Quorum had run out for a moment when it was extended: readers may have seen that.
     Lapsed,
     /// The connection is over.
     Lost(Error),
     /// The actor ends.
     Stopped,
+}
+
+/// What looking at the ring brought.
+#[derive(Clone, Debug)]
+pub enum RingUpdate {
+    /// The daemon's counters.
+    Read(RingReading),
+    /// They cannot be read.
+    Unwatched,
 }
 
 /// When something happened.
@@ -185,6 +63,8 @@ pub(crate) struct Rules {
     pub(crate) lease: Duration,
     pub(crate) settle_grace: Duration,
     pub(crate) stable_after: Duration,
+    /// Believe one of two nodes that is quorate alone by `two_node`.
+    pub(crate) trust_two_node: bool,
 }
 
 /// Folds events into the snapshot. Pure: no clock, no input, no output.
@@ -192,21 +72,24 @@ pub(crate) struct Rules {
 pub(crate) struct Tracker {
     rules: Rules,
     current: Arc<Snapshot>,
-    /// What this connection has told so far.
-    heard: Heard,
+    /// What this connection has brought so far.
+    link: LinkState,
 }
 
+/// What one connection has brought.
 #[derive(Debug, Default)]
-struct Heard {
+struct LinkState {
     has_provider: bool,
     nodelist: Option<RingId>,
-    quorum: Option<(bool, RingId)>,
-    /// When that quorum decision was told, or votequorum last asked after it.
-    decided_at: Moment,
-    /// Votequorum, asked after that, says that there is no quorum.
-    contradicted: bool,
+    decision: Option<Decision>,
     /// Until when Corosync is held for alive.
     lease: Moment,
+    /// An answer to a request from before this renews no lease: a deadline has passed since.
+    not_before: Moment,
+    ring: RingEvidence,
+    continuity: Continuity,
+    /// When the membership or the decision changed last.
+    changed_at: Moment,
     /// Since when the decision has not been about the membership.
     unsettled_since: Option<Moment>,
     /// The decision has been about the membership once. Until then it is not known for how long it
@@ -216,9 +99,31 @@ struct Heard {
     quorate_since: Option<Moment>,
 }
 
+/// The last quorum notification.
+#[derive(Clone, Copy, Debug)]
+struct Decision {
+    quorate: bool,
+    ring_id: RingId,
+    /// When it was applied, or votequorum was last asked about it.
+    asked_at: Moment,
+    /// Votequorum, asked after that, says that there is no quorum.
+    contradicted: bool,
+}
+
+/// A change in the making.
+struct Draft {
+    after: Snapshot,
+    cause: Cause,
+    /// Quorum cannot be vouched for without a break.
+    broken: bool,
+    /// Members before and after that have left in between.
+    restarted: Vec<NodeId>,
+}
+
 impl Tracker {
     pub(crate) fn new(rules: Rules, wall: SystemTime) -> Self {
-        Self { rules, current: Arc::new(Snapshot::before_anything(wall)), heard: Heard::default() }
+        let current = Arc::new(Snapshot::before_anything(wall));
+        Self { rules, current, link: LinkState::default() }
     }
 
     pub(crate) fn current(&self) -> &Arc<Snapshot> {
@@ -228,15 +133,36 @@ impl Tracker {
     /// When time alone will change something, if nothing else does, while there is a connection:
     /// until when quorum is believed, if it is.
     pub(crate) fn deadline(&self) -> Option<Moment> {
-        if self.current.connection != Connection::Connected {
+        let link = &self.link;
+        let ring = link.ring.until().filter(|until| *until != Moment::NEVER);
+        match self.current.connection {
+            Connection::Connected => {}
+            Connection::Stalled => return ring,
+            _ => return None,
+        }
+        let counts = link.quorate_since.is_some();
+        let grace = link.unsettled_since.map(|since| since.after(self.rules.settle_grace));
+        let stable = link.quorate_since.map(|since| since.after(self.rules.stable_after));
+        // What is over does not come again.
+        let grace = grace.filter(|_| counts);
+        let stable = stable.filter(|_| !self.current.quorum.is_quorate());
+        [Some(link.lease), grace, stable, ring].into_iter().flatten().min()
+    }
+
+    /// Whether the ring is believed to live, for tests.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn believes_in_ring(&self, now: Moment) -> bool {
+        self.link.ring.until().is_some_and(|until| now < until)
+    }
+
+    /// Until when no other partition can be quorate; `None` if one may be now.
+    pub(crate) fn exclusive_until(&self) -> Option<Moment> {
+        let current = &self.current;
+        if !(current.quorum.is_quorate() && current.settled && current.has_majority()) {
             return None;
         }
-        let grace = self.heard.unsettled_since.map(|since| since.after(self.rules.settle_grace));
-        let stable = self.heard.quorate_since.map(|since| since.after(self.rules.stable_after));
-        // What is over does not come again.
-        let grace = grace.filter(|_| stable.is_some());
-        let stable = stable.filter(|_| !self.current.quorum.is_quorate());
-        [Some(self.heard.lease), grace, stable].into_iter().flatten().min()
+        let ring = self.link.ring.exclusive_until()?;
+        Some(ring.min(self.deadline()?))
     }
 
     /// Applies an event that happens `now`; `None` if nothing changes by it.
@@ -245,131 +171,232 @@ impl Tracker {
         if before.connection == Connection::Stopped {
             return None;
         }
-        let mut after = Snapshot::clone(&before);
-        let told_before = before.connection.tells();
-        // Whether quorum had run out before this, unnoticed: who read it then was told so.
-        let overdue = self.heard.is_overdue(&self.rules, now.moment);
-        let ran_out = before.connection == Connection::Connected && now.moment >= self.heard.lease
-            || before.quorum.is_quorate() && overdue;
-        let mut broken = ran_out;
-        if overdue {
-            self.heard.quorate_since = None;
+        let after = Snapshot::clone(&before);
+        let ran_out = self.expire(now.moment);
+        let mut draft =
+            Draft { after, cause: Cause::Quorum, broken: ran_out, restarted: Vec::new() };
+        if !self.take(event, now.moment, &mut draft) {
+            return None;
         }
-        let mut restarted = Vec::new();
-        let mut cause = match event {
+        self.link_alive(now.moment, &mut draft);
+        // What was read may be old already.
+        self.link.ring.expire_at(now.moment);
+        draft.after.ring = self.link.ring.state();
+        draft.after.settled = self.link.is_settled();
+        self.decide(ran_out, now.moment, &mut draft);
+        self.finish(draft, now.wall)
+    }
+
+    /// Ends what a passed deadline ends. Returns whether one did that was not noticed before:
+    /// readers have seen it.
+    fn expire(&mut self, now: Moment) -> bool {
+        let (link, before) = (&mut self.link, &self.current);
+        let lease_passed = before.connection == Connection::Connected && now >= link.lease;
+        if lease_passed {
+            link.not_before = link.lease;
+            link.ring.expire(link.lease);
+        }
+        let ring_passed = link.ring.expire_at(now);
+        let overdue = link.is_overdue(&self.rules, now);
+        if overdue || ring_passed {
+            link.quorate_since = None;
+        }
+        lease_passed || before.quorum.is_quorate() && (overdue || ring_passed)
+    }
+
+    /// Takes an event into the state of the link. Returns whether it counts at all.
+    fn take(&mut self, event: Event, now: Moment, draft: &mut Draft) -> bool {
+        let is_established = self.current.connection.tells();
+        match event {
             Event::Failed { attempt, error } => {
-                after.connection = Connection::Connecting { attempt, error: Some(error) };
-                if !worth_telling(&before.connection, &after.connection) {
-                    return None;
+                draft.cause = Cause::Connecting;
+                draft.after.connection = Connection::Connecting { attempt, error: Some(error) };
+                if !worth_telling(&self.current.connection, &draft.after.connection) {
+                    return false;
                 }
-                broken |= told_before;
-                self.heard = Heard::default();
-                Cause::Connecting
+                draft.broken |= is_established;
+                self.unlink(draft);
             }
-            Event::Connected { has_provider, asked_at } => {
-                let lease = asked_at.after(self.rules.lease);
-                self.heard = Heard { has_provider, lease, ..Heard::default() };
-                after.connection = Connection::Connected;
-                after.ring_id = None;
-                after.votes = None;
-                Cause::Connected
+            Event::Connected { has_provider, asked_at, watched } => {
+                draft.cause = Cause::Connected;
+                draft.after.connection = Connection::Connected;
+                draft.after.ring_id = None;
+                self.unlink(draft);
+                self.link.has_provider = has_provider;
+                self.link.lease = asked_at.after(self.rules.lease);
+                if !watched {
+                    self.link.ring.unwatch();
+                }
             }
             Event::Lost(error) => {
-                broken = true;
-                self.heard = Heard::default();
-                after.votes = None;
-                after.connection = Connection::Lost { error };
-                Cause::Lost
+                draft.cause = Cause::Lost;
+                draft.broken = true;
+                draft.after.connection = Connection::Lost { error };
+                self.unlink(draft);
             }
             Event::Stopped => {
-                broken |= told_before;
-                self.heard = Heard::default();
-                after.connection = Connection::Stopped;
-                Cause::Stopped
+                draft.cause = Cause::Stopped;
+                draft.broken |= is_established;
+                draft.after.connection = Connection::Stopped;
+                self.link = LinkState::default();
             }
-            Event::Notified(_) | Event::Answered(_) | Event::Tick | Event::Lapsed
-                if !told_before =>
-            {
-                return None;
-            }
-            Event::Tick => Cause::Quorum,
-            Event::Lapsed => {
-                broken = true;
-                Cause::Quorum
-            }
-            Event::Answered(answer) => {
-                self.heard.lease = self.heard.lease.max(answer.asked_at.after(self.rules.lease));
-                // An answer to a request from before the decision may be older than it.
-                if answer.asked_at > self.heard.decided_at {
-                    self.heard.decided_at = answer.asked_at;
-                    self.heard.contradicted = !answer.quorate;
+            _ if !is_established => return false,
+            Event::Tick => {}
+            Event::Lapsed => draft.broken = true,
+            Event::Answered(answer) => self.answered(answer, draft),
+            Event::Ring(update) => self.ring(update, draft),
+            Event::Notified { notification, drained_at } => match notification {
+                Notification::Nodelist { ring_id, members, left, .. } => {
+                    self.nodelist(ring_id, members, left, drained_at, now, draft);
                 }
-                after.local = answer.local.or(before.local);
-                after.votes = answer.votes;
-                Cause::Votes
-            }
-            Event::Notified(Notification::Nodelist { ring_id, members, joined: _, left }) => {
-                after.members = sorted(members);
-                // A snapshot's lists are empty; and what corosync calls left is left of *its*
-                // previous nodelist, which after the first one is ours too.
-                restarted = sorted(left);
-                restarted.retain(|node| contains(&before.members, *node));
-                restarted.retain(|node| contains(&after.members, *node));
-                after.ring_id = Some(ring_id);
-                // A membership that was never decided upon: whether it had quorum is not known.
-                broken |= before.quorum.is_quorate() && !self.heard.is_settled();
-                self.heard.nodelist = Some(ring_id);
-                Cause::Nodelist
-            }
-            Event::Notified(Notification::Quorum { quorate, ring_id, members }) => {
-                if self.heard.nodelist.is_none() && self.heard.has_provider {
-                    after.members = sorted(members);
-                    after.ring_id = Some(ring_id);
-                    // Model V0 does not tell who was away: with any other ring, it may have been us.
-                    broken |= self.heard.quorum.is_some_and(|(_, told)| told != ring_id);
+                Notification::Quorum { quorate, ring_id, members } => {
+                    self.quorum(quorate, ring_id, members, drained_at, now, draft);
                 }
-                self.heard.quorum = Some((quorate, ring_id));
-                self.heard.decided_at = now.moment;
-                self.heard.contradicted = false;
-                Cause::Quorum
-            }
-        };
-        if after.connection.tells() {
-            let alive = now.moment < self.heard.lease;
-            let stalled = after.connection == Connection::Stalled;
-            match (alive, stalled) {
-                (false, false) => {
-                    after.connection = Connection::Stalled;
-                    cause = Cause::Stalled;
-                }
-                (true, true) => {
-                    after.connection = Connection::Connected;
-                    cause = Cause::Connected;
-                }
-                _ => {}
+            },
+        }
+        true
+    }
+
+    /// Forgets everything that the connection has brought.
+    fn unlink(&mut self, draft: &mut Draft) {
+        self.link = LinkState::default();
+        draft.after.votes = None;
+        draft.after.votes_are_current = false;
+    }
+
+    fn answered(&mut self, answer: Answer, draft: &mut Draft) {
+        let link = &mut self.link;
+        draft.cause = Cause::Votes;
+        if answer.asked_at >= link.not_before {
+            link.lease = link.lease.max(answer.asked_at.after(self.rules.lease));
+        }
+        // An answer to a request from before the decision may be older than it.
+        if let Some(decision) = link.decision.as_mut().filter(|d| answer.asked_at > d.asked_at) {
+            decision.asked_at = answer.asked_at;
+            decision.contradicted = !answer.quorate;
+        }
+        draft.after.local = answer.local.or(draft.after.local);
+        draft.after.votes = answer.votes;
+        let is_current = link.decision.is_some() && answer.asked_at > link.changed_at;
+        draft.after.votes_are_current = is_current && draft.after.votes.is_some();
+        if let Some(votes) = &mut draft.after.votes {
+            votes.configured = link.ring.configured_votes();
+            if is_current {
+                draft.broken |= link.continuity.votes(votes);
             }
         }
-        after.settled = self.heard.is_settled();
+    }
+
+    fn ring(&mut self, update: RingUpdate, draft: &mut Draft) {
+        draft.cause = Cause::Ring;
+        let link = &mut self.link;
+        match update {
+            RingUpdate::Read(reading) => link.ring.read(reading, self.rules.settle_grace),
+            RingUpdate::Unwatched => link.ring.unwatch(),
+        }
+        if let Some(votes) = &mut draft.after.votes {
+            votes.configured = link.ring.configured_votes();
+        }
+    }
+
+    fn nodelist(
+        &mut self,
+        ring_id: RingId,
+        members: Vec<NodeId>,
+        left: Vec<NodeId>,
+        drained_at: Moment,
+        now: Moment,
+        draft: &mut Draft,
+    ) {
+        draft.cause = Cause::Nodelist;
+        let (link, before) = (&mut self.link, &self.current);
+        let (members, left) = (sorted(members), sorted(left));
+        draft.broken |= link.continuity.membership(&members, &left, before.votes.as_ref());
+        // A snapshot's lists are empty; and what corosync calls left is left of *its* previous
+        // nodelist, which after the first one is ours too.
+        draft.restarted = left;
+        draft
+            .restarted
+            .retain(|node| contains(&before.members, *node) && contains(&members, *node));
+        draft.after.members = members;
+        draft.after.ring_id = Some(ring_id);
+        draft.after.votes_are_current = false;
+        link.nodelist = Some(ring_id);
+        link.changed_at = now;
+        if !link.has_provider {
+            // Nobody decides; the ring alone has to live.
+            link.ring.decide(ring_id, drained_at, now, self.rules.settle_grace);
+            link.continuity.decide(&draft.after.members);
+        }
+    }
+
+    fn quorum(
+        &mut self,
+        quorate: bool,
+        ring_id: RingId,
+        members: Vec<NodeId>,
+        drained_at: Moment,
+        now: Moment,
+        draft: &mut Draft,
+    ) {
+        let link = &mut self.link;
+        if link.nodelist.is_none() && link.has_provider {
+            draft.after.members = sorted(members);
+            draft.after.ring_id = Some(ring_id);
+            // Model V0 does not tell who was away: with any other ring, it may have been us.
+            draft.broken |= link.decision.is_some_and(|last| last.ring_id != ring_id);
+        }
+        link.decision = Some(Decision { quorate, ring_id, asked_at: now, contradicted: false });
+        draft.after.votes_are_current = false;
+        link.changed_at = now;
+        if link.has_provider {
+            link.ring.decide(ring_id, drained_at, now, self.rules.settle_grace);
+            if link.decides_membership() {
+                link.continuity.decide(&draft.after.members);
+            }
+        }
+    }
+
+    /// The first deadline: whether the daemon lives.
+    fn link_alive(&mut self, now: Moment, draft: &mut Draft) {
+        if !draft.after.connection.tells() {
+            return;
+        }
+        let is_alive = now < self.link.lease;
+        if !is_alive && draft.after.connection != Connection::Stalled {
+            draft.after.connection = Connection::Stalled;
+            draft.cause = Cause::Stalled;
+        } else if is_alive && draft.after.connection == Connection::Stalled {
+            draft.after.connection = Connection::Connected;
+            draft.cause = Cause::Connected;
+        }
+    }
+
+    /// What all of it means for quorum. A gain may be held back, and must have lasted without a
+    /// break.
+    fn decide(&mut self, ran_out: bool, now: Moment, draft: &mut Draft) {
+        let before = &self.current;
+        let quorum = self.link.quorum(&self.rules, now, &draft.after);
+        self.link.quorate_since = match quorum {
+            Quorum::Quorate if draft.broken => Some(now),
+            Quorum::Quorate => self.link.quorate_since.or(Some(now)),
+            _ => None,
+        };
+        draft.after.quorum = quorum;
+        let held = if ran_out { Quorum::Unknown } else { before.quorum };
+        if quorum.is_quorate() && !held.is_quorate() {
+            let since = self.link.quorate_since.unwrap_or(now);
+            if now < since.after(self.rules.stable_after) {
+                draft.after.quorum = held;
+            }
+        }
+    }
+
+    fn finish(&mut self, draft: Draft, wall: SystemTime) -> Option<QuorumChanged> {
+        let Draft { mut after, mut cause, broken, restarted } = draft;
+        let before = Arc::clone(&self.current);
         let joined = difference(&after.members, &before.members, &restarted);
         let left = difference(&before.members, &after.members, &restarted);
-        // Half of the members or more left, and somebody joined, at once: it was this node that was
-        // away, and they may have been quorate without it. With two nodes either may have been.
-        let cut_off =
-            !joined.is_empty() && !left.is_empty() && 2 * left.len() >= before.members.len();
-        let broken = broken || cut_off;
-        after.quorum = self.heard.decision(&self.rules, now.moment, broken);
-        if after.connection != Connection::Connected {
-            after.quorum = Quorum::Unknown;
-            self.heard.quorate_since = None;
-        }
-        let held = if ran_out { Quorum::Unknown } else { before.quorum };
-        if after.quorum.is_quorate() && !held.is_quorate() {
-            // A gain may be held back, and must have lasted that long without a break.
-            let since = self.heard.quorate_since.unwrap_or(now.moment);
-            if now.moment < since.after(self.rules.stable_after) {
-                after.quorum = held;
-            }
-        }
         let lost = before.quorum.is_quorate() && !after.quorum.is_quorate();
         if broken || lost {
             after.epoch += 1;
@@ -381,7 +408,7 @@ impl Tracker {
             cause = Cause::Quorum;
         }
         after.sequence += 1;
-        after.changed_at = now.wall;
+        after.changed_at = wall;
         self.current = Arc::new(after);
         Some(QuorumChanged {
             previous: before,
@@ -395,34 +422,26 @@ impl Tracker {
     }
 }
 
-impl Connection {
-    /// Whether there is one, so that what it tells counts.
-    pub(crate) fn tells(&self) -> bool {
-        matches!(self, Self::Connected | Self::Stalled)
-    }
-}
-
-impl Heard {
-    /// What this connection says about quorum, now. Keeps account of since when.
-    fn decision(&mut self, rules: &Rules, now: Moment, broken: bool) -> Quorum {
-        self.unsettled_since = match (self.quorum, self.is_settled()) {
-            (Some(_), false) => self.unsettled_since.or(Some(now)),
+impl LinkState {
+    /// What this connection says about quorum, now.
+    fn quorum(&mut self, rules: &Rules, now: Moment, after: &Snapshot) -> Quorum {
+        let matches = self.decides_membership();
+        self.unsettled_since = match self.decision {
+            Some(_) if !matches => self.unsettled_since.or(Some(now)),
             _ => None,
         };
-        self.was_settled |= self.is_settled();
-        let quorum = match self.quorum {
+        self.was_settled |= matches;
+        if after.connection != Connection::Connected {
+            return Quorum::Unknown;
+        }
+        match self.decision {
             None => Quorum::Unknown,
-            Some((false, _)) => Quorum::Inquorate,
-            Some((true, _)) if self.contradicted => Quorum::Inquorate,
-            Some((true, _)) if self.is_overdue(rules, now) => Quorum::Unknown,
-            Some((true, _)) => Quorum::Quorate,
-        };
-        self.quorate_since = match quorum {
-            Quorum::Quorate if broken => Some(now),
-            Quorum::Quorate => self.quorate_since.or(Some(now)),
-            _ => None,
-        };
-        quorum
+            Some(decision) if !decision.quorate || decision.contradicted => Quorum::Inquorate,
+            Some(_) if self.is_overdue(rules, now) => Quorum::Unknown,
+            Some(_) if self.ring.until().is_none_or(|until| now >= until) => Quorum::Unknown,
+            Some(_) if self.has_provider && !rules.trust_two_node => without_two_node(after),
+            Some(_) => Quorum::Quorate,
+        }
     }
 
     /// Whether a decision about this membership has not come within the grace.
@@ -431,12 +450,29 @@ impl Heard {
             .is_some_and(|since| !self.was_settled || now >= since.after(rules.settle_grace))
     }
 
+    /// Whether the decision is about the membership that was told, and about the ring that the daemon
+    /// is in.
     fn is_settled(&self) -> bool {
-        match (self.nodelist, self.quorum) {
+        self.decides_membership() && self.ring.is_settled()
+    }
+
+    fn decides_membership(&self) -> bool {
+        match (self.nodelist, self.decision) {
             (_, None) => false,
-            (Some(nodelist), Some((_, decided))) if self.has_provider => nodelist == decided,
+            (Some(nodelist), Some(decision)) if self.has_provider => nodelist == decision.ring_id,
             _ => true,
         }
+    }
+}
+
+/// The decision of a quorate node that does not trust `two_node`.
+fn without_two_node(after: &Snapshot) -> Quorum {
+    match &after.votes {
+        None => Quorum::Unknown,
+        Some(votes) if votes.flags.two_node() && !votes.is_majority(&after.members) => {
+            Quorum::Inquorate
+        }
+        Some(_) => Quorum::Quorate,
     }
 }
 
@@ -482,19 +518,6 @@ impl Departures {
     }
 }
 
-/// The first message to a subscriber: all that is known, as a change from nothing.
-pub(crate) fn first(current: &Arc<Snapshot>) -> QuorumChanged {
-    QuorumChanged {
-        previous: Arc::new(Snapshot::before_anything(current.changed_at)),
-        current: Arc::clone(current),
-        joined: Nodes::ascending(&current.members),
-        left: Nodes::default(),
-        cause: Cause::Subscribed,
-        missed: 0,
-        receipt: Receipt::default(),
-    }
-}
-
 /// What is in `these` and not in `those`, and what is in `both` besides; all ascending.
 fn difference(these: &[NodeId], those: &[NodeId], both: &[NodeId]) -> Nodes {
     let only = these.iter().copied().filter(|node| !contains(those, *node));
@@ -515,12 +538,13 @@ fn contains(nodes: &[NodeId], node: NodeId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Code;
+    use crate::{Code, Votes};
 
     const RULES: Rules = Rules {
         lease: Duration::from_secs(5),
         settle_grace: Duration::from_secs(1),
         stable_after: Duration::ZERO,
+        trust_two_node: true,
     };
 
     /// So many milliseconds after the beginning.
@@ -530,12 +554,16 @@ mod tests {
     }
 
     fn connected(has_provider: bool) -> Event {
-        Event::Connected { has_provider, asked_at: at(0).moment }
+        Event::Connected { has_provider, asked_at: at(0).moment, watched: false }
     }
 
     fn answered(asked_at: u64, quorate: bool) -> Event {
         let asked_at = at(asked_at).moment;
         Event::Answered(Answer { asked_at, quorate, votes: None, local: None })
+    }
+
+    fn notified(notification: Notification) -> Event {
+        Event::Notified { notification, drained_at: at(0).moment }
     }
 
     fn ids(nodes: &[u32]) -> Vec<NodeId> {
@@ -547,7 +575,7 @@ mod tests {
     }
 
     fn nodelist(seq: u64, members: &[u32], joined: &[u32], left: &[u32]) -> Event {
-        Event::Notified(Notification::Nodelist {
+        notified(Notification::Nodelist {
             ring_id: ring(seq),
             members: ids(members),
             joined: ids(joined),
@@ -556,7 +584,7 @@ mod tests {
     }
 
     fn quorum(seq: u64, quorate: bool, members: &[u32]) -> Event {
-        Event::Notified(Notification::Quorum { quorate, ring_id: ring(seq), members: ids(members) })
+        notified(Notification::Quorum { quorate, ring_id: ring(seq), members: ids(members) })
     }
 
     const LOST: Error = Error::Dispatch(Code::LIBRARY);
@@ -579,6 +607,25 @@ mod tests {
             fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
             fold.change(quorum(9, true, &[1, 2, 3]));
             fold
+        }
+
+        /// The same, with one vote each.
+        fn counted() -> Self {
+            let mut fold = Self::quorate();
+            fold.count(&[1, 2, 3]);
+            fold
+        }
+
+        /// Votequorum tells one vote each of these, and of as many as there are.
+        fn count(&mut self, members: &[u32]) {
+            let mut votes = Votes::default();
+            votes.members = ids(members).into_iter().map(|node| (node, 1)).collect();
+            votes.total = u32::try_from(members.len()).unwrap();
+            (votes.expected, votes.highest_expected) = (votes.total, votes.total);
+            votes.quorum = votes.total / 2 + 1;
+            let asked_at = at(2).moment;
+            let answer = Answer { asked_at, quorate: true, votes: Some(votes), local: None };
+            self.change(Event::Answered(answer));
         }
 
         fn change(&mut self, event: Event) -> QuorumChanged {
@@ -678,7 +725,7 @@ mod tests {
 
     #[test]
     fn a_node_that_restarted_quickly_is_in_both_lists() {
-        let mut fold = Fold::quorate();
+        let mut fold = Fold::counted();
         let change = fold.change(nodelist(0x2c, &[1, 2, 3], &[3], &[3]));
         assert_eq!((&*change.joined, &*change.left), (&*ids(&[3]), &*ids(&[3])));
         assert_eq!(change.rejoined().collect::<Vec<_>>(), ids(&[3]));
@@ -705,6 +752,7 @@ mod tests {
         fold.change(connected(true));
         fold.change(nodelist(9, &[1, 2, 3, 4, 5], &[], &[]));
         fold.change(quorum(9, true, &[1, 2, 3, 4, 5]));
+        fold.count(&[1, 2, 3, 4, 5]);
         let change = fold.change(nodelist(17, &[1, 2, 3, 4, 5], &[1, 2, 3], &[1, 2, 3]));
         assert_eq!(change.current.epoch, 1, "1, 2 and 3 had quorum without us");
         fold.change(quorum(17, true, &[1, 2, 3, 4, 5]));
@@ -714,23 +762,24 @@ mod tests {
 
     #[test]
     fn a_membership_that_was_never_decided_upon_breaks_continuity() {
-        let mut fold = Fold::quorate();
-        fold.change(nodelist(13, &[3], &[], &[1, 2]));
+        let mut fold = Fold::counted();
+        let change = fold.change(nodelist(13, &[3], &[], &[1, 2]));
+        assert_eq!(change.current.epoch, 1, "1 and 2 may be quorate");
         let change = fold.change(nodelist(17, &[1, 2, 3], &[1, 2], &[]));
         assert_eq!(change.current.epoch, change.previous.epoch + 1);
         fold.change(quorum(17, true, &[1, 2, 3]));
-        assert_eq!(fold.now().epoch, 1);
+        assert_eq!(fold.now().epoch, 2);
     }
 
     #[test]
-    fn the_death_of_the_only_other_node_does_not_break_continuity() {
+    fn the_death_of_the_only_other_node_breaks_continuity() {
         let mut fold = Fold::new();
         fold.change(connected(true));
         fold.change(nodelist(9, &[1, 2], &[], &[]));
         fold.change(quorum(9, true, &[1, 2]));
         fold.change(nodelist(13, &[1], &[], &[2]));
         fold.change(quorum(13, true, &[1]));
-        assert_eq!(fold.now().epoch, 0, "two_node keeps it quorate");
+        assert_eq!(fold.now().epoch, 1, "by two_node or a quorum device it may be quorate alone");
     }
 
     #[test]

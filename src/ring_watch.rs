@@ -1,0 +1,212 @@
+//! Reads the daemon's counters that show whether its ring lives (`cmap_keys(7)`, `stats.srp.*`).
+
+use std::{ffi::CStr, fmt, pin::Pin, time::Duration};
+
+use crate::{
+    Code, Error,
+    connection::sealed::Terms,
+    lease::{Clock, Moment},
+    libquorum::cmap::Cmap,
+    state::{RingCounters, RingReading, RingUpdate},
+    worker::{Pending, Responder, Worker},
+};
+
+/// Reads the counters of a daemon.
+pub trait RingWatch: fmt::Debug + Send + Sync {
+    /// Asks for one read. It may never come: a daemon that synchronises answers late.
+    fn read(&self) -> Pending<RingUpdate>;
+
+    /// Closes its connections. Returns when that is done, which may be never.
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+/// Makes one read at a time, each asked for, on a thread and on connections of its own: libcmap may
+/// be silent while votequorum answers.
+#[derive(Debug)]
+pub(crate) struct RingThread(Worker<Reader>);
+
+impl RingThread {
+    pub(crate) fn new(terms: Terms, clock: Clock) -> Self {
+        let reader =
+            move || Reader { terms, clock, maps: None, was_watched: false, is_warned: false };
+        Self(Worker::new("quorum-ring", reader))
+    }
+}
+
+impl RingWatch for RingThread {
+    fn read(&self) -> Pending<RingUpdate> {
+        self.0.ask(())
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        self.0.close()
+    }
+}
+
+/// What the thread works with.
+struct Reader {
+    terms: Terms,
+    clock: Clock,
+    maps: Option<Maps>,
+    /// A read has succeeded, so the next failure is none of what is installed.
+    was_watched: bool,
+    is_warned: bool,
+}
+
+/// The connections to the daemon.
+struct Maps {
+    /// Configuration and timeouts.
+    default: Cmap,
+    /// `None` with Corosync 2, which has the counters in the default map.
+    statistics: Option<Cmap>,
+    keys: Keys,
+    /// What the nodelist said last, and when it was read.
+    configured_votes: (Option<u32>, Moment),
+}
+
+/// Where the counters are, and how old they may be.
+struct Keys {
+    gather_entered: &'static CStr,
+    operational_entered: &'static CStr,
+    token_lost: &'static CStr,
+    tokens: &'static CStr,
+    age: Duration,
+}
+
+/// Corosync 3 reads them when it is asked (`exec/stats.c`).
+const COROSYNC_3: Keys = Keys {
+    gather_entered: c"stats.srp.gather_entered",
+    operational_entered: c"stats.srp.operational_entered",
+    token_lost: c"stats.srp.operational_token_lost",
+    tokens: c"stats.srp.orf_token_rx",
+    age: Duration::ZERO,
+};
+
+/// Corosync 2 copies them every 1.5 s (`exec/main.c`, `corosync_totem_stats_updater`).
+const COROSYNC_2: Keys = Keys {
+    gather_entered: c"runtime.totem.pg.mrp.srp.gather_entered",
+    operational_entered: c"runtime.totem.pg.mrp.srp.operational_entered",
+    token_lost: c"runtime.totem.pg.mrp.srp.operational_token_lost",
+    tokens: c"runtime.totem.pg.mrp.srp.orf_token_rx",
+    age: Duration::from_millis(1500),
+};
+
+/// A key that Corosync 2 has, and Corosync 3 does not.
+const IS_COROSYNC_2: &CStr = c"runtime.connections.active";
+
+/// How old what the nodelist said may be. Votes that are added show in what votequorum expects at
+/// once.
+const NODELIST_AGE: Duration = Duration::from_secs(10);
+
+/// Why there is no read.
+enum Failed {
+    /// There will be none, whatever is tried.
+    Unwatchable(String),
+    /// The service does not take us. The next attempt may succeed if one has before.
+    Refused(Error),
+    /// The next attempt may succeed.
+    For(Error),
+}
+
+impl Responder for Reader {
+    type Request = ();
+    type Answer = RingUpdate;
+
+    fn answer(&mut self, (): &()) -> Result<RingUpdate, Error> {
+        // A connection from before may have died with its daemon, and another one be there.
+        let is_old = self.maps.is_some();
+        let read = self.read().or_else(|failed| if is_old { self.read() } else { Err(failed) });
+        match read {
+            Ok(reading) => {
+                self.was_watched = true;
+                Ok(RingUpdate::Read(reading))
+            }
+            Err(Failed::For(error)) => Err(error),
+            Err(Failed::Refused(error)) if self.was_watched => Err(error),
+            Err(Failed::Refused(error)) => Ok(self.unwatched(&error.to_string())),
+            Err(Failed::Unwatchable(why)) => Ok(self.unwatched(&why)),
+        }
+    }
+}
+
+impl Reader {
+    fn unwatched(&mut self, why: &str) -> RingUpdate {
+        if !std::mem::replace(&mut self.is_warned, true) {
+            log::warn!(
+                "the ring is not watched, so a node that the others go on without may be called \
+                 quorate, and is_exclusive() is false: {why}"
+            );
+        }
+        RingUpdate::Unwatched
+    }
+
+    /// Makes one read. The connections are kept if it worked.
+    fn read(&mut self) -> Result<RingReading, Failed> {
+        let mut maps = match self.maps.take() {
+            Some(maps) => maps,
+            None => Maps::connect(self.terms)?,
+        };
+        let now = self.clock.now();
+        let (_, read_at) = maps.configured_votes;
+        if read_at == Moment::default() || now.since(read_at) > NODELIST_AGE {
+            maps.configured_votes = (maps.default.configured_votes()?, now);
+        }
+        let asked_at = self.clock.now().before(maps.keys.age);
+        let counters = maps.statistics.as_ref().unwrap_or(&maps.default);
+        let counter = |key: &'static CStr| match counters.get_u64(key)? {
+            Some(value) => Ok(value),
+            None => Err(Failed::Unwatchable(format!(
+                "corosync has no key {}; upgrade it",
+                key.to_string_lossy()
+            ))),
+        };
+        let (gather_entered, operational_entered, token_lost, tokens) = (
+            counter(maps.keys.gather_entered)?,
+            counter(maps.keys.operational_entered)?,
+            counter(maps.keys.token_lost)?,
+            counter(maps.keys.tokens)?,
+        );
+        let timeout = |name: &str| match maps.default.get_u32(name)? {
+            Some(millis) => Ok(Duration::from_millis(millis.into())),
+            None => Err(Failed::Unwatchable(format!("corosync has no key {name}; upgrade it"))),
+        };
+        let (token, consensus) =
+            (timeout("runtime.config.totem.token")?, timeout("runtime.config.totem.consensus")?);
+        let (configured_votes, _) = maps.configured_votes;
+        self.maps = Some(maps);
+        Ok(RingReading {
+            asked_at,
+            answered_at: self.clock.now(),
+            counters: RingCounters { gather_entered, operational_entered, token_lost },
+            tokens,
+            token,
+            consensus,
+            configured_votes,
+        })
+    }
+}
+
+impl Maps {
+    fn connect(terms: Terms) -> Result<Self, Failed> {
+        let default = Cmap::initialize()?;
+        terms.check_server(default.server())?;
+        // Corosync 2 dies of a request for another map than the default one.
+        let is_corosync_2 = default.has(IS_COROSYNC_2)?;
+        let statistics = if is_corosync_2 { None } else { Some(Cmap::initialize_statistics()?) };
+        if let Some(statistics) = &statistics {
+            terms.check_server(statistics.server())?;
+        }
+        let keys = if is_corosync_2 { COROSYNC_2 } else { COROSYNC_3 };
+        Ok(Self { default, statistics, keys, configured_votes: (None, Moment::default()) })
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Load(_) | Error::Server { .. } => Self::Unwatchable(error.to_string()),
+            Error::Connect(Code::LIBRARY | Code::ACCESS) => Self::Refused(error),
+            error => Self::For(error),
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Whether quorum was held without a break, as far as the votes tell.
+
+use crate::{VoteFlags, Votes, libquorum::NodeId};
+
+/// Follows which nodes were with this one all the time since the last decision.
+#[derive(Debug, Default)]
+pub(super) struct Continuity {
+    /// The members that have come along through each ring since then, with this node. `None` before
+    /// the first decision of a connection.
+    companions: Option<Vec<NodeId>>,
+    /// Those of the last change of membership, until the votes after it are known.
+    unchecked: Option<Unchecked>,
+}
+
+#[derive(Debug)]
+struct Unchecked {
+    companions: Vec<NodeId>,
+    before: Votes,
+}
+
+impl Continuity {
+    /// A ring with these members was decided upon.
+    pub(super) fn decide(&mut self, members: &[NodeId]) {
+        self.companions = Some(members.to_vec());
+    }
+
+    /// A new ring has these members, and these nodes have left the one before, if only for a
+    /// moment. Returns whether others may have been quorate without this node.
+    pub(super) fn membership(
+        &mut self,
+        members: &[NodeId],
+        left: &[NodeId],
+        votes: Option<&Votes>,
+    ) -> bool {
+        let Some(companions) = &mut self.companions else { return false };
+        companions.retain(|node| members.contains(node) && !left.contains(node));
+        let Some(votes) = votes else { return true };
+        let before = votes.clone();
+        self.unchecked = Some(Unchecked { companions: companions.clone(), before });
+        others_may_be_quorate(companions, votes, votes)
+    }
+
+    /// The votes of the current membership are known. Returns whether, with them, others may have
+    /// been quorate without this node.
+    pub(super) fn votes(&mut self, votes: &Votes) -> bool {
+        self.unchecked.take().is_some_and(|Unchecked { companions, before }| {
+            !others_may_be_quorate(&companions, &before, &before)
+                && others_may_be_quorate(&companions, &before, votes)
+        })
+    }
+}
+
+/// Whether all votes but those of `companions` reach the threshold, with whichever of the votes
+/// before and after is worse for us.
+fn others_may_be_quorate(companions: &[NodeId], before: &Votes, after: &Votes) -> bool {
+    let ours: u64 = companions
+        .iter()
+        .map(|node| match (before.of(*node), after.of(*node)) {
+            (Some(before), Some(after)) => u64::from(before.min(after)),
+            (known, None) | (None, known) => known.map_or(0, u64::from),
+        })
+        .sum();
+    let all = u64::from(before.all().max(after.all()));
+    let others = all.saturating_sub(ours);
+    let flags = VoteFlags::from_bits(before.flags.bits() | after.flags.bits());
+    let threshold = if flags.two_node() || flags.qdevice_master_wins() {
+        1
+    } else if flags.auto_tie_breaker() {
+        u64::from(before.quorum.min(after.quorum)).min(all.div_ceil(2))
+    } else {
+        u64::from(before.quorum.min(after.quorum))
+    };
+    others >= threshold.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn votes(quorum: u32, members: &[(u32, u32)], all: u32) -> Votes {
+        let members: Vec<_> = members.iter().map(|(node, votes)| (NodeId(*node), *votes)).collect();
+        let total = members.iter().map(|(_, votes)| votes).sum();
+        let mut told = Votes::default();
+        (told.quorum, told.total, told.highest_expected, told.expected) = (quorum, total, all, all);
+        told.members = members;
+        told
+    }
+
+    fn ids(nodes: &[u32]) -> Vec<NodeId> {
+        nodes.iter().copied().map(NodeId).collect()
+    }
+
+    /// Decides on `members`, then forms a ring of `after` without `left`.
+    fn is_broken(members: &[u32], after: &[u32], left: &[u32], votes: Option<&Votes>) -> bool {
+        let mut continuity = Continuity::default();
+        continuity.decide(&ids(members));
+        continuity.membership(&ids(after), &ids(left), votes)
+    }
+
+    #[test]
+    fn a_node_with_most_votes_may_have_been_quorate_alone() {
+        let votes = votes(3, &[(1, 1), (2, 1), (3, 3)], 5);
+        assert!(is_broken(&[1, 2, 3], &[1, 2, 3], &[3], Some(&votes)));
+        assert!(!is_broken(&[1, 2, 3], &[1, 2, 3], &[1, 2], Some(&votes)), "3 was with us");
+    }
+
+    #[test]
+    fn a_minority_that_was_away_breaks_nothing() {
+        let votes = votes(2, &[(1, 1), (2, 1), (3, 1)], 3);
+        assert!(!is_broken(&[1, 2, 3], &[1, 2], &[3], Some(&votes)));
+        assert!(!is_broken(&[1, 2, 3], &[1, 2, 3], &[3], Some(&votes)));
+        assert!(is_broken(&[1, 2, 3], &[1, 2, 3], &[2, 3], Some(&votes)));
+    }
+
+    #[test]
+    fn a_quorum_device_counts_for_the_others() {
+        // Two nodes with one vote each, and a device with one.
+        let mut two = votes(2, &[(1, 1), (2, 1)], 3);
+        two.qdevice = 1;
+        assert!(is_broken(&[1, 2], &[1], &[2], Some(&two)));
+        // Three with one vote each, and a device with two (the algorithm lms).
+        let three = votes(3, &[(1, 1), (2, 1), (3, 1)], 5);
+        assert!(is_broken(&[1, 2, 3], &[1, 2, 3], &[3], Some(&three)));
+    }
+
+    #[test]
+    fn half_of_the_votes_is_enough_with_a_tie_breaker() {
+        let mut four = votes(3, &[(1, 1), (2, 1), (3, 1), (4, 1)], 4);
+        assert!(!is_broken(&[1, 2, 3, 4], &[1, 2, 3, 4], &[3, 4], Some(&four)));
+        four.flags = VoteFlags::from_bits(corosync_sys::VOTEQUORUM_INFO_AUTO_TIE_BREAKER);
+        assert!(is_broken(&[1, 2, 3, 4], &[1, 2, 3, 4], &[3, 4], Some(&four)));
+        assert!(!is_broken(&[1, 2, 3, 4], &[1, 2, 3, 4], &[4], Some(&four)));
+    }
+
+    #[test]
+    fn with_two_node_either_half_is_quorate() {
+        let mut two = votes(1, &[(1, 1), (2, 1)], 2);
+        two.flags = VoteFlags::from_bits(corosync_sys::VOTEQUORUM_INFO_TWONODE);
+        assert!(is_broken(&[1, 2], &[1], &[2], Some(&two)));
+    }
+
+    #[test]
+    fn unknown_votes_break_continuity() {
+        assert!(is_broken(&[1, 2, 3], &[1, 2], &[3], None));
+        let mut continuity = Continuity::default();
+        assert!(!continuity.membership(&ids(&[1]), &[], None), "nothing was decided before");
+    }
+
+    #[test]
+    fn votes_that_changed_in_between_count_as_the_worse_for_us() {
+        let before = votes(2, &[(1, 1), (2, 1), (3, 1)], 3);
+        let mut continuity = Continuity::default();
+        continuity.decide(&ids(&[1, 2, 3]));
+        assert!(!continuity.membership(&ids(&[1, 2, 3]), &ids(&[3]), Some(&before)));
+        assert!(continuity.votes(&votes(3, &[(1, 1), (2, 1), (3, 3)], 5)));
+        assert!(!continuity.votes(&votes(3, &[(1, 1), (2, 1), (3, 3)], 5)), "once");
+    }
+
+    #[test]
+    fn a_node_that_joins_and_dies_before_the_decision_breaks_nothing() {
+        let votes = votes(2, &[(1, 1), (2, 1)], 3);
+        let mut continuity = Continuity::default();
+        continuity.decide(&ids(&[1, 2]));
+        assert!(!continuity.membership(&ids(&[1, 2, 3]), &[], Some(&votes)));
+        assert!(!continuity.membership(&ids(&[1, 2]), &ids(&[3]), Some(&votes)));
+    }
+
+    #[test]
+    fn a_membership_that_was_never_decided_upon_counts() {
+        let votes = votes(2, &[(1, 1), (2, 1), (3, 1)], 3);
+        let mut continuity = Continuity::default();
+        continuity.decide(&ids(&[1, 2, 3]));
+        assert!(continuity.membership(&ids(&[1]), &ids(&[2, 3]), Some(&votes)));
+        assert!(continuity.membership(&ids(&[1, 2, 3]), &[], Some(&votes)), "2 and 3 were away");
+    }
+}

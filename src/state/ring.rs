@@ -1,0 +1,285 @@
+//! Whether the ring of the last decision still lives.
+//!
+//! A daemon that has lost its token answers every request with what it knew before, and tells no
+//! client: libquorum reports only a *new* ring. The daemon's counters show it
+//! (`exec/totemsrp.c`): a ring lives while the daemon stays in totem's OPERATIONAL state. This file
+//! folds reads of those counters, and decisions, into one deadline for `is_quorate()` and one for
+//! `is_exclusive()`. It is pure: no clock, no input, no output.
+
+use std::time::Duration;
+
+use crate::{lease::Moment, libquorum::RingId};
+
+/// One read of the daemon's counters (`stats.srp.*` in `cmap_keys(7)`).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RingReading {
+    /// When the first counter was asked for, less the age that it may have.
+    pub(crate) asked_at: Moment,
+    /// When the last counter was there.
+    pub(crate) answered_at: Moment,
+    pub(crate) counters: RingCounters,
+    /// `orf_token_rx`: moves with each token that arrives.
+    pub(crate) tokens: u64,
+    /// `runtime.config.totem.token`: how long the daemon waits for a token.
+    pub(crate) token: Duration,
+    /// `runtime.config.totem.consensus`: how long nodes in GATHER wait for one that is silent.
+    pub(crate) consensus: Duration,
+    /// The votes of all nodes in the nodelist, where there is one.
+    pub(crate) configured_votes: Option<u32>,
+}
+
+/// The counters that move when a ring ends or forms, and stand still while it lives.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct RingCounters {
+    pub(crate) gather_entered: u64,
+    pub(crate) operational_entered: u64,
+    pub(crate) token_lost: u64,
+}
+
+/// Whether the ring that quorum was decided for is known to live.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum RingState {
+    /// Not known: not seen yet on this connection, or not for too long. Nothing is believed.
+    #[default]
+    Unknown,
+    /// The daemon was seen in totem's OPERATIONAL state.
+    Operational,
+    /// The daemon has left the ring and looks for another one (totem's GATHER state), or has found
+    /// one that is not decided upon. The decision counts for a short time only.
+    Gather,
+    /// The counters cannot be read: libcmap is missing, or the daemon does not have them.
+    /// `is_quorate()` goes on without this check, `is_exclusive()` is false.
+    Unwatched,
+}
+
+/// What the reads and the decisions of one connection prove.
+#[derive(Debug, Default)]
+pub(super) struct RingEvidence {
+    watch: Watch,
+    /// Whether the counters belong to the ring of the last decision.
+    phase: Phase,
+    decision: Option<Decision>,
+    /// Until when the decision may be believed. `None` until there is evidence, and again once it
+    /// has run out.
+    until: Option<Moment>,
+    /// The ring of the decision was OPERATIONAL then, and no ring without us formed by then.
+    proved_at: Option<Moment>,
+    /// Evidence from before this is not believed again.
+    not_before: Moment,
+}
+
+#[derive(Debug, Default)]
+enum Watch {
+    /// There is no read yet.
+    #[default]
+    Pending,
+    Unwatched,
+    Watched(Reads),
+}
+
+#[derive(Debug)]
+struct Reads {
+    /// The first read that the next one is compared with.
+    anchor: RingReading,
+    answered_at: Moment,
+    /// Since when the daemon has answered without a gap in which it may have been stopped.
+    unbroken_since: Moment,
+    /// Whether that began with a gap. A daemon that was stopped may answer once more as it would
+    /// have before.
+    had_gap: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Phase {
+    /// No counter has moved that the last decision does not explain.
+    #[default]
+    Decided,
+    /// A counter has moved since the last decision.
+    Gather,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Decision {
+    ring_id: RingId,
+    /// When it was applied: a read that was asked for later is about what came after it.
+    applied_at: Moment,
+    /// Whether it can explain that the daemon became OPERATIONAL: it is about another ring than the
+    /// decision before, and has explained nothing yet.
+    explains: bool,
+}
+
+impl RingEvidence {
+    /// What is published.
+    pub(super) fn state(&self) -> RingState {
+        match (&self.watch, self.phase) {
+            (Watch::Unwatched, _) => RingState::Unwatched,
+            (_, Phase::Gather) => RingState::Gather,
+            _ if self.until.is_some() => RingState::Operational,
+            _ => RingState::Unknown,
+        }
+    }
+
+    /// Whether the last decision is about the ring that the daemon is in, as far as its counters
+    /// tell.
+    pub(super) fn is_settled(&self) -> bool {
+        matches!(self.watch, Watch::Unwatched) || self.phase == Phase::Decided
+    }
+
+    /// Until when the decision may be believed; `None` if it may not. `Moment::NEVER` where nobody
+    /// watches.
+    pub(super) fn until(&self) -> Option<Moment> {
+        match self.watch {
+            Watch::Unwatched => Some(Moment::NEVER),
+            _ => self.until,
+        }
+    }
+
+    /// Until when no other partition can be quorate, given that this one holds a majority.
+    pub(super) fn exclusive_until(&self) -> Option<Moment> {
+        let Watch::Watched(reads) = &self.watch else { return None };
+        let proved_at = self.proved_at.filter(|_| self.phase == Phase::Decided)?;
+        let RingReading { token, consensus, .. } = reads.anchor;
+        Some(proved_at.after(consensus.saturating_sub(token / 5)))
+    }
+
+    pub(super) fn configured_votes(&self) -> Option<u32> {
+        let Watch::Watched(reads) = &self.watch else { return None };
+        reads.anchor.configured_votes
+    }
+
+    /// The token and consensus timeouts, once they are known.
+    pub(super) fn timeouts(&self) -> Option<(Duration, Duration)> {
+        let Watch::Watched(reads) = &self.watch else { return None };
+        Some((reads.anchor.token, reads.anchor.consensus))
+    }
+
+    /// Nothing from before `moment` is believed again.
+    pub(super) fn expire(&mut self, moment: Moment) {
+        self.not_before = self.not_before.max(moment);
+        (self.until, self.proved_at) = (None, None);
+    }
+
+    /// Ends the belief in the ring if its time has come. Returns whether it has.
+    pub(super) fn expire_at(&mut self, now: Moment) -> bool {
+        match self.until() {
+            Some(until) if now >= until => {
+                self.expire(until);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The counters cannot be read on this connection. One that was watched stays so: then its
+    /// evidence runs out.
+    pub(super) fn unwatch(&mut self) {
+        if matches!(self.watch, Watch::Pending) {
+            self.watch = Watch::Unwatched;
+        }
+    }
+
+    /// Corosync decided about a ring, at some time after `drained_at`: nothing waited then.
+    pub(super) fn decide(
+        &mut self,
+        ring_id: RingId,
+        drained_at: Moment,
+        now: Moment,
+        settle_grace: Duration,
+    ) {
+        let last = self.decision;
+        let is_new_ring = last.is_none_or(|last| last.ring_id != ring_id);
+        let explains = is_new_ring || last.is_some_and(|last| last.explains);
+        self.decision = Some(Decision { ring_id, applied_at: now, explains });
+        if !is_new_ring {
+            return;
+        }
+        self.phase = Phase::Decided;
+        self.proved_at = None;
+        // The first decision on a connection is what the daemon knew before. A later one comes with
+        // a ring that has just formed, so the daemon was OPERATIONAL after `drained_at`.
+        if let (Some(_), Some((token, consensus))) = (last, self.timeouts())
+            && drained_at >= self.not_before
+        {
+            let until = drained_at.after(token + consensus + settle_grace);
+            self.until = Some(self.until.map_or(until, |before| before.max(until)));
+        }
+    }
+
+    /// Takes a read of the counters.
+    pub(super) fn read(&mut self, reading: RingReading, settle_grace: Duration) {
+        let Watch::Watched(reads) = &mut self.watch else {
+            let answered_at = reading.answered_at;
+            self.watch = Watch::Watched(Reads {
+                anchor: reading,
+                answered_at,
+                unbroken_since: answered_at,
+                had_gap: false,
+            });
+            return;
+        };
+        reads.note_gap(&reading);
+        let before = &reads.anchor;
+        if before.counters != reading.counters {
+            let became_operational =
+                before.counters.operational_entered != reading.counters.operational_entered;
+            let asked_at = before.asked_at;
+            let decision = self.decision.as_mut().filter(|decision| {
+                became_operational && decision.explains && decision.applied_at >= asked_at
+            });
+            self.phase = if decision.is_some() { Phase::Decided } else { Phase::Gather };
+            if let Some(decision) = decision {
+                decision.explains = false;
+            }
+            // Also if it is explained: a GATHER may have followed the decision.
+            let until = reading.asked_at.after(reading.consensus + settle_grace);
+            self.until = self.until.map(|before| before.min(until));
+            self.proved_at = None;
+            reads.anchor = reading;
+            return;
+        }
+        let token_moved = before.tokens != reading.tokens;
+        let is_apart = reading.asked_at >= before.answered_at.after(SECOND_READ);
+        if !token_moved || !is_apart {
+            return;
+        }
+        // Both reads are of one ring, which lived at the first.
+        let proved_at = before.asked_at;
+        let is_about_decision = self.phase == Phase::Decided
+            && self.decision.is_some_and(|decision| proved_at > decision.applied_at);
+        let (is_trusted, is_long) = (reads.is_trusted(proved_at), reads.is_long(proved_at));
+        if is_about_decision && is_trusted && proved_at >= self.not_before {
+            let until = proved_at.after(reading.token + reading.consensus + settle_grace);
+            self.until = Some(self.until.map_or(until, |before| before.max(until)));
+            self.proved_at = is_long.then_some(proved_at);
+        }
+        reads.anchor = reading;
+    }
+}
+
+impl Reads {
+    /// A daemon that was stopped for so long, and goes on, may have been left by the others.
+    fn note_gap(&mut self, reading: &RingReading) {
+        let gap = reading.answered_at.since(self.answered_at);
+        if gap > reading.token * 3 / 4 {
+            (self.unbroken_since, self.had_gap) = (reading.answered_at, true);
+        }
+        self.answered_at = reading.answered_at;
+    }
+
+    /// Whether the daemon's own timer for the token has had the time to run since a gap.
+    fn is_trusted(&self, asked_at: Moment) -> bool {
+        !self.had_gap || self.is_long(asked_at)
+    }
+
+    /// The same, counted also from the first read of a connection: the daemon may have been stopped
+    /// just before it.
+    fn is_long(&self, asked_at: Moment) -> bool {
+        asked_at >= self.unbroken_since.after(self.anchor.token)
+    }
+}
+
+/// How far apart two reads must be. The first may be answered before an overdue timer of the daemon
+/// has run; within this time it has.
+pub(crate) const SECOND_READ: Duration = Duration::from_millis(50);

@@ -1,0 +1,239 @@
+//! What is known about quorum at one moment.
+
+#[cfg(feature = "serde")]
+use std::time::Duration;
+use std::{fmt, sync::Arc, time::SystemTime};
+
+use super::RingState;
+use crate::{
+    Cause, Error, Nodes, QuorumChanged, Votes,
+    libquorum::{NodeId, RingId},
+    registry::Receipt,
+};
+
+/// Whether this node's partition of the cluster has quorum.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
+pub enum Quorum {
+    /// Corosync says that it has. The only state that lets anybody through.
+    Quorate,
+    /// Corosync says that it has not, or has said so and a gain since is held back.
+    Inquorate,
+    /// Nobody can say: there is no connection to Corosync, no decision yet, or a gain after that is
+    /// held back. Not quorate.
+    #[default]
+    Unknown,
+}
+
+impl Quorum {
+    /// True for [`Quorum::Quorate`] alone.
+    pub fn is_quorate(self) -> bool {
+        self == Self::Quorate
+    }
+}
+
+/// The connection to Corosync on this node. It says nothing about the cluster.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize),
+    serde(rename_all = "lowercase", tag = "state")
+)]
+#[non_exhaustive]
+pub enum Connection {
+    /// There is none yet.
+    Connecting {
+        /// Which attempt is under way or has just failed; the first is 1. While attempts fail for
+        /// the same reason only every doubling of this is told.
+        attempt: u64,
+        /// Why the last attempt failed, if one has.
+        error: Option<Error>,
+    },
+    /// Corosync has accepted us and tells what happens.
+    Connected,
+    /// Corosync has not answered for as long as the lease: it hangs, or we do. It may be believed
+    /// again when it answers.
+    Stalled,
+    /// There was one. The next attempt follows after a delay.
+    Lost {
+        /// What ended it.
+        error: Error,
+    },
+    /// The actor has stopped, or is gone. Nothing follows.
+    Stopped,
+}
+
+/// Everything that is known about quorum at one moment.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// Grows by one with each change; zero before the first.
+    pub sequence: u64,
+    /// Whether there is quorum.
+    pub quorum: Quorum,
+    /// The connection to Corosync.
+    pub connection: Connection,
+    /// The current membership; while there is no connection, the last one known. `None` until a
+    /// new connection has told.
+    pub ring_id: Option<RingId>,
+    /// Who is in it, ascending; until a new connection has told, the last ones known.
+    pub members: Vec<NodeId>,
+    /// Whether the quorum decision is about this membership. It is not while Corosync
+    /// synchronises after a membership change, while its ring is re-forming, nor while there is no
+    /// connection.
+    pub settled: bool,
+    /// Whether the ring that the decision is about is known to live.
+    pub ring: RingState,
+    /// Grows whenever it cannot be vouched for that quorum was held without a break: after a loss
+    /// of quorum, a lost connection, a deadline that passed, and when others may have been quorate
+    /// without this node.
+    pub epoch: u64,
+    /// The votes, once votequorum has told them on this connection; `None` where there is none.
+    pub votes: Option<Votes>,
+    /// Whether the votes were asked for after the last change of membership and decision.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(crate) votes_are_current: bool,
+    /// This node, once votequorum has told.
+    pub local: Option<NodeId>,
+    /// When this became so, by the wall clock.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "rfc3339"))]
+    pub changed_at: SystemTime,
+}
+
+/// As `2026-01-31T12:00:00.000Z`.
+#[cfg(feature = "serde")]
+pub(crate) fn rfc3339<S: serde::Serializer>(
+    time: &SystemTime,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    // It can show no others, and there are none: a clock that is that wrong is shown as zero.
+    let far = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    let time =
+        if (SystemTime::UNIX_EPOCH..far).contains(time) { *time } else { SystemTime::UNIX_EPOCH };
+    serializer.collect_str(&humantime::format_rfc3339_millis(time))
+}
+
+impl Snapshot {
+    /// Whether there would be quorum without these nodes, as the votes are now; `None` where they
+    /// are not known. Nodes that are no members make no difference.
+    pub fn would_survive(&self, nodes: &[NodeId]) -> Option<bool> {
+        let votes = self.votes.as_ref()?;
+        let mut left = votes.total;
+        for member in self.members.iter().filter(|member| nodes.contains(member)) {
+            left = left.saturating_sub(votes.of(*member)?);
+        }
+        Some(self.quorum.is_quorate() && left >= votes.quorum)
+    }
+
+    /// Whether no other partition can be quorate: the members' own votes are a majority of all votes
+    /// of the cluster, without those of a quorum device. False while that is not known for this
+    /// membership.
+    ///
+    /// The largest of the highest expected votes and of the votes in the nodelist counts as all.
+    /// With `last_man_standing`, `allow_downscale` or a quorum device that is a master, a minority
+    /// may become quorate, so then all nodes must be members (`votequorum(5)`).
+    pub fn has_majority(&self) -> bool {
+        self.votes_are_current
+            && self.votes.as_ref().is_some_and(|votes| votes.is_majority(&self.members))
+    }
+
+    /// The fencing token of this ring: the sequence of its ring id. It is equal on all members, and
+    /// larger on every later ring that has one. `None` unless the ring is quorate and settled, and its
+    /// members [hold a majority](Self::has_majority).
+    pub fn fencing_token(&self) -> Option<FencingToken> {
+        let ring_id = self.ring_id.filter(|_| self.quorum.is_quorate() && self.settled)?;
+        self.has_majority().then_some(FencingToken(ring_id.seq))
+    }
+
+    pub(super) fn before_anything(at: SystemTime) -> Self {
+        Self {
+            sequence: 0,
+            quorum: Quorum::Unknown,
+            connection: Connection::Connecting { attempt: 1, error: None },
+            ring_id: None,
+            members: Vec::new(),
+            settled: false,
+            ring: RingState::Unknown,
+            epoch: 0,
+            votes: None,
+            votes_are_current: false,
+            local: None,
+            changed_at: at,
+        }
+    }
+
+    /// Whether both say the same, leaving aside when and how often that changed.
+    pub(super) fn same_state(&self, other: &Self) -> bool {
+        self.quorum == other.quorum
+            && self.connection == other.connection
+            && self.ring_id == other.ring_id
+            && self.members == other.members
+            && self.settled == other.settled
+            && self.ring == other.ring
+            && self.epoch == other.epoch
+            && self.votes == other.votes
+            && self.votes_are_current == other.votes_are_current
+            && self.local == other.local
+    }
+}
+
+impl Connection {
+    /// Whether there is one, so that what it tells counts.
+    pub(crate) fn tells(&self) -> bool {
+        matches!(self, Self::Connected | Self::Stalled)
+    }
+}
+
+/// A number that storage can check: it refuses a writer whose token is smaller than the largest that
+/// it has seen.
+///
+/// It is the sequence of a settled, quorate ring whose members hold a majority of all votes. Two such
+/// rings share a member, and the sequence that a member has stored only grows (`exec/totemsrp.c`,
+/// `memb_ring_id_set`): so the token is equal on all members of a ring, and larger on every later
+/// ring that has one. That is void if nodes lose their stored ring sequence (`ringid_*` in Corosync's
+/// state directory).
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
+pub struct FencingToken(pub(crate) u64);
+
+impl FencingToken {
+    /// The number.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl From<u64> for FencingToken {
+    fn from(token: u64) -> Self {
+        Self(token)
+    }
+}
+
+/// In decimal.
+impl fmt::Display for FencingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl std::str::FromStr for FencingToken {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+/// The first message to a subscriber: all that is known, as a change from nothing.
+pub(crate) fn first(current: &Arc<Snapshot>) -> QuorumChanged {
+    QuorumChanged {
+        previous: Arc::new(Snapshot::before_anything(current.changed_at)),
+        current: Arc::clone(current),
+        joined: Nodes::ascending(&current.members),
+        left: Nodes::default(),
+        cause: Cause::Subscribed,
+        missed: 0,
+        receipt: Receipt::default(),
+    }
+}
