@@ -353,7 +353,13 @@ impl Config {
         quorum.extend(self.quorum.iter().cloned());
         section("quorum", &quorum);
 
-        let mut system = vec![line("allow_knet_handle_fallback", "yes"), line("state_dir", state)];
+        let mut system = vec![
+            line("allow_knet_handle_fallback", "yes"),
+            line("state_dir", state),
+            // Daemons of real time, each with a turn of 100 ms, would keep one another from the token.
+            line("sched_rr", "no"),
+            line("priority", "max"),
+        ];
         if self.ipc == Ipc::Socket {
             system.push(line("qb_ipc_type", "socket"));
         }
