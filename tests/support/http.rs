@@ -3,8 +3,9 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
-    time::Duration,
 };
+
+use super::DEADLINE;
 
 /// One connection to a server.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ impl Client {
     pub fn connect(server: SocketAddr) -> Self {
         let stream = TcpStream::connect(server).expect("the server listens");
         stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
         Self(BufReader::new(stream))
     }
 
