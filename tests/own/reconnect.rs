@@ -94,7 +94,7 @@ fn fifty_deaths(ipc: Ipc) {
         }
         let files = std::fs::read_dir(format!("/dev/shm/{entry}")).into_iter().flatten().flatten();
         let names = files.map(|file| file.file_name().into_string().unwrap());
-        let left: Vec<_> = names.filter(|name| !name.contains("-cmap-")).collect();
+        let left: Vec<_> = names.filter(|name| !name.contains("-cmap")).collect();
         assert!(left.is_empty(), "{left:?} in {entry} are left of a dead connection");
     }
 }

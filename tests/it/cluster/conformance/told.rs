@@ -73,16 +73,24 @@ impl Told {
     }
 
     /// The next step. Attempts to connect and votes are none; nor is, on a real cluster, a new ring
-    /// of the same members, which totem forms whenever an attempt to form another one failed.
+    /// of the same members, which totem forms whenever an attempt to form another one failed. A loss
+    /// that votequorum told when it was asked, just before its decision, is one step with the decision.
     #[track_caller]
     fn next_step(&self) -> String {
         let mut same_again = false;
+        let mut interrupted = false;
         loop {
             let change = self.next();
             match change.cause {
                 Cause::Connecting | Cause::Votes => {}
                 Cause::Nodelist if !self.first_only && is_same_again(&change) => same_again = true,
                 Cause::Quorum if same_again && is_still_so(&change) => same_again = false,
+                Cause::Quorum if !self.first_only && is_early(&change) => {
+                    interrupted |= change.interrupted();
+                }
+                _ if interrupted && !change.interrupted() => {
+                    return step(&change) + "; interrupted";
+                }
                 _ => return step(&change),
             }
         }
@@ -125,6 +133,15 @@ fn is_same_again(change: &QuorumChanged) -> bool {
 /// Whether this settles what was so before.
 fn is_still_so(change: &QuorumChanged) -> bool {
     change.current.settled && change.previous.quorum == change.current.quorum
+}
+
+/// Whether quorum is lost on a ring that has not decided.
+fn is_early(change: &QuorumChanged) -> bool {
+    let (before, now) = (&change.previous, &change.current);
+    change.is_loss()
+        && now.quorum == Quorum::Inquorate
+        && !now.settled
+        && before.ring_id == now.ring_id
 }
 
 /// One line with all that is compared: ring numbers are not, but whether the ring is a new one.
