@@ -6,7 +6,7 @@
 use std::{
     fs::{self, File},
     os::{fd::AsRawFd, unix::fs::MetadataExt},
-    process::Command,
+    process::{Command, Stdio},
     sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
@@ -136,7 +136,11 @@ fn readers_are_safe_from_a_suspended_system() {
     let (_node, watcher) = watched();
     let guard = watcher.quorum.guard().expect("quorate");
     let mut ahead = Command::new("unshare")
-        .args(["--time", "--boottime", "3600", "--fork", "--kill-child", "sleep", "infinity"])
+        .args(["--time", "--boottime", "3600", "--fork", "--kill-child", "sleep", "60"])
+        // It may outlive us for a moment, and must not hold our output.
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .expect("unshare can be run");
     // The one of its child.

@@ -40,6 +40,8 @@ impl Daemon {
             unsafe {
                 command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
             }
+            // Corosync sets the priority of its whole process group.
+            command.process_group(0);
             let mut child = command.spawn().expect("it can be run");
             let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
             let daemon = Arc::new(Self {
