@@ -136,6 +136,12 @@ impl Lease {
         Moment(self.until.load(Ordering::Acquire)).since(self.clock.now())
     }
 
+    /// How long no other partition can be quorate yet.
+    #[cfg(feature = "web")]
+    pub(crate) fn exclusive_left(&self) -> Duration {
+        Moment(self.exclusive_until.load(Ordering::Acquire)).since(self.clock.now())
+    }
+
     /// Whether a reader may have found it run out since it was as `before`, though it was extended
     /// in the same epoch: whoever extends it may be slow to.
     pub(crate) fn has_lapsed(&self, before: (Moment, u64)) -> bool {

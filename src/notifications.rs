@@ -87,7 +87,7 @@ impl Notifications {
     ) -> Result<Self, Error> {
         let tick = if connection.hangs_up() { LONGEST_TICK } else { TICK };
         // A whole number of them for each probe.
-        let ticks = match Ticks::new(divided(probe_interval, tick), tick, clock) {
+        let ticks = match Ticks::new(divided(probe_interval, tick), clock) {
             Ok(ticks) => ticks,
             Err(error) => {
                 connection.close(&connector);
@@ -176,7 +176,9 @@ impl Notifications {
                     self.ask_at = self.ask_at.min(self.clock.now().after(soon));
                 }
                 let now = self.clock.now();
-                if now < self.ask_at {
+                // A daemon that answers votequorum only synchronises.
+                let is_late = self.ring.as_ref().is_some_and(RingReads::is_late);
+                if now < self.ask_at && !is_late {
                     return;
                 }
                 (self.has_news, self.asks_soon) = (false, false);
@@ -191,6 +193,9 @@ impl Notifications {
             match answer {
                 Ok(answer) => {
                     self.unanswered = None;
+                    if let Some(ring) = &mut self.ring {
+                        ring.daemon_lives(answer.asked_at);
+                    }
                     self.answer = Some(answer);
                 }
                 Err(error) => {
@@ -221,7 +226,7 @@ impl Stream for Notifications {
         let due = this.ticks.poll(cx).is_ready();
         this.poll_probe(cx);
         let is_read = match &mut this.ring {
-            Some(ring) => ring.poll(&mut this.ticks, cx),
+            Some(ring) => ring.poll(cx),
             None => false,
         };
         this.arm();

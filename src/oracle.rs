@@ -156,6 +156,7 @@ impl Oracle {
     pub(crate) fn apply(&mut self, tracker: &mut Tracker, event: Event, now: Now) {
         let before = Arc::clone(tracker.current());
         let promised = tracker.deadline();
+        let was_believed = tracker.believes_in_ring(now.moment);
         let change = tracker.apply(event.clone(), now);
         let after = Arc::clone(tracker.current());
 
@@ -187,7 +188,10 @@ impl Oracle {
             }
         }
         let was_linked = self.link.is_some();
-        let (reformed, others) = self.hear(&event, now.moment, &before);
+        // Where quorum was not held, nothing is interrupted; what ran out is interrupted by that.
+        let was_held =
+            self.speaks_since.is_some() && !ran_out && !lapsed && !stalled && was_believed;
+        let (reformed, others) = self.hear(&event, now.moment, &before, was_held);
 
         let restarted = match &event {
             Event::Notified { notification: Notification::Nodelist { left, .. }, .. }
@@ -287,7 +291,13 @@ impl Oracle {
 
     /// Takes note of an event. Returns whether the membership is another one without a nodelist, so
     /// that this node may have been away, and whether others may have been quorate meanwhile.
-    fn hear(&mut self, event: &Event, now: Moment, before: &Snapshot) -> (bool, bool) {
+    fn hear(
+        &mut self,
+        event: &Event,
+        now: Moment,
+        before: &Snapshot,
+        was_held: bool,
+    ) -> (bool, bool) {
         let Some(link) = &mut self.link else {
             if let Event::Connected { has_provider, asked_at, watched } = event {
                 self.link = Some(Link::new(*has_provider, *asked_at, *watched));
@@ -331,7 +341,8 @@ impl Oracle {
                 if let (true, Some(votes)) = (is_current, &link.votes)
                     && let Some((companions, old)) = link.unchecked.take()
                 {
-                    others = !others_suffice(&companions, &old, &old)
+                    others = was_held
+                        && !others_suffice(&companions, &old, &old)
                         && others_suffice(&companions, &old, votes);
                 }
             }
@@ -343,9 +354,11 @@ impl Oracle {
                 link.changed_at = now;
                 if let Some(companions) = &mut link.companions {
                     *companions = &(&*companions & &set(members)) - &set(left);
-                    others = before.votes.as_ref().is_none_or(|v| others_suffice(companions, v, v));
-                    if let Some(votes) = &before.votes {
-                        link.unchecked = Some((companions.clone(), votes.clone()));
+                    link.unchecked = None;
+                    if was_held {
+                        let votes = before.votes.as_ref();
+                        others = votes.is_none_or(|v| others_suffice(companions, v, v));
+                        link.unchecked = votes.map(|votes| (companions.clone(), votes.clone()));
                     }
                 }
                 if !link.has_provider {

@@ -1,6 +1,19 @@
 //! Reads the daemon's counters that show whether its ring lives (`cmap_keys(7)`, `stats.srp.*`).
 
-use std::{ffi::CStr, fmt, pin::Pin, time::Duration};
+use std::{
+    ffi::CStr,
+    fmt,
+    os::fd::OwnedFd,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use rustix::net::{Shutdown, shutdown};
 
 use crate::{
     Code, Error,
@@ -16,6 +29,13 @@ pub trait RingWatch: fmt::Debug + Send + Sync {
     /// Asks for one read. It may never come: a daemon that synchronises answers late.
     fn read(&self) -> Pending<RingUpdate>;
 
+    /// Ends a read that the daemon does not answer though it lives. The next read uses another
+    /// connection, which is answered also while the daemon synchronises.
+    ///
+    /// A request that waits has the daemon spin at real-time priority (libqb `lib/ipcs.c`: its
+    /// descriptor stays readable).
+    fn cancel(&self);
+
     /// Closes its connections. Returns when that is done, which may be never.
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
@@ -23,23 +43,70 @@ pub trait RingWatch: fmt::Debug + Send + Sync {
 /// Makes one read at a time, each asked for, on a thread and on connections of its own: libcmap may
 /// be silent while votequorum answers.
 #[derive(Debug)]
-pub(crate) struct RingThread(Worker<Reader>);
+pub(crate) struct RingThread {
+    terms: Terms,
+    clock: Clock,
+    current: Mutex<Current>,
+}
+
+/// The thread that reads, and what ends the request that it waits for.
+#[derive(Debug)]
+struct Current {
+    worker: Worker<Reader>,
+    sockets: Arc<Sockets>,
+    connections: Arc<AtomicU64>,
+}
+
+/// Duplicates of the sockets of the connections that the thread uses.
+#[derive(Debug, Default)]
+struct Sockets(Mutex<Vec<OwnedFd>>);
 
 impl RingThread {
     pub(crate) fn new(terms: Terms, clock: Clock) -> Self {
-        let reader =
-            move || Reader { terms, clock, maps: None, was_watched: false, is_warned: false };
-        Self(Worker::new("quorum-ring", reader))
+        let current = Mutex::new(Current::new(terms, clock, false, Arc::default()));
+        Self { terms, clock, current }
+    }
+}
+
+impl Current {
+    fn new(terms: Terms, clock: Clock, was_watched: bool, connections: Arc<AtomicU64>) -> Self {
+        let sockets = Arc::new(Sockets::default());
+        let (used, count) = (Arc::clone(&sockets), Arc::clone(&connections));
+        let worker = Worker::new("quorum-ring", move || Reader {
+            terms,
+            clock,
+            maps: None,
+            sockets: Arc::clone(&used),
+            connections: Arc::clone(&count),
+            was_watched,
+            is_warned: false,
+        });
+        Self { worker, sockets, connections }
     }
 }
 
 impl RingWatch for RingThread {
     fn read(&self) -> Pending<RingUpdate> {
-        self.0.ask(())
+        self.current.lock().worker.ask(())
+    }
+
+    fn cancel(&self) {
+        let mut current = self.current.lock();
+        let sockets = std::mem::take(&mut *current.sockets.0.lock());
+        // Without a connection the thread makes one, and may not be left behind at that.
+        if sockets.is_empty() {
+            return;
+        }
+        for socket in &sockets {
+            let _ = shutdown(socket, Shutdown::Both);
+        }
+        // The call returns within two seconds (libqb `lib/ipcc.c`), and then the thread ends.
+        let connections = Arc::clone(&current.connections);
+        *current = Current::new(self.terms, self.clock, true, connections);
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        self.0.close()
+        self.current.lock().worker.close()
     }
 }
 
@@ -48,6 +115,9 @@ struct Reader {
     terms: Terms,
     clock: Clock,
     maps: Option<Maps>,
+    sockets: Arc<Sockets>,
+    /// How many connections were made.
+    connections: Arc<AtomicU64>,
     /// A read has succeeded, so the next failure is none of what is installed.
     was_watched: bool,
     is_warned: bool,
@@ -55,6 +125,8 @@ struct Reader {
 
 /// The connections to the daemon.
 struct Maps {
+    /// Which connection this is.
+    number: u64,
     /// Configuration and timeouts.
     default: Cmap,
     /// `None` with Corosync 2, which has the counters in the default map.
@@ -144,7 +216,12 @@ impl Reader {
     fn read(&mut self) -> Result<RingReading, Failed> {
         let mut maps = match self.maps.take() {
             Some(maps) => maps,
-            None => Maps::connect(self.terms)?,
+            None => {
+                self.sockets.0.lock().clear();
+                let maps = Maps::connect(self.terms, &self.sockets)?;
+                let number = self.connections.fetch_add(1, Ordering::Relaxed);
+                Maps { number, ..maps }
+            }
         };
         let now = self.clock.now();
         let (_, read_at) = maps.configured_votes;
@@ -173,8 +250,10 @@ impl Reader {
         let (token, consensus) =
             (timeout("runtime.config.totem.token")?, timeout("runtime.config.totem.consensus")?);
         let (configured_votes, _) = maps.configured_votes;
+        let connection = maps.number;
         self.maps = Some(maps);
         Ok(RingReading {
+            connection,
             asked_at,
             answered_at: self.clock.now(),
             counters: RingCounters { gather_entered, operational_entered, token_lost },
@@ -187,17 +266,28 @@ impl Reader {
 }
 
 impl Maps {
-    fn connect(terms: Terms) -> Result<Self, Failed> {
+    fn connect(terms: Terms, sockets: &Sockets) -> Result<Self, Failed> {
         let default = Cmap::initialize()?;
         terms.check_server(default.server())?;
+        sockets.add(&default)?;
         // Corosync 2 dies of a request for another map than the default one.
         let is_corosync_2 = default.has(IS_COROSYNC_2)?;
         let statistics = if is_corosync_2 { None } else { Some(Cmap::initialize_statistics()?) };
         if let Some(statistics) = &statistics {
             terms.check_server(statistics.server())?;
+            sockets.add(statistics)?;
         }
         let keys = if is_corosync_2 { COROSYNC_2 } else { COROSYNC_3 };
-        Ok(Self { default, statistics, keys, configured_votes: (None, Moment::default()) })
+        let configured_votes = (None, Moment::default());
+        Ok(Self { number: 0, default, statistics, keys, configured_votes })
+    }
+}
+
+impl Sockets {
+    fn add(&self, map: &Cmap) -> Result<(), Error> {
+        let socket = map.duplicate_socket().map_err(|_| Error::Descriptors)?;
+        self.0.lock().extend(socket);
+        Ok(())
     }
 }
 

@@ -214,6 +214,7 @@ impl Play<'_> {
         self.tokens += u64::from(moves & 64 != 0 || moves & 128 != 0);
         let token = ms(50 * u64::from(1 + self.bytes.of(16)));
         RingUpdate::Read(RingReading {
+            connection: 0,
             asked_at,
             answered_at: self.now,
             counters: self.counters,

@@ -3,7 +3,7 @@
 use std::{
     cell::Cell,
     ffi::{CStr, CString, c_char},
-    os::fd::RawFd,
+    os::fd::{BorrowedFd, OwnedFd, RawFd},
     ptr,
 };
 
@@ -57,6 +57,15 @@ impl Cmap {
             |raw| unsafe { (library.cmap_finalize)(raw) },
         )?;
         Ok(Self { library, raw, server, lost: Cell::new(false) })
+    }
+
+    /// A duplicate of the connection's socket: to shut it down ends a call that waits for the
+    /// daemon. `None` where it is not known.
+    pub(crate) fn duplicate_socket(&self) -> std::io::Result<Option<OwnedFd>> {
+        let Some((socket, _)) = self.server else { return Ok(None) };
+        // SAFETY: libcmap has the descriptor open until `drop`.
+        let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+        socket.try_clone_to_owned().map(Some)
     }
 
     pub(crate) fn server(&self) -> Option<Server> {

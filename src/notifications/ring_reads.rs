@@ -4,7 +4,6 @@ use std::{
     time::Duration,
 };
 
-use super::ticks::Ticks;
 use crate::{
     Error,
     lease::{Clock, Moment},
@@ -19,9 +18,10 @@ pub(super) struct RingReads {
     clock: Clock,
     /// When to read next; `None` if the counters cannot be read.
     read_at: Option<Moment>,
-    pending: Option<Pending<RingUpdate>>,
-    /// Something has happened since the pending read was asked for.
-    is_outdated: bool,
+    /// A read that is waited for, and since when.
+    pending: Option<(Pending<RingUpdate>, Moment)>,
+    /// When something happened last: only reads that are asked for later can confirm each other.
+    hurried_at: Moment,
     /// Held back until everything was dispatched that came before it.
     update: Option<RingUpdate>,
     last: Option<RingReading>,
@@ -36,7 +36,7 @@ impl RingReads {
             clock,
             read_at: Some(Moment::default()),
             pending: None,
-            is_outdated: false,
+            hurried_at: Moment::default(),
             update: None,
             last: None,
             failed: None,
@@ -45,13 +45,31 @@ impl RingReads {
 
     /// Something has happened to the ring: reads at once, and again as soon as that can confirm it.
     pub(super) fn hurry(&mut self) {
-        self.is_outdated = self.pending.is_some();
+        self.hurried_at = self.clock.now();
         self.read_at = self.read_at.map(|_| Moment::default());
     }
 
-    /// When this wants to be polled next, if it does not wait for a read.
+    /// When this wants to be polled next: when it reads next, or when a read is late.
     pub(super) fn next_at(&self) -> Option<Moment> {
-        self.read_at.filter(|_| self.pending.is_none())
+        match &self.pending {
+            Some((_, since)) => Some(since.after(LATE)),
+            None => self.read_at,
+        }
+    }
+
+    /// Whether a read is late. If the daemon lives, it cannot answer.
+    pub(super) fn is_late(&self) -> bool {
+        self.pending.as_ref().is_some_and(|(_, since)| self.clock.now() >= since.after(LATE))
+    }
+
+    /// The daemon has answered something else that it was asked for at that moment: ends a read that
+    /// was late by then.
+    pub(super) fn daemon_lives(&mut self, asked_at: Moment) {
+        if self.pending.as_ref().is_some_and(|(_, since)| asked_at >= since.after(LATE)) {
+            self.watch.cancel();
+            self.pending = None;
+            self.read_at = Some(Moment::default());
+        }
     }
 
     /// Takes the read that is there, once everything before it was dispatched.
@@ -59,15 +77,14 @@ impl RingReads {
         self.update.take()
     }
 
-    /// Reads when it is time to. Returns whether there is a read. The interval of reads divides the
-    /// period of the ticks, or is one.
-    pub(super) fn poll(&mut self, ticks: &mut Ticks, cx: &mut Context<'_>) -> bool {
+    /// Reads when it is time to. Returns whether there is a read.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         while self.update.is_none() {
-            let Some(pending) = &mut self.pending else {
+            let Some((pending, _)) = &mut self.pending else {
                 if self.read_at.is_none_or(|read_at| self.clock.now() < read_at) {
                     return false;
                 }
-                self.pending = Some(self.watch.read());
+                self.pending = Some((self.watch.read(), self.clock.now()));
                 continue;
             };
             let Poll::Ready(read) = pending.as_mut().poll(cx) else { return false };
@@ -75,7 +92,7 @@ impl RingReads {
             let next = match read {
                 Ok(update) => {
                     self.failed = None;
-                    let next = self.next(&update, ticks);
+                    let next = self.next(&update);
                     self.update = Some(update);
                     next
                 }
@@ -93,23 +110,19 @@ impl RingReads {
     }
 
     /// How soon the next read follows; `None` if there is nothing to read.
-    fn next(&mut self, update: &RingUpdate, ticks: &mut Ticks) -> Option<Duration> {
+    fn next(&mut self, update: &RingUpdate) -> Option<Duration> {
         let RingUpdate::Read(reading) = update else { return None };
-        let interval = interval(reading);
-        let period = super::divided(interval, ticks.longest());
-        if ticks.period() != period {
-            ticks.set_period(period);
-        }
         let last = self.last.replace(reading.clone());
-        let is_confirmed = last
-            .is_some_and(|last| last.counters == reading.counters && last.tokens != reading.tokens);
-        // A read that was asked for before something happened confirms nothing of that.
-        let is_outdated = std::mem::take(&mut self.is_outdated);
+        let is_confirmed = last.is_some_and(|last| {
+            last.asked_at >= self.hurried_at
+                && last.counters == reading.counters
+                && last.tokens != reading.tokens
+        });
         Some(match is_confirmed {
-            _ if is_outdated => Duration::ZERO,
+            true => interval(reading),
+            // It was asked for before something happened, and shows nothing of that.
+            false if reading.asked_at < self.hurried_at => Duration::ZERO,
             false => SECOND_READ.max(reading.token / 20),
-            // Not to wait for a tick more than that, should one come a little early.
-            true => interval.saturating_sub(period / 8),
         })
     }
 }
@@ -120,6 +133,10 @@ fn interval(reading: &RingReading) -> Duration {
     let exclusive = reading.consensus.saturating_sub(reading.token / 5);
     (exclusive / 4).clamp(SECOND_READ, Duration::from_secs(10))
 }
+
+/// How long a read may take. It takes less than a millisecond, unless the daemon synchronises, hangs or
+/// does not get a processor.
+const LATE: Duration = Duration::from_millis(50);
 
 /// How soon to try again after a read that failed.
 const RETRY: Duration = Duration::from_millis(200);

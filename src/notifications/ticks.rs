@@ -7,14 +7,7 @@ use crate::{Error, lease::Clock};
 
 /// Comes round every so often, at once for the first time. Many that are late are one.
 #[derive(Debug)]
-pub(super) struct Ticks {
-    timer: Timer,
-    /// The longest period that may be set.
-    longest: Duration,
-}
-
-#[derive(Debug)]
-enum Timer {
+pub(super) enum Ticks {
     /// One wake-up for each, where tokio's timer wheel takes two or three for a time as long as
     /// this; and due as soon as a suspended system resumes.
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -24,59 +17,37 @@ enum Timer {
 }
 
 impl Ticks {
-    pub(super) fn new(period: Duration, longest: Duration, clock: Clock) -> Result<Self, Error> {
-        let timer = match clock {
+    pub(super) fn new(period: Duration, clock: Clock) -> Result<Self, Error> {
+        Ok(match clock {
             #[cfg(any(target_os = "linux", target_os = "android"))]
-            Clock::System => Timer::System(linux::Timer::new(period)?),
+            Clock::System => Self::System(linux::Timer::new(period)?),
             #[allow(unreachable_patterns, reason = "elsewhere, and with the feature `sim`")]
-            _ => Timer::Tokio(interval(period)),
-        };
-        Ok(Self { timer, longest })
+            _ => Self::Tokio(interval(period)),
+        })
     }
 
     pub(super) fn period(&self) -> Duration {
-        match &self.timer {
+        match self {
             #[cfg(any(target_os = "linux", target_os = "android"))]
-            Timer::System(timer) => timer.period,
-            Timer::Tokio(interval) => interval.period(),
+            Self::System(timer) => timer.period,
+            Self::Tokio(interval) => interval.period(),
         }
-    }
-
-    /// They come with another period from now on, the next one after it; no longer than they may.
-    pub(super) fn set_period(&mut self, period: Duration) {
-        let period = period.min(self.longest);
-        match &mut self.timer {
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            Timer::System(timer) => {
-                timer.period = period;
-                timer.reset_after(period);
-            }
-            Timer::Tokio(timer) => {
-                *timer = interval(period);
-                timer.reset();
-            }
-        }
-    }
-
-    /// The longest period that they may have.
-    pub(super) fn longest(&self) -> Duration {
-        self.longest
     }
 
     /// The next comes after `duration`, and those after it as before.
     pub(super) fn reset_after(&mut self, duration: Duration) {
-        match &mut self.timer {
+        match self {
             #[cfg(any(target_os = "linux", target_os = "android"))]
-            Timer::System(timer) => timer.reset_after(duration),
-            Timer::Tokio(interval) => interval.reset_after(duration),
+            Self::System(timer) => timer.reset_after(duration),
+            Self::Tokio(interval) => interval.reset_after(duration),
         }
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.timer {
+        match self {
             #[cfg(any(target_os = "linux", target_os = "android"))]
-            Timer::System(timer) => timer.poll(cx),
-            Timer::Tokio(interval) => interval.poll_tick(cx).map(|_| ()),
+            Self::System(timer) => timer.poll(cx),
+            Self::Tokio(interval) => interval.poll_tick(cx).map(|_| ()),
         }
     }
 }

@@ -1,4 +1,13 @@
-use std::{collections::HashMap, fmt, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
@@ -511,7 +520,8 @@ impl sealed::Source for Node {
     }
 
     fn ring_watch(self: Arc<Self>, _: sealed::Terms) -> Option<Arc<dyn RingWatch>> {
-        Some(Arc::new(SimulatedRingWatch(self)))
+        let (connection, is_new) = (AtomicU64::new(0), Arc::default());
+        Some(Arc::new(SimulatedRingWatch { node: self, connection, is_new }))
     }
 
     #[cfg(any(feature = "metrics", feature = "web"))]
@@ -561,20 +571,31 @@ impl Probe for SimulatedProbe {
     }
 }
 
-/// Reads a node's counters inline: there at once, or when the daemon is neither paused nor
-/// synchronising.
+/// Reads a node's counters inline: there at once, or when the daemon is not paused any more. While it
+/// synchronises it answers on connections that were made meanwhile only.
 #[derive(Debug)]
-struct SimulatedRingWatch(Arc<Node>);
+struct SimulatedRingWatch {
+    node: Arc<Node>,
+    connection: AtomicU64,
+    /// The connection was made while the daemon synchronised.
+    is_new: Arc<AtomicBool>,
+}
 
 impl RingWatch for SimulatedRingWatch {
+    fn cancel(&self) {
+        self.connection.fetch_add(1, Ordering::Relaxed);
+        self.is_new.store(true, Ordering::Relaxed);
+    }
+
     fn read(&self) -> Pending<RingUpdate> {
-        let node = Arc::clone(&self.0);
+        let (node, is_new) = (Arc::clone(&self.node), Arc::clone(&self.is_new));
+        let connection = self.connection.load(Ordering::Relaxed);
         let asked_at = node.clock.now();
         let mut changed = node.cluster.changed.subscribe();
         Box::pin(async move {
             loop {
                 changed.mark_unchanged();
-                if let Some(reading) = node.read_ring(asked_at) {
+                if let Some(reading) = node.read_ring(asked_at, connection, &is_new) {
                     return reading.map(RingUpdate::Read);
                 }
                 // The sender is in `node.cluster`.
@@ -590,15 +611,25 @@ impl RingWatch for SimulatedRingWatch {
 
 impl Node {
     /// What the daemon's counters are now; `None` while it does not answer.
-    fn read_ring(&self, asked_at: Moment) -> Option<Result<RingReading, crate::Error>> {
+    fn read_ring(
+        &self,
+        asked_at: Moment,
+        connection: u64,
+        is_new: &AtomicBool,
+    ) -> Option<Result<RingReading, crate::Error>> {
         let state = self.cluster.state.lock();
         let world = &state.world;
         if world.node(self.id)?.daemon == Daemon::Down {
             return Some(Err(crate::Error::Request(Code::LIBRARY)));
         }
-        let (counters, configured_votes) = world.ring_counters(self.id)?;
+        let (counters, configured_votes, synchronises) = world.ring_counters(self.id)?;
+        if synchronises && !is_new.load(Ordering::Relaxed) {
+            return None;
+        }
+        is_new.fetch_and(synchronises, Ordering::Relaxed);
         let now = self.clock.now();
         Some(Ok(RingReading {
+            connection,
             asked_at,
             answered_at: now,
             counters,

@@ -233,12 +233,12 @@ impl World {
         (quorate, Some(votes))
     }
 
-    /// The counters of a node's daemon, and the votes in the nodelist; `None` while it is paused or
-    /// synchronises, when libcmap does not answer.
-    pub(super) fn ring_counters(&self, id: NodeId) -> Option<(RingCounters, u32)> {
+    /// The counters of a node's daemon, the votes in the nodelist, and whether it synchronises;
+    /// `None` while it is paused.
+    pub(super) fn ring_counters(&self, id: NodeId) -> Option<(RingCounters, u32, bool)> {
         let node = self.node(id).filter(|node| node.daemon == Daemon::Running)?;
         let synchronises = self.provider && node.decision.ring != node.ring;
-        (!synchronises).then(|| (node.counters, self.configured_votes()))
+        Some((node.counters, self.configured_votes(), synchronises))
     }
 
     /// What a client is told first: the membership, then the decision.

@@ -25,15 +25,21 @@ impl Continuity {
     }
 
     /// A new ring has these members, and these nodes have left the one before, if only for a
-    /// moment. Returns whether others may have been quorate without this node.
+    /// moment. Returns whether others may have been quorate without this node, which interrupts
+    /// nothing unless quorum `was_held`.
     pub(super) fn membership(
         &mut self,
         members: &[NodeId],
         left: &[NodeId],
         votes: Option<&Votes>,
+        was_held: bool,
     ) -> bool {
         let Some(companions) = &mut self.companions else { return false };
         companions.retain(|node| members.contains(node) && !left.contains(node));
+        if !was_held {
+            self.unchecked = None;
+            return false;
+        }
         let Some(votes) = votes else { return true };
         let before = votes.clone();
         self.unchecked = Some(Unchecked { companions: companions.clone(), before });
@@ -80,10 +86,8 @@ mod tests {
     fn votes(quorum: u32, members: &[(u32, u32)], all: u32) -> Votes {
         let members: Vec<_> = members.iter().map(|(node, votes)| (NodeId(*node), *votes)).collect();
         let total = members.iter().map(|(_, votes)| votes).sum();
-        let mut told = Votes::default();
-        (told.quorum, told.total, told.highest_expected, told.expected) = (quorum, total, all, all);
-        told.members = members;
-        told
+        let (highest_expected, expected) = (all, all);
+        Votes { quorum, total, highest_expected, expected, members, ..Votes::default() }
     }
 
     fn ids(nodes: &[u32]) -> Vec<NodeId> {
@@ -94,7 +98,7 @@ mod tests {
     fn is_broken(members: &[u32], after: &[u32], left: &[u32], votes: Option<&Votes>) -> bool {
         let mut continuity = Continuity::default();
         continuity.decide(&ids(members));
-        continuity.membership(&ids(after), &ids(left), votes)
+        continuity.membership(&ids(after), &ids(left), votes, true)
     }
 
     #[test]
@@ -143,7 +147,7 @@ mod tests {
     fn unknown_votes_break_continuity() {
         assert!(is_broken(&[1, 2, 3], &[1, 2], &[3], None));
         let mut continuity = Continuity::default();
-        assert!(!continuity.membership(&ids(&[1]), &[], None), "nothing was decided before");
+        assert!(!continuity.membership(&ids(&[1]), &[], None, true), "nothing was decided before");
     }
 
     #[test]
@@ -151,7 +155,7 @@ mod tests {
         let before = votes(2, &[(1, 1), (2, 1), (3, 1)], 3);
         let mut continuity = Continuity::default();
         continuity.decide(&ids(&[1, 2, 3]));
-        assert!(!continuity.membership(&ids(&[1, 2, 3]), &ids(&[3]), Some(&before)));
+        assert!(!continuity.membership(&ids(&[1, 2, 3]), &ids(&[3]), Some(&before), true));
         assert!(continuity.votes(&votes(3, &[(1, 1), (2, 1), (3, 3)], 5)));
         assert!(!continuity.votes(&votes(3, &[(1, 1), (2, 1), (3, 3)], 5)), "once");
     }
@@ -161,8 +165,8 @@ mod tests {
         let votes = votes(2, &[(1, 1), (2, 1)], 3);
         let mut continuity = Continuity::default();
         continuity.decide(&ids(&[1, 2]));
-        assert!(!continuity.membership(&ids(&[1, 2, 3]), &[], Some(&votes)));
-        assert!(!continuity.membership(&ids(&[1, 2]), &ids(&[3]), Some(&votes)));
+        assert!(!continuity.membership(&ids(&[1, 2, 3]), &[], Some(&votes), true));
+        assert!(!continuity.membership(&ids(&[1, 2]), &ids(&[3]), Some(&votes), true));
     }
 
     #[test]
@@ -170,7 +174,10 @@ mod tests {
         let votes = votes(2, &[(1, 1), (2, 1), (3, 1)], 3);
         let mut continuity = Continuity::default();
         continuity.decide(&ids(&[1, 2, 3]));
-        assert!(continuity.membership(&ids(&[1]), &ids(&[2, 3]), Some(&votes)));
-        assert!(continuity.membership(&ids(&[1, 2, 3]), &[], Some(&votes)), "2 and 3 were away");
+        assert!(continuity.membership(&ids(&[1]), &ids(&[2, 3]), Some(&votes), true));
+        assert!(
+            continuity.membership(&ids(&[1, 2, 3]), &[], Some(&votes), true),
+            "2 and 3 were away"
+        );
     }
 }

@@ -13,6 +13,9 @@ use crate::{lease::Moment, libquorum::RingId};
 /// One read of the daemon's counters (`stats.srp.*` in `cmap_keys(7)`).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RingReading {
+    /// Which connection to the counters this is: another one may have been opened while the daemon
+    /// synchronised.
+    pub(crate) connection: u64,
     /// When the first counter was asked for, less the age that it may have.
     pub(crate) asked_at: Moment,
     /// When the last counter was there.
@@ -61,6 +64,9 @@ pub(super) struct RingEvidence {
     /// Whether the counters belong to the ring of the last decision.
     phase: Phase,
     decision: Option<Decision>,
+    /// When decisions about new rings were applied that no read shows yet, oldest first: each
+    /// explains that the daemon became OPERATIONAL once.
+    unseen: Vec<Moment>,
     /// Until when the decision may be believed. `None` until there is evidence, and again once it
     /// has run out.
     until: Option<Moment>,
@@ -86,9 +92,11 @@ struct Reads {
     answered_at: Moment,
     /// Since when the daemon has answered without a gap in which it may have been stopped.
     unbroken_since: Moment,
-    /// Whether that began with a gap. A daemon that was stopped may answer once more as it would
-    /// have before.
+    /// Whether that began with a gap. A daemon that was stopped may go on with a token that waited
+    /// for it, until its timer for the token runs.
     had_gap: bool,
+    /// The token was seen to move before. Tokens that waited for a stopped daemon come in one burst.
+    has_moved: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -105,9 +113,6 @@ struct Decision {
     ring_id: RingId,
     /// When it was applied: a read that was asked for later is about what came after it.
     applied_at: Moment,
-    /// Whether it can explain that the daemon became OPERATIONAL: it is about another ring than the
-    /// decision before, and has explained nothing yet.
-    explains: bool,
 }
 
 impl RingEvidence {
@@ -190,11 +195,11 @@ impl RingEvidence {
     ) {
         let last = self.decision;
         let is_new_ring = last.is_none_or(|last| last.ring_id != ring_id);
-        let explains = is_new_ring || last.is_some_and(|last| last.explains);
-        self.decision = Some(Decision { ring_id, applied_at: now, explains });
+        self.decision = Some(Decision { ring_id, applied_at: now });
         if !is_new_ring {
             return;
         }
+        self.unseen.push(now);
         self.phase = Phase::Decided;
         self.proved_at = None;
         // The first decision on a connection is what the daemon knew before. A later one comes with
@@ -209,68 +214,83 @@ impl RingEvidence {
 
     /// Takes a read of the counters.
     pub(super) fn read(&mut self, reading: RingReading, settle_grace: Duration) {
-        let Watch::Watched(reads) = &mut self.watch else {
-            let answered_at = reading.answered_at;
-            self.watch = Watch::Watched(Reads {
-                anchor: reading,
-                answered_at,
-                unbroken_since: answered_at,
-                had_gap: false,
-            });
-            return;
-        };
-        reads.note_gap(&reading);
-        let before = &reads.anchor;
-        if before.counters != reading.counters {
-            let became_operational =
-                before.counters.operational_entered != reading.counters.operational_entered;
-            let asked_at = before.asked_at;
-            let decision = self.decision.as_mut().filter(|decision| {
-                became_operational && decision.explains && decision.applied_at >= asked_at
-            });
-            self.phase = if decision.is_some() { Phase::Decided } else { Phase::Gather };
-            if let Some(decision) = decision {
-                decision.explains = false;
+        let asked_at = reading.asked_at;
+        match &mut self.watch {
+            Watch::Watched(reads) => {
+                reads.note_gap(&reading);
+                if reads.anchor.counters == reading.counters {
+                    self.confirm(reading, settle_grace);
+                } else {
+                    self.moved(reading, settle_grace);
+                }
             }
-            // Also if it is explained: a GATHER may have followed the decision.
-            let until = reading.asked_at.after(reading.consensus + settle_grace);
-            self.until = self.until.map(|before| before.min(until));
-            self.proved_at = None;
-            reads.anchor = reading;
-            return;
+            Watch::Pending | Watch::Unwatched => self.watch = Watch::Watched(Reads::new(reading)),
         }
-        let token_moved = before.tokens != reading.tokens;
+        // What was decided before this read was asked for, this read shows.
+        self.unseen.retain(|applied_at| *applied_at >= asked_at);
+    }
+
+    /// A counter has moved: by a ring that was decided upon, or by one that was not.
+    fn moved(&mut self, reading: RingReading, settle_grace: Duration) {
+        let Watch::Watched(reads) = &mut self.watch else { return };
+        let (before, now) = (reads.anchor.counters, reading.counters);
+        let rings = now.operational_entered.wrapping_sub(before.operational_entered);
+        let rings = usize::try_from(rings).unwrap_or(usize::MAX);
+        let explained = rings.min(self.unseen.len());
+        self.unseen.drain(..explained);
+        // A ring that another one replaced before it was decided upon has no decision. If libcmap
+        // answers on the same connection as before, the daemon does not synchronise
+        // (`exec/ipc_glue.c`), so the last one has been decided upon.
+        let all_explained = explained == rings || reading.connection == reads.anchor.connection;
+        self.phase = if explained > 0 && all_explained { Phase::Decided } else { Phase::Gather };
+        // Also if it is explained: a GATHER may have followed the decision.
+        let until = reading.asked_at.after(reading.consensus + settle_grace);
+        self.until = self.until.map(|before| before.min(until));
+        self.proved_at = None;
+        reads.anchor = reading;
+    }
+
+    /// No counter has moved. If the token has, the ring lived at the first of the two reads.
+    fn confirm(&mut self, reading: RingReading, settle_grace: Duration) {
+        let Watch::Watched(reads) = &mut self.watch else { return };
+        let before = &reads.anchor;
         let is_apart = reading.asked_at >= before.answered_at.after(SECOND_READ);
-        if !token_moved || !is_apart {
+        if before.tokens == reading.tokens || !is_apart {
             return;
         }
-        // Both reads are of one ring, which lived at the first.
         let proved_at = before.asked_at;
         let is_about_decision = self.phase == Phase::Decided
             && self.decision.is_some_and(|decision| proved_at > decision.applied_at);
-        let (is_trusted, is_long) = (reads.is_trusted(proved_at), reads.is_long(proved_at));
-        if is_about_decision && is_trusted && proved_at >= self.not_before {
+        if is_about_decision && reads.is_trusted(proved_at) && proved_at >= self.not_before {
             let until = proved_at.after(reading.token + reading.consensus + settle_grace);
             self.until = Some(self.until.map_or(until, |before| before.max(until)));
-            self.proved_at = is_long.then_some(proved_at);
+            self.proved_at = reads.is_long(proved_at).then_some(proved_at);
         }
+        reads.has_moved = true;
         reads.anchor = reading;
     }
 }
 
 impl Reads {
+    fn new(anchor: RingReading) -> Self {
+        let answered_at = anchor.answered_at;
+        Self { anchor, answered_at, unbroken_since: answered_at, had_gap: false, has_moved: false }
+    }
+
     /// A daemon that was stopped for so long, and goes on, may have been left by the others.
     fn note_gap(&mut self, reading: &RingReading) {
         let gap = reading.answered_at.since(self.answered_at);
         if gap > reading.token * 3 / 4 {
             (self.unbroken_since, self.had_gap) = (reading.answered_at, true);
+            self.has_moved = false;
         }
         self.answered_at = reading.answered_at;
     }
 
-    /// Whether the daemon's own timer for the token has had the time to run since a gap.
+    /// Whether the daemon's own timer for the token has had the time to run since a gap; on a new
+    /// connection, whether the token has moved twice.
     fn is_trusted(&self, asked_at: Moment) -> bool {
-        !self.had_gap || self.is_long(asked_at)
+        if self.had_gap { self.is_long(asked_at) } else { self.has_moved }
     }
 
     /// The same, counted also from the first read of a connection: the daemon may have been stopped

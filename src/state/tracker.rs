@@ -282,7 +282,7 @@ impl Tracker {
         if let Some(votes) = &mut draft.after.votes {
             votes.configured = link.ring.configured_votes();
             if is_current {
-                draft.broken |= link.continuity.votes(votes);
+                draft.broken |= link.continuity.votes(votes) && link.quorate_since.is_some();
             }
         }
     }
@@ -311,7 +311,8 @@ impl Tracker {
         draft.cause = Cause::Nodelist;
         let (link, before) = (&mut self.link, &self.current);
         let (members, left) = (sorted(members), sorted(left));
-        draft.broken |= link.continuity.membership(&members, &left, before.votes.as_ref());
+        let (votes, was_held) = (before.votes.as_ref(), link.quorate_since.is_some());
+        draft.broken |= link.continuity.membership(&members, &left, votes, was_held);
         // A snapshot's lists are empty; and what corosync calls left is left of *its* previous
         // nodelist, which after the first one is ours too.
         draft.restarted = left;
@@ -618,11 +619,15 @@ mod tests {
 
         /// Votequorum tells one vote each of these, and of as many as there are.
         fn count(&mut self, members: &[u32]) {
-            let mut votes = Votes::default();
-            votes.members = ids(members).into_iter().map(|node| (node, 1)).collect();
-            votes.total = u32::try_from(members.len()).unwrap();
-            (votes.expected, votes.highest_expected) = (votes.total, votes.total);
-            votes.quorum = votes.total / 2 + 1;
+            let all = u32::try_from(members.len()).unwrap();
+            let votes = Votes {
+                members: ids(members).into_iter().map(|node| (node, 1)).collect(),
+                total: all,
+                expected: all,
+                highest_expected: all,
+                quorum: all / 2 + 1,
+                ..Votes::default()
+            };
             let asked_at = at(2).moment;
             let answer = Answer { asked_at, quorate: true, votes: Some(votes), local: None };
             self.change(Event::Answered(answer));

@@ -36,6 +36,9 @@ const CLIENTS: usize = 1024;
 /// The longest silence.
 const ALIVE: Duration = Duration::from_secs(10);
 
+/// How often to see whether quorum has become exclusive.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// How long a client whose stream has ended is to wait before it comes again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -70,7 +73,8 @@ fn events(
     place: Arc<Place>,
 ) -> impl Stream<Item = Result<Bytes, actix_web::Error>> {
     let latest = quorum.shared.watch();
-    let client = Client { quorum, latest, seen, told: Quorum::Unknown, place, has_ended: false };
+    let client =
+        Client { quorum, latest, seen, told: (Quorum::Unknown, false), place, has_ended: false };
     stream::unfold(client, |mut client| async {
         let event = client.next().await?;
         Some((Ok(event), client))
@@ -82,7 +86,8 @@ struct Client {
     latest: watch::Receiver<Arc<Snapshot>>,
     /// What it was told last.
     seen: Option<Arc<Snapshot>>,
-    told: Quorum,
+    /// The quorum that it was told last, and whether that was exclusive.
+    told: (Quorum, bool),
     place: Arc<Place>,
     has_ended: bool,
 }
@@ -98,14 +103,17 @@ impl Client {
             if let Some(change) = self.quorum.shared.history.after(self.seen.as_ref()) {
                 return Some(self.changed(&change));
             }
-            let now = self.quorum.quorum();
+            let now = (self.quorum.quorum(), self.quorum.is_exclusive());
             if now != self.told || Instant::now() >= silent {
                 self.told = now;
                 return Some(self.alive(now));
             }
-            // The lease may run out without anybody to publish that.
+            // The lease may run out without anybody to publish that, and nobody publishes when
+            // quorum becomes exclusive.
+            let lease = &self.quorum.shared.lease;
             let lease = match now {
-                Quorum::Quorate => Instant::now() + self.quorum.shared.lease.left(),
+                (Quorum::Quorate, true) => Instant::now() + lease.exclusive_left(),
+                (Quorum::Quorate, false) => Instant::now() + lease.left().min(LOOK),
                 _ => silent,
             };
             let changed = pin!(self.latest.changed());
@@ -124,11 +132,12 @@ impl Client {
         let is_latest = self.quorum.snapshot().sequence == current.sequence;
         let ran_out = is_latest && current.quorum.is_quorate() && !self.quorum.is_quorate();
         let quorum = if ran_out { Quorum::Unknown } else { current.quorum };
-        self.told = quorum;
+        let exclusive = is_latest && self.quorum.is_exclusive();
+        self.told = (quorum, exclusive);
         self.has_ended = current.connection == Connection::Stopped;
         self.quorum.shared.event_clients.rendered(change, ran_out, || {
             let names = self.quorum.node_names();
-            let state = State::of(current, quorum, &names);
+            let state = State::of(current, (quorum, exclusive), &names);
             let data = serde_json::to_string(&Change::of(change, state));
             let data = data.expect("all keys are strings or numbers");
             let retry = RETRY.as_millis();
@@ -137,11 +146,11 @@ impl Client {
         })
     }
 
-    fn alive(&self, quorum: Quorum) -> Bytes {
+    fn alive(&self, (quorum, exclusive): (Quorum, bool)) -> Bytes {
         let sequence = self.seen.as_ref().map_or(0, |seen| seen.sequence);
         // They are read after a connection was told of.
         let names = self.quorum.node_names();
-        let data = serde_json::to_string(&Alive { sequence, quorum, names: &names });
+        let data = serde_json::to_string(&Alive { sequence, quorum, exclusive, names: &names });
         let data = data.expect("all keys are strings or numbers");
         format!("event: alive\ndata: {data}\n\n").into()
     }
@@ -151,6 +160,7 @@ impl Client {
 struct Alive<'a> {
     sequence: u64,
     quorum: Quorum,
+    exclusive: bool,
     names: &'a NodeNames,
 }
 

@@ -48,18 +48,25 @@ use crate::QuorumHandle;
 pub struct QuorumGate {
     quorum: QuorumHandle,
     allow_safe_methods: bool,
+    exclusive: bool,
     retry_after: Duration,
 }
 
 impl QuorumGate {
     /// Refuses every request unless this node has quorum.
     pub fn new(quorum: QuorumHandle) -> Self {
-        Self { quorum, allow_safe_methods: false, retry_after: RETRY_AFTER }
+        Self { quorum, allow_safe_methods: false, exclusive: false, retry_after: RETRY_AFTER }
     }
 
     /// Lets GET, HEAD and OPTIONS through without quorum: what they answer may be stale.
     pub fn allow_safe_methods(self) -> Self {
         Self { allow_safe_methods: true, ..self }
+    }
+
+    /// Lets requests through only while no other partition can have quorum: asks
+    /// [`QuorumHandle::is_exclusive`] in place of [`is_quorate`](QuorumHandle::is_quorate).
+    pub fn exclusive(self) -> Self {
+        Self { exclusive: true, ..self }
     }
 
     /// When clients are told to try again, rounded up to seconds and with up to a quarter more at
@@ -70,7 +77,8 @@ impl QuorumGate {
 
     fn admits(&self, method: &Method) -> bool {
         let safe = || matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-        (self.allow_safe_methods && safe()) || self.quorum.is_quorate()
+        (self.allow_safe_methods && safe())
+            || if self.exclusive { self.quorum.is_exclusive() } else { self.quorum.is_quorate() }
     }
 }
 
@@ -153,7 +161,8 @@ where
         if self.gate.admits(request.method()) {
             return Answer::Passed { answer: self.service.call(request) };
         }
-        let refusal = NotQuorate::new(&self.gate.quorum, self.gate.retry_after);
+        let refusal =
+            NotQuorate::new(&self.gate.quorum, self.gate.exclusive, self.gate.retry_after);
         Answer::Refused { answer: Some(request.error_response(refusal)) }
     }
 }

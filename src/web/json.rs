@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use super::told;
 use crate::{
-    Cause, Connection, NodeId, Quorum, QuorumChanged, QuorumHandle, RingId, Snapshot, Votes,
-    names::NodeNames,
+    Cause, Connection, FencingToken, NodeId, Quorum, QuorumChanged, QuorumHandle, RingId,
+    RingState, Snapshot, Votes, names::NodeNames,
 };
 
 /// `GET /quorum`
 pub(super) fn now(quorum: &QuorumHandle, _: &HttpRequest) -> HttpResponse {
     let names = quorum.node_names();
     let latest = quorum.snapshot();
-    json(&State::of(&latest, quorum.quorum_of(&latest), &names))
+    json(&State::of(&latest, (quorum.quorum_of(&latest), quorum.is_exclusive()), &names))
 }
 
 /// `GET /quorum/history`
@@ -54,6 +54,9 @@ pub(super) struct State<'a> {
     members: &'a [NodeId],
     names: &'a NodeNames,
     settled: bool,
+    ring: RingState,
+    exclusive: bool,
+    fencing_token: Option<FencingToken>,
     epoch: u64,
     votes: Option<Counted<'a>>,
     local: Option<NodeId>,
@@ -63,8 +66,12 @@ pub(super) struct State<'a> {
 }
 
 impl<'a> State<'a> {
-    /// With what the lease makes of its quorum.
-    pub(super) fn of(snapshot: &'a Snapshot, quorum: Quorum, names: &'a NodeNames) -> Self {
+    /// With what readers find of it: its quorum, and whether it is exclusive.
+    pub(super) fn of(
+        snapshot: &'a Snapshot,
+        (quorum, exclusive): (Quorum, bool),
+        names: &'a NodeNames,
+    ) -> Self {
         Self {
             quorum,
             connection: &snapshot.connection,
@@ -72,6 +79,9 @@ impl<'a> State<'a> {
             members: &snapshot.members,
             names,
             settled: snapshot.settled,
+            ring: snapshot.ring,
+            exclusive,
+            fencing_token: snapshot.fencing_token().filter(|_| quorum.is_quorate()),
             epoch: snapshot.epoch,
             votes: snapshot.votes.as_ref().map(Counted::of),
             local: snapshot.local,

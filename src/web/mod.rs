@@ -109,8 +109,11 @@ use crate::QuorumHandle;
 /// | `members` | node ids, ascending |
 /// | `names` | the names of nodes by their ids, where `corosync.conf` has any |
 /// | `settled` | whether the decision is about this membership |
+/// | `ring` | whether the ring is known to live: `operational`, `gather` (it is re-forming), `unknown`, or `unwatched` where it cannot be read |
+/// | `exclusive` | whether no other partition can be quorate: [`QuorumHandle::is_exclusive`] |
+/// | `fencing_token` | [`Snapshot::fencing_token`](crate::Snapshot::fencing_token); `null` if the ring has none |
 /// | `epoch` | grows whenever quorum was, or may have been, interrupted |
-/// | `votes` | `expected`, `highest_expected`, `total`, `quorum`, `qdevice`, `margin`, `members` (votes by node id), `flags`; `null` if not known |
+/// | `votes` | `expected`, `highest_expected`, `total`, `quorum`, `qdevice`, `configured` (votes of all nodes in the nodelist; `null` if not known), `margin`, `members` (votes by node id), `flags`; `null` if not known |
 /// | `local` | the id of this node; `null` if not known |
 /// | `sequence` | grows by one with each change |
 /// | `changed_at` | when the last change was, RFC 3339 |
@@ -122,8 +125,8 @@ use crate::QuorumHandle;
 /// The first one is the current state, with the cause `subscribed`. Who reconnects with a
 /// `Last-Event-ID` that is among those kept (1024) gets what came after it first.
 ///
-/// In between, every ten seconds and whenever the lease runs out, comes an `alive` event with
-/// `sequence`, `quorum` and `names`: who hears nothing for longer knows that the stream is dead.
+/// In between, every ten seconds, whenever the lease runs out and when `exclusive` changes, comes an
+/// `alive` event with `sequence`, `quorum`, `exclusive` and `names`: who hears nothing for longer knows that the stream is dead.
 ///
 /// The stream ends when the actor is stopped. At most 1024 are served at a time, beyond that the
 /// answer is 503; one whose connection has been full for 30 seconds, as it does not read, loses its

@@ -70,7 +70,7 @@ impl FromRequest for Quorate {
             );
             return ready(Err(ErrorInternalServerError("the service is not set up\n")));
         };
-        let refusal = || NotQuorate::new(quorum, RETRY_AFTER).into();
+        let refusal = || NotQuorate::new(quorum, false, RETRY_AFTER).into();
         ready(quorum.guard().map(Self).ok_or_else(refusal))
     }
 }

@@ -7,7 +7,7 @@ use actix_web::{
 use serde::Serialize;
 
 use super::told;
-use crate::{Connection, Quorum, QuorumHandle, RingId};
+use crate::{Connection, Quorum, QuorumHandle, RingId, RingState};
 
 /// A request was refused: this node is not known to have quorum.
 ///
@@ -20,6 +20,8 @@ use crate::{Connection, Quorum, QuorumHandle, RingId};
 /// | `stalled` | Corosync, or the actor, has not been heard for the lease |
 /// | `inquorate` | this partition of the cluster has no quorum |
 /// | `unsettled` | the membership has changed, and the decision about it is awaited |
+/// | `ring` | the ring is re-forming, or was not seen to live in time |
+/// | `not_exclusive` | there is quorum, but another partition may have it too ([`QuorumGate::exclusive`](super::QuorumGate::exclusive)) |
 /// | `unstable` | there is quorum, but not yet for [`stable_after`](crate::QuorumBuilder::stable_after) |
 /// | `regained` | there is quorum again: it came back while the request was refused |
 /// | `stopped` | the actor has ended |
@@ -37,7 +39,8 @@ pub struct NotQuorate {
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 impl NotQuorate {
-    pub(super) fn new(quorum: &QuorumHandle, retry_after: Duration) -> Self {
+    /// The refusal of somebody who asks for quorum, or for `exclusive` quorum.
+    pub(super) fn new(quorum: &QuorumHandle, exclusive: bool, retry_after: Duration) -> Self {
         let snapshot = quorum.snapshot();
         let quorum = quorum.quorum_of(&snapshot);
         let (reason, detail) = match (&snapshot.connection, quorum) {
@@ -45,12 +48,21 @@ impl NotQuorate {
             (Connection::Connecting { .. }, _) => ("connecting", "not connected to the cluster"),
             (Connection::Lost { .. }, _) => ("lost", "the connection to the cluster was lost"),
             (_, Quorum::Inquorate) => ("inquorate", "this node's partition has no quorum"),
+            (Connection::Connected, Quorum::Unknown)
+                if matches!(snapshot.ring, RingState::Gather)
+                    || snapshot.settled && snapshot.ring == RingState::Unknown =>
+            {
+                ("ring", "the cluster's ring is not known to live")
+            }
             (Connection::Connected, Quorum::Unknown) if !snapshot.settled => {
                 ("unsettled", "the cluster has not decided about quorum yet")
             }
             // A lease that has run out unnoticed was published as quorate.
             (Connection::Connected, Quorum::Unknown) if snapshot.quorum == Quorum::Unknown => {
                 ("unstable", "quorum has not lasted long enough yet")
+            }
+            (_, Quorum::Quorate) if exclusive => {
+                ("not_exclusive", "another partition of the cluster may have quorum too")
             }
             // It may have come back since the request was refused.
             (_, Quorum::Quorate) => ("regained", "quorum has just been regained"),

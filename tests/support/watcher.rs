@@ -11,7 +11,7 @@ use std::{
 use actix::{Actor, Arbiter, Context, Handler, System, clock::timeout};
 use actix_quorum::{
     Backoff, Cause, Connection, Quorum, QuorumActor, QuorumBuilder, QuorumChanged, QuorumHandle,
-    Snapshot,
+    RingState, Snapshot,
 };
 
 use super::{DEADLINE, Netns, block_on, eventually, report::print_command};
@@ -97,12 +97,14 @@ impl Watcher {
         }
     }
 
-    /// The changes up to this quorum, settled, with these members.
+    /// The changes up to this quorum, settled, with these members, once it is known whether the ring
+    /// is watched.
     #[track_caller]
     pub fn until_settled(&self, quorum: Quorum, members: &[u32]) -> Vec<QuorumChanged> {
         self.until(&format!("{quorum} with members {members:?}"), |change| {
             let now = &change.current;
             now.settled
+                && now.ring != RingState::Unknown
                 && now.quorum == quorum
                 && now.members.iter().map(|node| node.0).eq(members.iter().copied())
         })

@@ -466,7 +466,8 @@ fn the_votes_are_told() {
     let node = Node::single();
     let watcher = Watcher::start(&node.netns);
     watcher.until("the votes", |change| {
-        change.current.votes.as_ref().is_some_and(|votes| !votes.members.is_empty())
+        let now = &change.current;
+        now.quorum.is_quorate() && now.votes.as_ref().is_some_and(|votes| !votes.members.is_empty())
     });
     let snapshot = watcher.quorum.snapshot();
     let votes = snapshot.votes.as_ref().unwrap();

@@ -4,7 +4,7 @@ use std::{sync::Mutex, time::Duration};
 
 use actix::Arbiter;
 use actix_quorum::{
-    Connection, QuorumActor, QuorumChanged, QuorumHandle, QuorumLost,
+    Connection, QuorumActor, QuorumChanged, QuorumHandle, QuorumLost, RingState,
     sim::{Cluster, Probe},
     web::{Quorate, QuorumGate, routes},
 };
@@ -19,6 +19,9 @@ use actix_web::{
 };
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
+
+/// Long enough for a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -130,7 +133,7 @@ async fn a_gain_that_is_held_back_is_refused_as_such() {
     let cluster = Cluster::new(3);
     let builder = QuorumActor::builder().source(cluster.node(1)).stable_after(HOUR).lease(HOUR);
     let quorum = builder.start_in_arbiter(&Arbiter::current());
-    quorum.wait_for(|snapshot| snapshot.settled).await;
+    quorum.wait_for(|snapshot| snapshot.ring == RingState::Operational).await;
     let response = ask(gated(QuorumGate::new(quorum)), TestRequest::get().uri("/it")).await;
     assert_eq!(body(response).await["reason"], "unstable");
 }
@@ -387,7 +390,13 @@ async fn the_routes_take_get_and_head_without_a_body() {
 #[actix_web::test]
 async fn the_state_is_told_as_documented() {
     let (cluster, quorum, mut probe) = quorate().await;
-    probe.expect("the votes", |change| change.current.votes.is_some()).await;
+    actix::clock::timeout(PATIENCE, async {
+        while !quorum.is_exclusive() {
+            actix::clock::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("it becomes exclusive");
     let (status, now) = get(&quorum, "/quorum").await;
     let mut now: Value = serde_json::from_str(&now).unwrap();
     assert_eq!(status, StatusCode::OK);
@@ -402,10 +411,13 @@ async fn the_state_is_told_as_documented() {
             "members": [1, 2, 3],
             "names": { "1": "n1", "2": "n2", "3": "n3" },
             "settled": true,
+            "ring": "operational",
+            "exclusive": true,
+            "fencing_token": 5,
             "epoch": 0,
             "votes": {
                 "expected": 3, "highest_expected": 3, "total": 3, "quorum": 2, "qdevice": 0,
-                "margin": 1, "members": { "1": 1, "2": 1, "3": 1 }, "flags": ["quorate"],
+                "configured": 3, "margin": 1, "members": { "1": 1, "2": 1, "3": 1 }, "flags": ["quorate"],
             },
             "local": 1,
             "sequence": quorum.snapshot().sequence,

@@ -55,14 +55,14 @@ pub(crate) fn resumed(id: u32, before: &[u32], members: &[u32]) -> Vec<Course> {
         ]),
         // or misses the token first,
         course(&[
-            &format!("quorate: new ring {id}, unsettled{left}"),
+            &format!("quorate: new ring {id}, unsettled{left}; interrupted"),
             &format!("inquorate: ring {id}; interrupted"),
             &format!("inquorate: new ring{members}, unsettled{joined}"),
             &back,
         ]),
         // and hears from them before it has decided.
         course(&[
-            &format!("quorate: new ring {id}, unsettled{left}"),
+            &format!("quorate: new ring {id}, unsettled{left}; interrupted"),
             &format!("quorate: new ring{members}, unsettled{joined}; interrupted"),
             &back,
         ]),

@@ -9,7 +9,7 @@ mod courses;
 mod nodes;
 mod told;
 
-use actix_quorum::Error;
+use actix_quorum::{Error, NodeId};
 use arm::{Arm, Real, Settings, Sim};
 use courses::{course, resumed, started};
 use nodes::{Nodes, formed};
@@ -69,7 +69,10 @@ fn a_partition_and_its_heal<A: Arm>() {
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
     nodes.expect(
         &[3],
-        &["quorate: new ring 3, unsettled; left 1 2", "inquorate: ring 3; interrupted"],
+        &[
+            "quorate: new ring 3, unsettled; left 1 2; interrupted",
+            "inquorate: ring 3; interrupted",
+        ],
     );
     nodes.expect_quorate(&[1, 2]);
     nodes.agree(&arm);
@@ -160,7 +163,7 @@ fn reconnecting_after_a_crash<A: Arm>() {
     nodes.expect(&[2], &["unknown: lost; interrupted"]);
     nodes.expect(
         &[1],
-        &["quorate: new ring 1, unsettled; left 2", "inquorate: ring 1; interrupted"],
+        &["quorate: new ring 1, unsettled; left 2; interrupted", "inquorate: ring 1; interrupted"],
     );
     nodes.expect_quorate(&[]);
 
@@ -180,7 +183,7 @@ fn all_others_gone_and_back<A: Arm>() {
     arm.crash(2);
     nodes.expect(
         &[1],
-        &["quorate: new ring 1, unsettled; left 2", "inquorate: ring 1; interrupted"],
+        &["quorate: new ring 1, unsettled; left 2; interrupted", "inquorate: ring 1; interrupted"],
     );
     nodes.expect(&[2], &["unknown: lost; interrupted"]);
     nodes.expect_quorate(&[]);
@@ -266,7 +269,7 @@ fn expected_votes_of_less_than_there_are_leave_quorum_where_it_is<A: Arm>() {
     nodes.expect(&[2], &["unknown: lost; interrupted"]);
     nodes.expect(
         &[1],
-        &["quorate: new ring 1, unsettled; left 2", "inquorate: ring 1; interrupted"],
+        &["quorate: new ring 1, unsettled; left 2; interrupted", "inquorate: ring 1; interrupted"],
     );
     // Set to what it is a key changes nothing, and one vote is not enough of two.
     arm.expected_votes(1);
@@ -280,11 +283,15 @@ fn expected_votes_of_less_than_there_are_leave_quorum_where_it_is<A: Arm>() {
 fn expected_votes_outlive_the_restart_of_one_daemon<A: Arm>() {
     let (arm, nodes) = formed::<A>(3, Settings::default());
     arm.expected_votes(5);
+    nodes.know_votes(&[1, 2, 3], |votes| votes.expected == 5);
     arm.stop(3);
     nodes.expect(&[3], &["unknown: lost; interrupted"]);
     nodes.expect(
         &[1, 2],
-        &["quorate: new ring 1 2, unsettled; left 3", "inquorate: ring 1 2; interrupted"],
+        &[
+            "quorate: new ring 1 2, unsettled; left 3; interrupted",
+            "inquorate: ring 1 2; interrupted",
+        ],
     );
     arm.start(3);
     nodes.expect(
@@ -294,10 +301,12 @@ fn expected_votes_outlive_the_restart_of_one_daemon<A: Arm>() {
     nodes.expect_one_of(&[3], &started(3, &[1, 2, 3], &[1, 2, 3], "quorate"));
     arm.stop(2);
     nodes.expect(&[2], &["unknown: lost; interrupted"]);
-    nodes.expect(
-        &[1, 3],
-        &["quorate: new ring 1 3, unsettled; left 2", "inquorate: ring 1 3; interrupted"],
-    );
+    let first = "quorate: new ring 1 3, unsettled; left 2";
+    let interrupted = format!("{first}; interrupted");
+    let last = "inquorate: ring 1 3; interrupted";
+    nodes.expect(&[1], &[&interrupted, last]);
+    // Node 3 expected three votes until it heard of five.
+    nodes.expect_one_of(&[3], &[course(&[first, last]), course(&[&interrupted, last])]);
     nodes.agree(&arm);
 }
 
@@ -306,10 +315,14 @@ fn votes_in_the_nodelist<A: Arm>() {
     // Node 3 has four of six votes now; the others expect them before they hear of them.
     arm.votes(3, 4);
     nodes.expect(&[1, 2], &["inquorate: ring 1 2 3; interrupted", "quorate: ring 1 2 3"]);
+    nodes.know_votes(&[1, 2, 3], |votes| votes.of(NodeId(3)) == Some(4));
     arm.partition(&[&[1, 2], &[3]]);
     nodes.expect(
         &[1, 2],
-        &["quorate: new ring 1 2, unsettled; left 3", "inquorate: ring 1 2; interrupted"],
+        &[
+            "quorate: new ring 1 2, unsettled; left 3; interrupted",
+            "inquorate: ring 1 2; interrupted",
+        ],
     );
     nodes.expect(&[3], &["quorate: new ring 3, unsettled; left 1 2", "quorate: ring 3"]);
     arm.heal();
@@ -393,7 +406,10 @@ fn wait_for_all_after_a_loss_of_quorum<A: Arm>() {
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
     nodes.expect(
         &[3],
-        &["quorate: new ring 3, unsettled; left 1 2", "inquorate: ring 3; interrupted"],
+        &[
+            "quorate: new ring 3, unsettled; left 1 2; interrupted",
+            "inquorate: ring 3; interrupted",
+        ],
     );
     arm.heal();
     nodes.expect(&[1, 2], &["quorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"]);
@@ -403,15 +419,24 @@ fn wait_for_all_after_a_loss_of_quorum<A: Arm>() {
     arm.partition(&[&[1], &[2], &[3]]);
     nodes.expect(
         &[1],
-        &["quorate: new ring 1, unsettled; left 2 3", "inquorate: ring 1; interrupted"],
+        &[
+            "quorate: new ring 1, unsettled; left 2 3; interrupted",
+            "inquorate: ring 1; interrupted",
+        ],
     );
     nodes.expect(
         &[2],
-        &["quorate: new ring 2, unsettled; left 1 3", "inquorate: ring 2; interrupted"],
+        &[
+            "quorate: new ring 2, unsettled; left 1 3; interrupted",
+            "inquorate: ring 2; interrupted",
+        ],
     );
     nodes.expect(
         &[3],
-        &["quorate: new ring 3, unsettled; left 1 2", "inquorate: ring 3; interrupted"],
+        &[
+            "quorate: new ring 3, unsettled; left 1 2; interrupted",
+            "inquorate: ring 3; interrupted",
+        ],
     );
     arm.partition(&[&[1, 2], &[3]]);
     nodes.expect(&[1], &["inquorate: new ring 1 2, unsettled; joined 2", "inquorate: ring 1 2"]);
@@ -431,19 +456,28 @@ fn two_node<A: Arm>() {
     let (arm, nodes) = formed::<A>(2, Settings { two_node: true, ..Settings::default() });
     // Each is quorate alone.
     arm.partition(&[&[1], &[2]]);
-    nodes.expect(&[1], &["quorate: new ring 1, unsettled; left 2", "quorate: ring 1"]);
-    nodes.expect(&[2], &["quorate: new ring 2, unsettled; left 1", "quorate: ring 2"]);
+    nodes.expect(&[1], &["quorate: new ring 1, unsettled; left 2; interrupted", "quorate: ring 1"]);
+    nodes.expect(&[2], &["quorate: new ring 2, unsettled; left 1; interrupted", "quorate: ring 2"]);
     nodes.expect_quorate(&[1, 2]);
     arm.heal();
-    nodes.expect(&[1], &["quorate: new ring 1 2, unsettled; joined 2", "quorate: ring 1 2"]);
-    nodes.expect(&[2], &["quorate: new ring 1 2, unsettled; joined 1", "quorate: ring 1 2"]);
+    nodes.expect(
+        &[1],
+        &["quorate: new ring 1 2, unsettled; joined 2; interrupted", "quorate: ring 1 2"],
+    );
+    nodes.expect(
+        &[2],
+        &["quorate: new ring 1 2, unsettled; joined 1; interrupted", "quorate: ring 1 2"],
+    );
 
     arm.crash(2);
     nodes.expect(&[2], &["unknown: lost; interrupted"]);
-    nodes.expect(&[1], &["quorate: new ring 1, unsettled; left 2", "quorate: ring 1"]);
+    nodes.expect(&[1], &["quorate: new ring 1, unsettled; left 2; interrupted", "quorate: ring 1"]);
     nodes.expect_quorate(&[1]);
     arm.start(2);
-    nodes.expect(&[1], &["quorate: new ring 1 2, unsettled; joined 2", "quorate: ring 1 2"]);
+    nodes.expect(
+        &[1],
+        &["quorate: new ring 1 2, unsettled; joined 2; interrupted", "quorate: ring 1 2"],
+    );
     nodes.expect_one_of(&[2], &started(2, &[1, 2], &[1, 2], "quorate"));
     nodes.agree(&arm);
 }
@@ -472,7 +506,7 @@ fn without_a_provider<A: Arm>() {
     refused.expect(&["unknown: connecting"]);
     assert_eq!(refused.error(), Error::NoProvider);
 
-    let accepted = arm.watch_with(1, |builder| builder.require_provider(false));
+    let accepted = arm.watch_with(1, |builder| builder.require_provider(false)).without_votes();
     accepted.expect(&[
         "unknown: connecting",
         "unknown: connected",
@@ -481,8 +515,8 @@ fn without_a_provider<A: Arm>() {
     ]);
     // Nobody decides; a node alone is as quorate as all together.
     arm.partition(&[&[1], &[2, 3]]);
-    accepted.expect(&["quorate: new ring 1; left 2 3"]);
+    accepted.expect(&["quorate: new ring 1; left 2 3; interrupted"]);
     arm.heal();
-    accepted.expect(&["quorate: new ring 1 2 3; joined 2 3"]);
+    accepted.expect(&["quorate: new ring 1 2 3; joined 2 3; interrupted"]);
     assert!(accepted.quorum().is_quorate());
 }

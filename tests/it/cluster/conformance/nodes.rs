@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use actix_quorum::{QuorumHandle, Snapshot};
+use actix_quorum::{QuorumHandle, Snapshot, Votes};
 
 use super::{
     arm::{Arm, Settings},
     courses::Course,
     told::Told,
 };
+use crate::support::eventually;
 
 /// An actor on each of some nodes.
 pub(crate) struct Nodes(BTreeMap<u32, Told>);
@@ -55,6 +56,17 @@ impl Nodes {
         let quorate = self.0.iter().filter(|(_, node)| node.quorum().is_quorate());
         let quorate: Vec<u32> = quorate.map(|(id, _)| *id).collect();
         assert_eq!(quorate, ids);
+    }
+
+    /// Waits until votequorum has told these what is `wanted`.
+    #[track_caller]
+    pub(crate) fn know_votes(&self, ids: &[u32], wanted: impl Fn(&Votes) -> bool) {
+        for id in ids {
+            eventually("the votes are known", || {
+                let now = self.0[id].quorum().snapshot();
+                now.votes.as_ref().filter(|votes| wanted(votes)).map(|_| ())
+            });
+        }
     }
 
     pub(crate) fn quorum(&self, id: u32) -> &QuorumHandle {

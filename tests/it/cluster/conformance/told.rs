@@ -2,11 +2,11 @@
 
 use std::{cell::RefCell, thread};
 
-use actix_quorum::{Cause, Connection, Error, Quorum, QuorumChanged, QuorumHandle};
+use actix_quorum::{Cause, Connection, Error, Quorum, QuorumChanged, QuorumHandle, RingState};
 
 use super::courses::{Course, course};
 
-use crate::support::{Watcher, lines};
+use crate::support::{Watcher, eventually, lines};
 
 /// What the actor on one node tells. Drop stops the actor, and checks that nothing more was told
 /// than was expected.
@@ -15,18 +15,36 @@ pub(crate) struct Told {
     watcher: Watcher,
     /// Whether only the first of several courses will do.
     first_only: bool,
+    /// Whether there is a provider, which tells votes.
+    has_votes: bool,
     seen: RefCell<Vec<QuorumChanged>>,
 }
 
 impl Told {
     /// Of several courses any will do.
     pub(crate) fn any(id: u32, watcher: Watcher) -> Self {
-        Self { id, watcher, first_only: false, seen: RefCell::default() }
+        Self { id, watcher, first_only: false, has_votes: true, seen: RefCell::default() }
     }
 
     /// Of several courses only the first will do.
     pub(crate) fn first_only(id: u32, watcher: Watcher) -> Self {
-        Self { id, watcher, first_only: true, seen: RefCell::default() }
+        Self { id, watcher, first_only: true, has_votes: true, seen: RefCell::default() }
+    }
+
+    /// The same where nobody tells votes.
+    pub(crate) fn without_votes(mut self) -> Self {
+        self.has_votes = false;
+        self
+    }
+
+    /// Waits until the votes are known, if the node is connected and settled: what a change of
+    /// membership means for continuity is a matter of votes.
+    fn know_votes(&self) {
+        eventually("the votes are known", || {
+            let now = self.quorum().snapshot();
+            let has_none = now.connection != Connection::Connected || !now.settled;
+            (has_none || !self.has_votes || now.votes.is_some()).then_some(())
+        });
     }
 
     pub(crate) fn quorum(&self) -> &QuorumHandle {
@@ -52,7 +70,7 @@ impl Told {
         loop {
             steps.push(self.next_step());
             match courses.iter().find(|course| course.starts_with(&steps)) {
-                Some(course) if course.len() == steps.len() => return,
+                Some(course) if course.len() == steps.len() => return self.know_votes(),
                 Some(_) => {}
                 None => panic!(
                     "node {} told {steps:#?}\nand not one of {courses:#?}\nall so far:{}",
@@ -72,9 +90,11 @@ impl Told {
         }
     }
 
-    /// The next step. Attempts to connect and votes are none; nor is, on a real cluster, a new ring
-    /// of the same members, which totem forms whenever an attempt to form another one failed. A loss
-    /// that votequorum told when it was asked, just before its decision, is one step with the decision.
+    /// The next step. Attempts to connect, votes and what the daemon's counters show of its ring are
+    /// none, unless quorum changes; nor is, on a real cluster, a new ring of the same members, which
+    /// totem forms whenever an attempt to form another one failed. A decision that counts only once
+    /// the ring was seen to live is told with that; and a loss that votequorum told when it was
+    /// asked, just before its decision, with the decision.
     #[track_caller]
     fn next_step(&self) -> String {
         let mut same_again = false;
@@ -83,6 +103,8 @@ impl Told {
             let change = self.next();
             match change.cause {
                 Cause::Connecting | Cause::Votes => {}
+                Cause::Ring if change.previous.quorum == change.current.quorum => {}
+                Cause::Quorum if waits_for_ring(&change) => {}
                 Cause::Nodelist if !self.first_only && is_same_again(&change) => same_again = true,
                 Cause::Quorum if same_again && is_still_so(&change) => same_again = false,
                 Cause::Quorum if !self.first_only && is_early(&change) => {
@@ -128,6 +150,12 @@ fn is_same_again(change: &QuorumChanged) -> bool {
     let (before, now) = (&change.previous, &change.current);
     let told = before.settled && before.ring_id.is_some();
     told && before.members == now.members && change.left.is_empty() && before.quorum == now.quorum
+}
+
+/// Whether this decision counts only once the ring was seen to live.
+fn waits_for_ring(change: &QuorumChanged) -> bool {
+    let now = &change.current;
+    now.settled && now.ring == RingState::Unknown && now.quorum == Quorum::Unknown
 }
 
 /// Whether this settles what was so before.

@@ -38,8 +38,9 @@ use self::{
     model::{Daemon, Model, Refused},
 };
 
-/// Longer than all that follows from a verb takes: a tick of 250 ms, and a delay of at most 80.
-const SETTLE: Duration = Duration::from_millis(400);
+/// Longer than all that follows from a verb takes: a tick of 250 ms, a delay of at most 80, and two
+/// reads of the ring.
+const SETTLE: Duration = Duration::from_millis(700);
 
 /// Longer than a history takes.
 const HOURS: Duration = Duration::from_secs(100 * 3600);

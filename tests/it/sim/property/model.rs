@@ -31,6 +31,8 @@ pub(crate) struct Node {
     pub(crate) decided: bool,
     /// Whether it or somebody it has met has seen all nodes, since it started.
     seen_all: bool,
+    /// Who has been with it through every ring since the last decision.
+    companions: BTreeSet<u32>,
     /// How many actors watch it.
     pub(crate) actors: usize,
     /// It has started, and finds the others once its actors have seen it alone.
@@ -80,6 +82,7 @@ impl Model {
             link: 0,
             ring: 0,
             members: all.clone(),
+            companions: all.iter().copied().collect(),
             quorate: history.provider,
             decided: true,
             seen_all: true,
@@ -181,12 +184,6 @@ impl Model {
                 node.daemon = Daemon::Running;
                 // Those it was alone for may be gone.
                 node.alone &= node.actors > 0;
-                let before = node.members.clone();
-                self.update();
-                // The others may have had quorum without it, and it would not know.
-                let node = self.node_mut(*id);
-                let met = |other: &u32| *other != node.id && node.members.contains(other);
-                node.broke |= before.iter().any(met);
             }
             Verb::ExpectedVotes(0) => return Err(Refused::NoVotes),
             Verb::ExpectedVotes(_) => {}
@@ -300,11 +297,22 @@ impl Model {
 
     fn form(&mut self, group: &[u32]) {
         self.rings += 1;
-        for id in group {
+        let before: Vec<(u32, u64)> = group.iter().map(|id| (*id, self.node(*id).ring)).collect();
+        for (id, old) in &before {
             let ring = self.rings;
+            let along = before.iter().filter(|(_, other)| other == old).map(|(id, _)| *id);
+            let along: BTreeSet<u32> = along.collect();
             let node = self.node_mut(*id);
-            // It may have had no quorum in the membership that was never decided upon.
-            node.broke |= node.quorate && !node.decided;
+            node.companions = &node.companions & &along;
+            let others = self.nodes.len() - self.node(*id).companions.len();
+            // A vote each: the others may have been quorate without this node.
+            let may_be = if self.two_node && self.nodes.len() == 2 {
+                others > 0
+            } else {
+                2 * others > self.nodes.len()
+            };
+            let node = self.node_mut(*id);
+            node.broke |= node.quorate && may_be;
             node.ring = ring;
             node.members = group.to_vec();
             node.decided = false;
@@ -328,6 +336,7 @@ impl Model {
             node.broke |= node.quorate && !quorate;
             node.quorate = quorate;
             node.decided = true;
+            node.companions = members.iter().copied().collect();
             // Who has lost quorum waits for all again.
             node.seen_all = !waits_for_all || quorate;
         }
