@@ -16,7 +16,7 @@ TIMED_RUNS = 50
 TREE = --locked --workspace --exclude actix-quorum-benches --features '$(PORTABLE)'
 RUN = --include-ignored --skip soak:: --test-threads=8
 
-.PHONY: help cluster cluster-down test test-stages test-long test-long-stages flaky soak bench \
+.PHONY: help cluster cluster-down test test-stages test-long test-long-stages flaky soak bench overlap \
 	instructions loom histories linked sanitize fuzz corpus check fmt clippy doc features \
 	dependencies minimal package
 
@@ -30,6 +30,7 @@ help:
 	@echo 'make sanitize   the calls of libquorum under the address and leak sanitizers (needs root)'
 	@echo 'make instructions  checks that the hot paths take no more instructions than stored'
 	@echo 'make bench      measures it beside what else could be used, see BENCHMARKS.md (needs root)'
+	@echo 'make overlap    whether two partitions are ever believed at once, see BENCHMARKS.md (needs root)'
 	@echo 'make cluster    three nodes to try things on, and cluster-down removes them (needs root)'
 
 # Three nodes to try things on; it says how to break them.
@@ -96,6 +97,13 @@ soak:
 bench:
 	scripts/install-bench-deps
 	cargo bench -p actix-quorum-benches --bench quorum
+
+# Whether a node is believed while the others go on without it, and for how long, on three real nodes.
+# OVERLAP_RUNS=n repeats it, OVERLAP_TOKEN=default or milliseconds sets the token, OVERLAP_ONLY=text
+# selects rows (`knet`, `paused`, `udpu cut`). Fails if a budget is missed.
+overlap:
+	scripts/install-bench-deps
+	cargo bench -p actix-quorum-benches --bench overlap
 
 # That the hot paths take no more instructions than stored, which no busy machine changes.
 instructions:

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
-use super::{Config, Corosync, Netns, Quorumtool, eventually};
+use super::{
+    Algorithm, Config, Corosync, Device, Netns, Qdevice, Qnetd, Quorumtool, eventually,
+    faults::Faults,
+};
 
 /// A network namespace with a daemon.
 #[derive(Debug)]
@@ -56,8 +59,12 @@ impl Node {
 /// Up to nine nodes, `n1` to `n9`, each in a namespace linked to a switch.
 #[derive(Debug)]
 pub struct Cluster {
+    /// Above the nodes, for they are clients of the nodes' daemons.
+    qdevices: BTreeMap<u32, Qdevice>,
+    qnetd: Option<Qnetd>,
     nodes: BTreeMap<u32, Node>,
-    switch: Netns,
+    pub(super) switch: Netns,
+    pub(super) faults: Faults,
     has_provider: bool,
 }
 
@@ -93,9 +100,62 @@ impl Cluster {
             node.netns.ip(&format!("addr add {address}/24 dev eth0\nlink set eth0 up"));
             node.corosync.start();
         }
-        let cluster = Self { nodes, switch, has_provider: config.provider.is_some() };
+        let cluster = Self {
+            qdevices: BTreeMap::new(),
+            qnetd: None,
+            nodes,
+            switch,
+            faults: Faults::default(),
+            has_provider: config.provider.is_some(),
+        };
         cluster.wait_formed();
         cluster
+    }
+
+    /// Like [`start_with`](Self::start_with), with a quorum device: a `corosync-qnetd` on the switch
+    /// and a `corosync-qdevice` beside each daemon. Waits until every node counts the device's votes.
+    #[track_caller]
+    pub fn start_with_device(
+        size: u32,
+        algorithm: Algorithm,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let device = Device::new(algorithm, size, QNETD);
+        let votes = size + device.votes;
+        let mut cluster = Self::start_with(size, |config| {
+            config.device = Some(device);
+            change(config);
+        });
+        let qnetd = Qnetd::new();
+        cluster.switch.ip(&format!(
+            "link add vq type veth peer name eth0 netns {}\nlink set vq master br0 up",
+            qnetd.netns().name()
+        ));
+        qnetd.netns().ip(&format!("addr add {QNETD}/24 dev eth0\nlink set eth0 up"));
+        qnetd.start();
+        for node in cluster.nodes.values() {
+            let qdevice = Qdevice::new(node.id, &node.netns);
+            qdevice.start();
+            cluster.qdevices.insert(node.id, qdevice);
+        }
+        cluster.qnetd = Some(qnetd);
+        eventually(FORMING, "every node counts the device's votes", || {
+            let mut shown = cluster.nodes.values().map(|node| node.corosync.total_votes());
+            shown.all(|shown| shown == Some(votes)).then_some(())
+        });
+        cluster
+    }
+
+    /// The server of the quorum device.
+    #[track_caller]
+    pub fn qnetd(&self) -> &Qnetd {
+        self.qnetd.as_ref().expect("the cluster was started with a quorum device")
+    }
+
+    /// The client of the quorum device beside this node's daemon. It ends with the daemon.
+    #[track_caller]
+    pub fn qdevice(&self, id: u32) -> &Qdevice {
+        self.qdevices.get(&id).unwrap_or_else(|| panic!("node {id} has no quorum device"))
     }
 
     /// Waits until every node shows all nodes as members, quorate, on the same ring.
@@ -137,8 +197,9 @@ impl Cluster {
         self.switch.ip(&format!("link set v{id} down"));
     }
 
-    /// Ends every partition and isolation.
+    /// Ends every partition, isolation and loss.
     pub fn heal(&self) {
+        self.end_faults();
         let lines = self.nodes.keys().map(|id| format!("link set v{id} master br0 up\n"));
         self.switch.ip(&lines.collect::<String>());
     }
@@ -182,3 +243,6 @@ impl Cluster {
 pub fn nodelist(size: u32) -> Vec<(u32, String)> {
     (1..=size).map(|id| (id, format!("10.0.0.{id}"))).collect()
 }
+
+/// The address of the quorum device's server.
+const QNETD: &str = "10.0.0.100";

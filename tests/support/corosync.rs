@@ -21,6 +21,7 @@ use super::{
     eventually,
     leftovers::{note_pid, read_pids, remove_shm_of},
     report::print_command,
+    qdevice::Device,
 };
 
 /// A Corosync daemon in a network namespace, with its own `/run`, state and configuration.
@@ -169,6 +170,24 @@ impl Corosync {
         Quorumtool::parse(&String::from_utf8_lossy(&output.stdout))
     }
 
+    /// The number in `corosync-cmapctl` for this key of the default map, or `None` if there is none.
+    pub fn cmap_number(&self, key: &str) -> Option<u64> {
+        let output = self.tool("corosync-cmapctl", &["-g", key]);
+        let line = String::from_utf8_lossy(&output.stdout).into_owned();
+        line.rsplit(" = ").next()?.trim().parse().ok()
+    }
+
+    /// The votes that the node counts in its partition, with those of a quorum device.
+    pub fn total_votes(&self) -> Option<u32> {
+        if !self.is_synchronized() {
+            return None;
+        }
+        let output = self.tool("corosync-quorumtool", &["-s", "-p"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let votes = text.lines().find_map(|line| line.strip_prefix("Total votes:"))?;
+        votes.trim().parse().ok()
+    }
+
     /// The nodes that the daemon has in its ring, ascending; none while it starts.
     pub fn members(&self) -> Vec<u32> {
         if !self.is_synchronized() {
@@ -278,6 +297,36 @@ pub struct Config {
     pub wait_for_all: Option<bool>,
     /// Further lines of the `quorum` section, `key: value`.
     pub quorum: Vec<String>,
+    pub transport: Transport,
+    pub token: Token,
+    /// A quorum device; [`Cluster::start_with_device`](super::Cluster::start_with_device) sets it.
+    pub device: Option<Device>,
+}
+
+/// How the daemons reach one another.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Transport {
+    Knet,
+    Udpu,
+}
+
+impl Transport {
+    /// Its name in `corosync.conf`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Knet => "knet",
+            Self::Udpu => "udpu",
+        }
+    }
+}
+
+/// After how long without a token a daemon begins to form a new ring.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Token {
+    /// So many milliseconds, whatever the number of nodes.
+    Millis(u32),
+    /// Corosync's own default, which grows with the number of nodes.
+    Default,
 }
 
 /// How clients talk to the daemon.
@@ -298,6 +347,10 @@ impl Default for Config {
             two_node: false,
             wait_for_all: None,
             quorum: Vec::new(),
+            transport: Transport::Knet,
+            // A ring is formed after a second without it.
+            token: Token::Millis(1000),
+            device: None,
         }
     }
 }
@@ -314,16 +367,16 @@ impl Config {
         };
         let line = |key: &str, value: &str| format!("{key}: {value}");
 
-        let totem = [
+        let mut totem = vec![
             line("version", "2"),
             line("cluster_name", "test"),
-            line("transport", "knet"),
+            line("transport", self.transport.name()),
             line("crypto_cipher", "none"),
             line("crypto_hash", "none"),
-            // A ring is formed after a second without it.
-            line("token", "1000"),
-            line("token_coefficient", "0"),
         ];
+        if let Token::Millis(token) = self.token {
+            totem.extend([line("token", &token.to_string()), line("token_coefficient", "0")]);
+        }
         section("totem", &totem);
 
         let nodes: Vec<String> = self
@@ -351,6 +404,9 @@ impl Config {
             quorum.push(line("wait_for_all", if wait { "1" } else { "0" }));
         }
         quorum.extend(self.quorum.iter().cloned());
+        if let Some(device) = &self.device {
+            quorum.push(device.render());
+        }
         section("quorum", &quorum);
 
         let mut system = vec![
@@ -389,7 +445,9 @@ impl Quorumtool {
         };
         let (_, table) = text.split_once("Membership information")?;
         let member = |line: &str| line.split_whitespace().next()?.parse().ok();
-        let mut members: Vec<u32> = table.lines().filter_map(member).collect();
+        // A quorum device has a row, too, with node id 0.
+        let is_node = |id: &u32| *id != 0;
+        let mut members: Vec<u32> = table.lines().filter_map(member).filter(is_node).collect();
         members.sort_unstable();
         Some(Self {
             quorate: field("Quorate")? == "Yes",

@@ -14,6 +14,7 @@ mod compile;
 mod corosync;
 mod daemon;
 mod fake;
+mod faults;
 mod flipper;
 pub mod hostile;
 mod http;
@@ -25,6 +26,7 @@ mod own_process;
 mod process;
 mod promtool;
 mod report;
+mod qdevice;
 mod running;
 #[cfg(feature = "web")]
 mod service;
@@ -49,7 +51,7 @@ pub use self::service::{Service, Setup};
 pub use self::{
     browser::Browser,
     cluster::{Cluster, Node, nodelist},
-    corosync::{Config, Corosync, Ipc, Quorumtool},
+    corosync::{Config, Corosync, Ipc, Quorumtool, Token, Transport},
     fake::{FakeLibquorum, List, Variant, fake_libquorum},
     flipper::Flipper,
     hostile::{Hostile, Message, Step},
@@ -64,6 +66,7 @@ pub use self::{
     },
     promtool::promtool,
     running::{Running, example},
+    qdevice::{Algorithm, Device, Qdevice, Qnetd},
     staged::StagedLibquorum,
     thread::{as_user, fill_dev_shm, on_fresh_thread, small_dev_shm},
     watcher::{

@@ -54,17 +54,28 @@ impl Netns {
     /// Runs `ip` commands, one a line, in the namespace.
     #[track_caller]
     pub fn ip(&self, lines: &str) {
-        let mut ip = Command::new("ip")
-            .args(["-n", &self.name, "-batch", "-"])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("ip can be run");
-        let written = ip.stdin.take().expect("it is piped").write_all(lines.as_bytes());
-        let output = ip.wait_with_output().expect("it is our child");
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(written.is_ok() && output.status.success(), "ip: {lines}\n{errors}");
+        feed(Command::new("ip").args(["-n", &self.name, "-batch", "-"]), lines);
     }
+
+    /// Runs `nft` commands, one a line, in the namespace: all of them take effect at once, or none.
+    #[track_caller]
+    pub fn nft(&self, lines: &str) {
+        feed(Command::new("ip").args(["netns", "exec", &self.name, "nft", "-f", "-"]), lines);
+    }
+}
+
+/// Runs a program with this standard input; panics unless it succeeds.
+#[track_caller]
+fn feed(command: &mut Command, lines: &str) {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+    let written = child.stdin.take().expect("it is piped").write_all(lines.as_bytes());
+    let output = child.wait_with_output().expect("it is our child");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(written.is_ok() && output.status.success(), "{command:?}: {lines}\n{errors}");
 }
 
 impl Drop for Netns {

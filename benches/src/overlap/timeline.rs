@@ -1,0 +1,163 @@
+//! What a node was in, and what was believed there, over time.
+
+/// A value that changes now and then.
+#[derive(Clone, Debug)]
+pub(crate) struct Steps<T>(Vec<(u64, T)>);
+
+impl<T> Default for Steps<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Steps<T> {
+    pub(crate) fn push(&mut self, at: u64, value: T) {
+        self.0.push((at, value));
+    }
+
+    /// The value at this time, and since when.
+    pub(crate) fn at(&self, time: u64) -> Option<&(u64, T)> {
+        let after = self.0.partition_point(|(at, _)| *at <= time);
+        self.0.get(after.checked_sub(1)?)
+    }
+
+    pub(crate) fn last(&self) -> Option<&T> {
+        self.0.last().map(|(_, value)| value)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(u64, T)> {
+        self.0.iter()
+    }
+
+    fn forget_old(&mut self) {
+        let keep = self.0.len().saturating_sub(1);
+        self.0.drain(..keep);
+    }
+}
+
+/// A membership, as Corosync last reported it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Ring {
+    pub(crate) node: u32,
+    pub(crate) seq: u64,
+    pub(crate) members: Vec<u32>,
+}
+
+/// What a reading is known to be. Between two samples that differ nothing is known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Known {
+    True,
+    False,
+    Nothing,
+}
+
+impl From<bool> for Known {
+    fn from(value: bool) -> Self {
+        if value { Self::True } else { Self::False }
+    }
+}
+
+/// The readings that are compared.
+pub(crate) const READINGS: usize = 3;
+pub(crate) const C_CLIENT: usize = 0;
+pub(crate) const QUORATE: usize = 1;
+pub(crate) const EXCLUSIVE: usize = 2;
+
+/// What the clients on one node reported.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Timeline {
+    pub(crate) readings: [Steps<Known>; READINGS],
+    /// The ring of the last nodelist notification.
+    pub(crate) ring: Steps<Ring>,
+    /// The quorum notifications, and the members that each was about.
+    pub(crate) decisions: Steps<(bool, Vec<u32>)>,
+    /// Totem's counters of GATHER and OPERATIONAL entered.
+    pub(crate) counters: Steps<(u64, u64)>,
+    /// Everything as it was reported, for people.
+    pub(crate) lines: Vec<(u64, String)>,
+}
+
+impl Timeline {
+    /// Takes a line that a client wrote. See there.
+    pub(crate) fn take(&mut self, line: &str) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let number = |word: &&str| -> u64 { word.parse().expect("a number") };
+        let members = |words: &[&str]| -> Vec<u32> {
+            let mut members: Vec<u32> =
+                words.iter().map(|word| word.parse().expect("a node id")).collect();
+            members.sort_unstable();
+            members
+        };
+        let at = number(&words[0]);
+        match &words[1..] {
+            ["nodelist", node, seq, list @ ..] => {
+                let node = node.parse().expect("a node id");
+                self.ring.push(at, Ring { node, seq: number(seq), members: members(list) });
+            }
+            ["quorum", quorate, _, _, list @ ..] => {
+                let quorate = *quorate == "1";
+                self.readings[C_CLIENT].push(at, quorate.into());
+                self.decisions.push(at, (quorate, members(list)));
+            }
+            ["lost"] => self.readings[C_CLIENT].push(at, Known::False),
+            ["counters", gather, operational] => {
+                self.counters.push(at, (number(gather), number(operational)));
+            }
+            ["counters", "lost"] | [_, "late"] => {}
+            [after, reading, value] => {
+                let steps = match *reading {
+                    "quorate" => &mut self.readings[QUORATE],
+                    "exclusive" => &mut self.readings[EXCLUSIVE],
+                    _ => panic!("not a reading: {line}"),
+                };
+                let after = number(after);
+                if at < after {
+                    steps.push(at + 1, Known::Nothing);
+                }
+                steps.push(after, (*value == "true").into());
+            }
+            _ => panic!("not a line of a client: {line}"),
+        }
+        self.lines.push((at, line.to_owned()));
+    }
+
+    /// Forgets all but the last of everything.
+    pub(crate) fn forget_old(&mut self) {
+        self.readings.iter_mut().for_each(Steps::forget_old);
+        self.ring.forget_old();
+        self.decisions.forget_old();
+        self.counters.forget_old();
+        self.lines.clear();
+    }
+
+    pub(crate) fn believed(&self, reading: usize, at: u64) -> bool {
+        matches!(self.readings[reading].at(at), Some((_, Known::True)))
+    }
+
+    pub(crate) fn disbelieved(&self, reading: usize, at: u64) -> bool {
+        matches!(self.readings[reading].at(at), Some((_, Known::False)))
+    }
+
+    /// When the daemon entered GATHER after this time, each time.
+    pub(crate) fn gathers_after(&self, time: u64) -> impl Iterator<Item = u64> {
+        let counters: Vec<&(u64, (u64, u64))> = self.counters.iter().collect();
+        let moved: Vec<u64> = counters
+            .windows(2)
+            .filter(|pair| pair[1].1.0 > pair[0].1.0 && pair[1].0 >= time)
+            .map(|pair| pair[1].0)
+            .collect();
+        moved.into_iter()
+    }
+}
+
+/// For how long a condition holds in `[from, to)`, if it changes at no other times than `changes`.
+pub(crate) fn total(
+    [from, to]: [u64; 2],
+    changes: impl IntoIterator<Item = u64>,
+    holds: impl Fn(u64) -> bool,
+) -> u64 {
+    let mut changes: Vec<u64> = changes.into_iter().filter(|at| (from..to).contains(at)).collect();
+    changes.extend([from, to]);
+    changes.sort_unstable();
+    changes.windows(2).filter(|pair| holds(pair[0])).map(|pair| pair[1] - pair[0]).sum()
+}
