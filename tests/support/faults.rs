@@ -1,8 +1,8 @@
-//! Packets lost on the way between nodes.
+//! Packets lost on the way between nodes, and packets refused by a node's own firewall.
 //!
-//! The switch drops them (nftables, family `bridge`, hook `forward`), so a loss has a direction, and
-//! the sender gets no error: a packet dropped by a chain on the sender's own `output` hook fails
-//! `sendto` with `EPERM`, which a lost packet never does. Address resolution goes on working.
+//! The switch drops what is lost (nftables, family `bridge`, hook `forward`), so a loss has a
+//! direction, and the sender gets no error. A chain on a node's own `output` hook is another fault:
+//! it fails `sendto` with `EPERM`, and Corosync acts on that. Address resolution goes on working.
 
 use std::{
     collections::BTreeSet,
@@ -12,9 +12,13 @@ use std::{
 
 use super::Cluster;
 
-/// The losses in force.
+/// The faults in force.
 #[derive(Debug, Default)]
-pub(super) struct Faults(Mutex<BTreeSet<Loss>>);
+pub(super) struct Faults {
+    losses: Mutex<BTreeSet<Loss>>,
+    /// The nodes whose sends are refused.
+    refused: Mutex<BTreeSet<u32>>,
+}
 
 /// What the switch drops: packets from a node, to a node, or both; `None` is any.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -36,7 +40,7 @@ impl Loss {
     }
 }
 
-/// Each loss lasts until [`heal_faults`](Cluster::heal_faults) or [`heal`](Cluster::heal). Losses add up.
+/// Each fault lasts until [`heal_faults`](Cluster::heal_faults) or [`heal`](Cluster::heal). Faults add up.
 impl Cluster {
     /// Loses all that the node sends, to other nodes and to a quorum device. The node still receives.
     pub fn lose_sends(&self, id: u32) {
@@ -67,25 +71,47 @@ impl Cluster {
         self.lose(&[Loss { from: Some(id), to: None }, Loss { from: None, to: Some(id) }]);
     }
 
-    /// Ends every loss that concerns the node, whether as sender or as receiver.
-    pub fn heal_faults(&self, id: u32) {
-        self.change_faults(|losses| losses.retain(|loss| !loss.concerns(id)));
+    /// Refuses all that the node sends, but to itself: its own firewall drops the packets, and
+    /// `sendto` fails with `EPERM`. The node still receives.
+    pub fn refuse_sends(&self, id: u32) {
+        self.node(id).netns.nft(
+            "table inet faults {\nchain output {\ntype filter hook output priority 0;\n\
+             oifname != \"lo\" drop;\n}\n}\n",
+        );
+        self.faults.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
     }
 
-    /// Ends every loss.
+    /// Ends every fault that concerns the node, whether as sender or as receiver.
+    pub fn heal_faults(&self, id: u32) {
+        self.change_losses(|losses| losses.retain(|loss| !loss.concerns(id)));
+        self.accept_sends(|refused| refused == id);
+    }
+
+    /// Ends every fault.
     pub(super) fn end_faults(&self) {
-        self.change_faults(BTreeSet::clear);
+        self.change_losses(BTreeSet::clear);
+        self.accept_sends(|_| true);
+    }
+
+    fn accept_sends(&self, of: impl Fn(u32) -> bool) {
+        let mut refused = self.faults.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.retain(|id| {
+            if of(*id) {
+                self.node(*id).netns.nft("delete table inet faults\n");
+            }
+            !of(*id)
+        });
     }
 
     fn lose(&self, losses: &[Loss]) {
         for id in losses.iter().flat_map(|loss| [loss.from, loss.to]).flatten() {
             self.node(id);
         }
-        self.change_faults(|all| all.extend(losses));
+        self.change_losses(|all| all.extend(losses));
     }
 
-    fn change_faults(&self, change: impl FnOnce(&mut BTreeSet<Loss>)) {
-        let mut losses = self.faults.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn change_losses(&self, change: impl FnOnce(&mut BTreeSet<Loss>)) {
+        let mut losses = self.faults.losses.lock().unwrap_or_else(PoisonError::into_inner);
         let before = losses.clone();
         change(&mut losses);
         if *losses == before {
@@ -96,7 +122,7 @@ impl Cluster {
         if !losses.is_empty() {
             lines += "table bridge faults { chain forward { type filter hook forward priority 0;\n";
             losses.iter().for_each(|loss| writeln!(lines, "{};", loss.rule()).unwrap());
-            lines += "} }\n";
+            lines += "}\n}\n";
         }
         self.switch.nft(&lines);
     }

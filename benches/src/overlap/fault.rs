@@ -11,6 +11,7 @@ use crate::{
 pub(crate) enum Fault {
     Cut,
     LostSends,
+    RefusedSends,
     LostReceives,
     LostSendsToOne,
     LostLink,
@@ -20,9 +21,10 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Cut,
         Self::LostSends,
+        Self::RefusedSends,
         Self::LostReceives,
         Self::LostSendsToOne,
         Self::LostLink,
@@ -35,6 +37,7 @@ impl Fault {
         match self {
             Self::Cut => "cut both ways",
             Self::LostSends => "lost sends",
+            Self::RefusedSends => "refused sends",
             Self::LostReceives => "lost receives",
             Self::LostSendsToOne => "lost sends to node 2",
             Self::LostLink => "lost link to node 2",
@@ -56,7 +59,11 @@ impl Fault {
             // Longer than the lease of a handle.
             Self::Paused => decided.max(seconds(14)),
             // Over udpu the node may never find out.
-            Self::LostSends | Self::LostReceives | Self::LostSendsToOne | Self::LostLink
+            Self::LostSends
+            | Self::RefusedSends
+            | Self::LostReceives
+            | Self::LostSendsToOne
+            | Self::LostLink
                 if transport == Transport::Udpu =>
             {
                 decided.max(seconds(12))
@@ -79,6 +86,7 @@ impl Fault {
         match self {
             Self::Cut => cluster.cut(1),
             Self::LostSends => cluster.lose_sends(1),
+            Self::RefusedSends => cluster.refuse_sends(1),
             Self::LostReceives => cluster.lose_receives(1),
             Self::LostSendsToOne => cluster.lose_sends_to(1, 2),
             Self::LostLink => cluster.lose_link(1, 2),
@@ -92,6 +100,7 @@ impl Fault {
         match self {
             Self::Cut
             | Self::LostSends
+            | Self::RefusedSends
             | Self::LostReceives
             | Self::LostSendsToOne
             | Self::LostLink => cluster.heal_faults(1),

@@ -90,16 +90,14 @@ impl Outcome {
                 .filter(|at| !victims.1.believed(reading, *at))
                 .min();
             let again = stopped.is_some_and(|stopped| {
-                let in_others = |at| {
-                    nodes.iter().any(|node| victims.0 != node.0 && divided(victims, node, at))
-                };
+                let in_others =
+                    |at| nodes.iter().any(|node| victims.0 != node.0 && divided(victims, node, at));
                 0 < total([stopped, ended], all_changes(&nodes), |at| {
                     victims.1.believed(reading, at) && in_others(at)
                 })
             });
-            let interrupted = |node: &Timeline| {
-                total(fault_time, changes(), |at| node.disbelieved(reading, at))
-            };
+            let interrupted =
+                |node: &Timeline| total(fault_time, changes(), |at| node.disbelieved(reading, at));
             Some(Read {
                 stopped: stopped.map(|at| at - began),
                 again,
@@ -147,16 +145,11 @@ impl Outcome {
 }
 
 /// When both other nodes had decided to be quorate in a ring without this one.
-fn quorate_without(
-    nodes: &[(u32, Timeline)],
-    victim: u32,
-    [from, to]: [u64; 2],
-) -> Option<u64> {
+fn quorate_without(nodes: &[(u32, Timeline)], victim: u32, [from, to]: [u64; 2]) -> Option<u64> {
     let first = |node: &Timeline| {
         let decided = node.decisions.iter().filter(|(at, _)| (from..to).contains(at));
-        let mut without = decided.filter(|(_, (quorate, members))| {
-            *quorate && !members.contains(&victim)
-        });
+        let mut without =
+            decided.filter(|(_, (quorate, members))| *quorate && !members.contains(&victim));
         without.next().map(|(at, _)| *at)
     };
     let others = nodes.iter().filter(|(id, _)| *id != victim);
@@ -168,9 +161,7 @@ fn overlap(nodes: &[(u32, Timeline)], reading: usize, window: [u64; 2]) -> u64 {
     let pairs = [(0, 1), (0, 2), (1, 2)].map(|(one, other)| (&nodes[one], &nodes[other]));
     let of_pair = |(one, other): (&(u32, Timeline), &(u32, Timeline))| {
         total(window, all_changes(nodes), |at| {
-            one.1.believed(reading, at)
-                && other.1.believed(reading, at)
-                && divided(one, other, at)
+            one.1.believed(reading, at) && other.1.believed(reading, at) && divided(one, other, at)
         })
     };
     pairs.into_iter().map(of_pair).max().unwrap_or(0)

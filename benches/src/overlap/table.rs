@@ -38,18 +38,26 @@ fn row(name: &str, rows: &[&Outcome]) -> String {
     let victims: Vec<u32> = rows.iter().map(|row| row.victim).collect();
     let note = if victims.contains(&2) { " (node 2 is left out)" } else { "" };
     let others = range(rows.iter().map(|row| row.others), "never");
-    let cell = |value: &dyn Fn(&Read) -> Option<u64>, otherwise: &str| {
+    let cell = |value: &dyn Fn(&Read) -> u64| {
         let cells = (0..READINGS).map(|reading| {
             let read: Option<Vec<&Read>> =
                 rows.iter().map(|row| row.readings[reading].as_ref()).collect();
             read.map_or("–".to_owned(), |read| {
-                range(read.into_iter().map(value), otherwise)
+                range(read.into_iter().map(|read| Some(value(read))), "")
             })
         });
         cells.collect::<Vec<_>>().join(" / ")
     };
-    let again = rows.iter().any(|row| row.readings.iter().flatten().any(|read| read.again));
-    let again = if again { ", and again" } else { "" };
+    let stopped = (0..READINGS).map(|reading| {
+        let read: Option<Vec<&Read>> =
+            rows.iter().map(|row| row.readings[reading].as_ref()).collect();
+        read.map_or("–".to_owned(), |read| {
+            let again = read.iter().any(|read| read.again);
+            let stopped = range(read.iter().map(|read| read.stopped), "the end");
+            format!("{stopped}{}", if again { ", again" } else { "" })
+        })
+    });
+    let stopped = stopped.collect::<Vec<_>>().join(" / ");
     let missed = rows.iter().filter(|row| !row.missed.is_empty()).count();
     let verdict = match (missed, rows.len()) {
         (0, _) => "pass".to_owned(),
@@ -57,10 +65,9 @@ fn row(name: &str, rows: &[&Outcome]) -> String {
         (missed, of) => format!("FAIL {missed} of {of}"),
     };
     format!(
-        "| {name}{note} | {others} | {}{again} | {} | {} | {} | {verdict} |",
-        cell(&|read| read.stopped, "the end"),
-        cell(&|read| Some(read.overlap), ""),
-        cell(&|read| Some(read.interrupted), ""),
+        "| {name}{note} | {others} | {stopped} | {} | {} | {} | {verdict} |",
+        cell(&|read| read.overlap),
+        cell(&|read| read.interrupted),
         range(rows.iter().map(|row| Some(row.gap)), ""),
     )
 }

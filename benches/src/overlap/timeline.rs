@@ -138,12 +138,14 @@ impl Timeline {
         matches!(self.readings[reading].at(at), Some((_, Known::False)))
     }
 
-    /// When the daemon entered GATHER after this time, each time.
+    /// When the daemon entered GATHER after this time, each time. A read that shows a new ring, too,
+    /// is of a GATHER that has ended.
     pub(crate) fn gathers_after(&self, time: u64) -> impl Iterator<Item = u64> {
         let counters: Vec<&(u64, (u64, u64))> = self.counters.iter().collect();
         let moved: Vec<u64> = counters
             .windows(2)
-            .filter(|pair| pair[1].1.0 > pair[0].1.0 && pair[1].0 >= time)
+            .filter(|pair| pair[1].0 >= time)
+            .filter(|pair| pair[1].1.0 > pair[0].1.0 && pair[1].1.1 == pair[0].1.1)
             .map(|pair| pair[1].0)
             .collect();
         moved.into_iter()

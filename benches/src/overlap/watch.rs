@@ -27,11 +27,15 @@ impl Watch {
         for node in cluster.nodes() {
             let timeline = Arc::default();
             let this = env::current_exe().expect("it runs");
-            for (program, client) in
-                [(&compiled, "quorum"), (&compiled, "counters"), (&this, "reading")]
-            {
-                watch.clients.push(start(node, program, client, &timeline));
+            // Those in C get a processor before others, as Corosync asks for itself.
+            for client in ["quorum", "counters"] {
+                let mut command = Command::new("chrt");
+                command.args(["--rr", "1"]).arg(&compiled).arg(client);
+                watch.clients.push(start(node, command, &timeline));
             }
+            let mut command = Command::new(this);
+            command.arg("reading");
+            watch.clients.push(start(node, command, &timeline));
             watch.nodes.push(timeline);
         }
         watch
@@ -93,9 +97,8 @@ impl Drop for Watch {
 }
 
 /// Starts a client on the node, and has what it prints taken into the timeline.
-fn start(node: &Node, program: &Path, client: &str, timeline: &Arc<Mutex<Timeline>>) -> Child {
-    let mut command = Command::new(program);
-    command.arg(client).stdin(Stdio::piped()).stdout(Stdio::piped());
+fn start(node: &Node, mut command: Command, timeline: &Arc<Mutex<Timeline>>) -> Child {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = node.run(|| command.spawn()).expect("the client can be run");
     let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
     let timeline = Arc::clone(timeline);
