@@ -13,6 +13,7 @@
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 
+#[allow(dead_code, reason = "a benchmark uses a part of it")]
 #[path = "../clock.rs"]
 mod clock;
 mod fault;
@@ -22,12 +23,21 @@ mod table;
 mod timeline;
 mod watch;
 
-use std::{env, fs, path::PathBuf, process::ExitCode, thread, time::Duration};
+use std::{
+    env, fs,
+    path::PathBuf,
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
 
 use fault::Fault;
 use outcome::{Outcome, Totem};
-use support::{Cluster, Token, Transport, eventually};
+use support::{Cluster, Token, Transport};
 use watch::Watch;
+
+/// How often a fault is measured if the machine is too busy for Corosync.
+const ATTEMPTS: usize = 3;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -74,29 +84,61 @@ fn measure(transport: Transport, faults: &[Fault], runs: usize) -> Vec<Outcome> 
     println!("{}: token {token} ms, consensus {consensus} ms", transport.name());
     let mut outcomes = Vec::new();
     for fault in faults.iter().flat_map(|fault| std::iter::repeat_n(*fault, runs)) {
-        watch.forget_old();
-        let lasts = fault.lasts(transport, totem);
-        let began = clock::now();
-        fault.begin(&cluster);
-        thread::sleep(lasts);
-        let healed = clock::now();
-        fault.end(&cluster);
-        wait_formed(&watch);
-        let name = row_name(transport, fault);
-        save_log(&name, &watch, began);
-        let outcome = Outcome::new(name, fault, totem, [began, healed, clock::now()], &watch);
+        let measure = || measure_fault(&cluster, &watch, transport, fault, totem);
+        let mut outcome = measure();
+        for _ in 1..ATTEMPTS {
+            if !outcome.is_disturbed {
+                break;
+            }
+            println!("the machine was too busy, again: {}", table::line(&outcome));
+            outcome = measure();
+        }
         println!("{}", table::line(&outcome));
         outcomes.push(outcome);
     }
     outcomes
 }
 
+fn measure_fault(
+    cluster: &Cluster,
+    watch: &Watch,
+    transport: Transport,
+    fault: Fault,
+    totem: Totem,
+) -> Outcome {
+    let name = row_name(transport, fault);
+    watch.forget_old();
+    let starved = starved(cluster, fault);
+    let lasts = fault.lasts(transport, totem);
+    let began = clock::now();
+    fault.begin(cluster);
+    thread::sleep(lasts);
+    let healed = clock::now();
+    fault.end(cluster);
+    wait_formed(watch);
+    save_log(&name, watch, began);
+    let mut outcome = Outcome::new(name, fault, totem, [began, healed, clock::now()], watch);
+    outcome.is_disturbed |= starved != self::starved(cluster, fault);
+    outcome
+}
+
+/// How often Corosync has reported that it got no processor for 0.8 T, on nodes that were not paused.
+fn starved(cluster: &Cluster, fault: Fault) -> usize {
+    let nodes = cluster.nodes().filter(|node| fault != Fault::Paused || node.id != 1);
+    nodes.map(|node| node.corosync.log().matches("main process was not scheduled").count()).sum()
+}
+
 /// Waits until every node has all nodes in its ring, quorate, and `is_quorate()` says so; then for
 /// what may still come of it.
 fn wait_formed(watch: &Watch) {
-    eventually(Duration::from_secs(90), "the cluster forms and is believed", || {
-        watch.all_formed().then_some(())
-    });
+    let deadline = Instant::now() + Duration::from_secs(180);
+    while !watch.all_formed() {
+        if Instant::now() > deadline {
+            save_log("not formed", watch, clock::now());
+            panic!("the cluster does not form, see target/bench/overlap/not-formed.log");
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
     thread::sleep(Duration::from_secs(2));
 }
 

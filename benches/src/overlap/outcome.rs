@@ -15,6 +15,9 @@ const SETTLE_GRACE: Duration = Duration::from_secs(1);
 /// older ring is not in another partition.
 const SKEW: u64 = 100_000_000;
 
+/// With more time than this between two samples too little is known.
+const LONGEST_GAP: u64 = 250_000_000;
+
 /// The timeouts that a cluster runs with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Totem {
@@ -44,6 +47,8 @@ pub(crate) struct Outcome {
     pub(crate) readings: [Option<Read>; READINGS],
     /// For how long the daemons of the others had no ring or no decision, on the worse of them.
     pub(crate) gap: u64,
+    /// Whether the machine was too busy: what was measured is not the fault's doing alone.
+    pub(crate) is_disturbed: bool,
     /// The budgets that were missed.
     pub(crate) missed: Vec<String>,
 }
@@ -111,6 +116,7 @@ impl Outcome {
             others: without(victim).map(|at| at - began),
             readings: [C_CLIENT, QUORATE, EXCLUSIVE].map(read),
             gap: others().map(|node| gap(node, fault_time)).max().unwrap_or(0),
+            is_disturbed: nodes.iter().any(|(_, node)| node.longest_gap() > LONGEST_GAP),
             missed: Vec::new(),
         };
         outcome.check(fault, totem);

@@ -64,8 +64,10 @@ fn row(name: &str, rows: &[&Outcome]) -> String {
         (_, 1) => "FAIL".to_owned(),
         (missed, of) => format!("FAIL {missed} of {of}"),
     };
+    let busy = rows.iter().any(|row| row.is_disturbed);
+    let busy = if busy { ", the machine was busy" } else { "" };
     format!(
-        "| {name}{note} | {others} | {stopped} | {} | {} | {} | {verdict} |",
+        "| {name}{note} | {others} | {stopped} | {} | {} | {} | {verdict}{busy} |",
         cell(&|read| read.overlap),
         cell(&|read| read.interrupted),
         range(rows.iter().map(|row| Some(row.gap)), ""),

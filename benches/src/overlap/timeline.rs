@@ -73,6 +73,8 @@ pub(crate) struct Timeline {
     pub(crate) decisions: Steps<(bool, Vec<u32>)>,
     /// Totem's counters of GATHER and OPERATIONAL entered.
     pub(crate) counters: Steps<(u64, u64)>,
+    /// Between which samples of the readings there was more time than usual.
+    late: Vec<[u64; 2]>,
     /// Everything as it was reported, for people.
     pub(crate) lines: Vec<(u64, String)>,
 }
@@ -103,7 +105,8 @@ impl Timeline {
             ["counters", gather, operational] => {
                 self.counters.push(at, (number(gather), number(operational)));
             }
-            ["counters", "lost"] | [_, "late"] => {}
+            ["counters", "lost"] => {}
+            [next, "late"] => self.late.push([at, number(next)]),
             [after, reading, value] => {
                 let steps = match *reading {
                     "quorate" => &mut self.readings[QUORATE],
@@ -127,7 +130,13 @@ impl Timeline {
         self.ring.forget_old();
         self.decisions.forget_old();
         self.counters.forget_old();
+        self.late.clear();
         self.lines.clear();
+    }
+
+    /// The most time between two samples of the readings, where it is more than usual.
+    pub(crate) fn longest_gap(&self) -> u64 {
+        self.late.iter().map(|[last, next]| next - last).max().unwrap_or(0)
     }
 
     pub(crate) fn believed(&self, reading: usize, at: u64) -> bool {
