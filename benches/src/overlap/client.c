@@ -17,14 +17,20 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
-static void begin_line(const char *what)
+static uint64_t read_clock(void)
 {
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	printf("%" PRIu64 " %s", (uint64_t)now.tv_sec * 1000000000 + now.tv_nsec, what);
+	return (uint64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static void begin_line(const char *what)
+{
+	printf("%" PRIu64 " %s", read_clock(), what);
 }
 
 static void end_line(void)
@@ -79,15 +85,43 @@ static int watch_quorum(void)
 	return quorum_finalize(handle);
 }
 
+/* The socket of a request that waits for an answer, and since when. */
+static volatile int asked_on = -1;
+static volatile uint64_t asked_at;
+
+/* Ends a request that is not answered within 30 ms. While services synchronise the daemon answers no
+   request of libcmap that comes on a connection made before, and its main loop spins for as long
+   as one waits: the clients would be a fault by themselves. */
+static void *end_waiting_requests(void *unused)
+{
+	for (;;) {
+		usleep(5000);
+		if (asked_on != -1 && read_clock() - asked_at > 30000000) {
+			shutdown(asked_on, SHUT_RDWR);
+			asked_on = -1;
+		}
+	}
+	return unused;
+}
+
 static int watch_counters(void)
 {
+	int fd, known;
 	cmap_handle_t handle;
 	uint64_t gather, operational, last_gather = UINT64_MAX, last_operational = UINT64_MAX;
 
 	if (cmap_initialize_map(&handle, CMAP_MAP_STATS) != CS_OK)
 		return 0;
-	while (cmap_get_uint64(handle, "stats.srp.gather_entered", &gather) == CS_OK &&
-	       cmap_get_uint64(handle, "stats.srp.operational_entered", &operational) == CS_OK) {
+	cmap_fd_get(handle, &fd);
+	for (;;) {
+		asked_at = read_clock();
+		asked_on = fd;
+		known = cmap_get_uint64(handle, "stats.srp.gather_entered", &gather) == CS_OK &&
+			cmap_get_uint64(handle, "stats.srp.operational_entered", &operational) ==
+				CS_OK;
+		asked_on = -1;
+		if (!known)
+			break;
 		if (gather != last_gather || operational != last_operational) {
 			begin_line("counters");
 			printf(" %" PRIu64 " %" PRIu64, gather, operational);
@@ -99,7 +133,8 @@ static int watch_counters(void)
 	}
 	begin_line("counters lost");
 	end_line();
-	return cmap_finalize(handle);
+	cmap_finalize(handle);
+	return usleep(200000);
 }
 
 static void *exit_with_input(void *unused)
@@ -117,6 +152,8 @@ int main(int argc, char **argv)
 	int counters = argc > 1 && strcmp(argv[1], "counters") == 0;
 
 	pthread_create(&thread, NULL, exit_with_input, NULL);
+	if (counters)
+		pthread_create(&thread, NULL, end_waiting_requests, NULL);
 	for (;;) {
 		if (counters)
 			watch_counters();
