@@ -42,20 +42,24 @@ fn row(name: &str, rows: &[&Outcome]) -> String {
         let cells = (0..READINGS).map(|reading| {
             let read: Option<Vec<&Read>> =
                 rows.iter().map(|row| row.readings[reading].as_ref()).collect();
-            read.map_or("–".to_owned(), |read| {
-                range(read.into_iter().map(|read| Some(value(read))), "")
-            })
+            read.map_or_else(
+                || "–".to_owned(),
+                |read| range(read.into_iter().map(|read| Some(value(read))), ""),
+            )
         });
         cells.collect::<Vec<_>>().join(" / ")
     };
     let stopped = (0..READINGS).map(|reading| {
         let read: Option<Vec<&Read>> =
             rows.iter().map(|row| row.readings[reading].as_ref()).collect();
-        read.map_or("–".to_owned(), |read| {
-            let again = read.iter().any(|read| read.again);
-            let stopped = range(read.iter().map(|read| read.stopped), "the end");
-            format!("{stopped}{}", if again { ", again" } else { "" })
-        })
+        read.map_or_else(
+            || "–".to_owned(),
+            |read| {
+                let again = read.iter().any(|read| read.again);
+                let stopped = range(read.iter().map(|read| read.stopped), "the end");
+                format!("{stopped}{}", if again { ", again" } else { "" })
+            },
+        )
     });
     let stopped = stopped.collect::<Vec<_>>().join(" / ");
     let missed = rows.iter().filter(|row| !row.missed.is_empty()).count();
@@ -77,10 +81,14 @@ fn row(name: &str, rows: &[&Outcome]) -> String {
 /// The least and the most, in seconds.
 fn range(values: impl Iterator<Item = Option<u64>>, none: &str) -> String {
     let shown = |value: Option<u64>| {
-        value.map_or(none.to_owned(), |nanos| match nanos {
-            0 => "0".to_owned(),
-            nanos => format!("{:.3}", nanos as f64 / 1e9),
-        })
+        value.map_or_else(
+            || none.to_owned(),
+            |nanos| match nanos {
+                0 => "0".to_owned(),
+                1..500_000 => "<0.001".to_owned(),
+                nanos => format!("{:.3}", nanos as f64 / 1e9),
+            },
+        )
     };
     let mut values: Vec<Option<u64>> = values.collect();
     // Something that never happened is later than all that did.
