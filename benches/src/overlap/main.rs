@@ -128,8 +128,8 @@ fn starved(cluster: &Cluster, fault: Fault) -> usize {
     nodes.map(|node| node.corosync.log().matches("main process was not scheduled").count()).sum()
 }
 
-/// Waits until every node has all nodes in its ring, quorate, and `is_quorate()` says so; then for
-/// what may still come of it.
+/// Waits until every node has all nodes in its ring, quorate, and every reading says so; then for what
+/// may still come of it.
 fn wait_formed(watch: &Watch) {
     let deadline = Instant::now() + Duration::from_secs(180);
     while !watch.all_formed() {

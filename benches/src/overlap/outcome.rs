@@ -86,7 +86,7 @@ impl Outcome {
         let others = || nodes.iter().filter(|(id, _)| *id != victim).map(|(_, node)| node);
         let victims = &nodes[victim as usize - 1];
         let read = |reading: usize| {
-            if !nodes.iter().all(|(_, node)| node.believed(reading, began)) {
+            if !nodes.iter().all(|(_, node)| node.exists(reading)) {
                 return None;
             }
             let changes = || reading_changes(&nodes, reading);

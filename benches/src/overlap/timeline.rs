@@ -139,6 +139,11 @@ impl Timeline {
         self.late.iter().map(|[last, next]| next - last).max().unwrap_or(0)
     }
 
+    /// Whether a value of this reading was ever reported.
+    pub(crate) fn exists(&self, reading: usize) -> bool {
+        self.readings[reading].last().is_some()
+    }
+
     pub(crate) fn believed(&self, reading: usize, at: u64) -> bool {
         matches!(self.readings[reading].at(at), Some((_, Known::True)))
     }

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     support::{Cluster, Node, command},
-    timeline::{QUORATE, Timeline},
+    timeline::{EXCLUSIVE, QUORATE, Timeline},
 };
 
 pub(crate) struct Watch {
@@ -46,7 +46,7 @@ impl Watch {
         self.lock(id as usize - 1).clone()
     }
 
-    /// Whether every node is in one ring with all, decided and believed.
+    /// Whether every node is in one ring with all, decided, and believed by each reading of a handle.
     pub(crate) fn all_formed(&self) -> bool {
         let timelines = || (0..self.nodes.len()).map(|index| self.lock(index));
         let ring = self.lock(0).ring.last().cloned();
@@ -56,7 +56,9 @@ impl Watch {
                 let members = ring.as_ref().map(|ring| (true, ring.members.clone()));
                 timeline.ring.last() == ring.as_ref()
                     && timeline.decisions.last() == members.as_ref()
-                    && timeline.believed(QUORATE, u64::MAX)
+                    && [QUORATE, EXCLUSIVE].into_iter().all(|reading| {
+                        !timeline.exists(reading) || timeline.believed(reading, u64::MAX)
+                    })
             })
     }
 
