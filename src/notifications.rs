@@ -177,7 +177,7 @@ impl Notifications {
                 }
                 let now = self.clock.now();
                 // A daemon that answers votequorum only synchronises.
-                let is_late = self.ring.as_ref().is_some_and(RingReads::is_late);
+                let is_late = self.ring.as_mut().is_some_and(RingReads::has_become_late);
                 if now < self.ask_at && !is_late {
                     return;
                 }

@@ -29,12 +29,13 @@ pub trait RingWatch: fmt::Debug + Send + Sync {
     /// Asks for one read. It may never come: a daemon that synchronises answers late.
     fn read(&self) -> Pending<RingUpdate>;
 
-    /// Ends a read that the daemon does not answer though it lives. The next read uses another
-    /// connection, which is answered also while the daemon synchronises.
+    /// Ends a read that the daemon does not answer though it lives; false if there is no connection
+    /// yet. The next read uses another connection, which is answered also while the daemon
+    /// synchronises.
     ///
     /// A request that waits has the daemon spin at real-time priority (libqb `lib/ipcs.c`: its
     /// descriptor stays readable).
-    fn cancel(&self);
+    fn cancel(&self) -> bool;
 
     /// Closes its connections. Returns when that is done, which may be never.
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -90,12 +91,12 @@ impl RingWatch for RingThread {
         self.current.lock().worker.ask(())
     }
 
-    fn cancel(&self) {
+    fn cancel(&self) -> bool {
         let mut current = self.current.lock();
         let sockets = std::mem::take(&mut *current.sockets.0.lock());
         // Without a connection the thread makes one, and may not be left behind at that.
         if sockets.is_empty() {
-            return;
+            return false;
         }
         for socket in &sockets {
             let _ = shutdown(socket, Shutdown::Both);
@@ -103,6 +104,7 @@ impl RingWatch for RingThread {
         // The call returns within two seconds (libqb `lib/ipcc.c`), and then the thread ends.
         let connections = Arc::clone(&current.connections);
         *current = Current::new(self.terms, self.clock, true, connections);
+        true
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -218,7 +220,8 @@ impl Reader {
             Some(maps) => maps,
             None => {
                 self.sockets.0.lock().clear();
-                let maps = Maps::connect(self.terms, &self.sockets)?;
+                let maps = Maps::connect(self.terms)?;
+                *self.sockets.0.lock() = maps.sockets()?;
                 let number = self.connections.fetch_add(1, Ordering::Relaxed);
                 Maps { number, ..maps }
             }
@@ -266,28 +269,26 @@ impl Reader {
 }
 
 impl Maps {
-    fn connect(terms: Terms, sockets: &Sockets) -> Result<Self, Failed> {
+    fn connect(terms: Terms) -> Result<Self, Failed> {
         let default = Cmap::initialize()?;
         terms.check_server(default.server())?;
-        sockets.add(&default)?;
         // Corosync 2 dies of a request for another map than the default one.
         let is_corosync_2 = default.has(IS_COROSYNC_2)?;
         let statistics = if is_corosync_2 { None } else { Some(Cmap::initialize_statistics()?) };
         if let Some(statistics) = &statistics {
             terms.check_server(statistics.server())?;
-            sockets.add(statistics)?;
         }
         let keys = if is_corosync_2 { COROSYNC_2 } else { COROSYNC_3 };
         let configured_votes = (None, Moment::default());
         Ok(Self { number: 0, default, statistics, keys, configured_votes })
     }
-}
 
-impl Sockets {
-    fn add(&self, map: &Cmap) -> Result<(), Error> {
-        let socket = map.duplicate_socket().map_err(|_| Error::Descriptors)?;
-        self.0.lock().extend(socket);
-        Ok(())
+    fn sockets(&self) -> Result<Vec<OwnedFd>, Error> {
+        let mut sockets = Vec::new();
+        for map in [Some(&self.default), self.statistics.as_ref()].into_iter().flatten() {
+            sockets.extend(map.duplicate_socket().map_err(|_| Error::Descriptors)?);
+        }
+        Ok(sockets)
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) struct RingReads {
     read_at: Option<Moment>,
     /// A read that is waited for, and since when.
     pending: Option<(Pending<RingUpdate>, Moment)>,
+    /// It was found to be late.
+    is_late: bool,
     /// When something happened last: only reads that are asked for later can confirm each other.
     hurried_at: Moment,
     /// Held back until everything was dispatched that came before it.
@@ -36,6 +38,7 @@ impl RingReads {
             clock,
             read_at: Some(Moment::default()),
             pending: None,
+            is_late: false,
             hurried_at: Moment::default(),
             update: None,
             last: None,
@@ -52,23 +55,31 @@ impl RingReads {
     /// When this wants to be polled next: when it reads next, or when a read is late.
     pub(super) fn next_at(&self) -> Option<Moment> {
         match &self.pending {
-            Some((_, since)) => Some(since.after(LATE)),
+            Some((_, since)) => Some(since.after(LATE)).filter(|_| !self.is_late),
             None => self.read_at,
         }
     }
 
-    /// Whether a read is late. If the daemon lives, it cannot answer.
-    pub(super) fn is_late(&self) -> bool {
-        self.pending.as_ref().is_some_and(|(_, since)| self.clock.now() >= since.after(LATE))
+    /// Whether a read is late; true once for each. If the daemon lives, it cannot answer.
+    pub(super) fn has_become_late(&mut self) -> bool {
+        let (was_late, now) = (self.is_late, self.clock.now());
+        self.is_late = self.pending.as_ref().is_some_and(|(_, since)| now >= since.after(LATE));
+        self.is_late && !was_late
     }
 
     /// The daemon has answered something else that it was asked for at that moment: ends a read that
     /// was late by then.
     pub(super) fn daemon_lives(&mut self, asked_at: Moment) {
-        if self.pending.as_ref().is_some_and(|(_, since)| asked_at >= since.after(LATE)) {
-            self.watch.cancel();
+        let Some((_, since)) = &mut self.pending else { return };
+        if asked_at < since.after(LATE) {
+            return;
+        }
+        if self.watch.cancel() {
             self.pending = None;
             self.read_at = Some(Moment::default());
+        } else {
+            // It connects, which takes as long as it does.
+            (*since, self.is_late) = (self.clock.now(), false);
         }
     }
 
@@ -84,6 +95,7 @@ impl RingReads {
                 if self.read_at.is_none_or(|read_at| self.clock.now() < read_at) {
                     return false;
                 }
+                self.is_late = false;
                 self.pending = Some((self.watch.read(), self.clock.now()));
                 continue;
             };

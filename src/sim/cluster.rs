@@ -582,9 +582,10 @@ struct SimulatedRingWatch {
 }
 
 impl RingWatch for SimulatedRingWatch {
-    fn cancel(&self) {
+    fn cancel(&self) -> bool {
         self.connection.fetch_add(1, Ordering::Relaxed);
         self.is_new.store(true, Ordering::Relaxed);
+        true
     }
 
     fn read(&self) -> Pending<RingUpdate> {

@@ -64,8 +64,10 @@ pub(super) struct RingEvidence {
     /// Whether the counters belong to the ring of the last decision.
     phase: Phase,
     decision: Option<Decision>,
-    /// When decisions about new rings were applied that no read shows yet, oldest first: each
-    /// explains that the daemon became OPERATIONAL once.
+    /// The last ring that Corosync sent a notification of.
+    announced: Option<RingId>,
+    /// When the first notification of a ring was applied, for rings that no read shows yet, oldest
+    /// first: each explains that the daemon became OPERATIONAL once.
     unseen: Vec<Moment>,
     /// Until when the decision may be believed. `None` until there is evidence, and again once it
     /// has run out.
@@ -185,6 +187,14 @@ impl RingEvidence {
         }
     }
 
+    /// Corosync sent a notification of a ring.
+    pub(super) fn announce(&mut self, ring_id: RingId, now: Moment) {
+        if self.announced != Some(ring_id) {
+            self.announced = Some(ring_id);
+            self.unseen.push(now);
+        }
+    }
+
     /// Corosync decided about a ring, at some time after `drained_at`: nothing waited then.
     pub(super) fn decide(
         &mut self,
@@ -199,7 +209,6 @@ impl RingEvidence {
         if !is_new_ring {
             return;
         }
-        self.unseen.push(now);
         self.phase = Phase::Decided;
         self.proved_at = None;
         // The first decision on a connection is what the daemon knew before. A later one comes with
@@ -238,9 +247,9 @@ impl RingEvidence {
         let rings = usize::try_from(rings).unwrap_or(usize::MAX);
         let explained = rings.min(self.unseen.len());
         self.unseen.drain(..explained);
-        // A ring that another one replaced before it was decided upon has no decision. If libcmap
-        // answers on the same connection as before, the daemon does not synchronise
-        // (`exec/ipc_glue.c`), so the last one has been decided upon.
+        // A ring that another one replaced at once is not announced. If libcmap answers on the same
+        // connection as before, the daemon does not synchronise (`exec/ipc_glue.c`), so the last one
+        // has been announced.
         let all_explained = explained == rings || reading.connection == reads.anchor.connection;
         self.phase = if explained > 0 && all_explained { Phase::Decided } else { Phase::Gather };
         // Also if it is explained: a GATHER may have followed the decision.
@@ -260,7 +269,9 @@ impl RingEvidence {
         }
         let proved_at = before.asked_at;
         let is_about_decision = self.phase == Phase::Decided
-            && self.decision.is_some_and(|decision| proved_at > decision.applied_at);
+            && self.decision.is_some_and(|decision| {
+                proved_at > decision.applied_at && self.announced == Some(decision.ring_id)
+            });
         if is_about_decision && reads.is_trusted(proved_at) && proved_at >= self.not_before {
             let until = proved_at.after(reading.token + reading.consensus + settle_grace);
             self.until = Some(self.until.map_or(until, |before| before.max(until)));

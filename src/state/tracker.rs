@@ -324,6 +324,7 @@ impl Tracker {
         draft.after.votes_are_current = false;
         link.nodelist = Some(ring_id);
         link.changed_at = now;
+        link.ring.announce(ring_id, now);
         if !link.has_provider {
             // Nobody decides; the ring alone has to live.
             link.ring.decide(ring_id, drained_at, now, self.rules.settle_grace);
@@ -351,6 +352,9 @@ impl Tracker {
         draft.after.votes_are_current = false;
         link.changed_at = now;
         if link.has_provider {
+            if link.nodelist.is_none() {
+                link.ring.announce(ring_id, now);
+            }
             link.ring.decide(ring_id, drained_at, now, self.rules.settle_grace);
             if link.decides_membership() {
                 link.continuity.decide(&draft.after.members);

@@ -139,7 +139,7 @@ impl Cluster {
             cluster.qdevices.insert(node.id, qdevice);
         }
         cluster.qnetd = Some(qnetd);
-        eventually(FORMING, "every node counts the device's votes", || {
+        eventually("every node counts the device's votes", || {
             let mut shown = cluster.nodes.values().map(|node| node.corosync.total_votes());
             shown.all(|shown| shown == Some(votes)).then_some(())
         });

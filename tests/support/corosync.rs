@@ -20,8 +20,8 @@ use super::{
     daemon::Daemon,
     eventually,
     leftovers::{note_pid, read_pids, remove_shm_of},
-    report::print_command,
     qdevice::Device,
+    report::print_command,
 };
 
 /// A Corosync daemon in a network namespace, with its own `/run`, state and configuration.

@@ -25,8 +25,8 @@ mod netns;
 mod own_process;
 mod process;
 mod promtool;
-mod report;
 mod qdevice;
+mod report;
 mod running;
 #[cfg(feature = "web")]
 mod service;
@@ -65,8 +65,8 @@ pub use self::{
         wait_asleep,
     },
     promtool::promtool,
-    running::{Running, example},
     qdevice::{Algorithm, Device, Qdevice, Qnetd},
+    running::{Running, example},
     staged::StagedLibquorum,
     thread::{as_user, fill_dev_shm, on_fresh_thread, small_dev_shm},
     watcher::{

@@ -15,9 +15,9 @@ const PERIOD: Duration = Duration::from_millis(2);
 /// A sample later than this is reported: the readings between are not known.
 const LATE: u64 = 50_000_000;
 
-/// The reading by which at most one partition is believed; `None` while there is no such reading.
-fn exclusive(_: &QuorumHandle) -> Option<bool> {
-    None
+/// The reading by which at most one partition is believed.
+fn exclusive(handle: &QuorumHandle) -> Option<bool> {
+    Some(handle.is_exclusive())
 }
 
 /// Prints a line for each change of a reading, `BEFORE AFTER quorate|exclusive true|false`: the last
