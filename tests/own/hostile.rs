@@ -10,8 +10,8 @@ use std::{
 
 use actix::{Actor, Arbiter, Context, Handler, System};
 use actix_quorum::{
-    Code, Connection, Error, NodeId, Quorum, QuorumActor, QuorumBuilder, QuorumChanged, Snapshot,
-    VoteFlags, Votes,
+    Code, Connection, Error, NodeId, Quorum, QuorumActor, QuorumBuilder, QuorumChanged, RingState,
+    Snapshot, VoteFlags, Votes,
     libquorum::{Handle, Library, Model, Track},
 };
 
@@ -738,7 +738,11 @@ fn a_flood_is_told_or_counted_and_keeps_nobody_from_being_served() {
                 .subscribe(counter.recipient())
                 .start_in_arbiter(&arbiter.handle());
             let counted = |votes: &Votes| votes.members.len() == 2;
-            quorum.wait_for(move |now| now.votes.as_ref().is_some_and(counted)).await;
+            // Nobody listens on the socket of libcmap.
+            let is_known = move |now: &Snapshot| {
+                now.votes.as_ref().is_some_and(counted) && now.ring == RingState::Unwatched
+            };
+            quorum.wait_for(is_known).await;
             let echo = Actor::start_in_arbiter(&arbiter.handle(), |_| Echo);
             let (rss, base) = (rss_kib(), quorum.snapshot().sequence);
             server.now(&[Step::Flood(EVENTS, no.clone(), yes)]);

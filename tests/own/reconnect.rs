@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use actix_quorum::{Cause, Connection, Quorum};
+use actix_quorum::{Connection, Quorum};
 
 use crate::support::{
     Flipper, Ipc, Node, Watcher, dev_shm_entries, eventually, lines, open_fds, rss_kib, runs_thread,
@@ -57,9 +57,9 @@ fn fifty_deaths(ipc: Ipc) {
         assert_eq!(last.current.quorum, Quorum::Unknown);
         assert!(!watcher.quorum.is_quorate());
         node.corosync.start();
-        let mut told = watcher.until_settled(Quorum::Quorate, &[1]);
+        let told = watcher.until_settled(Quorum::Quorate, &[1]);
         // By then the probe is connected too.
-        told.extend(watcher.until_cause(Cause::Votes));
+        eventually("the votes are known", || watcher.quorum.snapshot().votes.clone());
         let connected = |change: &&actix_quorum::QuorumChanged| {
             change.current.connection == Connection::Connected
         };
