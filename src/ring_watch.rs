@@ -136,6 +136,8 @@ struct Maps {
     keys: Keys,
     /// What the nodelist said last, and when it was read.
     configured_votes: (Option<u32>, Moment),
+    /// The token and consensus timeouts, and when they were read.
+    timeouts: Option<(Duration, Duration, Moment)>,
 }
 
 /// Where the counters are, and how old they may be.
@@ -171,6 +173,9 @@ const IS_COROSYNC_2: &CStr = c"runtime.connections.active";
 /// How old what the nodelist said may be. Votes that are added show in what votequorum expects at
 /// once.
 const NODELIST_AGE: Duration = Duration::from_secs(10);
+
+/// How old the timeouts may be: a reload of the configuration changes them.
+const TIMEOUTS_AGE: Duration = Duration::from_secs(1);
 
 /// Why there is no read.
 enum Failed {
@@ -246,12 +251,10 @@ impl Reader {
             counter(maps.keys.token_lost)?,
             counter(maps.keys.tokens)?,
         );
-        let timeout = |name: &str| match maps.default.get_u32(name)? {
-            Some(millis) => Ok(Duration::from_millis(millis.into())),
-            None => Err(Failed::Unwatchable(format!("corosync has no key {name}; upgrade it"))),
+        let (token, consensus, _) = match maps.timeouts {
+            Some(known) if now.since(known.2) <= TIMEOUTS_AGE => known,
+            _ => *maps.timeouts.insert(maps.read_timeouts(now)?),
         };
-        let (token, consensus) =
-            (timeout("runtime.config.totem.token")?, timeout("runtime.config.totem.consensus")?);
         let (configured_votes, _) = maps.configured_votes;
         let connection = maps.number;
         self.maps = Some(maps);
@@ -280,7 +283,16 @@ impl Maps {
         }
         let keys = if is_corosync_2 { COROSYNC_2 } else { COROSYNC_3 };
         let configured_votes = (None, Moment::default());
-        Ok(Self { number: 0, default, statistics, keys, configured_votes })
+        Ok(Self { number: 0, default, statistics, keys, configured_votes, timeouts: None })
+    }
+
+    fn read_timeouts(&self, now: Moment) -> Result<(Duration, Duration, Moment), Failed> {
+        let timeout = |name: &str| match self.default.get_u32(name)? {
+            Some(millis) => Ok(Duration::from_millis(millis.into())),
+            None => Err(Failed::Unwatchable(format!("corosync has no key {name}; upgrade it"))),
+        };
+        let token = timeout("runtime.config.totem.token")?;
+        Ok((token, timeout("runtime.config.totem.consensus")?, now))
     }
 
     fn sockets(&self) -> Result<Vec<OwnedFd>, Error> {

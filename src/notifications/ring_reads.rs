@@ -134,16 +134,16 @@ impl RingReads {
             true => interval(reading),
             // It was asked for before something happened, and shows nothing of that.
             false if reading.asked_at < self.hurried_at => Duration::ZERO,
-            false => SECOND_READ.max(reading.token / 20),
+            false => SECOND_READ,
         })
     }
 }
 
-/// How often to read: a quarter of the time that a read is worth to `is_exclusive()`, which is the
-/// shorter of the two deadlines.
+/// How often to read. `is_exclusive()` ends so much earlier than the daemon notices that its token is
+/// lost, and is a twelfth of the time that a read is worth to it.
 fn interval(reading: &RingReading) -> Duration {
     let exclusive = reading.consensus.saturating_sub(reading.token / 5);
-    (exclusive / 4).clamp(SECOND_READ, Duration::from_secs(10))
+    (exclusive / 12).clamp(SECOND_READ * 2, Duration::from_secs(10))
 }
 
 /// How long a read may take. It takes less than a millisecond, unless the daemon synchronises, hangs or

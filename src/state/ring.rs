@@ -115,6 +115,8 @@ struct Decision {
     ring_id: RingId,
     /// When it was applied: a read that was asked for later is about what came after it.
     applied_at: Moment,
+    /// It was sent after this.
+    drained_at: Moment,
 }
 
 impl RingEvidence {
@@ -205,7 +207,7 @@ impl RingEvidence {
     ) {
         let last = self.decision;
         let is_new_ring = last.is_none_or(|last| last.ring_id != ring_id);
-        self.decision = Some(Decision { ring_id, applied_at: now });
+        self.decision = Some(Decision { ring_id, applied_at: now, drained_at });
         if !is_new_ring {
             return;
         }
@@ -247,10 +249,16 @@ impl RingEvidence {
         let rings = usize::try_from(rings).unwrap_or(usize::MAX);
         let explained = rings.min(self.unseen.len());
         self.unseen.drain(..explained);
-        // A ring that another one replaced at once is not announced. If libcmap answers on the same
-        // connection as before, the daemon does not synchronise (`exec/ipc_glue.c`), so the last one
-        // has been announced.
-        let all_explained = explained == rings || reading.connection == reads.anchor.connection;
+        // A ring that another one replaced at once is not announced, so there may be more rings than
+        // announcements. None of them matters if it formed before the one that was decided upon, or
+        // soon after: nodes leave out one that is silent only after the consensus timeout, so such a
+        // ring has all members. And if libcmap answers on the same connection as before, the daemon
+        // does not synchronise (`exec/ipc_glue.c`), so the last ring has been announced.
+        let is_prompt = self.decision.is_some_and(|decision| {
+            reading.answered_at.since(decision.drained_at) <= reading.consensus / 2
+        });
+        let all_explained =
+            explained == rings || is_prompt || reading.connection == reads.anchor.connection;
         self.phase = if explained > 0 && all_explained { Phase::Decided } else { Phase::Gather };
         // Also if it is explained: a GATHER may have followed the decision.
         let until = reading.asked_at.after(reading.consensus + settle_grace);
@@ -263,8 +271,11 @@ impl RingEvidence {
     fn confirm(&mut self, reading: RingReading, settle_grace: Duration) {
         let Watch::Watched(reads) = &mut self.watch else { return };
         let before = &reads.anchor;
-        let is_apart = reading.asked_at >= before.answered_at.after(SECOND_READ);
-        if before.tokens == reading.tokens || !is_apart {
+        if reading.asked_at < before.answered_at.after(SECOND_READ) {
+            return;
+        }
+        if before.tokens == reading.tokens {
+            reads.anchor = reading;
             return;
         }
         let proved_at = before.asked_at;
