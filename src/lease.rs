@@ -93,21 +93,23 @@ impl Lease {
 
     /// Whether a deadline is in the future.
     fn is_ahead(&self, deadline: &AtomicU64) -> bool {
-        let mut until = deadline.load(Ordering::Acquire);
+        let until = deadline.load(Ordering::Acquire);
+        self.clock.now().0 < until || until != 0 && self.is_ahead_again(deadline, until)
+    }
+
+    /// The same once a deadline was found to have passed. This thread may not have run since it read
+    /// the deadline, and it may have been extended in time: then it has not passed.
+    #[cold]
+    fn is_ahead_again(&self, deadline: &AtomicU64, mut before: u64) -> bool {
         loop {
-            if until == 0 {
+            let until = deadline.load(Ordering::Acquire);
+            if until == before {
                 return false;
             }
             if self.clock.now().0 < until {
                 return true;
             }
-            // This thread may not have run since it read the deadline, and the deadline may have
-            // been extended in time: then it has not passed.
-            let latest = deadline.load(Ordering::Acquire);
-            if latest == until {
-                return false;
-            }
-            until = latest;
+            before = until;
         }
     }
 
