@@ -55,13 +55,13 @@ impl QuorumBuilder {
     /// 5 s.
     ///
     /// Whatever happens to Corosync, this process or the system, nobody is told that there is
-    /// quorum for longer than this after Corosync was last asked and has answered. Choose it with
-    /// the time in mind that the other nodes take to go on without this one: Corosync's token and
-    /// consensus timeouts together (6.6 s as Corosync 3.1 comes for two nodes, 8 s for three; a node
-    /// tells with `corosync-cmapctl -g runtime.config.totem.token`, and `.consensus`).
+    /// quorum for longer than this after Corosync was last asked and has answered. Where the ring is
+    /// watched ([`Snapshot::ring`](crate::Snapshot::ring)), a hung daemon is also not believed for
+    /// longer than its token and consensus timeouts and
+    /// [`settle_grace`](Self::settle_grace): that is when the others can go on without it.
     ///
-    /// A Corosync that hung and goes on says what it knew before, until it hears what the others did: see
-    /// [`stable_after`](Self::stable_after).
+    /// Once a deadline has passed only newer evidence counts: a Corosync that hung and goes on is not
+    /// believed on what it knew before.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.rules.lease = lease;
         self
@@ -85,8 +85,7 @@ impl QuorumBuilder {
     }
 
     /// How long quorum must have lasted without a break before anybody is told. Default zero. A
-    /// loss is always told at once. Longer than token and consensus, it keeps a node whose Corosync hung and
-    /// goes on from being quorate on what that knew before. Until a gain is told, what was before it is: `Inquorate` or
+    /// loss is always told at once. Until a gain is told, what was before it is: `Inquorate` or
     /// `Unknown`.
     pub fn stable_after(mut self, stable_after: Duration) -> Self {
         self.rules.stable_after = stable_after;

@@ -13,7 +13,8 @@ use crate::{FencingToken, shared::Shared};
 ///
 /// It is no lock and no fencing. It says what Corosync on this node knows, which may be later than
 /// what the other nodes know, and what is already on its way to a disk or a peer is not called back.
-/// Where two nodes must never act at a time, fence, or have who is acted upon check an epoch.
+/// Where two nodes must never act at a time, fence, or have the storage check a
+/// [fencing token](Self::fencing_token).
 ///
 /// An actor that works under a guard holds the handle, and is subscribed after it was made:
 ///

@@ -325,3 +325,245 @@ impl Reads {
 /// How far apart two reads must be. The first may be answered before an overdue timer of the daemon
 /// has run; within this time it has.
 pub(crate) const SECOND_READ: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::libquorum::NodeId;
+
+    const TOKEN: u64 = 1_000;
+    const CONSENSUS: u64 = 1_200;
+    const GRACE: u64 = 1_000;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn at(millis: u64) -> Moment {
+        Moment::default().after(ms(millis))
+    }
+
+    fn ring(seq: u64) -> RingId {
+        RingId { node_id: NodeId(1), seq }
+    }
+
+    /// A daemon whose counters are read, and what the reads prove.
+    struct Watched {
+        evidence: RingEvidence,
+        counters: RingCounters,
+        tokens: u64,
+        connection: u64,
+    }
+
+    impl Watched {
+        fn new() -> Self {
+            let (evidence, counters) = (RingEvidence::default(), RingCounters::default());
+            Self { evidence, counters, tokens: 0, connection: 0 }
+        }
+
+        /// One that decided on ring 1.9 at 0 ms, and was read every 100 ms for `millis`.
+        fn for_ms(millis: u64) -> Self {
+            let mut watched = Self::new();
+            watched.decide(9, 0);
+            (1..=millis / 100).for_each(|n| watched.read(n * 100));
+            watched
+        }
+
+        fn decide(&mut self, seq: u64, now: u64) {
+            self.evidence.announce(ring(seq), at(now));
+            self.evidence.decide(ring(seq), at(now), at(now), ms(GRACE));
+        }
+
+        /// A read that is answered at once, with a token since the last.
+        fn read(&mut self, now: u64) {
+            self.tokens += 1;
+            self.read_without_token(now);
+        }
+
+        fn read_without_token(&mut self, now: u64) {
+            let reading = RingReading {
+                connection: self.connection,
+                asked_at: at(now),
+                answered_at: at(now),
+                counters: self.counters,
+                tokens: self.tokens,
+                token: ms(TOKEN),
+                consensus: ms(CONSENSUS),
+                configured_votes: None,
+            };
+            self.evidence.expire_at(at(now));
+            self.evidence.read(reading, ms(GRACE));
+        }
+
+        fn gather(&mut self) {
+            self.counters.gather_entered += 1;
+            self.counters.token_lost += 1;
+        }
+
+        fn operational(&mut self) {
+            self.counters.operational_entered += 1;
+        }
+
+        fn state(&self) -> RingState {
+            self.evidence.state()
+        }
+    }
+
+    #[test]
+    fn a_new_connection_is_believed_once_the_token_has_moved_twice() {
+        let mut watched = Watched::for_ms(200);
+        assert_eq!((watched.state(), watched.evidence.until()), (RingState::Unknown, None));
+        watched.read(300);
+        assert_eq!(watched.state(), RingState::Operational);
+        assert_eq!(watched.evidence.until(), Some(at(200 + TOKEN + CONSENSUS + GRACE)));
+    }
+
+    #[test]
+    fn a_ring_whose_token_does_not_move_is_not_believed_for_longer() {
+        let mut watched = Watched::for_ms(3_000);
+        let until = watched.evidence.until();
+        assert_eq!(until, Some(at(2_900 + TOKEN + CONSENSUS + GRACE)));
+        (31..=60).for_each(|n| watched.read_without_token(n * 100));
+        assert_eq!(watched.evidence.until(), until);
+        watched.read_without_token(6_100);
+        assert_eq!((watched.state(), watched.evidence.until()), (RingState::Unknown, None));
+    }
+
+    #[test]
+    fn reads_that_follow_too_soon_confirm_nothing() {
+        let mut watched = Watched::new();
+        watched.decide(9, 0);
+        (1..=20).for_each(|n| watched.read(100 + n));
+        assert_eq!(watched.evidence.until(), None);
+    }
+
+    #[test]
+    fn a_gather_ends_belief_after_the_consensus_timeout_and_the_grace() {
+        let mut watched = Watched::for_ms(3_000);
+        watched.gather();
+        watched.read(3_100);
+        assert_eq!((watched.state(), watched.evidence.is_settled()), (RingState::Gather, false));
+        let until = Some(at(3_100 + CONSENSUS + GRACE));
+        assert_eq!((watched.evidence.until(), watched.evidence.exclusive_until()), (until, None));
+        // A later GATHER, or a ring that is not announced, puts nothing off.
+        watched.operational();
+        watched.read(3_200);
+        watched.gather();
+        (33..=40).for_each(|n| watched.read(n * 100));
+        assert_eq!((watched.state(), watched.evidence.until()), (RingState::Gather, until));
+    }
+
+    #[test]
+    fn the_decision_about_the_next_ring_is_believed_without_a_break() {
+        let mut watched = Watched::for_ms(3_000);
+        watched.gather();
+        watched.read(3_100);
+        watched.operational();
+        watched.decide(13, 4_300);
+        assert_eq!(watched.state(), RingState::Operational);
+        assert_eq!(watched.evidence.until(), Some(at(4_300 + TOKEN + CONSENSUS + GRACE)));
+        watched.read(4_310);
+        assert_eq!(watched.state(), RingState::Operational, "the decision explains the ring");
+        watched.read(4_400);
+        assert!(watched.evidence.exclusive_until().is_none(), "its gap was too long");
+    }
+
+    #[test]
+    fn a_ring_that_formed_after_the_decision_is_not_explained_by_it() {
+        let mut watched = Watched::for_ms(3_000);
+        watched.gather();
+        watched.operational();
+        watched.decide(13, 3_050);
+        watched.read(3_100);
+        assert_eq!(watched.state(), RingState::Operational);
+        watched.gather();
+        watched.operational();
+        watched.read(3_200);
+        assert_eq!(watched.state(), RingState::Gather);
+        watched.decide(17, 3_250);
+        assert_eq!(watched.state(), RingState::Operational);
+    }
+
+    #[test]
+    fn a_late_read_that_shows_more_rings_than_were_announced_is_settled_by_nothing_but_the_next() {
+        let mut watched = Watched::for_ms(3_000);
+        let later = |watched: &mut Watched| {
+            watched.decide(13, 3_050);
+            (0..2).for_each(|_| {
+                watched.gather();
+                watched.operational();
+            });
+        };
+        later(&mut watched);
+        watched.connection += 1;
+        watched.read(3_050 + CONSENSUS / 2 + 1);
+        assert_eq!(watched.state(), RingState::Gather);
+
+        // In time, or on the same connection, which is not answered while the daemon synchronises.
+        let mut watched = Watched::for_ms(3_000);
+        later(&mut watched);
+        watched.connection += 1;
+        watched.read(3_100);
+        assert_eq!(watched.state(), RingState::Operational);
+        let mut watched = Watched::for_ms(3_000);
+        later(&mut watched);
+        watched.read(3_050 + CONSENSUS / 2 + 1);
+        assert_eq!(watched.state(), RingState::Operational);
+    }
+
+    #[test]
+    fn exclusive_ends_a_round_of_the_token_before_the_consensus_timeout() {
+        let watched = Watched::for_ms(3_000);
+        let until = 2_900 + CONSENSUS - TOKEN / 5;
+        assert_eq!(watched.evidence.exclusive_until(), Some(at(until)));
+    }
+
+    #[test]
+    fn a_new_connection_is_exclusive_after_the_token_timeout_only() {
+        assert_eq!(Watched::for_ms(TOKEN).evidence.exclusive_until(), None);
+        assert!(Watched::for_ms(TOKEN + 300).evidence.exclusive_until().is_some());
+    }
+
+    #[test]
+    fn a_daemon_that_was_stopped_proves_nothing_before_its_token_timeout() {
+        let mut watched = Watched::for_ms(3_000);
+        // It goes on with a token that waited for it.
+        watched.read(4_000);
+        let before = (watched.evidence.until(), watched.evidence.exclusive_until());
+        (41..=49).for_each(|n| watched.read(n * 100));
+        assert_eq!((watched.evidence.until(), watched.evidence.exclusive_until()), before);
+        (50..=52).for_each(|n| watched.read(n * 100));
+        assert_eq!(watched.evidence.until(), Some(at(5_100 + TOKEN + CONSENSUS + GRACE)));
+        assert!(watched.evidence.exclusive_until() > before.1);
+    }
+
+    #[test]
+    fn what_has_run_out_needs_newer_evidence() {
+        let mut watched = Watched::for_ms(3_000);
+        watched.evidence.expire(at(3_001));
+        watched.read(3_050);
+        assert_eq!(watched.evidence.until(), None, "the first of the two is from before");
+        watched.read(3_150);
+        assert_eq!(watched.evidence.until(), Some(at(3_050 + TOKEN + CONSENSUS + GRACE)));
+    }
+
+    #[test]
+    fn a_decision_from_before_a_deadline_does_not_restore_belief() {
+        let mut watched = Watched::for_ms(3_000);
+        watched.evidence.expire(at(5_000));
+        watched.evidence.announce(ring(13), at(5_100));
+        watched.evidence.decide(ring(13), at(4_000), at(5_100), ms(GRACE));
+        assert_eq!(watched.evidence.until(), None);
+    }
+
+    #[test]
+    fn nobody_who_cannot_watch_is_exclusive() {
+        let mut evidence = RingEvidence::default();
+        evidence.unwatch();
+        assert_eq!((evidence.state(), evidence.is_settled()), (RingState::Unwatched, true));
+        assert_eq!((evidence.until(), evidence.exclusive_until()), (Some(Moment::NEVER), None));
+        let mut watched = Watched::for_ms(3_000);
+        watched.evidence.unwatch();
+        assert_eq!(watched.state(), RingState::Operational, "one that was watched stays so");
+    }
+}

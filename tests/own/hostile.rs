@@ -761,7 +761,7 @@ fn a_flood_is_told_or_counted_and_keeps_nobody_from_being_served() {
             assert!(grown < 32 * 1024, "{grown} KiB more");
             eventually("the subscriber is told", || {
                 let tally = tally.lock().unwrap();
-                (tally.last.as_ref()?.sequence == last).then_some(())
+                (tally.last.as_ref()?.sequence >= last).then_some(())
             });
             quorum.stop().await;
         });

@@ -1,0 +1,45 @@
+//! The ring dies while the daemon lives: three real nodes that lose packets.
+
+use actix_quorum::{FencingToken, NodeId, Quorum};
+
+use crate::support::{Cluster, Transport, Watcher, eventually, quick};
+
+/// The fencing token of a node, once it is exclusive.
+fn exclusive(watcher: &Watcher) -> FencingToken {
+    eventually("it is exclusive", || {
+        let token = watcher.quorum.guard()?.fencing_token()?;
+        watcher.quorum.is_exclusive().then_some(token)
+    })
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_node_that_the_others_go_on_without_is_not_believed() {
+    let cluster = Cluster::start_with(3, |config| config.transport = Transport::Udpu);
+    let [one, two] = [1, 2].map(|id| {
+        Watcher::start_with(&cluster.node(id).netns, |builder| builder.backoff(quick()))
+    });
+    let before = exclusive(&one);
+    assert_eq!(exclusive(&two), before, "all members of a ring have the same token");
+
+    // Node 1's daemon hears that its token goes round no more, and tells no client.
+    cluster.lose_sends_to(1, 2);
+    eventually("the others go on without node 1", || {
+        let now = two.quorum.snapshot();
+        let without = !now.members.contains(&NodeId(1)) && two.quorum.is_quorate();
+        assert!(!(without && one.quorum.is_exclusive()), "two partitions: {now}");
+        without.then_some(())
+    });
+    eventually("node 1 is not believed", || (!one.quorum.is_quorate()).then_some(()));
+    assert!(one.quorum.guard().is_none() && !one.quorum.is_exclusive());
+    assert_ne!(one.quorum.quorum(), Quorum::Quorate);
+    let during = exclusive(&two);
+    assert!(during > before, "{during} after {before}");
+
+    cluster.heal_faults(1);
+    let after = eventually("both are on one ring", || {
+        let after = exclusive(&one);
+        (exclusive(&two) == after).then_some(after)
+    });
+    assert!(after > during, "{after} after {during}");
+}
