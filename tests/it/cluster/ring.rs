@@ -16,9 +16,8 @@ fn exclusive(watcher: &Watcher) -> FencingToken {
 #[ignore = "needs root and corosync: make test"]
 fn a_node_that_the_others_go_on_without_is_not_believed() {
     let cluster = Cluster::start_with(3, |config| config.transport = Transport::Udpu);
-    let [one, two] = [1, 2].map(|id| {
-        Watcher::start_with(&cluster.node(id).netns, |builder| builder.backoff(quick()))
-    });
+    let [one, two] = [1, 2]
+        .map(|id| Watcher::start_with(&cluster.node(id).netns, |builder| builder.backoff(quick())));
     let before = exclusive(&one);
     assert_eq!(exclusive(&two), before, "all members of a ring have the same token");
 
