@@ -148,7 +148,8 @@ impl Drop for Told {
 /// Whether only the ring is another, in the midst of a connection.
 fn is_same_again(change: &QuorumChanged) -> bool {
     let (before, now) = (&change.previous, &change.current);
-    let told = before.settled && before.ring_id.is_some();
+    let was_settled = before.settled || before.ring == RingState::Gather;
+    let told = was_settled && before.ring_id.is_some();
     told && before.members == now.members && change.left.is_empty() && before.quorum == now.quorum
 }
 
