@@ -27,6 +27,8 @@ pub(super) struct RingReads {
     /// Held back until everything was dispatched that came before it.
     update: Option<RingUpdate>,
     last: Option<RingReading>,
+    /// How often the token was seen to move since something happened.
+    moves: u32,
     /// Why there was no read last.
     failed: Option<Error>,
 }
@@ -42,6 +44,7 @@ impl RingReads {
             hurried_at: Moment::default(),
             update: None,
             last: None,
+            moves: 0,
             failed: None,
         }
     }
@@ -49,6 +52,7 @@ impl RingReads {
     /// Something has happened to the ring: reads at once, and again as soon as that can confirm it.
     pub(super) fn hurry(&mut self) {
         self.hurried_at = self.clock.now();
+        self.moves = 0;
         self.read_at = self.read_at.map(|_| Moment::default());
     }
 
@@ -125,16 +129,17 @@ impl RingReads {
     fn next(&mut self, update: &RingUpdate) -> Option<Duration> {
         let RingUpdate::Read(reading) = update else { return None };
         let last = self.last.replace(reading.clone());
-        let is_confirmed = last.is_some_and(|last| {
-            last.asked_at >= self.hurried_at
-                && last.counters == reading.counters
-                && last.tokens != reading.tokens
-        });
-        Some(match is_confirmed {
-            true => interval(reading),
+        match last.filter(|last| last.asked_at >= self.hurried_at) {
+            Some(last) if last.counters == reading.counters => {
+                self.moves += u32::from(last.tokens != reading.tokens && self.moves < CONFIRMED);
+            }
+            _ => self.moves = 0,
+        }
+        Some(match self.moves {
+            CONFIRMED => interval(reading),
             // It was asked for before something happened, and shows nothing of that.
-            false if reading.asked_at < self.hurried_at => Duration::ZERO,
-            false => SECOND_READ,
+            _ if reading.asked_at < self.hurried_at => Duration::ZERO,
+            _ => SECOND_READ,
         })
     }
 }
@@ -145,6 +150,9 @@ fn interval(reading: &RingReading) -> Duration {
     let exclusive = reading.consensus.saturating_sub(reading.token / 5);
     (exclusive / 12).clamp(SECOND_READ * 2, Duration::from_secs(10))
 }
+
+/// How often the token must have moved before reads are as rare as they may be.
+const CONFIRMED: u32 = 2;
 
 /// How long a read may take. It takes less than a millisecond, unless the daemon synchronises, hangs or
 /// does not get a processor.
