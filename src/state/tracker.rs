@@ -1095,6 +1095,31 @@ mod tests {
     }
 
     #[test]
+    fn one_of_two_nodes_is_inquorate_if_two_node_is_not_trusted() {
+        let mut fold = Fold::with(Rules { trust_two_node: false, ..RULES });
+        fold.change(connected(true));
+        fold.change(nodelist(9, &[1, 2], &[], &[]));
+        fold.change(quorum(9, true, &[1, 2]));
+        assert_eq!(fold.now().quorum, Quorum::Unknown, "the votes are not known");
+        let votes = Votes {
+            quorum: 1,
+            total: 2,
+            expected: 2,
+            highest_expected: 2,
+            members: vec![(NodeId(1), 1), (NodeId(2), 1)],
+            flags: crate::VoteFlags::from_bits(corosync_sys::VOTEQUORUM_INFO_TWONODE),
+            ..Votes::default()
+        };
+        let asked_at = at(2).moment;
+        let answer = Answer { asked_at, quorate: true, votes: Some(votes), local: None };
+        assert!(fold.change(Event::Answered(answer)).is_gain());
+        assert!(fold.now().has_majority());
+        assert!(fold.change(nodelist(13, &[1], &[], &[2])).is_loss());
+        fold.change(quorum(13, true, &[1]));
+        assert_eq!((fold.now().quorum, fold.now().has_majority()), (Quorum::Inquorate, false));
+    }
+
+    #[test]
     fn conflated_changes_name_who_restarted_between() {
         let mut fold = Fold::quorate();
         let seen = Arc::clone(fold.0.current());
