@@ -36,9 +36,11 @@ impl Server {
         }
         let mut ours = streams(service);
         ours.retain(|(stream, _)| !others.contains(stream));
-        // If other code of this process has connections of its own, they must at least agree.
-        let (_, first) = ours.first()?;
-        ours.iter().all(|(_, server)| server.uid == first.uid).then(|| ours[0])
+        // If other code of this process has connections of its own, they must at least agree who
+        // the servers are; which process is ours is then not known, if they are of several.
+        let &(socket, Self { uid, pid }) = ours.first()?;
+        let pid = pid.filter(|_| ours.iter().all(|(_, server)| server.pid == pid));
+        ours.iter().all(|(_, server)| server.uid == uid).then_some((socket, Self { uid, pid }))
     }
 
     /// Waits until the process is gone, for `patience` at most.

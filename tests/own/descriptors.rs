@@ -223,3 +223,17 @@ fn an_actor_without_descriptors_connects_once_there_are_some() {
     watcher.stop();
     watcher.until_cause(Cause::Stopped);
 }
+
+/// Over `qb_ipc_type: socket` the server is found among the sockets of this process. Another
+/// connection of this process to another daemon would leave the process id unknown.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn the_server_is_known_over_the_transport_socket_too() {
+    own_process!();
+    let node = Node::single_with(|config| config.ipc = Ipc::Socket);
+    node.run(|| {
+        let handle = Handle::initialize().unwrap();
+        let server = handle.server().expect("the kernel tells");
+        assert_eq!((server.uid, server.pid), (0, Some(node.corosync.pid().try_into().unwrap())));
+    });
+}

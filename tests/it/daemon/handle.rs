@@ -84,17 +84,6 @@ fn initialize_connects_with_model_v1() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn the_server_is_known_over_the_transport_socket_too() {
-    let node = Node::single_with(|config| config.ipc = Ipc::Socket);
-    node.run(|| {
-        let handle = Handle::initialize().unwrap();
-        let server = handle.server().expect("the kernel tells");
-        assert_eq!((server.uid, server.pid), (0, Some(node.corosync.pid().try_into().unwrap())));
-    });
-}
-
-#[test]
-#[ignore = "needs root and corosync: make test"]
 fn quorate_is_what_the_daemon_says() {
     let node = Node::single();
     node.run(|| {
