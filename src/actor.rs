@@ -302,7 +302,7 @@ impl Handler<GetSnapshot> for QuorumActor {
     type Result = MessageResult<GetSnapshot>;
 
     fn handle(&mut self, _: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
-        MessageResult(self.shared.snapshot())
+        MessageResult(self.shared.current())
     }
 }
 

@@ -59,10 +59,10 @@ impl QuorumHandle {
     /// Whether this node has quorum, has none, or nobody knows, now: as
     /// [`is_quorate`](Self::is_quorate), this is not quorate when the lease has run out.
     pub fn quorum(&self) -> Quorum {
-        self.quorum_of(&self.snapshot())
+        self.quorum_of(&self.shared.snapshot())
     }
 
-    /// What is true now of what was last published.
+    /// The quorum of what was last published, as the deadlines allow.
     pub(crate) fn quorum_of(&self, latest: &Snapshot) -> Quorum {
         match latest.quorum {
             Quorum::Quorate if !self.is_quorate() => Quorum::Unknown,
@@ -75,9 +75,12 @@ impl QuorumHandle {
         QuorumGuard::new(&self.shared)
     }
 
-    /// What was last published. Does not look at the lease.
+    /// Everything that is known now.
+    ///
+    /// Its `quorum` obeys the same deadlines as [`is_quorate`](Self::is_quorate): once one has passed
+    /// it is [`Quorum::Unknown`], also if the actor is stuck and has not published that.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.shared.snapshot()
+        self.shared.current()
     }
 
     /// The names of the nodes that have one in `corosync.conf` (`nodelist.node.N.name` in
@@ -116,18 +119,11 @@ impl QuorumHandle {
     ///
     /// Outside of a tokio runtime, which an actix [`System`](actix::System) has.
     pub async fn wait_quorate(&self) {
-        loop {
-            self.wait_for(|snapshot| snapshot.quorum.is_quorate()).await;
-            if self.is_quorate() {
-                return;
-            }
-            // The lease has run out, and nobody has noticed yet or it is extended in a moment: of
-            // that there is no change to wait for.
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        self.wait_for(|snapshot| snapshot.quorum.is_quorate()).await;
     }
 
-    /// Returns the first snapshot that `condition` holds for, from the current one on.
+    /// Returns the first snapshot that `condition` holds for, from the current one on. Each obeys
+    /// the deadlines as [`snapshot`](Self::snapshot) does.
     ///
     /// When several changes come at once only the last is looked at; to see each one use
     /// [`changes`](Self::changes). If it does not hold when the actor stops, this waits for ever.
@@ -135,7 +131,8 @@ impl QuorumHandle {
         let mut latest = self.shared.watch();
         loop {
             // Out of the watch's lock: the condition may take its time, or ask this handle.
-            let snapshot = Arc::clone(&latest.borrow_and_update());
+            let published = Arc::clone(&latest.borrow_and_update());
+            let snapshot = self.shared.as_of_now(published);
             if condition(&snapshot) {
                 return snapshot;
             }

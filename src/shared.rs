@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
-    Cause, QuorumChanged, RingState, Snapshot,
+    Cause, Quorum, QuorumChanged, RingState, Snapshot,
     lease::{Clock, Lease, Moment},
     registry::{History, Registry},
     state::{Event, Now, Rules, Tracker},
@@ -96,8 +96,22 @@ impl Shared {
         self.lease.is_exclusive()
     }
 
+    /// What was last published.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.latest.borrow())
+    }
+
+    /// What was last published, as the deadlines allow now.
+    pub(crate) fn current(&self) -> Arc<Snapshot> {
+        self.as_of_now(self.snapshot())
+    }
+
+    /// A published snapshot, whose quorum is unknown if a deadline has passed since.
+    pub(crate) fn as_of_now(&self, published: Arc<Snapshot>) -> Arc<Snapshot> {
+        if published.quorum.is_quorate() && !self.is_quorate() {
+            return Arc::new(Snapshot { quorum: Quorum::Unknown, ..(*published).clone() });
+        }
+        published
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {

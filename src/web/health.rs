@@ -57,7 +57,7 @@ fn answer(
     quorum: &QuorumHandle,
     request: &HttpRequest,
 ) -> HttpResponse {
-    let snapshot = quorum.snapshot();
+    let snapshot = quorum.shared.snapshot();
     let only = request.match_info().get("check");
     if only.is_some_and(|only| checks.iter().all(|check| check.name != only)) {
         return told(StatusCode::NOT_FOUND).body("there is no such check\n");

@@ -41,7 +41,7 @@ pub(super) const RETRY_AFTER: Duration = Duration::from_secs(2);
 impl NotQuorate {
     /// The refusal of somebody who asks for quorum, or for `exclusive` quorum.
     pub(super) fn new(quorum: &QuorumHandle, exclusive: bool, retry_after: Duration) -> Self {
-        let snapshot = quorum.snapshot();
+        let snapshot = quorum.shared.snapshot();
         let quorum = quorum.quorum_of(&snapshot);
         let (reason, detail) = match (&snapshot.connection, quorum) {
             (Connection::Stopped, _) => ("stopped", "the service is stopping"),

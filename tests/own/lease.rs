@@ -96,11 +96,14 @@ fn readers_are_safe_from_a_stuck_arbiter() {
             quorate(&quorum).await;
             let guard = quorum.guard().unwrap();
             let held = hold(&arbiter);
+            let published = quorum.snapshot();
             let since = Instant::now();
             let lost = actix::clock::timeout(LEASE + SLACK, guard.lost()).await;
             assert!(lost.is_ok(), "still valid after {:?}", since.elapsed());
             assert!(!quorum.is_quorate());
-            assert!(quorum.snapshot().quorum.is_quorate(), "the actor could not tell");
+            let now = quorum.snapshot();
+            assert_eq!(now.sequence, published.sequence, "the actor could publish nothing");
+            assert_eq!((published.quorum, now.quorum), (Quorum::Quorate, Quorum::Unknown));
             drop(held);
             quorate(&quorum).await;
             assert!(!guard.is_valid());
