@@ -187,7 +187,10 @@ impl QuorumActor {
         }
         // Not before it is told: a recorder may block.
         #[cfg(feature = "metrics")]
-        crate::metrics::Metrics::ended(&ended);
+        match connected_at {
+            Some(_) => crate::metrics::Metrics::disconnected(&ended),
+            None => crate::metrics::Metrics::connect_failed(&ended),
+        }
         if self.sweeping.is_none() {
             self.sweeping = Some(ctx.run_interval(SWEEP, |actor, _| actor.sweep()));
         }
@@ -250,7 +253,12 @@ impl StreamHandler<Result<Told, Error>> for QuorumActor {
                 let took = self.shared.lease.clock().now().since(answer.asked_at);
                 self.publish(Event::Answered(answer), ctx);
                 #[cfg(feature = "metrics")]
-                crate::metrics::Metrics::answered(took);
+                {
+                    crate::metrics::Metrics::answered(took);
+                    self.shared.record();
+                    // Records how many are subscribed.
+                    self.sweep();
+                }
             }
             Ok(Told::Ring(update)) => self.publish(Event::Ring(update), ctx),
             Ok(Told::Tick) => {

@@ -163,7 +163,10 @@ impl QuorumBuilder {
     fn start_on(self, arbiter: &ArbiterHandle, own_arbiter: Option<ArbiterHandle>) -> QuorumHandle {
         let shared = Arc::new(Shared::new(self.rules, self.source.clock()));
         #[cfg(feature = "metrics")]
-        shared.metrics.begin(self.rules.lease, self.ha_cluster_metrics, &shared.snapshot());
+        {
+            shared.metrics.begin(self.rules.lease, self.ha_cluster_metrics);
+            shared.record();
+        }
         let lease = self.rules.lease;
         let probe_interval = self.probe_interval.unwrap_or(lease / 4);
         if probe_interval >= lease {

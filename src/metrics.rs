@@ -1,24 +1,38 @@
 //! What is measured, through the [`metrics`](https://docs.rs/metrics) facade. Feature `metrics`.
 //!
-//! Install a recorder before the actor is started: what has no recorder is not kept. There is one set
-//! of them in a process: of two actors in it, each writes over what the other has.
+//! There is one set of them in a process: of two actors in it, each overwrites what the other has
+//! recorded. What is counted before a recorder is installed is lost.
 //!
 //! | name | type, unit | |
 //! |---|---|---|
-//! | `quorum_quorate` | gauge, 0 or 1 | this node was last told to have quorum |
+//! | `quorum_quorate` | gauge, 0 or 1 | this node has quorum |
+//! | `quorum_exclusive` | gauge, 0 or 1 | no other partition can have quorum: [`QuorumHandle::is_exclusive`](crate::QuorumHandle::is_exclusive) |
 //! | `quorum_connected` | gauge, 0 or 1 | Corosync has accepted us, and answers |
 //! | `quorum_settled` | gauge, 0 or 1 | the decision is about the current membership |
+//! | `quorum_ring_watched` | gauge, 0 or 1 | the counters of Corosync's ring can be read |
+//! | `quorum_ring_reforming` | gauge, 0 or 1 | Corosync has left its ring, or has found one that is not decided upon |
 //! | `quorum_members` | gauge, nodes | the members of this node's partition; the last ones known while there is no connection |
-//! | `quorum_votes` | gauge, votes | labelled `type`: `expected`, `highest_expected`, `total`, `quorum`, `qdevice`; all 0 while they are not known |
+//! | `quorum_votes_expected` | gauge, votes | the votes that this node expects of the whole cluster; 0, as the next four, while they are not known |
+//! | `quorum_votes_highest_expected` | gauge, votes | the most that any member expects |
+//! | `quorum_votes_present` | gauge, votes | the votes of all members and of the quorum device ("total votes" of `corosync-quorumtool`) |
+//! | `quorum_votes_required` | gauge, votes | how many votes make a quorum |
+//! | `quorum_votes_qdevice` | gauge, votes | the votes of the quorum device |
 //! | `quorum_last_contact_timestamp_seconds` | gauge, seconds since 1970 | Corosync is known to have lived then |
 //! | `quorum_lease_seconds` | gauge, seconds | for how long after that it is believed |
+//! | `quorum_token_last_seen_timestamp_seconds` | gauge, seconds since 1970 | the ring's token is known to have moved after that; 0 if it was not seen on this connection |
+//! | `quorum_token_lease_seconds` | gauge, seconds | for how long after that the ring is believed to live: the token and the consensus timeout and [`settle_grace`](crate::QuorumBuilder::settle_grace) |
 //! | `quorum_changes_total` | counter | changes, labelled by their `cause`, as in [`Cause`] |
 //! | `quorum_losses_total` | counter | changes that lost quorum |
-//! | `quorum_reconnects_total` | counter | connections, and attempts to make one, that ended; labelled by the `reason`, a code such as `CS_ERR_LIBRARY` or what failed |
+//! | `quorum_disconnects_total` | counter | connections to Corosync that ended; labelled by the `reason`, a code such as `CS_ERR_LIBRARY` or what failed |
+//! | `quorum_connect_failures_total` | counter | attempts to connect that failed; labelled in the same way |
 //! | `quorum_probe_round_trip_seconds` | histogram, seconds | from asking Corosync whether it lives to the actor having taken the answer |
-//! | `quorum_subscribers` | gauge, actors | who is subscribed |
+//! | `quorum_subscribers` | gauge, actors | the actors that are subscribed |
 //! | `quorum_conflated_deliveries_total` | counter | messages to subscribers in place of several that they were too slow for |
 //! | `quorum_abandoned_threads_total` | counter | threads that were left behind in a call that Corosync did not answer when the actor was stopped |
+//!
+//! All gauges are recorded with each change and with each answer of Corosync, so at least every
+//! [`probe_interval`](crate::QuorumBuilder::probe_interval) while it answers. A recorder may be installed
+//! later, and may forget what was not recorded for some time. Counters begin at 0.
 //!
 //! A gauge says what was last recorded. If this process hangs, `quorum_quorate` stays what it was:
 //! an alert, and a dashboard, should hold a node for quorate only while
@@ -32,11 +46,12 @@
 //! also `ha_cluster_corosync_quorate` (gauge, 0 or 1), `ha_cluster_corosync_quorum_votes` (gauge,
 //! labelled `type`: `expected_votes`, `highest_expected`, `total_votes`, `quorum`) and
 //! `ha_cluster_corosync_member_votes` (gauge, labelled `node_id`, `node` and `local`; 0 once a node
-//! has left), under the names and labels of that exporter.
+//! has left), under the names and labels of that exporter. The quorum device is node 0 with the name
+//! `Qdevice`. The votes of the members are recorded once the names of the nodes were read.
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -45,111 +60,76 @@ use ::metrics::{
 };
 use parking_lot::Mutex;
 
-use crate::{Cause, Connection, Error, NodeId, QuorumChanged, Snapshot, Votes, names::NodeNames};
+use crate::{
+    Cause, Connection, Error, NodeId, QuorumChanged, RingState, Snapshot, Votes, names::NodeNames,
+};
 
 /// What is recorded of one actor.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    /// What each node was last labelled with, if anybody wants to know.
+    lease: OnceLock<Duration>,
+    /// What each node was last labelled with, if `ha_cluster_metrics` is set.
     ha_cluster: Mutex<Option<BTreeMap<NodeId, Labels>>>,
+}
+
+/// What the gauges are set to.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) exclusive: bool,
+    /// How long ago the token was last seen, and for how long after that the ring is believed.
+    pub(crate) token_seen: Option<(Duration, Duration)>,
+    /// `None` until they were read.
+    pub(crate) names: Option<Arc<NodeNames>>,
 }
 
 /// `node` and `local`.
 type Labels = (String, &'static str);
 
 impl Metrics {
-    pub(crate) fn begin(&self, lease: Duration, ha_cluster: bool, now: &Snapshot) {
-        describe();
-        if ha_cluster {
-            describe_ha_cluster();
-        }
-        let mut labelled = self.ha_cluster.lock();
-        *labelled = ha_cluster.then(BTreeMap::new);
-        gauge!("quorum_lease_seconds").set(lease);
-        gauge!("quorum_last_contact_timestamp_seconds").set(0.0);
-        gauge!("quorum_subscribers").set(0.0);
-        counter!("quorum_losses_total").absolute(0);
-        counter!("quorum_conflated_deliveries_total").absolute(0);
-        counter!("quorum_abandoned_threads_total").absolute(0);
-        Self::state(now, &NodeNames::new(), &mut labelled);
+    /// Sets what does not change. Nothing is recorded before this.
+    pub(crate) fn begin(&self, lease: Duration, ha_cluster: bool) {
+        *self.ha_cluster.lock() = ha_cluster.then(BTreeMap::new);
+        let _ = self.lease.set(lease);
     }
 
-    /// Counts a change, and shows what is true `now`, which may be later than that.
-    pub(crate) fn changed(
-        &self,
-        change: &QuorumChanged,
-        now: impl FnOnce() -> (Arc<Snapshot>, Arc<NodeNames>),
-    ) {
+    /// Counts a change.
+    pub(crate) fn changed(change: &QuorumChanged) {
         counter!("quorum_changes_total", "cause" => cause(change.cause)).increment(1);
         if change.is_loss() {
             counter!("quorum_losses_total").increment(1);
         }
-        // Locked before it is asked what is true: who comes later never shows what was before.
-        let mut labelled = self.ha_cluster.lock();
-        let (now, names) = now();
-        Self::state(&now, &names, &mut labelled);
     }
 
-    fn state(now: &Snapshot, names: &NodeNames, labelled: &mut Option<BTreeMap<NodeId, Labels>>) {
-        let quorate = now.quorum.is_quorate();
-        gauge!("quorum_quorate").set(number(quorate));
-        gauge!("quorum_connected").set(number(now.connection == Connection::Connected));
-        gauge!("quorum_settled").set(number(now.settled));
-        gauge!("quorum_members").set(u32::try_from(now.members.len()).unwrap_or(u32::MAX));
-        let none = Votes::default();
-        let votes = now.votes.as_ref().unwrap_or(&none);
-        for (kind, votes) in [
-            ("expected", votes.expected),
-            ("highest_expected", votes.highest_expected),
-            ("total", votes.total),
-            ("quorum", votes.quorum),
-            ("qdevice", votes.qdevice),
-        ] {
-            gauge!("quorum_votes", "type" => kind).set(votes);
-        }
-        if let Some(labelled) = labelled {
-            gauge!("ha_cluster_corosync_quorate").set(number(quorate));
-            for (kind, votes) in [
-                ("expected_votes", votes.expected),
-                ("highest_expected", votes.highest_expected),
-                ("total_votes", votes.total),
-                ("quorum", votes.quorum),
-            ] {
-                gauge!("ha_cluster_corosync_quorum_votes", "type" => kind).set(votes);
-            }
-            member_votes(labelled, now.local, votes, names);
-        }
+    /// Sets all gauges, and has every counter begin at 0.
+    pub(crate) fn record(&self, state: &State) {
+        let Some(lease) = self.lease.get() else { return };
+        describe();
+        begin_counters();
+        gauge!("quorum_lease_seconds").set(*lease);
+        record_state(state);
+        // The lock is not held while the recorder runs: it may call back.
+        let mut labelled = self.ha_cluster.lock();
+        let Some(before) = labelled.as_mut() else { return };
+        let members = state.names.as_ref().map(|names| member_votes(before, state, names));
+        drop(labelled);
+        record_ha_cluster(state, members.unwrap_or_default());
     }
 
     /// Corosync has answered a question that was asked so long ago.
     pub(crate) fn answered(round_trip: Duration) {
         histogram!("quorum_probe_round_trip_seconds").record(round_trip);
-        // Before 1970 it is as if it had never been.
-        let asked_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        gauge!("quorum_last_contact_timestamp_seconds").set(asked_at.saturating_sub(round_trip));
+        gauge!("quorum_last_contact_timestamp_seconds").set(timestamp(round_trip));
     }
 
-    /// A connection, or an attempt to make one, ended.
-    pub(crate) fn ended(error: &Error) {
-        let reason = match error {
-            Error::Load(_) => "load".to_owned(),
-            Error::Descriptors => "descriptors".to_owned(),
-            Error::Busy => "busy".to_owned(),
-            Error::Unresponsive => "unresponsive".to_owned(),
-            Error::Thread(_) => "thread".to_owned(),
-            Error::Server { .. } => "server".to_owned(),
-            Error::NoProvider => "no_provider".to_owned(),
-            Error::Stack { .. } => "stack".to_owned(),
-            Error::Register(_) => "register".to_owned(),
-            Error::Connect(code)
-            | Error::TrackStart(code)
-            | Error::Request(code)
-            | Error::Dispatch(code) => match code.name() {
-                Some(name) => name.to_owned(),
-                None => format!("code_{}", code.0),
-            },
-        };
-        counter!("quorum_reconnects_total", "reason" => reason).increment(1);
+    /// A connection ended.
+    pub(crate) fn disconnected(error: &Error) {
+        counter!("quorum_disconnects_total", "reason" => reason(error)).increment(1);
+    }
+
+    /// An attempt to connect failed.
+    pub(crate) fn connect_failed(error: &Error) {
+        counter!("quorum_connect_failures_total", "reason" => reason(error)).increment(1);
     }
 
     pub(crate) fn subscribers(count: usize) {
@@ -165,41 +145,104 @@ impl Metrics {
     }
 }
 
-/// A series cannot be taken back, so who has left, or has got another name, has no votes.
-fn member_votes(
-    labelled: &mut BTreeMap<NodeId, Labels>,
-    local: Option<NodeId>,
-    votes: &Votes,
-    names: &NodeNames,
-) {
-    let series = |id: NodeId, (node, local): &Labels| {
-        gauge!(
-            "ha_cluster_corosync_member_votes",
-            "node_id" => id.to_string(), "node" => node.clone(), "local" => *local
-        )
+fn record_state(state: &State) {
+    let snapshot = &state.snapshot;
+    for (name, holds) in [
+        ("quorum_quorate", snapshot.quorum.is_quorate()),
+        ("quorum_exclusive", state.exclusive),
+        ("quorum_connected", snapshot.connection == Connection::Connected),
+        ("quorum_settled", snapshot.settled),
+        ("quorum_ring_watched", snapshot.ring != RingState::Unwatched),
+        ("quorum_ring_reforming", snapshot.ring == RingState::Gather),
+    ] {
+        gauge!(name).set(number(holds));
+    }
+    gauge!("quorum_members").set(u32::try_from(snapshot.members.len()).unwrap_or(u32::MAX));
+    let (seen, lease) = match state.token_seen {
+        Some((ago, lease)) => (timestamp(ago), lease),
+        None => (0.0, Duration::ZERO),
     };
-    let now: BTreeMap<NodeId, (Labels, u32)> = votes
-        .members
+    gauge!("quorum_token_last_seen_timestamp_seconds").set(seen);
+    gauge!("quorum_token_lease_seconds").set(lease);
+    let none = Votes::default();
+    let votes = snapshot.votes.as_ref().unwrap_or(&none);
+    for (name, votes) in [
+        ("quorum_votes_expected", votes.expected),
+        ("quorum_votes_highest_expected", votes.highest_expected),
+        ("quorum_votes_present", votes.total),
+        ("quorum_votes_required", votes.quorum),
+        ("quorum_votes_qdevice", votes.qdevice),
+    ] {
+        gauge!(name).set(votes);
+    }
+}
+
+/// A member, how it is labelled, and its votes.
+type MemberVotes = Vec<(NodeId, Labels, u32)>;
+
+fn record_ha_cluster(state: &State, members: MemberVotes) {
+    describe_ha_cluster();
+    let snapshot = &state.snapshot;
+    gauge!("ha_cluster_corosync_quorate").set(number(snapshot.quorum.is_quorate()));
+    let none = Votes::default();
+    let votes = snapshot.votes.as_ref().unwrap_or(&none);
+    for (kind, votes) in [
+        ("expected_votes", votes.expected),
+        ("highest_expected", votes.highest_expected),
+        ("total_votes", votes.total),
+        ("quorum", votes.quorum),
+    ] {
+        gauge!("ha_cluster_corosync_quorum_votes", "type" => kind).set(votes);
+    }
+    for (id, (node, local), votes) in members {
+        let id = id.to_string();
+        gauge!(
+            "ha_cluster_corosync_member_votes", "node_id" => id, "node" => node, "local" => local
+        )
+        .set(votes);
+    }
+}
+
+/// The votes of each member, and of those that were one `before`. A series cannot be removed, so a
+/// node that has left or has another name now has 0 votes under the old one.
+fn member_votes(
+    before: &mut BTreeMap<NodeId, Labels>,
+    state: &State,
+    names: &NodeNames,
+) -> MemberVotes {
+    let votes = state.snapshot.votes.as_ref();
+    let members = votes.map(|votes| votes.members.as_slice()).unwrap_or_default();
+    let mut now: BTreeMap<NodeId, (Labels, u32)> = members
         .iter()
         .map(|(id, votes)| {
             let node = names.get(id).cloned().unwrap_or_else(|| id.to_string());
-            let local = if Some(*id) == local { "true" } else { "false" };
+            let local = if Some(*id) == state.snapshot.local { "true" } else { "false" };
             (*id, ((node, local), *votes))
         })
         .collect();
-    for (id, labels) in labelled.iter() {
-        if now.get(id).is_none_or(|(current, _)| current != labels) {
-            series(*id, labels).set(0.0);
-        }
+    // As `corosync-quorumtool` lists it.
+    if let Some(votes) = votes.filter(|votes| votes.flags.qdevice_registered()) {
+        now.insert(NodeId(0), (("Qdevice".to_owned(), "false"), votes.qdevice));
     }
+    let gone =
+        |(id, labels): &(&NodeId, &Labels)| now.get(id).is_none_or(|(now, _)| now != *labels);
+    let mut all: MemberVotes =
+        before.iter().filter(gone).map(|(id, labels)| (*id, labels.clone(), 0)).collect();
     for (id, (labels, votes)) in now {
-        series(id, &labels).set(votes);
-        labelled.insert(id, labels);
+        before.insert(id, labels.clone());
+        all.push((id, labels, votes));
     }
+    all
 }
 
 fn number(yes: bool) -> f64 {
     f64::from(u8::from(yes))
+}
+
+/// The seconds since 1970 at a moment so long ago; 0 if it was before that.
+fn timestamp(ago: Duration) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(ago).as_secs_f64()
 }
 
 fn cause(cause: Cause) -> &'static str {
@@ -217,44 +260,117 @@ fn cause(cause: Cause) -> &'static str {
     }
 }
 
+/// The causes of changes that are counted: `Subscribed` is no change.
+const CAUSES: [Cause; 9] = [
+    Cause::Connecting,
+    Cause::Connected,
+    Cause::Nodelist,
+    Cause::Quorum,
+    Cause::Votes,
+    Cause::Ring,
+    Cause::Stalled,
+    Cause::Lost,
+    Cause::Stopped,
+];
+
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Load(_) => "load".to_owned(),
+        Error::Descriptors => "descriptors".to_owned(),
+        Error::Busy => "busy".to_owned(),
+        Error::Unresponsive => "unresponsive".to_owned(),
+        Error::Thread(_) => "thread".to_owned(),
+        Error::Server { .. } => "server".to_owned(),
+        Error::NoProvider => "no_provider".to_owned(),
+        Error::Stack { .. } => "stack".to_owned(),
+        Error::Register(_) => "register".to_owned(),
+        Error::Connect(code)
+        | Error::TrackStart(code)
+        | Error::Request(code)
+        | Error::Dispatch(code) => match code.name() {
+            Some(name) => name.to_owned(),
+            None => format!("code_{}", code.0),
+        },
+    }
+}
+
+/// Reasons that are expected, so that an increase from nothing is seen.
+const REASONS: [&str; 10] = [
+    "CS_ERR_LIBRARY",
+    "CS_ERR_TRY_AGAIN",
+    "CS_ERR_ACCESS",
+    "CS_ERR_NOT_EXIST",
+    "CS_ERR_NO_SPACE",
+    "CS_ERR_BAD_HANDLE",
+    "load",
+    "server",
+    "no_provider",
+    "unresponsive",
+];
+
+fn begin_counters() {
+    for cause_label in CAUSES.map(cause) {
+        counter!("quorum_changes_total", "cause" => cause_label).increment(0);
+    }
+    for reason in REASONS {
+        counter!("quorum_disconnects_total", "reason" => reason).increment(0);
+        counter!("quorum_connect_failures_total", "reason" => reason).increment(0);
+    }
+    counter!("quorum_losses_total").increment(0);
+    counter!("quorum_conflated_deliveries_total").increment(0);
+    counter!("quorum_abandoned_threads_total").increment(0);
+}
+
 fn describe() {
-    describe_gauge!("quorum_quorate", "Whether this node was last told to have quorum.");
-    describe_gauge!("quorum_connected", "Whether corosync has accepted us and answers.");
-    describe_gauge!("quorum_settled", "Whether the decision is about the current membership.");
-    describe_gauge!("quorum_members", Unit::Count, "The members of this node's partition.");
-    describe_gauge!("quorum_votes", Unit::Count, "The votes, by their type.");
-    describe_gauge!(
-        "quorum_last_contact_timestamp_seconds",
-        Unit::Seconds,
-        "When corosync is known to have lived."
-    );
-    describe_gauge!(
-        "quorum_lease_seconds",
-        Unit::Seconds,
-        "For how long after the last contact corosync is believed."
-    );
-    describe_counter!("quorum_changes_total", Unit::Count, "Changes, by their cause.");
-    describe_counter!("quorum_losses_total", Unit::Count, "Changes that lost quorum.");
-    describe_counter!(
-        "quorum_reconnects_total",
-        Unit::Count,
-        "Connections to corosync, and attempts to make one, that ended, by the reason."
-    );
+    for (name, description) in [
+        ("quorum_quorate", "Whether this node has quorum."),
+        ("quorum_exclusive", "Whether no other partition can have quorum."),
+        ("quorum_connected", "Whether corosync has accepted us and answers."),
+        ("quorum_settled", "Whether the decision is about the current membership."),
+        ("quorum_ring_watched", "Whether the counters of corosync's ring can be read."),
+        ("quorum_ring_reforming", "Whether corosync's ring is re-forming."),
+    ] {
+        describe_gauge!(name, description);
+    }
+    for (name, description) in [
+        ("quorum_members", "The members of this node's partition."),
+        ("quorum_votes_expected", "The votes that this node expects of the cluster."),
+        ("quorum_votes_highest_expected", "The most votes that any member expects."),
+        ("quorum_votes_present", "The votes of all members and of the quorum device."),
+        ("quorum_votes_required", "How many votes make a quorum."),
+        ("quorum_votes_qdevice", "The votes of the quorum device."),
+        ("quorum_subscribers", "The actors that are subscribed."),
+    ] {
+        describe_gauge!(name, Unit::Count, description);
+    }
+    for (name, description) in [
+        ("quorum_last_contact_timestamp_seconds", "When corosync is known to have lived."),
+        ("quorum_lease_seconds", "For how long after the last contact corosync is believed."),
+        ("quorum_token_last_seen_timestamp_seconds", "When the ring's token was last seen."),
+        ("quorum_token_lease_seconds", "For how long after that the ring is believed to live."),
+    ] {
+        describe_gauge!(name, Unit::Seconds, description);
+    }
+    for (name, description) in [
+        ("quorum_changes_total", "Changes, by their cause."),
+        ("quorum_losses_total", "Changes that lost quorum."),
+        ("quorum_disconnects_total", "Connections to corosync that ended, by the reason."),
+        ("quorum_connect_failures_total", "Attempts to connect that failed, by the reason."),
+        (
+            "quorum_conflated_deliveries_total",
+            "Messages to subscribers in place of several that they were too slow for.",
+        ),
+        (
+            "quorum_abandoned_threads_total",
+            "Threads left behind in a call that corosync did not answer.",
+        ),
+    ] {
+        describe_counter!(name, Unit::Count, description);
+    }
     describe_histogram!(
         "quorum_probe_round_trip_seconds",
         Unit::Seconds,
         "From asking corosync whether it lives to having taken the answer."
-    );
-    describe_gauge!("quorum_subscribers", Unit::Count, "Who is subscribed.");
-    describe_counter!(
-        "quorum_conflated_deliveries_total",
-        Unit::Count,
-        "Messages to subscribers in place of several that they were too slow for."
-    );
-    describe_counter!(
-        "quorum_abandoned_threads_total",
-        Unit::Count,
-        "Threads left behind in a call that corosync did not answer."
     );
 }
 
@@ -262,4 +378,81 @@ fn describe_ha_cluster() {
     describe_gauge!("ha_cluster_corosync_quorate", "Whether the cluster is quorate.");
     describe_gauge!("ha_cluster_corosync_quorum_votes", Unit::Count, "The votes, by their type.");
     describe_gauge!("ha_cluster_corosync_member_votes", Unit::Count, "The votes of each member.");
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::VoteFlags;
+
+    fn state(flags: u32, names: Option<&[(u32, &str)]>) -> State {
+        let mut snapshot = Snapshot::before_anything(UNIX_EPOCH);
+        snapshot.local = Some(NodeId(1));
+        snapshot.votes = Some(Votes {
+            qdevice: 1,
+            members: vec![(NodeId(1), 1), (NodeId(2), 3)],
+            flags: VoteFlags::from_bits(flags),
+            ..Votes::default()
+        });
+        let names = names.map(|names| {
+            let names = names.iter().map(|(id, name)| (NodeId(*id), (*name).to_owned()));
+            Arc::new(names.collect())
+        });
+        State { snapshot: Arc::new(snapshot), exclusive: false, token_seen: None, names }
+    }
+
+    /// The rows of `ha_cluster_corosync_member_votes` after recording each of these in turn.
+    fn member_rows(states: &[State]) -> Vec<String> {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let metrics = Metrics::default();
+        metrics.begin(Duration::from_secs(5), true);
+        ::metrics::with_local_recorder(&recorder, || {
+            states.iter().for_each(|state| metrics.record(state));
+        });
+        let rendered = recorder.handle().render();
+        let rows = rendered.lines().filter_map(|line| {
+            line.strip_prefix("ha_cluster_corosync_member_votes").map(str::to_owned)
+        });
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort();
+        rows
+    }
+
+    #[test]
+    fn members_have_no_row_before_the_names_were_read() {
+        assert_eq!(member_rows(&[state(0, None)]), [""; 0]);
+        // Node 2 has no name.
+        assert_eq!(
+            member_rows(&[state(0, None), state(0, Some(&[(1, "a")]))]),
+            [
+                "{node_id=\"1\",node=\"a\",local=\"true\"} 1",
+                "{node_id=\"2\",node=\"2\",local=\"false\"} 3",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_quorum_device_has_a_row_while_it_is_registered() {
+        let names: Option<&[(u32, &str)]> = Some(&[(1, "a"), (2, "b")]);
+        let registered = VoteFlags::from_bits(corosync_sys::VOTEQUORUM_INFO_QDEVICE_REGISTERED);
+        let device = |votes| format!("{{node_id=\"0\",node=\"Qdevice\",local=\"false\"}} {votes}");
+        let rows = member_rows(&[state(registered.bits(), names)]);
+        assert_eq!((rows.len(), &rows[0]), (3, &device(1)));
+        let rows = member_rows(&[state(registered.bits(), names), state(0, names)]);
+        assert_eq!((rows.len(), &rows[0]), (3, &device(0)), "it is gone");
+    }
+
+    #[test]
+    fn a_node_with_another_name_has_no_votes_under_the_old_one() {
+        let rows = member_rows(&[state(0, Some(&[(1, "a")])), state(0, Some(&[(1, "b")]))]);
+        assert_eq!(
+            rows[..2],
+            [
+                "{node_id=\"1\",node=\"a\",local=\"true\"} 0",
+                "{node_id=\"1\",node=\"b\",local=\"true\"} 1",
+            ]
+        );
+    }
 }

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -32,6 +35,8 @@ pub(crate) struct Names {
     known: Mutex<Arc<NodeNames>>,
     reading: Mutex<Reading>,
     read_at: Mutex<Option<Instant>>,
+    /// They were read, or could not be, at least once.
+    were_read: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -55,6 +60,12 @@ impl Names {
         Arc::clone(&self.known.lock())
     }
 
+    /// The same, once they were read or could not be.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn once_read(&self) -> Option<Arc<NodeNames>> {
+        self.were_read.load(Ordering::Acquire).then(|| self.known())
+    }
+
     /// Whether it is time to read them though nothing has happened.
     pub(crate) fn are_old(&self) -> bool {
         self.read_at.lock().is_none_or(|read_at| read_at.elapsed() > AGE)
@@ -71,6 +82,7 @@ impl Names {
         let read = match source() {
             NameSource::Known(names) => {
                 *self.known.lock() = Arc::new(names);
+                self.were_read.store(true, Ordering::Release);
                 return;
             }
             NameSource::Read(read) => read,
@@ -90,6 +102,7 @@ impl Names {
                 // It may have gone again; the next connection reads them anew.
                 Err(error) => log::debug!("node names are not known: {error}"),
             }
+            self.were_read.store(true, Ordering::Release);
             // However long that took, they are as new as they get.
             *self.read_at.lock() = Some(Instant::now());
             // The next reason to read them may be close behind.

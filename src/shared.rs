@@ -65,8 +65,12 @@ impl Shared {
         // Last: a recorder or a logger may block, or panic.
         for change in changes.iter().flatten() {
             #[cfg(feature = "metrics")]
-            self.metrics.changed(change, || (self.snapshot(), self.names.known()));
+            crate::metrics::Metrics::changed(change);
             log::log!(level(change), "{change}");
+        }
+        #[cfg(feature = "metrics")]
+        if changes.iter().any(Option::is_some) {
+            self.record();
         }
         deadline
     }
@@ -86,6 +90,25 @@ impl Shared {
             self.latest.send_replace(Arc::clone(&change.current));
         }
         change
+    }
+
+    /// Records what is true now, until it is what was last published.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn record(&self) {
+        loop {
+            let now = self.lease.clock().now();
+            let seen = self.tracker.lock().token_seen();
+            let state = crate::metrics::State {
+                snapshot: self.current(),
+                exclusive: self.is_exclusive(),
+                token_seen: seen.map(|(seen_at, lease)| (now.since(seen_at), lease)),
+                names: self.names.once_read(),
+            };
+            self.metrics.record(&state);
+            if self.snapshot().sequence == state.snapshot.sequence {
+                return;
+            }
+        }
     }
 
     pub(crate) fn is_quorate(&self) -> bool {

@@ -74,6 +74,8 @@ pub(super) struct RingEvidence {
     until: Option<Moment>,
     /// The ring of the decision was OPERATIONAL then, and no ring without us formed by then.
     proved_at: Option<Moment>,
+    /// The token moved after this, and the ring is believed to live for so long after it.
+    token_seen: Option<(Moment, Duration)>,
     /// Evidence from before this is not believed again.
     not_before: Moment,
 }
@@ -120,6 +122,12 @@ struct Decision {
 }
 
 impl RingEvidence {
+    /// When the token was last seen, and for how long after that the ring is believed to live.
+    #[cfg(feature = "metrics")]
+    pub(super) fn token_seen(&self) -> Option<(Moment, Duration)> {
+        self.token_seen
+    }
+
     /// What is published.
     pub(super) fn state(&self) -> RingState {
         match (&self.watch, self.phase) {
@@ -279,12 +287,14 @@ impl RingEvidence {
             return;
         }
         let proved_at = before.asked_at;
+        let lease = reading.token + reading.consensus + settle_grace;
+        self.token_seen = Some((proved_at, lease));
         let is_about_decision = self.phase == Phase::Decided
             && self.decision.is_some_and(|decision| {
                 proved_at > decision.applied_at && self.announced == Some(decision.ring_id)
             });
         if is_about_decision && reads.is_trusted(proved_at) && proved_at >= self.not_before {
-            let until = proved_at.after(reading.token + reading.consensus + settle_grace);
+            let until = proved_at.after(lease);
             self.until = Some(self.until.map_or(until, |before| before.max(until)));
             self.proved_at = reads.is_long(proved_at).then_some(proved_at);
         }

@@ -146,7 +146,7 @@ impl Snapshot {
         self.has_majority().then_some(FencingToken(ring_id.seq))
     }
 
-    pub(super) fn before_anything(at: SystemTime) -> Self {
+    pub(crate) fn before_anything(at: SystemTime) -> Self {
         Self {
             sequence: 0,
             quorum: Quorum::Unknown,

@@ -155,6 +155,13 @@ impl Tracker {
         self.link.ring.until().is_some_and(|until| now < until)
     }
 
+    /// When the token was last seen on this connection, and for how long after that the ring is
+    /// believed to live.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn token_seen(&self) -> Option<(Moment, Duration)> {
+        self.link.ring.token_seen()
+    }
+
     /// Until when no other partition can be quorate; `None` if one may be now.
     pub(crate) fn exclusive_until(&self) -> Option<Moment> {
         let current = &self.current;

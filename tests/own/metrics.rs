@@ -58,6 +58,8 @@ fn what_happens_is_measured() {
         assert_eq!(value("quorum_quorate"), 0.0, "before anything is known");
         assert_eq!(value("quorum_connected"), 0.0);
         assert_eq!(value("quorum_losses_total"), 0.0);
+        assert_eq!(value("quorum_changes_total{cause=\"lost\"}"), 0.0);
+        assert_eq!(value("quorum_disconnects_total{reason=\"CS_ERR_LIBRARY\"}"), 0.0);
         assert_eq!(value("quorum_lease_seconds"), 4.0);
 
         let mut probe = Probe::new(&quorum);
@@ -68,8 +70,8 @@ fn what_happens_is_measured() {
         assert_eq!(value("quorum_quorate"), 1.0);
         assert_eq!((value("quorum_connected"), value("quorum_settled")), (1.0, 1.0));
         assert_eq!(value("quorum_members"), 3.0);
-        assert_eq!(value("quorum_votes{type=\"total\"}"), 3.0);
-        assert_eq!(value("quorum_votes{type=\"quorum\"}"), 2.0);
+        assert_eq!(value("quorum_votes_present"), 3.0);
+        assert_eq!(value("quorum_votes_required"), 2.0);
         assert_eq!(value("quorum_changes_total{cause=\"connected\"}"), 1.0);
         let contact = value("quorum_last_contact_timestamp_seconds");
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
@@ -114,12 +116,13 @@ fn what_happens_is_measured() {
 
         cluster.crash(1).unwrap();
         clock::sleep(Duration::from_secs(1)).await;
-        assert_eq!((value("quorum_connected"), value("quorum_votes{type=\"total\"}")), (0.0, 0.0));
-        assert!(value("quorum_reconnects_total{reason=\"CS_ERR_LIBRARY\"}") >= 2.0);
+        assert_eq!((value("quorum_connected"), value("quorum_votes_present")), (0.0, 0.0));
+        assert_eq!(value("quorum_disconnects_total{reason=\"CS_ERR_LIBRARY\"}"), 1.0);
+        assert!(value("quorum_connect_failures_total{reason=\"CS_ERR_LIBRARY\"}") >= 1.0);
         cluster.fault(1, Fault::Connect(Code(77))).unwrap();
         cluster.start(1).unwrap();
         clock::sleep(Duration::from_secs(1)).await;
-        assert!(value("quorum_reconnects_total{reason=\"code_77\"}") >= 1.0);
+        assert!(value("quorum_connect_failures_total{reason=\"code_77\"}") >= 1.0);
         quorum.stop().await;
         assert_eq!(value("quorum_changes_total{cause=\"stopped\"}"), 1.0);
         assert_eq!(value("quorum_abandoned_threads_total"), 0.0);
@@ -138,4 +141,49 @@ fn what_happens_is_measured() {
         assert_eq!(value("quorum_abandoned_threads_total"), 1.0);
     });
     promtool(&["check", "metrics"], &prometheus.render());
+}
+
+/// So does one that forgets what was not recorded for some time.
+#[test]
+fn a_recorder_that_is_installed_late_gets_every_gauge() {
+    own_process!();
+    System::new().block_on(async {
+        tokio::time::pause();
+        let cluster = Cluster::new(3);
+        let lease = Duration::from_secs(4);
+        let quorum = QuorumActor::builder()
+            .source(cluster.node(1))
+            .lease(lease)
+            .ha_cluster_metrics(true)
+            .start_in_arbiter(&Arbiter::current());
+        let exclusive = async {
+            while !quorum.is_exclusive() {
+                clock::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        clock::timeout(Duration::from_secs(60), exclusive).await.expect("it becomes exclusive");
+        let before = quorum.snapshot();
+        let prometheus = PrometheusBuilder::new().install_recorder().unwrap();
+        clock::sleep(lease / 2).await;
+        assert_eq!(quorum.snapshot(), before, "nothing has changed");
+        let value = |name: &str| *scrape(&prometheus).get(name).unwrap_or(&f64::NAN);
+        for name in ["quorum_quorate", "quorum_connected", "quorum_settled", "quorum_exclusive"] {
+            assert_eq!(value(name), 1.0, "{name}");
+        }
+        assert_eq!((value("quorum_ring_watched"), value("quorum_ring_reforming")), (1.0, 0.0));
+        assert_eq!((value("quorum_members"), value("quorum_votes_required")), (3.0, 2.0));
+        assert_eq!((value("quorum_lease_seconds"), value("quorum_subscribers")), (4.0, 0.0));
+        // Token and consensus timeout of the simulation, and the default grace.
+        assert_eq!(value("quorum_token_lease_seconds"), 1.0 + 1.2 + 1.0);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+        for name in
+            ["quorum_token_last_seen_timestamp_seconds", "quorum_last_contact_timestamp_seconds"]
+        {
+            assert!((value(name) - now).abs() < 10.0, "{name}: {} at {now}", value(name));
+        }
+        assert_eq!(value("quorum_losses_total"), 0.0);
+        assert_eq!(value("ha_cluster_corosync_quorate"), 1.0);
+        let member = "ha_cluster_corosync_member_votes{node_id=\"1\",node=\"n1\",local=\"true\"}";
+        assert_eq!(value(member), 1.0);
+    });
 }
