@@ -17,6 +17,7 @@ mod handle;
 mod lease;
 #[allow(unsafe_code)]
 pub mod libquorum;
+mod log_lines;
 mod messages;
 #[cfg(feature = "metrics")]
 pub mod metrics;

@@ -1,12 +1,12 @@
 use std::{sync::Arc, time::SystemTime};
 
-use log::Level;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
-    Cause, Quorum, QuorumChanged, RingState, Snapshot,
+    Quorum, QuorumChanged, Snapshot,
     lease::{Clock, Lease, Moment},
+    log_lines::{self, LogLines, Remarks},
     registry::{History, Registry},
     state::{Event, Now, Rules, Tracker},
 };
@@ -15,6 +15,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Shared {
     tracker: Mutex<Tracker>,
+    log_lines: Mutex<LogLines>,
     pub(crate) lease: Lease,
     latest: watch::Sender<Arc<Snapshot>>,
     pub(crate) history: Arc<History>,
@@ -37,6 +38,7 @@ impl Shared {
             registry: Registry::new(Arc::clone(&history)),
             history,
             tracker: Mutex::new(tracker),
+            log_lines: Mutex::default(),
             #[cfg(feature = "metrics")]
             metrics: crate::metrics::Metrics::default(),
             #[cfg(any(feature = "metrics", feature = "web"))]
@@ -63,10 +65,10 @@ impl Shared {
             self.registry.deliver();
         }
         // Last: a recorder or a logger may block, or panic.
-        for change in changes.iter().flatten() {
+        for (change, remarks) in changes.iter().flatten() {
             #[cfg(feature = "metrics")]
             crate::metrics::Metrics::changed(change);
-            log::log!(level(change), "{change}");
+            log_lines::log(change, *remarks);
         }
         #[cfg(feature = "metrics")]
         if changes.iter().any(Option::is_some) {
@@ -75,7 +77,7 @@ impl Shared {
         deadline
     }
 
-    fn apply(&self, tracker: &mut Tracker, event: Event) -> Option<QuorumChanged> {
+    fn apply(&self, tracker: &mut Tracker, event: Event) -> Option<(QuorumChanged, Remarks)> {
         let now = Now { wall: SystemTime::now(), moment: self.lease.clock().now() };
         let change = tracker.apply(event, now);
         let current = tracker.current();
@@ -84,12 +86,13 @@ impl Shared {
             Some(until) => self.lease.grant(until, tracker.exclusive_until(), current.epoch),
             None => self.lease.revoke(current.epoch),
         }
-        if let Some(change) = &change {
-            self.history.push(change.clone());
-            // Last: it wakes those who then look into the history.
-            self.latest.send_replace(Arc::clone(&change.current));
-        }
-        change
+        let change = change?;
+        let until = tracker.deadline().filter(|_| current.quorum.is_quorate());
+        let remarks = self.log_lines.lock().remarks(&change, now.moment, until);
+        self.history.push(change.clone());
+        // Last: it wakes those who then look into the history.
+        self.latest.send_replace(Arc::clone(&change.current));
+        Some((change, remarks))
     }
 
     /// Records what is true now, until it is what was last published.
@@ -139,17 +142,6 @@ impl Shared {
 
     pub(crate) fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.latest.subscribe()
-    }
-}
-
-/// What somebody may have to act upon is a warning.
-fn level(change: &QuorumChanged) -> Level {
-    match change.cause {
-        Cause::Connecting | Cause::Lost | Cause::Stalled => Level::Warn,
-        Cause::Ring if change.current.ring == RingState::Gather => Level::Warn,
-        Cause::Votes => Level::Debug,
-        _ if change.is_loss() || change.left_quorate() => Level::Warn,
-        _ => Level::Info,
     }
 }
 
