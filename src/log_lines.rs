@@ -86,7 +86,7 @@ fn level(change: &QuorumChanged) -> Level {
     match change.cause {
         Cause::Connecting | Cause::Lost | Cause::Stalled => Level::Warn,
         _ if change.is_loss() || change.left_quorate() => Level::Warn,
-        Cause::Votes | Cause::Ring => Level::Debug,
+        Cause::Votes | Cause::Ring if !change.is_gain() => Level::Debug,
         _ => Level::Info,
     }
 }
