@@ -186,10 +186,24 @@ impl Cluster {
 
     /// Separates these groups from one another, and from the nodes in none of them. Links that
     /// are down stay down.
+    ///
+    /// Returns once every daemon that can answer has noticed over knet: if it noticed after a heal,
+    /// it would leave the ring that formed then.
+    #[track_caller]
     pub fn partition(&self, groups: &[&[u32]]) {
-        let bridge = |id| groups.iter().position(|group| group.contains(id)).map_or(0, |at| at + 1);
+        let bridge =
+            |id: &u32| groups.iter().position(|group| group.contains(id)).map_or(0, |at| at + 1);
         let lines = self.nodes.keys().map(|id| format!("link set v{id} master br{}\n", bridge(id)));
         self.switch.ip(&lines.collect::<String>());
+        let running = self.nodes.values().filter(|node| node.corosync.answers());
+        for node in running {
+            let cut = self.nodes.keys().filter(|peer| bridge(peer) != bridge(&node.id));
+            for peer in cut {
+                eventually("knet notices that a link is down", || {
+                    (node.corosync.knet_is_connected(*peer) != Some(true)).then_some(())
+                });
+            }
+        }
     }
 
     /// Takes the node's link down at the switch, so that the node keeps its address.

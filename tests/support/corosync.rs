@@ -134,6 +134,25 @@ impl Corosync {
         self.daemon().signal(Signal::CONT);
     }
 
+    /// Whether the daemon runs, and is not paused.
+    pub fn answers(&self) -> bool {
+        if self.exit_status().is_some() {
+            return false;
+        }
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        let state = stat.rsplit(") ").next().unwrap_or_default();
+        !state.starts_with('T')
+    }
+
+    /// Whether knet has a link to this node; `None` over another transport, and for a node that the
+    /// daemon does not know.
+    pub fn knet_is_connected(&self, peer: u32) -> Option<bool> {
+        let key = format!("stats.knet.node{peer}.link0.connected");
+        let output = self.tool("corosync-cmapctl", &["-m", "stats", "-g", &key]);
+        let line = String::from_utf8_lossy(&output.stdout).into_owned();
+        line.rsplit(" = ").next()?.trim().parse::<u8>().ok().map(|connected| connected == 1)
+    }
+
     /// Has the daemon, and with it the whole cluster, read its configuration again.
     #[track_caller]
     pub fn reload(&self) {

@@ -37,12 +37,13 @@ mod watcher;
 use std::{
     fs::File,
     path::Path,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use actix::Arbiter;
+use actix_quorum::{QuorumHandle, RingState, Snapshot};
 use rustix::fs::{FlockOperation, flock};
 
 use self::compile::compile;
@@ -138,6 +139,16 @@ fn in_time<T>(
     let value = condition();
     assert!(value.is_some() || start.elapsed() < deadline, "not within {deadline:?}: {what}");
     value
+}
+
+/// Waits until everything has been published that follows by itself once there is quorum: the votes
+/// and that the ring lives. Returns the last snapshot.
+#[track_caller]
+pub fn all_published(quorum: &QuorumHandle) -> Arc<Snapshot> {
+    eventually("all of a quorate ring is published", || {
+        let now = quorum.snapshot();
+        (now.ring == RingState::Operational && now.fencing_token().is_some()).then_some(now)
+    })
 }
 
 /// The same as [`eventually`] for a thread that has more to do.

@@ -14,8 +14,8 @@ use actix_quorum::{
 use futures_util::{StreamExt, future::join_all, stream};
 
 use crate::support::{
-    DEADLINE, Flipper, Forward, Ipc, Netns, Node, Watcher, as_user, eventually, eventually_async,
-    fill_dev_shm, lines, quick, quorate, small_dev_shm,
+    DEADLINE, Flipper, Forward, Ipc, Netns, Node, Watcher, all_published, as_user, eventually,
+    eventually_async, fill_dev_shm, lines, quick, quorate, small_dev_shm,
 };
 
 /// A node that is quorate, and a watcher that has told so.
@@ -23,8 +23,7 @@ fn watched() -> (Node, Watcher) {
     let node = Node::single();
     let watcher = Watcher::start(&node.netns);
     watcher.until_settled(Quorum::Quorate, &[1]);
-    // What comes by itself has come.
-    eventually("the votes are told", || watcher.quorum.snapshot().votes.clone());
+    all_published(&watcher.quorum);
     (node, watcher)
 }
 

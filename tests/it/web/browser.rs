@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use actix_quorum::{Connection, Quorum};
 use actix_web::{
     HttpResponse,
     web::{self, Bytes, ServiceConfig},
@@ -264,7 +265,9 @@ fn an_actor_that_is_stuck_is_not_believed_beyond_the_lease() {
     live.shows("Quorate");
     let held = hold(&arbiter);
     live.shows("Unknown");
-    assert!(service.quorum.snapshot().quorum.is_quorate(), "the actor could not tell");
+    let now = service.quorum.snapshot();
+    assert_eq!(now.connection, Connection::Connected, "the actor could publish nothing");
+    assert_eq!(now.quorum, Quorum::Unknown);
     live.tells("why", "What Corosync said last cannot be relied on now.");
     live.tells("margin", "–");
 

@@ -4,7 +4,7 @@ use std::{sync::Mutex, time::Duration};
 
 use actix::Arbiter;
 use actix_quorum::{
-    Connection, QuorumActor, QuorumChanged, QuorumHandle, QuorumLost, RingState,
+    Connection, Quorum, QuorumActor, QuorumChanged, QuorumHandle, QuorumLost, RingState,
     sim::{Cluster, Probe},
     web::{Quorate, QuorumGate, routes},
 };
@@ -487,7 +487,9 @@ async fn what_is_told_of_quorum_looks_at_the_lease() {
         let _ = blocked.recv();
     });
     tokio::time::timeout(Duration::from_secs(20), quorum.guard().unwrap().lost()).await.unwrap();
-    assert!(quorum.snapshot().quorum.is_quorate(), "the actor could not tell");
+    let now = quorum.snapshot();
+    assert_eq!(now.connection, Connection::Connected, "the actor could publish nothing");
+    assert_eq!(now.quorum, Quorum::Unknown);
     let now: Value = serde_json::from_str(&get(&quorum, "/quorum").await.1).unwrap();
     assert_eq!(now["quorum"], "unknown");
     let (status, why) = get(&quorum, "/readyz?verbose").await;

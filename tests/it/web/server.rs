@@ -10,9 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use actix_quorum::{Connection, Quorum};
 use serde_json::Value;
 
-use crate::support::{Client, Event, Service, Setup, block_on, eventually, hold};
+use crate::support::{Client, Event, Service, Setup, all_published, block_on, eventually, hold};
 
 /// A request that is sent when the handle says that there is no quorum is refused, and one that is
 /// sent when it says that there is one is not, however many are under way when that changes.
@@ -87,8 +88,7 @@ fn changed(client: &mut Client) -> Option<Event> {
 #[test]
 fn a_stream_tells_the_state_and_then_each_change() {
     let service = Service::start();
-    // What comes by itself after the quorum: the votes.
-    eventually("the votes are told", || service.quorum.snapshot().votes.clone());
+    all_published(&service.quorum);
     let mut client = service.connect();
     client.send("GET", "/quorum/events", &[]);
     let head = client.head();
@@ -126,7 +126,9 @@ fn a_stream_begins_with_what_the_lease_says() {
     let (service, arbiter) = Service::on_arbiter(Duration::from_secs(2));
     let held = hold(&arbiter);
     service.until(false);
-    assert!(service.quorum.snapshot().quorum.is_quorate(), "the actor could not tell");
+    let now = service.quorum.snapshot();
+    assert_eq!(now.connection, Connection::Connected, "the actor could publish nothing");
+    assert_eq!(now.quorum, Quorum::Unknown);
     let mut client = service.connect();
     client.open_events(&[]);
     let first = json(&client.event().unwrap());
@@ -153,10 +155,7 @@ fn who_comes_back_is_told_what_it_missed() {
     drop(client);
     service.lose();
     service.regain();
-    let now = eventually("it has settled", || {
-        let now = service.quorum.snapshot();
-        (now.settled && now.votes.as_ref().is_some_and(|votes| votes.total == 3)).then_some(now)
-    });
+    let now = all_published(&service.quorum);
     let mut client = service.connect();
     client.open_events(&[&format!("Last-Event-ID: {seen}")]);
     for expected in seen + 1..=now.sequence {
@@ -174,7 +173,7 @@ fn who_comes_back_is_told_what_it_missed() {
 #[test]
 fn a_stream_is_never_silent_for_long() {
     let service = Service::start();
-    eventually("the votes are told", || service.quorum.snapshot().votes.clone());
+    all_published(&service.quorum);
     let mut client = service.connect();
     client.open_events(&[]);
     let first = client.event().unwrap();
