@@ -20,7 +20,7 @@ use actix_web::{
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::{Client, eventually};
+use super::{Client, DEADLINE, eventually};
 
 /// A service with a gated `/write`, on a cluster of three.
 pub struct Service {
@@ -86,6 +86,8 @@ impl Service {
                         .service(write.post(async || "written"))
                 })
                 .on_connect(drop_stalled_clients)
+                // On a busy machine a client may connect long before it sends its request.
+                .client_request_timeout(DEADLINE)
                 .workers(2)
                 .disable_signals()
                 .shutdown_timeout(1)

@@ -244,9 +244,11 @@ fn five_hundred_streams_end_at_the_latest_state() {
 #[test]
 fn streams_beyond_the_limit_are_refused_until_one_ends() {
     let service = Service::start();
-    let mut clients: Vec<_> = (0..1024).map(|_| service.connect()).collect();
-    for client in &mut clients {
+    let mut clients = Vec::new();
+    for _ in 0..1024 {
+        let mut client = service.connect();
         assert_eq!(client.open_events(&[]), 200);
+        clients.push(client);
     }
     assert_eq!(service.connect().open_events(&[]), 503);
     let mut other = service.connect();
