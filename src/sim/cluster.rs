@@ -1,7 +1,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -9,12 +9,14 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::{Either, select};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
     connection::{Client, Simulated},
     error::Error,
+    totem::Timeouts,
     world::{Daemon, World},
 };
 use crate::{
@@ -38,7 +40,9 @@ use crate::{
 pub struct Cluster {
     state: Arc<Mutex<State>>,
     /// Moves on whenever a connection attempt that waits may succeed.
-    changed: watch::Sender<()>,
+    changed: Arc<watch::Sender<()>>,
+    /// What its time is counted from.
+    made_at: Instant,
 }
 
 #[derive(Debug)]
@@ -80,11 +84,12 @@ pub enum Fault {
     SilentDeath,
 }
 
-/// How long a daemon waits for a token (`totem.token`).
-const TOKEN: Duration = Duration::from_millis(1000);
+/// What the daemons say of rings that form at once.
+const TIMEOUTS: Timeouts =
+    Timeouts { token: Duration::from_millis(1000), consensus: Duration::from_millis(1200) };
 
-/// How long nodes wait for one that is silent (`totem.consensus`).
-const CONSENSUS: Duration = Duration::from_millis(1200);
+/// How often the token comes then.
+const TOKEN_HOLD: Duration = Duration::from_millis(10);
 
 /// How many nodes a cluster can have (`PROCESSOR_COUNT_MAX`).
 pub(super) const MAX_NODES: u32 = 384;
@@ -104,7 +109,7 @@ impl Cluster {
         let world = World::new(size);
         let nodes = (1..=size).map(|id| (NodeId(id), Clients::default())).collect();
         let state = Arc::new(Mutex::new(State { world, nodes }));
-        Self { state, changed: watch::Sender::new(()) }
+        Self { state, changed: Arc::new(watch::Sender::new(())), made_at: Instant::now() }
     }
 
     /// With `two_node: 1` in the section `quorum`: of two nodes either alone is quorate, once both
@@ -118,6 +123,38 @@ impl Cluster {
     /// quorate until it sees all nodes at once, or somebody who is quorate.
     pub fn wait_for_all(self, wait_for_all: bool) -> Self {
         self.change(|world| world.configure_wait_for_all(wait_for_all));
+        self
+    }
+
+    /// With `auto_tie_breaker: 1` in the section `quorum`: of two halves the one with the lowest node
+    /// is quorate.
+    pub fn auto_tie_breaker(self, auto_tie_breaker: bool) -> Self {
+        self.change(|world| world.configure_auto_tie_breaker(auto_tie_breaker));
+        self
+    }
+
+    /// With `last_man_standing: 1` and this `last_man_standing_window` in the section `quorum`: once the
+    /// window has passed after nodes have left a quorate partition, no more votes are expected than it
+    /// has. Turns `wait_for_all` on, too.
+    pub fn last_man_standing(self, window: Duration) -> Self {
+        self.change(|world| world.configure_last_man_standing(window));
+        self
+    }
+
+    /// With a quorum device that has this many votes: one with the algorithm `ffsplit`, one less than
+    /// there are nodes with `lms`. It gives them to the largest partition that reaches it, of several to
+    /// the one with the lowest node, as soon as a ring forms.
+    pub fn quorum_device(self, votes: u32) -> Self {
+        self.change(|world| world.configure_device(votes));
+        self
+    }
+
+    /// Has rings end and form in time, as with this `token` and `consensus` in the section `totem`: who
+    /// has not seen the token for the one leaves its ring, and who has waited for the other forms one
+    /// without those that are silent. By tokio's clock, which a test may pause. Without this a ring
+    /// forms at once, and the daemons say that the timeouts are 1 s and 1.2 s.
+    pub fn timeouts(self, token: Duration, consensus: Duration) -> Self {
+        self.change(|world| world.totem.timeouts = Some(Timeouts { token, consensus }));
         self
     }
 
@@ -161,9 +198,91 @@ impl Cluster {
         Ok(())
     }
 
-    /// Lets all nodes hear each other again.
+    /// Lets all nodes hear each other again, and the quorum device: ends partitions and losses.
     pub fn heal(&self) {
-        self.change(|world| world.link(|_| 0));
+        self.change(World::heal);
+    }
+
+    /// Loses all that a node sends to the others. It hears them, so it leaves its ring and forms none:
+    /// its daemon goes on answering with what it knew.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such node.
+    pub fn lose_sends(&self, id: u32) -> Result<(), Error> {
+        let id = self.check(id)?;
+        self.lose(self.nodes().into_iter().map(|peer| (id, peer)).collect());
+        Ok(())
+    }
+
+    /// Loses all that is sent to a node. The others hear it.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such node.
+    pub fn lose_receives(&self, id: u32) -> Result<(), Error> {
+        let id = self.check(id)?;
+        self.lose(self.nodes().into_iter().map(|peer| (peer, id)).collect());
+        Ok(())
+    }
+
+    /// Loses what a node sends to one peer. The peer's packets still arrive.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such node.
+    pub fn lose_sends_to(&self, id: u32, peer: u32) -> Result<(), Error> {
+        let loss = (self.check(id)?, self.check(peer)?);
+        self.lose(vec![loss]);
+        Ok(())
+    }
+
+    /// Loses what two nodes send to each other. If a third one hears both, rings form again and again,
+    /// and none of them is announced.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such node.
+    pub fn lose_link(&self, id: u32, peer: u32) -> Result<(), Error> {
+        let (id, peer) = (self.check(id)?, self.check(peer)?);
+        self.lose(vec![(id, peer), (peer, id)]);
+        Ok(())
+    }
+
+    fn lose(&self, mut losses: Vec<(NodeId, NodeId)>) {
+        losses.retain(|(from, to)| from != to);
+        self.change(|world| world.lose(losses));
+    }
+
+    /// Lets no ring form: nodes that lose theirs stay in totem's GATHER state, and tell nobody.
+    pub fn hold_rings(&self) {
+        self.change(|world| world.hold_rings(true));
+    }
+
+    /// Lets rings form again.
+    pub fn release_rings(&self) {
+        self.change(|world| world.hold_rings(false));
+    }
+
+    /// Ends the quorum device's server. Its votes are gone.
+    pub fn stop_quorum_device(&self) {
+        self.change(|world| world.set_device(false, |_| false));
+    }
+
+    /// Starts the quorum device's server again.
+    pub fn start_quorum_device(&self) {
+        self.change(|world| world.set_device(true, |_| false));
+    }
+
+    /// Cuts these nodes off from the quorum device, and no others.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such node.
+    pub fn cut_quorum_device(&self, ids: &[u32]) -> Result<(), Error> {
+        let ids = self.check_all(ids)?;
+        self.change(|world| world.set_device(world.device_runs(), |id| ids.contains(&id)));
+        Ok(())
     }
 
     /// Kills a node's daemon (`SIGKILL`). Its clients lose their connections, and what was waiting
@@ -173,24 +292,24 @@ impl Cluster {
     ///
     /// If there is no such node, or its daemon is down.
     pub fn crash(&self, id: u32) -> Result<(), Error> {
-        self.end(id)
+        self.end(id, |world, id| world.set_daemons(&[id], Daemon::Down))
     }
 
-    /// Stops a node's daemon in order (`SIGTERM`). It says good-bye to the others, which makes no
-    /// difference here, where nobody waits for a token.
+    /// Stops a node's daemon in order (`SIGTERM`). It says good-bye to the others, so that with
+    /// [`timeouts`](Self::timeouts) they do not wait for it.
     ///
     /// # Errors
     ///
     /// As [`crash`](Self::crash).
     pub fn stop(&self, id: u32) -> Result<(), Error> {
-        self.end(id)
+        self.end(id, World::say_goodbye)
     }
 
-    fn end(&self, id: u32) -> Result<(), Error> {
+    fn end(&self, id: u32, end: impl FnOnce(&mut World, NodeId)) -> Result<(), Error> {
         let id = self.expect(id, &[Daemon::Running, Daemon::Paused])?;
         self.change_all(|state| {
             state.disconnect(id);
-            state.world.set_daemon(id, Daemon::Down);
+            end(&mut state.world, id);
         });
         Ok(())
     }
@@ -231,8 +350,17 @@ impl Cluster {
     ///
     /// If there is no such node, or its daemon does not run.
     pub fn pause(&self, id: u32) -> Result<(), Error> {
-        let id = self.expect(id, &[Daemon::Running])?;
-        self.change(|world| world.set_daemon(id, Daemon::Paused));
+        self.pause_all(&[id])
+    }
+
+    /// Pauses several daemons at the same moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`pause`](Self::pause), for any of them; then none is paused.
+    pub fn pause_all(&self, ids: &[u32]) -> Result<(), Error> {
+        let ids = self.expect_all(ids, &[Daemon::Running])?;
+        self.change(|world| world.set_daemons(&ids, Daemon::Paused));
         Ok(())
     }
 
@@ -242,10 +370,19 @@ impl Cluster {
     ///
     /// If there is no such node, or it is not paused.
     pub fn resume(&self, id: u32) -> Result<(), Error> {
-        let id = self.expect(id, &[Daemon::Paused])?;
-        self.change(|world| world.set_daemon(id, Daemon::Running));
-        // Those it was alone for may be gone.
-        self.drained(id);
+        self.resume_all(&[id])
+    }
+
+    /// Lets several paused daemons go on at the same moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`resume`](Self::resume), for any of them; then none goes on.
+    pub fn resume_all(&self, ids: &[u32]) -> Result<(), Error> {
+        let ids = self.expect_all(ids, &[Daemon::Paused])?;
+        self.change(|world| world.set_daemons(&ids, Daemon::Running));
+        // Those they were alone for may be gone.
+        ids.into_iter().for_each(|id| self.drained(id));
         Ok(())
     }
 
@@ -356,6 +493,14 @@ impl Cluster {
         }
     }
 
+    fn check_all(&self, ids: &[u32]) -> Result<Vec<NodeId>, Error> {
+        ids.iter().map(|id| self.check(*id)).collect()
+    }
+
+    fn expect_all(&self, ids: &[u32], wanted: &[Daemon]) -> Result<Vec<NodeId>, Error> {
+        ids.iter().map(|id| self.expect(*id, wanted)).collect()
+    }
+
     /// Checks that a node's daemon is in one of these states.
     fn expect(&self, id: u32, wanted: &[Daemon]) -> Result<NodeId, Error> {
         let node = self.check(id)?;
@@ -377,10 +522,41 @@ impl Cluster {
     fn change_all(&self, change: impl FnOnce(&mut State)) {
         {
             let mut state = self.state.lock();
+            state.world.advance(self.made_at.elapsed());
             change(&mut state);
             state.tell();
         }
         self.changed.send_replace(());
+    }
+
+    /// Lets time have its effect for as long as the cluster is there.
+    async fn drive(self) {
+        let (state, sender, made_at) =
+            (Arc::downgrade(&self.state), Arc::downgrade(&self.changed), self.made_at);
+        let mut changed = self.changed.subscribe();
+        drop(self);
+        loop {
+            let next = match state.upgrade() {
+                Some(state) => state.lock().world.totem.next_due(),
+                None => return,
+            };
+            let due = async {
+                match next {
+                    Some(due) => tokio::time::sleep_until(made_at + due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            match select(pin!(due), pin!(changed.changed())).await {
+                Either::Right((Ok(()), _)) => {}
+                Either::Right((Err(_), _)) => return,
+                Either::Left(_) => {
+                    let (Some(state), Some(changed)) = (state.upgrade(), sender.upgrade()) else {
+                        return;
+                    };
+                    Self { state, changed, made_at }.change(|_| {});
+                }
+            }
+        }
     }
 }
 
@@ -420,12 +596,14 @@ pub struct Node {
     cluster: Cluster,
     id: NodeId,
     clock: Clock,
+    /// Something on the actor's arbiter lets the cluster's time go on.
+    is_driven: AtomicBool,
 }
 
 impl Node {
     fn new(cluster: Cluster, id: NodeId) -> Self {
         cluster.state.lock().clients(id).sources += 1;
-        Self { cluster, id, clock: Clock::Tokio(Instant::now()) }
+        Self { cluster, id, clock: Clock::Tokio(Instant::now()), is_driven: AtomicBool::new(false) }
     }
 
     /// Its id.
@@ -531,6 +709,9 @@ impl sealed::Source for Node {
     }
 
     fn connect(self: Arc<Self>, terms: sealed::Terms, _: &Connector) -> sealed::Connecting {
+        if !self.is_driven.swap(true, Ordering::Relaxed) {
+            actix::spawn(self.cluster.clone().drive());
+        }
         let mut changed = self.cluster.changed.subscribe();
         Box::pin(async move {
             loop {
@@ -629,16 +810,18 @@ impl Node {
         }
         is_new.fetch_and(synchronises, Ordering::Relaxed);
         let now = self.clock.now();
+        let Timeouts { token, consensus } = world.totem.timeouts.unwrap_or(TIMEOUTS);
+        // A token every so often, also while no ring is there: what a daemon receives then counts too.
+        let hold = if world.totem.timeouts.is_some() { token / 6 } else { TOKEN_HOLD };
         Some(Ok(RingReading {
             connection,
             asked_at,
             answered_at: now,
             counters,
-            // A token every 10 ms.
-            tokens: u64::try_from(now.since(Moment::default()).as_millis() / 10)
+            tokens: u64::try_from(now.since(Moment::default()).as_nanos() / hold.as_nanos().max(1))
                 .unwrap_or(u64::MAX),
-            token: TOKEN,
-            consensus: CONSENSUS,
+            token,
+            consensus,
             configured_votes: Some(configured_votes),
         }))
     }

@@ -86,14 +86,16 @@
 //!
 //! # What it leaves out
 //!
-//! Time: what a verb does to the cluster is done when it returns, where a real cluster takes a token
-//! timeout and a consensus, and may form a ring in between that nobody meant. Quorum devices, and
-//! the options `last_man_standing`, `auto_tie_breaker` and `allow_downscale` of votequorum.
+//! Time, unless [`Cluster::timeouts`] is set: what a verb does to the cluster is done when it returns,
+//! where a real cluster takes a token and a consensus timeout, and may form a ring in between that
+//! nobody meant. A quorum device decides at once. The option `allow_downscale` of votequorum, and a
+//! quorum device with `master_wins`.
 
 mod cluster;
 mod connection;
 mod error;
 mod probe;
+mod totem;
 mod votequorum;
 mod world;
 

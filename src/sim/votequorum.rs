@@ -1,6 +1,6 @@
 //! How a daemon decides whether it is quorate, as `exec/votequorum.c` does it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::libquorum::NodeId;
 
@@ -10,6 +10,12 @@ pub(super) struct Votequorum {
     id: NodeId,
     /// What is known of the members, this node among them.
     members: BTreeMap<NodeId, Votes>,
+    /// The quorum device's votes, while it gives them to this node, and whether there is a device.
+    pub(super) device: Option<u32>,
+    /// How many members the ring before had.
+    previous_members: usize,
+    /// The lowest node id of the last ring that had enough votes.
+    lowest: NodeId,
     /// How many votes it takes.
     quorum: u32,
     pub(super) quorate: bool,
@@ -28,6 +34,9 @@ pub(super) struct Votes {
 pub(super) struct Options {
     pub(super) two_node: bool,
     pub(super) wait_for_all: bool,
+    pub(super) auto_tie_breaker: bool,
+    /// The `last_man_standing_window`.
+    pub(super) last_man_standing: Option<Duration>,
 }
 
 /// What the daemons of a ring say to each other.
@@ -56,6 +65,9 @@ impl Votequorum {
         let mut votequorum = Self {
             id,
             members: BTreeMap::from([(id, votes)]),
+            device: None,
+            previous_members: 0,
+            lowest: id,
             quorum: 0,
             quorate: false,
             waiting: options.wait_for_all,
@@ -80,8 +92,9 @@ impl Votequorum {
                 .map(|member| member.expected)
                 .max()
                 .unwrap_or(0),
-            total: self.members.values().map(|member| member.votes).fold(0, u32::saturating_add),
+            total: self.total(),
             quorum: self.quorum,
+            qdevice: self.device.unwrap_or(0),
             members: members.collect(),
             ..crate::Votes::default()
         }
@@ -92,6 +105,7 @@ impl Votequorum {
     /// All at once: where they expect different things, a real ring may decide by who was heard
     /// first.
     pub(super) fn sync(&mut self, infos: &[Info], options: Options) {
+        self.previous_members = self.members.len();
         self.members.retain(|id, _| infos.binary_search_by_key(id, |info| info.id).is_ok());
         let (quorate, others): (Vec<&Info>, Vec<&Info>) =
             infos.iter().partition(|info| info.quorate);
@@ -148,9 +162,46 @@ impl Votequorum {
         }
     }
 
+    /// Whether the timer of `last_man_standing` starts with a ring of these members.
+    pub(super) fn awaits_last_man_standing(&self, members: &[NodeId], options: Options) -> bool {
+        let has_left = self.members.keys().any(|id| members.binary_search(id).is_err());
+        let enough = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        let has_lowest = members.contains(&self.lowest);
+        options.last_man_standing.is_some()
+            && (enough >= self.quorum && has_left
+                || enough <= self.quorum && options.auto_tie_breaker && has_lowest)
+    }
+
+    /// The window of `last_man_standing` is over: who is here now is all that is expected.
+    pub(super) fn last_man_standing(&mut self, options: Options) {
+        if self.quorate {
+            let nodes =
+                self.members.len() + usize::from(self.device.is_some_and(|votes| votes > 0));
+            let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
+            self.members.values_mut().for_each(|member| member.expected = nodes);
+            self.recalculate(true, options);
+        }
+    }
+
+    /// The quorum device gives so many votes to this node from now on (`votequorum_qdevice_poll`).
+    /// Returns whether that changes anything.
+    pub(super) fn poll_device(&mut self, votes: Option<u32>, options: Options) -> bool {
+        let changed = self.device != votes;
+        self.device = votes;
+        if changed {
+            self.recalculate(false, options);
+        }
+        changed
+    }
+
+    fn total(&self) -> u32 {
+        let members = self.members.values().map(|member| member.votes);
+        members.fold(self.device.unwrap_or(0), u32::saturating_add)
+    }
+
     /// `recalculate_quorum`, and with it `calculate_quorum` and `are_we_quorate`.
     fn recalculate(&mut self, allow_decrease: bool, options: Options) {
-        let total = self.members.values().map(|member| member.votes).fold(0, u32::saturating_add);
+        let total = self.total();
         let own = self.own();
         own.expected = own.expected.max(total);
         let expected = own.expected;
@@ -169,6 +220,15 @@ impl Votequorum {
             return;
         }
         self.quorate = total >= self.quorum;
+        if self.quorate {
+            self.lowest = *self.members.keys().next().expect("a node is a member of its ring");
+        } else if options.auto_tie_breaker {
+            // The others may not have quorum either.
+            let gone = self.previous_members.saturating_sub(self.members.len());
+            self.quorate = total == expected / 2
+                && u32::try_from(gone).unwrap_or(u32::MAX) < self.quorum
+                && self.members.contains_key(&self.lowest);
+        }
         // Who has lost quorum waits for all again.
         self.waiting = options.wait_for_all && !self.quorate;
     }

@@ -1,9 +1,16 @@
 //! The nodes and their links, and what each tells its clients. No clock, no I/O.
 //!
-//! The rules are Corosync's: totem's for who is in which ring (`exec/totemsrp.c`), the quorum
-//! service's for who joined and left (`exec/vsf_quorum.c`), votequorum's for who is quorate.
+//! The rules are Corosync's: the quorum service's for who joined and left (`exec/vsf_quorum.c`), votequorum's for who is quorate.
 
-use super::votequorum::{Info, Options, Votequorum, Votes};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{
+    totem::{Outcome, Step, Totem},
+    votequorum::{Info, Options, Votequorum, Votes},
+};
 use crate::{
     VoteFlags,
     libquorum::{NodeId, Notification, RingId},
@@ -17,6 +24,17 @@ pub(super) struct World {
     options: Options,
     /// Memberships are told, decisions are kept back.
     sync_held: bool,
+    pub(super) totem: Totem,
+    device: Option<Device>,
+}
+
+/// A quorum device (`corosync-qnetd`).
+#[derive(Debug)]
+struct Device {
+    votes: u32,
+    runs: bool,
+    /// The nodes that cannot reach it.
+    cut: BTreeSet<NodeId>,
 }
 
 #[derive(Debug)]
@@ -28,17 +46,23 @@ pub(super) struct Node {
     expected_votes: Option<u32>,
     pub(super) daemon: Daemon,
     /// Nodes with the same number can hear each other.
-    link: usize,
+    pub(super) link: usize,
     /// A daemon that has just started is alone until its clients have seen so.
     pub(super) alone: bool,
     /// Its daemon was restarted, and those that are on this ring with it have not noticed.
-    unnoticed: Option<RingId>,
+    pub(super) unnoticed: Option<RingId>,
     /// What the daemon told last. Survives it as the number that the next ring must exceed.
-    ring: RingId,
-    members: Vec<NodeId>,
+    pub(super) ring: RingId,
+    pub(super) members: Vec<NodeId>,
     votequorum: Votequorum,
     decision: Decision,
-    counters: RingCounters,
+    pub(super) counters: RingCounters,
+    /// It is in totem's GATHER state.
+    pub(super) gathers: bool,
+    /// It was paused, and has not noticed yet that the others have gone on.
+    pub(super) hushed: bool,
+    /// It was stopped in order.
+    pub(super) said_goodbye: bool,
     /// What clients have not been told yet, oldest first; taken by whoever passes it on.
     pub(super) told: Vec<Notification>,
 }
@@ -62,7 +86,14 @@ impl World {
     pub(super) fn new(size: u32) -> Self {
         let nodes = (1..=size).map(|id| Node::new(NodeId(id), size, Daemon::Running)).collect();
         let options = Options::default();
-        let mut world = Self { nodes, provider: true, options, sync_held: false };
+        let mut world = Self {
+            nodes,
+            provider: true,
+            options,
+            sync_held: false,
+            totem: Totem::default(),
+            device: None,
+        };
         world.reform();
         world.forget();
         world
@@ -91,6 +122,54 @@ impl World {
         self.options.wait_for_all = wait_for_all;
     }
 
+    pub(super) fn configure_auto_tie_breaker(&mut self, auto_tie_breaker: bool) {
+        self.options.auto_tie_breaker = auto_tie_breaker;
+    }
+
+    pub(super) fn configure_last_man_standing(&mut self, window: Duration) {
+        self.options.last_man_standing = Some(window);
+        self.options.wait_for_all = true;
+    }
+
+    pub(super) fn configure_device(&mut self, votes: u32) {
+        self.device = Some(Device { votes, runs: true, cut: BTreeSet::new() });
+        self.reload();
+        self.poll_device();
+        self.forget();
+    }
+
+    /// Whether the quorum device runs, and which nodes cannot reach it.
+    pub(super) fn set_device(&mut self, runs: bool, cut: impl Fn(NodeId) -> bool) {
+        let ids: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
+        if let Some(device) = &mut self.device {
+            device.runs = runs;
+            device.cut = ids.into_iter().filter(|id| cut(*id)).collect();
+        }
+        self.poll_device();
+    }
+
+    pub(super) fn device_runs(&self) -> bool {
+        self.device.as_ref().is_some_and(|device| device.runs)
+    }
+
+    /// Loses what goes from one node to another.
+    pub(super) fn lose(&mut self, losses: impl IntoIterator<Item = (NodeId, NodeId)>) {
+        self.totem.losses.extend(losses);
+        self.reform();
+    }
+
+    /// Lets all nodes hear each other, and the quorum device.
+    pub(super) fn heal(&mut self) {
+        self.totem.losses.clear();
+        self.link(|_| 0);
+        self.set_device(self.device_runs(), |_| false);
+    }
+
+    pub(super) fn hold_rings(&mut self, held: bool) {
+        self.totem.held = held;
+        self.reform();
+    }
+
     /// Puts each node into the group with its index.
     pub(super) fn link(&mut self, group_of: impl Fn(NodeId) -> usize) {
         for node in &mut self.nodes {
@@ -99,10 +178,17 @@ impl World {
         self.reform();
     }
 
-    pub(super) fn set_daemon(&mut self, id: NodeId, daemon: Daemon) {
-        let Some(node) = self.node_mut(id) else { return };
-        node.daemon = daemon;
-        node.unnoticed = None;
+    pub(super) fn set_daemons(&mut self, ids: &[NodeId], daemon: Daemon) {
+        for id in ids {
+            self.totem.cancel_all(*id);
+            let Some(node) = self.node_mut(*id) else { continue };
+            let resumes = node.daemon == Daemon::Paused && daemon == Daemon::Running;
+            node.daemon = daemon;
+            node.unnoticed = None;
+            if resumes {
+                self.wake(*id);
+            }
+        }
         self.reform();
         if !self.sync_held {
             // A daemon that goes on may have a decision to make that was kept back before.
@@ -110,13 +196,39 @@ impl World {
         }
     }
 
+    /// A daemon goes on. If the others have left it behind, it notices when its token is late.
+    fn wake(&mut self, id: NodeId) {
+        let Some(timeouts) = self.totem.timeouts else { return };
+        let node = self.member(id);
+        let (ring, gathers) = (node.ring, node.gathers);
+        let with_us = |member: &NodeId| {
+            self.node(*member).is_some_and(|member| member.ring == ring && !member.gathers)
+        };
+        let left_behind = !node.members.iter().all(with_us);
+        if gathers {
+            self.totem.schedule(timeouts.consensus, Step::Consensus(id));
+        } else if left_behind {
+            self.member_mut(id).hushed = true;
+        }
+    }
+
+    /// A daemon is stopped in order.
+    pub(super) fn say_goodbye(&mut self, id: NodeId) {
+        if let Some(node) = self.node_mut(id) {
+            node.said_goodbye = true;
+        }
+        self.set_daemons(&[id], Daemon::Down);
+    }
+
     /// Starts a daemon, alone at first if it is told to be, and then unnoticed by the others if it
     /// was restarted.
     pub(super) fn start(&mut self, id: NodeId, alone: bool, restarted: bool) {
         let expected = self.configured_votes();
         let options = self.options;
+        self.totem.cancel_all(id);
         let Some(node) = self.node_mut(id) else { return };
         node.daemon = Daemon::Running;
+        (node.gathers, node.hushed, node.said_goodbye) = (false, false, false);
         // Restarted again while it was alone, it is missed by those that missed it before.
         let was_with = if node.alone { node.unnoticed } else { Some(node.ring) };
         node.alone = alone;
@@ -208,8 +320,15 @@ impl World {
         }
     }
 
-    fn configured_votes(&self) -> u32 {
+    /// The votes of all nodes in the nodelist.
+    fn nodelist_votes(&self) -> u32 {
         self.nodes.iter().map(|node| node.votes).fold(0, u32::saturating_add)
+    }
+
+    /// What a node expects that is told nothing else.
+    fn configured_votes(&self) -> u32 {
+        let device = self.device.as_ref().map_or(0, |device| device.votes);
+        self.nodelist_votes().saturating_add(device)
     }
 
     pub(super) fn hold_sync(&mut self, held: bool) {
@@ -227,6 +346,17 @@ impl World {
             (self.options.two_node, corosync_sys::VOTEQUORUM_INFO_TWONODE),
             (quorate, corosync_sys::VOTEQUORUM_INFO_QUORATE),
             (self.options.wait_for_all, corosync_sys::VOTEQUORUM_INFO_WAIT_FOR_ALL),
+            (self.options.auto_tie_breaker, corosync_sys::VOTEQUORUM_INFO_AUTO_TIE_BREAKER),
+            (
+                self.options.last_man_standing.is_some(),
+                corosync_sys::VOTEQUORUM_INFO_LAST_MAN_STANDING,
+            ),
+            (self.device.is_some(), corosync_sys::VOTEQUORUM_INFO_QDEVICE_REGISTERED),
+            (self.device.is_some(), corosync_sys::VOTEQUORUM_INFO_QDEVICE_ALIVE),
+            (
+                node.votequorum.device.is_some_and(|votes| votes > 0),
+                corosync_sys::VOTEQUORUM_INFO_QDEVICE_CAST_VOTE,
+            ),
         ];
         let flags = flags.into_iter().filter_map(|(set, flag)| set.then_some(flag)).sum();
         let votes = crate::Votes { flags: VoteFlags::from_bits(flags), ..node.votequorum.votes() };
@@ -238,7 +368,7 @@ impl World {
     pub(super) fn ring_counters(&self, id: NodeId) -> Option<(RingCounters, u32, bool)> {
         let node = self.node(id).filter(|node| node.daemon == Daemon::Running)?;
         let synchronises = self.provider && node.decision.ring != node.ring;
-        Some((node.counters, self.configured_votes(), synchronises))
+        Some((node.counters, self.nodelist_votes(), synchronises))
     }
 
     /// What a client is told first: the membership, then the decision.
@@ -261,45 +391,28 @@ impl World {
         ]
     }
 
-    /// Forms new rings wherever who can hear whom is not what the rings say.
-    fn reform(&mut self) {
-        for group in self.groups() {
-            let Node { ring, link, ref members, .. } = *self.member(group[0]);
-            let unnoticed = |id| {
-                self.node(id).is_some_and(|node| node.unnoticed == Some(ring) && node.link == link)
-            };
-            let mut members = members.clone();
-            members.retain(|id| group.contains(id) || !unnoticed(*id));
-            if members == group && group.iter().all(|id| self.member(*id).ring == ring) {
-                continue;
-            }
-            self.form(&group);
-        }
-    }
-
-    /// The nodes that can hear each other, ascending.
+    /// The nodes of each ring that there is, ascending.
     fn groups(&self) -> Vec<Vec<NodeId>> {
-        let mut groups: Vec<(Option<usize>, Vec<NodeId>)> = Vec::new();
+        let mut groups: Vec<(RingId, Vec<NodeId>)> = Vec::new();
         for node in self.nodes.iter().filter(|node| node.daemon == Daemon::Running) {
-            let link = (!node.alone).then_some(node.link);
-            match groups.iter_mut().find(|(known, _)| link.is_some() && *known == link) {
+            match groups.iter_mut().find(|(ring, _)| *ring == node.ring) {
                 Some((_, group)) => group.push(node.id),
-                None => groups.push((link, vec![node.id])),
+                None => groups.push((node.ring, vec![node.id])),
             }
         }
         groups.into_iter().map(|(_, group)| group).collect()
     }
 
-    fn member(&self, id: NodeId) -> &Node {
+    pub(super) fn member(&self, id: NodeId) -> &Node {
         self.node(id).expect("groups are made of nodes")
     }
 
-    fn member_mut(&mut self, id: NodeId) -> &mut Node {
+    pub(super) fn member_mut(&mut self, id: NodeId) -> &mut Node {
         self.node_mut(id).expect("groups are made of nodes")
     }
 
     /// Forms a ring of these nodes.
-    fn form(&mut self, group: &[NodeId]) {
+    pub(super) fn form(&mut self, group: &[NodeId]) {
         let highest = group.iter().map(|id| self.member(*id).ring.seq).max().unwrap_or(0);
         let ring_id = RingId { node_id: group[0], seq: highest + 4 };
         let before: Vec<(NodeId, RingId)> =
@@ -314,7 +427,8 @@ impl World {
             left.retain(|node| !along(node));
             node.ring = ring_id;
             node.members = group.to_vec();
-            node.counters.gather_entered += 1;
+            // Nobody becomes OPERATIONAL but from GATHER.
+            node.counters.gather_entered += u64::from(!std::mem::take(&mut node.gathers));
             node.counters.operational_entered += 1;
             node.told.push(Notification::Nodelist {
                 ring_id,
@@ -342,9 +456,64 @@ impl World {
         let (options, provider) = (self.options, self.provider);
         let infos: Vec<Info> =
             group.iter().map(|id| self.member_mut(*id).votequorum.info()).collect();
+        let given = self.device_votes();
         for id in group {
+            if let Some(window) = options.last_man_standing
+                && self.member(*id).votequorum.awaits_last_man_standing(group, options)
+            {
+                self.totem.schedule(window, Step::LastManStanding(*id));
+            }
+            let votes = given.get(id).copied();
             let node = self.member_mut(*id);
+            // The device is asked while the ring synchronises, before it decides.
+            node.votequorum.device = votes;
             node.votequorum.sync(&infos, options);
+            node.decide();
+            node.tell_decision(provider);
+        }
+        self.poll_device();
+    }
+
+    /// How many votes the quorum device gives to each node that runs. All go to one partition: to the
+    /// largest, of several to the one with the lowest node.
+    fn device_votes(&self) -> BTreeMap<NodeId, u32> {
+        let Some(device) = &self.device else { return BTreeMap::new() };
+        let reaches = |id: &NodeId| device.runs && !device.cut.contains(id);
+        let rings = self.outcomes().into_iter().filter_map(|outcome| match outcome {
+            Outcome::Ring(ring) => Some(ring),
+            _ => None,
+        });
+        let reaching = |ring: &Vec<NodeId>| ring.iter().filter(|id| reaches(id)).count();
+        let best = rings.filter(|ring| reaching(ring) > 0).max_by_key(|ring| {
+            let lowest = ring.first().copied().unwrap_or_default();
+            (reaching(ring), std::cmp::Reverse(lowest))
+        });
+        let best = best.unwrap_or_default();
+        let votes = |id: NodeId| if best.contains(&id) && reaches(&id) { device.votes } else { 0 };
+        self.nodes.iter().map(|node| (node.id, votes(node.id))).collect()
+    }
+
+    /// Has the quorum device give its votes anew, outside of a synchronisation.
+    fn poll_device(&mut self) {
+        let given = self.device_votes();
+        let (options, provider) = (self.options, self.provider);
+        for node in self.nodes.iter_mut().filter(|node| node.daemon == Daemon::Running) {
+            let settled = node.decision.ring == node.ring;
+            let changed =
+                settled && node.votequorum.poll_device(given.get(&node.id).copied(), options);
+            if changed && node.decision.quorate != node.votequorum.quorate {
+                node.decide();
+                node.tell_decision(provider);
+            }
+        }
+    }
+
+    /// The window of `last_man_standing` is over on a node.
+    pub(super) fn last_man_standing(&mut self, id: NodeId) {
+        let (options, provider) = (self.options, self.provider);
+        let node = self.member_mut(id);
+        node.votequorum.last_man_standing(options);
+        if node.decision.quorate != node.votequorum.quorate {
             node.decide();
             node.tell_decision(provider);
         }
@@ -366,6 +535,9 @@ impl Node {
             ring,
             members: Vec::new(),
             counters: RingCounters::default(),
+            gathers: false,
+            hushed: false,
+            said_goodbye: false,
             votequorum: Votequorum::new(id, votes, Options::default()),
             decision: Decision { quorate: false, ring, members: vec![id] },
             told: Vec::new(),

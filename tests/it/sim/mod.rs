@@ -5,6 +5,7 @@ mod failsafe;
 mod policy;
 mod property;
 mod readme;
+mod ring;
 #[cfg(feature = "serde")]
 mod serde;
 mod verbs;

@@ -1,0 +1,326 @@
+//! When rings end and form: at once, or as the token and consensus timeouts have it
+//! (`exec/totemsrp.c`).
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::world::{Daemon, World};
+use crate::libquorum::NodeId;
+
+/// The timeouts of totem, in virtual time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timeouts {
+    /// How long a daemon waits for a token.
+    pub(super) token: Duration,
+    /// How long nodes in GATHER wait for one that is silent.
+    pub(super) consensus: Duration,
+}
+
+/// Who hears whom, and what happens later.
+#[derive(Debug, Default)]
+pub(super) struct Totem {
+    /// If set, rings take time to end and to form.
+    pub(super) timeouts: Option<Timeouts>,
+    /// Directions in which everything is lost: from, to.
+    pub(super) losses: BTreeSet<(NodeId, NodeId)>,
+    /// No ring forms.
+    pub(super) held: bool,
+    /// The time since the cluster was made.
+    pub(super) now: Duration,
+    /// What is due, and when.
+    steps: Vec<(Duration, Step)>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Step {
+    /// A node has not seen the token for the token timeout.
+    TokenLost(NodeId),
+    /// A node has waited for the consensus timeout.
+    Consensus(NodeId),
+    /// The window of `last_man_standing` is over on a node.
+    LastManStanding(NodeId),
+}
+
+/// What becomes of nodes that run.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// They form a ring, ascending.
+    Ring(Vec<NodeId>),
+    /// It hears others, or is heard, but not both ways: it stays in GATHER.
+    Gathers(NodeId),
+    /// Not all of them hear each other: rings form again and again, and none is announced.
+    Unstable(Vec<NodeId>),
+}
+
+impl Totem {
+    /// Has the step come after this time, in place of an earlier plan for it.
+    pub(super) fn schedule(&mut self, after: Duration, step: Step) {
+        self.cancel(step);
+        self.steps.push((self.now + after, step));
+    }
+
+    pub(super) fn is_scheduled(&self, step: Step) -> bool {
+        self.steps.iter().any(|(_, planned)| *planned == step)
+    }
+
+    pub(super) fn cancel(&mut self, step: Step) {
+        self.steps.retain(|(_, planned)| *planned != step);
+    }
+
+    /// Forgets what a daemon would have done.
+    pub(super) fn cancel_all(&mut self, id: NodeId) {
+        for step in [Step::TokenLost(id), Step::Consensus(id), Step::LastManStanding(id)] {
+            self.cancel(step);
+        }
+    }
+
+    /// When the next step is due.
+    pub(super) fn next_due(&self) -> Option<Duration> {
+        self.steps.iter().map(|(due, _)| *due).min()
+    }
+
+    /// Takes the next step that is due by then, and lets the time go on to it.
+    pub(super) fn take_due(&mut self, now: Duration) -> Option<Step> {
+        let next = self.next_due().filter(|due| *due <= now)?;
+        let at = self.steps.iter().position(|(due, _)| *due == next)?;
+        self.now = next.max(self.now);
+        Some(self.steps.swap_remove(at).1)
+    }
+}
+
+impl World {
+    /// Lets time go on, and everything happen that is due by then.
+    pub(super) fn advance(&mut self, now: Duration) {
+        while let Some(step) = self.totem.take_due(now) {
+            match step {
+                Step::TokenLost(id) => {
+                    self.member_mut(id).hushed = false;
+                    self.gather(id, true);
+                    self.disturb();
+                }
+                Step::Consensus(id) => self.consensus_expired(id),
+                Step::LastManStanding(id) => self.last_man_standing(id),
+            }
+        }
+        self.totem.now = now.max(self.totem.now);
+    }
+
+    /// Whether packets of one node arrive at the other.
+    fn hears(&self, to: NodeId, from: NodeId) -> bool {
+        let (a, b) = (self.member(to), self.member(from));
+        let reachable = |node: &super::world::Node| {
+            node.daemon == Daemon::Running && !node.alone && !node.hushed
+        };
+        reachable(a) && reachable(b) && a.link == b.link && !self.totem.losses.contains(&(from, to))
+    }
+
+    fn hear_each_other(&self, a: NodeId, b: NodeId) -> bool {
+        self.hears(a, b) && self.hears(b, a)
+    }
+
+    /// What becomes of all nodes that run, with the packets that are lost now.
+    pub(super) fn outcomes(&self) -> Vec<Outcome> {
+        let running = self.nodes.iter().filter(|node| node.daemon == Daemon::Running);
+        let mut left: Vec<NodeId> = running.map(|node| node.id).collect();
+        let mut outcomes = Vec::new();
+        while let Some(first) = left.first().copied() {
+            let component = self.component(first, &left);
+            left.retain(|id| !component.contains(id));
+            self.resolve(component, &mut outcomes);
+        }
+        outcomes
+    }
+
+    /// The nodes that packets connect with this one, in whichever direction, ascending.
+    fn component(&self, first: NodeId, among: &[NodeId]) -> Vec<NodeId> {
+        let mut component = vec![first];
+        let mut at = 0;
+        while let Some(one) = component.get(at).copied() {
+            let connected = |id: &&NodeId| self.hears(one, **id) || self.hears(**id, one);
+            let new: Vec<NodeId> = among.iter().filter(connected).copied().collect();
+            component
+                .extend(new.into_iter().filter(|id| !component.contains(id)).collect::<Vec<_>>());
+            at += 1;
+        }
+        component.sort_unstable();
+        component
+    }
+
+    /// Takes out nodes that not all others hear and are heard by, those with the most such others first,
+    /// of several the one whose packets are lost.
+    fn resolve(&self, component: Vec<NodeId>, outcomes: &mut Vec<Outcome>) {
+        let mut ring = component.clone();
+        let mut out = Vec::new();
+        loop {
+            let faults = |id: &NodeId| {
+                let others = ring.iter().filter(|other| *other != id);
+                let apart = others.clone().filter(|other| !self.hear_each_other(*id, **other));
+                let unheard = others.filter(|other| !self.hears(**other, *id));
+                (apart.count(), unheard.count(), std::cmp::Reverse(*id))
+            };
+            let worst = ring.iter().copied().max_by_key(faults).filter(|id| faults(id).0 > 0);
+            let Some(worst) = worst else { break };
+            ring.retain(|id| *id != worst);
+            out.push(worst);
+        }
+        let meets_ring = |id: &NodeId| ring.iter().any(|other| self.hear_each_other(*id, *other));
+        let one_way = |id: &NodeId| {
+            component.iter().any(|other| self.hears(*id, *other) != self.hears(*other, *id))
+        };
+        if out.iter().any(|id| meets_ring(id) && !one_way(id)) {
+            outcomes.push(Outcome::Unstable(component));
+            return;
+        }
+        outcomes.push(Outcome::Ring(ring));
+        outcomes.extend(out.into_iter().map(Outcome::Gathers));
+    }
+
+    /// Something has changed: rings that cannot go on end, and others form.
+    pub(super) fn reform(&mut self) {
+        if self.totem.timeouts.is_some() {
+            self.disturb();
+        } else {
+            self.reform_at_once();
+        }
+    }
+
+    fn reform_at_once(&mut self) {
+        for outcome in self.outcomes() {
+            match outcome {
+                Outcome::Ring(ring) => {
+                    if self.is_intact(&ring) || self.goes_unnoticed(&ring) {
+                        continue;
+                    }
+                    if self.totem.held {
+                        ring.iter().for_each(|id| self.gather(*id, false));
+                    } else {
+                        self.form(&ring);
+                    }
+                }
+                Outcome::Gathers(id) => self.gather(id, true),
+                Outcome::Unstable(ids) => ids.iter().for_each(|id| self.gather(*id, true)),
+            }
+        }
+    }
+
+    /// Whether these nodes are all on one ring, alone and in the OPERATIONAL state.
+    fn is_intact(&self, ring: &[NodeId]) -> bool {
+        let first = self.member(ring[0]);
+        first.members == ring
+            && ring.iter().all(|id| {
+                let node = self.member(*id);
+                node.ring == first.ring && !node.gathers
+            })
+    }
+
+    /// Whether they miss nobody but a daemon that was restarted before they noticed.
+    fn goes_unnoticed(&self, ring: &[NodeId]) -> bool {
+        let first = self.member(ring[0]);
+        let unnoticed = |id| {
+            let node = self.node(id);
+            node.is_some_and(|node| node.unnoticed == Some(first.ring) && node.link == first.link)
+        };
+        let mut members = first.members.clone();
+        members.retain(|id| ring.contains(id) || !unnoticed(*id));
+        let together = |id: &NodeId| {
+            let node = self.member(*id);
+            node.ring == first.ring && !node.gathers
+        };
+        members == ring && ring.iter().all(together)
+    }
+
+    /// Rings in which the token cannot go round lose it later, who hears nodes of another ring leaves
+    /// its own at once, and who waits for nobody forms a ring.
+    fn disturb(&mut self) {
+        let Some(timeouts) = self.totem.timeouts else { return };
+        for outcome in self.outcomes() {
+            let (ids, ring) = match &outcome {
+                Outcome::Ring(ring) => (ring.clone(), Some(ring)),
+                Outcome::Gathers(id) => (vec![*id], None),
+                Outcome::Unstable(ids) => (ids.clone(), None),
+            };
+            let intact = ring.is_some_and(|ring| self.is_intact(ring));
+            for id in ids {
+                let node = self.member(id);
+                let meets_others = ring.is_some_and(|ring| {
+                    ring.iter().any(|other| self.member(*other).ring != node.ring)
+                        || node.members.iter().all(|member| {
+                            ring.contains(member)
+                                || self.node(*member).is_none_or(|member| member.said_goodbye)
+                        })
+                });
+                if node.gathers {
+                } else if intact {
+                    self.totem.cancel(Step::TokenLost(id));
+                } else if meets_others {
+                    self.gather(id, false);
+                } else if !self.totem.is_scheduled(Step::TokenLost(id)) {
+                    // They see the token one after the other, the last one a round after the first.
+                    let round = timeouts.token * 19 / 100;
+                    let turn = (node.ring.seq / 4 + u64::from(id.0) * 3) % 8;
+                    let earlier = round * u32::try_from(turn).unwrap_or(0) / 8;
+                    let after = if node.hushed { timeouts.token } else { timeouts.token - earlier };
+                    self.totem.schedule(after, Step::TokenLost(id));
+                }
+            }
+        }
+        self.form_what_is_agreed(None);
+    }
+
+    /// A node leaves its ring, and whoever hears that does too.
+    fn gather(&mut self, id: NodeId, token_lost: bool) {
+        let timeouts = self.totem.timeouts;
+        let node = self.member_mut(id);
+        if std::mem::replace(&mut node.gathers, true) {
+            return;
+        }
+        node.counters.gather_entered += 1;
+        node.counters.token_lost += u64::from(token_lost);
+        let Some(timeouts) = timeouts else { return };
+        self.totem.cancel(Step::TokenLost(id));
+        self.totem.schedule(timeouts.consensus, Step::Consensus(id));
+        let hear: Vec<NodeId> =
+            self.nodes.iter().map(|node| node.id).filter(|other| self.hears(*other, id)).collect();
+        hear.into_iter().for_each(|other| self.gather(other, false));
+    }
+
+    /// Forms those rings whose nodes wait for nobody, or have waited long enough, as one of them has.
+    fn form_what_is_agreed(&mut self, expired: Option<NodeId>) {
+        if self.totem.held {
+            return;
+        }
+        for outcome in self.outcomes() {
+            let Outcome::Ring(ring) = outcome else { continue };
+            let waits = expired.is_none_or(|id| !ring.contains(&id));
+            if ring.iter().all(|id| self.member(*id).gathers)
+                && !(waits && self.misses_somebody(&ring))
+            {
+                ring.iter().for_each(|id| self.totem.cancel(Step::Consensus(*id)));
+                self.form(&ring);
+            }
+        }
+    }
+
+    /// Whether nodes of their old rings are silent that have not said good-bye.
+    fn misses_somebody(&self, ring: &[NodeId]) -> bool {
+        let members = ring.iter().flat_map(|id| &self.member(*id).members);
+        members
+            .filter(|id| !ring.contains(id))
+            .any(|id| self.node(*id).is_some_and(|node| !node.said_goodbye))
+    }
+
+    fn consensus_expired(&mut self, id: NodeId) {
+        self.form_what_is_agreed(Some(id));
+        let unstable = self.outcomes().iter().any(|outcome| match outcome {
+            Outcome::Unstable(ids) => ids.contains(&id),
+            _ => false,
+        });
+        let Some(timeouts) = self.totem.timeouts else { return };
+        let node = self.member_mut(id);
+        if node.gathers {
+            // It begins anew.
+            node.counters.gather_entered += 1;
+            node.counters.operational_entered += u64::from(unstable);
+            self.totem.schedule(timeouts.consensus, Step::Consensus(id));
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Rings that end and form in time, on the simulated cluster: seconds of it take milliseconds.
+
+use std::time::Duration;
+
+use actix::{Arbiter, System, clock};
+use actix_quorum::{
+    Backoff, FencingToken, NodeId, Quorum, QuorumActor, QuorumHandle, RingState, sim::Cluster,
+};
+
+const TOKEN: Duration = Duration::from_millis(1650);
+const CONSENSUS: Duration = Duration::from_millis(1980);
+const GRACE: Duration = Duration::from_millis(1000);
+
+/// How often everybody is asked.
+const LOOK: Duration = Duration::from_millis(5);
+
+fn run(test: impl Future<Output = ()>) {
+    System::new().block_on(async {
+        tokio::time::pause();
+        test.await;
+    });
+}
+
+fn start(cluster: &Cluster, id: u32) -> QuorumHandle {
+    let soon = || Duration::from_millis(40)..=Duration::from_millis(80);
+    let backoff = Backoff::default().absent(soon()).lost(soon()).failing(soon()).refused(soon());
+    QuorumActor::builder()
+        .source(cluster.node(id))
+        .backoff(backoff)
+        .settle_grace(GRACE)
+        .start_in_arbiter(&Arbiter::current())
+}
+
+/// A cluster and an actor on each node.
+struct Nodes {
+    cluster: Cluster,
+    quorums: Vec<QuorumHandle>,
+}
+
+/// What happened to a victim and to the others.
+#[derive(Debug, Default)]
+struct Outcome {
+    /// For how long the victim was believed while the others were quorate without it.
+    quorate: Duration,
+    exclusive: Duration,
+    /// How long it was until the others were quorate without it.
+    others_after: Option<Duration>,
+    /// For how long the others were not.
+    others_interrupted: Duration,
+    /// For how long the others were not exclusive.
+    others_not_exclusive: Duration,
+}
+
+impl Nodes {
+    async fn formed(cluster: Cluster) -> Self {
+        let ids = cluster.nodes();
+        let quorums = ids.iter().map(|id| start(&cluster, id.0)).collect();
+        let nodes = Self { cluster, quorums };
+        nodes.until("all are exclusive", |q| q.is_exclusive()).await;
+        nodes
+    }
+
+    fn node(&self, id: u32) -> &QuorumHandle {
+        &self.quorums[id as usize - 1]
+    }
+
+    async fn until(&self, what: &str, condition: impl Fn(&QuorumHandle) -> bool) {
+        for _ in 0..20_000 {
+            if self.quorums.iter().all(&condition) {
+                return;
+            }
+            clock::sleep(LOOK).await;
+        }
+        let now: Vec<_> = self.quorums.iter().map(|q| q.snapshot().to_string()).collect();
+        panic!("not in time: {what}: {now:#?}");
+    }
+
+    /// Looks at everybody for so long.
+    async fn watch(&self, victim: u32, time: Duration) -> Outcome {
+        let mut outcome = Outcome::default();
+        let since = clock::Instant::now();
+        let others = || (1_u32..).zip(&self.quorums).filter(|(id, _)| *id != victim);
+        while since.elapsed() < time {
+            let without = |q: &QuorumHandle| !q.snapshot().members.contains(&NodeId(victim));
+            let (_, other) = others().next().unwrap();
+            let go_on = others().any(|(_, q)| q.is_quorate() && without(q));
+            if go_on {
+                outcome.others_after.get_or_insert(since.elapsed());
+                outcome.quorate += LOOK * u32::from(self.node(victim).is_quorate());
+                outcome.exclusive += LOOK * u32::from(self.node(victim).is_exclusive());
+            }
+            let both = self.node(victim).is_exclusive() && others().any(|(_, q)| q.is_exclusive());
+            assert!(!(both && go_on), "two are exclusive");
+            outcome.others_interrupted += LOOK * u32::from(!other.is_quorate());
+            outcome.others_not_exclusive += LOOK * u32::from(!other.is_exclusive());
+            clock::sleep(LOOK).await;
+        }
+        outcome
+    }
+}
+
+type Fault = (&'static str, fn(&Cluster));
+
+const FAULTS: [Fault; 6] = [
+    ("cut", |cluster| cluster.partition(&[&[1], &[2, 3]]).unwrap()),
+    ("sends are lost", |cluster| cluster.lose_sends(1).unwrap()),
+    ("receives are lost", |cluster| cluster.lose_receives(1).unwrap()),
+    ("sends to one peer are lost", |cluster| cluster.lose_sends_to(1, 2).unwrap()),
+    ("paused", |cluster| cluster.pause(1).unwrap()),
+    ("killed", |cluster| cluster.crash(1).unwrap()),
+];
+
+#[test]
+fn a_node_that_the_others_go_on_without_is_not_believed() {
+    run(async {
+        for (what, fault) in FAULTS {
+            let nodes = Nodes::formed(Cluster::new(3).timeouts(TOKEN, CONSENSUS)).await;
+            fault(&nodes.cluster);
+            let outcome = nodes.watch(1, Duration::from_secs(20)).await;
+            let after = outcome.others_after.expect(what);
+            let earliest = TOKEN * 8 / 10 + CONSENSUS;
+            assert!((earliest..TOKEN + CONSENSUS + LOOK * 2).contains(&after), "{what}: {after:?}");
+            let most = GRACE + TOKEN / 4 + Duration::from_millis(300);
+            assert!(outcome.quorate <= most, "{what}: {outcome:?}");
+            assert_eq!(outcome.exclusive, Duration::ZERO, "{what}: {outcome:?}");
+            assert_eq!(outcome.others_interrupted, Duration::ZERO, "{what}: {outcome:?}");
+            let gap = CONSENSUS + Duration::from_millis(500) + TOKEN / 5;
+            assert!(outcome.others_not_exclusive <= gap, "{what}: {outcome:?}");
+            for quorum in &nodes.quorums {
+                quorum.stop().await;
+            }
+        }
+    });
+}
+
+#[test]
+fn fencing_tokens_grow_with_each_ring_and_are_the_same_on_all_members() {
+    run(async {
+        let nodes = Nodes::formed(Cluster::new(3).timeouts(TOKEN, CONSENSUS)).await;
+        let token = |id| nodes.node(id).guard()?.fencing_token();
+        let mut before: Option<FencingToken> = None;
+        for round in 0..5 {
+            let all = [1, 2, 3].map(token);
+            assert!(all[0].is_some() && all.iter().all(|one| *one == all[0]), "{all:?}");
+            assert!(all[0] > before, "{all:?} after {before:?}");
+            match round % 2 {
+                0 => nodes.cluster.lose_sends(1).unwrap(),
+                _ => nodes.cluster.pause(1).unwrap(),
+            }
+            let outcome = nodes.watch(1, Duration::from_secs(10)).await;
+            assert!(outcome.others_after.is_some());
+            let during = token(2);
+            assert_eq!((token(1), token(3)), (None, during));
+            assert!(during > all[0]);
+            before = during;
+            nodes.cluster.heal();
+            if round % 2 == 1 {
+                nodes.cluster.resume(1).unwrap();
+            }
+            nodes.until("all are exclusive again", |q| q.is_exclusive()).await;
+        }
+    });
+}
+
+#[test]
+fn a_daemon_that_wakes_is_not_believed_on_what_it_knew() {
+    run(async {
+        let nodes = Nodes::formed(Cluster::new(3).timeouts(TOKEN, CONSENSUS)).await;
+        nodes.cluster.pause(1).unwrap();
+        let asleep = nodes.watch(1, Duration::from_secs(14)).await;
+        assert!(asleep.others_after.is_some());
+        assert!(!nodes.node(1).is_quorate());
+        // For the token timeout it answers, and its counters show nothing.
+        nodes.cluster.resume(1).unwrap();
+        for _ in 0..300 {
+            let with_others = nodes.node(1).snapshot().ring_id == nodes.node(2).snapshot().ring_id;
+            assert!(!nodes.node(1).is_quorate() || with_others, "{}", nodes.node(1).snapshot());
+            clock::sleep(Duration::from_millis(10)).await;
+        }
+        nodes.until("all are exclusive again", |q| q.is_exclusive()).await;
+    });
+}
+
+#[test]
+fn two_daemons_that_pause_and_resume_together_find_that_the_third_went_on() {
+    run(async {
+        let cluster = Cluster::new(3).timeouts(TOKEN, CONSENSUS);
+        cluster.votes(3, 3).unwrap();
+        let nodes = Nodes::formed(cluster).await;
+        let guards = [1, 2].map(|id| nodes.node(id).guard().unwrap());
+        nodes.cluster.pause_all(&[1, 2]).unwrap();
+        let quorate_alone = async {
+            while nodes.node(3).snapshot().members != [NodeId(3)] {
+                clock::sleep(LOOK).await;
+            }
+        };
+        quorate_alone.await;
+        assert!(nodes.node(3).is_quorate(), "3 of 5 votes");
+        nodes.cluster.resume_all(&[1, 2]).unwrap();
+        nodes.until("all are exclusive again", |q| q.is_exclusive()).await;
+        assert!(guards.iter().all(|guard| !guard.is_valid()));
+    });
+}
+
+#[test]
+fn a_pause_that_is_shorter_than_the_token_timeout_changes_nothing() {
+    run(async {
+        let nodes = Nodes::formed(Cluster::new(3).timeouts(TOKEN, CONSENSUS)).await;
+        let ring_id = nodes.node(2).snapshot().ring_id;
+        nodes.cluster.pause(1).unwrap();
+        clock::sleep(TOKEN / 2).await;
+        nodes.cluster.resume(1).unwrap();
+        let outcome = nodes.watch(1, Duration::from_secs(5)).await;
+        assert_eq!(outcome.others_interrupted + outcome.others_not_exclusive, Duration::ZERO);
+        assert_eq!(nodes.node(1).snapshot().ring_id, ring_id);
+    });
+}
+
+/// It says good-bye, so nobody waits for it.
+#[test]
+fn a_daemon_that_is_stopped_in_order_is_left_out_at_once() {
+    run(async {
+        let nodes = Nodes::formed(Cluster::new(3).timeouts(TOKEN, CONSENSUS)).await;
+        nodes.cluster.stop(1).unwrap();
+        let outcome = nodes.watch(1, Duration::from_secs(10)).await;
+        assert!(outcome.others_after < Some(Duration::from_millis(100)), "{outcome:?}");
+        assert_eq!(outcome.quorate + outcome.others_interrupted, Duration::ZERO, "{outcome:?}");
+    });
+}
+
+#[test]
+fn a_ring_that_does_not_form_is_told_and_ends_belief() {
+    run(async {
+        for timeouts in [false, true] {
+            let cluster = Cluster::new(3);
+            let cluster = if timeouts { cluster.timeouts(TOKEN, CONSENSUS) } else { cluster };
+            let nodes = Nodes::formed(cluster).await;
+            let guard = nodes.node(2).guard().unwrap();
+            nodes.cluster.hold_rings();
+            nodes.cluster.partition(&[&[1], &[2, 3]]).unwrap();
+            nodes.until("the ring is re-forming", |q| q.snapshot().ring == RingState::Gather).await;
+            assert!(nodes.node(2).snapshot().to_string().ends_with("ring is re-forming"));
+            nodes.until("nobody is believed", |q| !q.is_quorate()).await;
+            clock::sleep(Duration::from_secs(60)).await;
+            assert!(nodes.quorums.iter().all(|q| q.quorum() == Quorum::Unknown));
+            assert!(!guard.is_valid());
+            nodes.cluster.release_rings();
+            nodes.until("all know", |q| q.quorum() != Quorum::Unknown).await;
+            let quorate = [1, 2, 3].map(|id| nodes.node(id).is_quorate());
+            assert_eq!(quorate, [false, true, true]);
+            for quorum in &nodes.quorums {
+                quorum.stop().await;
+            }
+        }
+    });
+}
+
+/// Rings form again and again, and none is announced: the daemons' member list stays as it was.
+#[test]
+fn rings_that_form_in_vain_are_not_believed() {
+    run(async {
+        let nodes = Nodes::formed(Cluster::new(3).timeouts(TOKEN, CONSENSUS)).await;
+        let ring_id = nodes.node(3).snapshot().ring_id;
+        nodes.cluster.lose_link(1, 2).unwrap();
+        nodes.until("nobody is believed", |q| !q.is_quorate()).await;
+        for _ in 0..6_000 {
+            assert!(nodes.quorums.iter().all(|q| !q.is_quorate() && !q.is_exclusive()));
+            clock::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(nodes.node(3).snapshot().ring_id, ring_id, "nothing was announced");
+        nodes.cluster.heal();
+        nodes.until("all are exclusive again", |q| q.is_exclusive()).await;
+    });
+}
+
+/// Whether each node is quorate, and whether exclusive, once the rings have settled.
+async fn settled(nodes: &Nodes) -> (Vec<u32>, Vec<u32>) {
+    clock::sleep(Duration::from_secs(30)).await;
+    let which = |holds: fn(&QuorumHandle) -> bool| {
+        (1..).zip(&nodes.quorums).filter(|(_, q)| holds(q)).map(|(id, _)| id).collect()
+    };
+    (which(QuorumHandle::is_quorate), which(QuorumHandle::is_exclusive))
+}
+
+#[test]
+fn a_quorum_device_of_two_nodes_decides_between_them() {
+    run(async {
+        let nodes = Nodes::formed(Cluster::new(2).quorum_device(1)).await;
+        let votes = nodes.node(1).snapshot().votes.clone().unwrap();
+        assert_eq!((votes.total, votes.expected, votes.quorum, votes.qdevice), (3, 3, 2, 1));
+        assert!(votes.flags.qdevice_registered() && votes.flags.qdevice_casts_vote());
+        assert_eq!(settled(&nodes).await, (vec![1, 2], vec![1, 2]), "while both are up");
+
+        nodes.cluster.partition(&[&[1], &[2]]).unwrap();
+        assert_eq!(settled(&nodes).await, (vec![1], vec![]));
+        assert_eq!(nodes.node(1).guard().unwrap().fencing_token(), None);
+        nodes.cluster.cut_quorum_device(&[1]).unwrap();
+        assert_eq!(settled(&nodes).await, (vec![2], vec![]), "the other reaches it");
+        nodes.cluster.heal();
+        assert_eq!(settled(&nodes).await, (vec![1, 2], vec![1, 2]));
+
+        nodes.cluster.stop_quorum_device();
+        assert_eq!(settled(&nodes).await, (vec![1, 2], vec![1, 2]), "2 of 3 votes");
+        nodes.cluster.crash(2).unwrap();
+        assert_eq!(settled(&nodes).await, (vec![], vec![]));
+        nodes.cluster.start_quorum_device();
+        assert_eq!(settled(&nodes).await, (vec![1], vec![]));
+    });
+}
+
+/// With the algorithm `lms` the last node standing is quorate.
+#[test]
+fn a_quorum_device_of_three_nodes_keeps_the_last_one_quorate() {
+    run(async {
+        let nodes = Nodes::formed(Cluster::new(3).quorum_device(2)).await;
+        let guard = nodes.node(1).guard().unwrap();
+        nodes.cluster.crash(2).unwrap();
+        assert_eq!(settled(&nodes).await, (vec![1, 3], vec![]), "2 of 5 votes are their own");
+        nodes.cluster.crash(3).unwrap();
+        assert_eq!(settled(&nodes).await, (vec![1], vec![]));
+        assert!(!guard.is_valid(), "the device might have given its votes to the others");
+    });
+}
+
+#[test]
+fn with_a_tie_breaker_one_half_is_quorate_and_not_exclusive() {
+    run(async {
+        let nodes = Nodes::formed(Cluster::new(4).auto_tie_breaker(true)).await;
+        nodes.cluster.partition(&[&[1, 2], &[3, 4]]).unwrap();
+        assert_eq!(settled(&nodes).await, (vec![1, 2], vec![]));
+        nodes.cluster.heal();
+        nodes.cluster.partition(&[&[1, 2, 3], &[4]]).unwrap();
+        assert_eq!(settled(&nodes).await, (vec![1, 2, 3], vec![1, 2, 3]));
+    });
+}
+
+#[test]
+fn with_last_man_standing_fewer_are_quorate_once_the_window_has_passed() {
+    run(async {
+        let window = Duration::from_secs(10);
+        let nodes = Nodes::formed(Cluster::new(4).last_man_standing(window)).await;
+        nodes.cluster.crash(4).unwrap();
+        clock::sleep(window / 2).await;
+        assert_eq!(nodes.node(1).snapshot().votes.as_ref().unwrap().expected, 4);
+        assert_eq!(settled(&nodes).await, (vec![1, 2, 3], vec![]));
+        assert_eq!(nodes.node(1).snapshot().votes.as_ref().unwrap().expected, 3);
+        nodes.cluster.crash(3).unwrap();
+        assert_eq!(settled(&nodes).await, (vec![1, 2], vec![]), "2 of 3, where it was 2 of 4");
+        assert_eq!(nodes.node(1).guard().unwrap().fencing_token(), None);
+    });
+}
