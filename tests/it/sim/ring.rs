@@ -85,7 +85,7 @@ impl Nodes {
             let (_, other) = others().next().unwrap();
             let go_on = others().any(|(_, q)| q.is_quorate() && without(q));
             if go_on {
-                outcome.others_after.get_or_insert(since.elapsed());
+                outcome.others_after.get_or_insert_with(|| since.elapsed());
                 outcome.quorate += LOOK * u32::from(self.node(victim).is_quorate());
                 outcome.exclusive += LOOK * u32::from(self.node(victim).is_exclusive());
             }
