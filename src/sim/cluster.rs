@@ -215,7 +215,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Loses all that is sent to a node. The others hear it.
+    /// Loses all that is sent to a node. It forms a ring alone. (Those who hear it on a real cluster leave
+    /// their ring, and form it anew, again and again.)
     ///
     /// # Errors
     ///

@@ -45,7 +45,7 @@ pub(super) enum Step {
 pub(super) enum Outcome {
     /// They form a ring, ascending.
     Ring(Vec<NodeId>),
-    /// It hears others, or is heard, but not both ways: it stays in GATHER.
+    /// It hears others that do not hear it: it stays in GATHER.
     Gathers(NodeId),
     /// Not all of them hear each other: rings form again and again, and none is announced.
     Unstable(Vec<NodeId>),
@@ -171,7 +171,10 @@ impl World {
             return;
         }
         outcomes.push(Outcome::Ring(ring));
-        outcomes.extend(out.into_iter().map(Outcome::Gathers));
+        outcomes.extend(out.into_iter().map(|id| {
+            let hears_others = component.iter().any(|other| self.hears(id, *other) && *other != id);
+            if hears_others { Outcome::Gathers(id) } else { Outcome::Ring(vec![id]) }
+        }));
     }
 
     /// Something has changed: rings that cannot go on end, and others form.

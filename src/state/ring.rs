@@ -479,6 +479,20 @@ mod tests {
     }
 
     #[test]
+    fn what_proved_the_old_ring_does_not_make_the_next_one_exclusive() {
+        let mut watched = Watched::for_ms(3_000);
+        assert!(watched.evidence.exclusive_until().is_some());
+        watched.gather();
+        watched.operational();
+        watched.decide(13, 3_050);
+        watched.read(3_100);
+        assert_eq!(watched.state(), RingState::Operational);
+        assert_eq!(watched.evidence.exclusive_until(), None);
+        watched.read(3_200);
+        assert!(watched.evidence.exclusive_until().is_some());
+    }
+
+    #[test]
     fn a_ring_that_formed_after_the_decision_is_not_explained_by_it() {
         let mut watched = Watched::for_ms(3_000);
         watched.gather();

@@ -1,0 +1,188 @@
+//! The simulated cluster and a real one come to the same, whatever the network or a quorum device does.
+//!
+//! Each scenario is written once, and runs on either. A scenario expects states, not the changes on the
+//! way to them as the scenarios of [`conformance`](super::conformance) do: with these faults a real
+//! cluster takes other ways each time.
+
+mod lab;
+
+use std::time::Duration;
+
+use lab::{Lab, Real, Settings, Sim, expect, expect_quorum, expect_votes};
+
+use crate::support::Algorithm;
+
+/// Has each scenario run on both.
+macro_rules! scenarios {
+    ($($name:ident)*) => {
+        mod sim {
+            $(#[test]
+            fn $name() {
+                super::$name::<super::Sim>();
+            })*
+        }
+
+        mod real {
+            $(#[test]
+            #[ignore = "needs root and corosync: make test"]
+            fn $name() {
+                super::$name::<super::Real>();
+            })*
+        }
+    };
+}
+
+scenarios! {
+    lost_sends
+    lost_receives
+    lost_sends_to_one_peer
+    two_of_three_paused
+    uneven_votes_paused
+    a_device_of_two_nodes_that_are_separated
+    a_device_of_two_nodes_of_which_one_is_cut_off
+    a_device_that_is_killed
+    a_device_with_lms
+    a_tie_breaker
+    last_man_standing
+}
+
+const ALL: &str = "quorate 1 2 3, exclusive";
+
+fn all_three<L: Lab>(lab: &L) {
+    expect(lab, &[(1, ALL), (2, ALL), (3, ALL)]);
+}
+
+/// Node 1 loses its ring, and hears that others have another one: it can form none.
+fn without_node_1<L: Lab>(lab: &L) {
+    let others = "quorate 2 3, exclusive";
+    expect(lab, &[(1, "unknown"), (2, others), (3, others)]);
+    lab.heal();
+    all_three(lab);
+}
+
+fn lost_sends<L: Lab>() {
+    let lab = L::formed(3, Settings { udpu: true, ..Settings::default() });
+    all_three(&lab);
+    lab.lose_sends(1);
+    without_node_1(&lab);
+}
+
+fn lost_receives<L: Lab>() {
+    let lab = L::formed(3, Settings { udpu: true, ..Settings::default() });
+    all_three(&lab);
+    lab.lose_receives(1);
+    // Nodes 2 and 3 hear it, and form their ring anew again and again.
+    expect_quorum(&lab, &[(1, "inquorate 1"), (2, "quorate 2 3"), (3, "quorate 2 3")]);
+    lab.heal();
+    all_three(&lab);
+}
+
+fn lost_sends_to_one_peer<L: Lab>() {
+    let lab = L::formed(3, Settings { udpu: true, ..Settings::default() });
+    all_three(&lab);
+    lab.lose_sends_to(1, 2);
+    without_node_1(&lab);
+}
+
+fn two_of_three_paused<L: Lab>() {
+    let lab = L::formed(3, Settings::default());
+    all_three(&lab);
+    lab.pause_all(&[1, 2]);
+    expect(&lab, &[(1, "unknown"), (2, "unknown"), (3, "inquorate 3")]);
+    lab.resume_all(&[1, 2]);
+    all_three(&lab);
+}
+
+fn uneven_votes_paused<L: Lab>() {
+    let lab = L::formed(3, Settings::default());
+    all_three(&lab);
+    let before = lab.quorum(2).guard().unwrap();
+    lab.pause_all(&[1]);
+    let others = "quorate 2 3, exclusive";
+    expect(&lab, &[(1, "unknown"), (2, others), (3, others)]);
+    assert!(before.is_valid(), "node 1 cannot have been quorate alone");
+    lab.resume_all(&[1]);
+    all_three(&lab);
+    assert!(before.is_valid());
+}
+
+fn a_device_of_two_nodes_that_are_separated<L: Lab>() {
+    let device = Some(Algorithm::Ffsplit);
+    let lab = L::formed(2, Settings { device, ..Settings::default() });
+    let both = "quorate 1 2, exclusive";
+    expect(&lab, &[(1, both), (2, both)]);
+    expect_votes(&lab, 1, (3, 3, 2));
+    lab.separate(1, 2);
+    expect(&lab, &[(1, "quorate 1"), (2, "inquorate 2")]);
+    expect_votes(&lab, 1, (2, 3, 2));
+    expect_votes(&lab, 2, (1, 3, 2));
+    lab.heal();
+    expect(&lab, &[(1, both), (2, both)]);
+}
+
+fn a_device_of_two_nodes_of_which_one_is_cut_off<L: Lab>() {
+    let device = Some(Algorithm::Ffsplit);
+    let lab = L::formed(2, Settings { device, ..Settings::default() });
+    let both = "quorate 1 2, exclusive";
+    expect(&lab, &[(1, both), (2, both)]);
+    let guard = lab.quorum(2).guard().unwrap();
+    lab.cut(1);
+    expect(&lab, &[(1, "inquorate 1"), (2, "quorate 2")]);
+    assert!(!guard.is_valid(), "the device might have given its vote to node 1");
+    lab.heal();
+    expect(&lab, &[(1, both), (2, both)]);
+}
+
+fn a_device_that_is_killed<L: Lab>() {
+    let device = Some(Algorithm::Ffsplit);
+    let lab = L::formed(2, Settings { device, ..Settings::default() });
+    let both = "quorate 1 2, exclusive";
+    expect(&lab, &[(1, both), (2, both)]);
+    lab.kill_device();
+    expect_votes(&lab, 1, (2, 3, 2));
+    expect(&lab, &[(1, both), (2, both)]);
+    lab.kill(2);
+    expect(&lab, &[(1, "inquorate 1"), (2, "unknown")]);
+    lab.start_device();
+    expect(&lab, &[(1, "quorate 1"), (2, "unknown")]);
+}
+
+fn a_device_with_lms<L: Lab>() {
+    let device = Some(Algorithm::Lms);
+    let lab = L::formed(3, Settings { device, ..Settings::default() });
+    // Three of five votes are their own.
+    all_three(&lab);
+    expect_votes(&lab, 1, (5, 5, 3));
+    lab.kill(2);
+    expect(&lab, &[(1, "quorate 1 3"), (2, "unknown"), (3, "quorate 1 3")]);
+    lab.kill(3);
+    expect(&lab, &[(1, "quorate 1"), (3, "unknown")]);
+    expect_votes(&lab, 1, (3, 5, 3));
+}
+
+fn a_tie_breaker<L: Lab>() {
+    let lab = L::formed(4, Settings { auto_tie_breaker: true, ..Settings::default() });
+    let all = "quorate 1 2 3 4, exclusive";
+    expect(&lab, &[(1, all), (2, all), (3, all), (4, all)]);
+    lab.partition(&[&[1, 2], &[3, 4]]);
+    let (quorate, not) = ("quorate 1 2", "inquorate 3 4");
+    expect(&lab, &[(1, quorate), (2, quorate), (3, not), (4, not)]);
+    lab.heal();
+    expect(&lab, &[(1, all), (2, all), (3, all), (4, all)]);
+    lab.partition(&[&[1], &[2, 3, 4]]);
+    let most = "quorate 2 3 4, exclusive";
+    expect(&lab, &[(1, "inquorate 1"), (2, most), (3, most), (4, most)]);
+}
+
+fn last_man_standing<L: Lab>() {
+    let window = Some(Duration::from_secs(2));
+    let lab = L::formed(4, Settings { last_man_standing: window, ..Settings::default() });
+    let all = "quorate 1 2 3 4, exclusive";
+    expect(&lab, &[(1, all), (2, all), (3, all), (4, all)]);
+    lab.kill(4);
+    // After the window they expect no more votes than they have.
+    expect_votes(&lab, 1, (3, 3, 2));
+    expect(&lab, &[(1, "quorate 1 2 3"), (2, "quorate 1 2 3"), (3, "quorate 1 2 3")]);
+    lab.kill(3);
+    expect(&lab, &[(1, "quorate 1 2"), (2, "quorate 1 2")]);
+}
