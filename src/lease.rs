@@ -91,26 +91,8 @@ impl Lease {
         self.is_ahead(&self.exclusive_until)
     }
 
-    /// Whether a deadline is in the future.
     fn is_ahead(&self, deadline: &AtomicU64) -> bool {
-        let until = deadline.load(Ordering::Acquire);
-        self.clock.now().0 < until || until != 0 && self.is_ahead_again(deadline, until)
-    }
-
-    /// The same once a deadline was found to have passed. This thread may not have run since it read
-    /// the deadline, and it may have been extended in time: then it has not passed.
-    #[cold]
-    fn is_ahead_again(&self, deadline: &AtomicU64, mut before: u64) -> bool {
-        loop {
-            let until = deadline.load(Ordering::Acquire);
-            if until == before {
-                return false;
-            }
-            if self.clock.now().0 < until {
-                return true;
-            }
-            before = until;
-        }
+        is_ahead(deadline, || self.clock.now())
     }
 
     /// Whether there is quorum and has been since this epoch began.
@@ -173,6 +155,28 @@ impl Lease {
     }
 }
 
+/// Whether a deadline is in the future.
+fn is_ahead(deadline: &AtomicU64, now: impl Fn() -> Moment) -> bool {
+    let until = deadline.load(Ordering::Acquire);
+    now().0 < until || until != 0 && is_ahead_again(deadline, now, until)
+}
+
+/// The same once a deadline was found to have passed. This thread may not have run since it read the
+/// deadline, and it may have been extended in time: then it has not passed.
+#[cold]
+fn is_ahead_again(deadline: &AtomicU64, now: impl Fn() -> Moment, mut before: u64) -> bool {
+    loop {
+        let until = deadline.load(Ordering::Acquire);
+        if until == before {
+            return false;
+        }
+        if now().0 < until {
+            return true;
+        }
+        before = until;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,6 +208,27 @@ mod tests {
         assert!(lease.has_lapsed(ran_out));
         lease.grant(hour, None, 8);
         assert!(!lease.has_lapsed(ran_out), "that is of another epoch");
+    }
+
+    /// The reader reads the deadline, and then the clock: in between it may not run for a while, and
+    /// the deadline may be extended, once or more.
+    #[cfg(not(loom_check))]
+    #[test]
+    fn a_deadline_that_was_extended_in_time_has_not_passed() {
+        for extensions in [1_u64, 2, 5] {
+            let deadline = AtomicU64::new(10);
+            let now = std::cell::Cell::new(5);
+            let found = is_ahead(&deadline, || {
+                if now.get() < extensions * 10 {
+                    deadline.store(deadline.load(Ordering::Acquire) + 10, Ordering::Release);
+                    now.set(now.get() + 10);
+                }
+                Moment(now.get() + 5)
+            });
+            assert!(found, "{extensions} extensions");
+        }
+        let deadline = AtomicU64::new(10);
+        assert!(!is_ahead(&deadline, || Moment(10)), "nobody has extended it");
     }
 
     #[test]

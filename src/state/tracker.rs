@@ -550,7 +550,7 @@ fn contains(nodes: &[NodeId], node: NodeId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Code, Votes};
+    use crate::{Code, Votes, state::RingCounters};
 
     const RULES: Rules = Rules {
         lease: Duration::from_secs(5),
@@ -1124,6 +1124,61 @@ mod tests {
         assert!(fold.change(nodelist(13, &[1], &[], &[2])).is_loss());
         fold.change(quorum(13, true, &[1]));
         assert_eq!((fold.now().quorum, fold.now().has_majority()), (Quorum::Inquorate, false));
+    }
+
+    /// A read of the counters, after `tokens` tokens.
+    fn read(ms: u64, rings: u64, tokens: u64) -> Event {
+        Event::Ring(RingUpdate::Read(RingReading {
+            connection: 0,
+            asked_at: at(ms).moment,
+            answered_at: at(ms).moment,
+            counters: RingCounters {
+                gather_entered: rings,
+                operational_entered: rings,
+                token_lost: 0,
+            },
+            tokens,
+            token: Duration::from_millis(1_000),
+            consensus: Duration::from_millis(1_200),
+            configured_votes: Some(3),
+        }))
+    }
+
+    /// Three nodes, quorate, exclusive, with a fencing token.
+    fn exclusive() -> Fold {
+        let mut fold = Fold::new();
+        fold.change(Event::Connected { has_provider: true, asked_at: at(0).moment, watched: true });
+        fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+        fold.change(quorum(9, true, &[1, 2, 3]));
+        fold.count(&[1, 2, 3]);
+        for n in 1..=20 {
+            let ms = n * 100;
+            fold.0.apply(read(ms, 1, n), at(ms));
+        }
+        assert!(fold.0.exclusive_until().is_some() && fold.now().fencing_token().is_some());
+        fold
+    }
+
+    #[test]
+    fn a_membership_that_is_not_decided_is_neither_exclusive_nor_has_it_a_fencing_token() {
+        let mut fold = exclusive();
+        fold.change_at(2_010, nodelist(13, &[1, 2], &[], &[3]));
+        assert!(fold.now().quorum.is_quorate() && !fold.now().settled);
+        assert_eq!((fold.0.exclusive_until(), fold.now().fencing_token()), (None, None));
+        // Also once votequorum has counted its votes, and before the decision.
+        let votes = Votes {
+            members: ids(&[1, 2]).into_iter().map(|node| (node, 1)).collect(),
+            total: 2,
+            expected: 3,
+            highest_expected: 3,
+            quorum: 2,
+            ..Votes::default()
+        };
+        let asked_at = at(2_020).moment;
+        let answer = Answer { asked_at, quorate: true, votes: Some(votes), local: None };
+        fold.change_at(2_030, Event::Answered(answer));
+        assert!(fold.now().has_majority());
+        assert_eq!((fold.0.exclusive_until(), fold.now().fencing_token()), (None, None));
     }
 
     #[test]
