@@ -493,6 +493,18 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_that_was_announced_and_not_decided_upon_is_not_exclusive() {
+        let mut watched = Watched::for_ms(3_000);
+        watched.gather();
+        watched.operational();
+        watched.evidence.announce(ring(13), at(3_050));
+        watched.read(3_100);
+        assert_eq!(watched.evidence.exclusive_until(), None);
+        (32..=40).for_each(|n| watched.read(n * 100));
+        assert_eq!(watched.evidence.exclusive_until(), None);
+    }
+
+    #[test]
     fn a_ring_that_formed_after_the_decision_is_not_explained_by_it() {
         let mut watched = Watched::for_ms(3_000);
         watched.gather();
