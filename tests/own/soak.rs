@@ -1,4 +1,5 @@
-//! Chaos on a real cluster of three, with an observer of the truth beside our handle on each node.
+//! Chaos on a real cluster of three, with an observer of the truth beside our handle on each node, and
+//! one of all of them: half of the time over knet, half of it over udpu.
 //!
 //! `make test-long` runs it for two minutes, `make soak` for ten. `SOAK_SEED` repeats the faults of a
 //! run, `SOAK_SECONDS` sets how long it takes.
@@ -13,11 +14,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use actix_quorum::QuorumHandle;
+use actix_quorum::{FencingToken, QuorumHandle};
 use corosync_sys::VoteQuorum;
 
 use crate::support::{
-    Cluster, Watcher, eventually, eventually_within, open_fds, quick, runs_thread,
+    Cluster, Transport, Watcher, eventually, eventually_within, open_fds, quick, runs_thread,
 };
 
 const LEASE: Duration = Duration::from_secs(2);
@@ -48,7 +49,43 @@ struct Seen {
     answers: AtomicU64,
     inquorate: AtomicU64,
     disagreements: AtomicU64,
+    /// How often a node was found to be exclusive.
+    exclusive: AtomicU64,
+    /// How often two were on different rings, or one whose fencing token is not the highest.
+    violations: AtomicU64,
     ended: AtomicBool,
+}
+
+/// Watches all nodes: those that are exclusive are on one ring, and their fencing token is the
+/// highest that anybody had before.
+fn observe_exclusive(seen: &Seen, quorums: &[QuorumHandle]) {
+    let mut highest: Option<FencingToken> = None;
+    let exclusive = |quorum: &QuorumHandle| {
+        let guard = quorum.guard()?;
+        let token = guard.fencing_token()?;
+        guard.is_exclusive().then_some(token)
+    };
+    while !seen.ended.load(Ordering::Relaxed) {
+        for (at, quorum) in quorums.iter().enumerate() {
+            let Some(token) = exclusive(quorum) else { continue };
+            seen.exclusive.fetch_add(1, Ordering::Relaxed);
+            let other = quorums[at + 1..].iter().find_map(|other| {
+                let theirs = exclusive(other).filter(|theirs| *theirs != token)?;
+                // It was so all the time that the other was.
+                (exclusive(quorum) == Some(token)).then_some(theirs)
+            });
+            if other.is_some() || highest > Some(token) {
+                seen.violations.fetch_add(1, Ordering::Relaxed);
+                let now: Vec<_> = quorums.iter().map(|q| q.snapshot().to_string()).collect();
+                eprintln!("exclusive with token {token}, {other:?}, after {highest:?}: {now:#?}");
+            }
+        }
+        // Also those of nodes that are not exclusive now, or not any more.
+        for token in quorums.iter().filter_map(|quorum| quorum.guard()?.fencing_token()) {
+            highest = highest.max(Some(token));
+        }
+        thread::park_timeout(Duration::from_millis(2));
+    }
 }
 
 /// Asks votequorum on a node, through the C functions and nothing of ours, and compares.
@@ -104,8 +141,13 @@ fn nobody_says_quorate_that_corosync_does_not() {
     let seed = number("SOAK_SEED").unwrap_or_else(|| u64::from(now()) | 1);
     println!("SOAK_SEED={seed} SOAK_SECONDS={}", duration.as_secs());
     let mut random = Random(seed);
+    for transport in [Transport::Knet, Transport::Udpu] {
+        soak(transport, duration / 2, &mut random, seed);
+    }
+}
 
-    let cluster = Cluster::start(3);
+fn soak(transport: Transport, duration: Duration, random: &mut Random, seed: u64) {
+    let cluster = Cluster::start_with(3, |config| config.transport = transport);
     let watchers: Vec<Watcher> = cluster
         .nodes()
         .map(|node| {
@@ -135,6 +177,12 @@ fn nobody_says_quorate_that_corosync_does_not() {
         })
         .collect();
 
+    let all = {
+        let seen = Arc::clone(&seen);
+        let quorums: Vec<QuorumHandle> = watchers.iter().map(|w| w.quorum.clone()).collect();
+        thread::spawn(move || observe_exclusive(&seen, &quorums))
+    };
+
     let start = Instant::now();
     let mut faults = 0;
     let mut changes = 0;
@@ -150,7 +198,8 @@ fn nobody_says_quorate_that_corosync_does_not() {
     while start.elapsed() < duration {
         faults += 1;
         let id = random.node();
-        match random.below(8) {
+        let peer = id % 3 + 1;
+        match random.below(14) {
             0 => {
                 cluster.isolate(id);
                 wait(random.below(4_000));
@@ -183,6 +232,50 @@ fn nobody_says_quorate_that_corosync_does_not() {
                 cluster.resume(id);
             }
             5 => cluster.restart_node(id),
+            // The ring dies, and the daemon lives.
+            7 => {
+                cluster.lose_sends(id);
+                wait(random.below(8_000));
+                cluster.heal();
+            }
+            8 => {
+                cluster.lose_receives(id);
+                wait(random.below(8_000));
+                cluster.heal();
+            }
+            9 => {
+                cluster.lose_sends_to(id, peer);
+                wait(random.below(8_000));
+                cluster.heal();
+            }
+            10 => {
+                cluster.lose_link(id, peer);
+                wait(random.below(8_000));
+                cluster.heal();
+            }
+            11 => {
+                cluster.cut(id);
+                wait(random.below(8_000));
+                cluster.heal();
+            }
+            // Two at a time.
+            12 => {
+                cluster.lose_sends_to(id, peer);
+                wait(random.below(2_000));
+                cluster.pause(peer);
+                wait(random.below(5_000));
+                cluster.heal();
+                wait(random.below(500));
+                cluster.resume(peer);
+            }
+            13 => {
+                cluster.pause(id);
+                cluster.pause(peer);
+                wait(random.below(5_000));
+                cluster.resume(id);
+                wait(random.below(500));
+                cluster.resume(peer);
+            }
             6 => {
                 for _ in 0..3 {
                     cluster.isolate(id);
@@ -201,14 +294,18 @@ fn nobody_says_quorate_that_corosync_does_not() {
     }
     connected();
     seen.ended.store(true, Ordering::Relaxed);
-    observers.into_iter().for_each(|observer| observer.join().unwrap());
+    observers.into_iter().chain([all]).for_each(|observer| observer.join().unwrap());
     eventually("as few descriptors as before", || (open_fds() <= before).then_some(()));
-    let [answers, inquorate, disagreements] = [&seen.answers, &seen.inquorate, &seen.disagreements]
-        .map(|count| count.load(Ordering::Relaxed));
+    let Seen { answers, inquorate, disagreements, exclusive, violations, .. } = &*seen;
+    let [answers, inquorate, disagreements, exclusive, violations] =
+        [answers, inquorate, disagreements, exclusive, violations]
+            .map(|count| count.load(Ordering::Relaxed));
     println!(
-        "{faults} faults, {changes} changes; {answers} answers of votequorum, {inquorate} of them \
-         inquorate; {disagreements} disagreements"
+        "{}: {faults} faults, {changes} changes; {answers} answers of votequorum, {inquorate} of them \
+         inquorate, {disagreements} disagreements; {exclusive} times exclusive, {violations} of them \
+         not alone",
+        transport.name()
     );
-    assert_eq!(disagreements, 0, "SOAK_SEED={seed}");
-    assert!(inquorate > 0 && faults > 3, "nothing was tested");
+    assert_eq!((disagreements, violations), (0, 0), "SOAK_SEED={seed}");
+    assert!(inquorate > 0 && exclusive > 0 && faults > 3, "nothing was tested");
 }
