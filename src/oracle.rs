@@ -271,7 +271,8 @@ impl Oracle {
                 .sum();
             assert!(ours * 2 > u64::from(votes.highest_expected));
             let read = link.ring.reads.last().expect("it was read");
-            assert!(until <= read.asked_at.after(read.consensus));
+            let (_, decided_after) = *link.ring.decisions.last().expect("it was decided");
+            assert!(until <= read.asked_at.max(decided_after).after(read.consensus));
         }
 
         if let Some(link) = link {

@@ -127,7 +127,8 @@ impl Cluster {
     }
 
     /// With `auto_tie_breaker: 1` in the section `quorum`: of two halves the one with the lowest node
-    /// is quorate.
+    /// is quorate. As Corosync does, this ignores it for an odd number of nodes without
+    /// [`wait_for_all`](Self::wait_for_all).
     pub fn auto_tie_breaker(self, auto_tie_breaker: bool) -> Self {
         self.change(|world| world.configure_auto_tie_breaker(auto_tie_breaker));
         self
@@ -800,7 +801,10 @@ impl Node {
         connection: u64,
         is_new: &AtomicBool,
     ) -> Option<Result<RingReading, crate::Error>> {
-        let state = self.cluster.state.lock();
+        let mut state = self.cluster.state.lock();
+        // Tokens are counted by the time that has passed.
+        state.world.advance(self.cluster.made_at.elapsed());
+        state.tell();
         let world = &state.world;
         if world.node(self.id)?.daemon == Daemon::Down {
             return Some(Err(crate::Error::Request(Code::LIBRARY)));
@@ -812,15 +816,19 @@ impl Node {
         is_new.fetch_and(synchronises, Ordering::Relaxed);
         let now = self.clock.now();
         let Timeouts { token, consensus } = world.totem.timeouts.unwrap_or(TIMEOUTS);
-        // A token every so often, also while no ring is there: what a daemon receives then counts too.
-        let hold = if world.totem.timeouts.is_some() { token / 6 } else { TOKEN_HOLD };
+        let tokens = match world.totem.timeouts {
+            Some(_) => world.tokens(self.id, token / 6),
+            None => {
+                let elapsed = now.since(Moment::default()).as_nanos();
+                u64::try_from(elapsed / TOKEN_HOLD.as_nanos()).unwrap_or(u64::MAX)
+            }
+        };
         Some(Ok(RingReading {
             connection,
             asked_at,
             answered_at: now,
             counters,
-            tokens: u64::try_from(now.since(Moment::default()).as_nanos() / hold.as_nanos().max(1))
-                .unwrap_or(u64::MAX),
+            tokens,
             token,
             consensus,
             configured_votes: Some(configured_votes),

@@ -78,22 +78,21 @@ impl Totem {
         self.steps.iter().map(|(due, _)| *due).min()
     }
 
-    /// Takes the next step that is due by then, and lets the time go on to it.
-    pub(super) fn take_due(&mut self, now: Duration) -> Option<Step> {
+    /// Takes the next step that is due by then.
+    fn take_due(&mut self, now: Duration) -> Option<(Duration, Step)> {
         let next = self.next_due().filter(|due| *due <= now)?;
         let at = self.steps.iter().position(|(due, _)| *due == next)?;
-        self.now = next.max(self.now);
-        Some(self.steps.swap_remove(at).1)
+        Some(self.steps.swap_remove(at))
     }
 }
 
 impl World {
     /// Lets time go on, and everything happen that is due by then.
     pub(super) fn advance(&mut self, now: Duration) {
-        while let Some(step) = self.totem.take_due(now) {
+        while let Some((due, step)) = self.totem.take_due(now) {
+            self.pass_time(due);
             match step {
                 Step::TokenLost(id) => {
-                    self.member_mut(id).hushed = false;
                     self.gather(id, true);
                     self.disturb();
                 }
@@ -101,7 +100,34 @@ impl World {
                 Step::LastManStanding(id) => self.last_man_standing(id),
             }
         }
+        self.pass_time(now);
+    }
+
+    /// Counts the time in which each node has received tokens, while nothing changes.
+    fn pass_time(&mut self, now: Duration) {
+        let passed = now.saturating_sub(self.totem.now);
+        let receive: Vec<bool> =
+            self.nodes.iter().map(|node| self.receives_tokens(node.id)).collect();
+        for (node, receives) in self.nodes.iter_mut().zip(receive) {
+            node.token_time += if receives { passed } else { Duration::ZERO };
+        }
         self.totem.now = now.max(self.totem.now);
+    }
+
+    /// Whether the node before this one in its ring sends it tokens. It sends one that is not answered
+    /// again and again, until it leaves the ring.
+    fn receives_tokens(&self, id: NodeId) -> bool {
+        let node = self.member(id);
+        if node.daemon != Daemon::Running {
+            return false;
+        }
+        let at = node.members.iter().position(|member| *member == id).unwrap_or(0);
+        let before = at.checked_sub(1).unwrap_or_else(|| node.members.len().saturating_sub(1));
+        let Some(before) = node.members.get(before).copied().filter(|before| *before != id) else {
+            return true;
+        };
+        self.hears(id, before)
+            && self.node(before).is_some_and(|other| other.ring == node.ring && !other.gathers)
     }
 
     /// Whether packets of one node arrive at the other.
@@ -244,13 +270,15 @@ impl World {
             let intact = ring.is_some_and(|ring| self.is_intact(ring));
             for id in ids {
                 let node = self.member(id);
-                let meets_others = ring.is_some_and(|ring| {
-                    ring.iter().any(|other| self.member(*other).ring != node.ring)
-                        || node.members.iter().all(|member| {
-                            ring.contains(member)
-                                || self.node(*member).is_none_or(|member| member.said_goodbye)
-                        })
-                });
+                // One that was paused does not know yet.
+                let meets_others = !node.hushed
+                    && ring.is_some_and(|ring| {
+                        ring.iter().any(|other| self.member(*other).ring != node.ring)
+                            || node.members.iter().all(|member| {
+                                ring.contains(member)
+                                    || self.node(*member).is_none_or(|member| member.said_goodbye)
+                            })
+                    });
                 if node.gathers {
                 } else if intact {
                     self.totem.cancel(Step::TokenLost(id));
@@ -276,6 +304,7 @@ impl World {
         if std::mem::replace(&mut node.gathers, true) {
             return;
         }
+        node.hushed = false;
         node.counters.gather_entered += 1;
         node.counters.token_lost += u64::from(token_lost);
         let Some(timeouts) = timeouts else { return };
@@ -283,7 +312,15 @@ impl World {
         self.totem.schedule(timeouts.consensus, Step::Consensus(id));
         let hear: Vec<NodeId> =
             self.nodes.iter().map(|node| node.id).filter(|other| self.hears(*other, id)).collect();
-        hear.into_iter().for_each(|other| self.gather(other, false));
+        for other in hear.into_iter().filter(|other| *other != id) {
+            if self.member(other).gathers {
+                // What it hears is new to it, so it begins to wait anew.
+                self.member_mut(other).counters.gather_entered += 1;
+                self.totem.schedule(timeouts.consensus, Step::Consensus(other));
+            } else {
+                self.gather(other, false);
+            }
+        }
     }
 
     /// Forms those rings whose nodes wait for nobody, or have waited long enough, as one of them has.

@@ -57,6 +57,8 @@ pub(super) struct Node {
     votequorum: Votequorum,
     decision: Decision,
     pub(super) counters: RingCounters,
+    /// For how long it has received tokens.
+    pub(super) token_time: Duration,
     /// It is in totem's GATHER state.
     pub(super) gathers: bool,
     /// It was paused, and has not noticed yet that the others have gone on.
@@ -123,7 +125,9 @@ impl World {
     }
 
     pub(super) fn configure_auto_tie_breaker(&mut self, auto_tie_breaker: bool) {
-        self.options.auto_tie_breaker = auto_tie_breaker;
+        // With an odd number of votes Corosync turns it off, unless it waits for all.
+        let even = self.nodelist_votes().is_multiple_of(2);
+        self.options.auto_tie_breaker = auto_tie_breaker && (even || self.options.wait_for_all);
     }
 
     pub(super) fn configure_last_man_standing(&mut self, window: Duration) {
@@ -210,6 +214,8 @@ impl World {
         } else if left_behind {
             self.member_mut(id).hushed = true;
         }
+        // Those that waited for it.
+        self.member_mut(id).token_time += timeouts.token;
     }
 
     /// A daemon is stopped in order.
@@ -369,6 +375,12 @@ impl World {
         let node = self.node(id).filter(|node| node.daemon == Daemon::Running)?;
         let synchronises = self.provider && node.decision.ring != node.ring;
         Some((node.counters, self.nodelist_votes(), synchronises))
+    }
+
+    /// How many tokens a node has received, if one comes every `hold` where time matters.
+    pub(super) fn tokens(&self, id: NodeId, hold: Duration) -> u64 {
+        let time = self.node(id).map_or(Duration::ZERO, |node| node.token_time);
+        u64::try_from(time.as_nanos() / hold.as_nanos().max(1)).unwrap_or(u64::MAX)
     }
 
     /// What a client is told first: the membership, then the decision.
@@ -535,6 +547,7 @@ impl Node {
             ring,
             members: Vec::new(),
             counters: RingCounters::default(),
+            token_time: Duration::ZERO,
             gathers: false,
             hushed: false,
             said_goodbye: false,

@@ -74,6 +74,8 @@ pub(super) struct RingEvidence {
     until: Option<Moment>,
     /// The ring of the decision was OPERATIONAL then, and no ring without us formed by then.
     proved_at: Option<Moment>,
+    /// That is shown by the decision itself, and by no reads yet.
+    proved_by_decision: bool,
     /// The token moved after this, and the ring is believed to live for so long after it.
     token_seen: Option<(Moment, Duration)>,
     /// Evidence from before this is not believed again.
@@ -166,16 +168,10 @@ impl RingEvidence {
         reads.anchor.configured_votes
     }
 
-    /// The token and consensus timeouts, once they are known.
-    pub(super) fn timeouts(&self) -> Option<(Duration, Duration)> {
-        let Watch::Watched(reads) = &self.watch else { return None };
-        Some((reads.anchor.token, reads.anchor.consensus))
-    }
-
     /// Nothing from before `moment` is believed again.
     pub(super) fn expire(&mut self, moment: Moment) {
         self.not_before = self.not_before.max(moment);
-        (self.until, self.proved_at) = (None, None);
+        (self.until, self.proved_at, self.proved_by_decision) = (None, None, false);
     }
 
     /// Ends the belief in the ring if its time has come. Returns whether it has.
@@ -223,11 +219,16 @@ impl RingEvidence {
         self.proved_at = None;
         // The first decision on a connection is what the daemon knew before. A later one comes with
         // a ring that has just formed, so the daemon was OPERATIONAL after `drained_at`.
-        if let (Some(_), Some((token, consensus))) = (last, self.timeouts())
+        if let (Some(_), Watch::Watched(reads)) = (last, &self.watch)
             && drained_at >= self.not_before
         {
+            let RingReading { token, consensus, .. } = reads.anchor;
             let until = drained_at.after(token + consensus + settle_grace);
             self.until = Some(self.until.map_or(until, |before| before.max(until)));
+            // Unless it was stopped, and goes on with what waited for it.
+            let answers = now.since(reads.answered_at) <= reads.longest_gap();
+            self.proved_by_decision = answers && reads.is_long(drained_at);
+            self.proved_at = self.proved_by_decision.then_some(drained_at);
         }
     }
 
@@ -271,7 +272,8 @@ impl RingEvidence {
         // Also if it is explained: a GATHER may have followed the decision.
         let until = reading.asked_at.after(reading.consensus + settle_grace);
         self.until = self.until.map(|before| before.min(until));
-        self.proved_at = None;
+        // What the decision proved is not changed by what followed it.
+        self.proved_at = self.proved_at.filter(|_| self.proved_by_decision);
         reads.anchor = reading;
     }
 
@@ -296,7 +298,9 @@ impl RingEvidence {
         if is_about_decision && reads.is_trusted(proved_at) && proved_at >= self.not_before {
             let until = proved_at.after(lease);
             self.until = Some(self.until.map_or(until, |before| before.max(until)));
-            self.proved_at = reads.is_long(proved_at).then_some(proved_at);
+            if reads.is_long(proved_at) {
+                (self.proved_at, self.proved_by_decision) = (Some(proved_at), false);
+            }
         }
         reads.has_moved = true;
         reads.anchor = reading;
@@ -311,12 +315,16 @@ impl Reads {
 
     /// A daemon that was stopped for so long, and goes on, may have been left by the others.
     fn note_gap(&mut self, reading: &RingReading) {
-        let gap = reading.answered_at.since(self.answered_at);
-        if gap > reading.token * 3 / 4 {
+        if reading.answered_at.since(self.answered_at) > self.longest_gap() {
             (self.unbroken_since, self.had_gap) = (reading.answered_at, true);
             self.has_moved = false;
         }
         self.answered_at = reading.answered_at;
+    }
+
+    /// How long the daemon may not answer before the others may have lost the token that it holds.
+    fn longest_gap(&self) -> Duration {
+        self.anchor.token * 3 / 4
     }
 
     /// Whether the daemon's own timer for the token has had the time to run since a gap; on a new
@@ -479,12 +487,44 @@ mod tests {
     }
 
     #[test]
-    fn what_proved_the_old_ring_does_not_make_the_next_one_exclusive() {
+    fn a_decision_proves_its_ring_unless_the_daemon_may_have_been_stopped() {
+        let decided_after = |last_read: u64| {
+            let mut watched = Watched::for_ms(3_000);
+            watched.gather();
+            (31..=last_read / 100).for_each(|n| watched.read(n * 100));
+            watched.operational();
+            watched.decide(13, 4_300);
+            watched
+        };
+        let until = Some(at(4_300 + CONSENSUS - TOKEN / 5));
+        let mut watched = decided_after(4_300);
+        assert_eq!(watched.evidence.exclusive_until(), until);
+        // What the read shows, the decision explains.
+        watched.read(4_310);
+        assert_eq!(
+            (watched.state(), watched.evidence.exclusive_until()),
+            (RingState::Operational, until)
+        );
+        watched.read(4_400);
+        assert!(watched.evidence.exclusive_until() > until);
+        // It did not answer for three quarters of the token timeout.
+        assert_eq!(decided_after(3_500).evidence.exclusive_until(), None);
+        // It goes on after a stop, and answers before it passes on what waited.
+        let mut woken = Watched::for_ms(3_000);
+        woken.read(6_000);
+        woken.operational();
+        woken.decide(13, 6_001);
+        assert_eq!(woken.evidence.exclusive_until(), None);
+    }
+
+    #[test]
+    fn what_proved_the_old_ring_does_not_prove_the_next_one() {
         let mut watched = Watched::for_ms(3_000);
-        assert!(watched.evidence.exclusive_until().is_some());
         watched.gather();
         watched.operational();
-        watched.decide(13, 3_050);
+        watched.evidence.announce(ring(13), at(3_050));
+        // Nothing is known to have been sent since the beginning.
+        watched.evidence.decide(ring(13), at(0), at(3_050), ms(GRACE));
         watched.read(3_100);
         assert_eq!(watched.state(), RingState::Operational);
         assert_eq!(watched.evidence.exclusive_until(), None);

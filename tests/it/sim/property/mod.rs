@@ -10,6 +10,7 @@
 //!
 //! A failure is shrunk, and printed with the seed. Time is tokio's, paused.
 
+mod exclusive;
 mod history;
 mod listeners;
 mod model;
