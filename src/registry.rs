@@ -234,15 +234,10 @@ fn count(subscriptions: &[Arc<Subscription>]) {
     let _ = subscriptions;
 }
 
-impl Drop for Registry {
-    fn drop(&mut self) {
-        for subscription in self.subscriptions.get_mut().drain(..) {
-            subscription.end();
-        }
-    }
-}
-
 /// One subscriber, and where it is in the history.
+///
+/// It outlives the registry while a message is on its way: the message holds it, and has it deliver
+/// the next one, up to the end of the history.
 struct Subscription {
     id: SubscriptionId,
     history: Arc<History>,
@@ -671,6 +666,62 @@ mod tests {
             eventually("it is handled", || left.upgrade().is_some_and(let_go)).await;
             probe.arbiter.stop();
             eventually("it is dropped", || shared.registry.len() == 0).await;
+            eventually("it is freed", || left.upgrade().is_none()).await;
+        });
+    }
+
+    /// Neither a handle nor the actor is left when the subscribers run again.
+    #[test]
+    fn every_live_subscriber_is_told_the_end_when_nobody_holds_the_registry() {
+        run(async {
+            let shared = connected();
+            flip(&shared, 1);
+            let mut probes: Vec<Told> = (0..10).map(|_| probe()).collect();
+            for probe in &probes {
+                probe.stuck.store(true, Ordering::Release);
+                shared.registry.subscribe(probe.recipient().into());
+            }
+            for (n, probe) in probes.iter_mut().enumerate() {
+                assert!(probe.next().await.is_gain());
+                // Every other one is idle, and its arbiter is busy with something else.
+                if n % 2 == 0 {
+                    probe.stuck.store(false, Ordering::Release);
+                    let addr = probe.addr.clone().unwrap();
+                    addr.send(Barrier).await.unwrap();
+                    probe.stuck.store(true, Ordering::Release);
+                    addr.do_send(Barrier);
+                }
+            }
+            flip(&shared, 1);
+            shared.publish(Event::Stopped);
+            let left: Vec<_> =
+                shared.registry.subscriptions.lock().iter().map(Arc::downgrade).collect();
+            drop(shared);
+            for (n, probe) in probes.iter_mut().enumerate() {
+                probe.stuck.store(false, Ordering::Release);
+                assert!(probe.next().await.is_loss(), "subscriber {n}");
+                let last = probe.next().await;
+                assert_eq!(last.current.connection, Connection::Stopped, "subscriber {n}");
+            }
+            eventually("nothing is left", || left.iter().all(|left| left.upgrade().is_none()))
+                .await;
+        });
+    }
+
+    /// The subscription is freed without anybody to sweep it.
+    #[test]
+    fn a_subscriber_that_dies_after_the_registry_leaves_nothing_behind() {
+        run(async {
+            let shared = connected();
+            let mut probe = probe();
+            probe.stuck.store(true, Ordering::Release);
+            shared.registry.subscribe(probe.recipient().into());
+            probe.next().await;
+            let left = Arc::downgrade(&shared.registry.subscriptions.lock()[0]);
+            shared.publish(Event::Stopped);
+            drop(shared);
+            probe.arbiter.stop();
+            probe.stuck.store(false, Ordering::Release);
             eventually("it is freed", || left.upgrade().is_none()).await;
         });
     }
