@@ -1,13 +1,13 @@
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use actix::{Arbiter, ArbiterHandle, Supervisor, System};
+use actix::{Arbiter, ArbiterHandle, Supervisor, dev::Mailbox};
 
 use crate::{
-    Backoff, Corosync, QuorumActor, QuorumHandle, Source, Subscriber,
+    Backoff, Corosync, Error, QuorumActor, QuorumHandle, Source, Subscriber,
     backoff::Delays,
     connection::sealed::{self, Terms},
     shared::Shared,
-    state::Rules,
+    state::{Event, Rules},
 };
 
 /// Settings of a [`QuorumActor`], each with a default that suits a cluster node.
@@ -136,18 +136,18 @@ impl QuorumBuilder {
 
     /// Starts the actor, supervised, on an arbiter of its own.
     ///
-    /// Returns at once, whether or not Corosync is there: that is a state, not an error.
+    /// Returns at once, whether or not Corosync is there: that is a state, not an error. So is an
+    /// arbiter that cannot be made, for want of threads or descriptors:
+    /// [`Connection::Connecting`](crate::Connection::Connecting) with the error, and then
+    /// [`Connection::Stopped`](crate::Connection::Stopped), since nothing is left to try again.
     ///
     /// # Panics
     ///
-    /// Outside of an actix [`System`], as all arbiters do.
+    /// Outside of an actix [`System`](actix::System), as all arbiters do.
     pub fn start(self) -> QuorumHandle {
         match Arbiter::try_new() {
             Ok(arbiter) => self.start_on(&arbiter.handle(), Some(arbiter.handle())),
-            Err(error) => {
-                log::error!("cannot start an arbiter for quorum, sharing the System's: {error}");
-                self.start_on(System::current().arbiter(), None)
-            }
+            Err(error) => self.start_nowhere(&error),
         }
     }
 
@@ -161,6 +161,25 @@ impl QuorumBuilder {
     }
 
     fn start_on(self, arbiter: &ArbiterHandle, own_arbiter: Option<ArbiterHandle>) -> QuorumHandle {
+        let (shared, actor) = self.make(own_arbiter);
+        // Made here and not there: if the arbiter is dead the actor is dropped, and says so.
+        let addr = Supervisor::start_in_arbiter(arbiter, move |_| actor);
+        QuorumHandle { shared, addr }
+    }
+
+    /// An actor that has no arbiter, and has ended.
+    fn start_nowhere(self, error: &io::Error) -> QuorumHandle {
+        let error = match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => Error::Descriptors,
+            _ => Error::Thread(format!("it cannot be started: {error}")),
+        };
+        let (shared, actor) = self.make(None);
+        shared.publish(Event::Failed { attempt: 1, error });
+        drop(actor);
+        QuorumHandle { shared, addr: Mailbox::default().address() }
+    }
+
+    fn make(self, own_arbiter: Option<ArbiterHandle>) -> (Arc<Shared>, QuorumActor) {
         let shared = Arc::new(Shared::new(self.rules, self.source.clock()));
         #[cfg(feature = "metrics")]
         {
@@ -187,8 +206,6 @@ impl QuorumBuilder {
             Delays::new(self.backoff),
             own_arbiter,
         );
-        // Made here and not there: if the arbiter is dead the actor is dropped, and says so.
-        let addr = Supervisor::start_in_arbiter(arbiter, move |_| actor);
-        QuorumHandle { shared, addr }
+        (shared, actor)
     }
 }
