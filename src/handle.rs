@@ -106,6 +106,54 @@ impl QuorumHandle {
         self.shared.registry.unsubscribe(id)
     }
 
+    /// Sends a subscriber the current state again, as when it subscribed: a message with
+    /// [`Cause::Subscribed`](crate::Cause::Subscribed), then every change. A change that waits in its
+    /// mailbox is taken back.
+    ///
+    /// Returns `false` if the subscription does not exist or its actor has died.
+    ///
+    /// A supervised actor that restarts keeps its subscription, and receives only the next change.
+    /// If it begins anew with each start, it asks for the current state there:
+    ///
+    /// ```
+    /// use actix::prelude::*;
+    /// use actix_quorum::{QuorumChanged, QuorumHandle, SubscriptionId};
+    ///
+    /// struct Replicator {
+    ///     quorum: QuorumHandle,
+    ///     subscription: Option<SubscriptionId>,
+    /// }
+    ///
+    /// impl Actor for Replicator {
+    ///     type Context = Context<Self>;
+    ///
+    ///     fn started(&mut self, ctx: &mut Self::Context) {
+    ///         match self.subscription {
+    ///             None => {
+    ///                 let recipient = ctx.address().recipient();
+    ///                 self.subscription = Some(self.quorum.subscribe(recipient));
+    ///             }
+    ///             Some(subscription) => {
+    ///                 self.quorum.resend(subscription);
+    ///             }
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// impl Supervised for Replicator {}
+    ///
+    /// impl Handler<QuorumChanged> for Replicator {
+    ///     type Result = ();
+    ///
+    ///     fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) {
+    ///         println!("{change}");
+    ///     }
+    /// }
+    /// ```
+    pub fn resend(&self, id: SubscriptionId) -> bool {
+        self.shared.registry.resend(id)
+    }
+
     /// How many are subscribed and have not ended. Looks at each of them.
     pub fn subscriber_count(&self) -> usize {
         self.shared.registry.len()

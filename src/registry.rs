@@ -211,6 +211,20 @@ impl Registry {
         })
     }
 
+    /// Sends a subscriber the current state again, in place of a change that waits in its mailbox.
+    /// Returns `false` if the subscription does not exist or its actor has died.
+    pub(crate) fn resend(&self, id: SubscriptionId) -> bool {
+        let subscription = {
+            let subscriptions = self.subscriptions.lock();
+            let place = subscriptions.binary_search_by_key(&id, |other| other.id).ok();
+            place.map(|place| Arc::clone(&subscriptions[place]))
+        };
+        subscription.is_some_and(|subscription| {
+            subscription.start_over();
+            subscription.deliver(By::Publisher(None))
+        })
+    }
+
     /// Sends everybody what is new to them, and drops who has ended.
     pub(crate) fn deliver(&self) {
         let latest = self.history.latest();
@@ -275,13 +289,24 @@ impl Subscription {
         let deliver = || {
             let mut delivery = self.delivery.lock();
             let lives = delivery.deliver(self, by);
-            if !lives {
-                // It may have a waker of ours in it, which would keep us.
-                delivery.in_mailbox = None;
-            }
+            // Dropped without the lock. The mailbox may have a waker of ours in it, which would keep
+            // us, and who holds our last message must not keep its actor's address.
+            let ended = (!lives).then(|| (delivery.subscriber.take(), delivery.in_mailbox.take()));
+            drop(delivery);
+            drop(ended);
             lives
         };
         self.turn.take(deliver).unwrap_or(true)
+    }
+
+    /// Forgets what the subscriber was sent.
+    fn start_over(&self) {
+        // Dropped without the lock: that takes the message back, which delivers.
+        let _waiting = {
+            let mut delivery = self.delivery.lock();
+            delivery.seen = None;
+            delivery.in_mailbox.take()
+        };
     }
 
     fn end(&self) {
@@ -310,7 +335,8 @@ impl Delivery {
                 if subscription.let_go.load(Ordering::Acquire) < self.sent
                     && !self.is_handled(&Waker::from(Arc::clone(subscription)))
                 {
-                    return true;
+                    // A handler's future outlives its actor, and may hold the message for ever.
+                    return self.lives();
                 }
                 if matches!(by, By::Subscriber) && self.is_up_to_date(subscription) {
                     return true;
@@ -367,6 +393,17 @@ impl Delivery {
             if !self.is_handled(Waker::noop()) && !something_follows {
                 return true;
             }
+        }
+    }
+
+    /// Whether the subscription and its actor live.
+    fn lives(&self) -> bool {
+        match &self.subscriber {
+            Some(Subscriber::Strong(recipient)) => recipient.connected(),
+            Some(Subscriber::Weak(recipient)) => {
+                recipient.upgrade().is_some_and(|recipient| recipient.connected())
+            }
+            None => false,
         }
     }
 
@@ -434,7 +471,10 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use actix::{Actor, Addr, Arbiter, Context as ActorContext, Handler, ResponseFuture, System};
+    use actix::{
+        Actor, ActorContext as _, Addr, Arbiter, Context as ActorContext, Handler, ResponseFuture,
+        System,
+    };
     use tokio::sync::mpsc;
 
     use super::*;
@@ -723,6 +763,82 @@ mod tests {
             probe.arbiter.stop();
             probe.stuck.store(false, Ordering::Release);
             eventually("it is freed", || left.upgrade().is_none()).await;
+        });
+    }
+
+    /// The handler's future runs beside the actor (actix `handler.rs`), and outlives it.
+    #[test]
+    fn a_dead_subscriber_is_dropped_while_its_handler_holds_the_message() {
+        struct Holder(mpsc::UnboundedSender<u64>);
+        impl Actor for Holder {
+            type Context = ActorContext<Self>;
+        }
+        impl Handler<QuorumChanged> for Holder {
+            type Result = ResponseFuture<()>;
+            fn handle(&mut self, change: QuorumChanged, ctx: &mut Self::Context) -> Self::Result {
+                self.0.send(change.current.sequence).ok();
+                ctx.stop();
+                Box::pin(async move {
+                    std::future::pending::<()>().await;
+                    drop(change);
+                })
+            }
+        }
+        run(async {
+            let shared = connected();
+            let (tell, mut told) = mpsc::unbounded_channel();
+            let holder = Holder(tell).start();
+            let recipient = holder.clone().recipient();
+            shared.registry.subscribe(recipient.into());
+            assert_eq!(told.recv().await, Some(1));
+            eventually("it has died", || !holder.connected()).await;
+            eventually("it is dropped", || shared.registry.len() == 0).await;
+        });
+    }
+
+    #[test]
+    fn nodes_that_left_for_good_are_forgotten() {
+        let shared = connected();
+        for node in 2..5_000_u32 {
+            shared.publish(Event::Notified {
+                notification: Notification::Nodelist {
+                    ring_id: RingId { node_id: NodeId(1), seq: u64::from(node) },
+                    members: vec![NodeId(1), NodeId(node)],
+                    joined: Vec::new(),
+                    left: Vec::new(),
+                },
+                drained_at: Moment::default(),
+            });
+        }
+        let kept = shared.history.record.lock().departures.len();
+        assert!(kept <= 2, "{kept} are kept");
+    }
+
+    /// As a supervised actor that restarts asks for, which has lost what it knew.
+    #[test]
+    fn the_current_state_is_sent_again_in_place_of_what_waits() {
+        run(async {
+            let shared = connected();
+            let mut probe = probe();
+            let id = shared.registry.subscribe(probe.recipient().into());
+            probe.next().await;
+            // Held up, so that the next change waits in its mailbox.
+            probe.stuck.store(true, Ordering::Release);
+            probe.addr.clone().unwrap().do_send(Barrier);
+            flip(&shared, 3);
+            assert!(shared.registry.resend(id));
+            probe.stuck.store(false, Ordering::Release);
+            let again = probe.next().await;
+            assert_eq!((again.cause, again.current.sequence), (Cause::Subscribed, 4));
+            assert!(again.is_gain() && again.missed == 0);
+            flip(&shared, 1);
+            let change = probe.next().await;
+            assert_eq!((change.previous.sequence, change.current.sequence), (4, 5));
+            // Also when nothing waits.
+            assert!(shared.registry.resend(id));
+            assert_eq!(probe.next().await.cause, Cause::Subscribed);
+            shared.registry.unsubscribe(id);
+            assert!(!shared.registry.resend(id));
         });
     }
 

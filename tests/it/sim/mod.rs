@@ -1,7 +1,6 @@
 //! Tests on the simulated cluster, and of what needs no cluster at all.
 
 mod alerts;
-mod end;
 mod failsafe;
 mod policy;
 mod property;
@@ -9,4 +8,5 @@ mod readme;
 mod ring;
 #[cfg(feature = "serde")]
 mod serde;
+mod subscribers;
 mod verbs;

@@ -1,7 +1,12 @@
-//! What everybody receives when the actor ends and nobody holds a handle any more. In real time.
+//! What subscribers receive when the actor ends, or when they restart. In real time.
 
-use actix::{Actor, Arbiter, Context, Handler, System, clock::timeout};
-use actix_quorum::{Connection, QuorumActor, QuorumChanged, QuorumHandle, sim::Cluster};
+use actix::{
+    Actor, ActorContext, Arbiter, AsyncContext, Context, Handler, Message, Supervisor, System,
+    clock::timeout,
+};
+use actix_quorum::{
+    Cause, Connection, QuorumActor, QuorumChanged, QuorumHandle, SubscriptionId, sim::Cluster,
+};
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
@@ -69,6 +74,73 @@ fn every_subscriber_receives_the_end_of_an_actor_without_a_handle() {
             ends(&format!("subscriber {n}"), received(subscriber)).await;
         }
         ends("the stream", stream).await;
+    });
+}
+
+/// Loses what it knows when it restarts.
+struct Supervised {
+    quorum: QuorumHandle,
+    subscription: Option<SubscriptionId>,
+    told: mpsc::UnboundedSender<QuorumChanged>,
+}
+
+struct Restart;
+
+impl Message for Restart {
+    type Result = ();
+}
+
+impl Actor for Supervised {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        match self.subscription {
+            None => {
+                self.subscription = Some(self.quorum.subscribe(ctx.address().recipient()));
+            }
+            Some(subscription) => assert!(self.quorum.resend(subscription)),
+        }
+    }
+}
+
+impl actix::Supervised for Supervised {}
+
+impl Handler<Restart> for Supervised {
+    type Result = ();
+
+    fn handle(&mut self, _: Restart, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}
+
+impl Handler<QuorumChanged> for Supervised {
+    type Result = ();
+
+    fn handle(&mut self, change: QuorumChanged, _: &mut Context<Self>) {
+        let _ = self.told.send(change);
+    }
+}
+
+#[test]
+fn a_supervised_subscriber_that_restarts_receives_the_current_state_again() {
+    System::new().block_on(async {
+        let cluster = Cluster::new(1);
+        let quorum = QuorumActor::builder().source(cluster.node(1)).start();
+        timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate");
+        let (told, mut changes) = mpsc::unbounded_channel();
+        let subscriber = Supervised { quorum: quorum.clone(), subscription: None, told };
+        let subscriber = Supervisor::start(|_| subscriber);
+        for _ in 0..3 {
+            let mut change = timeout(DEADLINE, changes.recv()).await.unwrap().unwrap();
+            while change.cause != Cause::Subscribed {
+                // The votes may have come meanwhile.
+                change = timeout(DEADLINE, changes.recv()).await.unwrap().unwrap();
+            }
+            assert!(change.is_gain(), "{change}");
+            subscriber.do_send(Restart);
+        }
+        assert_eq!(quorum.subscriber_count(), 1);
+        quorum.stop().await;
     });
 }
 
