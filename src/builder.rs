@@ -189,7 +189,8 @@ impl QuorumBuilder {
         let lease = self.rules.lease;
         let probe_interval = self.probe_interval.unwrap_or(lease / 4);
         if probe_interval >= lease {
-            log::warn!(
+            crate::foreign::log!(
+                log::Level::Warn,
                 "quorum is lost again and again: corosync is asked only every {probe_interval:?}, and \
                  believed for {lease:?}; set a shorter probe_interval or a longer lease"
             );

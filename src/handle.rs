@@ -178,9 +178,8 @@ impl QuorumHandle {
     pub async fn wait_for(&self, mut condition: impl FnMut(&Snapshot) -> bool) -> Arc<Snapshot> {
         let mut latest = self.shared.watch();
         loop {
-            // Out of the watch's lock: the condition may take its time, or ask this handle.
-            let published = Arc::clone(&latest.borrow_and_update());
-            let snapshot = self.shared.as_of_now(published);
+            latest.mark_unchanged();
+            let snapshot = self.shared.current();
             if condition(&snapshot) {
                 return snapshot;
             }
@@ -239,7 +238,10 @@ impl QuorumHandle {
         self.addr.do_send(Stop(closed));
         async move {
             if tokio::time::timeout(STOP, answer).await.is_err() {
-                log::warn!("the arbiter of the quorum actor is stuck: left it behind");
+                crate::foreign::log!(
+                    log::Level::Warn,
+                    "the arbiter of the quorum actor is stuck: left it behind"
+                );
             }
         }
     }

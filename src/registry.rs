@@ -26,6 +26,8 @@ use crate::{
     state::{self, Departures},
     turn::Turn,
 };
+#[cfg(feature = "metrics")]
+use crate::{foreign, metrics::Metrics};
 
 /// Who can be subscribed.
 ///
@@ -72,6 +74,9 @@ pub(crate) struct History {
     /// That of what is true now: most who look are up to date, and take no lock to find that out.
     sequence: AtomicU64,
     record: Mutex<Record>,
+    /// How many deliveries stood for several changes, and are not recorded yet.
+    #[cfg(feature = "metrics")]
+    conflated: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -90,6 +95,8 @@ impl History {
                 changes: VecDeque::new(),
                 departures: Departures::default(),
             }),
+            #[cfg(feature = "metrics")]
+            conflated: AtomicU64::new(0),
         }
     }
 
@@ -102,6 +109,11 @@ impl History {
             record.changes.pop_front();
         }
         record.changes.push_back(change);
+    }
+
+    /// What was published last.
+    pub(crate) fn current(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.record.lock().current)
     }
 
     /// What comes next for somebody who was last told `seen`: the current state for who was told
@@ -157,13 +169,21 @@ impl History {
 #[derive(Debug)]
 pub(crate) struct Registry {
     history: Arc<History>,
-    /// Ascending by id.
-    subscriptions: Mutex<Vec<Arc<Subscription>>>,
+    /// Ascending by id. Copied if it changes while somebody delivers, which takes no lock.
+    subscriptions: Mutex<Arc<Vec<Arc<Subscription>>>>,
+    /// Whose turn it is to record how many there are.
+    #[cfg(feature = "metrics")]
+    counting: Turn,
 }
 
 impl Registry {
     pub(crate) fn new(history: Arc<History>) -> Self {
-        Self { history, subscriptions: Mutex::default() }
+        Self {
+            history,
+            subscriptions: Mutex::default(),
+            #[cfg(feature = "metrics")]
+            counting: Turn::new(),
+        }
     }
 
     /// Adds a subscriber and sends it the current state.
@@ -185,10 +205,10 @@ impl Registry {
             // The id was taken before the lock, so that of another thread may be in already.
             let mut subscriptions = self.subscriptions.lock();
             let place = subscriptions.partition_point(|other| other.id < id);
-            subscriptions.insert(place, Arc::clone(&subscription));
-            count(&subscriptions);
+            Arc::make_mut(&mut subscriptions).insert(place, Arc::clone(&subscription));
         }
         subscription.deliver(By::Publisher(None));
+        self.record();
         if self.history.is_over() {
             // Nobody sweeps any more.
             self.deliver();
@@ -201,14 +221,12 @@ impl Registry {
         let removed = {
             let mut subscriptions = self.subscriptions.lock();
             let place = subscriptions.binary_search_by_key(&id, |other| other.id).ok();
-            let removed = place.map(|place| subscriptions.remove(place));
-            count(&subscriptions);
-            removed
+            place.map(|place| Arc::make_mut(&mut subscriptions).remove(place))
         };
-        removed.is_some_and(|subscription| {
-            subscription.end();
-            true
-        })
+        let Some(subscription) = removed else { return false };
+        subscription.end();
+        self.record();
+        true
     }
 
     /// Sends a subscriber the current state again, in place of a change that waits in its mailbox.
@@ -228,9 +246,36 @@ impl Registry {
     /// Sends everybody what is new to them, and drops who has ended.
     pub(crate) fn deliver(&self) {
         let latest = self.history.latest();
-        let mut subscriptions = self.subscriptions.lock();
-        subscriptions.retain(|subscription| subscription.deliver(By::Publisher(latest.as_ref())));
-        count(&subscriptions);
+        let all = Arc::clone(&self.subscriptions.lock());
+        let is_dead = |one: &&Arc<Subscription>| !one.deliver(By::Publisher(latest.as_ref()));
+        let dead: Vec<SubscriptionId> = all.iter().filter(is_dead).map(|one| one.id).collect();
+        // Or it would be copied.
+        drop(all);
+        if !dead.is_empty() {
+            let mut subscriptions = self.subscriptions.lock();
+            Arc::make_mut(&mut subscriptions).retain(|one| dead.binary_search(&one.id).is_err());
+        }
+        self.record();
+    }
+
+    /// Records how many there are, and which deliveries stood for several.
+    fn record(&self) {
+        #[cfg(feature = "metrics")]
+        {
+            let mut recorded = None;
+            self.counting.take(|| {
+                let count = self.subscriptions.lock().len();
+                // Once more only if it has changed: the recorder may have subscribed somebody.
+                if recorded.replace(count) == Some(count) {
+                    return;
+                }
+                foreign::contain(|| Metrics::subscribers(count));
+                let conflated = self.history.conflated.swap(0, Ordering::AcqRel);
+                if conflated > 0 {
+                    foreign::contain(|| Metrics::conflated(conflated));
+                }
+            });
+        }
     }
 
     /// How many there are that have not ended.
@@ -238,14 +283,6 @@ impl Registry {
         self.deliver();
         self.subscriptions.lock().len()
     }
-}
-
-/// Measures how many there are.
-fn count(subscriptions: &[Arc<Subscription>]) {
-    #[cfg(feature = "metrics")]
-    crate::metrics::Metrics::subscribers(subscriptions.len());
-    #[cfg(not(feature = "metrics"))]
-    let _ = subscriptions;
 }
 
 /// One subscriber, and where it is in the history.
@@ -374,7 +411,7 @@ impl Delivery {
             };
             #[cfg(feature = "metrics")]
             if change.missed > 0 {
-                crate::metrics::Metrics::conflated();
+                subscription.history.conflated.fetch_add(1, Ordering::AcqRel);
             }
             self.sent += 1;
             self.seen = Some(Arc::clone(&change.current));

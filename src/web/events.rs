@@ -18,17 +18,17 @@ use futures_util::{
 };
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     STALLED,
     json::{Change, State},
     told,
 };
-use crate::{Cause, Connection, Quorum, QuorumChanged, QuorumHandle, Snapshot, names::NodeNames};
+use crate::{
+    Cause, Connection, Quorum, QuorumChanged, QuorumHandle, Snapshot, names::NodeNames,
+    shared::News,
+};
 
 /// How many streams there may be at a time.
 const CLIENTS: usize = 1024;
@@ -83,7 +83,7 @@ fn events(
 
 struct Client {
     quorum: QuorumHandle,
-    latest: watch::Receiver<Arc<Snapshot>>,
+    latest: News,
     /// What it was told last.
     seen: Option<Arc<Snapshot>>,
     /// The quorum that it was told last, and whether that was exclusive.

@@ -11,6 +11,8 @@ mod support;
 
 mod descriptors;
 mod exit;
+#[cfg(feature = "metrics")]
+mod foreign;
 mod hang;
 mod hostile;
 mod hung;
