@@ -1,4 +1,8 @@
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{
+    future::{pending, ready},
+    sync::Arc,
+    time::Duration,
+};
 
 use actix::Addr;
 use futures_core::Stream;
@@ -7,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     Connection, Quorum, QuorumActor, QuorumChanged, QuorumGuard, Snapshot, Subscriber,
-    SubscriptionId, actor::Stop, shared::Shared, state::Event,
+    SubscriptionId, actor::Stop, shared::Shared,
 };
 
 /// What a service holds to know about quorum, on any thread.
@@ -190,23 +194,24 @@ impl QuorumHandle {
         }
     }
 
-    /// The current state and then every change, in order, for code that is no actor.
+    /// The state at the call and then every change, in order, for code that is no actor.
     ///
     /// As with a subscribed actor, a reader that falls behind by more changes than are kept gets
     /// the latest state, with [`missed`](QuorumChanged::missed). Ends after [`Connection::Stopped`].
     pub fn changes(&self) -> impl Stream<Item = QuorumChanged> + Send + Unpin + use<> {
         let (history, latest) = (Arc::clone(&self.shared.history), self.shared.watch());
-        let seen: Option<Arc<Snapshot>> = None;
+        // At the call, so that what follows is told however late it is polled.
+        let first = history.first();
         let changes = futures_util::stream::unfold(
-            (history, latest, seen),
+            (history, latest, Arc::clone(&first.current)),
             |(history, mut latest, seen)| async move {
-                if seen.as_ref().is_some_and(|seen| seen.connection == Connection::Stopped) {
+                if seen.connection == Connection::Stopped {
                     return None;
                 }
                 loop {
                     latest.mark_unchanged();
-                    if let Some(change) = history.after(seen.as_ref()) {
-                        let seen = Some(Arc::clone(&change.current));
+                    if let Some(change) = history.after(Some(&seen)) {
+                        let seen = Arc::clone(&change.current);
                         return Some((change, (history, latest, seen)));
                     }
                     // Ends with the last handle and the actor, should it not have been stopped.
@@ -214,6 +219,7 @@ impl QuorumHandle {
                 }
             },
         );
+        let changes = futures_util::stream::once(ready(first)).chain(changes);
         // May be polled after its end, as in a `select!` loop.
         Box::pin(changes.fuse())
     }
@@ -233,7 +239,7 @@ impl QuorumHandle {
     ///
     /// Outside of a tokio runtime, which an actix [`System`](actix::System) has.
     pub fn stop(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.shared.publish(Event::Stopped);
+        self.shared.stop_in_order();
         let (closed, answer) = oneshot::channel();
         self.addr.do_send(Stop(closed));
         async move {

@@ -116,6 +116,11 @@ impl History {
         Arc::clone(&self.record.lock().current)
     }
 
+    /// What comes first: the current state.
+    pub(crate) fn first(&self) -> QuorumChanged {
+        state::first(&self.record.lock().current)
+    }
+
     /// What comes next for somebody who was last told `seen`: the current state for who was told
     /// nothing, then each change, or one in place of all that are not kept any more.
     pub(crate) fn after(&self, seen: Option<&Arc<Snapshot>>) -> Option<QuorumChanged> {

@@ -1,4 +1,10 @@
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -19,6 +25,8 @@ pub(crate) struct Shared {
     pub(crate) lease: Lease,
     /// The sequence of what was published last: to wake those who wait for it.
     latest: watch::Sender<u64>,
+    /// The user has stopped the actor.
+    stopped_in_order: AtomicBool,
     pub(crate) history: Arc<History>,
     pub(crate) registry: Registry,
     #[cfg(feature = "metrics")]
@@ -36,6 +44,7 @@ impl Shared {
         Self {
             lease: Lease::new(clock),
             latest: watch::Sender::new(tracker.current().sequence),
+            stopped_in_order: AtomicBool::new(false),
             registry: Registry::new(Arc::clone(&history)),
             history,
             tracker: Mutex::new(tracker),
@@ -122,6 +131,17 @@ impl Shared {
         }
     }
 
+    /// Publishes that the user has stopped the actor.
+    pub(crate) fn stop_in_order(&self) {
+        self.stopped_in_order.store(true, Ordering::Release);
+        self.publish(Event::Stopped);
+    }
+
+    /// Whether the user has stopped the actor.
+    pub(crate) fn is_stopped_in_order(&self) -> bool {
+        self.stopped_in_order.load(Ordering::Acquire)
+    }
+
     pub(crate) fn is_quorate(&self) -> bool {
         self.lease.runs()
     }
@@ -174,7 +194,6 @@ impl News {
 mod tests {
     use std::{
         pin::pin,
-        sync::atomic::{AtomicBool, Ordering},
         task::{Context, Wake},
         time::Duration,
     };

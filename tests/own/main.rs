@@ -25,3 +25,4 @@ mod names;
 mod reconnect;
 mod soak;
 mod stop;
+mod stop_system;
