@@ -203,9 +203,11 @@ impl QuorumActor {
         });
     }
 
-    /// Drops subscribers that have ended while nothing was told.
+    /// Drops subscribers that have ended while nothing was told, and shows that this actor runs.
     fn sweep(&mut self) {
         self.swept_at = Instant::now();
+        #[cfg(feature = "web")]
+        self.shared.heartbeat.beat();
         self.shared.registry.deliver();
     }
 

@@ -66,7 +66,7 @@ impl SubscriptionId {
 }
 
 /// How many changes are kept for those who read more slowly than they come.
-const KEPT: usize = 1024;
+pub(crate) const KEPT: usize = 1024;
 
 /// The last changes, and what is true now.
 #[derive(Debug)]

@@ -35,6 +35,40 @@ pub(crate) struct Shared {
     pub(crate) names: Arc<crate::names::Names>,
     #[cfg(feature = "web")]
     pub(crate) event_clients: crate::web::EventClients,
+    /// Of the actor.
+    #[cfg(feature = "web")]
+    pub(crate) heartbeat: Heartbeat,
+}
+
+/// When something ran last.
+#[cfg(feature = "web")]
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    began: std::time::Instant,
+    /// Milliseconds after that.
+    beat: std::sync::atomic::AtomicU64,
+}
+
+#[cfg(feature = "web")]
+impl Heartbeat {
+    fn new() -> Self {
+        Self { began: std::time::Instant::now(), beat: 0.into() }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// It runs.
+    pub(crate) fn beat(&self) {
+        self.beat.store(self.now(), Ordering::Release);
+    }
+
+    /// How long ago it ran.
+    pub(crate) fn age(&self) -> std::time::Duration {
+        let beat = self.beat.load(Ordering::Acquire);
+        std::time::Duration::from_millis(self.now().saturating_sub(beat))
+    }
 }
 
 impl Shared {
@@ -55,6 +89,8 @@ impl Shared {
             names: Arc::default(),
             #[cfg(feature = "web")]
             event_clients: crate::web::EventClients::default(),
+            #[cfg(feature = "web")]
+            heartbeat: Heartbeat::new(),
         }
     }
 
