@@ -116,6 +116,10 @@ impl QuorumBuilder {
     ///
     /// While Corosync is down any user of the machine can listen on its socket, and say that there
     /// is quorum.
+    ///
+    /// Do not set `Some(65534)` in a container with a user namespace of its own: there that is the uid
+    /// of every user that the namespace does not map (`user_namespaces(7)`), so each of them would be
+    /// believed. The host's root is one of them, so a Corosync of the host is refused by default.
     pub fn server_uid(mut self, server_uid: Option<u32>) -> Self {
         self.terms.server_uid = server_uid;
         self

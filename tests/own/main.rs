@@ -26,3 +26,4 @@ mod reconnect;
 mod soak;
 mod stop;
 mod stop_system;
+mod user_namespace;
