@@ -11,6 +11,7 @@ use crate::{
     backoff::Delays,
     connection::sealed::{Source, Terms, Tracked},
     connector::Connector,
+    foreign,
     lease::Moment,
     notifications::{LONGEST_TICK, Notifications, Told},
     probe::Probe,
@@ -187,10 +188,10 @@ impl QuorumActor {
         }
         // Not before it is told: a recorder may block.
         #[cfg(feature = "metrics")]
-        match connected_at {
+        foreign::contain(|| match connected_at {
             Some(_) => crate::metrics::Metrics::disconnected(&ended),
             None => crate::metrics::Metrics::connect_failed(&ended),
-        }
+        });
         if self.sweeping.is_none() {
             self.sweeping = Some(ctx.run_interval(SWEEP, |actor, _| actor.sweep()));
         }
@@ -202,9 +203,11 @@ impl QuorumActor {
         });
     }
 
-    /// Drops subscribers that have ended while nothing was told.
+    /// Drops subscribers that have ended while nothing was told, and shows that this actor runs.
     fn sweep(&mut self) {
         self.swept_at = Instant::now();
+        #[cfg(feature = "web")]
+        self.shared.heartbeat.beat();
         self.shared.registry.deliver();
     }
 
@@ -254,7 +257,7 @@ impl StreamHandler<Result<Told, Error>> for QuorumActor {
                 self.publish(Event::Answered(answer), ctx);
                 #[cfg(feature = "metrics")]
                 {
-                    crate::metrics::Metrics::answered(took);
+                    foreign::contain(|| crate::metrics::Metrics::answered(took));
                     self.shared.record();
                     // Records how many are subscribed.
                     self.sweep();
@@ -348,11 +351,16 @@ impl Handler<Stop> for QuorumActor {
         ctx.spawn(idle.into_actor(self).map(|idle, actor, ctx| {
             if idle.is_err() {
                 #[cfg(feature = "metrics")]
-                crate::metrics::Metrics::abandoned_thread();
-                log::warn!("corosync hangs: left a thread behind that waits for it");
+                foreign::contain(crate::metrics::Metrics::abandoned_thread);
+                crate::foreign::log!(
+                    log::Level::Warn,
+                    "corosync hangs: left a thread behind that waits for it"
+                );
             }
-            // An error means that nobody waits for the answer any more.
-            let _ = closed.send(());
+            // It wakes who waits. An error means that nobody does any more.
+            foreign::contain(|| {
+                let _ = closed.send(());
+            });
             actor.stop_own_arbiter();
             // On an arbiter of somebody else's: ends what is spawned, and with the last address the
             // actor.

@@ -39,8 +39,9 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// While Corosync is not running or is starting. Default 10 to 40 ms: an attempt costs some
-    /// microseconds, and whoever restarts Corosync waits for this.
+    /// While Corosync is not running or is starting. Default 10 to 40 ms: whoever restarts Corosync
+    /// waits for this. After a minute of it the delays grow further, to half a second if this is
+    /// shorter, so that a node without Corosync is not kept busy.
     ///
     /// # Panics
     ///
@@ -50,7 +51,8 @@ impl Backoff {
     }
 
     /// After a connection that worked was lost. Default 10 to 100 ms: a Corosync that was killed takes
-    /// longer than that to start.
+    /// longer than that to start. After a minute of such delays they grow as those of
+    /// [`absent`](Self::absent).
     pub fn lost(self, delays: RangeInclusive<Duration>) -> Self {
         Self { lost: checked(delays), ..self }
     }
@@ -85,8 +87,19 @@ fn checked(delays: RangeInclusive<Duration>) -> RangeInclusive<Duration> {
 #[derive(Debug)]
 pub(crate) struct Delays {
     backoff: Backoff,
-    /// One for each [`Kind`], made when it is first needed.
-    running: [Option<ExponentialBackoff>; 4],
+    /// One for each [`Kind`].
+    series: [Series; 4],
+}
+
+/// The delays after failures of one kind.
+#[derive(Debug, Default)]
+struct Series {
+    /// Made when it is first needed.
+    running: Option<ExponentialBackoff>,
+    /// How long they were in sum.
+    waited: Duration,
+    /// They are those after a long time.
+    is_rare: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -99,7 +112,7 @@ enum Kind {
 
 impl Delays {
     pub(crate) fn new(backoff: Backoff) -> Self {
-        Self { backoff, running: [const { None }; 4] }
+        Self { backoff, series: Default::default() }
     }
 
     /// How long to wait after this error.
@@ -111,24 +124,44 @@ impl Delays {
             Kind::Failing => &self.backoff.failing,
             Kind::Refused => &self.backoff.refused,
         };
-        let delays = self.running[kind as usize].get_or_insert_with(|| {
+        let (mut shortest, mut longest) = (*range.start(), *range.end());
+        // Any other failure, and "busy", shows that Corosync is there.
+        if !matches!(error, Error::Connect(Code::LIBRARY)) {
+            self.series[Kind::Absent as usize] = Series::default();
+        }
+        let series = &mut self.series[kind as usize];
+        if matches!(kind, Kind::Absent | Kind::Lost) && series.waited >= OFTEN {
+            (shortest, longest) = (longest, longest.max(RARELY));
+            if !std::mem::replace(&mut series.is_rare, true) {
+                series.running = None;
+            }
+        }
+        let delays = series.running.get_or_insert_with(|| {
             ExponentialBuilder::new()
-                .with_min_delay(*range.start())
-                .with_max_delay(*range.end())
+                .with_min_delay(shortest)
+                .with_max_delay(longest)
                 .with_jitter()
                 .without_max_times()
                 .build()
         });
-        delays.next().unwrap_or_else(|| *range.end())
+        let delay = delays.next().unwrap_or(longest);
+        series.waited += delay;
+        delay
     }
 
     /// Starts over if a connection that has ended had lasted long enough.
     pub(crate) fn connection_lasted(&mut self, lasted: Duration) {
         if lasted >= self.backoff.lasting {
-            self.running = [const { None }; 4];
+            self.series = Default::default();
         }
     }
 }
+
+/// For how long the delays without Corosync stay short: it takes less than that to restart.
+const OFTEN: Duration = Duration::from_secs(60);
+
+/// To what they grow then; with the jitter up to twice as much. An attempt costs some 0.3 ms.
+const RARELY: Duration = Duration::from_millis(500);
 
 fn kind(error: &Error) -> Kind {
     match error {
@@ -169,6 +202,38 @@ mod tests {
                 expected = (expected * 2).min(longest);
             }
             assert_eq!(expected, longest);
+        }
+    }
+
+    /// After a minute without Corosync attempts become rare, and after a sign of it frequent again.
+    #[test]
+    fn a_daemon_that_is_away_for_long_is_asked_for_rarely() {
+        let (absent, lost) = (Error::Connect(Code::LIBRARY), Error::Dispatch(Code::LIBRARY));
+        for error in [&absent, &lost] {
+            let mut delays = Delays::new(Backoff::default());
+            let mut waited = Duration::ZERO;
+            while waited < Duration::from_secs(60) {
+                let delay = delays.after(error);
+                assert!(delay <= Duration::from_millis(200), "{delay:?} after {waited:?}");
+                waited += delay;
+            }
+            for _ in 0..10 {
+                delays.after(error);
+            }
+            for _ in 0..10 {
+                let delay = delays.after(error);
+                assert!((Duration::from_millis(500)..=Duration::from_secs(1)).contains(&delay));
+            }
+            delays.connection_lasted(Duration::from_secs(10));
+            assert!(delays.after(error) <= Duration::from_millis(20));
+        }
+        for sign in [Error::Connect(Code::TRY_AGAIN), lost] {
+            let mut delays = Delays::new(Backoff::default());
+            for _ in 0..10_000 {
+                delays.after(&absent);
+            }
+            delays.after(&sign);
+            assert!(delays.after(&absent) <= Duration::from_millis(40), "{sign}");
         }
     }
 

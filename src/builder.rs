@@ -1,13 +1,13 @@
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use actix::{Arbiter, ArbiterHandle, Supervisor, System};
+use actix::{Arbiter, ArbiterHandle, Supervisor, dev::Mailbox};
 
 use crate::{
-    Backoff, Corosync, QuorumActor, QuorumHandle, Source, Subscriber,
+    Backoff, Corosync, Error, QuorumActor, QuorumHandle, Source, Subscriber,
     backoff::Delays,
     connection::sealed::{self, Terms},
     shared::Shared,
-    state::Rules,
+    state::{Event, Rules},
 };
 
 /// Settings of a [`QuorumActor`], each with a default that suits a cluster node.
@@ -116,6 +116,10 @@ impl QuorumBuilder {
     ///
     /// While Corosync is down any user of the machine can listen on its socket, and say that there
     /// is quorum.
+    ///
+    /// Do not set `Some(65534)` in a container with a user namespace of its own: there that is the uid
+    /// of every user that the namespace does not map (`user_namespaces(7)`), so each of them would be
+    /// believed. The host's root is one of them, so a Corosync of the host is refused by default.
     pub fn server_uid(mut self, server_uid: Option<u32>) -> Self {
         self.terms.server_uid = server_uid;
         self
@@ -136,18 +140,18 @@ impl QuorumBuilder {
 
     /// Starts the actor, supervised, on an arbiter of its own.
     ///
-    /// Returns at once, whether or not Corosync is there: that is a state, not an error.
+    /// Returns at once, whether or not Corosync is there: that is a state, not an error. So is an
+    /// arbiter that cannot be made, for want of threads or descriptors:
+    /// [`Connection::Connecting`](crate::Connection::Connecting) with the error, and then
+    /// [`Connection::Stopped`](crate::Connection::Stopped), since nothing is left to try again.
     ///
     /// # Panics
     ///
-    /// Outside of an actix [`System`], as all arbiters do.
+    /// Outside of an actix [`System`](actix::System), as all arbiters do.
     pub fn start(self) -> QuorumHandle {
         match Arbiter::try_new() {
             Ok(arbiter) => self.start_on(&arbiter.handle(), Some(arbiter.handle())),
-            Err(error) => {
-                log::error!("cannot start an arbiter for quorum, sharing the System's: {error}");
-                self.start_on(System::current().arbiter(), None)
-            }
+            Err(error) => self.start_nowhere(&error),
         }
     }
 
@@ -161,6 +165,25 @@ impl QuorumBuilder {
     }
 
     fn start_on(self, arbiter: &ArbiterHandle, own_arbiter: Option<ArbiterHandle>) -> QuorumHandle {
+        let (shared, actor) = self.make(own_arbiter);
+        // Made here and not there: if the arbiter is dead the actor is dropped, and says so.
+        let addr = Supervisor::start_in_arbiter(arbiter, move |_| actor);
+        QuorumHandle { shared, addr }
+    }
+
+    /// An actor that has no arbiter, and has ended.
+    fn start_nowhere(self, error: &io::Error) -> QuorumHandle {
+        let error = match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => Error::Descriptors,
+            _ => Error::Thread(format!("it cannot be started: {error}")),
+        };
+        let (shared, actor) = self.make(None);
+        shared.publish(Event::Failed { attempt: 1, error });
+        drop(actor);
+        QuorumHandle { shared, addr: Mailbox::default().address() }
+    }
+
+    fn make(self, own_arbiter: Option<ArbiterHandle>) -> (Arc<Shared>, QuorumActor) {
         let shared = Arc::new(Shared::new(self.rules, self.source.clock()));
         #[cfg(feature = "metrics")]
         {
@@ -170,7 +193,8 @@ impl QuorumBuilder {
         let lease = self.rules.lease;
         let probe_interval = self.probe_interval.unwrap_or(lease / 4);
         if probe_interval >= lease {
-            log::warn!(
+            crate::foreign::log!(
+                log::Level::Warn,
                 "quorum is lost again and again: corosync is asked only every {probe_interval:?}, and \
                  believed for {lease:?}; set a shorter probe_interval or a longer lease"
             );
@@ -187,8 +211,6 @@ impl QuorumBuilder {
             Delays::new(self.backoff),
             own_arbiter,
         );
-        // Made here and not there: if the arbiter is dead the actor is dropped, and says so.
-        let addr = Supervisor::start_in_arbiter(arbiter, move |_| actor);
-        QuorumHandle { shared, addr }
+        (shared, actor)
     }
 }

@@ -48,7 +48,10 @@ impl Connector {
     /// Drops `connection`, some time, which closes it.
     pub(crate) fn close(&self, connection: impl Send + 'static) {
         if let Err(error) = self.submit(Box::new(move || drop(connection))) {
-            log::warn!("a connection to corosync is closed only with the next one: {error}");
+            crate::foreign::log!(
+                log::Level::Warn,
+                "a connection to corosync is closed only with the next one: {error}"
+            );
         }
     }
 

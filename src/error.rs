@@ -48,9 +48,9 @@ pub enum Error {
     /// The connection leads to a process of another user than Corosync's, so nothing that it says
     /// is believed.
     #[error(
-        "refused a service of corosync run by {}: expected uid {expected}; see who listens on the \
-         sockets `quorum`, `votequorum` and `cmap` (`ss -xlp`)",
-        Uid(*.found)
+        "refused a service of corosync run by {}: expected uid {expected}; {}",
+        Uid(*.found),
+        server_help(*.found)
     )]
     Server {
         /// The user id of the process that accepted us, where the system tells.
@@ -200,6 +200,35 @@ impl fmt::Display for Uid {
     }
 }
 
+/// What an operator does about a server of another user.
+fn server_help(found: Option<u32>) -> &'static str {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let stands_for_unmapped = |uid| {
+        let overflow = read("/proc/sys/kernel/overflowuid").trim().parse().unwrap_or(65534);
+        uid == overflow && !is_mapped(uid, &read("/proc/self/uid_map"))
+    };
+    if found.is_some_and(stands_for_unmapped) {
+        "that uid stands for every user that is not mapped into the user namespace of this process \
+         (/proc/self/uid_map), the host's root among them: run outside of the namespace, as \
+         corosync's user cannot be told from the others here"
+    } else {
+        "see who listens on the sockets `quorum`, `votequorum` and `cmap` (`ss -xlp`)"
+    }
+}
+
+/// Whether a user of this user namespace is one of the namespace around it (`user_namespaces(7)`).
+fn is_mapped(uid: u32, uid_map: &str) -> bool {
+    uid_map.lines().any(|line| {
+        let mut numbers = line.split_whitespace().map(|number| number.parse::<u64>().ok());
+        let (Some(Some(first)), _, Some(Some(count))) =
+            (numbers.next(), numbers.next(), numbers.next())
+        else {
+            return false;
+        };
+        (first..first.saturating_add(count)).contains(&u64::from(uid))
+    })
+}
+
 /// What an operator does about a refused connection. The causes were found on a real daemon.
 fn connect_help(code: Code) -> &'static str {
     match code {
@@ -262,6 +291,15 @@ mod tests {
         ] {
             assert!(error.to_string().contains(help), "{error}: lacks {help:?}");
         }
+    }
+
+    #[test]
+    fn a_user_is_mapped_if_its_namespace_says_so() {
+        assert!(is_mapped(65534, "         0          0 4294967295\n"));
+        assert!(is_mapped(65534, "0 1000 1\n1 100000 65536\n"));
+        assert!(!is_mapped(65534, "         0       1000          1\n"));
+        assert!(!is_mapped(65534, "0 1000 1\n1 100000 65533\n"));
+        assert!(!is_mapped(65534, ""));
     }
 
     #[test]

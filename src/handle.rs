@@ -1,4 +1,8 @@
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{
+    future::{pending, ready},
+    sync::Arc,
+    time::Duration,
+};
 
 use actix::Addr;
 use futures_core::Stream;
@@ -7,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     Connection, Quorum, QuorumActor, QuorumChanged, QuorumGuard, Snapshot, Subscriber,
-    SubscriptionId, actor::Stop, shared::Shared, state::Event,
+    SubscriptionId, actor::Stop, shared::Shared,
 };
 
 /// What a service holds to know about quorum, on any thread.
@@ -106,6 +110,54 @@ impl QuorumHandle {
         self.shared.registry.unsubscribe(id)
     }
 
+    /// Sends a subscriber the current state again, as when it subscribed: a message with
+    /// [`Cause::Subscribed`](crate::Cause::Subscribed), then every change. A change that waits in its
+    /// mailbox is taken back.
+    ///
+    /// Returns `false` if the subscription does not exist or its actor has died.
+    ///
+    /// A supervised actor that restarts keeps its subscription, and receives only the next change.
+    /// If it begins anew with each start, it asks for the current state there:
+    ///
+    /// ```
+    /// use actix::prelude::*;
+    /// use actix_quorum::{QuorumChanged, QuorumHandle, SubscriptionId};
+    ///
+    /// struct Replicator {
+    ///     quorum: QuorumHandle,
+    ///     subscription: Option<SubscriptionId>,
+    /// }
+    ///
+    /// impl Actor for Replicator {
+    ///     type Context = Context<Self>;
+    ///
+    ///     fn started(&mut self, ctx: &mut Self::Context) {
+    ///         match self.subscription {
+    ///             None => {
+    ///                 let recipient = ctx.address().recipient();
+    ///                 self.subscription = Some(self.quorum.subscribe(recipient));
+    ///             }
+    ///             Some(subscription) => {
+    ///                 self.quorum.resend(subscription);
+    ///             }
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// impl Supervised for Replicator {}
+    ///
+    /// impl Handler<QuorumChanged> for Replicator {
+    ///     type Result = ();
+    ///
+    ///     fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) {
+    ///         println!("{change}");
+    ///     }
+    /// }
+    /// ```
+    pub fn resend(&self, id: SubscriptionId) -> bool {
+        self.shared.registry.resend(id)
+    }
+
     /// How many are subscribed and have not ended. Looks at each of them.
     pub fn subscriber_count(&self) -> usize {
         self.shared.registry.len()
@@ -130,9 +182,8 @@ impl QuorumHandle {
     pub async fn wait_for(&self, mut condition: impl FnMut(&Snapshot) -> bool) -> Arc<Snapshot> {
         let mut latest = self.shared.watch();
         loop {
-            // Out of the watch's lock: the condition may take its time, or ask this handle.
-            let published = Arc::clone(&latest.borrow_and_update());
-            let snapshot = self.shared.as_of_now(published);
+            latest.mark_unchanged();
+            let snapshot = self.shared.current();
             if condition(&snapshot) {
                 return snapshot;
             }
@@ -143,23 +194,24 @@ impl QuorumHandle {
         }
     }
 
-    /// The current state and then every change, in order, for code that is no actor.
+    /// The state at the call and then every change, in order, for code that is no actor.
     ///
     /// As with a subscribed actor, a reader that falls behind by more changes than are kept gets
     /// the latest state, with [`missed`](QuorumChanged::missed). Ends after [`Connection::Stopped`].
     pub fn changes(&self) -> impl Stream<Item = QuorumChanged> + Send + Unpin + use<> {
         let (history, latest) = (Arc::clone(&self.shared.history), self.shared.watch());
-        let seen: Option<Arc<Snapshot>> = None;
+        // At the call, so that what follows is told however late it is polled.
+        let first = history.first();
         let changes = futures_util::stream::unfold(
-            (history, latest, seen),
+            (history, latest, Arc::clone(&first.current)),
             |(history, mut latest, seen)| async move {
-                if seen.as_ref().is_some_and(|seen| seen.connection == Connection::Stopped) {
+                if seen.connection == Connection::Stopped {
                     return None;
                 }
                 loop {
                     latest.mark_unchanged();
-                    if let Some(change) = history.after(seen.as_ref()) {
-                        let seen = Some(Arc::clone(&change.current));
+                    if let Some(change) = history.after(Some(&seen)) {
+                        let seen = Arc::clone(&change.current);
                         return Some((change, (history, latest, seen)));
                     }
                     // Ends with the last handle and the actor, should it not have been stopped.
@@ -167,6 +219,7 @@ impl QuorumHandle {
                 }
             },
         );
+        let changes = futures_util::stream::once(ready(first)).chain(changes);
         // May be polled after its end, as in a `select!` loop.
         Box::pin(changes.fuse())
     }
@@ -186,12 +239,15 @@ impl QuorumHandle {
     ///
     /// Outside of a tokio runtime, which an actix [`System`](actix::System) has.
     pub fn stop(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.shared.publish(Event::Stopped);
+        self.shared.stop_in_order();
         let (closed, answer) = oneshot::channel();
         self.addr.do_send(Stop(closed));
         async move {
             if tokio::time::timeout(STOP, answer).await.is_err() {
-                log::warn!("the arbiter of the quorum actor is stuck: left it behind");
+                crate::foreign::log!(
+                    log::Level::Warn,
+                    "the arbiter of the quorum actor is stuck: left it behind"
+                );
             }
         }
     }

@@ -12,6 +12,7 @@ mod connector;
 mod corosync;
 mod display;
 mod error;
+mod foreign;
 mod guard;
 mod handle;
 mod lease;

@@ -62,19 +62,24 @@ impl LogLines {
 /// Logs a change.
 pub(crate) fn log(change: &QuorumChanged, remarks: Remarks) {
     match remarks.ring {
-        None => log::log!(level(change), "{change}"),
-        Some(RingRemark::Reforming(Some(left))) => log::warn!(
+        None => crate::foreign::log!(level(change), "{change}"),
+        Some(RingRemark::Reforming(Some(left))) => crate::foreign::log!(
+            log::Level::Warn,
             "corosync's ring is re-forming; quorum is believed for {left:.1?} at most: {change}"
         ),
         Some(RingRemark::Reforming(None)) => {
-            log::warn!("corosync's ring is re-forming: {change}");
+            crate::foreign::log!(log::Level::Warn, "corosync's ring is re-forming: {change}");
         }
         Some(RingRemark::Reformed(took)) => {
-            log::warn!("corosync's ring has re-formed after {took:.1?}: {change}");
+            crate::foreign::log!(
+                log::Level::Warn,
+                "corosync's ring has re-formed after {took:.1?}: {change}"
+            );
         }
     }
     if remarks.two_node {
-        log::warn!(
+        crate::foreign::log!(
+            log::Level::Warn,
             "corosync.conf has `two_node: 1`: when the two nodes cannot hear each other, both are \
              quorate; without fencing, set QuorumBuilder::trust_two_node(false) or use is_exclusive()"
         );

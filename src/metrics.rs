@@ -136,8 +136,8 @@ impl Metrics {
         gauge!("quorum_subscribers").set(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
-    pub(crate) fn conflated() {
-        counter!("quorum_conflated_deliveries_total").increment(1);
+    pub(crate) fn conflated(deliveries: u64) {
+        counter!("quorum_conflated_deliveries_total").increment(deliveries);
     }
 
     pub(crate) fn abandoned_thread() {

@@ -91,7 +91,10 @@ impl Names {
         let thread = thread::Builder::new().name("quorum-names".into());
         match thread.spawn(move || names.work(&*read)) {
             Ok(_) => *reading = Reading::Busy,
-            Err(error) => log::warn!("node names are not read: cannot start a thread: {error}"),
+            Err(error) => crate::foreign::log!(
+                log::Level::Warn,
+                "node names are not read: cannot start a thread: {error}"
+            ),
         }
     }
 
@@ -100,7 +103,9 @@ impl Names {
             match read() {
                 Ok(names) => *self.known.lock() = Arc::new(names),
                 // It may have gone again; the next connection reads them anew.
-                Err(error) => log::debug!("node names are not known: {error}"),
+                Err(error) => {
+                    crate::foreign::log!(log::Level::Debug, "node names are not known: {error}")
+                }
             }
             self.were_read.store(true, Ordering::Release);
             // However long that took, they are as new as they get.

@@ -201,7 +201,10 @@ impl Notifications {
                 Err(error) => {
                     // Told once, for what it is: if it lasts, it is told as stalled.
                     if self.unanswered.as_ref() != Some(&error) {
-                        log::warn!("corosync cannot be asked whether it lives: {error}");
+                        crate::foreign::log!(
+                            log::Level::Warn,
+                            "corosync cannot be asked whether it lives: {error}"
+                        );
                         self.unanswered = Some(error);
                     }
                 }

@@ -1,27 +1,24 @@
-//! What a service does when quorum is lost, ready made: actors to
-//! [subscribe](crate::QuorumHandle::subscribe).
+//! What a service does when quorum is lost, ready made.
 //!
-//! ```no_run
-//! use std::time::Duration;
-//! use actix::Actor;
-//! use actix_quorum::{QuorumActor, policy::{Call, StopSystem}};
+//! [`StopSystem`] ends the process. [`Call`] is an actor to
+//! [subscribe](crate::QuorumHandle::subscribe), which calls a closure.
 //!
-//! # actix::System::new().block_on(async {
-//! let quorum = QuorumActor::builder().start();
-//! quorum.subscribe(Call::new(|change| eprintln!("{change}")).start().recipient());
-//! quorum.subscribe(StopSystem::with_code(75).after(Duration::from_secs(30)).start().recipient());
-//! # });
-//! ```
-//!
-//! They act when the message arrives: within microseconds of what Corosync says, and later if their
-//! arbiter is busy. What must not happen without quorum asks
-//! [`is_quorate`](crate::QuorumHandle::is_quorate) or runs under a [guard](crate::QuorumGuard).
+//! What must not happen without quorum asks [`is_quorate`](crate::QuorumHandle::is_quorate) or runs
+//! under a [guard](crate::QuorumGuard).
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt, io, process,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
-use actix::{Actor, AsyncContext, Context, Handler, SpawnHandle, System};
+use actix::{Actor, Context, Handler, System};
+use futures_core::Stream;
+use futures_util::StreamExt;
+use tokio::runtime::Builder;
 
-use crate::{Connection, QuorumChanged};
+use crate::{Error, QuorumChanged, QuorumHandle, foreign};
 
 /// Calls a closure with each change, the current state first.
 pub struct Call<F>(F);
@@ -51,51 +48,142 @@ impl<F> fmt::Debug for Call<F> {
     }
 }
 
-/// Stops the [`System`] that it is started in once quorum was lost and has not come back for a
-/// while: whoever supervises the process starts it anew.
+/// Ends the process with an exit code once quorum was lost and has not come back for a while:
+/// whoever supervises the process starts it anew.
 ///
-/// A service that has not had quorum yet waits for it. The end of the quorum actor, which is part of
-/// stopping in order, is no loss of quorum to it; that an actor died is told by `/livez`, or by
-/// [`Connection::Stopped`].
-#[derive(Debug)]
+/// It climbs a ladder, whatever `main` is made of and whatever is stuck:
+///
+/// 1. Quorum is lost, and [`after`](Self::after) passes without it.
+/// 2. The [`System`] in which it was started is stopped with the code. A `main` that runs it by
+///    [`SystemRunner::run_with_code`](actix::SystemRunner::run_with_code) gets the code and ends in
+///    order. `#[actix::main]` and `#[actix_web::main]` do not end by that, nor does a thread that is
+///    stuck.
+/// 3. When the [`grace`](Self::grace) has passed, [`std::process::exit`] ends the process with the
+///    code. Destructors do not run.
+/// 4. If the exit itself hangs for a second, in a handler of some library, the process aborts.
+///
+/// It runs on a thread of its own, and goes by the deadlines of a [`QuorumGuard`](crate::QuorumGuard),
+/// not by messages. So it acts in time if the actor is stuck or dead, and if every arbiter is.
+///
+/// A service that has not had quorum yet waits for it. The end of the actor counts as a loss, unless
+/// [`QuorumHandle::stop`] ended it: then the process is ending in order, and nothing more is done.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use actix_quorum::{QuorumActor, policy::StopSystem};
+///
+/// #[actix::main]
+/// async fn main() -> Result<(), actix_quorum::Error> {
+///     let quorum = QuorumActor::builder().start();
+///     // 75 is EX_TEMPFAIL (sysexits.h).
+///     StopSystem::with_code(75).after(Duration::from_secs(30)).start(&quorum)?;
+///     std::future::pending().await
+/// }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "nothing is watched before `start`"]
 pub struct StopSystem {
     code: i32,
     after: Duration,
-    stopping: Option<SpawnHandle>,
+    grace: Duration,
 }
 
 impl StopSystem {
-    /// Stops it with this exit code, which [`SystemRunner::run_with_code`] returns.
-    ///
-    /// [`SystemRunner::run_with_code`]: actix::SystemRunner::run_with_code
+    /// Ends the process with this exit code.
     pub fn with_code(code: i32) -> Self {
-        Self { code, after: Duration::ZERO, stopping: None }
+        Self { code, after: Duration::ZERO, grace: Duration::from_secs(5) }
     }
 
-    /// How long quorum may be away before. Default zero.
+    /// How long to wait for quorum after a loss before the `System` is stopped. Default zero.
     pub fn after(self, after: Duration) -> Self {
         Self { after, ..self }
     }
-}
 
-impl Actor for StopSystem {
-    type Context = Context<Self>;
-}
+    /// How long the process may take to end by itself once its `System` is stopped. Default 5 s.
+    pub fn grace(self, grace: Duration) -> Self {
+        Self { grace, ..self }
+    }
 
-impl Handler<QuorumChanged> for StopSystem {
-    type Result = ();
-
-    fn handle(&mut self, change: QuorumChanged, ctx: &mut Context<Self>) {
-        let ends = change.current.connection == Connection::Stopped;
-        if change.current.quorum.is_quorate() || ends {
-            if let Some(stopping) = self.stopping.take() {
-                ctx.cancel_future(stopping);
+    /// Watches this actor's quorum until the process ends, in real time, on a thread of its own.
+    ///
+    /// Outside of a `System` there is nothing to stop, and the process exits without the grace.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Thread`] if the thread cannot be started: then nothing is watched.
+    pub fn start(self, quorum: &QuorumHandle) -> Result<(), Error> {
+        let failed = |error: io::Error| Error::Thread(format!("it cannot be started: {error}"));
+        let runtime = Builder::new_current_thread().enable_time().build().map_err(failed)?;
+        let (quorum, system) = (quorum.clone(), System::try_current());
+        // Every change from here: quorum may be lost again before the thread runs.
+        let changes = quorum.changes();
+        let thread = thread::Builder::new().name("quorum-policy".into());
+        let watch = move || {
+            if runtime.block_on(self.is_lost(&quorum, changes)) {
+                self.end(system.as_ref());
             }
-        } else if change.is_loss() {
-            self.stopping = Some(ctx.run_later(self.after, |policy, _| {
-                log::error!("no quorum for {:?}: stopping with {}", policy.after, policy.code);
-                System::current().stop_with_code(policy.code);
-            }));
+        };
+        thread.spawn(watch).map(drop).map_err(failed)
+    }
+
+    /// Returns `true` once quorum was lost for too long, `false` if the actor was stopped in order.
+    async fn is_lost(
+        &self,
+        quorum: &QuorumHandle,
+        mut changes: impl Stream<Item = QuorumChanged> + Unpin,
+    ) -> bool {
+        while let Some(change) = changes.next().await {
+            if change.current.quorum.is_quorate() {
+                break;
+            }
+        }
+        drop(changes);
+        loop {
+            if let Some(guard) = quorum.guard() {
+                guard.lost().await;
+            }
+            let regained = tokio::time::timeout(self.after, quorum.wait_quorate()).await.is_ok();
+            if quorum.shared.is_stopped_in_order() {
+                return false;
+            }
+            if !regained {
+                return true;
+            }
         }
     }
+
+    fn end(&self, system: Option<&System>) -> ! {
+        let (code, after) = (self.code, self.after);
+        let deadline = Instant::now() + self.grace;
+        log_bounded(format!("no quorum for {after:?}: the process ends with code {code}"));
+        if let Some(system) = system {
+            system.stop_with_code(code);
+            thread::sleep(deadline.saturating_duration_since(Instant::now()));
+            log_bounded(format!("the process has not ended in {:?}: exits", self.grace));
+        }
+        // Not if there is no thread for it: that must not keep the process from its exit.
+        let _ = thread::Builder::new().spawn(|| {
+            thread::sleep(EXIT);
+            process::abort();
+        });
+        process::exit(code)
+    }
 }
+
+/// Logs without waiting long: a logger that blocks must not hold the process up.
+fn log_bounded(message: String) {
+    let (done, logged) = mpsc::channel();
+    let log = move || {
+        foreign::log!(log::Level::Error, "{message}");
+        let _ = done.send(());
+    };
+    if thread::Builder::new().spawn(log).is_ok() {
+        let _ = logged.recv_timeout(LOG);
+    }
+}
+
+/// How long a logger may take.
+const LOG: Duration = Duration::from_millis(100);
+
+/// How long an exit may take.
+const EXIT: Duration = Duration::from_secs(1);

@@ -122,7 +122,10 @@ fn connect(how: &How) -> Result<Service, Error> {
         }
         // The library is not installed, or another provider decides.
         Err(error @ (Error::Load(_) | Error::Connect(Code::LIBRARY))) => {
-            log::debug!("asking quorum's service, which tells no votes: {error}");
+            crate::foreign::log!(
+                log::Level::Debug,
+                "asking quorum's service, which tells no votes: {error}"
+            );
         }
         Err(error) => return Err(error),
     }

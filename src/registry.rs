@@ -26,6 +26,8 @@ use crate::{
     state::{self, Departures},
     turn::Turn,
 };
+#[cfg(feature = "metrics")]
+use crate::{foreign, metrics::Metrics};
 
 /// Who can be subscribed.
 ///
@@ -64,7 +66,7 @@ impl SubscriptionId {
 }
 
 /// How many changes are kept for those who read more slowly than they come.
-const KEPT: usize = 1024;
+pub(crate) const KEPT: usize = 1024;
 
 /// The last changes, and what is true now.
 #[derive(Debug)]
@@ -72,6 +74,9 @@ pub(crate) struct History {
     /// That of what is true now: most who look are up to date, and take no lock to find that out.
     sequence: AtomicU64,
     record: Mutex<Record>,
+    /// How many deliveries stood for several changes, and are not recorded yet.
+    #[cfg(feature = "metrics")]
+    conflated: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -90,6 +95,8 @@ impl History {
                 changes: VecDeque::new(),
                 departures: Departures::default(),
             }),
+            #[cfg(feature = "metrics")]
+            conflated: AtomicU64::new(0),
         }
     }
 
@@ -102,6 +109,16 @@ impl History {
             record.changes.pop_front();
         }
         record.changes.push_back(change);
+    }
+
+    /// What was published last.
+    pub(crate) fn current(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.record.lock().current)
+    }
+
+    /// What comes first: the current state.
+    pub(crate) fn first(&self) -> QuorumChanged {
+        state::first(&self.record.lock().current)
     }
 
     /// What comes next for somebody who was last told `seen`: the current state for who was told
@@ -157,13 +174,21 @@ impl History {
 #[derive(Debug)]
 pub(crate) struct Registry {
     history: Arc<History>,
-    /// Ascending by id.
-    subscriptions: Mutex<Vec<Arc<Subscription>>>,
+    /// Ascending by id. Copied if it changes while somebody delivers, which takes no lock.
+    subscriptions: Mutex<Arc<Vec<Arc<Subscription>>>>,
+    /// Whose turn it is to record how many there are.
+    #[cfg(feature = "metrics")]
+    counting: Turn,
 }
 
 impl Registry {
     pub(crate) fn new(history: Arc<History>) -> Self {
-        Self { history, subscriptions: Mutex::default() }
+        Self {
+            history,
+            subscriptions: Mutex::default(),
+            #[cfg(feature = "metrics")]
+            counting: Turn::new(),
+        }
     }
 
     /// Adds a subscriber and sends it the current state.
@@ -185,10 +210,10 @@ impl Registry {
             // The id was taken before the lock, so that of another thread may be in already.
             let mut subscriptions = self.subscriptions.lock();
             let place = subscriptions.partition_point(|other| other.id < id);
-            subscriptions.insert(place, Arc::clone(&subscription));
-            count(&subscriptions);
+            Arc::make_mut(&mut subscriptions).insert(place, Arc::clone(&subscription));
         }
         subscription.deliver(By::Publisher(None));
+        self.record();
         if self.history.is_over() {
             // Nobody sweeps any more.
             self.deliver();
@@ -201,22 +226,61 @@ impl Registry {
         let removed = {
             let mut subscriptions = self.subscriptions.lock();
             let place = subscriptions.binary_search_by_key(&id, |other| other.id).ok();
-            let removed = place.map(|place| subscriptions.remove(place));
-            count(&subscriptions);
-            removed
+            place.map(|place| Arc::make_mut(&mut subscriptions).remove(place))
         };
-        removed.is_some_and(|subscription| {
-            subscription.end();
-            true
+        let Some(subscription) = removed else { return false };
+        subscription.end();
+        self.record();
+        true
+    }
+
+    /// Sends a subscriber the current state again, in place of a change that waits in its mailbox.
+    /// Returns `false` if the subscription does not exist or its actor has died.
+    pub(crate) fn resend(&self, id: SubscriptionId) -> bool {
+        let subscription = {
+            let subscriptions = self.subscriptions.lock();
+            let place = subscriptions.binary_search_by_key(&id, |other| other.id).ok();
+            place.map(|place| Arc::clone(&subscriptions[place]))
+        };
+        subscription.is_some_and(|subscription| {
+            subscription.start_over();
+            subscription.deliver(By::Publisher(None))
         })
     }
 
     /// Sends everybody what is new to them, and drops who has ended.
     pub(crate) fn deliver(&self) {
         let latest = self.history.latest();
-        let mut subscriptions = self.subscriptions.lock();
-        subscriptions.retain(|subscription| subscription.deliver(By::Publisher(latest.as_ref())));
-        count(&subscriptions);
+        let all = Arc::clone(&self.subscriptions.lock());
+        let is_dead = |one: &&Arc<Subscription>| !one.deliver(By::Publisher(latest.as_ref()));
+        let dead: Vec<SubscriptionId> = all.iter().filter(is_dead).map(|one| one.id).collect();
+        // Or it would be copied.
+        drop(all);
+        if !dead.is_empty() {
+            let mut subscriptions = self.subscriptions.lock();
+            Arc::make_mut(&mut subscriptions).retain(|one| dead.binary_search(&one.id).is_err());
+        }
+        self.record();
+    }
+
+    /// Records how many there are, and which deliveries stood for several.
+    fn record(&self) {
+        #[cfg(feature = "metrics")]
+        {
+            let mut recorded = None;
+            self.counting.take(|| {
+                let count = self.subscriptions.lock().len();
+                // Once more only if it has changed: the recorder may have subscribed somebody.
+                if recorded.replace(count) == Some(count) {
+                    return;
+                }
+                foreign::contain(|| Metrics::subscribers(count));
+                let conflated = self.history.conflated.swap(0, Ordering::AcqRel);
+                if conflated > 0 {
+                    foreign::contain(|| Metrics::conflated(conflated));
+                }
+            });
+        }
     }
 
     /// How many there are that have not ended.
@@ -226,23 +290,10 @@ impl Registry {
     }
 }
 
-/// Measures how many there are.
-fn count(subscriptions: &[Arc<Subscription>]) {
-    #[cfg(feature = "metrics")]
-    crate::metrics::Metrics::subscribers(subscriptions.len());
-    #[cfg(not(feature = "metrics"))]
-    let _ = subscriptions;
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        for subscription in self.subscriptions.get_mut().drain(..) {
-            subscription.end();
-        }
-    }
-}
-
 /// One subscriber, and where it is in the history.
+///
+/// It outlives the registry while a message is on its way: the message holds it, and has it deliver
+/// the next one, up to the end of the history.
 struct Subscription {
     id: SubscriptionId,
     history: Arc<History>,
@@ -280,13 +331,24 @@ impl Subscription {
         let deliver = || {
             let mut delivery = self.delivery.lock();
             let lives = delivery.deliver(self, by);
-            if !lives {
-                // It may have a waker of ours in it, which would keep us.
-                delivery.in_mailbox = None;
-            }
+            // Dropped without the lock. The mailbox may have a waker of ours in it, which would keep
+            // us, and who holds our last message must not keep its actor's address.
+            let ended = (!lives).then(|| (delivery.subscriber.take(), delivery.in_mailbox.take()));
+            drop(delivery);
+            drop(ended);
             lives
         };
         self.turn.take(deliver).unwrap_or(true)
+    }
+
+    /// Forgets what the subscriber was sent.
+    fn start_over(&self) {
+        // Dropped without the lock: that takes the message back, which delivers.
+        let _waiting = {
+            let mut delivery = self.delivery.lock();
+            delivery.seen = None;
+            delivery.in_mailbox.take()
+        };
     }
 
     fn end(&self) {
@@ -315,7 +377,8 @@ impl Delivery {
                 if subscription.let_go.load(Ordering::Acquire) < self.sent
                     && !self.is_handled(&Waker::from(Arc::clone(subscription)))
                 {
-                    return true;
+                    // A handler's future outlives its actor, and may hold the message for ever.
+                    return self.lives();
                 }
                 if matches!(by, By::Subscriber) && self.is_up_to_date(subscription) {
                     return true;
@@ -353,7 +416,7 @@ impl Delivery {
             };
             #[cfg(feature = "metrics")]
             if change.missed > 0 {
-                crate::metrics::Metrics::conflated();
+                subscription.history.conflated.fetch_add(1, Ordering::AcqRel);
             }
             self.sent += 1;
             self.seen = Some(Arc::clone(&change.current));
@@ -372,6 +435,17 @@ impl Delivery {
             if !self.is_handled(Waker::noop()) && !something_follows {
                 return true;
             }
+        }
+    }
+
+    /// Whether the subscription and its actor live.
+    fn lives(&self) -> bool {
+        match &self.subscriber {
+            Some(Subscriber::Strong(recipient)) => recipient.connected(),
+            Some(Subscriber::Weak(recipient)) => {
+                recipient.upgrade().is_some_and(|recipient| recipient.connected())
+            }
+            None => false,
         }
     }
 
@@ -439,7 +513,10 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use actix::{Actor, Addr, Arbiter, Context as ActorContext, Handler, ResponseFuture, System};
+    use actix::{
+        Actor, ActorContext as _, Addr, Arbiter, Context as ActorContext, Handler, ResponseFuture,
+        System,
+    };
     use tokio::sync::mpsc;
 
     use super::*;
@@ -672,6 +749,138 @@ mod tests {
             probe.arbiter.stop();
             eventually("it is dropped", || shared.registry.len() == 0).await;
             eventually("it is freed", || left.upgrade().is_none()).await;
+        });
+    }
+
+    /// Neither a handle nor the actor is left when the subscribers run again.
+    #[test]
+    fn every_live_subscriber_is_told_the_end_when_nobody_holds_the_registry() {
+        run(async {
+            let shared = connected();
+            flip(&shared, 1);
+            let mut probes: Vec<Told> = (0..10).map(|_| probe()).collect();
+            for probe in &probes {
+                probe.stuck.store(true, Ordering::Release);
+                shared.registry.subscribe(probe.recipient().into());
+            }
+            for (n, probe) in probes.iter_mut().enumerate() {
+                assert!(probe.next().await.is_gain());
+                // Every other one is idle, and its arbiter is busy with something else.
+                if n % 2 == 0 {
+                    probe.stuck.store(false, Ordering::Release);
+                    let addr = probe.addr.clone().unwrap();
+                    addr.send(Barrier).await.unwrap();
+                    probe.stuck.store(true, Ordering::Release);
+                    addr.do_send(Barrier);
+                }
+            }
+            flip(&shared, 1);
+            shared.publish(Event::Stopped);
+            let left: Vec<_> =
+                shared.registry.subscriptions.lock().iter().map(Arc::downgrade).collect();
+            drop(shared);
+            for (n, probe) in probes.iter_mut().enumerate() {
+                probe.stuck.store(false, Ordering::Release);
+                assert!(probe.next().await.is_loss(), "subscriber {n}");
+                let last = probe.next().await;
+                assert_eq!(last.current.connection, Connection::Stopped, "subscriber {n}");
+            }
+            eventually("nothing is left", || left.iter().all(|left| left.upgrade().is_none()))
+                .await;
+        });
+    }
+
+    /// The subscription is freed without anybody to sweep it.
+    #[test]
+    fn a_subscriber_that_dies_after_the_registry_leaves_nothing_behind() {
+        run(async {
+            let shared = connected();
+            let mut probe = probe();
+            probe.stuck.store(true, Ordering::Release);
+            shared.registry.subscribe(probe.recipient().into());
+            probe.next().await;
+            let left = Arc::downgrade(&shared.registry.subscriptions.lock()[0]);
+            shared.publish(Event::Stopped);
+            drop(shared);
+            probe.arbiter.stop();
+            probe.stuck.store(false, Ordering::Release);
+            eventually("it is freed", || left.upgrade().is_none()).await;
+        });
+    }
+
+    /// The handler's future runs beside the actor (actix `handler.rs`), and outlives it.
+    #[test]
+    fn a_dead_subscriber_is_dropped_while_its_handler_holds_the_message() {
+        struct Holder(mpsc::UnboundedSender<u64>);
+        impl Actor for Holder {
+            type Context = ActorContext<Self>;
+        }
+        impl Handler<QuorumChanged> for Holder {
+            type Result = ResponseFuture<()>;
+            fn handle(&mut self, change: QuorumChanged, ctx: &mut Self::Context) -> Self::Result {
+                self.0.send(change.current.sequence).ok();
+                ctx.stop();
+                Box::pin(async move {
+                    std::future::pending::<()>().await;
+                    drop(change);
+                })
+            }
+        }
+        run(async {
+            let shared = connected();
+            let (tell, mut told) = mpsc::unbounded_channel();
+            let holder = Holder(tell).start();
+            let recipient = holder.clone().recipient();
+            shared.registry.subscribe(recipient.into());
+            assert_eq!(told.recv().await, Some(1));
+            eventually("it has died", || !holder.connected()).await;
+            eventually("it is dropped", || shared.registry.len() == 0).await;
+        });
+    }
+
+    #[test]
+    fn nodes_that_left_for_good_are_forgotten() {
+        let shared = connected();
+        for node in 2..5_000_u32 {
+            shared.publish(Event::Notified {
+                notification: Notification::Nodelist {
+                    ring_id: RingId { node_id: NodeId(1), seq: u64::from(node) },
+                    members: vec![NodeId(1), NodeId(node)],
+                    joined: Vec::new(),
+                    left: Vec::new(),
+                },
+                drained_at: Moment::default(),
+            });
+        }
+        let kept = shared.history.record.lock().departures.len();
+        assert!(kept <= 2, "{kept} are kept");
+    }
+
+    /// As a supervised actor that restarts asks for, which has lost what it knew.
+    #[test]
+    fn the_current_state_is_sent_again_in_place_of_what_waits() {
+        run(async {
+            let shared = connected();
+            let mut probe = probe();
+            let id = shared.registry.subscribe(probe.recipient().into());
+            probe.next().await;
+            // Held up, so that the next change waits in its mailbox.
+            probe.stuck.store(true, Ordering::Release);
+            probe.addr.clone().unwrap().do_send(Barrier);
+            flip(&shared, 3);
+            assert!(shared.registry.resend(id));
+            probe.stuck.store(false, Ordering::Release);
+            let again = probe.next().await;
+            assert_eq!((again.cause, again.current.sequence), (Cause::Subscribed, 4));
+            assert!(again.is_gain() && again.missed == 0);
+            flip(&shared, 1);
+            let change = probe.next().await;
+            assert_eq!((change.previous.sequence, change.current.sequence), (4, 5));
+            // Also when nothing waits.
+            assert!(shared.registry.resend(id));
+            assert_eq!(probe.next().await.cause, Cause::Subscribed);
+            shared.registry.unsubscribe(id);
+            assert!(!shared.registry.resend(id));
         });
     }
 

@@ -211,7 +211,8 @@ impl Responder for Reader {
 impl Reader {
     fn unwatched(&mut self, why: &str) -> RingUpdate {
         if !std::mem::replace(&mut self.is_warned, true) {
-            log::warn!(
+            crate::foreign::log!(
+                log::Level::Warn,
                 "the ring is not watched, so a node that the others go on without may be called \
                  quorate, and is_exclusive() is false: {why}"
             );

@@ -1,10 +1,16 @@
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
-    Quorum, QuorumChanged, Snapshot,
+    Quorum, QuorumChanged, Snapshot, foreign,
     lease::{Clock, Lease, Moment},
     log_lines::{self, LogLines, Remarks},
     registry::{History, Registry},
@@ -17,7 +23,10 @@ pub(crate) struct Shared {
     tracker: Mutex<Tracker>,
     log_lines: Mutex<LogLines>,
     pub(crate) lease: Lease,
-    latest: watch::Sender<Arc<Snapshot>>,
+    /// The sequence of what was published last: to wake those who wait for it.
+    latest: watch::Sender<u64>,
+    /// The user has stopped the actor.
+    stopped_in_order: AtomicBool,
     pub(crate) history: Arc<History>,
     pub(crate) registry: Registry,
     #[cfg(feature = "metrics")]
@@ -26,6 +35,40 @@ pub(crate) struct Shared {
     pub(crate) names: Arc<crate::names::Names>,
     #[cfg(feature = "web")]
     pub(crate) event_clients: crate::web::EventClients,
+    /// Of the actor.
+    #[cfg(feature = "web")]
+    pub(crate) heartbeat: Heartbeat,
+}
+
+/// When something ran last.
+#[cfg(feature = "web")]
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    began: std::time::Instant,
+    /// Milliseconds after that.
+    beat: std::sync::atomic::AtomicU64,
+}
+
+#[cfg(feature = "web")]
+impl Heartbeat {
+    fn new() -> Self {
+        Self { began: std::time::Instant::now(), beat: 0.into() }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// It runs.
+    pub(crate) fn beat(&self) {
+        self.beat.store(self.now(), Ordering::Release);
+    }
+
+    /// How long ago it ran.
+    pub(crate) fn age(&self) -> std::time::Duration {
+        let beat = self.beat.load(Ordering::Acquire);
+        std::time::Duration::from_millis(self.now().saturating_sub(beat))
+    }
 }
 
 impl Shared {
@@ -34,7 +77,8 @@ impl Shared {
         let history = Arc::new(History::new(Arc::clone(tracker.current())));
         Self {
             lease: Lease::new(clock),
-            latest: watch::Sender::new(Arc::clone(tracker.current())),
+            latest: watch::Sender::new(tracker.current().sequence),
+            stopped_in_order: AtomicBool::new(false),
             registry: Registry::new(Arc::clone(&history)),
             history,
             tracker: Mutex::new(tracker),
@@ -45,6 +89,8 @@ impl Shared {
             names: Arc::default(),
             #[cfg(feature = "web")]
             event_clients: crate::web::EventClients::default(),
+            #[cfg(feature = "web")]
+            heartbeat: Heartbeat::new(),
         }
     }
 
@@ -61,13 +107,22 @@ impl Shared {
             let second = lapsed.then(|| self.apply(&mut tracker, Event::Lapsed)).flatten();
             ([change, second], tracker.deadline())
         };
-        if changes.iter().any(Option::is_some) {
+        if let Some((change, _)) = changes.iter().flatten().last() {
+            // Without the lock: it runs the wakers of those who wait.
+            let sequence = change.current.sequence;
+            foreign::contain(|| {
+                self.latest.send_if_modified(|latest| {
+                    let is_newer = sequence > *latest;
+                    *latest = sequence.max(*latest);
+                    is_newer
+                });
+            });
             self.registry.deliver();
         }
-        // Last: a recorder or a logger may block, or panic.
+        // Last: a recorder or a logger may block.
         for (change, remarks) in changes.iter().flatten() {
             #[cfg(feature = "metrics")]
-            crate::metrics::Metrics::changed(change);
+            foreign::contain(|| crate::metrics::Metrics::changed(change));
             log_lines::log(change, *remarks);
         }
         #[cfg(feature = "metrics")]
@@ -90,8 +145,6 @@ impl Shared {
         let until = tracker.deadline().filter(|_| current.quorum.is_quorate());
         let remarks = self.log_lines.lock().remarks(&change, now.moment, until);
         self.history.push(change.clone());
-        // Last: it wakes those who then look into the history.
-        self.latest.send_replace(Arc::clone(&change.current));
         Some((change, remarks))
     }
 
@@ -107,11 +160,22 @@ impl Shared {
                 token_seen: seen.map(|(seen_at, lease)| (now.since(seen_at), lease)),
                 names: self.names.once_read(),
             };
-            self.metrics.record(&state);
+            foreign::contain(|| self.metrics.record(&state));
             if self.snapshot().sequence == state.snapshot.sequence {
                 return;
             }
         }
+    }
+
+    /// Publishes that the user has stopped the actor.
+    pub(crate) fn stop_in_order(&self) {
+        self.stopped_in_order.store(true, Ordering::Release);
+        self.publish(Event::Stopped);
+    }
+
+    /// Whether the user has stopped the actor.
+    pub(crate) fn is_stopped_in_order(&self) -> bool {
+        self.stopped_in_order.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_quorate(&self) -> bool {
@@ -124,7 +188,7 @@ impl Shared {
 
     /// What was last published.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.latest.borrow())
+        self.history.current()
     }
 
     /// What was last published, as the deadlines allow now.
@@ -140,8 +204,25 @@ impl Shared {
         published
     }
 
-    pub(crate) fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
-        self.latest.subscribe()
+    /// To wait for the next change.
+    pub(crate) fn watch(&self) -> News {
+        News(self.latest.subscribe())
+    }
+}
+
+/// Tells that there was a change.
+#[derive(Clone, Debug)]
+pub(crate) struct News(watch::Receiver<u64>);
+
+impl News {
+    /// Only what comes after this is new.
+    pub(crate) fn mark_unchanged(&mut self) {
+        self.0.mark_unchanged();
+    }
+
+    /// Returns once there was a change; an error if there will be none.
+    pub(crate) async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
+        foreign::contain_wakers(self.0.changed()).await
     }
 }
 
@@ -149,7 +230,6 @@ impl Shared {
 mod tests {
     use std::{
         pin::pin,
-        sync::atomic::{AtomicBool, Ordering},
         task::{Context, Wake},
         time::Duration,
     };
@@ -206,6 +286,69 @@ mod tests {
         assert!(shared.is_quorate());
         shared.publish(Event::Lost(Error::Dispatch(Code::LIBRARY)));
         assert!(waiter.1.load(Ordering::Acquire));
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// Believes everything.
+    fn shared() -> Arc<Shared> {
+        Arc::new(quorate(Rules {
+            lease: HOUR,
+            settle_grace: HOUR,
+            stable_after: Duration::ZERO,
+            trust_two_node: true,
+        }))
+    }
+
+    /// Does something when it is woken.
+    struct Wakes<F>(F);
+
+    impl<F: Fn() + Send + Sync + 'static> Wake for Wakes<F> {
+        fn wake(self: Arc<Self>) {
+            (self.0)();
+        }
+    }
+
+    /// Polls it once, with a waker that does this.
+    fn wait<F: Future>(
+        future: std::pin::Pin<&mut F>,
+        wakes: impl Fn() + Send + Sync + 'static,
+    ) -> bool {
+        future.poll(&mut Context::from_waker(&Arc::new(Wakes(wakes)).into())).is_pending()
+    }
+
+    #[test]
+    fn a_waker_may_publish() {
+        let shared = shared();
+        let (publisher, mut news) = (Arc::clone(&shared), shared.watch());
+        let changed = pin!(news.changed());
+        assert!(wait(changed, move || {
+            publisher.publish(Event::Stopped);
+        }));
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            shared.publish(Event::Lost(Error::Dispatch(Code::LIBRARY)));
+            let _ = tell.send(shared.snapshot());
+        });
+        let snapshot = told.recv_timeout(Duration::from_secs(20)).expect("it does not hang");
+        assert_eq!(snapshot.connection, crate::Connection::Stopped);
+    }
+
+    #[test]
+    fn a_waker_that_panics_keeps_nobody_from_being_woken() {
+        let shared = shared();
+        let mut news: Vec<_> = (0..100).map(|_| shared.watch()).collect();
+        let mut waiting: Vec<_> = news.iter_mut().map(|news| Box::pin(news.changed())).collect();
+        let woken = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        for (n, waiting) in waiting.iter_mut().enumerate() {
+            let woken = Arc::clone(&woken);
+            assert!(wait(waiting.as_mut(), move || {
+                assert!(n % 10 != 0, "on purpose");
+                woken.fetch_add(1, Ordering::AcqRel);
+            }));
+        }
+        shared.publish(Event::Lost(Error::Dispatch(Code::LIBRARY)));
+        assert_eq!(woken.load(Ordering::Acquire), 90);
     }
 
     /// As if this thread had been held while it extended the lease: readers have seen it run out.

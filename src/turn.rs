@@ -1,3 +1,5 @@
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use crate::sync::{AtomicU8, Ordering};
 
 /// Whose turn it is to do something that anybody may ask for at any time, also while it is done and
@@ -19,6 +21,8 @@ impl Turn {
 
     /// Has it done, after all that the caller has done before: here, and then this returns what came
     /// of it; or by who is at it.
+    ///
+    /// A panic of it ends the turn, once it was done for all who asked meanwhile.
     pub(crate) fn take<T>(&self, mut act: impl FnMut() -> T) -> Option<T> {
         if !self.changes(IDLE, TAKEN) {
             // Not a store: whose turn it is must see what was done before.
@@ -28,9 +32,9 @@ impl Turn {
             self.0.swap(TAKEN, Ordering::AcqRel);
         }
         loop {
-            let done = act();
+            let done = catch_unwind(AssertUnwindSafe(&mut act));
             if self.changes(TAKEN, IDLE) {
-                return Some(done);
+                return Some(done.unwrap_or_else(|panic| resume_unwind(panic)));
             }
             self.0.swap(TAKEN, Ordering::AcqRel);
         }
@@ -38,6 +42,33 @@ impl Turn {
 
     fn changes(&self, from: u8, to: u8) -> bool {
         self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+#[cfg(all(test, not(loom_check)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_the_turn() {
+        let turn = Turn::new();
+        let panics = catch_unwind(AssertUnwindSafe(|| turn.take(|| panic!("on purpose"))));
+        assert!(panics.is_err());
+        assert_eq!(turn.take(|| 7), Some(7));
+    }
+
+    #[test]
+    fn what_was_asked_for_during_a_panic_is_done() {
+        let turn = Turn::new();
+        let mut times = 0;
+        let done = turn.take(|| {
+            times += 1;
+            if times == 1 {
+                assert_eq!(turn.take(|| ()), None, "this one does it again");
+                panic!("on purpose");
+            }
+        });
+        assert_eq!((done, times), (Some(()), 2));
     }
 }
 

@@ -3,10 +3,7 @@
 #[non_exhaustive]
 pub enum LoadError {
     /// There is no such library, or the dynamic linker refuses it.
-    #[error(
-        "cannot load {library}: {reason}; install {} (Debian, Ubuntu) or corosynclib (Fedora, RHEL)",
-        debian_package(library)
-    )]
+    #[error("cannot load {library}: {reason}; {}", load_help(library, reason))]
     Library {
         /// The soname of the library that was wanted.
         library: &'static str,
@@ -39,6 +36,18 @@ pub enum LoadError {
     },
 }
 
+/// musl's text for a program that is linked statically (`src/ldso/dlopen.c`).
+const STATIC_MUSL: &str = "Dynamic loading not supported";
+
+fn load_help(library: &str, reason: &str) -> String {
+    if reason.contains(STATIC_MUSL) {
+        return "this program is linked statically, so it can load no library: build it for a target of \
+                glibc, or with `-C target-feature=-crt-static`"
+            .to_owned();
+    }
+    format!("install {} (Debian, Ubuntu) or corosynclib (Fedora, RHEL)", debian_package(library))
+}
+
 /// The package that holds a library: Debian names it by the soname.
 fn debian_package(soname: &str) -> String {
     soname.replace(".so.", "")
@@ -56,6 +65,10 @@ mod tests {
             "cannot load libquorum.so.5: no such file; install libquorum5 (Debian, Ubuntu) or \
              corosynclib (Fedora, RHEL)"
         );
+        let reason = "Dynamic loading not supported".to_owned();
+        let of_static = LoadError::Library { library, reason }.to_string();
+        assert!(of_static.contains("-C target-feature=-crt-static"), "{of_static}");
+        assert!(!of_static.contains("install"), "{of_static}");
         assert_eq!(
             LoadError::Symbol { library, symbol: "quorum_dispatch" }.to_string(),
             "libquorum.so.5 has no quorum_dispatch; check that it is corosync's, then reinstall \

@@ -48,7 +48,10 @@ impl Guard {
         if io::fcntl_getfd(rustix::stdio::stdin()) == Err(Errno::BADF)
             && let Err(error) = rustix::stdio::dup2_stdin(&self.standard_input)
         {
-            log::error!("libqb closed descriptor 0 and it could not be opened again: {error}");
+            crate::foreign::log!(
+                log::Level::Error,
+                "libqb closed descriptor 0 and it could not be opened again: {error}"
+            );
         }
     }
 }

@@ -81,7 +81,10 @@ impl Open {
         // It must still be closed: Corosync would queue notifications for it without a bound.
         let closer = thread::Builder::new().name("corosync-closer".into());
         if let Err(error) = closer.spawn(move || drop(close(&mut self.0.lock()))) {
-            log::error!("a connection to corosync stays open: cannot start a thread: {error}");
+            crate::foreign::log!(
+                log::Level::Error,
+                "a connection to corosync stays open: cannot start a thread: {error}"
+            );
         }
         None
     }

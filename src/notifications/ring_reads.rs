@@ -114,7 +114,10 @@ impl RingReads {
                 }
                 Err(error) => {
                     if self.failed.as_ref() != Some(&error) {
-                        log::warn!("the ring cannot be looked at: {error}");
+                        crate::foreign::log!(
+                            log::Level::Warn,
+                            "the ring cannot be looked at: {error}"
+                        );
                         self.failed = Some(error);
                     }
                     Some(RETRY)

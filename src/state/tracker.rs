@@ -500,14 +500,25 @@ fn worth_telling(before: &Connection, after: &Connection) -> bool {
     }
 }
 
-/// Who left when: enough to tell a subscriber that missed changes who restarted meanwhile.
+/// When each member joined last, after it had left: enough to tell a subscriber that missed changes
+/// which nodes restarted meanwhile. Nodes that left for good are forgotten.
 #[derive(Debug, Default)]
 pub(crate) struct Departures(HashMap<NodeId, u64>);
 
 impl Departures {
+    /// How many nodes it knows of.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Takes note of a change.
     pub(crate) fn note(&mut self, change: &QuorumChanged) {
-        for node in change.left.iter() {
+        let members = &change.current.members;
+        if !change.left.is_empty() {
+            self.0.retain(|node, _| contains(members, *node));
+        }
+        for node in change.joined.iter() {
             self.0.insert(*node, change.current.sequence);
         }
     }
@@ -517,7 +528,7 @@ impl Departures {
         let current = &latest.current;
         let mut restarted = seen.members.clone();
         restarted.retain(|node| contains(&current.members, *node));
-        restarted.retain(|node| self.0.get(node).is_some_and(|left| *left > seen.sequence));
+        restarted.retain(|node| self.0.get(node).is_some_and(|joined| *joined > seen.sequence));
         QuorumChanged {
             previous: Arc::clone(seen),
             current: Arc::clone(current),

@@ -8,7 +8,7 @@ use std::{
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::{Method, StatusCode, header},
+    http::{Method, StatusCode},
     web::Bytes,
 };
 use futures_core::Stream;
@@ -18,17 +18,17 @@ use futures_util::{
 };
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     STALLED,
     json::{Change, State},
     told,
 };
-use crate::{Cause, Connection, Quorum, QuorumChanged, QuorumHandle, Snapshot, names::NodeNames};
+use crate::{
+    Cause, Connection, Quorum, QuorumChanged, QuorumHandle, Snapshot, names::NodeNames,
+    shared::News,
+};
 
 /// How many streams there may be at a time.
 const CLIENTS: usize = 1024;
@@ -42,13 +42,11 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long a client whose stream has ended is to wait before it comes again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long one that found no place is to wait, and up to as long again.
+const RETRY_WHEN_FULL: Duration = Duration::from_secs(10);
+
 /// `GET /quorum/events`
 pub(super) fn stream(quorum: &QuorumHandle, request: &HttpRequest) -> HttpResponse {
-    let Some(place) = quorum.shared.event_clients.enter() else {
-        return told(StatusCode::SERVICE_UNAVAILABLE)
-            .insert_header((header::RETRY_AFTER, 10))
-            .body("too many event streams\n");
-    };
     let mut response = told(StatusCode::OK);
     response
         .content_type("text/event-stream")
@@ -57,10 +55,17 @@ pub(super) fn stream(quorum: &QuorumHandle, request: &HttpRequest) -> HttpRespon
     if request.method() == Method::HEAD {
         return response.streaming(stream::empty::<Result<Bytes, actix_web::Error>>());
     }
+    let clients = &quorum.shared.event_clients;
+    let Some(place) = clients.enter() else {
+        // A browser comes again after a stream that has ended, and never after another status.
+        let retry = RETRY_WHEN_FULL + RETRY_WHEN_FULL.mul_f64(fastrand::f64());
+        let retry = retry.as_millis();
+        return response.body(format!("event: full\nretry: {retry}\ndata: {{}}\n\n"));
+    };
     let last_seen = request
         .headers()
         .get("last-event-id")
-        .and_then(|id| id.to_str().ok()?.parse().ok())
+        .and_then(|id| clients.sequence_of(id.to_str().ok()?))
         .and_then(|sequence| quorum.shared.history.told_before_now(sequence));
     response.streaming(events(quorum.clone(), last_seen, place))
 }
@@ -83,7 +88,7 @@ fn events(
 
 struct Client {
     quorum: QuorumHandle,
-    latest: watch::Receiver<Arc<Snapshot>>,
+    latest: News,
     /// What it was told last.
     seen: Option<Arc<Snapshot>>,
     /// The quorum that it was told last, and whether that was exclusive.
@@ -141,8 +146,8 @@ impl Client {
             let data = serde_json::to_string(&Change::of(change, state));
             let data = data.expect("all keys are strings or numbers");
             let retry = RETRY.as_millis();
-            let sequence = current.sequence;
-            format!("event: changed\nid: {sequence}\nretry: {retry}\ndata: {data}\n\n").into()
+            let id = self.quorum.shared.event_clients.id_of(current.sequence);
+            format!("event: changed\nid: {id}\nretry: {retry}\ndata: {data}\n\n").into()
         })
     }
 
@@ -165,8 +170,10 @@ struct Alive<'a> {
 }
 
 /// Those who read the events.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct EventClients {
+    /// Which actor this is, of all processes.
+    actor: u64,
     places: Mutex<Vec<Weak<Place>>>,
     /// The event of one change, which most of them are told at about the same time.
     rendered: Mutex<Option<(u64, Bytes)>>,
@@ -179,7 +186,25 @@ pub(crate) struct Place {
     read_at: Mutex<Option<Instant>>,
 }
 
+impl Default for EventClients {
+    fn default() -> Self {
+        Self { actor: fastrand::u64(..), places: Mutex::default(), rendered: Mutex::default() }
+    }
+}
+
 impl EventClients {
+    /// The id of the event that tells the change with this sequence.
+    fn id_of(&self, sequence: u64) -> String {
+        format!("{:016x}-{sequence}", self.actor)
+    }
+
+    /// The sequence in an id, if it is one of this actor's.
+    fn sequence_of(&self, id: &str) -> Option<u64> {
+        let (actor, sequence) = id.split_once('-')?;
+        let is_ours = u64::from_str_radix(actor, 16) == Ok(self.actor);
+        sequence.parse().ok().filter(|_| is_ours)
+    }
+
     fn enter(&self) -> Option<Arc<Place>> {
         let mut places = self.places.lock();
         places.retain(|place| place.strong_count() > 0);

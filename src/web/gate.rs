@@ -10,7 +10,7 @@ use actix_web::{
     Error,
     body::MessageBody,
     dev::{Service, ServiceRequest, ServiceResponse, Transform},
-    http::Method,
+    http::{Method, header::UPGRADE},
 };
 use pin_project_lite::pin_project;
 
@@ -59,6 +59,9 @@ impl QuorumGate {
     }
 
     /// Lets GET, HEAD and OPTIONS through without quorum: what they answer may be stale.
+    ///
+    /// Not if they ask for an upgrade of the connection, as a WebSocket does with a GET: what follows
+    /// would not be asked for quorum.
     pub fn allow_safe_methods(self) -> Self {
         Self { allow_safe_methods: true, ..self }
     }
@@ -75,11 +78,15 @@ impl QuorumGate {
         Self { retry_after, ..self }
     }
 
-    fn admits(&self, method: &Method) -> bool {
-        let safe = || matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-        (self.allow_safe_methods && safe())
+    fn admits(&self, request: &ServiceRequest) -> bool {
+        (self.allow_safe_methods && is_safe(request))
             || if self.exclusive { self.quorum.is_exclusive() } else { self.quorum.is_quorate() }
     }
+}
+
+fn is_safe(request: &ServiceRequest) -> bool {
+    let is_upgrade = || request.headers().contains_key(UPGRADE) || request.head().upgrade();
+    matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) && !is_upgrade()
 }
 
 impl<S, B> Transform<S, ServiceRequest> for QuorumGate
@@ -158,7 +165,7 @@ where
     }
 
     fn call(&self, request: ServiceRequest) -> Self::Future {
-        if self.gate.admits(request.method()) {
+        if self.gate.admits(&request) {
             return Answer::Passed { answer: self.service.call(request) };
         }
         let refusal =

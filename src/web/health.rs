@@ -1,11 +1,14 @@
 //! `/livez` and `/readyz`, as those of Kubernetes and etcd answer.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode};
 
 use super::told;
 use crate::{Connection, Quorum, QuorumHandle, Snapshot};
+
+/// How long the actor may not run before it counts as stuck. It runs every second.
+const STUCK: Duration = Duration::from_secs(10);
 
 struct Check {
     name: &'static str,
@@ -17,9 +20,13 @@ const LIVEZ: [Check; 2] = [
     Check { name: "ping", why: |_, _| None },
     Check {
         name: "actor",
-        why: |_, snapshot| {
-            let ended = snapshot.connection == Connection::Stopped;
-            ended.then(|| "the quorum actor has ended".to_owned())
+        why: |quorum, snapshot| {
+            if snapshot.connection == Connection::Stopped {
+                return Some("the quorum actor has ended".to_owned());
+            }
+            let is_stuck = quorum.shared.heartbeat.age() >= STUCK;
+            is_stuck
+                .then(|| format!("the quorum actor has not run for {} s or more", STUCK.as_secs()))
         },
     },
 ];

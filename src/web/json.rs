@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::told;
 use crate::{
     Cause, Connection, FencingToken, NodeId, Quorum, QuorumChanged, QuorumHandle, RingId,
-    RingState, Snapshot, Votes, names::NodeNames,
+    RingState, Snapshot, Votes, names::NodeNames, registry::KEPT,
 };
 
 /// `GET /quorum`
@@ -30,10 +30,13 @@ pub(super) fn history(quorum: &QuorumHandle, request: &HttpRequest) -> HttpRespo
         changes: Vec<Past<'a>>,
     }
 
-    let Ok(wanted) = Query::<Wanted>::from_query(request.query_string()) else {
-        return told(StatusCode::BAD_REQUEST).body("last is how many changes are wanted\n");
+    let wanted = Query::<Wanted>::from_query(request.query_string());
+    let last = wanted.ok().map(|wanted| wanted.last.unwrap_or(100));
+    let Some(last) = last.filter(|last| (1..=KEPT).contains(last)) else {
+        return told(StatusCode::BAD_REQUEST)
+            .body(format!("last is how many changes are wanted, 1 to {KEPT}\n"));
     };
-    let changes = quorum.shared.history.last(wanted.last.unwrap_or(100));
+    let changes = quorum.shared.history.last(last);
     let until = changes.iter().skip(1).map(|next| Some(next.current.changed_at)).chain([None]);
     json(&History {
         changes: changes.iter().zip(until).map(|(change, until)| Past::of(change, until)).collect(),

@@ -78,7 +78,8 @@ mod refusal;
 use std::{any::Any, future::ready, time::Duration};
 
 use actix_web::{
-    HttpRequest, HttpResponse, HttpResponseBuilder, Resource, dev, guard,
+    HttpRequest, HttpResponse, HttpResponseBuilder, Resource, dev,
+    guard::{self, Guard},
     http::{StatusCode, header},
     rt::net::TcpStream,
     web::{self, ServiceConfig},
@@ -120,7 +121,7 @@ use crate::QuorumHandle;
 ///
 /// # `/quorum/events`
 ///
-/// Each `changed` event has the `sequence` as its `id` and in its data `cause`, `text` (one line for
+/// Each `changed` event has an `id` of this process and the `sequence`, and in its data `cause`, `text` (one line for
 /// an operator), `joined`, `left`, `missed`, `is_loss`, and as `current` all that `/quorum` told then.
 /// The first one is the current state, with the cause `subscribed`. Who reconnects with a
 /// `Last-Event-ID` that is among those kept (1024) gets what came after it first.
@@ -128,10 +129,11 @@ use crate::QuorumHandle;
 /// In between, every ten seconds, whenever the lease runs out and when `exclusive` changes, comes an
 /// `alive` event with `sequence`, `quorum`, `exclusive` and `names`: who hears nothing for longer knows that the stream is dead.
 ///
-/// The stream ends when the actor is stopped. At most 1024 are served at a time, beyond that the
-/// answer is 503; one whose connection has been full for 30 seconds, as it does not read, loses its
-/// place, and the connection with [`drop_stalled_clients`]. The ids count from the start of the process:
-/// who comes back to another one is told its changes from that number on, or its state.
+/// The stream ends when the actor is stopped. At most 1024 are served at a time. Beyond that the answer
+/// is a stream that ends after one `full` event, whose `retry` has a browser come again in 10 to 20
+/// seconds: after a 503 it would not. One whose connection has been full for 30 seconds, as it does not
+/// read, loses its place, and the connection with [`drop_stalled_clients`]. A client that comes with an
+/// id of another process receives the current state first.
 ///
 /// # `/quorum/history`
 ///
@@ -144,18 +146,21 @@ use crate::QuorumHandle;
 /// Answer 200 or 503 and list the checks, as those of Kubernetes and etcd do: `?verbose` lists them
 /// also when all is well, and tells why one fails; `?exclude=quorum` leaves one out; `/readyz/quorum`
 /// is one check alone. The checks of `/livez` are `ping` and `actor` (the quorum actor has not
-/// ended); those of `/readyz` are `connection` (Corosync has accepted us, and answers) and `quorum`.
+/// ended, and its arbiter has run in the last 10 seconds: if it is stuck, a restart helps); those of `/readyz` are `connection` (Corosync has accepted us, and answers) and `quorum`.
 ///
-/// None of them takes a request body, or is ever cached.
+/// They answer OPTIONS as well, as HAProxy's `option httpchk` asks by default.
+///
+/// None of the routes takes a request body, or is ever cached. Each is there with and without a slash
+/// behind its path, whatever `NormalizePath` makes of it.
 pub fn routes(quorum: QuorumHandle) -> impl FnOnce(&mut ServiceConfig) {
     move |config| {
         config
-            .service(resource(&["/quorum"], &quorum, json::now))
-            .service(resource(&["/quorum/events"], &quorum, events::stream))
-            .service(resource(&["/quorum/history"], &quorum, json::history))
-            .service(resource(&["/quorum/live"], &quorum, live::page))
-            .service(resource(&["/livez", "/livez/{check}"], &quorum, health::livez))
-            .service(resource(&["/readyz", "/readyz/{check}"], &quorum, health::readyz));
+            .service(resource("/quorum", &quorum, json::now))
+            .service(resource("/quorum/events", &quorum, events::stream))
+            .service(resource("/quorum/history", &quorum, json::history))
+            .service(resource("/quorum/live", &quorum, live::page))
+            .service(health_resource("/livez", &quorum, health::livez))
+            .service(health_resource("/readyz", &quorum, health::readyz));
     }
 }
 
@@ -178,9 +183,34 @@ const STALLED: Duration = Duration::from_secs(30);
 
 /// Answers GET and HEAD without a body, and nothing else.
 fn resource(
+    path: &str,
+    quorum: &QuorumHandle,
+    answer: fn(&QuorumHandle, &HttpRequest) -> HttpResponse,
+) -> Resource {
+    let methods = guard::Any(guard::Get()).or(guard::Head());
+    answering(&[path], quorum, answer, methods, "GET, HEAD")
+}
+
+/// Answers OPTIONS as well, as it answers HEAD: load balancers ask so whether a server is well
+/// (HAProxy's `option httpchk`).
+fn health_resource(
+    path: &str,
+    quorum: &QuorumHandle,
+    answer: fn(&QuorumHandle, &HttpRequest) -> HttpResponse,
+) -> Resource {
+    let methods = guard::Any(guard::Get()).or(guard::Head()).or(guard::Options());
+    let check = format!("{path}/{{check}}");
+    answering(&[path, &check], quorum, answer, methods, "GET, HEAD, OPTIONS")
+}
+
+/// Each path is there with and without a slash behind it: middleware may add one, or take it away
+/// (`NormalizePath`).
+fn answering(
     paths: &[&str],
     quorum: &QuorumHandle,
     answer: fn(&QuorumHandle, &HttpRequest) -> HttpResponse,
+    methods: impl Guard + 'static,
+    allowed: &'static str,
 ) -> Resource {
     let quorum = quorum.clone();
     let answer = move |request: HttpRequest| {
@@ -189,12 +219,14 @@ fn resource(
             false => answer(&quorum, &request),
         })
     };
-    let not_allowed = || {
+    let not_allowed = move || {
         let mut response = told(StatusCode::METHOD_NOT_ALLOWED);
-        ready(response.insert_header((header::ALLOW, "GET, HEAD")).finish())
+        ready(response.insert_header((header::ALLOW, allowed)).finish())
     };
-    web::resource(paths.to_vec())
-        .route(web::route().guard(guard::Any(guard::Get()).or(guard::Head())).to(answer))
+    let both = |path: &&str| [(*path).to_owned(), format!("{path}/")];
+    let paths: Vec<String> = paths.iter().flat_map(both).collect();
+    web::resource(paths)
+        .route(web::route().guard(methods).to(answer))
         .default_service(web::to(not_allowed))
 }
 

@@ -61,7 +61,8 @@ impl FromRequest for Quorate {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let Some(quorum) = request.app_data::<Data<QuorumHandle>>() else {
-            log::error!(
+            crate::foreign::log!(
+                log::Level::Error,
                 "{} {} cannot tell whether there is quorum: add \
                  `.app_data(web::Data::new(quorum.clone()))` to the App, `quorum` being its \
                  QuorumHandle",

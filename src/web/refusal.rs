@@ -11,8 +11,9 @@ use crate::{Connection, Quorum, QuorumHandle, RingId, RingState};
 
 /// A request was refused: this node is not known to have quorum.
 ///
-/// Answers 503 with `Retry-After` and `application/problem+json`, which tells `quorum`, a `reason`
-/// and the `ring_id`, and nothing else of what is inside. The reasons are
+/// Answers 503 with `Retry-After` and `application/problem+json` (RFC 9457), whose `type` is the address
+/// of this page. It tells `quorum`, a `reason` and the `ring_id`, and nothing else of what is inside. The
+/// reasons are
 ///
 /// | `reason` | |
 /// |---|---|
@@ -34,6 +35,10 @@ pub struct NotQuorate {
     ring_id: Option<RingId>,
     retry_after: Duration,
 }
+
+/// Where the reader of a problem document finds what its members mean.
+const PROBLEM_TYPE: &str =
+    "https://docs.rs/actix-quorum/latest/actix_quorum/web/struct.NotQuorate.html";
 
 /// When to try again, unless set otherwise: about as long as a ring takes to form.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -81,6 +86,8 @@ impl NotQuorate {
 
 #[derive(Serialize)]
 struct Problem<'a> {
+    /// With members of its own a problem has a type of its own (RFC 9457).
+    r#type: &'a str,
     title: &'a str,
     status: u16,
     detail: &'a str,
@@ -97,7 +104,8 @@ impl ResponseError for NotQuorate {
     fn error_response(&self) -> HttpResponse {
         let status = self.status_code();
         let problem = Problem {
-            title: "Service Unavailable",
+            r#type: PROBLEM_TYPE,
+            title: "This node is not known to have quorum",
             status: status.as_u16(),
             detail: self.detail,
             quorum: self.quorum,

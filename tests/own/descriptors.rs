@@ -2,8 +2,9 @@
 
 use std::{fs::File, os::fd::OwnedFd};
 
+use actix::{Actor, System};
 use actix_quorum::{
-    Cause, Connection, Error, Quorum, QuorumChanged,
+    Cause, Connection, Error, Quorum, QuorumActor, QuorumChanged,
     libquorum::{Handle, Library},
 };
 use rustix::{
@@ -13,7 +14,9 @@ use rustix::{
     stdio::{dup2_stdin, stdin},
 };
 
-use crate::support::{FakeLibquorum, Ipc, Node, Variant, Watcher, open_fds, quick};
+use crate::support::{
+    FakeLibquorum, Forward, Ipc, Node, Variant, Watcher, eventually_async, open_fds, quick,
+};
 
 /// Takes all file descriptors but a few, until it is dropped.
 struct Exhausted {
@@ -235,5 +238,34 @@ fn the_server_is_known_over_the_transport_socket_too() {
         let handle = Handle::initialize().unwrap();
         let server = handle.server().expect("the kernel tells");
         assert_eq!((server.uid, server.pid), (0, Some(node.corosync.pid().try_into().unwrap())));
+    });
+}
+
+/// An arbiter takes a thread and descriptors.
+#[test]
+fn an_actor_without_an_arbiter_says_so_and_ends() {
+    own_process!();
+    System::new().block_on(async {
+        let exhausted = Exhausted::but(0);
+        let quorum = QuorumActor::builder().start();
+        drop(exhausted);
+        assert_eq!(quorum.snapshot().connection, Connection::Stopped);
+        assert!(!quorum.is_quorate() && !quorum.addr().connected());
+        let mut told = Vec::new();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let quorum = {
+            let _exhausted = Exhausted::but(0);
+            QuorumActor::builder().subscribe(Forward(sender).start().recipient()).start()
+        };
+        eventually_async("the end is told", || {
+            told.extend(receiver.try_iter());
+            told.iter().any(|change| change.current.connection == Connection::Stopped).then_some(())
+        })
+        .await;
+        assert!(told.iter().any(|change| matches!(
+            &change.current.connection,
+            Connection::Connecting { attempt: 1, error: Some(Error::Descriptors) }
+        )));
+        quorum.stop().await;
     });
 }

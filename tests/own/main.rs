@@ -11,6 +11,8 @@ mod support;
 
 mod descriptors;
 mod exit;
+#[cfg(feature = "metrics")]
+mod foreign;
 mod hang;
 mod hostile;
 mod hung;
@@ -23,3 +25,5 @@ mod names;
 mod reconnect;
 mod soak;
 mod stop;
+mod stop_system;
+mod user_namespace;

@@ -22,7 +22,11 @@ pub struct Head {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Event {
     pub event: String,
+    /// The sequence in its id.
     pub id: Option<u64>,
+    pub whole_id: String,
+    /// Milliseconds.
+    pub retry: Option<u64>,
     pub data: String,
 }
 
@@ -94,7 +98,11 @@ impl Client {
             let line = self.line()?;
             match line.split_once(": ") {
                 Some(("event", name)) => event.event = name.to_owned(),
-                Some(("id", id)) => event.id = id.parse().ok(),
+                Some(("id", id)) => {
+                    event.id = id.rsplit('-').next().and_then(|sequence| sequence.parse().ok());
+                    event.whole_id = id.to_owned();
+                }
+                Some(("retry", retry)) => event.retry = retry.parse().ok(),
                 Some(("data", data)) => event.data = data.to_owned(),
                 None if line.is_empty() && !event.event.is_empty() => return Some(event),
                 // The length of a chunk, the end of one, or a field that does not matter here.

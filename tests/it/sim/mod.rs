@@ -8,4 +8,5 @@ mod readme;
 mod ring;
 #[cfg(feature = "serde")]
 mod serde;
+mod subscribers;
 mod verbs;

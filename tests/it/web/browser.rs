@@ -7,9 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_quorum::{Connection, Quorum};
+use actix_quorum::{Connection, Quorum, QuorumActor, sim::Cluster, web::routes};
 use actix_web::{
     HttpResponse,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
+    http::header::{CONTENT_SECURITY_POLICY, HeaderValue},
+    middleware::{Next, from_fn},
     web::{self, Bytes, ServiceConfig},
 };
 use futures_util::{StreamExt, stream};
@@ -547,6 +551,44 @@ fn the_policy_stops_what_is_not_the_pages_own() {
     let directives =
         ["connect-src", "frame-src", "img-src", "require-trusted-types-for", "style-src-elem"];
     assert_eq!(stopped, json!(directives));
+}
+
+/// As a proxy does that adds a policy of its own to each answer.
+#[test]
+#[ignore = "needs chromium: make test"]
+fn a_page_whose_script_is_forbidden_says_so() {
+    fn strict(config: &mut ServiceConfig) {
+        async fn add(
+            request: ServiceRequest,
+            next: Next<impl MessageBody>,
+        ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+            let mut response = next.call(request).await?;
+            let policy = HeaderValue::from_static("default-src 'self'");
+            response.headers_mut().append(CONTENT_SECURITY_POLICY, policy);
+            Ok(response)
+        }
+        let quorum = QuorumActor::builder().source(Cluster::new(1).node(1)).start();
+        config.service(web::scope("/strict").wrap(from_fn(add)).configure(routes(quorum)));
+    }
+    let service = Service::start_with(Setup { instead: strict, ..Setup::default() });
+    let browser = Browser::start();
+    browser.open(&format!("http://{}/strict/quorum/live", service.server));
+    let text = browser.run("return document.body.innerText").as_str().unwrap().to_owned();
+    assert!(text.contains("Content-Security-Policy"), "{text}");
+    assert!(!text.contains("Connecting"), "{text}");
+    assert_ne!(browser.run("return document.title"), "Connecting – Quorum");
+}
+
+#[test]
+#[ignore = "needs chromium: make test"]
+fn the_page_works_with_a_slash_behind_its_path() {
+    let service = Service::start();
+    let live = Live::of(&service);
+    live.browser.open(&format!("http://{}/quorum/live/", service.server));
+    live.shows("Quorate");
+    let links = "return [...document.querySelectorAll('a')].map((a) => new URL(a.href).pathname)";
+    let links = live.browser.run(links);
+    assert_eq!(links, json!(["/quorum", "/quorum/history", "/readyz"]));
 }
 
 /// The dashboard, and the live page in it.

@@ -13,12 +13,14 @@ use actix_web::{
     body::MessageBody,
     dev::{Service, ServiceResponse},
     http::{Method, StatusCode, header},
-    middleware::{Condition, DefaultHeaders, NormalizePath},
+    middleware::{Condition, DefaultHeaders, NormalizePath, TrailingSlash},
     test::{self, TestRequest},
     web::{self, ServiceConfig},
 };
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::support::{DEADLINE, eventually_async, hold};
 
 /// Long enough for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -106,7 +108,8 @@ async fn a_refusal_says_what_it_may_and_no_more() {
     assert_eq!(
         body(response).await,
         json!({
-            "title": "Service Unavailable",
+            "type": "https://docs.rs/actix-quorum/latest/actix_quorum/web/struct.NotQuorate.html",
+            "title": "This node is not known to have quorum",
             "status": 503,
             "detail": "this node's partition has no quorum",
             "quorum": "inquorate",
@@ -168,6 +171,26 @@ async fn safe_methods_are_let_through_where_allowed() {
     }
     for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::TRACE] {
         assert_eq!(status(method).await, StatusCode::SERVICE_UNAVAILABLE);
+    }
+}
+
+/// A WebSocket, which begins with a GET, is for writing too.
+#[actix_web::test]
+async fn an_upgrade_is_no_safe_method() {
+    let (_cluster, quorum) = inquorate().await;
+    let gate = QuorumGate::new(quorum).allow_safe_methods();
+    for (connection, upgrade) in [
+        ("Upgrade", Some("websocket")),
+        ("keep-alive, upgrade", Some("WebSocket")),
+        ("keep-alive", Some("websocket")),
+        ("Upgrade", None),
+    ] {
+        let mut request = TestRequest::get().uri("/it").insert_header(("connection", connection));
+        if let Some(upgrade) = upgrade {
+            request = request.insert_header(("upgrade", upgrade));
+        }
+        let status = ask(gated(gate.clone()), request).await.status();
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{connection}, {upgrade:?}");
     }
 }
 
@@ -376,12 +399,60 @@ async fn the_routes_take_get_and_head_without_a_body() {
         assert_eq!(response.status(), StatusCode::OK, "{uri}");
         let response = ask(routes(quorum.clone()), TestRequest::post().uri(uri)).await;
         assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{uri}");
-        assert_eq!(header(&response, "allow"), "GET, HEAD", "{uri}");
+        let is_health = uri.starts_with("/livez") || uri.starts_with("/readyz");
+        let allowed = if is_health { "GET, HEAD, OPTIONS" } else { "GET, HEAD" };
+        assert_eq!(header(&response, "allow"), allowed, "{uri}");
         for name in ["content-length", "transfer-encoding"] {
             let value = if name == "content-length" { "3" } else { "chunked" };
             let request = TestRequest::get().uri(uri).insert_header((name, value));
             let response = ask(routes(quorum.clone()), request).await;
             assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE, "{uri} with {name}");
+        }
+    }
+}
+
+/// HAProxy's `option httpchk` asks with OPTIONS.
+#[actix_web::test]
+async fn health_is_told_to_who_asks_with_options() {
+    let (cluster, quorum, mut probe) = quorate().await;
+    let options = async |uri: &str| {
+        let request = TestRequest::with_uri(uri).method(Method::OPTIONS);
+        ask(routes(quorum.clone()), request).await.status()
+    };
+    for uri in ["/readyz", "/readyz/quorum", "/livez", "/livez/actor"] {
+        assert_eq!(options(uri).await, StatusCode::OK, "{uri}");
+    }
+    assert_eq!(options("/quorum").await, StatusCode::METHOD_NOT_ALLOWED);
+    cluster.partition(&[&[1], &[2, 3]]).unwrap();
+    probe.expect_loss().await;
+    assert_eq!(options("/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(options("/livez").await, StatusCode::OK);
+}
+
+#[actix_web::test]
+async fn each_route_is_there_however_paths_are_normalized() {
+    let (_cluster, quorum, _probe) = quorate().await;
+    for normalized in [
+        NormalizePath::new(TrailingSlash::Always),
+        NormalizePath::new(TrailingSlash::Trim),
+        NormalizePath::new(TrailingSlash::MergeOnly),
+    ] {
+        let app = App::new().wrap(normalized).configure(routes(quorum.clone()));
+        let app = test::init_service(app).await;
+        for uri in [
+            "/quorum",
+            "/quorum/events",
+            "/quorum/history",
+            "/quorum/live",
+            "/livez",
+            "/livez/actor",
+            "/readyz",
+            "/readyz/quorum",
+        ] {
+            for uri in [uri.to_owned(), format!("{uri}/"), format!("{uri}?verbose")] {
+                let response = app.call(TestRequest::get().uri(&uri).to_request()).await.unwrap();
+                assert_eq!(response.status(), StatusCode::OK, "{uri}");
+            }
         }
     }
 }
@@ -467,8 +538,11 @@ async fn the_history_is_told_as_documented() {
     assert_eq!(loss["text"], "inquorate: ring 1.9, members 1 (was quorate)");
     assert!(all[0]["seconds"].is_number() && all.last().unwrap()["seconds"].is_null());
     assert_eq!(history("/quorum/history?last=2").await, all[all.len() - 2..]);
-    assert_eq!(history("/quorum/history?last=0").await, [] as [Value; 0]);
-    assert_eq!(get(&quorum, "/quorum/history?last=x").await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(history("/quorum/history?last=1024").await, all);
+    for last in ["x", "0", "1025", "-1", "99999999999999999999"] {
+        let uri = format!("/quorum/history?last={last}");
+        assert_eq!(get(&quorum, &uri).await.0, StatusCode::BAD_REQUEST, "{uri}");
+    }
 }
 
 #[actix_web::test]
@@ -498,4 +572,37 @@ async fn what_is_told_of_quorum_looks_at_the_lease() {
     let response = ask(gated(QuorumGate::new(quorum)), TestRequest::get().uri("/it")).await;
     assert_eq!(body(response).await["reason"], "stalled");
     drop(unblock);
+}
+
+/// A restart would help, so that is not alive.
+#[actix_web::test]
+async fn an_actor_that_is_stuck_is_not_alive() {
+    let cluster = Cluster::new(3);
+    let arbiter = Arbiter::new();
+    let quorum = QuorumActor::builder().source(cluster.node(1)).start_in_arbiter(&arbiter.handle());
+    quorum.wait_quorate().await;
+    assert_eq!(get(&quorum, "/livez").await.0, StatusCode::OK);
+    let held = hold(&arbiter);
+    let told = actix::clock::timeout(DEADLINE, async {
+        loop {
+            let (status, told) = get(&quorum, "/livez?verbose").await;
+            if status != StatusCode::OK {
+                break told;
+            }
+            actix::clock::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert!(
+        told.contains("[-]actor failed: the quorum actor has not run for 10 s or more"),
+        "{told}"
+    );
+    drop(held);
+    eventually_async("it is alive again", || {
+        let status = quorum.clone();
+        status.is_quorate().then_some(())
+    })
+    .await;
+    assert_eq!(get(&quorum, "/livez").await.0, StatusCode::OK);
 }

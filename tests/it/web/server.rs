@@ -151,18 +151,32 @@ fn who_comes_back_is_told_what_it_missed() {
     let service = Service::start();
     let mut client = service.connect();
     client.open_events(&[]);
-    let seen = client.event().unwrap().id.unwrap();
+    let first = client.event().unwrap();
+    let (seen, id) = (first.id.unwrap(), first.whole_id);
     drop(client);
     service.lose();
     service.regain();
     let now = all_published(&service.quorum);
     let mut client = service.connect();
-    client.open_events(&[&format!("Last-Event-ID: {seen}")]);
+    client.open_events(&[&format!("Last-Event-ID: {id}")]);
     for expected in seen + 1..=now.sequence {
         assert_eq!(changed(&mut client).unwrap().id, Some(expected));
     }
     // Who is up to date, or comes with an id of another process, is told the state.
-    for id in [now.sequence.to_string(), "999999".into(), "x".into()] {
+    let (process, _) = id.split_once('-').unwrap();
+    let of_another = Service::start();
+    let mut client = of_another.connect();
+    client.open_events(&[]);
+    let of_another = client.event().unwrap().whole_id;
+    let (other_process, _) = of_another.split_once('-').unwrap();
+    for id in [
+        format!("{process}-{}", now.sequence),
+        format!("{process}-999999"),
+        format!("{other_process}-{seen}"),
+        seen.to_string(),
+        "x".into(),
+        "-".into(),
+    ] {
         let mut client = service.connect();
         client.open_events(&[&format!("Last-Event-ID: {id}")]);
         let first = client.event().unwrap();
@@ -242,7 +256,7 @@ fn five_hundred_streams_end_at_the_latest_state() {
 }
 
 #[test]
-fn streams_beyond_the_limit_are_refused_until_one_ends() {
+fn streams_beyond_the_limit_end_at_once_until_there_is_a_place() {
     let service = Service::start();
     let mut clients = Vec::new();
     for _ in 0..1024 {
@@ -250,13 +264,21 @@ fn streams_beyond_the_limit_are_refused_until_one_ends() {
         assert_eq!(client.open_events(&[]), 200);
         clients.push(client);
     }
-    assert_eq!(service.connect().open_events(&[]), 503);
+    // A browser comes again after this, and not after another status.
+    let mut client = service.connect();
+    assert_eq!(client.open_events(&[]), 200);
+    let full = client.event().unwrap();
+    assert_eq!(full.event, "full");
+    assert!((10_000..20_000).contains(&full.retry.unwrap()), "{full:?}");
+    assert!(client.event().is_none());
     let mut other = service.connect();
     other.send("GET", "/readyz", &[]);
     assert_eq!(other.response().0, 200, "others are not concerned");
     drop(clients.pop());
     eventually("there is a place again", || {
-        (service.connect().open_events(&[]) == 200).then_some(())
+        let mut client = service.connect();
+        client.open_events(&[]);
+        (client.event()?.event == "changed").then_some(())
     });
 }
 

@@ -1,0 +1,164 @@
+//! What subscribers receive when the actor ends, or when they restart. In real time.
+
+use actix::{
+    Actor, ActorContext, Arbiter, AsyncContext, Context, Handler, Message, Supervisor, System,
+    clock::timeout,
+};
+use actix_quorum::{
+    Cause, Connection, QuorumActor, QuorumChanged, QuorumHandle, SubscriptionId, sim::Cluster,
+};
+use futures_util::{Stream, StreamExt};
+use tokio::sync::mpsc;
+
+use crate::support::{DEADLINE, hold};
+
+struct Subscriber(mpsc::UnboundedSender<QuorumChanged>);
+
+impl Actor for Subscriber {
+    type Context = Context<Self>;
+}
+
+impl Handler<QuorumChanged> for Subscriber {
+    type Result = ();
+
+    fn handle(&mut self, change: QuorumChanged, _: &mut Context<Self>) {
+        let _ = self.0.send(change);
+    }
+}
+
+/// Subscribes so many actors on that arbiter.
+fn subscribe(
+    quorum: &QuorumHandle,
+    arbiter: &Arbiter,
+    subscribers: usize,
+) -> Vec<mpsc::UnboundedReceiver<QuorumChanged>> {
+    (0..subscribers)
+        .map(|_| {
+            let (sender, received) = mpsc::unbounded_channel();
+            let subscriber =
+                Subscriber::start_in_arbiter(&arbiter.handle(), |_| Subscriber(sender));
+            quorum.subscribe(subscriber.recipient());
+            received
+        })
+        .collect()
+}
+
+async fn ends(what: &str, mut changes: impl Stream<Item = QuorumChanged> + Unpin) {
+    loop {
+        let change = timeout(DEADLINE, changes.next()).await.expect(what).expect(what);
+        if change.current.connection == Connection::Stopped {
+            return;
+        }
+    }
+}
+
+fn received(
+    mut receiver: mpsc::UnboundedReceiver<QuorumChanged>,
+) -> impl Stream<Item = QuorumChanged> + Unpin {
+    futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx))
+}
+
+#[test]
+fn every_subscriber_receives_the_end_of_an_actor_without_a_handle() {
+    System::new().block_on(async {
+        let cluster = Cluster::new(1);
+        let (arbiter, others) = (Arbiter::new(), Arbiter::new());
+        let quorum =
+            QuorumActor::builder().source(cluster.node(1)).start_in_arbiter(&arbiter.handle());
+        let subscribers = subscribe(&quorum, &others, 10);
+        let stream = quorum.changes();
+        timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate");
+        drop(quorum);
+        arbiter.stop();
+        for (n, subscriber) in subscribers.into_iter().enumerate() {
+            ends(&format!("subscriber {n}"), received(subscriber)).await;
+        }
+        ends("the stream", stream).await;
+    });
+}
+
+/// Loses what it knows when it restarts.
+struct Supervised {
+    quorum: QuorumHandle,
+    subscription: Option<SubscriptionId>,
+    told: mpsc::UnboundedSender<QuorumChanged>,
+}
+
+struct Restart;
+
+impl Message for Restart {
+    type Result = ();
+}
+
+impl Actor for Supervised {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        match self.subscription {
+            None => {
+                self.subscription = Some(self.quorum.subscribe(ctx.address().recipient()));
+            }
+            Some(subscription) => assert!(self.quorum.resend(subscription)),
+        }
+    }
+}
+
+impl actix::Supervised for Supervised {}
+
+impl Handler<Restart> for Supervised {
+    type Result = ();
+
+    fn handle(&mut self, _: Restart, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}
+
+impl Handler<QuorumChanged> for Supervised {
+    type Result = ();
+
+    fn handle(&mut self, change: QuorumChanged, _: &mut Context<Self>) {
+        let _ = self.told.send(change);
+    }
+}
+
+#[test]
+fn a_supervised_subscriber_that_restarts_receives_the_current_state_again() {
+    System::new().block_on(async {
+        let cluster = Cluster::new(1);
+        let quorum = QuorumActor::builder().source(cluster.node(1)).start();
+        timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate");
+        let (told, mut changes) = mpsc::unbounded_channel();
+        let subscriber = Supervised { quorum: quorum.clone(), subscription: None, told };
+        let subscriber = Supervisor::start(|_| subscriber);
+        for _ in 0..3 {
+            let mut change = timeout(DEADLINE, changes.recv()).await.unwrap().unwrap();
+            while change.cause != Cause::Subscribed {
+                // The votes may have come meanwhile.
+                change = timeout(DEADLINE, changes.recv()).await.unwrap().unwrap();
+            }
+            assert!(change.is_gain(), "{change}");
+            subscriber.do_send(Restart);
+        }
+        assert_eq!(quorum.subscriber_count(), 1);
+        quorum.stop().await;
+    });
+}
+
+#[test]
+fn a_busy_subscriber_receives_a_loss_and_the_end_after_a_stop() {
+    System::new().block_on(async {
+        let cluster = Cluster::new(3);
+        let others = Arbiter::new();
+        let quorum = QuorumActor::builder().source(cluster.node(1)).start();
+        let mut subscribers = subscribe(&quorum, &others, 1);
+        timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate");
+        let held = hold(&others);
+        cluster.crash(1).unwrap();
+        let lost = quorum.wait_for(|now| !now.quorum.is_quorate());
+        timeout(DEADLINE, lost).await.expect("a loss");
+        quorum.stop().await;
+        drop(quorum);
+        drop(held);
+        ends("the subscriber", received(subscribers.remove(0))).await;
+    });
+}

@@ -1,0 +1,275 @@
+//! The policy that ends the process, in processes of their own, on the simulated cluster. In real time.
+
+use std::{
+    env,
+    os::unix::process::ExitStatusExt,
+    process::{Child, Command, ExitStatus, exit},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use actix::{Arbiter, System, clock::sleep};
+use actix_quorum::{QuorumActor, QuorumBuilder, QuorumHandle, policy::StopSystem, sim::Cluster};
+use log::{LevelFilter, Log, Metadata, Record};
+use rustix::process::Signal;
+
+use crate::support::{eventually_within, hold};
+
+/// What a process does: the name of the test, the case and what it is made of.
+type Case = (&'static str, fn());
+
+/// The code of the policy.
+const CODE: i32 = 75;
+/// The code of a `main` that was given the policy's code.
+const GRACEFUL: i32 = 10;
+/// The code of a `main` that the policy has left alone.
+const ALONE: i32 = 11;
+
+const GRACE: Duration = Duration::from_millis(500);
+
+/// The lease, the grace, and what a busy machine may add.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// Ends with the test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs each case in a process of its own, if this is not one of them.
+#[track_caller]
+fn run(test: &str, cases: &[Case], expected: impl Fn(ExitStatus) -> bool) {
+    if let Ok(name) = env::var("CASE") {
+        let (_, case) = cases.iter().find(|(case, _)| *case == name).expect("there is such a case");
+        case();
+        unreachable!("each case ends the process");
+    }
+    for (case, _) in cases {
+        let process = Command::new(env::current_exe().unwrap())
+            .args(["--exact", &format!("stop_system::{test}"), "--nocapture"])
+            .env("CASE", case)
+            .spawn();
+        let mut process = Process(process.unwrap());
+        let what = format!("the process {case} ends");
+        let status = eventually_within(BOUND, &what, || process.0.try_wait().unwrap());
+        assert!(expected(status), "{case}: {status}");
+    }
+}
+
+fn with_code(code: i32) -> impl Fn(ExitStatus) -> bool {
+    move |status| status.code() == Some(code)
+}
+
+fn builder(cluster: &Cluster) -> QuorumBuilder {
+    QuorumActor::builder().source(cluster.node(1)).lease(Duration::from_secs(1))
+}
+
+fn policy() -> StopSystem {
+    StopSystem::with_code(CODE).grace(GRACE)
+}
+
+/// An actor that knows of quorum, and is watched.
+async fn watched(cluster: &Cluster, policy: StopSystem) -> QuorumHandle {
+    let quorum = builder(cluster).start();
+    policy.start(&quorum).unwrap();
+    quorum.wait_quorate().await;
+    quorum
+}
+
+/// A `main` that goes on whatever happens to its `System`, as those of `#[actix::main]` do.
+fn main_that_awaits(body: impl AsyncFnOnce()) {
+    System::new().block_on(async {
+        body().await;
+        std::future::pending::<()>().await;
+    });
+}
+
+#[cfg(feature = "web")]
+fn web_main() {
+    actix_web::rt::System::new().block_on(async {
+        let cluster = Cluster::new(3);
+        let _quorum = watched(&cluster, policy()).await;
+        let server = actix_web::HttpServer::new(actix_web::App::new).workers(1);
+        let server = server.bind(("127.0.0.1", 0)).unwrap().run();
+        actix::spawn(async move { cluster.crash(1).unwrap() });
+        let _ = server.await;
+        exit(ALONE);
+    });
+}
+
+fn plain_thread() {
+    main_that_awaits(async || {
+        let cluster = Cluster::new(3);
+        let quorum = builder(&cluster).start();
+        quorum.wait_quorate().await;
+        thread::spawn(move || policy().start(&quorum)).join().unwrap().unwrap();
+        cluster.crash(1).unwrap();
+    });
+}
+
+fn actor_dies() {
+    main_that_awaits(async || {
+        let (cluster, arbiter) = (Cluster::new(3), Arbiter::new());
+        let quorum = builder(&cluster).start_in_arbiter(&arbiter.handle());
+        policy().start(&quorum).unwrap();
+        quorum.wait_quorate().await;
+        arbiter.stop();
+    });
+}
+
+fn actor_dies_after_a_loss() {
+    main_that_awaits(async || {
+        let (cluster, arbiter) = (Cluster::new(3), Arbiter::new());
+        let quorum = builder(&cluster).start_in_arbiter(&arbiter.handle());
+        policy().after(Duration::from_secs(1)).start(&quorum).unwrap();
+        quorum.wait_quorate().await;
+        cluster.crash(1).unwrap();
+        quorum.wait_for(|now| !now.quorum.is_quorate()).await;
+        arbiter.stop();
+    });
+}
+
+fn actor_is_stuck() {
+    main_that_awaits(async || {
+        let (cluster, arbiter) = (Cluster::new(3), Arbiter::new());
+        let quorum = builder(&cluster).start_in_arbiter(&arbiter.handle());
+        policy().start(&quorum).unwrap();
+        quorum.wait_quorate().await;
+        std::mem::forget(hold(&arbiter));
+    });
+}
+
+fn main_is_stuck() {
+    System::new().block_on(async {
+        let cluster = Cluster::new(3);
+        let _quorum = watched(&cluster, policy()).await;
+        cluster.crash(1).unwrap();
+        loop {
+            thread::park();
+        }
+    });
+}
+
+/// Blocks for ever.
+struct Blocked;
+
+impl Log for Blocked {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if record.args().to_string().contains("no quorum for") {
+            let (_keep, blocked) = mpsc::channel::<()>();
+            let _ = blocked.recv();
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn logger_blocks() {
+    log::set_logger(&Blocked).unwrap();
+    log::set_max_level(LevelFilter::Error);
+    main_that_awaits(async || {
+        let cluster = Cluster::new(3);
+        let _quorum = watched(&cluster, policy()).await;
+        cluster.crash(1).unwrap();
+    });
+}
+
+#[test]
+fn the_process_ends_with_the_code_whatever_is_stuck() {
+    let cases: &[Case] = &[
+        #[cfg(feature = "web")]
+        ("web_main", web_main),
+        ("plain_thread", plain_thread),
+        ("actor_dies", actor_dies),
+        ("actor_dies_after_a_loss", actor_dies_after_a_loss),
+        ("actor_is_stuck", actor_is_stuck),
+        ("main_is_stuck", main_is_stuck),
+        ("logger_blocks", logger_blocks),
+    ];
+    run("the_process_ends_with_the_code_whatever_is_stuck", cases, with_code(CODE));
+}
+
+#[test]
+fn a_main_that_is_given_the_code_ends_in_order() {
+    let case = || {
+        let runner = System::new();
+        let cluster = Cluster::new(3);
+        // Longer than the test waits.
+        let policy = policy().grace(BOUND * 10);
+        let _quorum = runner.block_on(watched(&cluster, policy));
+        runner.block_on(async { cluster.crash(1).unwrap() });
+        let code = runner.run_with_code().unwrap();
+        exit(if code == CODE { GRACEFUL } else { code });
+    };
+    run("a_main_that_is_given_the_code_ends_in_order", &[("in order", case)], with_code(GRACEFUL));
+}
+
+#[test]
+fn an_exit_that_hangs_is_aborted() {
+    extern "C" fn hang() {
+        loop {
+            thread::park();
+        }
+    }
+    let case = || {
+        // SAFETY: the function is there for as long as the process.
+        unsafe { libc::atexit(hang) };
+        main_is_stuck();
+    };
+    let aborted = |status: ExitStatus| status.signal() == Some(Signal::ABORT.as_raw());
+    run("an_exit_that_hangs_is_aborted", &[("hangs", case)], aborted);
+}
+
+fn regained_in_time() {
+    System::new().block_on(async {
+        let cluster = Cluster::new(3);
+        let after = Duration::from_secs(4);
+        let quorum = watched(&cluster, policy().after(after)).await;
+        cluster.crash(1).unwrap();
+        quorum.wait_for(|now| !now.quorum.is_quorate()).await;
+        cluster.start(1).unwrap();
+        quorum.wait_quorate().await;
+        sleep(after + GRACE * 2).await;
+        exit(ALONE);
+    });
+}
+
+fn stopped_in_order() {
+    System::new().block_on(async {
+        let cluster = Cluster::new(3);
+        let quorum = watched(&cluster, policy()).await;
+        quorum.stop().await;
+        sleep(GRACE * 4).await;
+        exit(ALONE);
+    });
+}
+
+fn never_quorate() {
+    System::new().block_on(async {
+        let cluster = Cluster::new(3);
+        cluster.crash(1).unwrap();
+        let quorum = builder(&cluster).start();
+        policy().start(&quorum).unwrap();
+        sleep(GRACE * 4).await;
+        exit(ALONE);
+    });
+}
+
+#[test]
+fn a_process_without_a_loss_is_left_alone() {
+    let cases: &[Case] = &[
+        ("regained_in_time", regained_in_time),
+        ("stopped_in_order", stopped_in_order),
+        ("never_quorate", never_quorate),
+    ];
+    run("a_process_without_a_loss_is_left_alone", cases, with_code(ALONE));
+}

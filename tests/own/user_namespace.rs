@@ -1,0 +1,26 @@
+//! Corosync seen from a user namespace of its own, where the host's root is an unmapped user.
+
+use std::{env, process::Command};
+
+use actix_quorum::Error;
+
+#[test]
+#[ignore = "needs root: make test"]
+fn an_unmapped_user_is_not_called_an_impostor() {
+    let error = Error::Server { found: Some(65534), expected: 0 }.to_string();
+    if env::var_os("IN_NAMESPACE").is_some() {
+        assert!(error.contains("/proc/self/uid_map") && !error.contains("ss -xlp"), "{error}");
+        return;
+    }
+    assert!(error.contains("ss -xlp") && !error.contains("uid_map"), "{error}");
+    let ran = Command::new("unshare")
+        .args(["--user", "--map-root-user"])
+        .arg(env::current_exe().unwrap())
+        .args(["--exact", "user_namespace::an_unmapped_user_is_not_called_an_impostor"])
+        .args(["--include-ignored", "--nocapture"])
+        .env("IN_NAMESPACE", "1")
+        .output()
+        .expect("unshare can be run");
+    let output = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success() && output.contains("1 passed"), "{output}");
+}
