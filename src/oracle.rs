@@ -234,7 +234,7 @@ impl Oracle {
         let is_unwatched = link.is_some_and(|link| link.ring.is_unwatched);
         // Whether the ring is believed in is what it says; how long it may be is looked at below.
         let speaks = decides && (is_unwatched || tracker.believes_in_ring(now.moment));
-        let unbroken = self.speaks_since.filter(|_| moved == 0 && !lapsed);
+        let unbroken = self.speaks_since.filter(|_| moved == 0 && !lapsed && was_believed);
         self.speaks_since = speaks.then(|| unbroken.unwrap_or(now.moment));
         let is_old = before.quorum.is_quorate() && !ran_out;
         let is_stable = |since: Moment| now.moment >= since.after(self.rules.stable_after);

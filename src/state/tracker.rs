@@ -203,8 +203,13 @@ impl Tracker {
             link.not_before = link.lease;
             link.ring.expire(link.lease);
         }
+        let ring_until = link.ring.until();
         let ring_passed = link.ring.expire_at(now);
         let overdue = link.is_overdue(&self.rules, now);
+        if ring_passed && !overdue && before.quorum.is_quorate() {
+            // The daemon, too, has to be seen to live after that.
+            link.not_before = link.not_before.max(ring_until.unwrap_or_default());
+        }
         if overdue || ring_passed {
             link.quorate_since = None;
         }
