@@ -6,7 +6,7 @@ use crate::{
     Error,
     connector::Connector,
     lease::{Clock, Moment},
-    libquorum::{Notification, Server},
+    libquorum::{Model, Notification, Server},
     probe::Probe,
     ring_watch::RingWatch,
 };
@@ -75,6 +75,8 @@ pub(crate) mod sealed {
         pub require_provider: bool,
         /// Refuse a server that is not run by this user.
         pub server_uid: Option<u32>,
+        /// The model to connect with; `None` to find out which one the daemon can take.
+        pub model: Option<Model>,
     }
 
     impl Terms {

@@ -9,7 +9,7 @@ use crate::{
     connection::sealed::{Connecting, Source, Terms, Tracked},
     connector::Connector,
     lease::{Clock, Moment},
-    libquorum::{Handle, Library, Notification, QuorumType, Track},
+    libquorum::{Handle, Library, Notification, QuorumType, Track, model},
     probe::{How, Probe, ProbeThread},
     ring_watch::{RingThread, RingWatch},
 };
@@ -50,7 +50,12 @@ impl Corosync {
 
     /// Blocks for ever if Corosync hangs.
     fn track(&self, terms: Terms) -> Result<Box<dyn Tracked>, Error> {
-        let mut handle = Handle::initialize_with(self.library()?)?;
+        let library = self.library()?;
+        let model = match terms.model {
+            Some(model) => model,
+            None => model::find(library, |server| terms.check_server(server))?,
+        };
+        let mut handle = Handle::initialize_at_most(library, model)?;
         terms.check_server(handle.server())?;
         terms.check_provider(handle.quorum_type() == QuorumType::Set)?;
         let asked_at = CLOCK.now();

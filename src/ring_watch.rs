@@ -167,9 +167,6 @@ const COROSYNC_2: Keys = Keys {
     age: Duration::from_millis(1500),
 };
 
-/// A key that Corosync 2 has, and Corosync 3 does not.
-const IS_COROSYNC_2: &CStr = c"runtime.connections.active";
-
 /// How old what the nodelist said may be. Votes that are added show in what votequorum expects at
 /// once.
 const NODELIST_AGE: Duration = Duration::from_secs(10);
@@ -276,7 +273,7 @@ impl Maps {
         let default = Cmap::initialize()?;
         terms.check_server(default.server())?;
         // Corosync 2 dies of a request for another map than the default one.
-        let is_corosync_2 = default.has(IS_COROSYNC_2)?;
+        let is_corosync_2 = default.is_corosync_2()?;
         let statistics = if is_corosync_2 { None } else { Some(Cmap::initialize_statistics()?) };
         if let Some(statistics) = &statistics {
             terms.check_server(statistics.server())?;

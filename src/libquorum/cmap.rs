@@ -36,7 +36,7 @@ impl Cmap {
 
     /// Connects to the map of statistics. Blocks until the daemon answers.
     ///
-    /// Not for a daemon of Corosync 2: it dies of this request.
+    /// Not for a daemon [of Corosync 2](Self::is_corosync_2): it dies of this request.
     pub(crate) fn initialize_statistics() -> Result<Self, Error> {
         let library = load()?;
         let initialize = library.initialize_map()?;
@@ -136,8 +136,14 @@ impl Cmap {
         result.map(|()| positions)
     }
 
-    /// Whether there is such a key, of whatever type. Blocks until the daemon answers.
-    pub(crate) fn has(&self, key: &CStr) -> Result<bool, Error> {
+    /// Whether the daemon is one of Corosync 2. Blocks until it answers. On a connection to the
+    /// default map.
+    pub(crate) fn is_corosync_2(&self) -> Result<bool, Error> {
+        self.has(IS_COROSYNC_2)
+    }
+
+    /// Whether there is such a key, of whatever type.
+    fn has(&self, key: &CStr) -> Result<bool, Error> {
         let (mut length, mut kind) = (0, 0);
         // SAFETY: the handle is open; the key lives through the call, and the rest are locals, or null
         // for a value that is not wanted.
@@ -207,6 +213,9 @@ fn load() -> Result<sys::Cmap, Error> {
     // answers for it, as for each library that the program is linked with.
     return Ok(unsafe { sys::Cmap::load() }?);
 }
+
+/// A key that Corosync 2 has, and Corosync 3 does not.
+const IS_COROSYNC_2: &CStr = c"runtime.connections.active";
 
 fn c_key(key: &str) -> CString {
     CString::new(key).expect("a key has no zero")

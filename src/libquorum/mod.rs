@@ -17,6 +17,7 @@
 mod callbacks;
 pub(crate) mod cmap;
 mod descriptors;
+pub(crate) mod model;
 mod notification;
 mod open;
 #[cfg(any(test, fuzzing))]
@@ -41,6 +42,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::{callbacks::Inbox, open::Open};
 pub use self::{
+    model::Model,
     notification::{NodeId, Notification, RingId},
     server::Server,
 };
@@ -86,16 +88,6 @@ impl Library {
 /// Why libquorum was not loaded. The dynamic linker calls a file missing that it cannot open.
 fn not_loaded(error: sys::LoadError) -> Error {
     if descriptors::any_left() { error.into() } else { Error::Descriptors }
-}
-
-/// Which callbacks a connection has (`quorum_model_initialize(3)`).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum Model {
-    /// Quorum notifications only, the ring without its node id. All versions.
-    V0,
-    /// Nodelist notifications too, which say who joined and who left. Corosync 3.1.0 and later.
-    V1,
 }
 
 /// Whether a quorum provider is configured (`quorum_initialize(3)`, `quorum_type`).
@@ -177,6 +169,10 @@ pub struct Handle {
 impl Handle {
     /// Connects with model V1, or with V0 where the library or the daemon does not know V1.
     ///
+    /// If the library knows V1, the daemon is asked on another connection first, through libcmap,
+    /// whether it is one of Corosync 2, which would die of the request for V1. Without libcmap V1 is
+    /// asked for, with a warning in the log.
+    ///
     /// Blocks until the daemon answers, which is never while it is stopped (`SIGSTOP`): nothing but
     /// a signal ends it then. See [`Library::load`] for which libquorum is used.
     ///
@@ -193,10 +189,15 @@ impl Handle {
     ///
     /// [`Error::Descriptors`], [`Error::Busy`] and [`Error::Connect`].
     pub fn initialize_with(library: Library) -> Result<Self, Error> {
-        // A library before 3.1.0 lacks the function; a daemon before it refuses the request
-        // (`exec/main.c` checks the range of request numbers).
-        match Self::model_initialize(library, Model::V1) {
-            Err(Error::Load(_) | Error::Connect(Code::INVALID_PARAM)) => {
+        Self::initialize_at_most(library, model::find(library, |_| Ok(()))?)
+    }
+
+    /// Connects with this model, or with V0 where the library or the daemon does not know V1.
+    pub(crate) fn initialize_at_most(library: Library, model: Model) -> Result<Self, Error> {
+        match Self::model_initialize(library, model) {
+            // A library before 3.1.0 lacks the function; a daemon of 3.0 refuses the request
+            // (`exec/main.c` checks the range of request numbers).
+            Err(Error::Load(_) | Error::Connect(Code::INVALID_PARAM)) if model == Model::V1 => {
                 Self::model_initialize(library, Model::V0)
             }
             result => result,
@@ -204,7 +205,7 @@ impl Handle {
     }
 
     /// Connects with exactly this model: `quorum_model_initialize` for V1, `quorum_initialize`
-    /// for V0.
+    /// for V0. Nothing is asked before: a daemon of Corosync 2 dies of V1.
     ///
     /// # Errors
     ///

@@ -8,12 +8,12 @@ use std::{
 
 use actix::{Actor, Arbiter, Context, Handler, System, clock};
 use actix_quorum::{
-    Code, Corosync, QuorumActor, QuorumChanged,
+    Code, QuorumActor, QuorumChanged,
     sim::{Cluster, Fault, Probe},
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use crate::support::{FakeLibquorum, connected, promtool};
+use crate::support::{FakeLibquorum, connected, fake_source, promtool};
 
 /// The value of each series, by its name with its labels.
 fn scrape(prometheus: &PrometheusHandle) -> BTreeMap<String, f64> {
@@ -130,8 +130,7 @@ fn what_happens_is_measured() {
         // A connection that does not close, when the actor is stopped.
         tokio::time::resume();
         let fake = FakeLibquorum::new("metrics");
-        let quorum = QuorumActor::builder()
-            .source(Corosync::load_from(fake.path()))
+        let quorum = fake_source(QuorumActor::builder(), fake.path())
             .server_uid(None)
             .start_in_arbiter(&Arbiter::current());
         connected(&quorum).await;

@@ -58,7 +58,7 @@ pub use self::{
     hostile::{Hostile, Message, Step},
     http::{Client, Event},
     leftovers::{TempDir, shm_of, sweep, unique_name},
-    loaded::{FUNCTIONS, Fake, THREE, ids, until_connected},
+    loaded::{FUNCTIONS, Fake, THREE, connect, fake_source, ids, until_connected},
     netns::Netns,
     own_process::is_run_elsewhere,
     process::{
