@@ -10,6 +10,7 @@
 mod support;
 
 mod descriptors;
+mod encrypted;
 mod exit;
 mod hang;
 mod hostile;

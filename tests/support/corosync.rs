@@ -4,10 +4,11 @@ use std::{
     collections::BTreeMap,
     fmt::Write,
     fs::{self, File},
-    path::PathBuf,
+    io::Read,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus, Output, Stdio},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -62,8 +63,9 @@ impl Corosync {
         let mut config = self.config.lock().unwrap();
         change(&mut config);
         let state = self.directory.path().join("state");
-        fs::write(self.config_file(), config.render(&state.display().to_string()))
-            .expect("the directory is ours");
+        let file =
+            config.render(&state.display().to_string(), needs_crypto().then_some(key_file()));
+        fs::write(self.config_file(), file).expect("the directory is ours");
     }
 
     /// Starts the daemon, which must not be running, and does not wait for it.
@@ -374,8 +376,41 @@ impl Default for Config {
     }
 }
 
+/// Whether the daemon refuses to talk without encryption, as one may that is newer than 3.1.10.
+fn needs_crypto() -> bool {
+    static NEEDS: OnceLock<bool> = OnceLock::new();
+
+    *NEEDS.get_or_init(|| {
+        let directory = TempDir::new();
+        let file = directory.path().join("corosync.conf");
+        let plain = Config::default().render(&directory.path().display().to_string(), None);
+        fs::write(&file, plain).expect("the directory is ours");
+        let mut check = Command::new("corosync");
+        let output = check.arg("-t").arg("-c").arg(&file).stdin(Stdio::null()).output();
+        let output = output.expect("corosync can be run");
+        let said = [output.stdout, output.stderr].concat();
+        !output.status.success() && String::from_utf8_lossy(&said).contains("encryption")
+    })
+}
+
+/// The key of all clusters of this process, removed with what else it leaves.
+fn key_file() -> &'static Path {
+    static KEY: OnceLock<PathBuf> = OnceLock::new();
+
+    KEY.get_or_init(|| {
+        // In a directory that a later process sweeps.
+        let path = std::mem::ManuallyDrop::new(TempDir::new()).path().join("authkey");
+        let mut key = vec![0; 256];
+        let mut random = File::open("/dev/urandom").expect("it is there");
+        random.read_exact(&mut key).expect("it has no end");
+        fs::write(&path, key).expect("the directory is ours");
+        path
+    })
+}
+
 impl Config {
-    fn render(&self, state: &str) -> String {
+    /// With the file of a key, encrypted; only knet can be.
+    fn render(&self, state: &str, key: Option<&Path>) -> String {
         let mut file = String::new();
         let mut section = |name: &str, lines: &[String]| {
             writeln!(file, "{name} {{").unwrap();
@@ -390,9 +425,15 @@ impl Config {
             line("version", "2"),
             line("cluster_name", "test"),
             line("transport", self.transport.name()),
-            line("crypto_cipher", "none"),
-            line("crypto_hash", "none"),
         ];
+        match key.filter(|_| self.transport == Transport::Knet) {
+            Some(key) => totem.extend([
+                line("crypto_cipher", "aes256"),
+                line("crypto_hash", "sha256"),
+                line("keyfile", &key.display().to_string()),
+            ]),
+            None => totem.extend([line("crypto_cipher", "none"), line("crypto_hash", "none")]),
+        }
         if let Token::Millis(token) = self.token {
             totem.extend([line("token", &token.to_string()), line("token_coefficient", "0")]);
         }
