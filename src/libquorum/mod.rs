@@ -17,6 +17,7 @@
 mod callbacks;
 pub(crate) mod cmap;
 mod descriptors;
+mod leftovers;
 pub(crate) mod model;
 mod notification;
 mod open;

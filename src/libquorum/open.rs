@@ -9,7 +9,7 @@ use std::{
 use corosync_sys as sys;
 use parking_lot::Mutex;
 
-use super::{Server, descriptors};
+use super::{Server, descriptors, leftovers};
 use crate::{Code, Error};
 
 /// The handles of one of Corosync's libraries that are open in this process.
@@ -56,6 +56,7 @@ impl Open {
             server = Server::of(fd, service, &open);
         }
         open.extend(server.map(|(socket, _)| socket));
+        leftovers::opened();
         Ok((handle, server))
     }
 
@@ -68,12 +69,14 @@ impl Open {
         lost: bool,
         finalize: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        if let Some((_, server)) = server.filter(|_| lost) {
-            server.wait_gone(SERVER_GONE);
-        }
+        let is_gone = server.filter(|_| lost).and_then(|(_, server)| server.wait_gone(SERVER_GONE));
         let close = move |open: &mut Vec<RawFd>| {
             open.retain(|socket| server.is_none_or(|(ours, _)| *socket != ours));
-            finalize()
+            let finalized = finalize();
+            if let Some(is_gone) = is_gone {
+                leftovers::closed(is_gone);
+            }
+            finalized
         };
         if let Some(mut open) = self.0.try_lock_for(CLOSING) {
             return Some(close(&mut open));

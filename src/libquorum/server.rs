@@ -43,15 +43,18 @@ impl Server {
         ours.iter().all(|(_, server)| server.uid == uid).then_some((socket, Self { uid, pid }))
     }
 
-    /// Waits until the process is gone, for `patience` at most.
-    pub(super) fn wait_gone(self, patience: Duration) {
-        let Some(pid) = self.pid.and_then(Pid::from_raw) else { return };
+    /// Waits until the process is gone, for `patience` at most. `None` if this process does not see
+    /// it, otherwise whether it is gone.
+    pub(super) fn wait_gone(self, patience: Duration) -> Option<bool> {
+        let pid = self.pid.and_then(Pid::from_raw)?;
         let deadline = Instant::now() + patience;
-        while rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
-            && Instant::now() < deadline
-        {
+        while rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH) {
+            if Instant::now() >= deadline {
+                return Some(false);
+            }
             thread::sleep(Duration::from_millis(2));
         }
+        Some(true)
     }
 }
 
