@@ -6,7 +6,10 @@ use crate::{
     Error,
     connector::Connector,
     lease::{Clock, Moment},
-    libquorum::{Model, Notification, Server},
+    libquorum::{
+        Model, Notification, Server,
+        line::{Line, Peer},
+    },
     probe::Probe,
     ring_watch::RingWatch,
 };
@@ -80,6 +83,11 @@ pub(crate) mod sealed {
     }
 
     impl Terms {
+        /// For whom a connection is made that must satisfy this.
+        pub(crate) fn peer<'a>(&self, line: &'a Line) -> Peer<'a> {
+            Peer { line, uid: self.server_uid }
+        }
+
         /// Whether this server may be believed.
         pub(crate) fn check_server(&self, server: Option<Server>) -> Result<(), Error> {
             let found = server.map(|server| server.uid);

@@ -3,7 +3,6 @@
 use std::{
     ffi::CStr,
     fmt,
-    os::fd::OwnedFd,
     pin::Pin,
     sync::{
         Arc,
@@ -13,13 +12,12 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rustix::net::{Shutdown, shutdown};
 
 use crate::{
     Code, Error,
     connection::sealed::Terms,
     lease::{Clock, Moment},
-    libquorum::cmap::Cmap,
+    libquorum::{cmap::Cmap, line::Line},
     state::{RingCounters, RingReading, RingUpdate},
     worker::{Pending, Responder, Worker},
 };
@@ -37,7 +35,7 @@ pub trait RingWatch: fmt::Debug + Send + Sync {
     /// descriptor stays readable).
     fn cancel(&self) -> bool;
 
-    /// Closes its connections. Returns when that is done, which may be never.
+    /// Closes its connections, and ends what it waits for. Returns when that is done.
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
@@ -54,13 +52,9 @@ pub(crate) struct RingThread {
 #[derive(Debug)]
 struct Current {
     worker: Worker<Reader>,
-    sockets: Arc<Sockets>,
+    line: Line,
     connections: Arc<AtomicU64>,
 }
-
-/// Duplicates of the sockets of the connections that the thread uses.
-#[derive(Debug, Default)]
-struct Sockets(Mutex<Vec<OwnedFd>>);
 
 impl RingThread {
     pub(crate) fn new(terms: Terms, clock: Clock) -> Self {
@@ -71,18 +65,18 @@ impl RingThread {
 
 impl Current {
     fn new(terms: Terms, clock: Clock, was_watched: bool, connections: Arc<AtomicU64>) -> Self {
-        let sockets = Arc::new(Sockets::default());
-        let (used, count) = (Arc::clone(&sockets), Arc::clone(&connections));
+        let line = Line::default();
+        let (used, count) = (line.clone(), Arc::clone(&connections));
         let worker = Worker::new("quorum-ring", move || Reader {
             terms,
             clock,
             maps: None,
-            sockets: Arc::clone(&used),
+            line: used.clone(),
             connections: Arc::clone(&count),
             was_watched,
             is_warned: false,
         });
-        Self { worker, sockets, connections }
+        Self { worker, line, connections }
     }
 }
 
@@ -93,14 +87,11 @@ impl RingWatch for RingThread {
 
     fn cancel(&self) -> bool {
         let mut current = self.current.lock();
-        let sockets = std::mem::take(&mut *current.sockets.0.lock());
-        // Without a connection the thread makes one, and may not be left behind at that.
-        if sockets.is_empty() {
+        // Without a connection the thread makes one, which takes as long as it does.
+        if !current.line.is_connected() {
             return false;
         }
-        for socket in &sockets {
-            let _ = shutdown(socket, Shutdown::Both);
-        }
+        current.line.cut();
         // The call returns within two seconds (libqb `lib/ipcc.c`), and then the thread ends.
         let connections = Arc::clone(&current.connections);
         *current = Current::new(self.terms, self.clock, true, connections);
@@ -108,7 +99,11 @@ impl RingWatch for RingThread {
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        self.current.lock().worker.close()
+        let current = self.current.lock();
+        // Also if nobody waits until it is closed.
+        current.line.cut();
+        let (line, closed) = (current.line.clone(), current.worker.close());
+        Box::pin(async move { line.cut_until(closed).await })
     }
 }
 
@@ -117,7 +112,7 @@ struct Reader {
     terms: Terms,
     clock: Clock,
     maps: Option<Maps>,
-    sockets: Arc<Sockets>,
+    line: Line,
     /// How many connections were made.
     connections: Arc<AtomicU64>,
     /// A read has succeeded, so the next failure is none of what is installed.
@@ -221,9 +216,7 @@ impl Reader {
         let mut maps = match self.maps.take() {
             Some(maps) => maps,
             None => {
-                self.sockets.0.lock().clear();
-                let maps = Maps::connect(self.terms)?;
-                *self.sockets.0.lock() = maps.sockets()?;
+                let maps = Maps::connect(self.terms, &self.line)?;
                 let number = self.connections.fetch_add(1, Ordering::Relaxed);
                 Maps { number, ..maps }
             }
@@ -269,12 +262,13 @@ impl Reader {
 }
 
 impl Maps {
-    fn connect(terms: Terms) -> Result<Self, Failed> {
-        let default = Cmap::initialize()?;
+    fn connect(terms: Terms, line: &Line) -> Result<Self, Failed> {
+        let default = Cmap::initialize(terms.peer(line))?;
         terms.check_server(default.server())?;
         // Corosync 2 dies of a request for another map than the default one.
         let is_corosync_2 = default.is_corosync_2()?;
-        let statistics = if is_corosync_2 { None } else { Some(Cmap::initialize_statistics()?) };
+        let statistics =
+            if is_corosync_2 { None } else { Some(Cmap::initialize_statistics(terms.peer(line))?) };
         if let Some(statistics) = &statistics {
             terms.check_server(statistics.server())?;
         }
@@ -290,14 +284,6 @@ impl Maps {
         };
         let token = timeout("runtime.config.totem.token")?;
         Ok((token, timeout("runtime.config.totem.consensus")?, now))
-    }
-
-    fn sockets(&self) -> Result<Vec<OwnedFd>, Error> {
-        let mut sockets = Vec::new();
-        for map in [Some(&self.default), self.statistics.as_ref()].into_iter().flatten() {
-            sockets.extend(map.duplicate_socket().map_err(|_| Error::Descriptors)?);
-        }
-        Ok(sockets)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Library, Server, cmap::Cmap};
+use super::{Library, Server, cmap::Cmap, line::Peer};
 use crate::{Code, Error};
 
 /// Which callbacks a connection has (`quorum_model_initialize(3)`).
@@ -24,12 +24,13 @@ pub enum Model {
 /// Blocks until the daemon answers. What it is asked harms none: one key of the default map.
 pub(crate) fn find(
     library: Library,
+    peer: Peer<'_>,
     check: impl Fn(Option<Server>) -> Result<(), Error>,
 ) -> Result<Model, Error> {
     if library.0.model_initialize().is_err() {
         return Ok(Model::V0);
     }
-    let cmap = match Cmap::initialize() {
+    let cmap = match Cmap::initialize(peer) {
         Ok(cmap) => cmap,
         Err(Error::Load(why)) => {
             warn(&why);
@@ -41,6 +42,7 @@ pub(crate) fn find(
     check(cmap.server())?;
     match cmap.is_corosync_2() {
         Ok(is_corosync_2) => Ok(if is_corosync_2 { Model::V0 } else { Model::V1 }),
+        Err(_) if peer.line.is_cut() => Err(Error::Unresponsive),
         Err(error) => Err(Error::Connect(error.code().unwrap_or(Code::LIBRARY))),
     }
 }

@@ -1,7 +1,15 @@
 //! Who is at the other end: the process that accepted a connection.
 
+#[cfg(target_os = "linux")]
+use std::os::fd::AsFd;
 use std::{
-    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    ffi::OsStr,
+    os::{
+        fd::{AsRawFd, BorrowedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
@@ -25,22 +33,20 @@ impl Server {
     /// Over shared memory, libqb's default, `fd` is the stream socket that was connected and the
     /// kernel knows its peer. With `system { qb_ipc_type: socket }` it is a datagram socket, which
     /// has no peer credentials; its stream socket is found among this process's descriptors, as the
-    /// one that is connected to the socket of that `service` and is not in `others`.
-    pub(super) fn of(
-        fd: BorrowedFd<'_>,
-        service: &[u8],
-        others: &[RawFd],
-    ) -> Option<(RawFd, Self)> {
+    /// one that is connected to the socket of that `service` and was not there `before`.
+    pub(super) fn of(fd: BorrowedFd<'_>, service: &[u8], before: &[Stream]) -> Option<Found> {
         if is_stream(fd) {
-            return Some((fd.as_raw_fd(), peer(fd)?));
+            return Some(Found { server: peer(fd)?, socket: fd.as_raw_fd(), is_ours: true });
         }
         let mut ours = streams(service);
-        ours.retain(|(stream, _)| !others.contains(stream));
-        // If other code of this process has connections of its own, they must at least agree who
-        // the servers are; which process is ours is then not known, if they are of several.
-        let &(socket, Self { uid, pid }) = ours.first()?;
+        ours.retain(|(stream, _)| !before.contains(stream));
+        // If other code of this process has just connected, too, they must at least agree who the
+        // servers are; which process is ours is then not known, if they are of several.
+        let &(stream, Self { uid, pid }) = ours.first()?;
         let pid = pid.filter(|_| ours.iter().all(|(_, server)| server.pid == pid));
-        ours.iter().all(|(_, server)| server.uid == uid).then_some((socket, Self { uid, pid }))
+        let server = Self { uid, pid };
+        let agree = ours.iter().all(|(_, server)| server.uid == uid);
+        agree.then_some(Found { server, socket: stream.fd, is_ours: ours.len() == 1 })
     }
 
     /// Waits until the process is gone, for `patience` at most. `None` if this process does not see
@@ -57,6 +63,89 @@ impl Server {
         Some(true)
     }
 }
+
+/// A server, and a socket that is connected to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    pub(super) server: Server,
+    pub(super) socket: RawFd,
+    /// The socket is that of the connection for sure, and not one of other code of this process.
+    pub(super) is_ours: bool,
+}
+
+/// A socket, which is another one once its number stands for another inode.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Stream {
+    pub(super) fd: RawFd,
+    inode: u64,
+}
+
+/// Ends what waits on this socket, which has to be open.
+pub(super) fn shut_down(socket: RawFd) {
+    // SAFETY: the caller knows that it is open.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+    // It may not be connected any more.
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+}
+
+/// Who listens.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Nobody,
+    Somebody(Option<Server>),
+    /// It does not take connections now, or cannot be reached in the ways that are known here.
+    Unknown,
+}
+
+/// Who listens on the socket of a service, found out by a connection that is closed at once: the kernel
+/// knows that without an answer of theirs.
+#[cfg(target_os = "linux")]
+pub(super) fn listener(service: &[u8]) -> Listener {
+    use rustix::{
+        io::Errno,
+        net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
+    };
+
+    let address = if uses_file_system() {
+        SocketAddrUnix::new(socket_file(service))
+    } else {
+        // libqb fills the name up with zeros, to the size of the field (`lib/ipc_setup.c`).
+        let mut name = [0; SUN_PATH - 1];
+        name[..service.len()].copy_from_slice(service);
+        SocketAddrUnix::new_abstract_name(&name)
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    let (Ok(address), Ok(socket)) = (address, socket) else { return Listener::Unknown };
+    match connect(&socket, &address) {
+        Ok(()) => Listener::Somebody(peer(socket.as_fd())),
+        Err(Errno::CONNREFUSED | Errno::NOENT) => Listener::Nobody,
+        Err(_) => Listener::Unknown,
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn listener(_: &[u8]) -> Listener {
+    Listener::Unknown
+}
+
+/// Whether libqb's sockets are in the file system, which it finds out once, too (`lib/unix.c`).
+pub(super) fn uses_file_system() -> bool {
+    static USES: OnceLock<bool> = OnceLock::new();
+
+    *USES.get_or_init(|| cfg!(not(target_os = "linux")) || Path::new(FORCE_FILE_SYSTEM).exists())
+}
+
+/// Where the socket of a service is then, in a libqb that distributions build.
+pub(super) fn socket_file(service: &[u8]) -> PathBuf {
+    Path::new("/var/run").join(OsStr::from_bytes(service))
+}
+
+const FORCE_FILE_SYSTEM: &str = "/etc/libqb/force-filesystem-sockets";
+
+/// The bytes that an address has for its name (`unix(7)`).
+#[cfg(target_os = "linux")]
+const SUN_PATH: usize = 108;
 
 #[cfg(target_os = "linux")]
 fn is_stream(fd: BorrowedFd<'_>) -> bool {
@@ -88,7 +177,7 @@ fn peer(fd: BorrowedFd<'_>) -> Option<Server> {
 /// The stream sockets of this process that are connected to the socket of `service`, and their
 /// servers.
 #[cfg(target_os = "linux")]
-fn streams(service: &[u8]) -> Vec<(RawFd, Server)> {
+pub(super) fn streams(service: &[u8]) -> Vec<(Stream, Server)> {
     let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
     open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok())
         .filter_map(|number| {
@@ -98,7 +187,9 @@ fn streams(service: &[u8]) -> Vec<(RawFd, Server)> {
             let address = rustix::net::getpeername(fd).ok()??;
             let address = rustix::net::SocketAddrUnix::try_from(address).ok()?;
             let here = is_of(&address, service) && is_stream(fd);
-            here.then(|| peer(fd))?.map(|server| (number, server))
+            let server = here.then(|| peer(fd))??;
+            let inode = rustix::fs::fstat(fd).ok()?.st_ino;
+            Some((Stream { fd: number, inode }, server))
         })
         .collect()
 }
@@ -123,6 +214,6 @@ fn peer(_: BorrowedFd<'_>) -> Option<Server> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn streams(_: &[u8]) -> Vec<(RawFd, Server)> {
+pub(super) fn streams(_: &[u8]) -> Vec<(Stream, Server)> {
     Vec::new()
 }

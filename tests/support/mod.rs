@@ -18,6 +18,7 @@ mod faults;
 mod flipper;
 pub mod hostile;
 mod http;
+mod impostor;
 mod leftovers;
 mod loaded;
 mod netns;
@@ -57,6 +58,7 @@ pub use self::{
     flipper::Flipper,
     hostile::{Hostile, Message, Step},
     http::{Client, Event},
+    impostor::{Impostor, connect_as_other_code},
     leftovers::{TempDir, shm_of, sweep, unique_name},
     loaded::{FUNCTIONS, Fake, THREE, connect, fake_source, ids, until_connected},
     netns::Netns,
