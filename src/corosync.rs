@@ -75,10 +75,14 @@ impl Source for Corosync {
         let tracking = connector.run(line.clone(), move || self.track(terms, &used));
         Box::pin(async move {
             let mut tracking = Box::pin(tracking);
-            match tokio::time::timeout(ATTEMPT, &mut tracking).await {
-                Ok(tracking) => tracking,
-                Err(_) => line.cut_until(tracking).await,
+            // Whoever does not answer may be somebody else, who listens while Corosync is down.
+            for _ in 0..LOOKS {
+                if let Ok(tracking) = tokio::time::timeout(LOOK, &mut tracking).await {
+                    return tracking;
+                }
+                terms.server_uid.inspect(|uid| line.cut_unless(*uid));
             }
+            line.cut_until(tracking).await
         })
     }
 
@@ -148,3 +152,7 @@ const CLOCK: Clock = Clock::System;
 /// How long to wait for Corosync to let us in. It is asked anew then, for one that has lost a request is
 /// not to be waited for without end.
 const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// How often to look meanwhile who is at the other end.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOKS: u128 = ATTEMPT.as_millis() / LOOK.as_millis();

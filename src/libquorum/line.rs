@@ -5,7 +5,7 @@ use std::{os::fd::RawFd, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
-use super::server::{self, Listener, Stream};
+use super::server::{self, Server, Stream};
 use crate::Error;
 
 /// The connections that one thread has and makes, and what ends the call that it waits in.
@@ -16,6 +16,8 @@ pub struct Line(Arc<Mutex<State>>);
 struct State {
     /// Nothing is to be waited for any more.
     is_cut: bool,
+    /// The user whose server was found to be at the other end of an attempt, and is not to be.
+    refused: Option<u32>,
     /// The sockets of the connections. Each is open as long as it is here.
     sockets: Vec<RawFd>,
     connecting: Option<Attempt>,
@@ -45,6 +47,21 @@ impl Line {
         self.0.lock().hang_up();
     }
 
+    /// Cuts it if whoever is at the other end of an attempt, and has not answered, is not this user.
+    pub(crate) fn cut_unless(&self, uid: u32) {
+        let mut state = self.0.lock();
+        let Some((_, server)) = state.attempt().filter(|(_, server)| server.uid != uid) else {
+            return;
+        };
+        state.refused = Some(server.uid);
+        state.is_cut = true;
+        state.hang_up();
+    }
+
+    pub(super) fn refused(&self) -> Option<u32> {
+        self.0.lock().refused
+    }
+
     /// Cuts it, again and again until `done` is.
     pub(crate) async fn cut_until<T>(&self, done: impl Future<Output = T>) -> T {
         let mut done = std::pin::pin!(done);
@@ -64,18 +81,13 @@ impl Line {
         !self.0.lock().sockets.is_empty()
     }
 
-    /// An attempt to connect begins, `before` which these sockets were there; if that was not looked
-    /// at, it cannot be ended.
-    pub(super) fn begin(
-        &self,
-        service: &'static [u8],
-        before: Option<Vec<Stream>>,
-    ) -> Result<(), Error> {
+    /// An attempt to connect begins, `before` which these sockets were there.
+    pub(super) fn begin(&self, service: &'static [u8], before: Vec<Stream>) -> Result<(), Error> {
         let mut state = self.0.lock();
         if state.is_cut {
             return Err(Error::Unresponsive);
         }
-        state.connecting = before.map(|before| Attempt { service, before });
+        state.connecting = Some(Attempt { service, before });
         Ok(())
     }
 
@@ -100,14 +112,19 @@ impl State {
         for socket in &self.sockets {
             server::shut_down(*socket);
         }
-        let Some(Attempt { service, before }) = &self.connecting else { return };
+        if let Some((stream, _)) = self.attempt() {
+            server::shut_down(stream.fd);
+        }
+    }
+
+    /// The socket of the attempt that waits, and who is at its other end.
+    fn attempt(&self) -> Option<(Stream, Server)> {
+        let Attempt { service, before } = self.connecting.as_ref()?;
         let mut new = server::streams(service);
         new.retain(|(stream, _)| !before.contains(stream));
         // With several, other code of this process connects just now, too: which is ours is not known,
         // and nobody else's may be shut down.
-        if let [(stream, _)] = &new[..] {
-            server::shut_down(stream.fd);
-        }
+        if let [attempt] = new[..] { Some(attempt) } else { None }
     }
 }
 
@@ -119,19 +136,6 @@ const AGAIN: Duration = Duration::from_millis(50);
 pub(crate) struct Peer<'a> {
     /// What ends the attempt, and calls on the connection.
     pub(crate) line: &'a Line,
-    /// Whom to wait for; anybody if `None`.
+    /// Who is to be at the other end; anybody if `None`.
     pub(crate) uid: Option<u32>,
-}
-
-impl Peer<'_> {
-    /// Refuses a server of another user that listens, before it is waited for. Whoever is there when
-    /// the connection is made is asked for again then.
-    pub(super) fn check(&self, listener: &Listener) -> Result<(), Error> {
-        match (self.uid, listener) {
-            (Some(expected), Listener::Somebody(Some(found))) if found.uid != expected => {
-                Err(Error::Server { found: Some(found.uid), expected })
-            }
-            _ => Ok(()),
-        }
-    }
 }

@@ -11,7 +11,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::{
     Server, descriptors, leftovers,
     line::{Line, Peer},
-    server::{self, Listener},
+    server,
 };
 use crate::{Code, Error};
 
@@ -126,13 +126,7 @@ fn make(
     finalize: impl FnOnce(u64) -> sys::cs_error_t,
 ) -> Result<Opened, Error> {
     let descriptors = descriptors::Guard::new()?;
-    let listener = server::listener(service);
-    peer.check(&listener)?;
-    let before = match listener {
-        // Nobody to wait for; and who retries often is not to look at all descriptors each time.
-        Listener::Nobody => None,
-        _ => Some(server::streams(service).into_iter().map(|(stream, _)| stream).collect()),
-    };
+    let before: Vec<_> = server::streams(service).into_iter().map(|(stream, _)| stream).collect();
     peer.line.begin(service, before.clone())?;
     // Zero is no handle.
     let mut handle = 0;
@@ -143,13 +137,13 @@ fn make(
         // that is no more, and for zero, this is CS_ERR_BAD_HANDLE.
         finalize(handle);
         descriptors.restore();
-        return Err(not_connected(code, service, peer.line));
+        return Err(not_connected(code, service, peer));
     }
     let (mut fd, mut found) = (-1, None);
     if Code(fd_get(handle, &mut fd)) == Code::OK {
         // SAFETY: the library has just given the descriptor out; it is open until `close`.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        found = Server::of(fd, service, &before.unwrap_or_default());
+        found = Server::of(fd, service, &before);
     }
     let socket = found.filter(|found| found.is_ours).map(|found| found.socket);
     peer.line.end(socket);
@@ -159,9 +153,11 @@ fn make(
 }
 
 /// Why there is no connection, where the library's code has several causes.
-fn not_connected(code: Code, service: &[u8], line: &Line) -> Error {
-    if line.is_cut() {
-        return Error::Unresponsive;
+fn not_connected(code: Code, service: &[u8], peer: Peer<'_>) -> Error {
+    match (peer.uid, peer.line.refused()) {
+        (Some(expected), Some(found)) => return Error::Server { found: Some(found), expected },
+        _ if peer.line.is_cut() => return Error::Unresponsive,
+        _ => {}
     }
     let is_absent = code == Code::NOT_EXIST
         && server::uses_file_system()

@@ -1,7 +1,5 @@
 //! Who is at the other end: the process that accepted a connection.
 
-#[cfg(target_os = "linux")]
-use std::os::fd::AsFd;
 use std::{
     ffi::OsStr,
     os::{
@@ -88,47 +86,6 @@ pub(super) fn shut_down(socket: RawFd) {
     let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
 }
 
-/// Who listens.
-#[derive(Debug)]
-pub(super) enum Listener {
-    Nobody,
-    Somebody(Option<Server>),
-    /// It does not take connections now, or cannot be reached in the ways that are known here.
-    Unknown,
-}
-
-/// Who listens on the socket of a service, found out by a connection that is closed at once: the kernel
-/// knows that without an answer of theirs.
-#[cfg(target_os = "linux")]
-pub(super) fn listener(service: &[u8]) -> Listener {
-    use rustix::{
-        io::Errno,
-        net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
-    };
-
-    let address = if uses_file_system() {
-        SocketAddrUnix::new(socket_file(service))
-    } else {
-        // libqb fills the name up with zeros, to the size of the field (`lib/ipc_setup.c`).
-        let mut name = [0; SUN_PATH - 1];
-        name[..service.len()].copy_from_slice(service);
-        SocketAddrUnix::new_abstract_name(&name)
-    };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
-    let (Ok(address), Ok(socket)) = (address, socket) else { return Listener::Unknown };
-    match connect(&socket, &address) {
-        Ok(()) => Listener::Somebody(peer(socket.as_fd())),
-        Err(Errno::CONNREFUSED | Errno::NOENT) => Listener::Nobody,
-        Err(_) => Listener::Unknown,
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(super) fn listener(_: &[u8]) -> Listener {
-    Listener::Unknown
-}
-
 /// Whether libqb's sockets are in the file system, which it finds out once, too (`lib/unix.c`).
 pub(super) fn uses_file_system() -> bool {
     static USES: OnceLock<bool> = OnceLock::new();
@@ -142,10 +99,6 @@ pub(super) fn socket_file(service: &[u8]) -> PathBuf {
 }
 
 const FORCE_FILE_SYSTEM: &str = "/etc/libqb/force-filesystem-sockets";
-
-/// The bytes that an address has for its name (`unix(7)`).
-#[cfg(target_os = "linux")]
-const SUN_PATH: usize = 108;
 
 #[cfg(target_os = "linux")]
 fn is_stream(fd: BorrowedFd<'_>) -> bool {

@@ -12,6 +12,7 @@ mod support;
 mod descriptors;
 mod encrypted;
 mod exit;
+mod files;
 mod hang;
 mod hostile;
 mod hung;

@@ -17,7 +17,7 @@ use std::{
 use rustix::process::Signal;
 
 use super::{
-    Netns, TempDir,
+    Netns, TempDir, command,
     daemon::Daemon,
     eventually,
     leftovers::{note_pid, read_pids, remove_shm_of},
@@ -80,7 +80,10 @@ impl Corosync {
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "sh", "-c"])
-            .arg("mount -t tmpfs tmpfs /run && exec corosync -f -c \"$0\"")
+            .arg(match self.ipc() {
+                Ipc::Files => format!("{} && exec corosync -f -c \"$0\"", self.files()),
+                _ => "mount -t tmpfs tmpfs /run && exec corosync -f -c \"$0\"".to_owned(),
+            })
             .arg(self.config_file())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file can be duplicated"))
@@ -88,6 +91,24 @@ impl Corosync {
         let (started, _) = Daemon::start(Arc::clone(&self.netns), command);
         note_pid(self.directory.path(), started.pid);
         *daemon = Some(started);
+    }
+
+    fn ipc(&self) -> Ipc {
+        self.config.lock().unwrap().ipc
+    }
+
+    /// A shell command that has libqb's sockets in the file system, for the daemon and its clients: with
+    /// an /etc and a /run of their own.
+    pub fn files(&self) -> String {
+        let directory = self.directory.path();
+        let (etc, run) = (directory.join("host-etc"), directory.join("host-run"));
+        if !etc.exists() {
+            command("cp", &["-a", "/etc", etc.to_str().expect("a plain path")]);
+            fs::create_dir_all(etc.join("libqb")).expect("the directory is ours");
+            File::create(etc.join("libqb/force-filesystem-sockets")).expect("it is ours");
+            fs::create_dir_all(&run).expect("the directory is ours");
+        }
+        format!("mount --bind {} /etc && mount --bind {} /run", etc.display(), run.display())
     }
 
     /// Waits until clients can connect, for which the daemon must have formed its first ring.
@@ -355,6 +376,8 @@ pub enum Token {
 pub enum Ipc {
     Shm,
     Socket,
+    /// As `Shm`, over sockets in the file system.
+    Files,
 }
 
 impl Default for Config {
