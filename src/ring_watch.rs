@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -53,6 +53,8 @@ pub(crate) struct RingThread {
 struct Current {
     worker: Worker<Reader>,
     line: Line,
+    /// Both connections are there.
+    is_made: Arc<AtomicBool>,
     connections: Arc<AtomicU64>,
 }
 
@@ -66,17 +68,19 @@ impl RingThread {
 impl Current {
     fn new(terms: Terms, clock: Clock, was_watched: bool, connections: Arc<AtomicU64>) -> Self {
         let line = Line::default();
-        let (used, count) = (line.clone(), Arc::clone(&connections));
+        let is_made = Arc::new(AtomicBool::new(false));
+        let (used, made, count) = (line.clone(), Arc::clone(&is_made), Arc::clone(&connections));
         let worker = Worker::new("quorum-ring", move || Reader {
             terms,
             clock,
             maps: None,
             line: used.clone(),
+            is_made: Arc::clone(&made),
             connections: Arc::clone(&count),
             was_watched,
             is_warned: false,
         });
-        Self { worker, line, connections }
+        Self { worker, line, is_made, connections }
     }
 }
 
@@ -88,7 +92,7 @@ impl RingWatch for RingThread {
     fn cancel(&self) -> bool {
         let mut current = self.current.lock();
         // Without a connection the thread makes one, which takes as long as it does.
-        if !current.line.is_connected() {
+        if !current.is_made.swap(false, Ordering::AcqRel) {
             return false;
         }
         current.line.cut();
@@ -113,6 +117,7 @@ struct Reader {
     clock: Clock,
     maps: Option<Maps>,
     line: Line,
+    is_made: Arc<AtomicBool>,
     /// How many connections were made.
     connections: Arc<AtomicU64>,
     /// A read has succeeded, so the next failure is none of what is installed.
@@ -216,7 +221,9 @@ impl Reader {
         let mut maps = match self.maps.take() {
             Some(maps) => maps,
             None => {
+                self.is_made.store(false, Ordering::Release);
                 let maps = Maps::connect(self.terms, &self.line)?;
+                self.is_made.store(true, Ordering::Release);
                 let number = self.connections.fetch_add(1, Ordering::Relaxed);
                 Maps { number, ..maps }
             }

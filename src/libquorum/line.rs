@@ -77,10 +77,6 @@ impl Line {
         self.0.lock().is_cut
     }
 
-    pub(crate) fn is_connected(&self) -> bool {
-        !self.0.lock().sockets.is_empty()
-    }
-
     /// An attempt to connect begins, `before` which these sockets were there.
     pub(super) fn begin(&self, service: &'static [u8], before: Vec<Stream>) -> Result<(), Error> {
         let mut state = self.0.lock();
