@@ -16,13 +16,14 @@ TIMED_RUNS = 50
 TREE = --locked --workspace --exclude actix-quorum-benches --features '$(PORTABLE)'
 RUN = --include-ignored --skip soak:: --test-threads=8
 
-.PHONY: help cluster cluster-down test test-stages test-long test-long-stages flaky soak bench overlap \
-	instructions loom histories linked sanitize fuzz corpus check fmt clippy doc features \
+.PHONY: help cluster cluster-down test test-stages test-long test-long-stages test-versions flaky soak \
+	bench overlap instructions loom histories linked sanitize fuzz corpus check fmt clippy doc features \
 	dependencies minimal package
 
 help:
 	@echo 'make test       every functional test, on real Corosync daemons and in a browser too (needs root)'
-	@echo 'make test-long  what takes long: loom, histories, linked, sanitizers, fuzzing, soak (needs root)'
+	@echo 'make test-long  what takes long: loom, histories, other versions, linked, sanitizers, fuzzing, soak (needs root)'
+	@echo 'make test-versions  the tests on real daemons of other Corosync versions (needs root, Debian)'
 	@echo 'make check      format, lints, docs, feature combinations, dependencies'
 	@echo 'make flaky RUNS=n  runs the tests n times, every other time on a busy machine (needs root)'
 	@echo 'make soak       ten minutes of chaos on a real cluster; SOAK_SECONDS=n for others (needs root)'
@@ -62,6 +63,7 @@ test-long-stages:
 	@scripts/stage install scripts/install-long-deps
 	@scripts/stage loom $(MAKE) --no-print-directory loom
 	@scripts/stage histories $(MAKE) --no-print-directory histories
+	@scripts/stage versions $(MAKE) --no-print-directory test-versions
 	@scripts/stage linked $(MAKE) --no-print-directory linked
 	@scripts/stage sanitize $(MAKE) --no-print-directory sanitize
 	@scripts/stage fuzz $(MAKE) --no-print-directory fuzz FUZZ_SECONDS=60
@@ -80,6 +82,12 @@ loom:
 # Ten times as many histories of the simulated cluster as `cargo test` runs.
 histories:
 	PROPTEST_CASES=10000 cargo test $(TREE) --test it -- property::
+
+# The tests on real daemons against the Corosync of other Debian releases, daemon and library, and mixed;
+# prints a table.
+test-versions:
+	scripts/install-test-deps
+	scripts/versions $(TREE)
 
 # With libquorum linked, where the other tests load it.
 LINKED = cargo test --locked --workspace --exclude actix-quorum-benches --all-features --tests

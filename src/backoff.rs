@@ -39,9 +39,10 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// While Corosync is not running or is starting. Default 10 to 40 ms: whoever restarts Corosync
-    /// waits for this. After a minute of it the delays grow further, to half a second if this is
-    /// shorter, so that a node without Corosync is not kept busy.
+    /// While Corosync is not running or is starting, somebody else listens in its place, or it does not
+    /// answer. Default 10 to 40 ms: whoever restarts Corosync waits for this. After a minute of it the
+    /// delays grow further, to half a second if this is shorter, so that a node without Corosync is not
+    /// kept busy.
     ///
     /// # Panics
     ///
@@ -62,8 +63,8 @@ impl Backoff {
         Self { failing: checked(delays), ..self }
     }
 
-    /// When somebody has to act: permission refused, no library, no quorum provider, a server of
-    /// another user, too small a stack. Default 30 to 60 s; Corosync writes two lines to its log for
+    /// When somebody has to act: permission refused, no library, no quorum provider, too small a stack.
+    /// Default 30 to 60 s; Corosync writes two lines to its log for
     /// each refused attempt.
     pub fn refused(self, delays: RangeInclusive<Duration>) -> Self {
         Self { refused: checked(delays), ..self }
@@ -165,14 +166,16 @@ const RARELY: Duration = Duration::from_millis(500);
 
 fn kind(error: &Error) -> Kind {
     match error {
-        Error::Connect(Code::LIBRARY | Code::TRY_AGAIN) => Kind::Absent,
+        // Somebody else listens in its place, or an attempt has waited long already.
+        Error::Connect(Code::LIBRARY | Code::TRY_AGAIN)
+        | Error::NoSocket
+        | Error::Server { .. }
+        | Error::Unresponsive => Kind::Absent,
         // The daemon died between two requests of ours: it is restarting.
         Error::TrackStart(Code::LIBRARY | Code::TRY_AGAIN) | Error::Dispatch(_) => Kind::Lost,
-        Error::Connect(Code::ACCESS)
-        | Error::Load(_)
-        | Error::NoProvider
-        | Error::Server { .. }
-        | Error::Stack { .. } => Kind::Refused,
+        Error::Connect(Code::ACCESS) | Error::Load(_) | Error::NoProvider | Error::Stack { .. } => {
+            Kind::Refused
+        }
         _ => Kind::Failing,
     }
 }

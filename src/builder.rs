@@ -6,6 +6,7 @@ use crate::{
     Backoff, Corosync, Error, QuorumActor, QuorumHandle, Source, Subscriber,
     backoff::Delays,
     connection::sealed::{self, Terms},
+    libquorum::Model,
     shared::Shared,
     state::{Event, Rules},
 };
@@ -30,7 +31,7 @@ impl QuorumActor {
         QuorumBuilder {
             source: Arc::new(Corosync::new()),
             backoff: Backoff::default(),
-            terms: Terms { require_provider: true, server_uid: Some(0) },
+            terms: Terms { require_provider: true, server_uid: Some(0), model: None },
             rules: Rules {
                 lease: Duration::from_secs(5),
                 settle_grace: Duration::from_secs(1),
@@ -122,6 +123,21 @@ impl QuorumBuilder {
     /// believed. The host's root is one of them, so a Corosync of the host is refused by default.
     pub fn server_uid(mut self, server_uid: Option<u32>) -> Self {
         self.terms.server_uid = server_uid;
+        self
+    }
+
+    /// Which model of libquorum to connect with. By default Corosync is asked, through libcmap, which
+    /// one it can take: V1 with Corosync 3.1 and later, V0 with older ones.
+    ///
+    /// Set [`Model::V0`] where the daemon is one of Corosync 2 and libcmap is not installed: with a
+    /// libquorum of 3.1 or later such a daemon **dies** of V1, whoever asks it for that. A warning in
+    /// the log says when nobody can be asked. [`Model::V1`] asks for V1 without that question, and for
+    /// V0 if the library or the daemon does not know V1. With V0 a node that restarted before anybody
+    /// noticed is not told as joined and left, and each new ring begins a new epoch.
+    ///
+    /// A simulated cluster has no models.
+    pub fn model(mut self, model: Model) -> Self {
+        self.terms.model = Some(model);
         self
     }
 

@@ -6,7 +6,10 @@ use crate::{
     Error,
     connector::Connector,
     lease::{Clock, Moment},
-    libquorum::{Notification, Server},
+    libquorum::{
+        Model, Notification, Server,
+        line::{Line, Peer},
+    },
     probe::Probe,
     ring_watch::RingWatch,
 };
@@ -75,9 +78,16 @@ pub(crate) mod sealed {
         pub require_provider: bool,
         /// Refuse a server that is not run by this user.
         pub server_uid: Option<u32>,
+        /// The model to connect with; `None` to find out which one the daemon can take.
+        pub model: Option<Model>,
     }
 
     impl Terms {
+        /// For whom a connection is made that must satisfy this.
+        pub(crate) fn peer<'a>(&self, line: &'a Line) -> Peer<'a> {
+            Peer { line, uid: self.server_uid }
+        }
+
         /// Whether this server may be believed.
         pub(crate) fn check_server(&self, server: Option<Server>) -> Result<(), Error> {
             let found = server.map(|server| server.uid);

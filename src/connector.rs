@@ -3,10 +3,10 @@ use std::{collections::VecDeque, fmt, sync::Arc, thread};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::Error;
+use crate::{Error, libquorum::line::Line};
 
-/// Runs the calls that make and close connections on a thread of its own: they can block for ever
-/// when Corosync hangs, and the actor may not.
+/// Runs the calls that make and close connections on a thread of its own: they can block for long when
+/// Corosync hangs, and the actor may not.
 ///
 /// There is at most one such thread. It lives while there is something to do and does it in order,
 /// so a connection is closed before the next is made.
@@ -17,15 +17,21 @@ pub struct Connector(Arc<Mutex<Jobs>>);
 struct Jobs {
     waiting: VecDeque<Job>,
     running: bool,
+    /// What ends the job that runs.
+    line: Line,
 }
 
-type Job = Box<dyn FnOnce() + Send>;
+struct Job {
+    call: Box<dyn FnOnce() + Send>,
+    line: Line,
+}
 
 impl Connector {
-    /// Runs `call` and returns what it does, which may be never. Not run at all if the answer is
-    /// no longer waited for by then.
+    /// Runs `call` and returns what it does, which may take until its line is cut. Not run at all if
+    /// the answer is no longer waited for by then.
     pub(crate) fn run<T, F>(
         &self,
+        line: Line,
         call: F,
     ) -> impl Future<Output = Result<T, Error>> + Send + use<T, F>
     where
@@ -33,12 +39,13 @@ impl Connector {
         F: FnOnce() -> Result<T, Error> + Send + 'static,
     {
         let (sender, answer) = oneshot::channel();
-        let submitted = self.submit(Box::new(move || {
+        let call = Box::new(move || {
             if !sender.is_closed() {
                 // If nobody waits any more, what was made is dropped, and so closed, here.
                 drop(sender.send(call()));
             }
-        }));
+        });
+        let submitted = self.submit(Job { call, line });
         async move {
             submitted?;
             answer.await.unwrap_or_else(|_| Err(Error::Thread("it ended without an answer".into())))
@@ -47,7 +54,8 @@ impl Connector {
 
     /// Drops `connection`, some time, which closes it.
     pub(crate) fn close(&self, connection: impl Send + 'static) {
-        if let Err(error) = self.submit(Box::new(move || drop(connection))) {
+        let call = Box::new(move || drop(connection));
+        if let Err(error) = self.submit(Job { call, line: Line::default() }) {
             crate::foreign::log!(
                 log::Level::Warn,
                 "a connection to corosync is closed only with the next one: {error}"
@@ -55,14 +63,17 @@ impl Connector {
         }
     }
 
-    /// Returns once everything asked for before this has been done.
+    /// Ends what waits for Corosync, and returns once everything asked for before this has been done.
     pub(crate) fn idle(&self) -> impl Future<Output = ()> + Send + use<> {
-        let busy = self.0.lock().running;
-        let done = busy.then(|| self.run(|| Ok(())));
+        let (busy, line) = {
+            let jobs = self.0.lock();
+            (jobs.running, jobs.line.clone())
+        };
+        let done = busy.then(|| self.run(Line::default(), || Ok(())));
         async move {
             if let Some(done) = done {
                 // An error means that the thread is gone, and with it what there was to do.
-                let _ = done.await;
+                let _ = line.cut_until(done).await;
             }
         }
     }
@@ -92,7 +103,7 @@ struct Running(Connector);
 impl Running {
     fn work(self) {
         while let Some(job) = self.next() {
-            job();
+            (job.call)();
         }
     }
 
@@ -100,6 +111,7 @@ impl Running {
         let mut jobs = self.0.0.lock();
         let job = jobs.waiting.pop_front();
         jobs.running = job.is_some();
+        jobs.line = job.as_ref().map(|job| job.line.clone()).unwrap_or_default();
         job
     }
 }

@@ -2,6 +2,7 @@ use std::{
     os::fd::{AsRawFd, RawFd},
     path::PathBuf,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use crate::{
@@ -9,7 +10,7 @@ use crate::{
     connection::sealed::{Connecting, Source, Terms, Tracked},
     connector::Connector,
     lease::{Clock, Moment},
-    libquorum::{Handle, Library, Notification, QuorumType, Track},
+    libquorum::{Handle, Library, Notification, QuorumType, Track, line::Line, model},
     probe::{How, Probe, ProbeThread},
     ring_watch::{RingThread, RingWatch},
 };
@@ -48,14 +49,20 @@ impl Corosync {
         Ok(*self.library.get_or_init(|| library))
     }
 
-    /// Blocks for ever if Corosync hangs.
-    fn track(&self, terms: Terms) -> Result<Box<dyn Tracked>, Error> {
-        let mut handle = Handle::initialize_with(self.library()?)?;
+    /// Blocks for as long as Corosync hangs, or until the line is cut.
+    fn track(&self, terms: Terms, line: &Line) -> Result<Box<dyn Tracked>, Error> {
+        let library = self.library()?;
+        let model = match terms.model {
+            Some(model) => model,
+            None => model::find(library, terms.peer(line), |server| terms.check_server(server))?,
+        };
+        let mut handle = Handle::initialize_at_most(library, model, terms.peer(line))?;
         terms.check_server(handle.server())?;
         terms.check_provider(handle.quorum_type() == QuorumType::Set)?;
         let asked_at = CLOCK.now();
         // `CHANGES` delivers the current state as well (`exec/vsf_quorum.c`).
-        handle.track_start(Track::CHANGES)?;
+        let started = handle.track_start(Track::CHANGES);
+        started.map_err(|error| if line.is_cut() { Error::Unresponsive } else { error })?;
         let fd = handle.fd()?;
         Ok(Box::new(Tracking { fd, asked_at, handle }))
     }
@@ -63,7 +70,20 @@ impl Corosync {
 
 impl Source for Corosync {
     fn connect(self: Arc<Self>, terms: Terms, connector: &Connector) -> Connecting {
-        Box::pin(connector.run(move || self.track(terms)))
+        let line = Line::default();
+        let used = line.clone();
+        let tracking = connector.run(line.clone(), move || self.track(terms, &used));
+        Box::pin(async move {
+            let mut tracking = Box::pin(tracking);
+            // Whoever does not answer may be somebody else, who listens while Corosync is down.
+            for _ in 0..LOOKS {
+                if let Ok(tracking) = tokio::time::timeout(LOOK, &mut tracking).await {
+                    return tracking;
+                }
+                terms.server_uid.inspect(|uid| line.cut_unless(*uid));
+            }
+            line.cut_until(tracking).await
+        })
     }
 
     fn clock(&self) -> Clock {
@@ -81,11 +101,14 @@ impl Source for Corosync {
 
     #[cfg(any(feature = "metrics", feature = "web"))]
     fn node_names(&self, terms: Terms) -> crate::names::NameSource {
-        crate::names::NameSource::Read(Box::new(move || {
-            let cmap = crate::libquorum::cmap::Cmap::initialize()?;
+        let line = Line::default();
+        let used = line.clone();
+        let read = move || {
+            let cmap = crate::libquorum::cmap::Cmap::initialize(terms.peer(&used))?;
             terms.check_server(cmap.server())?;
             cmap.node_names()
-        }))
+        };
+        crate::names::NameSource::Read { read: Box::new(read), line }
     }
 }
 
@@ -125,3 +148,11 @@ impl Tracked for Tracking {
 }
 
 const CLOCK: Clock = Clock::System;
+
+/// How long to wait for Corosync to let us in. It is asked anew then, for one that has lost a request is
+/// not to be waited for without end.
+const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// How often to look meanwhile who is at the other end.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOKS: u128 = ATTEMPT.as_millis() / LOOK.as_millis();

@@ -17,6 +17,14 @@ pub enum Error {
     #[error("cannot connect to corosync: {0}{help}", help = connect_help(*.0))]
     Connect(Code),
 
+    /// libqb's sockets are in the file system (`/etc/libqb/force-filesystem-sockets`), and Corosync's
+    /// is not there.
+    #[error(
+        "cannot connect to corosync: there is no socket of it in /run: it is not running (`systemctl \
+         start corosync`), or this process has another /run"
+    )]
+    NoSocket,
+
     /// Too few file descriptors are left to load libquorum or to connect. It was not called:
     /// without them it would close one that is not its own (libqb `lib/ipcc.c`).
     #[error(
@@ -34,7 +42,7 @@ pub enum Error {
     Busy,
 
     /// Corosync took a connection attempt, but has not answered it for 2 seconds. The attempt goes
-    /// on and ends as soon as Corosync answers or dies.
+    /// on; after 10 seconds it is given up and made again.
     #[error(
         "corosync does not answer: it is stopped, hung or overloaded; if `corosync-quorumtool` hangs \
          too, see who listens on the socket `quorum` (`ss -xlp`) and restart corosync"
@@ -118,6 +126,7 @@ impl Error {
             | Self::TrackStart(code)
             | Self::Request(code)
             | Self::Dispatch(code) => Some(*code),
+            Self::NoSocket => Some(Code::NOT_EXIST),
             _ => None,
         }
     }
@@ -278,6 +287,7 @@ mod tests {
             (Error::Connect(Code::ACCESS), "corosync-cfgtool -R"),
             (Error::Connect(Code::NOT_EXIST), "/dev/shm"),
             (Error::Connect(Code::NO_SPACE), "/dev/shm is full"),
+            (Error::NoSocket, "systemctl start corosync"),
             (Error::Descriptors, "ulimit -n"),
             (Error::NoProvider, "provider: corosync_votequorum"),
             (Error::Server { found: Some(65534), expected: 0 }, "uid 65534: expected uid 0"),

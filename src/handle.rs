@@ -89,7 +89,7 @@ impl QuorumHandle {
 
     /// The names of the nodes that have one in `corosync.conf` (`nodelist.node.N.name` in
     /// `cmap_keys(7)`). Read on each connection, when the membership changes, and every half a
-    /// minute; empty until then, and with Corosync before 3.0.
+    /// minute; empty until then.
     #[cfg(any(feature = "metrics", feature = "web"))]
     pub fn node_names(&self) -> Arc<std::collections::BTreeMap<crate::NodeId, String>> {
         self.shared.names.known()

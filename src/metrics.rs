@@ -28,7 +28,6 @@
 //! | `quorum_probe_round_trip_seconds` | histogram, seconds | from asking Corosync whether it lives to the actor having taken the answer |
 //! | `quorum_subscribers` | gauge, actors | the actors that are subscribed |
 //! | `quorum_conflated_deliveries_total` | counter | messages to subscribers in place of several that they were too slow for |
-//! | `quorum_abandoned_threads_total` | counter | threads that were left behind in a call that Corosync did not answer when the actor was stopped |
 //!
 //! All gauges are recorded with each change and with each answer of Corosync, so at least every
 //! [`probe_interval`](crate::QuorumBuilder::probe_interval) while it answers. A recorder may be installed
@@ -138,10 +137,6 @@ impl Metrics {
 
     pub(crate) fn conflated(deliveries: u64) {
         counter!("quorum_conflated_deliveries_total").increment(deliveries);
-    }
-
-    pub(crate) fn abandoned_thread() {
-        counter!("quorum_abandoned_threads_total").increment(1);
     }
 }
 
@@ -278,6 +273,7 @@ fn reason(error: &Error) -> String {
         Error::Load(_) => "load".to_owned(),
         Error::Descriptors => "descriptors".to_owned(),
         Error::Busy => "busy".to_owned(),
+        Error::NoSocket => "no_socket".to_owned(),
         Error::Unresponsive => "unresponsive".to_owned(),
         Error::Thread(_) => "thread".to_owned(),
         Error::Server { .. } => "server".to_owned(),
@@ -318,7 +314,6 @@ fn begin_counters() {
     }
     counter!("quorum_losses_total").increment(0);
     counter!("quorum_conflated_deliveries_total").increment(0);
-    counter!("quorum_abandoned_threads_total").increment(0);
 }
 
 fn describe() {
@@ -359,10 +354,6 @@ fn describe() {
         (
             "quorum_conflated_deliveries_total",
             "Messages to subscribers in place of several that they were too slow for.",
-        ),
-        (
-            "quorum_abandoned_threads_total",
-            "Threads left behind in a call that corosync did not answer.",
         ),
     ] {
         describe_counter!(name, Unit::Count, description);

@@ -13,7 +13,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::{Error, libquorum::NodeId};
+use crate::{
+    Error,
+    libquorum::{NodeId, line::Line},
+};
 
 /// The names of those nodes that have one.
 pub(crate) type NodeNames = BTreeMap<NodeId, String>;
@@ -22,18 +25,24 @@ pub(crate) type NodeNames = BTreeMap<NodeId, String>;
 pub enum NameSource {
     /// They are known.
     Known(NodeNames),
-    /// They have to be read, which may block for ever.
-    Read(Box<dyn Fn() -> Result<NodeNames, Error> + Send>),
+    /// They have to be read, which may block until the line is cut.
+    Read {
+        /// Reads them.
+        read: Box<dyn Fn() -> Result<NodeNames, Error> + Send>,
+        /// What ends a reading.
+        line: Line,
+    },
 }
 
 /// The names that Corosync's configuration gives to nodes.
 ///
 /// Reading them blocks while Corosync synchronises or hangs, so a thread does it that nobody waits
-/// for, and of which there is one at most.
+/// for, and of which there is one at most. A reading that takes too long is ended.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     known: Mutex<Arc<NodeNames>>,
     reading: Mutex<Reading>,
+    line: Mutex<Line>,
     read_at: Mutex<Option<Instant>>,
     /// They were read, or could not be, at least once.
     were_read: AtomicBool,
@@ -48,6 +57,9 @@ enum Reading {
     /// They may have changed since it began to.
     Again,
 }
+
+/// How long a reading may take: longer than Corosync synchronises with a silent quorum device.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// How long to wait between two readings, however often there is reason to.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -76,6 +88,9 @@ impl Names {
         let mut reading = self.reading.lock();
         if *reading != Reading::Idle {
             *reading = Reading::Again;
+            if self.read_at.lock().is_some_and(|began_at| began_at.elapsed() > LONGEST) {
+                self.line.lock().hang_up();
+            }
             return;
         }
         *self.read_at.lock() = Some(Instant::now());
@@ -85,7 +100,10 @@ impl Names {
                 self.were_read.store(true, Ordering::Release);
                 return;
             }
-            NameSource::Read(read) => read,
+            NameSource::Read { read, line } => {
+                *self.line.lock() = line;
+                read
+            }
         };
         let names = Arc::clone(self);
         let thread = thread::Builder::new().name("quorum-names".into());
@@ -96,6 +114,11 @@ impl Names {
                 "node names are not read: cannot start a thread: {error}"
             ),
         }
+    }
+
+    /// Ends a reading, and whatever it waits for.
+    pub(crate) fn close(&self) {
+        self.line.lock().cut();
     }
 
     fn work(&self, read: &dyn Fn() -> Result<NodeNames, Error>) {

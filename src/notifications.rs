@@ -47,6 +47,8 @@ pub(crate) struct Notifications {
     /// What the next tick was moved for.
     armed_for: Moment,
     asking: Option<Asking>,
+    /// When its connection is given up if there is no answer.
+    hang_up_at: Moment,
     /// Why it was not answered last.
     unanswered: Option<Error>,
     /// An answer that is held back until everything was dispatched that came before it.
@@ -113,6 +115,7 @@ impl Notifications {
                 asks_soon: false,
                 armed_for: Moment::default(),
                 asking: None,
+                hang_up_at: Moment::default(),
                 unanswered: None,
                 answer: None,
                 members: Vec::new(),
@@ -186,9 +189,17 @@ impl Notifications {
                 let early = self.ticks.period() / 2;
                 self.ask_at = now.after(self.probe_interval.saturating_sub(early));
                 self.asking = Some(self.probe.ask(self.members.clone()));
+                self.hang_up_at = now.after(LOST);
                 continue;
             };
-            let Poll::Ready(answer) = asking.as_mut().poll(cx) else { return };
+            let Poll::Ready(answer) = asking.as_mut().poll(cx) else {
+                // An answer that is lost never comes.
+                if self.clock.now() >= self.hang_up_at {
+                    self.hang_up_at = self.clock.now().after(LOST);
+                    self.probe.hang_up();
+                }
+                return;
+            };
             self.asking = None;
             match answer {
                 Ok(answer) => {
@@ -312,6 +323,10 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// How often elsewhere: there is time to look at, and who has ended to forget.
 pub(crate) const LONGEST_TICK: Duration = Duration::from_secs(1);
+
+/// How long an answer may take, which takes less than a millisecond, before it is asked for again on
+/// another connection. A daemon that hangs for longer is asked anew that often.
+const LOST: Duration = Duration::from_secs(10);
 
 /// How soon after a notification to ask: with a flood of them, not for each.
 const SOON: Duration = Duration::from_millis(50);

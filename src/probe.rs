@@ -6,6 +6,7 @@ use crate::{
     lease::{Clock, Moment},
     libquorum::{
         Handle, Library, Model, NodeId,
+        line::Line,
         votequorum::{Info, Votequorum},
     },
     worker::{Pending, Responder, Worker},
@@ -31,14 +32,20 @@ pub trait Probe: fmt::Debug + Send + Sync {
     /// Asks for one answer, and for the votes of these members. It may never come.
     fn ask(&self, members: Vec<NodeId>) -> Asking;
 
-    /// Closes its connection. Returns when that is done, which may be never.
+    /// Ends an answer that does not come, with the connection: asks once more on another.
+    fn hang_up(&self) {}
+
+    /// Closes its connection, and ends what it waits for. Returns when that is done.
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
 /// Makes one round trip to Corosync at a time, each asked for, on a thread of its own and on a
 /// connection of its own.
 #[derive(Debug)]
-pub(crate) struct ProbeThread(Worker<Prober>);
+pub(crate) struct ProbeThread {
+    worker: Worker<Prober>,
+    line: Line,
+}
 
 /// How to reach the daemon.
 #[derive(Clone, Debug)]
@@ -50,24 +57,34 @@ pub(crate) struct How {
 
 impl ProbeThread {
     pub(crate) fn new(how: How) -> Self {
-        let prober = move || Prober { how: how.clone(), connection: None };
-        Self(Worker::new("quorum-probe", prober))
+        let line = Line::default();
+        let used = line.clone();
+        let prober = move || Prober { how: how.clone(), line: used.clone(), connection: None };
+        Self { worker: Worker::new("quorum-probe", prober), line }
     }
 }
 
 impl Probe for ProbeThread {
     fn ask(&self, members: Vec<NodeId>) -> Asking {
-        self.0.ask(members)
+        self.worker.ask(members)
+    }
+
+    fn hang_up(&self) {
+        self.line.hang_up();
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        self.0.close()
+        // Also if nobody waits until it is closed.
+        self.line.cut();
+        let (line, closed) = (self.line.clone(), self.worker.close());
+        Box::pin(async move { line.cut_until(closed).await })
     }
 }
 
 /// What the thread works with.
 struct Prober {
     how: How,
+    line: Line,
     connection: Option<Service>,
 }
 
@@ -97,7 +114,7 @@ impl Prober {
     fn ask(&mut self, members: &[NodeId]) -> Result<Answer, Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => connect(&self.how)?,
+            None => connect(&self.how, &self.line)?,
         };
         let asked_at = self.how.clock.now();
         let answer = match &mut connection {
@@ -114,8 +131,9 @@ impl Prober {
     }
 }
 
-fn connect(how: &How) -> Result<Service, Error> {
-    match Votequorum::initialize() {
+fn connect(how: &How, line: &Line) -> Result<Service, Error> {
+    let peer = how.terms.peer(line);
+    match Votequorum::initialize(peer) {
         Ok(votequorum) => {
             how.terms.check_server(votequorum.server())?;
             return Ok(Service::Votequorum(votequorum));
@@ -129,7 +147,7 @@ fn connect(how: &How) -> Result<Service, Error> {
         }
         Err(error) => return Err(error),
     }
-    let handle = Handle::model_initialize(how.library, Model::V0)?;
+    let handle = Handle::connect(how.library, Model::V0, peer)?;
     how.terms.check_server(handle.server())?;
     Ok(Service::Quorum(handle))
 }

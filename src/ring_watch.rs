@@ -3,23 +3,21 @@
 use std::{
     ffi::CStr,
     fmt,
-    os::fd::OwnedFd,
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use parking_lot::Mutex;
-use rustix::net::{Shutdown, shutdown};
 
 use crate::{
     Code, Error,
     connection::sealed::Terms,
     lease::{Clock, Moment},
-    libquorum::cmap::Cmap,
+    libquorum::{cmap::Cmap, line::Line},
     state::{RingCounters, RingReading, RingUpdate},
     worker::{Pending, Responder, Worker},
 };
@@ -37,7 +35,7 @@ pub trait RingWatch: fmt::Debug + Send + Sync {
     /// descriptor stays readable).
     fn cancel(&self) -> bool;
 
-    /// Closes its connections. Returns when that is done, which may be never.
+    /// Closes its connections, and ends what it waits for. Returns when that is done.
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
@@ -54,13 +52,11 @@ pub(crate) struct RingThread {
 #[derive(Debug)]
 struct Current {
     worker: Worker<Reader>,
-    sockets: Arc<Sockets>,
+    line: Line,
+    /// Both connections are there.
+    is_made: Arc<AtomicBool>,
     connections: Arc<AtomicU64>,
 }
-
-/// Duplicates of the sockets of the connections that the thread uses.
-#[derive(Debug, Default)]
-struct Sockets(Mutex<Vec<OwnedFd>>);
 
 impl RingThread {
     pub(crate) fn new(terms: Terms, clock: Clock) -> Self {
@@ -71,18 +67,20 @@ impl RingThread {
 
 impl Current {
     fn new(terms: Terms, clock: Clock, was_watched: bool, connections: Arc<AtomicU64>) -> Self {
-        let sockets = Arc::new(Sockets::default());
-        let (used, count) = (Arc::clone(&sockets), Arc::clone(&connections));
+        let line = Line::default();
+        let is_made = Arc::new(AtomicBool::new(false));
+        let (used, made, count) = (line.clone(), Arc::clone(&is_made), Arc::clone(&connections));
         let worker = Worker::new("quorum-ring", move || Reader {
             terms,
             clock,
             maps: None,
-            sockets: Arc::clone(&used),
+            line: used.clone(),
+            is_made: Arc::clone(&made),
             connections: Arc::clone(&count),
             was_watched,
             is_warned: false,
         });
-        Self { worker, sockets, connections }
+        Self { worker, line, is_made, connections }
     }
 }
 
@@ -93,14 +91,11 @@ impl RingWatch for RingThread {
 
     fn cancel(&self) -> bool {
         let mut current = self.current.lock();
-        let sockets = std::mem::take(&mut *current.sockets.0.lock());
-        // Without a connection the thread makes one, and may not be left behind at that.
-        if sockets.is_empty() {
+        // Without a connection the thread makes one, which takes as long as it does.
+        if !current.is_made.swap(false, Ordering::AcqRel) {
             return false;
         }
-        for socket in &sockets {
-            let _ = shutdown(socket, Shutdown::Both);
-        }
+        current.line.cut();
         // The call returns within two seconds (libqb `lib/ipcc.c`), and then the thread ends.
         let connections = Arc::clone(&current.connections);
         *current = Current::new(self.terms, self.clock, true, connections);
@@ -108,7 +103,11 @@ impl RingWatch for RingThread {
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        self.current.lock().worker.close()
+        let current = self.current.lock();
+        // Also if nobody waits until it is closed.
+        current.line.cut();
+        let (line, closed) = (current.line.clone(), current.worker.close());
+        Box::pin(async move { line.cut_until(closed).await })
     }
 }
 
@@ -117,7 +116,8 @@ struct Reader {
     terms: Terms,
     clock: Clock,
     maps: Option<Maps>,
-    sockets: Arc<Sockets>,
+    line: Line,
+    is_made: Arc<AtomicBool>,
     /// How many connections were made.
     connections: Arc<AtomicU64>,
     /// A read has succeeded, so the next failure is none of what is installed.
@@ -166,9 +166,6 @@ const COROSYNC_2: Keys = Keys {
     tokens: c"runtime.totem.pg.mrp.srp.orf_token_rx",
     age: Duration::from_millis(1500),
 };
-
-/// A key that Corosync 2 has, and Corosync 3 does not.
-const IS_COROSYNC_2: &CStr = c"runtime.connections.active";
 
 /// How old what the nodelist said may be. Votes that are added show in what votequorum expects at
 /// once.
@@ -225,9 +222,9 @@ impl Reader {
         let mut maps = match self.maps.take() {
             Some(maps) => maps,
             None => {
-                self.sockets.0.lock().clear();
-                let maps = Maps::connect(self.terms)?;
-                *self.sockets.0.lock() = maps.sockets()?;
+                self.is_made.store(false, Ordering::Release);
+                let maps = Maps::connect(self.terms, &self.line)?;
+                self.is_made.store(true, Ordering::Release);
                 let number = self.connections.fetch_add(1, Ordering::Relaxed);
                 Maps { number, ..maps }
             }
@@ -273,12 +270,13 @@ impl Reader {
 }
 
 impl Maps {
-    fn connect(terms: Terms) -> Result<Self, Failed> {
-        let default = Cmap::initialize()?;
+    fn connect(terms: Terms, line: &Line) -> Result<Self, Failed> {
+        let default = Cmap::initialize(terms.peer(line))?;
         terms.check_server(default.server())?;
         // Corosync 2 dies of a request for another map than the default one.
-        let is_corosync_2 = default.has(IS_COROSYNC_2)?;
-        let statistics = if is_corosync_2 { None } else { Some(Cmap::initialize_statistics()?) };
+        let is_corosync_2 = default.is_corosync_2()?;
+        let statistics =
+            if is_corosync_2 { None } else { Some(Cmap::initialize_statistics(terms.peer(line))?) };
         if let Some(statistics) = &statistics {
             terms.check_server(statistics.server())?;
         }
@@ -294,14 +292,6 @@ impl Maps {
         };
         let token = timeout("runtime.config.totem.token")?;
         Ok((token, timeout("runtime.config.totem.consensus")?, now))
-    }
-
-    fn sockets(&self) -> Result<Vec<OwnedFd>, Error> {
-        let mut sockets = Vec::new();
-        for map in [Some(&self.default), self.statistics.as_ref()].into_iter().flatten() {
-            sockets.extend(map.duplicate_socket().map_err(|_| Error::Descriptors)?);
-        }
-        Ok(sockets)
     }
 }
 

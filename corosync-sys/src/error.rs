@@ -76,8 +76,8 @@ mod tests {
         );
         let found = "libquorum.so.4".to_owned();
         assert_eq!(
-            LoadError::TooOld { library, found, needs: "corosync 3.0.0" }.to_string(),
-            "libquorum.so.4 is too old: libquorum.so.5 of corosync 3.0.0 or later is needed; \
+            LoadError::TooOld { library, found, needs: "corosync 2.0.0" }.to_string(),
+            "libquorum.so.4 is too old: libquorum.so.5 of corosync 2.0.0 or later is needed; \
              upgrade corosync"
         );
     }

@@ -229,7 +229,7 @@ pub(crate) fn missing(library: &'static str, symbol: &'static str) -> LoadError 
 }
 
 fn too_old(library: &'static str, found: String) -> LoadError {
-    LoadError::TooOld { library, found, needs: OLDEST_SUPPORTED }
+    LoadError::TooOld { library, found, needs: oldest(library) }
 }
 
 /// `libquorum.so.5` → `libquorum.so.` and `5`.
@@ -259,8 +259,10 @@ const ADDED: [(&str, &str); 2] =
 /// The number that the sonames of Corosync 1 had.
 const OLDEST_MAJOR: u32 = 4;
 
-/// The first Corosync whose three libraries have all that is not optional.
-const OLDEST_SUPPORTED: &str = "corosync 3.0.0";
+/// The Corosync that a soname came with.
+fn oldest(library: &str) -> &'static str {
+    if library.starts_with("libvotequorum") { "corosync 2.4.2" } else { "corosync 2.0.0" }
+}
 
 #[cfg(test)]
 mod tests {
@@ -275,6 +277,17 @@ mod tests {
         assert_eq!(major("/usr/lib/libquorum.so"), None);
         assert_eq!(major("/usr/lib/libvotequorum.so.7"), None);
         assert_eq!(major("/opt/4/mine.so"), None);
+    }
+
+    #[test]
+    fn an_older_soname_is_of_an_older_corosync() {
+        let needs = |library| match too_old(library, String::new()) {
+            LoadError::TooOld { needs, .. } => needs,
+            other => panic!("{other}"),
+        };
+        assert_eq!(needs("libvotequorum.so.8"), "corosync 2.4.2");
+        assert_eq!(needs("libquorum.so.5"), "corosync 2.0.0");
+        assert_eq!(needs("libcmap.so.4"), "corosync 2.0.0");
     }
 
     #[test]

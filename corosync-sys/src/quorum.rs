@@ -143,7 +143,7 @@ library! {
     }
     optional {
         /// Connects to the daemon for any model, which blocks for as long as the daemon hangs:
-        /// `quorum_model_initialize(3)`; absent before Corosync 3.1.0.
+        /// `quorum_model_initialize(3)`; absent before Corosync 3.1.0. It kills a daemon of Corosync 2.
         fn quorum_model_initialize(
             handle: *mut quorum_handle_t,
             model: quorum_model_t,

@@ -27,6 +27,12 @@ pub const VOTEQUORUM_INFO_QDEVICE_ALIVE: c_uint = 128;
 pub const VOTEQUORUM_INFO_QDEVICE_CAST_VOTE: c_uint = 256;
 /// A flag of [`votequorum_info`]: the quorum device's master wins.
 pub const VOTEQUORUM_INFO_QDEVICE_MASTER_WINS: c_uint = 512;
+/// A flag of [`votequorum_info`]: the quorum device has more to tell of this node. After Corosync
+/// 3.1.10.
+pub const VOTEQUORUM_INFO_QDEVICE_HAS_EXTRA_INFO: c_uint = 1024;
+
+/// A model of `votequorum_model_initialize`, which is not declared here. After Corosync 3.1.10.
+pub const VOTEQUORUM_MODEL_V1: c_uint = 1;
 
 /// The node id that stands for the quorum device.
 pub const VOTEQUORUM_QDEVICE_NODEID: c_uint = 0;
@@ -36,6 +42,9 @@ pub const VOTEQUORUM_QDEVICE_MAX_NAME_LEN: usize = 255;
 pub const VOTEQUORUM_QDEVICE_DEFAULT_TIMEOUT: c_uint = 10000;
 /// The same while the cluster synchronises.
 pub const VOTEQUORUM_QDEVICE_DEFAULT_SYNC_TIMEOUT: c_uint = 30000;
+
+/// The most bytes that a quorum device has to tell of a node. After Corosync 3.1.10.
+pub const VOTEQUORUM_QDEVICE_EXTRA_NODEINFO_MAXSIZE: usize = 4096;
 
 /// A node state: a member.
 pub const VOTEQUORUM_NODESTATE_MEMBER: c_uint = 1;

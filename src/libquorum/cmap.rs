@@ -3,7 +3,6 @@
 use std::{
     cell::Cell,
     ffi::{CStr, CString, c_char},
-    os::fd::{BorrowedFd, OwnedFd, RawFd},
     ptr,
 };
 
@@ -11,7 +10,11 @@ use corosync_sys as sys;
 
 #[cfg(any(feature = "metrics", feature = "web"))]
 use super::NodeId;
-use super::{Server, open::Open};
+use super::{
+    Server,
+    line::Peer,
+    open::{Open, Opened, Tie},
+};
 #[cfg(any(feature = "metrics", feature = "web"))]
 use crate::names::NodeNames;
 use crate::{Code, Error};
@@ -21,55 +24,48 @@ use crate::{Code, Error};
 pub(crate) struct Cmap {
     library: sys::Cmap,
     raw: sys::cmap_handle_t,
-    server: Option<(RawFd, Server)>,
+    tie: Tie,
     /// A request has failed: the daemon is gone, or the connection is.
     lost: Cell<bool>,
 }
 
 impl Cmap {
     /// Connects to the default map. Blocks until the daemon answers.
-    pub(crate) fn initialize() -> Result<Self, Error> {
+    pub(crate) fn initialize(peer: Peer<'_>) -> Result<Self, Error> {
         let library = load()?;
         // SAFETY: the pointer is to a local of `open`'s.
-        Self::open(library, |raw| unsafe { (library.cmap_initialize)(raw) })
+        Self::open(library, peer, |raw| unsafe { (library.cmap_initialize)(raw) })
     }
 
     /// Connects to the map of statistics. Blocks until the daemon answers.
     ///
-    /// Not for a daemon of Corosync 2: it dies of this request.
-    pub(crate) fn initialize_statistics() -> Result<Self, Error> {
+    /// Not for a daemon [of Corosync 2](Self::is_corosync_2): it dies of this request.
+    pub(crate) fn initialize_statistics(peer: Peer<'_>) -> Result<Self, Error> {
         let library = load()?;
         let initialize = library.initialize_map()?;
         // SAFETY: the pointer is to a local of `open`'s.
-        Self::open(library, |raw| unsafe { initialize(raw, sys::CMAP_MAP_STATS) })
+        Self::open(library, peer, |raw| unsafe { initialize(raw, sys::CMAP_MAP_STATS) })
     }
 
     fn open(
         library: sys::Cmap,
+        peer: Peer<'_>,
         initialize: impl FnOnce(&mut u64) -> sys::cs_error_t,
     ) -> Result<Self, Error> {
-        let (raw, server) = OPEN.make(
+        let Opened { handle: raw, tie } = OPEN.make(
             b"cmap",
+            peer,
             initialize,
             // SAFETY: the handle is open; `fd` is a local of the caller.
             |raw, fd| unsafe { (library.cmap_fd_get)(raw, fd) },
             // SAFETY: `raw` is a handle that nobody else has, or none.
             |raw| unsafe { (library.cmap_finalize)(raw) },
         )?;
-        Ok(Self { library, raw, server, lost: Cell::new(false) })
-    }
-
-    /// A duplicate of the connection's socket: to shut it down ends a call that waits for the
-    /// daemon. `None` where it is not known.
-    pub(crate) fn duplicate_socket(&self) -> std::io::Result<Option<OwnedFd>> {
-        let Some((socket, _)) = self.server else { return Ok(None) };
-        // SAFETY: libcmap has the descriptor open until `drop`.
-        let socket = unsafe { BorrowedFd::borrow_raw(socket) };
-        socket.try_clone_to_owned().map(Some)
+        Ok(Self { library, raw, tie, lost: Cell::new(false) })
     }
 
     pub(crate) fn server(&self) -> Option<Server> {
-        self.server.map(|(_, server)| server)
+        self.tie.server
     }
 
     #[cfg(any(feature = "metrics", feature = "web"))]
@@ -136,8 +132,14 @@ impl Cmap {
         result.map(|()| positions)
     }
 
-    /// Whether there is such a key, of whatever type. Blocks until the daemon answers.
-    pub(crate) fn has(&self, key: &CStr) -> Result<bool, Error> {
+    /// Whether the daemon is one of Corosync 2. Blocks until it answers. On a connection to the
+    /// default map.
+    pub(crate) fn is_corosync_2(&self) -> Result<bool, Error> {
+        self.has(IS_COROSYNC_2)
+    }
+
+    /// Whether there is such a key, of whatever type.
+    fn has(&self, key: &CStr) -> Result<bool, Error> {
         let (mut length, mut kind) = (0, 0);
         // SAFETY: the handle is open; the key lives through the call, and the rest are locals, or null
         // for a value that is not wanted.
@@ -208,6 +210,9 @@ fn load() -> Result<sys::Cmap, Error> {
     return Ok(unsafe { sys::Cmap::load() }?);
 }
 
+/// A key that Corosync 2 has, and Corosync 3 does not.
+const IS_COROSYNC_2: &CStr = c"runtime.connections.active";
+
 fn c_key(key: &str) -> CString {
     CString::new(key).expect("a key has no zero")
 }
@@ -215,7 +220,7 @@ fn c_key(key: &str) -> CString {
 impl Drop for Cmap {
     fn drop(&mut self) {
         let (library, raw) = (self.library, self.raw);
-        OPEN.close(self.server, self.lost.get(), move || {
+        OPEN.close(&self.tie, self.lost.get(), move || {
             // SAFETY: the handle was open until now, and its owner gives it up.
             unsafe { (library.cmap_finalize)(raw) }
         });

@@ -17,6 +17,9 @@
 mod callbacks;
 pub(crate) mod cmap;
 mod descriptors;
+mod leftovers;
+pub(crate) mod line;
+pub(crate) mod model;
 mod notification;
 mod open;
 #[cfg(any(test, fuzzing))]
@@ -39,8 +42,13 @@ use std::{
 use corosync_sys as sys;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use self::{callbacks::Inbox, open::Open};
+use self::{
+    callbacks::Inbox,
+    line::{Line, Peer},
+    open::{Open, Opened, Tie},
+};
 pub use self::{
+    model::Model,
     notification::{NodeId, Notification, RingId},
     server::Server,
 };
@@ -86,16 +94,6 @@ impl Library {
 /// Why libquorum was not loaded. The dynamic linker calls a file missing that it cannot open.
 fn not_loaded(error: sys::LoadError) -> Error {
     if descriptors::any_left() { error.into() } else { Error::Descriptors }
-}
-
-/// Which callbacks a connection has (`quorum_model_initialize(3)`).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum Model {
-    /// Quorum notifications only, the ring without its node id. All versions.
-    V0,
-    /// Nodelist notifications too, which say who joined and who left. Corosync 3.1.0 and later.
-    V1,
 }
 
 /// Whether a quorum provider is configured (`quorum_initialize(3)`, `quorum_type`).
@@ -163,8 +161,7 @@ pub struct Handle {
     model: Model,
     quorum_type: QuorumType,
     inbox: Inbox,
-    /// Who accepted us, and the socket that told, asked for when the connection was new.
-    server: Option<(RawFd, Server)>,
+    tie: Tie,
     /// Since when something waits that is not dispatched.
     stuck_since: Option<Instant>,
     /// A call has said that the connection is over.
@@ -176,6 +173,10 @@ pub struct Handle {
 
 impl Handle {
     /// Connects with model V1, or with V0 where the library or the daemon does not know V1.
+    ///
+    /// If the library knows V1, the daemon is asked on another connection first, through libcmap,
+    /// whether it is one of Corosync 2, which would die of the request for V1. Without libcmap V1 is
+    /// asked for, with a warning in the log.
     ///
     /// Blocks until the daemon answers, which is never while it is stopped (`SIGSTOP`): nothing but
     /// a signal ends it then. See [`Library::load`] for which libquorum is used.
@@ -193,23 +194,37 @@ impl Handle {
     ///
     /// [`Error::Descriptors`], [`Error::Busy`] and [`Error::Connect`].
     pub fn initialize_with(library: Library) -> Result<Self, Error> {
-        // A library before 3.1.0 lacks the function; a daemon before it refuses the request
-        // (`exec/main.c` checks the range of request numbers).
-        match Self::model_initialize(library, Model::V1) {
-            Err(Error::Load(_) | Error::Connect(Code::INVALID_PARAM)) => {
-                Self::model_initialize(library, Model::V0)
+        let peer = Peer { line: &Line::default(), uid: None };
+        Self::initialize_at_most(library, model::find(library, peer, |_| Ok(()))?, peer)
+    }
+
+    /// Connects with this model, or with V0 where the library or the daemon does not know V1.
+    pub(crate) fn initialize_at_most(
+        library: Library,
+        model: Model,
+        peer: Peer<'_>,
+    ) -> Result<Self, Error> {
+        match Self::connect(library, model, peer) {
+            // A library before 3.1.0 lacks the function; a daemon of 3.0 refuses the request
+            // (`exec/main.c` checks the range of request numbers).
+            Err(Error::Load(_) | Error::Connect(Code::INVALID_PARAM)) if model == Model::V1 => {
+                Self::connect(library, Model::V0, peer)
             }
             result => result,
         }
     }
 
     /// Connects with exactly this model: `quorum_model_initialize` for V1, `quorum_initialize`
-    /// for V0.
+    /// for V0. Nothing is asked before: a daemon of Corosync 2 dies of V1.
     ///
     /// # Errors
     ///
     /// As [`initialize`](Self::initialize); [`Error::Load`] if the library has no models.
     pub fn model_initialize(library: Library, model: Model) -> Result<Self, Error> {
+        Self::connect(library, model, Peer { line: &Line::default(), uid: None })
+    }
+
+    pub(crate) fn connect(library: Library, model: Model, peer: Peer<'_>) -> Result<Self, Error> {
         let library = library.0;
         let of_models = match model {
             Model::V1 => Some(library.model_initialize()?),
@@ -231,8 +246,9 @@ impl Handle {
                 unsafe { (library.quorum_initialize)(raw, &mut callbacks, &mut quorum_type) }
             }
         };
-        let (raw, server) = OPEN.make(
+        let Opened { handle: raw, tie } = OPEN.make(
             b"quorum",
+            peer,
             initialize,
             // SAFETY: the handle is open; `fd` is a local of the caller.
             |raw, fd| unsafe { (library.quorum_fd_get)(raw, fd) },
@@ -247,7 +263,7 @@ impl Handle {
             model,
             quorum_type,
             inbox: Inbox::default(),
-            server,
+            tie,
             stuck_since: None,
             lost: false,
             closed: false,
@@ -270,7 +286,7 @@ impl Handle {
     /// Whoever is first to listen may pose as Corosync while it is down: believe only a server of
     /// the user that runs Corosync.
     pub fn server(&self) -> Option<Server> {
-        self.server.map(|(_, server)| server)
+        self.tie.server
     }
 
     /// The descriptor that becomes readable when a notification is waiting (`quorum_fd_get`).
@@ -291,7 +307,7 @@ impl Handle {
     /// Whether the descriptor becomes readable when Corosync dies: over shared memory, whose
     /// descriptor is the stream socket that was connected.
     pub(crate) fn hangs_up(&self) -> bool {
-        self.fd().is_ok_and(|fd| self.server.is_some_and(|(socket, _)| socket == fd))
+        self.fd().is_ok_and(|fd| self.tie.socket == Some(fd))
     }
 
     /// Dispatches notifications as `quorum_dispatch` does with the flag of this name.
@@ -437,8 +453,8 @@ impl Handle {
     ///
     /// If the daemon has died this waits up to 200 ms for its process to be gone, since only then
     /// libqb removes the connection's files from /dev/shm (libqb `lib/ipc_shm.c`), and libqb itself
-    /// may wait 40 ms more. If another thread hangs in connecting, this returns after 100 ms, and a
-    /// thread made for it closes the connection when that has ended.
+    /// may wait 40 ms more. If another thread hangs in connecting, this returns after 100 ms, and the
+    /// connection is closed when that has ended.
     ///
     /// # Errors
     ///
@@ -450,7 +466,7 @@ impl Handle {
     fn close(&mut self) -> sys::cs_error_t {
         self.closed = true;
         let (library, raw) = (self.library, self.raw);
-        let closed = OPEN.close(self.server, self.lost, move || {
+        let closed = OPEN.close(&self.tie, self.lost, move || {
             // SAFETY: the handle was open until now, and its owner gives it up.
             unsafe { (library.quorum_finalize)(raw) }
         });

@@ -19,7 +19,8 @@ impl From<u32> for NodeId {
 
 /// Names one membership of the cluster: the node that formed it and a number that grows.
 ///
-/// Shown as Corosync shows it, in hexadecimal: `1.2a` (`CS_PRI_RING_ID` in `corotypes.h`).
+/// Shown as Corosync shows it, in hexadecimal: `1.2a` (`CS_PRI_RING_ID` in `corotypes.h`); `2a` where
+/// the node is not known.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct RingId {
     /// The representative of the membership. Zero where the daemon does not tell, as in model V0.
@@ -30,7 +31,10 @@ pub struct RingId {
 
 impl fmt::Display for RingId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}.{:x}", self.node_id.0, self.seq)
+        match self.node_id {
+            NodeId(0) => write!(f, "{:x}", self.seq),
+            NodeId(id) => write!(f, "{id:x}.{:x}", self.seq),
+        }
     }
 }
 
@@ -82,5 +86,6 @@ mod tests {
         assert_eq!(NodeId(42).to_string(), "42");
         assert_eq!(RingId { node_id: NodeId(1), seq: 0x2a }.to_string(), "1.2a");
         assert_eq!(RingId { node_id: NodeId(26), seq: 1 }.to_string(), "1a.1");
+        assert_eq!(RingId { node_id: NodeId(0), seq: 0x2a }.to_string(), "2a");
     }
 }

@@ -1,93 +1,168 @@
-//! The handles of one library that are open, and the lock around making and closing them.
+//! The lock around making and closing the handles of one library.
 
 use std::{
     os::fd::{BorrowedFd, RawFd},
-    thread,
     time::Duration,
 };
 
 use corosync_sys as sys;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
-use super::{Server, descriptors};
+use super::{
+    Server, descriptors, leftovers,
+    line::{Line, Peer},
+    server,
+};
 use crate::{Code, Error};
 
-/// The handles of one of Corosync's libraries that are open in this process.
-///
-/// Locked while a handle is made or closed: the libraries' tables of handles have no lock of their
-/// own (libqb `lib/hdb.c`), and connecting in two threads at a time corrupts them. What is kept are
-/// the sockets of the handles, to tell them apart.
+/// Makes and closes the handles of one of Corosync's libraries, one at a time: the libraries' tables of
+/// handles have no lock of their own (libqb `lib/hdb.c`), and connecting in two threads at a time
+/// corrupts them.
+pub(super) struct Open {
+    one_at_a_time: Mutex<()>,
+    /// Handles to be closed once that is unlocked, by who unlocks it.
+    closing: Mutex<Vec<Close>>,
+}
+
+type Close = Box<dyn FnOnce() + Send>;
+
+/// A connection that was made.
 #[derive(Debug)]
-pub(super) struct Open(Mutex<Vec<RawFd>>);
+pub(super) struct Opened {
+    pub(super) handle: u64,
+    pub(super) tie: Tie,
+}
+
+/// What ties a connection to its server.
+#[derive(Clone, Debug)]
+pub(super) struct Tie {
+    /// Who accepted it, where the system tells.
+    pub(super) server: Option<Server>,
+    /// The socket that was connected, if it is known for sure.
+    pub(super) socket: Option<RawFd>,
+    line: Line,
+}
 
 impl Open {
     pub(super) const fn new() -> Self {
-        Self(Mutex::new(Vec::new()))
+        Self { one_at_a_time: Mutex::new(()), closing: Mutex::new(Vec::new()) }
     }
 
-    /// Makes a handle of the `service`. Blocks until the daemon answers.
+    /// Makes a handle of the `service`. Blocks until the daemon answers, or `peer`'s line is cut.
     ///
     /// The calls are those of the library, for a handle and its descriptor; all of its handles are
     /// numbers.
     pub(super) fn make(
         &self,
-        service: &[u8],
+        service: &'static [u8],
+        peer: Peer<'_>,
         initialize: impl FnOnce(&mut u64) -> sys::cs_error_t,
         fd_get: impl FnOnce(u64, &mut RawFd) -> sys::cs_error_t,
         finalize: impl FnOnce(u64) -> sys::cs_error_t,
-    ) -> Result<(u64, Option<(RawFd, Server)>), Error> {
-        let mut open = self.0.try_lock_for(PATIENCE).ok_or(Error::Busy)?;
-        let descriptors = descriptors::Guard::new()?;
-        // Zero is no handle.
-        let mut handle = 0;
-        let code = Code(initialize(&mut handle));
-        if code != Code::OK {
-            // An error that the daemon sent leaves the handle open (libquorum `lib/quorum.c`). For one
-            // that is no more, and for zero, this is CS_ERR_BAD_HANDLE.
-            finalize(handle);
-            descriptors.restore();
-            return Err(Error::Connect(code));
-        }
-        let mut fd = -1;
-        let mut server = None;
-        if Code(fd_get(handle, &mut fd)) == Code::OK {
-            // SAFETY: the library has just given the descriptor out; it is open until `close`.
-            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-            server = Server::of(fd, service, &open);
-        }
-        open.extend(server.map(|(socket, _)| socket));
-        Ok((handle, server))
+    ) -> Result<Opened, Error> {
+        let alone = self.one_at_a_time.try_lock_for(PATIENCE).ok_or(Error::Busy)?;
+        let made = make(service, peer, initialize, fd_get, finalize);
+        self.unlock(alone);
+        made
     }
 
-    /// Closes a handle by `finalize`, now or, if another thread hangs in making one, once it has
+    /// Closes a handle by `finalize`, now or, if another thread hangs in making one, once that has
     /// ended. If the connection is `lost`, its server's process is waited for to be gone: only then
     /// libqb removes the connection's files from /dev/shm (libqb `lib/ipc_shm.c`).
     pub(super) fn close<T: Send + 'static>(
         &'static self,
-        server: Option<(RawFd, Server)>,
+        tie: &Tie,
         lost: bool,
         finalize: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        if let Some((_, server)) = server.filter(|_| lost) {
-            server.wait_gone(SERVER_GONE);
+        let is_gone = tie.server.filter(|_| lost).and_then(|it| it.wait_gone(SERVER_GONE));
+        if let Some(socket) = tie.socket {
+            // From here on its number may stand for another file.
+            tie.line.closes(socket);
         }
-        let close = move |open: &mut Vec<RawFd>| {
-            open.retain(|socket| server.is_none_or(|(ours, _)| *socket != ours));
-            finalize()
+        let close = move || {
+            let finalized = finalize();
+            if let Some(is_gone) = is_gone {
+                leftovers::closed(is_gone);
+            }
+            finalized
         };
-        if let Some(mut open) = self.0.try_lock_for(CLOSING) {
-            return Some(close(&mut open));
+        if let Some(alone) = self.one_at_a_time.try_lock_for(CLOSING) {
+            let closed = close();
+            self.unlock(alone);
+            return Some(closed);
         }
         // It must still be closed: Corosync would queue notifications for it without a bound.
-        let closer = thread::Builder::new().name("corosync-closer".into());
-        if let Err(error) = closer.spawn(move || drop(close(&mut self.0.lock()))) {
-            crate::foreign::log!(
-                log::Level::Error,
-                "a connection to corosync stays open: cannot start a thread: {error}"
-            );
+        self.closing.lock().push(Box::new(move || drop(close())));
+        if let Some(alone) = self.one_at_a_time.try_lock() {
+            self.unlock(alone);
         }
         None
     }
+
+    /// Closes what others could not, and lets others in.
+    fn unlock<'a>(&'a self, mut alone: MutexGuard<'a, ()>) {
+        loop {
+            let waiting = std::mem::take(&mut *self.closing.lock());
+            waiting.into_iter().for_each(|close| close());
+            drop(alone);
+            // Who has come since then found it locked.
+            if self.closing.lock().is_empty() {
+                return;
+            }
+            match self.one_at_a_time.try_lock() {
+                Some(again) => alone = again,
+                None => return,
+            }
+        }
+    }
+}
+
+fn make(
+    service: &'static [u8],
+    peer: Peer<'_>,
+    initialize: impl FnOnce(&mut u64) -> sys::cs_error_t,
+    fd_get: impl FnOnce(u64, &mut RawFd) -> sys::cs_error_t,
+    finalize: impl FnOnce(u64) -> sys::cs_error_t,
+) -> Result<Opened, Error> {
+    let descriptors = descriptors::Guard::new()?;
+    let before: Vec<_> = server::streams(service).into_iter().map(|(stream, _)| stream).collect();
+    peer.line.begin(service, before.clone())?;
+    // Zero is no handle.
+    let mut handle = 0;
+    let code = Code(initialize(&mut handle));
+    if code != Code::OK {
+        peer.line.end(None);
+        // An error that the daemon sent leaves the handle open (libquorum `lib/quorum.c`). For one
+        // that is no more, and for zero, this is CS_ERR_BAD_HANDLE.
+        finalize(handle);
+        descriptors.restore();
+        return Err(not_connected(code, service, peer));
+    }
+    let (mut fd, mut found) = (-1, None);
+    if Code(fd_get(handle, &mut fd)) == Code::OK {
+        // SAFETY: the library has just given the descriptor out; it is open until `close`.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        found = Server::of(fd, service, &before);
+    }
+    let socket = found.filter(|found| found.is_ours).map(|found| found.socket);
+    peer.line.end(socket);
+    leftovers::opened();
+    let server = found.map(|found| found.server);
+    Ok(Opened { handle, tie: Tie { server, socket, line: peer.line.clone() } })
+}
+
+/// Why there is no connection, where the library's code has several causes.
+fn not_connected(code: Code, service: &[u8], peer: Peer<'_>) -> Error {
+    match (peer.uid, peer.line.refused()) {
+        (Some(expected), Some(found)) => return Error::Server { found: Some(found), expected },
+        _ if peer.line.is_cut() => return Error::Unresponsive,
+        _ => {}
+    }
+    let is_absent = code == Code::NOT_EXIST
+        && server::uses_file_system()
+        && !server::socket_file(service).exists();
+    if is_absent { Error::NoSocket } else { Error::Connect(code) }
 }
 
 /// How long to wait to make a handle: connecting takes milliseconds, unless the daemon is hung.

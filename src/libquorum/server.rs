@@ -1,7 +1,13 @@
 //! Who is at the other end: the process that accepted a connection.
 
 use std::{
-    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    ffi::OsStr,
+    os::{
+        fd::{AsRawFd, BorrowedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
@@ -25,35 +31,74 @@ impl Server {
     /// Over shared memory, libqb's default, `fd` is the stream socket that was connected and the
     /// kernel knows its peer. With `system { qb_ipc_type: socket }` it is a datagram socket, which
     /// has no peer credentials; its stream socket is found among this process's descriptors, as the
-    /// one that is connected to the socket of that `service` and is not in `others`.
-    pub(super) fn of(
-        fd: BorrowedFd<'_>,
-        service: &[u8],
-        others: &[RawFd],
-    ) -> Option<(RawFd, Self)> {
+    /// one that is connected to the socket of that `service` and was not there `before`.
+    pub(super) fn of(fd: BorrowedFd<'_>, service: &[u8], before: &[Stream]) -> Option<Found> {
         if is_stream(fd) {
-            return Some((fd.as_raw_fd(), peer(fd)?));
+            return Some(Found { server: peer(fd)?, socket: fd.as_raw_fd(), is_ours: true });
         }
         let mut ours = streams(service);
-        ours.retain(|(stream, _)| !others.contains(stream));
-        // If other code of this process has connections of its own, they must at least agree who
-        // the servers are; which process is ours is then not known, if they are of several.
-        let &(socket, Self { uid, pid }) = ours.first()?;
+        ours.retain(|(stream, _)| !before.contains(stream));
+        // If other code of this process has just connected, too, they must at least agree who the
+        // servers are; which process is ours is then not known, if they are of several.
+        let &(stream, Self { uid, pid }) = ours.first()?;
         let pid = pid.filter(|_| ours.iter().all(|(_, server)| server.pid == pid));
-        ours.iter().all(|(_, server)| server.uid == uid).then_some((socket, Self { uid, pid }))
+        let server = Self { uid, pid };
+        let agree = ours.iter().all(|(_, server)| server.uid == uid);
+        agree.then_some(Found { server, socket: stream.fd, is_ours: ours.len() == 1 })
     }
 
-    /// Waits until the process is gone, for `patience` at most.
-    pub(super) fn wait_gone(self, patience: Duration) {
-        let Some(pid) = self.pid.and_then(Pid::from_raw) else { return };
+    /// Waits until the process is gone, for `patience` at most. `None` if this process does not see
+    /// it, otherwise whether it is gone.
+    pub(super) fn wait_gone(self, patience: Duration) -> Option<bool> {
+        let pid = self.pid.and_then(Pid::from_raw)?;
         let deadline = Instant::now() + patience;
-        while rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
-            && Instant::now() < deadline
-        {
+        while rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH) {
+            if Instant::now() >= deadline {
+                return Some(false);
+            }
             thread::sleep(Duration::from_millis(2));
         }
+        Some(true)
     }
 }
+
+/// A server, and a socket that is connected to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    pub(super) server: Server,
+    pub(super) socket: RawFd,
+    /// The socket is that of the connection for sure, and not one of other code of this process.
+    pub(super) is_ours: bool,
+}
+
+/// A socket, which is another one once its number stands for another inode.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Stream {
+    pub(super) fd: RawFd,
+    inode: u64,
+}
+
+/// Ends what waits on this socket, which has to be open.
+pub(super) fn shut_down(socket: RawFd) {
+    // SAFETY: the caller knows that it is open.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+    // It may not be connected any more.
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+}
+
+/// Whether libqb's sockets are in the file system, which it finds out once, too (`lib/unix.c`).
+pub(super) fn uses_file_system() -> bool {
+    static USES: OnceLock<bool> = OnceLock::new();
+
+    *USES.get_or_init(|| cfg!(not(target_os = "linux")) || Path::new(FORCE_FILE_SYSTEM).exists())
+}
+
+/// Where the socket of a service is then, in a libqb that distributions build.
+pub(super) fn socket_file(service: &[u8]) -> PathBuf {
+    Path::new("/var/run").join(OsStr::from_bytes(service))
+}
+
+const FORCE_FILE_SYSTEM: &str = "/etc/libqb/force-filesystem-sockets";
 
 #[cfg(target_os = "linux")]
 fn is_stream(fd: BorrowedFd<'_>) -> bool {
@@ -85,7 +130,7 @@ fn peer(fd: BorrowedFd<'_>) -> Option<Server> {
 /// The stream sockets of this process that are connected to the socket of `service`, and their
 /// servers.
 #[cfg(target_os = "linux")]
-fn streams(service: &[u8]) -> Vec<(RawFd, Server)> {
+pub(super) fn streams(service: &[u8]) -> Vec<(Stream, Server)> {
     let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
     open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok())
         .filter_map(|number| {
@@ -95,7 +140,9 @@ fn streams(service: &[u8]) -> Vec<(RawFd, Server)> {
             let address = rustix::net::getpeername(fd).ok()??;
             let address = rustix::net::SocketAddrUnix::try_from(address).ok()?;
             let here = is_of(&address, service) && is_stream(fd);
-            here.then(|| peer(fd))?.map(|server| (number, server))
+            let server = here.then(|| peer(fd))??;
+            let inode = rustix::fs::fstat(fd).ok()?.st_ino;
+            Some((Stream { fd: number, inode }, server))
         })
         .collect()
 }
@@ -120,6 +167,6 @@ fn peer(_: BorrowedFd<'_>) -> Option<Server> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn streams(_: &[u8]) -> Vec<(RawFd, Server)> {
+pub(super) fn streams(_: &[u8]) -> Vec<(Stream, Server)> {
     Vec::new()
 }

@@ -1,10 +1,14 @@
 //! The one request of libvotequorum that the probe makes.
 
-use std::{ffi::c_uint, os::fd::RawFd};
+use std::ffi::c_uint;
 
 use corosync_sys as sys;
 
-use super::{NodeId, Server, open::Open};
+use super::{
+    NodeId, Server,
+    line::Peer,
+    open::{Open, Opened, Tie},
+};
 use crate::{Code, Error, VoteFlags, Votes};
 
 /// A connection to Corosync's votequorum service.
@@ -12,7 +16,7 @@ use crate::{Code, Error, VoteFlags, Votes};
 pub(crate) struct Votequorum {
     library: sys::VoteQuorum,
     raw: sys::votequorum_handle_t,
-    server: Option<(RawFd, Server)>,
+    tie: Tie,
     /// A request has failed: the daemon is gone, or the connection is.
     lost: bool,
     /// Whose votes were asked for last, and what was told.
@@ -31,7 +35,7 @@ pub(crate) struct Info {
 
 impl Votequorum {
     /// Blocks until the daemon answers.
-    pub(crate) fn initialize() -> Result<Self, Error> {
+    pub(crate) fn initialize(peer: Peer<'_>) -> Result<Self, Error> {
         #[cfg(feature = "linked")]
         let library = sys::VoteQuorum::linked();
         #[cfg(not(feature = "linked"))]
@@ -39,8 +43,9 @@ impl Votequorum {
         // administrator answers for it, as for each library that the program is linked with.
         let library = unsafe { sys::VoteQuorum::load() }?;
         let mut callbacks = sys::votequorum_callbacks_t::default();
-        let (raw, server) = OPEN.make(
+        let Opened { handle: raw, tie } = OPEN.make(
             b"votequorum",
+            peer,
             // SAFETY: both pointers are to locals; the callbacks are none, and are copied.
             |raw| unsafe { (library.votequorum_initialize)(raw, &mut callbacks) },
             // SAFETY: the handle is open; `fd` is a local of the caller.
@@ -49,11 +54,11 @@ impl Votequorum {
             |raw| unsafe { (library.votequorum_finalize)(raw) },
         )?;
         let known = (Vec::new(), Votes::default());
-        Ok(Self { library, raw, server, lost: false, known, unchanged: 0 })
+        Ok(Self { library, raw, tie, lost: false, known, unchanged: 0 })
     }
 
     pub(crate) fn server(&self) -> Option<Server> {
-        self.server.map(|(_, server)| server)
+        self.tie.server
     }
 
     /// What it says of this node, and of the votes of these members. Blocks until the daemon
@@ -120,7 +125,7 @@ impl Votequorum {
 impl Drop for Votequorum {
     fn drop(&mut self) {
         let (library, raw) = (self.library, self.raw);
-        OPEN.close(self.server, self.lost, move || {
+        OPEN.close(&self.tie, self.lost, move || {
             // SAFETY: the handle was open until now, and its owner gives it up.
             unsafe { (library.votequorum_finalize)(raw) }
         });

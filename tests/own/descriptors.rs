@@ -5,7 +5,7 @@ use std::{fs::File, os::fd::OwnedFd};
 use actix::{Actor, System};
 use actix_quorum::{
     Cause, Connection, Error, Quorum, QuorumActor, QuorumChanged,
-    libquorum::{Handle, Library},
+    libquorum::{Handle, Library, Model},
 };
 use rustix::{
     fs::fstat,
@@ -155,18 +155,19 @@ fn a_descriptor_0_that_a_failed_attempt_closes_is_put_back() {
     let fake = FakeLibquorum::variant("descriptors_closes_zero", Variant::FailClosesZero);
     let library = Library::load_from(fake.path()).unwrap();
     let (before, open) = (zero(), open_fds());
-    for (function, times) in [("quorum_initialize", 1), ("quorum_model_initialize", 3)] {
-        fake.fail("quorum_model_initialize", if times == 1 { 7 } else { 2 }, times);
-        fake.fail(function, 2, times);
-        for _ in 0..times {
-            let error = Handle::initialize_with(library).unwrap_err();
+    for (model, function) in
+        [(Model::V0, "quorum_initialize"), (Model::V1, "quorum_model_initialize")]
+    {
+        fake.fail(function, 2, 3);
+        for _ in 0..3 {
+            let error = Handle::model_initialize(library, model).unwrap_err();
             assert_eq!(error, Error::Connect(actix_quorum::Code::LIBRARY));
             assert_eq!((zero(), open_fds()), (before, open));
         }
     }
     without_zero(|| {
         fake.fail("quorum_model_initialize", 2, 1);
-        Handle::initialize_with(library).unwrap_err();
+        Handle::model_initialize(library, Model::V1).unwrap_err();
         assert!(has_zero());
     });
     assert_eq!((zero(), open_fds(), fake.open_handles()), (before, open, 0));

@@ -5,7 +5,7 @@ use std::{ptr, sync::mpsc, thread, time::Duration};
 
 use actix_quorum::{Cause, Code, Error, Quorum, libquorum::Handle};
 
-use crate::support::{Node, Watcher, eventually, quick, wait_asleep};
+use crate::support::{Node, Watcher, eventually, quick, runs_thread, wait_asleep};
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
@@ -16,10 +16,17 @@ fn a_hung_daemon_is_told_and_holds_up_neither_stop_nor_start() {
     let watcher = Watcher::start(&node.netns);
     assert_eq!(watcher.error(), Error::Unresponsive);
     watcher.stops_at_once();
+    no_thread_waits();
     node.corosync.resume();
-    // The thread that was left behind lets go, so that others can connect.
     let watcher = Watcher::start_with(&node.netns, |builder| builder.backoff(quick()));
     watcher.until_settled(Quorum::Quorate, &[1]);
+}
+
+/// Though the daemon goes on to hang.
+fn no_thread_waits() {
+    for name in ["quorum-connect", "quorum-probe", "quorum-ring", "quorum-names"] {
+        eventually(&format!("{name} ends"), || (!runs_thread(name)).then_some(()));
+    }
 }
 
 /// With the daemon stopped in each phase of a connection, stopping and starting return.
@@ -35,17 +42,20 @@ fn stop_is_bounded_wherever_the_daemon_hangs() {
     // Before it connects, while it tracks, and when it has stalled.
     node.corosync.pause();
     watch().stops_at_once();
+    no_thread_waits();
     node.corosync.resume();
     let watcher = watch();
     watcher.until_settled(Quorum::Quorate, &[1]);
     node.corosync.pause();
     watcher.stops_at_once();
+    no_thread_waits();
     node.corosync.resume();
     let watcher = watch();
     watcher.until_settled(Quorum::Quorate, &[1]);
     node.corosync.pause();
     watcher.until_cause(Cause::Stalled);
     watcher.stops_at_once();
+    no_thread_waits();
     node.corosync.resume();
     watch().until_settled(Quorum::Quorate, &[1]);
 }

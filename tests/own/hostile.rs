@@ -4,25 +4,26 @@
 //! threads are counted.
 
 use std::{
+    io::{ErrorKind, Read},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use actix::{Actor, Arbiter, Context, Handler, System};
 use actix_quorum::{
-    Code, Connection, Error, NodeId, Quorum, QuorumActor, QuorumBuilder, QuorumChanged, RingState,
-    Snapshot, VoteFlags, Votes,
+    Cause, Code, Connection, Error, NodeId, Quorum, QuorumActor, QuorumBuilder, QuorumChanged,
+    RingState, Snapshot, VoteFlags, Votes,
     libquorum::{Handle, Library, Model, Track},
 };
 
 use crate::support::{
-    DEADLINE, Hostile, Ipc, Message, Netns, Step, Watcher, alone, assert_never_quorate,
-    dev_shm_entries, eventually,
+    DEADLINE, Hostile, Impostor, Ipc, Message, Netns, Step, Watcher, alone, assert_never_quorate,
+    connect_as_other_code, dev_shm_entries, eventually,
     hostile::{
-        GETINFO, GETQUORATE, GETTYPE, MODEL_GETTYPE, QUORATE, RING, TRACKSTART, TRACKSTOP, info,
-        nodelist_told, quorum_told, tracked,
+        GETINFO, GETQUORATE, GETTYPE, MODEL_GETTYPE, QUORATE, RING, SET_CURRENT_MAP, TRACKSTART,
+        TRACKSTOP, info, nodelist_told, quorum_told, tracked, tracked_v0,
     },
-    last_quorate, open_fds, quick, rss_kib, threads,
+    last_quorate, open_fds, quick, rss_kib, runs_thread, threads,
 };
 
 const NOBODY: u32 = 65534;
@@ -75,10 +76,11 @@ fn a_server_that_behaves_is_believed() {
         });
         let watcher = place.believer();
         // It may have been asked first before it had told who is a member.
-        let told = watcher.until("the votes of both", |change| {
-            change.current.votes.as_ref().is_some_and(|votes| votes.members.len() == 2)
+        let now = eventually("the votes of both", || {
+            let now = watcher.quorum.snapshot();
+            let votes = now.votes.as_ref().filter(|votes| votes.members.len() == 2);
+            votes.is_some().then_some(now)
         });
-        let now = &told[told.len() - 1].current;
         assert_eq!(now.local, Some(NodeId(1)));
         let votes = now.votes.as_ref().unwrap();
         assert_eq!((votes.total, votes.quorum), (2, 2));
@@ -92,6 +94,36 @@ fn a_server_that_behaves_is_believed() {
             assert!(server.times(&format!("request quorum {request}")) > 0, "{request}");
         }
     }
+}
+
+/// A daemon of Corosync 2.4 dies of the request for model V1, and of that for the map of statistics.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_server_of_corosync_2_survives_a_thousand_connections() {
+    own_process!();
+    let place = Place::new();
+    let server = Hostile::start_as_corosync_2(&place.netns);
+    place.netns.run(|| {
+        for _ in 0..900 {
+            let mut handle = Handle::initialize().unwrap();
+            assert_eq!((handle.model(), handle.quorate()), (Model::V0, Ok(true)));
+        }
+    });
+    // An actor, whose ring watch and names ask, too, and whose connections end at once.
+    let [told, answer] = tracked_v0(true);
+    server.on("quorum", TRACKSTART, &[told.clone(), answer.clone(), Step::Disconnect]);
+    let watcher = place.watch();
+    server.wait("accept quorum", 1000);
+    server.on("quorum", TRACKSTART, &[told, answer]);
+    watcher.until_settled(Quorum::Quorate, &[1, 2]);
+    let ring = watcher.quorum.snapshot().ring_id.unwrap();
+    assert_eq!((ring.node_id, ring.seq), (NodeId(0), RING.1));
+    watcher.stop();
+    // It obeys, so it lives.
+    server.behave("quorum");
+    assert_eq!(server.times(&format!("request quorum {MODEL_GETTYPE}")), 0);
+    assert_eq!(server.times(&format!("request cmap {SET_CURRENT_MAP}")), 0);
+    assert!(server.times("request cmap 2") >= 1000);
 }
 
 /// libqb sends what `connection_accept` returns, and CS_ERR_* is made of it by
@@ -223,6 +255,74 @@ fn an_error_is_no_answer_to_the_probe() {
     until_believed(&watcher);
 }
 
+/// While Corosync is down any user can listen in its place, take connections, let go of the name and
+/// never answer. Root can, too; then there is no telling but by waiting.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn somebody_who_never_answers_does_not_keep_us_from_corosync() {
+    own_process!();
+    let place = Place::new();
+    for uid in [NOBODY, 0] {
+        let mut impostor = Impostor::start(&place.netns, uid, "cmap");
+        let others = connect_as_other_code(&place.netns, "cmap");
+        let (watcher, second) = (place.watch(), place.watch());
+        if uid == NOBODY {
+            // It is not waited for, and so keeps nobody waiting.
+            for watcher in [&watcher, &second] {
+                let error = Error::Server { found: Some(NOBODY), expected: 0 };
+                assert_eq!(watcher.error(), error);
+            }
+        } else {
+            assert_eq!(watcher.error(), Error::Unresponsive);
+        }
+        impostor.wait_taken(2);
+        impostor.stop_listening();
+        let server = place.server();
+        for watcher in [&watcher, &second] {
+            watcher.until_settled(Quorum::Quorate, &[1, 2]);
+        }
+        // What was ended is ours, and none of other code's connections.
+        others.set_nonblocking(true).unwrap();
+        let error = (&others).read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        drop((watcher, second, server, impostor));
+    }
+}
+
+/// No thread of an actor's waits for somebody who never answers once the actor is stopped.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn no_thread_is_left_behind_with_somebody_who_never_answers() {
+    own_process!();
+    let place = Place::new();
+    let impostor = Impostor::start(&place.netns, 0, "cmap");
+    let others = connect_as_other_code(&place.netns, "cmap");
+    let watcher = place.watch();
+    assert_eq!(watcher.error(), Error::Unresponsive);
+    watcher.stops_at_once();
+    let gone = || (!runs_thread("quorum-connect")).then_some(());
+    eventually("the thread that connects ends", gone);
+    others.set_nonblocking(true).unwrap();
+    assert_eq!((&others).read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    drop(impostor);
+}
+
+/// One answer that never comes ends nothing for good.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_lost_answer_of_votequorum_is_asked_for_again() {
+    own_process!();
+    let place = Place::new();
+    let server = place.server();
+    let watcher = place.watch_with(short_lease);
+    watcher.until_settled(Quorum::Quorate, &[1, 2]);
+    server.on("votequorum", GETINFO, &[]);
+    watcher.until_cause(Cause::Stalled);
+    server.behave("votequorum");
+    let told = watcher.until_quorum(Quorum::Quorate);
+    assert_eq!(told[told.len() - 1].current.connection, Connection::Connected);
+}
+
 /// Each step of connecting at which a server may leave its client waiting.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
@@ -244,7 +344,8 @@ fn a_server_that_hangs_while_we_connect_is_told_and_holds_up_nobody() {
         assert_eq!(watcher.error(), Error::Unresponsive, "{when}: {steps:?}");
         watcher.stops_at_once();
         assert_never_quorate(&watcher.rest());
-        // The thread that was left behind lets go, so that others can connect.
+        let gone = || (!runs_thread("quorum-connect")).then_some(());
+        eventually("the thread that connects ends, though the server hangs", gone);
         server.kill();
         drop((watcher, server));
         let server = place.server();
@@ -637,11 +738,15 @@ fn a_server_of_another_user_is_never_believed() {
         });
         let watcher = place.watch();
         assert_eq!(watcher.error(), Error::Server { found: Some(NOBODY), expected: 0 });
-        server.wait_more("accept quorum", 5);
+        let refused = watcher.until("it has tried several times", |change| {
+            matches!(change.current.connection, Connection::Connecting { attempt: 8.., .. })
+        });
         watcher.stops_at_once();
+        assert_never_quorate(&refused);
         assert_never_quorate(&watcher.rest());
-        for unasked in [format!("request quorum {TRACKSTART}"), "accept votequorum".to_owned()] {
-            assert_eq!(server.times(&unasked), 0, "{unasked}");
+        // Only the handle above went as far as that.
+        for (unasked, times) in [("accept quorum", 1), ("accept votequorum", 0)] {
+            assert_eq!(server.times(unasked), times, "{unasked}");
         }
         for uid in [Some(NOBODY), None] {
             let watcher = place.watch_with(|builder| builder.server_uid(uid));
@@ -656,10 +761,15 @@ fn a_votequorum_of_another_user_proves_nothing() {
     own_process!();
     let place = Place::new();
     for ipc in [Ipc::Shm, Ipc::Socket] {
-        let _quorum = Hostile::start_as(&place.netns, 0, ipc, &["quorum"]);
+        let quorum = Hostile::start_as(&place.netns, 0, ipc, &["quorum"]);
         let votequorum = Hostile::start_as(&place.netns, NOBODY, ipc, &["votequorum"]);
         let watcher = place.watch_with(short_lease);
-        until_not_believed(&votequorum, &watcher, "accept votequorum");
+        watcher.until_cause(Cause::Stalled);
+        for _ in 0..50 {
+            quorum.now(&[Step::Event(quorum_told(1, RING, 2, &[1, 2]))]);
+            assert!(!watcher.quorum.is_quorate());
+        }
+        assert_never_quorate(&watcher.rest());
         assert_eq!(votequorum.times(&format!("request votequorum {GETINFO}")), 0);
         drop(watcher);
         let watcher = place.watch_with(|builder| short_lease(builder).server_uid(None));

@@ -5,10 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_quorum::{Cause, Connection, Error, Quorum, libquorum::Handle};
+use actix_quorum::{Cause, Connection, Error, Quorum};
 
 use crate::support::{
-    Fake, assert_never_quorate, block_on, eventually, eventually_within, lines, until_connected,
+    Fake, assert_never_quorate, block_on, connect, eventually, eventually_within, lines,
+    until_connected,
 };
 
 /// The lock around libquorum is not waited for without an end.
@@ -23,13 +24,13 @@ fn a_hung_initialize_holds_no_other_thread_up() {
     let library = fake.library;
     let (dropped, finalized) = (fake.connect(), fake.connect());
     fake.block("quorum_model_initialize");
-    let hung = thread::spawn(move || Handle::initialize_with(library));
+    let hung = thread::spawn(move || connect(library));
     fake.wait_calls("quorum_model_initialize", 3);
 
     let start = Instant::now();
     let dropping = thread::spawn(move || drop(dropped));
     let finalizing = thread::spawn(move || finalized.finalize());
-    let refused = thread::spawn(move || Handle::initialize_with(library));
+    let refused = thread::spawn(move || connect(library));
     eventually_within(SLACK, "connecting returns", || refused.is_finished().then_some(()));
     assert_eq!(refused.join().unwrap().unwrap_err(), Error::Busy);
     assert!((Duration::from_secs(4)..SLACK).contains(&start.elapsed()), "{:?}", start.elapsed());

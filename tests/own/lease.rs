@@ -13,11 +13,11 @@ use std::{
 };
 
 use actix::{Arbiter, System};
-use actix_quorum::{Cause, Connection, Corosync, Quorum, QuorumActor, QuorumBuilder, QuorumLost};
+use actix_quorum::{Cause, Connection, Quorum, QuorumActor, QuorumBuilder, QuorumLost};
 
 use crate::support::{
-    DEADLINE, FakeLibquorum, Node, Watcher, alone, block_on, eventually, hold, last_quorate, lines,
-    quick, quorate,
+    DEADLINE, FakeLibquorum, Node, Watcher, alone, block_on, eventually, fake_source, hold,
+    last_quorate, lines, quick, quorate,
 };
 
 const LEASE: Duration = Duration::from_millis(1500);
@@ -207,8 +207,8 @@ fn a_daemon_that_only_talks_is_not_believed() {
     own_process!();
     let _alone = alone();
     let fake = Arc::new(FakeLibquorum::new("lease_talks"));
-    let source = Corosync::load_from(fake.path());
-    let watcher = Watcher::here(|builder| short_lease(builder.source(source).server_uid(None)));
+    let watcher =
+        Watcher::here(|builder| short_lease(fake_source(builder, fake.path()).server_uid(None)));
     fake.push_nodelist((1, 9), Some(&[1]), None, None);
     fake.push_quorum(1, (1, 9), Some(&[1]));
     watcher.until_settled(Quorum::Quorate, &[1]);
@@ -238,8 +238,8 @@ fn a_daemon_that_only_talks_is_not_believed() {
 fn what_is_asked_has_a_veto() {
     own_process!();
     let fake = FakeLibquorum::new("lease_veto");
-    let source = Corosync::load_from(fake.path());
-    let watcher = Watcher::here(|builder| short_lease(builder.source(source).server_uid(None)));
+    let watcher =
+        Watcher::here(|builder| short_lease(fake_source(builder, fake.path()).server_uid(None)));
     fake.push_nodelist((1, 9), Some(&[1]), None, None);
     fake.push_quorum(1, (1, 9), Some(&[1]));
     watcher.until_settled(Quorum::Quorate, &[1]);

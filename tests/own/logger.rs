@@ -9,11 +9,11 @@ use std::{
 };
 
 use actix::System;
-use actix_quorum::{Connection, Corosync, QuorumActor};
+use actix_quorum::{Connection, QuorumActor};
 use log::{LevelFilter, Log, Metadata, Record};
 use parking_lot::Mutex;
 
-use crate::support::{FakeLibquorum, connected, eventually, quorate};
+use crate::support::{FakeLibquorum, connected, eventually, fake_source, quorate};
 
 /// Blocks while the other end of its channel is there.
 struct Blocking {
@@ -52,8 +52,7 @@ fn a_logger_that_blocks_does_not_keep_quorum_up() {
     log::set_max_level(LevelFilter::Info);
     let fake = FakeLibquorum::new("logger");
     System::new().block_on(async {
-        let source = Corosync::load_from(fake.path());
-        let quorum = QuorumActor::builder().source(source).server_uid(None).start();
+        let quorum = fake_source(QuorumActor::builder(), fake.path()).server_uid(None).start();
         connected(&quorum).await;
         fake.push_nodelist((1, 9), Some(&[1]), None, None);
         fake.push_quorum(1, (1, 9), Some(&[1]));

@@ -10,7 +10,9 @@
 mod support;
 
 mod descriptors;
+mod encrypted;
 mod exit;
+mod files;
 #[cfg(feature = "metrics")]
 mod foreign;
 mod hang;

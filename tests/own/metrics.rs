@@ -8,12 +8,12 @@ use std::{
 
 use actix::{Actor, Arbiter, Context, Handler, System, clock};
 use actix_quorum::{
-    Code, Corosync, QuorumActor, QuorumChanged,
+    Code, QuorumActor, QuorumChanged,
     sim::{Cluster, Fault, Probe},
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use crate::support::{FakeLibquorum, connected, promtool};
+use crate::support::promtool;
 
 /// The value of each series, by its name with its labels.
 fn scrape(prometheus: &PrometheusHandle) -> BTreeMap<String, f64> {
@@ -125,20 +125,6 @@ fn what_happens_is_measured() {
         assert!(value("quorum_connect_failures_total{reason=\"code_77\"}") >= 1.0);
         quorum.stop().await;
         assert_eq!(value("quorum_changes_total{cause=\"stopped\"}"), 1.0);
-        assert_eq!(value("quorum_abandoned_threads_total"), 0.0);
-
-        // A connection that does not close, when the actor is stopped.
-        tokio::time::resume();
-        let fake = FakeLibquorum::new("metrics");
-        let quorum = QuorumActor::builder()
-            .source(Corosync::load_from(fake.path()))
-            .server_uid(None)
-            .start_in_arbiter(&Arbiter::current());
-        connected(&quorum).await;
-        fake.block("quorum_finalize");
-        quorum.stop().await;
-        fake.unblock("quorum_finalize");
-        assert_eq!(value("quorum_abandoned_threads_total"), 1.0);
     });
     promtool(&["check", "metrics"], &prometheus.render());
 }

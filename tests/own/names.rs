@@ -1,8 +1,10 @@
 //! The names of nodes, from a real daemon's configuration.
 
-use actix_quorum::{NodeId, Quorum};
+use std::fs;
 
-use crate::support::{Cluster, Node, Watcher, eventually, runs_thread};
+use actix_quorum::{NodeId, Quorum, RingState};
+
+use crate::support::{Cluster, Node, TempDir, Watcher, command, eventually, runs_thread};
 
 fn names(watcher: &Watcher) -> Vec<(u32, String)> {
     let names = watcher.quorum.node_names();
@@ -33,4 +35,38 @@ fn a_node_without_a_name_has_none_and_a_new_name_is_read() {
     node.corosync.reload();
     let named = || (names(&watcher) == [(1, "n1".to_owned())]).then_some(());
     eventually("the name is read", named);
+}
+
+/// A libcmap of Corosync 2 is the installed one, but for the function that came with Corosync 3.
+#[test]
+#[ignore = "needs root, corosync and a C compiler: make test"]
+fn the_names_are_read_through_a_libcmap_of_corosync_2() {
+    own_process!();
+    let installed = command("cc", &["-print-file-name=libcmap.so.4"]);
+    let mut library = fs::read(installed.trim()).unwrap();
+    let name = b"\0cmap_initialize_map\0";
+    let place = library.windows(name.len()).position(|bytes| bytes == name).unwrap();
+    // What is looked up by the old name finds it no more.
+    library[place + name.len() - 2] = b'_';
+    let directory = TempDir::new();
+    let path = directory.path().join("libcmap.so.4");
+    fs::write(&path, library).unwrap();
+    // From now on it is the one of this name in this process.
+    // SAFETY: it is the installed library, which has no initializers that matter here.
+    let library = unsafe { libloading::Library::new(&path) }.unwrap();
+    // SAFETY: the function is not called.
+    let missing = unsafe { library.get::<extern "C" fn()>("cmap_initialize_map") };
+    assert!(missing.is_err());
+
+    let node = Node::single();
+    let watcher = Watcher::start(&node.netns);
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    let named = || (names(&watcher) == [(1, "n1".to_owned())]).then_some(());
+    eventually("the names are read", named);
+    // There is no way to the counters of a daemon of Corosync 3.
+    assert_eq!(watcher.quorum.snapshot().ring, RingState::Unwatched);
+    assert!(watcher.quorum.is_quorate());
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let cmaps = maps.lines().filter(|line| line.contains("libcmap.so.4"));
+    assert!(cmaps.map(|line| line.rsplit(' ').next()).all(|loaded| loaded == path.to_str()));
 }

@@ -12,17 +12,15 @@ use std::{
 
 use actix::{Actor, Addr, Arbiter, Context, Handler, System, WeakAddr, clock::timeout};
 use actix_quorum::{
-    Backoff, Connection, Corosync, QuorumActor, QuorumBuilder, QuorumChanged, QuorumHandle,
-    Snapshot,
+    Backoff, Connection, QuorumActor, QuorumBuilder, QuorumChanged, QuorumHandle, Snapshot,
 };
 
 use crate::support::{
-    DEADLINE, FakeLibquorum, connected, eventually, eventually_async, hold, quick,
+    DEADLINE, FakeLibquorum, connected, eventually, eventually_async, fake_source, hold, quick,
 };
 
 fn builder(fake: &FakeLibquorum) -> QuorumBuilder {
-    let source = Corosync::load_from(fake.path());
-    QuorumActor::builder().source(source).server_uid(None).backoff(quick())
+    fake_source(QuorumActor::builder(), fake.path()).server_uid(None).backoff(quick())
 }
 
 /// Loses the connection and waits for the next. What is between may be too short to see.

@@ -4,10 +4,11 @@ use std::{
     collections::BTreeMap,
     fmt::Write,
     fs::{self, File},
-    path::PathBuf,
+    io::Read,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus, Output, Stdio},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -16,7 +17,7 @@ use std::{
 use rustix::process::Signal;
 
 use super::{
-    Netns, TempDir,
+    Netns, TempDir, command,
     daemon::Daemon,
     eventually,
     leftovers::{note_pid, read_pids, remove_shm_of},
@@ -62,8 +63,9 @@ impl Corosync {
         let mut config = self.config.lock().unwrap();
         change(&mut config);
         let state = self.directory.path().join("state");
-        fs::write(self.config_file(), config.render(&state.display().to_string()))
-            .expect("the directory is ours");
+        let file =
+            config.render(&state.display().to_string(), needs_crypto().then_some(key_file()));
+        fs::write(self.config_file(), file).expect("the directory is ours");
     }
 
     /// Starts the daemon, which must not be running, and does not wait for it.
@@ -78,7 +80,10 @@ impl Corosync {
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "sh", "-c"])
-            .arg("mount -t tmpfs tmpfs /run && exec corosync -f -c \"$0\"")
+            .arg(match self.ipc() {
+                Ipc::Files => format!("{} && exec corosync -f -c \"$0\"", self.files()),
+                _ => "mount -t tmpfs tmpfs /run && exec corosync -f -c \"$0\"".to_owned(),
+            })
             .arg(self.config_file())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file can be duplicated"))
@@ -86,6 +91,24 @@ impl Corosync {
         let (started, _) = Daemon::start(Arc::clone(&self.netns), command);
         note_pid(self.directory.path(), started.pid);
         *daemon = Some(started);
+    }
+
+    fn ipc(&self) -> Ipc {
+        self.config.lock().unwrap().ipc
+    }
+
+    /// A shell command that has libqb's sockets in the file system, for the daemon and its clients: with
+    /// an /etc and a /run of their own.
+    pub fn files(&self) -> String {
+        let directory = self.directory.path();
+        let (etc, run) = (directory.join("host-etc"), directory.join("host-run"));
+        if !etc.exists() {
+            command("cp", &["-a", "/etc", etc.to_str().expect("a plain path")]);
+            fs::create_dir_all(etc.join("libqb")).expect("the directory is ours");
+            File::create(etc.join("libqb/force-filesystem-sockets")).expect("it is ours");
+            fs::create_dir_all(&run).expect("the directory is ours");
+        }
+        format!("mount --bind {} /etc && mount --bind {} /run", etc.display(), run.display())
     }
 
     /// Waits until clients can connect, for which the daemon must have formed its first ring.
@@ -353,6 +376,8 @@ pub enum Token {
 pub enum Ipc {
     Shm,
     Socket,
+    /// As `Shm`, over sockets in the file system.
+    Files,
 }
 
 impl Default for Config {
@@ -374,8 +399,41 @@ impl Default for Config {
     }
 }
 
+/// Whether the daemon refuses to talk without encryption, as one may that is newer than 3.1.10.
+fn needs_crypto() -> bool {
+    static NEEDS: OnceLock<bool> = OnceLock::new();
+
+    *NEEDS.get_or_init(|| {
+        let directory = TempDir::new();
+        let file = directory.path().join("corosync.conf");
+        let plain = Config::default().render(&directory.path().display().to_string(), None);
+        fs::write(&file, plain).expect("the directory is ours");
+        let mut check = Command::new("corosync");
+        let output = check.arg("-t").arg("-c").arg(&file).stdin(Stdio::null()).output();
+        let output = output.expect("corosync can be run");
+        let said = [output.stdout, output.stderr].concat();
+        !output.status.success() && String::from_utf8_lossy(&said).contains("encryption")
+    })
+}
+
+/// The key of all clusters of this process, removed with what else it leaves.
+fn key_file() -> &'static Path {
+    static KEY: OnceLock<PathBuf> = OnceLock::new();
+
+    KEY.get_or_init(|| {
+        // In a directory that a later process sweeps.
+        let path = std::mem::ManuallyDrop::new(TempDir::new()).path().join("authkey");
+        let mut key = vec![0; 256];
+        let mut random = File::open("/dev/urandom").expect("it is there");
+        random.read_exact(&mut key).expect("it has no end");
+        fs::write(&path, key).expect("the directory is ours");
+        path
+    })
+}
+
 impl Config {
-    fn render(&self, state: &str) -> String {
+    /// With the file of a key, encrypted; only knet can be.
+    fn render(&self, state: &str, key: Option<&Path>) -> String {
         let mut file = String::new();
         let mut section = |name: &str, lines: &[String]| {
             writeln!(file, "{name} {{").unwrap();
@@ -390,9 +448,15 @@ impl Config {
             line("version", "2"),
             line("cluster_name", "test"),
             line("transport", self.transport.name()),
-            line("crypto_cipher", "none"),
-            line("crypto_hash", "none"),
         ];
+        match key.filter(|_| self.transport == Transport::Knet) {
+            Some(key) => totem.extend([
+                line("crypto_cipher", "aes256"),
+                line("crypto_hash", "sha256"),
+                line("keyfile", &key.display().to_string()),
+            ]),
+            None => totem.extend([line("crypto_cipher", "none"), line("crypto_hash", "none")]),
+        }
         if let Token::Millis(token) = self.token {
             totem.extend([line("token", &token.to_string()), line("token_coefficient", "0")]);
         }

@@ -6,7 +6,8 @@
  *
  * Commands, one a line on the standard input, each answered with "done":
  *
- *     on SERVICE WHEN STEP...   what to do then: WHEN is accept, closed or the number of a request
+ *     on SERVICE WHEN STEP...   what to do then: WHEN is accept, closed, the number of a request, or
+ *                               the key that is asked for of cmap, which goes before the number
  *     now SERVICE STEP...       what to do now, on each connection that has made request 1
  *     large SERVICE             messages of two mebibytes fit into connections made from now on
  *     listen SERVICE            let clients connect; not before this
@@ -37,7 +38,7 @@
 #include <qb/qbipcs.h>
 #include <qb/qbloop.h>
 
-enum { SERVICES = 2, TRACKSTART = 1 };
+enum { SERVICES = 3, TRACKSTART = 1, CMAP_GET = 2 };
 
 static qb_loop_t *loop;
 static struct service { const char *name; qb_ipcs_service_t *ipcs; } services[SERVICES];
@@ -155,13 +156,17 @@ static int32_t on_accept(qb_ipcs_connection_t *c, uid_t uid, gid_t gid)
 static int32_t on_request(qb_ipcs_connection_t *c, void *data, size_t size)
 {
 	struct qb_ipc_request_header *header = data;
+	/* Where the key is in corosync's include/corosync/ipc_cmap.h. */
+	enum { KEY = 24 };
 	char number[16];
-	(void)size;
 	snprintf(number, sizeof number, "%d", header->id);
 	printf("request %s %s\n", name(c), number);
 	if (header->id == TRACKSTART)
 		qb_ipcs_context_set(c, c);
-	react(c, number);
+	const char *key = NULL;
+	if (header->id == CMAP_GET && strcmp(name(c), "cmap") == 0 && size > KEY)
+		key = (char *)data + KEY;
+	react(c, key && *find_rule(qb_ipcs_service_id_get(c), key) ? key : number);
 	return 0;
 }
 

@@ -21,7 +21,8 @@ use super::{
 
 /// A server on the sockets of Corosync's services in a network namespace.
 ///
-/// At first it behaves as Corosync does on a quorate node 1 of the nodes 1 and 2. What it sees are
+/// At first it behaves as Corosync 3 does on a quorate node 1 of the nodes 1 and 2, which has no
+/// counters of its ring. What it sees are
 /// facts to wait for: `accept SERVICE`, `request SERVICE NUMBER`, `closed SERVICE`. Drop kills it
 /// and removes what it left behind.
 #[derive(Debug)]
@@ -51,9 +52,25 @@ impl Hostile {
         Self::start_as(netns, 0, Ipc::Shm, &["quorum", "votequorum"])
     }
 
+    /// One that poses as Corosync 2: it has the key that tells, speaks model V0, and dies, as a daemon
+    /// of 2.4 does, of a request that came with Corosync 3.
+    #[track_caller]
+    pub fn start_as_corosync_2(netns: &Arc<Netns>) -> Self {
+        let hostile = Self::start(netns);
+        hostile.on("quorum", MODEL_GETTYPE, &[Step::Die]);
+        hostile.on("cmap", SET_CURRENT_MAP, &[Step::Die]);
+        let number = Message::reply(2).u64(4).u32(CMAP_VALUETYPE_UINT32);
+        hostile.on("cmap", "runtime.connections.active", &[Step::Reply(number)]);
+        hostile.on("quorum", TRACKSTART, &tracked_v0(true));
+        hostile
+    }
+
+    /// On these services; with quorum on cmap, too, where clients ask first what they may ask of quorum.
     /// Waits until it listens.
     #[track_caller]
     pub fn start_as(netns: &Arc<Netns>, uid: u32, ipc: Ipc, services: &[&str]) -> Self {
+        let cmap: &[&str] = if services.contains(&"quorum") { &["cmap"] } else { &[] };
+        let services = &[services, cmap].concat();
         let transport = if ipc == Ipc::Shm { "shm" } else { "socket" };
         let directory = TempDir::new();
         let mut program = Command::new(program());
@@ -90,8 +107,10 @@ impl Hostile {
     pub fn behave(&self, service: &str) {
         self.on(service, "accept", &[]);
         self.on(service, "closed", &[]);
-        if service == "votequorum" {
-            return self.on(service, GETINFO, &[Step::Reply(info(1, QUORATE))]);
+        match service {
+            "votequorum" => return self.on(service, GETINFO, &[Step::Reply(info(1, QUORATE))]),
+            "cmap" => return self.behave_as_empty_map(),
+            _ => {}
         }
         for (request, reply) in [
             (GETQUORATE, Message::reply(0).u32(1)),
@@ -102,6 +121,20 @@ impl Hostile {
             self.on(service, request, &[Step::Reply(reply)]);
         }
         self.on(service, TRACKSTART, &tracked(true));
+    }
+
+    /// No key is there, and nothing in the nodelist.
+    fn behave_as_empty_map(&self) {
+        let (not_exist, no_sections) = (12, 27);
+        for (request, reply) in [
+            ("2", Message::reply(2).error(not_exist)),
+            ("4", Message::reply(4).u64(1)),
+            ("5", Message::reply(5).error(no_sections)),
+            ("6", Message::reply(6)),
+            (SET_CURRENT_MAP, Message::reply(10)),
+        ] {
+            self.on("cmap", request, &[Step::Reply(reply)]);
+        }
     }
 
     /// What to do when a client connects (`accept`), has gone (`closed`) or makes a request.
@@ -329,6 +362,13 @@ pub fn tracked(quorate: bool) -> [Step; 3] {
     ]
 }
 
+/// The same in model V0 (`res_lib_quorum_notification`).
+pub fn tracked_v0(quorate: bool) -> [Step; 2] {
+    let (_, seq) = RING;
+    let told = Message::event(3).u32(quorate.into()).u64(seq).u32(2).list(&[1, 2]);
+    [Step::Event(told), Step::Reply(Message::reply(1))]
+}
+
 /// An answer of votequorum, of a node with one vote of two
 /// (`res_lib_votequorum_getinfo` in `include/corosync/ipc_votequorum.h`).
 pub fn info(node: u32, flags: u32) -> Message {
@@ -344,13 +384,17 @@ pub const RING: (u32, u64) = (1, 9);
 /// `VOTEQUORUM_INFO_QUORATE`.
 pub const QUORATE: u32 = 2;
 
-/// Requests by their numbers (`include/corosync/ipc_quorum.h`, `ipc_votequorum.h`).
+/// Requests by their numbers (`include/corosync/ipc_quorum.h`, `ipc_votequorum.h`, `ipc_cmap.h`).
 pub const GETQUORATE: &str = "0";
 pub const TRACKSTART: &str = "1";
 pub const TRACKSTOP: &str = "2";
 pub const GETTYPE: &str = "3";
 pub const MODEL_GETTYPE: &str = "4";
 pub const GETINFO: &str = "0";
+pub const SET_CURRENT_MAP: &str = "9";
+
+/// `CMAP_VALUETYPE_UINT32`.
+const CMAP_VALUETYPE_UINT32: u32 = 6;
 
 /// Where the server is, compiled once for each test process.
 fn program() -> &'static Path {

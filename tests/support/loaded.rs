@@ -1,10 +1,10 @@
 //! A fake libquorum, loaded by the product, and an actor on it.
 
-use std::ops::Deref;
+use std::{ops::Deref, path::Path};
 
 use actix_quorum::{
-    Code, Connection, Corosync, NodeId, QuorumBuilder, QuorumChanged,
-    libquorum::{Handle, Library},
+    Code, Connection, Corosync, Error, NodeId, QuorumBuilder, QuorumChanged,
+    libquorum::{Handle, Library, Model},
 };
 
 use super::{FakeLibquorum, List, Variant, Watcher, eventually, quick};
@@ -28,7 +28,7 @@ impl Fake {
     }
 
     pub fn connect(&self) -> Handle {
-        Handle::initialize_with(self.library).unwrap()
+        connect(self.library).unwrap()
     }
 
     /// The next call of `function` returns `code`.
@@ -44,8 +44,10 @@ impl Fake {
         &self,
         settings: impl FnOnce(QuorumBuilder) -> QuorumBuilder + Send,
     ) -> Watcher {
-        let source = Corosync::load_from(self.path());
-        Watcher::here(|builder| settings(builder.source(source).server_uid(None).backoff(quick())))
+        Watcher::here(|builder| {
+            let builder = builder.server_uid(None).backoff(quick());
+            settings(fake_source(builder, self.path()))
+        })
     }
 
     /// A quorum notification of ring 1.`seq` with the members 1, 2 and 3.
@@ -87,6 +89,19 @@ impl Drop for Fake {
             self.fake.unblock(function);
         }
     }
+}
+
+/// Connects with model V1 if the library knows it.
+pub fn connect(library: Library) -> Result<Handle, Error> {
+    match Handle::model_initialize(library, Model::V1) {
+        Err(Error::Load(_)) => Handle::initialize_with(library),
+        connected => connected,
+    }
+}
+
+/// Has the actor use a fake libquorum. There is no daemon that could be asked for its version.
+pub fn fake_source(builder: QuorumBuilder, path: &Path) -> QuorumBuilder {
+    builder.source(Corosync::load_from(path)).model(Model::V1)
 }
 
 /// The members 1, 2 and 3.

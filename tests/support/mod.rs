@@ -18,6 +18,7 @@ mod faults;
 mod flipper;
 pub mod hostile;
 mod http;
+mod impostor;
 mod leftovers;
 mod loaded;
 mod netns;
@@ -57,8 +58,9 @@ pub use self::{
     flipper::Flipper,
     hostile::{Hostile, Message, Step},
     http::{Client, Event},
+    impostor::{Impostor, connect_as_other_code},
     leftovers::{TempDir, shm_of, sweep, unique_name},
-    loaded::{FUNCTIONS, Fake, THREE, ids, until_connected},
+    loaded::{FUNCTIONS, Fake, THREE, connect, fake_source, ids, until_connected},
     netns::Netns,
     own_process::is_run_elsewhere,
     process::{

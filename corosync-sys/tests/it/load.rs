@@ -209,7 +209,7 @@ fn libquorum_is_hidden(test: &str, others: &[&str]) -> bool {
 }
 
 fn too_old(found: &str) -> LoadError {
-    let (library, needs) = ("libquorum.so.5", "corosync 3.0.0");
+    let (library, needs) = ("libquorum.so.5", "corosync 2.0.0");
     LoadError::TooOld { library, found: found.to_owned(), needs }
 }
 

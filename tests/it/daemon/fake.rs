@@ -13,13 +13,13 @@ use std::{
 };
 
 use actix_quorum::{
-    Cause, Code, Connection, Corosync, Error, NodeId, Quorum,
+    Cause, Code, Connection, Error, NodeId, Quorum,
     libquorum::{Dispatch, Handle, Library, Model, Notification, QuorumType, RingId, Track},
 };
 
 use crate::support::{
     DEADLINE, FUNCTIONS, Fake, FakeLibquorum, THREE, Variant, Watcher, assert_never_quorate,
-    fake_libquorum, ids, lines, quick, until_connected,
+    connect, fake_libquorum, fake_source, ids, lines, quick, until_connected,
 };
 
 /// The errors that the manual pages name, and a number that is none.
@@ -76,22 +76,27 @@ fn each_error_of_an_initialize_is_connect() {
 fn only_invalid_param_of_model_initialize_falls_back_to_model_v0() {
     let fake = Fake::new("fallback");
     for code in CODES {
-        let before = fake.calls("quorum_initialize");
+        let before = (fake.calls("quorum_initialize"), fake.calls("quorum_model_initialize"));
         fake.refuse("quorum_model_initialize", code);
-        let result = Handle::initialize_with(fake.library);
+        // As the probe of an actor is a connection with model V0, it is not to begin to ask.
+        let watcher =
+            fake.watch_with(|builder| builder.lease(DEADLINE).probe_interval(DEADLINE / 2));
         if code == Code::INVALID_PARAM {
-            assert_eq!(result.unwrap().model(), Model::V0);
-            assert_eq!(fake.calls("quorum_initialize"), before + 1);
+            until_connected(&watcher);
         } else {
-            assert_eq!(result.unwrap_err(), Error::Connect(code));
-            assert_eq!(fake.calls("quorum_initialize"), before);
+            assert_eq!(watcher.error(), Error::Connect(code));
+            until_connected(&watcher);
         }
+        let calls = (fake.calls("quorum_initialize"), fake.calls("quorum_model_initialize"));
+        let fallen_back = code == Code::INVALID_PARAM;
+        let expected = if fallen_back { (1, 1) } else { (0, 2) };
+        assert_eq!((calls.0 - before.0, calls.1 - before.1), expected, "{code}");
     }
     fake.fail("quorum_model_initialize", 7, 1);
     fake.fail("quorum_initialize", 11, 1);
-    let error = Handle::initialize_with(fake.library).unwrap_err();
+    let watcher = fake.watch();
+    let error = watcher.error();
     assert_eq!(error, Error::Connect(Code::ACCESS), "the error of V0 is the last word");
-    assert_eq!(fake.open_handles(), 0);
 }
 
 #[test]
@@ -236,9 +241,10 @@ fn the_handle_that_a_failed_initialize_leaves_open_is_finalized() {
 fn the_handle_that_the_fallback_to_model_v0_leaves_behind_is_finalized() {
     let fake = Fake::variant("keeps_fallback", Variant::FailKeepsHandle);
     fake.fail("quorum_model_initialize", 7, 1);
-    let handle = fake.connect();
-    assert_eq!((handle.model(), fake.open_handles()), (Model::V0, 1));
-    drop(handle);
+    let watcher = fake.watch_with(|builder| builder.lease(DEADLINE).probe_interval(DEADLINE / 2));
+    until_connected(&watcher);
+    assert_eq!((fake.calls("quorum_initialize"), fake.open_handles()), (1, 1));
+    watcher.stop();
     assert_eq!((fake.open_handles(), fake.calls("quorum_finalize")), (0, 2));
 }
 
@@ -336,7 +342,7 @@ fn a_list_that_is_too_long_is_message_error_for_good() {
     let mut check = |fake: &FakeLibquorum, library, push: Push<'_>, flag| {
         tried += 1;
         let malformed = [Err(Error::Dispatch(Code::MESSAGE_ERROR))];
-        let mut handle = Handle::initialize_with(library).unwrap();
+        let mut handle = connect(library).unwrap();
         push(fake);
         fake.push_quorum(1, (1, 9), THREE);
         assert_eq!(handle.dispatch(flag).collect::<Vec<_>>(), malformed, "{tried}");
@@ -532,8 +538,7 @@ fn a_library_that_appears_while_the_actor_runs_is_used() {
     let fake = Fake::new("appears");
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fake_appeared.so");
     let _ = fs::remove_file(&path);
-    let source = Corosync::load_from(&path);
-    let watcher = fake.watch_with(|builder| builder.source(source));
+    let watcher = fake.watch_with(|builder| fake_source(builder, &path));
     let error = watcher.error();
     assert!(matches!(&error, Error::Load(text) if text.contains("No such file")), "{error}");
     assert_eq!(fake.open_handles(), 0);
@@ -601,8 +606,7 @@ fn a_server_that_nobody_can_identify_is_refused() {
     let before = fake.calls("quorum_model_initialize");
     assert_eq!((before, fake.calls("quorum_finalize")), (1, 1));
     // The default is root's server alone.
-    let source = Corosync::load_from(fake.path());
-    let watcher = Watcher::here(|builder| builder.source(source).backoff(quick()));
+    let watcher = Watcher::here(|builder| fake_source(builder, fake.path()).backoff(quick()));
     assert_refused(&fake, &watcher, &Error::Server { found: None, expected: 0 });
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use actix_quorum::{QuorumBuilder, Snapshot, sim};
+use actix_quorum::{QuorumBuilder, Snapshot, libquorum::Model, sim};
 
 use super::told::Told;
 
@@ -10,6 +10,9 @@ use crate::support::{Cluster, Watcher, nodelist, quick};
 
 /// A cluster with the nodes `1..=size`.
 pub(crate) trait Arm {
+    /// The model of libquorum that its actors use, or are like.
+    const MODEL: Model = Model::V1;
+
     /// A cluster that has formed.
     fn formed(size: u32, settings: Settings) -> Self;
 
@@ -188,7 +191,7 @@ impl Arm for Real {
 
     fn watch_with(&self, id: u32, settings: fn(QuorumBuilder) -> QuorumBuilder) -> Told {
         let settings = |builder: QuorumBuilder| settings(patient(builder));
-        Told::any(id, Watcher::start_with(&self.0.node(id).netns, settings))
+        Told::any(id, Watcher::start_with(&self.0.node(id).netns, settings), Self::MODEL)
     }
 
     fn check_shown(&self, id: u32, snapshot: &Snapshot) {
@@ -196,6 +199,76 @@ impl Arm for Real {
         let shown = self.0.node(id).wait_members(snapshot.quorum.is_quorate(), &members);
         let ring = snapshot.ring_id.expect("it is settled");
         assert_eq!(shown.ring_id, ring.to_string(), "node {id}");
+    }
+}
+
+/// The same daemons, whose clients use model V0, as those of Corosync before 3.1 do.
+pub(crate) struct RealV0(Real);
+
+impl Arm for RealV0 {
+    const MODEL: Model = Model::V0;
+
+    fn formed(size: u32, settings: Settings) -> Self {
+        Self(Real::formed(size, settings))
+    }
+
+    fn partition(&self, groups: &[&[u32]]) {
+        self.0.partition(groups);
+    }
+
+    fn heal(&self) {
+        self.0.heal();
+    }
+
+    fn crash(&self, id: u32) {
+        self.0.crash(id);
+    }
+
+    fn stop(&self, id: u32) {
+        self.0.stop(id);
+    }
+
+    fn start(&self, id: u32) {
+        self.0.start(id);
+    }
+
+    fn restart(&self, id: u32) {
+        self.0.restart(id);
+    }
+
+    fn pause(&self, id: u32) {
+        self.0.pause(id);
+    }
+
+    fn resume(&self, id: u32) {
+        self.0.resume(id);
+    }
+
+    fn expected_votes(&self, votes: u32) {
+        self.0.expected_votes(votes);
+    }
+
+    fn votes(&self, id: u32, votes: u32) {
+        self.0.votes(id, votes);
+    }
+
+    fn reload(&self, nodes: u32) {
+        self.0.reload(nodes);
+    }
+
+    fn watch_with(&self, id: u32, settings: fn(QuorumBuilder) -> QuorumBuilder) -> Told {
+        let settings = |builder: QuorumBuilder| settings(patient(builder)).model(Self::MODEL);
+        let netns = &self.0.0.node(id).netns;
+        Told::any(id, Watcher::start_with(netns, settings), Self::MODEL)
+    }
+
+    /// The ring is shown without the node that formed it.
+    fn check_shown(&self, id: u32, snapshot: &Snapshot) {
+        let members: Vec<u32> = snapshot.members.iter().map(|node| node.0).collect();
+        let shown = self.0.0.node(id).wait_members(snapshot.quorum.is_quorate(), &members);
+        let ring = snapshot.ring_id.expect("it is settled");
+        let (_, seq) = shown.ring_id.split_once('.').expect("a node and a number");
+        assert_eq!(seq, ring.to_string(), "node {id}");
     }
 }
 

@@ -2,9 +2,15 @@
 
 use std::{cell::RefCell, thread};
 
-use actix_quorum::{Cause, Connection, Error, Quorum, QuorumChanged, QuorumHandle, RingState};
+use actix_quorum::{
+    Cause, Connection, Error, NodeId, Quorum, QuorumChanged, QuorumHandle, RingState, Snapshot,
+    libquorum::Model,
+};
 
-use super::courses::{Course, course};
+use super::{
+    courses::{Course, course},
+    v0::told_with_v0,
+};
 
 use crate::support::{Watcher, eventually, lines};
 
@@ -17,18 +23,21 @@ pub(crate) struct Told {
     first_only: bool,
     /// Whether there is a provider, which tells votes.
     has_votes: bool,
+    model: Model,
     seen: RefCell<Vec<QuorumChanged>>,
 }
 
 impl Told {
     /// Of several courses any will do.
-    pub(crate) fn any(id: u32, watcher: Watcher) -> Self {
-        Self { id, watcher, first_only: false, has_votes: true, seen: RefCell::default() }
+    pub(crate) fn any(id: u32, watcher: Watcher, model: Model) -> Self {
+        let seen = RefCell::default();
+        Self { id, watcher, first_only: false, has_votes: true, model, seen }
     }
 
     /// Of several courses only the first will do.
     pub(crate) fn first_only(id: u32, watcher: Watcher) -> Self {
-        Self { id, watcher, first_only: true, has_votes: true, seen: RefCell::default() }
+        let seen = RefCell::default();
+        Self { id, watcher, first_only: true, has_votes: true, model: Model::V1, seen }
     }
 
     /// The same where nobody tells votes.
@@ -61,6 +70,19 @@ impl Told {
     /// of a cluster that takes no time.
     #[track_caller]
     pub(crate) fn expect_one_of(&self, courses: &[Course]) {
+        let with_v0;
+        let mut courses = courses;
+        if self.model == Model::V0 {
+            let known = self.seen.borrow().last().map_or(Vec::new(), |change| {
+                change.current.members.iter().map(|node| node.0).collect()
+            });
+            let mut told: Vec<_> =
+                courses.iter().map(|course| told_with_v0(course, &known)).collect();
+            told.sort();
+            told.dedup();
+            with_v0 = told;
+            courses = &with_v0;
+        }
         let ends = courses
             .iter()
             .all(|one| courses.iter().filter(|other| other.starts_with(one)).count() == 1);
@@ -68,10 +90,12 @@ impl Told {
         let courses = if self.first_only { &courses[..1] } else { courses };
         let mut steps = Course::new();
         loop {
-            steps.push(self.next_step());
+            let (step, may_be_more) = self.next_step();
+            steps.push(step);
             match courses.iter().find(|course| course.starts_with(&steps)) {
                 Some(course) if course.len() == steps.len() => return self.know_votes(),
                 Some(_) => {}
+                None if may_be_more => drop(steps.pop()),
                 None => panic!(
                     "node {} told {steps:#?}\nand not one of {courses:#?}\nall so far:{}",
                     self.id,
@@ -81,12 +105,18 @@ impl Told {
         }
     }
 
-    /// Why the next attempt to connect fails.
+    /// Why the next attempt to connect fails; that it takes long, as when this process is connecting to
+    /// a daemon that another test has paused, is not why.
     #[track_caller]
     pub(crate) fn error(&self) -> Error {
-        match &self.next().current.connection {
-            Connection::Connecting { error: Some(error), .. } => error.clone(),
-            other => panic!("node {}: {other}", self.id),
+        loop {
+            match &self.next().current.connection {
+                Connection::Connecting {
+                    error: Some(Error::Unresponsive | Error::Busy), ..
+                } => {}
+                Connection::Connecting { error: Some(error), .. } => return error.clone(),
+                other => panic!("node {}: {other}", self.id),
+            }
         }
     }
 
@@ -95,25 +125,38 @@ impl Told {
     /// totem forms whenever an attempt to form another one failed. A decision that counts only once
     /// the ring was seen to live is told with that; and a loss that votequorum told when it was
     /// asked, just before its decision, with the decision.
+    ///
+    /// With model V0 the last two are steps as others are: the second value says that it is one that a
+    /// real cluster may take beside those of a course.
     #[track_caller]
-    fn next_step(&self) -> String {
+    fn next_step(&self) -> (String, bool) {
         let mut same_again = false;
         let mut interrupted = false;
+        let mut since = None;
         loop {
             let change = self.next();
             match change.cause {
                 Cause::Connecting | Cause::Votes => {}
                 Cause::Ring if change.previous.quorum == change.current.quorum => {}
-                Cause::Quorum if waits_for_ring(&change) => {}
+                Cause::Quorum if waits_for_ring(&change) => {
+                    interrupted |= change.interrupted() && self.model == Model::V0;
+                    since.get_or_insert(change.previous);
+                }
                 Cause::Nodelist if !self.first_only && is_same_again(&change) => same_again = true,
                 Cause::Quorum if same_again && is_still_so(&change) => same_again = false,
                 Cause::Quorum if !self.first_only && is_early(&change) => {
                     interrupted |= change.interrupted();
                 }
-                _ if interrupted && !change.interrupted() => {
-                    return step(&change) + "; interrupted";
+                _ => {
+                    let may_be_more = self.model == Model::V0
+                        && (is_ring_again(&change) || change.is_loss() && !is_new_ring(&change));
+                    let before = since.filter(|_| self.model == Model::V0);
+                    let mut step = step(&change, before.as_deref());
+                    if interrupted && !change.interrupted() {
+                        step += "; interrupted";
+                    }
+                    return (step, may_be_more);
                 }
-                _ => return step(&change),
             }
         }
     }
@@ -173,9 +216,30 @@ fn is_early(change: &QuorumChanged) -> bool {
         && before.ring_id == now.ring_id
 }
 
-/// One line with all that is compared: ring numbers are not, but whether the ring is a new one.
-fn step(change: &QuorumChanged) -> String {
+fn is_new_ring(change: &QuorumChanged) -> bool {
+    change.previous.ring_id != change.current.ring_id
+}
+
+/// Whether this is another ring of the same members, and nothing else.
+fn is_ring_again(change: &QuorumChanged) -> bool {
     let (before, now) = (&change.previous, &change.current);
+    is_new_ring(change) && before.members == now.members && before.quorum == now.quorum
+}
+
+/// One line with all that is compared: ring numbers are not, but whether the ring is a new one. What
+/// is new is so since `before`, or else since the change before.
+fn step(change: &QuorumChanged, before: Option<&Snapshot>) -> String {
+    let now = &change.current;
+    let (joined, left) = match before {
+        Some(before) => {
+            let without = |these: &[NodeId], others: &[NodeId]| -> Vec<NodeId> {
+                these.iter().copied().filter(|node| !others.contains(node)).collect()
+            };
+            (without(&now.members, &before.members), without(&before.members, &now.members))
+        }
+        None => (change.joined.to_vec(), change.left.to_vec()),
+    };
+    let before = before.unwrap_or(&change.previous);
     let mut step = format!("{}: ", now.quorum);
     let list = |nodes: &[_]| nodes.iter().map(|node| format!(" {node}")).collect::<String>();
     match (&now.connection, now.ring_id) {
@@ -190,9 +254,9 @@ fn step(change: &QuorumChanged) -> String {
         (Connection::Stopped, _) => step += "stopped",
         (other, _) => panic!("what is {other:?}?"),
     }
-    for (what, nodes) in [("joined", &change.joined), ("left", &change.left)] {
+    for (what, nodes) in [("joined", joined), ("left", left)] {
         if !nodes.is_empty() {
-            step += &format!("; {what}{}", list(nodes));
+            step += &format!("; {what}{}", list(&nodes));
         }
     }
     if change.interrupted() {

@@ -1,0 +1,83 @@
+//! What model V0 changes of what is told. The scenarios are written for model V1; this is all that
+//! differs.
+//!
+//! - There are no nodelists, so a membership is told with the decision about it, and not before it:
+//!   nothing is ever unsettled.
+//! - Who joined and who left is the difference of two memberships: a node that restarted before
+//!   anybody noticed is in neither list.
+//! - Each other ring interrupts, for nobody tells who was away; but not the first of a connection.
+
+use super::courses::Course;
+
+/// A course as it is told with model V0 to who knows these members.
+pub(crate) fn told_with_v0(course: &Course, known: &[u32]) -> Course {
+    let mut known = known.to_vec();
+    let mut is_first = false;
+    let mut is_new = false;
+    let mut told = Course::new();
+    for step in course {
+        let Some(members) = members(step) else {
+            is_first |= step.ends_with(": connected");
+            told.push(step.clone());
+            continue;
+        };
+        is_new |= step.contains("new ring");
+        if step.contains(", unsettled") {
+            continue;
+        }
+        if !is_new {
+            told.push(step.clone());
+            continue;
+        }
+        let (quorum, _) = step.split_once(": ").expect("a step begins with the quorum");
+        let mut with_v0 = format!("{quorum}: new ring{}", list(&members));
+        for (what, these, others) in [("joined", &members, &known), ("left", &known, &members)] {
+            let these: Vec<u32> =
+                these.iter().copied().filter(|node| !others.contains(node)).collect();
+            if !these.is_empty() {
+                with_v0 += &format!("; {what}{}", list(&these));
+            }
+        }
+        if !is_first {
+            with_v0 += "; interrupted";
+        }
+        told.push(with_v0);
+        (known, is_first, is_new) = (members, false, false);
+    }
+    told
+}
+
+/// The members in a step that has a ring: `quorate: new ring 1 2, unsettled; left 3`.
+fn members(step: &str) -> Option<Vec<u32>> {
+    let (_, ring) = step.split_once("ring")?;
+    let list = ring.split([',', ';']).next()?;
+    Some(list.split_whitespace().map(|id| id.parse().expect("a node id")).collect())
+}
+
+fn list(nodes: &[u32]) -> String {
+    nodes.iter().map(|node| format!(" {node}")).collect()
+}
+
+#[test]
+fn a_course_with_v0_has_one_step_for_each_decision() {
+    let v1 = [
+        "unknown: connected",
+        "unknown: new ring 3, unsettled; left 1 2",
+        "inquorate: ring 3",
+        "inquorate: new ring 1 2 3, unsettled; joined 1 2",
+        "quorate: ring 1 2 3",
+        "quorate: new ring 1 2 3, unsettled; joined 2; left 2; interrupted",
+        "quorate: ring 1 2 3",
+        "inquorate: ring 1 2 3; interrupted",
+        "unknown: lost; interrupted",
+    ];
+    let v0 = [
+        "unknown: connected",
+        "inquorate: new ring 3; left 1 2",
+        "quorate: new ring 1 2 3; joined 1 2; interrupted",
+        "quorate: new ring 1 2 3; interrupted",
+        "inquorate: ring 1 2 3; interrupted",
+        "unknown: lost; interrupted",
+    ];
+    assert_eq!(told_with_v0(&v1.map(String::from).to_vec(), &[1, 2, 3]), v0);
+}

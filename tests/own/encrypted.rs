@@ -1,0 +1,37 @@
+//! A Corosync that does not talk without encryption, as one may that is newer than 3.1.10.
+
+use std::{env, fs, os::unix::fs::PermissionsExt};
+
+use actix_quorum::Quorum;
+
+use crate::support::{Cluster, TempDir, Watcher};
+
+/// Such a daemon, but for what it says of a configuration.
+const REFUSES: &str = r#"#!/bin/sh
+if [ "$1" = -t ]; then
+    grep -q 'crypto_cipher: none' "$3" || exit 0
+    echo 'corosync is compiled to require enabled encryption' >&2
+    exit 8
+fi
+PATH=${PATH#*:}
+exec corosync "$@"
+"#;
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_corosync_that_requires_encryption_gets_it() {
+    own_process!();
+    let directory = TempDir::new();
+    let program = directory.path().join("corosync");
+    fs::write(&program, REFUSES).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = env::var("PATH").unwrap();
+    // SAFETY: no other thread of this process looks at its environment yet.
+    unsafe { env::set_var("PATH", format!("{}:{path}", directory.path().display())) };
+    let cluster = Cluster::start(2);
+    let node = cluster.node(1);
+    let conf = fs::read_to_string(node.corosync.config_dir().join("corosync.conf")).unwrap();
+    assert!(conf.contains("crypto_cipher: aes256"), "{conf}");
+    let watcher = Watcher::start(&node.netns);
+    watcher.until_settled(Quorum::Quorate, &[1, 2]);
+}
