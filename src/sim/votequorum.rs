@@ -224,9 +224,11 @@ impl Votequorum {
             self.lowest = *self.members.keys().next().expect("a node is a member of its ring");
         } else if options.auto_tie_breaker {
             // The others may not have quorum either.
-            let gone = self.previous_members.saturating_sub(self.members.len());
+            // (Corosync subtracts without a sign, so that nobody gains quorum with who joins.)
+            let gone = self.previous_members.checked_sub(self.members.len());
             self.quorate = total == expected / 2
-                && u32::try_from(gone).unwrap_or(u32::MAX) < self.quorum
+                && gone
+                    .is_some_and(|gone| u32::try_from(gone).is_ok_and(|gone| gone < self.quorum))
                 && self.members.contains_key(&self.lowest);
         }
         // Who has lost quorum waits for all again.
