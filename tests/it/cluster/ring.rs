@@ -42,3 +42,51 @@ fn a_node_that_the_others_go_on_without_is_not_believed() {
     });
     assert!(after > during, "{after} after {during}");
 }
+
+/// What a round does to node 3, and how it is undone.
+type Round = (&'static str, fn(&Cluster), fn(&Cluster));
+
+const ROUNDS: [Round; 5] = [
+    ("partition", |cluster| cluster.partition(&[&[1, 2], &[3]]), Cluster::heal),
+    ("kill", |cluster| cluster.kill(3), |cluster| cluster.start_node(3)),
+    ("stop", |cluster| cluster.terminate(3), |cluster| cluster.start_node(3)),
+    ("pause", |cluster| cluster.pause(3), |cluster| cluster.resume(3)),
+    ("restart", |cluster| cluster.restart_node(3), |_| {}),
+];
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn fencing_tokens_grow_through_partitions_kills_and_restarts() {
+    let cluster = Cluster::start(3);
+    let watchers = [1, 2, 3]
+        .map(|id| Watcher::start_with(&cluster.node(id).netns, |builder| builder.backoff(quick())));
+    let mut highest = None;
+    // All of these nodes have the same token, which is larger than all before.
+    let mut agree = |what: &str, nodes: &[Watcher]| {
+        let token = eventually(&format!("{what}: a new token"), || {
+            let tokens: Option<Vec<FencingToken>> =
+                nodes.iter().map(|node| node.quorum.guard()?.fencing_token()).collect();
+            let tokens = tokens?;
+            let highest_before = highest;
+            assert!(
+                tokens.iter().all(|token| Some(*token) >= highest_before),
+                "{what}: {tokens:?}"
+            );
+            let same = tokens.iter().all(|token| *token == tokens[0]);
+            (same && Some(tokens[0]) > highest_before).then_some(tokens[0])
+        });
+        highest = Some(token);
+    };
+    agree("formed", &watchers);
+    for (what, fault, undo) in ROUNDS {
+        fault(&cluster);
+        if what != "restart" {
+            agree(what, &watchers[..2]);
+            eventually("node 3 has no token", || {
+                watchers[2].quorum.guard().is_none_or(|g| g.fencing_token().is_none()).then_some(())
+            });
+        }
+        undo(&cluster);
+        agree(&format!("after {what}"), &watchers);
+    }
+}

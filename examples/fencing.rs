@@ -1,0 +1,107 @@
+//! Two writers on two nodes, and a file that refuses the one that was left behind: a fencing token makes
+//! a lock of quorum.
+//!
+//! `cargo run --example fencing` shows it on a simulated cluster of three. Node 1 is about to write when its
+//! packets are lost. The others go on without it, and node 2 writes. The write of node 1, which was on its
+//! way, comes too late.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use actix_quorum::{FencingToken, QuorumActor, QuorumHandle, sim::Cluster};
+
+/// A value in a file, with the largest fencing token that was ever written with it.
+///
+/// It stands for storage that all nodes share. Whatever it is, it has to keep the token in the same
+/// transaction as the data, and compare it in that transaction: here a lock on a file beside it.
+struct Storage {
+    directory: PathBuf,
+}
+
+impl Storage {
+    fn new(directory: &Path) -> io::Result<Self> {
+        fs::create_dir_all(directory)?;
+        Ok(Self { directory: directory.to_owned() })
+    }
+
+    /// The token and the value that were written last.
+    fn read(&self) -> io::Result<Option<(FencingToken, String)>> {
+        let stored = match fs::read_to_string(self.directory.join("value")) {
+            Ok(stored) => stored,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let (token, value) = stored.split_once(' ').ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Some((token.parse().map_err(io::Error::other)?, value.to_owned())))
+    }
+
+    /// Writes a value, unless somebody with a larger token has written before.
+    fn write(&self, token: FencingToken, value: &str) -> io::Result<Result<(), FencingToken>> {
+        let lock = File::create(self.directory.join("lock"))?;
+        lock.lock()?;
+        if let Some((largest, _)) = self.read()?
+            && token < largest
+        {
+            return Ok(Err(largest));
+        }
+        // Renamed, so that a writer that dies in the middle leaves the value as it was.
+        let new = self.directory.join("new");
+        fs::write(&new, format!("{token} {value}"))?;
+        File::open(&new)?.sync_all()?;
+        fs::rename(new, self.directory.join("value"))?;
+        Ok(Ok(()))
+    }
+}
+
+/// The token of a node, once it has one.
+async fn token(quorum: &QuorumHandle) -> FencingToken {
+    loop {
+        if let Some(token) = quorum.guard().and_then(|guard| guard.fencing_token()) {
+            return token;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn tell(writer: &str, token: FencingToken, written: Result<(), FencingToken>) {
+    match written {
+        Ok(()) => println!("{writer} with token {token}: written"),
+        Err(largest) => println!("{writer} with token {token}: refused, {largest} was here"),
+    }
+}
+
+#[actix::main]
+async fn main() -> io::Result<()> {
+    let directory = std::env::temp_dir().join(format!("fencing-{}", std::process::id()));
+    let storage = Storage::new(&directory)?;
+    // Rings end and form in time, a little faster than real ones.
+    let cluster = Cluster::new(3).timeouts(Duration::from_millis(300), Duration::from_millis(360));
+    let [one, two] = [1, 2].map(|id| QuorumActor::builder().source(cluster.node(id)).start());
+
+    let first = token(&one).await;
+    tell("node 1", first, storage.write(first, "by node 1")?);
+
+    // Node 1 has decided to write again, and its write is on its way...
+    cluster.lose_sends(1).map_err(io::Error::other)?;
+    let others = two.wait_for(|now| !now.members.contains(&1.into()) && now.settled).await;
+    println!("node 2: {others}");
+    let second = loop {
+        let second = token(&two).await;
+        if second > first {
+            break second;
+        }
+    };
+    tell("node 2", second, storage.write(second, "by node 2")?);
+    // ...and arrives.
+    tell("node 1", first, storage.write(first, "by node 1, too late")?);
+
+    let stored = storage.read()?.map(|(_, value)| value);
+    println!("stored: {}", stored.as_deref().unwrap_or("nothing"));
+    one.stop().await;
+    two.stop().await;
+    fs::remove_dir_all(directory)
+}
