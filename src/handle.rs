@@ -40,8 +40,9 @@ impl QuorumHandle {
     /// - `is_quorate()` holds, and the decision is about the current membership;
     /// - the members' own votes are a majority of all votes ([`Snapshot::has_majority`]), so that
     ///   no partition that excludes them all can be quorate;
-    /// - the daemon was seen in totem's OPERATIONAL state less than C - 0.2 T ago, where T and C are
-    ///   its token and consensus timeouts.
+    /// - the daemon was in totem's OPERATIONAL state less than C - 0.2 T ago, where T and C are its token
+    ///   and consensus timeouts: as two reads of its counters show, with the token moving in between, or
+    ///   as a decision about a new ring shows, of a daemon that has answered all the time.
     ///
     /// Why that is enough: another partition that is quorate has a member of ours in it, and a ring
     /// without this node. Nodes form a ring without a node that is silent only after they have waited
@@ -51,9 +52,11 @@ impl QuorumHandle {
     /// without it formed until C - 0.2 T after that moment.
     ///
     /// What voids it: a hypervisor that stops the clock of this machine, a stored ring or nodelist
-    /// that differs between nodes, an operator who lowers the expected votes of a partition by hand,
-    /// and a node that joins others within the same T in which a partition takes more nodes than
-    /// this one from them. A [fencing token](crate::QuorumGuard::fencing_token) suffers from neither.
+    /// that differs between nodes, and an operator who lowers the expected votes of a partition by hand.
+    /// And for up to T: a node that joins the others within T of a fault that leaves this node
+    /// receiving tokens, since a partition takes other nodes with it or only what it sends is lost. The
+    /// others then enter GATHER for the new node, and not because they miss the token. A
+    /// [fencing token](crate::QuorumGuard::fencing_token) suffers from neither.
     ///
     /// Always false where the ring cannot be watched ([`RingState::Unwatched`](crate::RingState)).
     pub fn is_exclusive(&self) -> bool {
