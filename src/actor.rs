@@ -257,7 +257,11 @@ impl StreamHandler<Result<Told, Error>> for QuorumActor {
                 self.publish(Event::Answered(answer), ctx);
                 #[cfg(feature = "metrics")]
                 {
-                    foreign::contain(|| crate::metrics::Metrics::answered(took));
+                    foreign::contain(|| {
+                        // A recorder may have been installed since.
+                        crate::metrics::Metrics::describe();
+                        crate::metrics::Metrics::answered(took);
+                    });
                     self.shared.record();
                     // Records how many are subscribed.
                     self.sweep();

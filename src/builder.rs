@@ -204,6 +204,7 @@ impl QuorumBuilder {
         #[cfg(feature = "metrics")]
         {
             shared.metrics.begin(self.rules.lease, self.ha_cluster_metrics);
+            crate::foreign::contain(crate::metrics::Metrics::describe);
             shared.record();
         }
         let lease = self.rules.lease;

@@ -156,6 +156,7 @@ impl Lease {
 }
 
 /// Whether a deadline is in the future.
+#[inline]
 fn is_ahead(deadline: &AtomicU64, now: impl Fn() -> Moment) -> bool {
     let until = deadline.load(Ordering::Acquire);
     now().0 < until || until != 0 && is_ahead_again(deadline, now, until)

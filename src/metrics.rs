@@ -100,11 +100,15 @@ impl Metrics {
         }
     }
 
-    /// Sets all gauges, and has every counter begin at 0.
-    pub(crate) fn record(&self, state: &State) {
-        let Some(lease) = self.lease.get() else { return };
+    /// Describes all metrics, and has every counter begin at 0.
+    pub(crate) fn describe() {
         describe();
         begin_counters();
+    }
+
+    /// Sets all gauges.
+    pub(crate) fn record(&self, state: &State) {
+        let Some(lease) = self.lease.get() else { return };
         gauge!("quorum_lease_seconds").set(*lease);
         record_state(state);
         // The lock is not held while the recorder runs: it may call back.

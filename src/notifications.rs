@@ -329,4 +329,4 @@ pub(crate) const LONGEST_TICK: Duration = Duration::from_secs(1);
 const LOST: Duration = Duration::from_secs(10);
 
 /// How soon after a notification to ask: with a flood of them, not for each.
-const SOON: Duration = Duration::from_millis(10);
+const SOON: Duration = Duration::from_millis(50);

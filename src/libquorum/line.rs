@@ -9,6 +9,7 @@ use super::server::{self, Server, Stream};
 use crate::Error;
 
 /// The connections that one thread has and makes, and what ends the call that it waits in.
+#[allow(unreachable_pub, reason = "in a sealed trait with the features that read names")]
 #[derive(Clone, Debug, Default)]
 pub struct Line(Arc<Mutex<State>>);
 

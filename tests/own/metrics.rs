@@ -13,7 +13,7 @@ use actix_quorum::{
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use crate::support::promtool;
+use crate::support::{DEADLINE, promtool};
 
 /// The value of each series, by its name with its labels.
 fn scrape(prometheus: &PrometheusHandle) -> BTreeMap<String, f64> {
@@ -100,7 +100,7 @@ fn what_happens_is_measured() {
         assert_eq!(value("quorum_quorate"), 1.0);
         assert_eq!(value("quorum_conflated_deliveries_total"), 0.0);
         let_go.send(()).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + DEADLINE;
         while value("quorum_conflated_deliveries_total") == 0.0 {
             assert!(Instant::now() < deadline, "it is told of what it missed");
             tokio::task::yield_now().await;

@@ -93,6 +93,23 @@ static const char *next_word(char **text)
 	return word ? word : "";
 }
 
+/* libqb may have ended the connection by itself by then, and counts on nobody to do so again. */
+static void disconnect(void *connection)
+{
+	qb_ipcs_service_t *ipcs = services[qb_ipcs_service_id_get(connection)].ipcs;
+	qb_ipcs_connection_t *c = qb_ipcs_connection_first_get(ipcs);
+	while (c && c != connection) {
+		qb_ipcs_connection_t *next = qb_ipcs_connection_next_get(ipcs, c);
+		qb_ipcs_connection_unref(c);
+		c = next;
+	}
+	if (c) {
+		qb_ipcs_disconnect(c);
+		qb_ipcs_connection_unref(c);
+	}
+	qb_ipcs_connection_unref(connection);
+}
+
 /* Returns what accept is to return. */
 static int run(qb_ipcs_connection_t *c, const char *steps)
 {
@@ -114,7 +131,8 @@ static int run(qb_ipcs_connection_t *c, const char *steps)
 		} else if (strcmp(step, "refuse") == 0) {
 			accepted = -atoi(next_word(&rest));
 		} else if (strcmp(step, "disconnect") == 0) {
-			qb_ipcs_disconnect(c);
+			qb_ipcs_connection_ref(c);
+			qb_loop_job_add(loop, QB_LOOP_HIGH, c, disconnect);
 		} else if (strcmp(step, "stop") == 0) {
 			kill(getpid(), SIGSTOP);
 		} else if (strcmp(step, "die") == 0) {
