@@ -6,7 +6,8 @@ use crate::{
     Cause, Connection, Nodes, Quorum, QuorumChanged, RingState, Snapshot, Votes, libquorum::NodeId,
 };
 
-/// One line for an operator: `inquorate: ring 3.d, members 3; left 1 2 (was quorate, ring 1.9)`.
+/// One line for an operator: `inquorate: ring 3.d, members 3; left 1 2 (was quorate, ring 1.9)`. Once
+/// the votes are known the next one says why: `inquorate: ring 3.d, members 3; 1 of 3 votes, 2 required`.
 impl fmt::Display for QuorumChanged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (previous, current) = (&*self.previous, &*self.current);
@@ -19,7 +20,8 @@ impl fmt::Display for QuorumChanged {
         if self.left_quorate() {
             f.write_str("; interrupted")?;
         }
-        if let (Cause::Votes, Some(votes)) = (self.cause, &current.votes) {
+        if let (Cause::Votes, Some(votes), None) = (self.cause, &current.votes, current.shortage())
+        {
             let Votes { total, expected, quorum, .. } = votes;
             write!(f, "; votes {total} of {expected}, quorum {quorum}")?;
         }
@@ -39,7 +41,8 @@ impl fmt::Display for QuorumChanged {
     }
 }
 
-/// One line for an operator: `quorate: ring 1.9, members 1 2 3`.
+/// One line for an operator: `quorate: ring 1.9, members 1 2 3`, or why it is not:
+/// `inquorate: ring 1.9, members 1 2; 2 of 4 votes, 3 required`.
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.quorum)?;
@@ -50,6 +53,9 @@ impl fmt::Display for Snapshot {
             write!(f, "{}, ", self.connection)?;
         }
         write!(f, "ring {ring}, members{}", Listed(&self.members))?;
+        if let Some(shortage) = self.shortage() {
+            write!(f, "; {shortage}")?;
+        }
         match self.ring {
             RingState::Gather => f.write_str(", ring is re-forming"),
             _ if !self.settled => f.write_str(", not settled"),

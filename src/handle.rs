@@ -90,9 +90,10 @@ impl QuorumHandle {
         self.shared.current()
     }
 
-    /// The names of the nodes that have one in `corosync.conf` (`nodelist.node.N.name` in
-    /// `cmap_keys(7)`). Read on each connection, when the membership changes, and every half a
-    /// minute; empty until then.
+    /// The names of the nodes in `corosync.conf` (`nodelist.node.N.name` in `cmap_keys(7)`). A node
+    /// without one is called by the host name in its `ring0_addr`, as Pacemaker and
+    /// corosync-quorumtool call it; one with an address there has no name. Read on each connection,
+    /// when the membership changes, and every half a minute; empty until then.
     #[cfg(any(feature = "metrics", feature = "web"))]
     pub fn node_names(&self) -> Arc<std::collections::BTreeMap<crate::NodeId, String>> {
         self.shared.names.known()

@@ -91,6 +91,8 @@ fn level(change: &QuorumChanged) -> Level {
     match change.cause {
         Cause::Connecting | Cause::Lost | Cause::Stalled => Level::Warn,
         _ if change.is_loss() || change.left_quorate() => Level::Warn,
+        // Why there is no quorum is known only after it was lost.
+        Cause::Votes if change.current.shortage().is_some() => Level::Info,
         Cause::Votes | Cause::Ring if !change.is_gain() => Level::Debug,
         _ => Level::Info,
     }

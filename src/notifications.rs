@@ -49,6 +49,8 @@ pub(crate) struct Notifications {
     asking: Option<Asking>,
     /// When its connection is given up if there is no answer.
     hang_up_at: Moment,
+    /// How long it is waited for.
+    patience: Duration,
     /// Why it was not answered last.
     unanswered: Option<Error>,
     /// An answer that is held back until everything was dispatched that came before it.
@@ -116,6 +118,7 @@ impl Notifications {
                 armed_for: Moment::default(),
                 asking: None,
                 hang_up_at: Moment::default(),
+                patience: LOST,
                 unanswered: None,
                 answer: None,
                 members: Vec::new(),
@@ -189,13 +192,14 @@ impl Notifications {
                 let early = self.ticks.period() / 2;
                 self.ask_at = now.after(self.probe_interval.saturating_sub(early));
                 self.asking = Some(self.probe.ask(self.members.clone()));
-                self.hang_up_at = now.after(LOST);
+                self.hang_up_at = now.after(self.patience);
                 continue;
             };
             let Poll::Ready(answer) = asking.as_mut().poll(cx) else {
                 // An answer that is lost never comes.
                 if self.clock.now() >= self.hang_up_at {
-                    self.hang_up_at = self.clock.now().after(LOST);
+                    self.patience = (self.patience * 2).min(LOST_FOR_LONG);
+                    self.hang_up_at = self.clock.now().after(self.patience);
                     self.probe.hang_up();
                 }
                 return;
@@ -203,6 +207,7 @@ impl Notifications {
             self.asking = None;
             match answer {
                 Ok(answer) => {
+                    self.patience = LOST;
                     self.unanswered = None;
                     if let Some(ring) = &mut self.ring {
                         ring.daemon_lives(answer.asked_at);
@@ -325,8 +330,12 @@ const TICK: Duration = Duration::from_millis(250);
 pub(crate) const LONGEST_TICK: Duration = Duration::from_secs(1);
 
 /// How long an answer may take, which takes less than a millisecond, before it is asked for again on
-/// another connection. A daemon that hangs for longer is asked anew that often.
+/// another connection; twice as long each time.
 const LOST: Duration = Duration::from_secs(10);
+
+/// To what that grows: each connection that is given up takes one of the 128 places (libqb
+/// `lib/ipc_setup.c`) in the queue of a daemon that is stopped, and is nothing to one that goes on.
+const LOST_FOR_LONG: Duration = Duration::from_secs(300);
 
 /// How soon after a notification to ask: with a flood of them, not for each.
 const SOON: Duration = Duration::from_millis(50);

@@ -499,9 +499,13 @@ fn accounts(
     assert!(!change.to_string().is_empty());
 }
 
-/// Without some of its members.
+/// Without some of its members. What is quorate without a vote to spare can spare nobody, and is.
 fn would_survive(snapshot: &Snapshot, spared: &[NodeId]) -> Option<bool> {
-    let votes = snapshot.votes.as_ref()?;
+    let votes =
+        snapshot.votes.as_ref().filter(|_| snapshot.settled && snapshot.votes_are_current)?;
+    if spared.is_empty() {
+        return Some(snapshot.quorum.is_quorate());
+    }
     let gone: Option<Vec<u32>> = spared.iter().map(|node| votes.of(*node)).collect();
     let gone: u64 = gone?.into_iter().map(u64::from).sum();
     let left = u64::from(votes.total).saturating_sub(gone);

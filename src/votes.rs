@@ -29,21 +29,31 @@ pub struct Votes {
 }
 
 impl Votes {
-    /// How many votes can go before quorum does. Zero if there is none.
+    /// How many votes can go before quorum does. Zero if there is none, as for a node that waits for
+    /// all others though there are votes enough, and where a tie-breaker alone makes quorum.
     ///
     /// ```
-    /// # use actix_quorum::Votes;
+    /// # use actix_quorum::{VoteFlags, Votes};
     /// let mut votes = Votes::default();
     /// (votes.total, votes.quorum) = (5, 3);
+    /// assert_eq!(votes.margin(), 0);
+    /// // VOTEQUORUM_INFO_QUORATE
+    /// votes.flags = VoteFlags::from_bits(2);
     /// assert_eq!(votes.margin(), 2);
     /// ```
     pub fn margin(&self) -> u32 {
-        self.total.saturating_sub(self.quorum)
+        if self.flags.quorate() { self.total.saturating_sub(self.quorum) } else { 0 }
     }
 
     /// The votes of a member.
     pub fn of(&self, node: NodeId) -> Option<u32> {
         self.members.iter().find(|(member, _)| *member == node).map(|(_, votes)| *votes)
+    }
+
+    /// Why there is no quorum, if there is none and the votes tell.
+    pub(crate) fn shortage(&self) -> Option<Shortage<'_>> {
+        let is_short = self.total < self.quorum || self.flags.wait_for_all();
+        (is_short && !self.flags.quorate()).then_some(Shortage(self))
     }
 
     /// All votes that the cluster may have: the largest number that anything tells.
@@ -64,6 +74,22 @@ impl Votes {
             return all > 0 && ours + u64::from(self.qdevice) >= all && 2 * ours > all;
         }
         2 * ours > all
+    }
+}
+
+/// Why there is no quorum: `2 of 4 votes, 3 required`, or `4 of 5 votes, waits for all nodes`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shortage<'a>(&'a Votes);
+
+impl fmt::Display for Shortage<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Votes { total, expected, quorum, .. } = self.0;
+        write!(f, "{total} of {expected} votes, ")?;
+        if total < quorum {
+            write!(f, "{quorum} required")
+        } else {
+            f.write_str("waits for all nodes")
+        }
     }
 }
 
@@ -191,7 +217,11 @@ mod tests {
 
     #[test]
     fn the_margin_is_what_can_go() {
-        let votes = |total, quorum| Votes { total, quorum, ..Votes::default() }.margin();
-        assert_eq!((votes(3, 2), votes(2, 2), votes(1, 2)), (1, 0, 0));
+        let quorate = VoteFlags::from_bits(sys::VOTEQUORUM_INFO_QUORATE);
+        let votes = |total, quorum, flags| Votes { total, quorum, flags, ..Votes::default() };
+        let margin = |total, quorum| votes(total, quorum, quorate).margin();
+        assert_eq!((margin(3, 2), margin(2, 2), margin(1, 2)), (1, 0, 0));
+        // As with `wait_for_all`.
+        assert_eq!(votes(4, 3, VoteFlags::default()).margin(), 0);
     }
 }

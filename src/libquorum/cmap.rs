@@ -69,14 +69,21 @@ impl Cmap {
     }
 
     #[cfg(any(feature = "metrics", feature = "web"))]
-    /// The names in `nodelist.node.N.name` (`cmap_keys(7)`). Blocks until the daemon answers, which
-    /// it does not while it synchronises.
+    /// The names in `nodelist.node.N.name` (`cmap_keys(7)`); of a node without one the host name in
+    /// `ring0_addr`, if it is one. Blocks until the daemon answers, which it does not while it
+    /// synchronises.
     pub(crate) fn node_names(&self) -> Result<NodeNames, Error> {
         let mut names = NodeNames::new();
         for position in self.positions()? {
             let key = |field| format!("nodelist.node.{position}.{field}");
-            let (id, name) = (self.get_u32(&key("nodeid"))?, self.get_string(&key("name"))?);
-            if let (Some(id), Some(name)) = (id, name) {
+            let Some(id) = self.get_u32(&key("nodeid"))? else { continue };
+            let name = match self.get_string(&key("name"))? {
+                Some(name) => Some(name),
+                None => {
+                    self.get_string(&key("ring0_addr"))?.filter(|address| is_host_name(address))
+                }
+            };
+            if let Some(name) = name {
                 names.insert(NodeId(id), name);
             }
         }
@@ -212,6 +219,12 @@ fn load() -> Result<sys::Cmap, Error> {
 
 /// A key that Corosync 2 has, and Corosync 3 does not.
 const IS_COROSYNC_2: &CStr = c"runtime.connections.active";
+
+/// Whether it is none of the addresses that name nobody. One of IPv6 may have a zone.
+#[cfg(any(feature = "metrics", feature = "web"))]
+fn is_host_name(address: &str) -> bool {
+    !address.is_empty() && !address.contains(':') && address.parse::<std::net::Ipv4Addr>().is_err()
+}
 
 fn c_key(key: &str) -> CString {
     CString::new(key).expect("a key has no zero")

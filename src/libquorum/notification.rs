@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{cmp::Ordering, fmt};
 
 /// A node's id in `corosync.conf`, shown as a decimal number.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -21,12 +21,26 @@ impl From<u32> for NodeId {
 ///
 /// Shown as Corosync shows it, in hexadecimal: `1.2a` (`CS_PRI_RING_ID` in `corotypes.h`); `2a` where
 /// the node is not known.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+///
+/// Ordered by the number first: of two rings that a node was in, the later one is the larger.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct RingId {
     /// The representative of the membership. Zero where the daemon does not tell, as in model V0.
     pub node_id: NodeId,
     /// The number of the membership; later memberships of a cluster have larger ones.
     pub seq: u64,
+}
+
+impl Ord for RingId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.seq, self.node_id).cmp(&(other.seq, other.node_id))
+    }
+}
+
+impl PartialOrd for RingId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl fmt::Display for RingId {
@@ -87,5 +101,13 @@ mod tests {
         assert_eq!(RingId { node_id: NodeId(1), seq: 0x2a }.to_string(), "1.2a");
         assert_eq!(RingId { node_id: NodeId(26), seq: 1 }.to_string(), "1a.1");
         assert_eq!(RingId { node_id: NodeId(0), seq: 0x2a }.to_string(), "2a");
+    }
+
+    #[test]
+    fn a_later_ring_is_the_larger_one_whoever_formed_it() {
+        let ring = |node: u32, seq| RingId { node_id: NodeId(node), seq };
+        assert!(ring(2, 9) < ring(1, 13));
+        assert!(ring(1, 9) < ring(2, 9));
+        assert_eq!(ring(1, 9).cmp(&ring(1, 9)), Ordering::Equal);
     }
 }

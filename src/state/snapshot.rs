@@ -9,6 +9,7 @@ use crate::{
     Cause, Error, Nodes, QuorumChanged, Votes,
     libquorum::{NodeId, RingId},
     registry::Receipt,
+    votes::Shortage,
 };
 
 /// Whether this node's partition of the cluster has quorum.
@@ -115,15 +116,33 @@ pub(crate) fn rfc3339<S: serde::Serializer>(
 }
 
 impl Snapshot {
-    /// Whether there would be quorum without these nodes, as the votes are now; `None` where they
-    /// are not known. Nodes that are no members make no difference.
+    /// Whether there would be quorum without these nodes, as the votes are now. Nodes that are no
+    /// members make no difference. No tie-breaker is counted upon for those that would be left.
+    ///
+    /// `None` where the votes of this membership are not known: there is no votequorum, or the
+    /// membership or the decision has changed and it was not asked since, which takes some 50 ms.
     pub fn would_survive(&self, nodes: &[NodeId]) -> Option<bool> {
-        let votes = self.votes.as_ref()?;
+        let votes = self.known_votes()?;
         let mut left = votes.total;
-        for member in self.members.iter().filter(|member| nodes.contains(member)) {
+        let mut spared = self.members.iter().filter(|member| nodes.contains(member)).peekable();
+        if spared.peek().is_none() {
+            return Some(self.quorum.is_quorate());
+        }
+        for member in spared {
             left = left.saturating_sub(votes.of(*member)?);
         }
         Some(self.quorum.is_quorate() && left >= votes.quorum)
+    }
+
+    /// Why there is no quorum, as far as the votes tell.
+    pub(crate) fn shortage(&self) -> Option<Shortage<'_>> {
+        let votes = self.known_votes().filter(|_| self.quorum == Quorum::Inquorate)?;
+        votes.shortage()
+    }
+
+    /// The votes, if they are those of this membership and of the decision about it.
+    fn known_votes(&self) -> Option<&Votes> {
+        self.votes.as_ref().filter(|_| self.votes_are_current && self.settled)
     }
 
     /// Whether no other partition can be quorate: the members' own votes are a majority of all votes

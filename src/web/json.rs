@@ -62,6 +62,7 @@ pub(super) struct State<'a> {
     fencing_token: Option<FencingToken>,
     epoch: u64,
     votes: Option<Counted<'a>>,
+    shortage: Option<String>,
     local: Option<NodeId>,
     sequence: u64,
     #[serde(serialize_with = "crate::state::rfc3339")]
@@ -87,6 +88,10 @@ impl<'a> State<'a> {
             fencing_token: snapshot.fencing_token().filter(|_| quorum.is_quorate()),
             epoch: snapshot.epoch,
             votes: snapshot.votes.as_ref().map(Counted::of),
+            shortage: snapshot
+                .shortage()
+                .filter(|_| quorum == Quorum::Inquorate)
+                .map(|shortage| shortage.to_string()),
             local: snapshot.local,
             sequence: snapshot.sequence,
             changed_at: snapshot.changed_at,

@@ -108,13 +108,14 @@ use crate::QuorumHandle;
 /// | `connection` | `state` is `connecting`, `connected`, `stalled`, `lost` or `stopped`; `attempt` and `error` with some |
 /// | `ring_id` | as Corosync shows it, `1.2a`; `null` if none is known |
 /// | `members` | node ids, ascending |
-/// | `names` | the names of nodes by their ids, where `corosync.conf` has any |
+/// | `names` | the names of nodes by their ids, where `corosync.conf` has any: [`QuorumHandle::node_names`] |
 /// | `settled` | whether the decision is about this membership |
 /// | `ring` | whether the ring is known to live: `operational`, `gather` (it is re-forming), `unknown`, or `unwatched` where it cannot be read |
 /// | `exclusive` | whether no other partition can be quorate: [`QuorumHandle::is_exclusive`] |
 /// | `fencing_token` | [`Snapshot::fencing_token`](crate::Snapshot::fencing_token); `null` if the ring has none |
 /// | `epoch` | grows whenever quorum was, or may have been, interrupted |
 /// | `votes` | `expected`, `highest_expected`, `total`, `quorum`, `qdevice`, `configured` (votes of all nodes in the nodelist; `null` if not known), `margin`, `members` (votes by node id), `flags`; `null` if not known |
+/// | `shortage` | why there is no quorum, where the votes tell: `2 of 4 votes, 3 required`, or `4 of 5 votes, waits for all nodes`; else `null` |
 /// | `local` | the id of this node; `null` if not known |
 /// | `sequence` | grows by one with each change |
 /// | `changed_at` | when the last change was, RFC 3339 |

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use actix_web::{
     HttpResponse, ResponseError,
@@ -12,8 +12,9 @@ use crate::{Connection, Quorum, QuorumHandle, RingId, RingState};
 /// A request was refused: this node is not known to have quorum.
 ///
 /// Answers 503 with `Retry-After` and `application/problem+json` (RFC 9457), whose `type` is the address
-/// of this page. It tells `quorum`, a `reason` and the `ring_id`, and nothing else of what is inside. The
-/// reasons are
+/// of this page. It tells `quorum`, a `reason` and the `ring_id`, and in its `detail`, where the votes are
+/// known, how many are missing for quorum, or that this node waits for all others. It tells nothing else
+/// of what is inside. The reasons are
 ///
 /// | `reason` | |
 /// |---|---|
@@ -31,7 +32,7 @@ use crate::{Connection, Quorum, QuorumHandle, RingId, RingState};
 pub struct NotQuorate {
     quorum: Quorum,
     reason: &'static str,
-    detail: &'static str,
+    detail: Cow<'static, str>,
     ring_id: Option<RingId>,
     retry_after: Duration,
 }
@@ -73,6 +74,10 @@ impl NotQuorate {
             (_, Quorum::Quorate) => ("regained", "quorum has just been regained"),
             _ => ("stalled", "the cluster does not answer"),
         };
+        let detail = match snapshot.shortage().filter(|_| reason == "inquorate") {
+            Some(shortage) => Cow::Owned(format!("{detail}: {shortage}")),
+            None => Cow::Borrowed(detail),
+        };
         Self { quorum, reason, detail, ring_id: snapshot.ring_id, retry_after }
     }
 
@@ -107,7 +112,7 @@ impl ResponseError for NotQuorate {
             r#type: PROBLEM_TYPE,
             title: "This node is not known to have quorum",
             status: status.as_u16(),
-            detail: self.detail,
+            detail: &self.detail,
             quorum: self.quorum,
             reason: self.reason,
             ring_id: self.ring_id,

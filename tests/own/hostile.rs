@@ -323,6 +323,46 @@ fn a_lost_answer_of_votequorum_is_asked_for_again() {
     assert_eq!(told[told.len() - 1].current.connection, Connection::Connected);
 }
 
+/// Where there is no votequorum, and over the other transport.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_lost_answer_is_asked_for_again_whoever_is_asked() {
+    own_process!();
+    for (ipc, services, asked, request) in [
+        (Ipc::Socket, &["quorum", "votequorum"][..], "votequorum", GETINFO),
+        (Ipc::Shm, &["quorum"][..], "quorum", GETQUORATE),
+    ] {
+        let place = Place::new();
+        let server = Hostile::start_as(&place.netns, 0, ipc, services);
+        let watcher = place.watch_with(short_lease);
+        until_believed(&watcher);
+        server.on(asked, request, &[]);
+        server.wait_more(&format!("request {asked} {request}"), 1);
+        server.behave(asked);
+        watcher.until_cause(Cause::Stalled);
+        until_believed(&watcher);
+        watcher.stops_at_once();
+    }
+}
+
+/// Each connection that is given up takes one of 128 places of a daemon that is stopped.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_votequorum_that_never_answers_is_asked_on_another_connection_ever_more_rarely() {
+    own_process!();
+    let place = Place::new();
+    let server = place.server();
+    server.on("votequorum", GETINFO, &[]);
+    let watcher = place.watch();
+    let accepted = "accept votequorum";
+    server.wait(accepted, 2);
+    let second = Instant::now();
+    server.wait(accepted, 3);
+    // Not ten seconds again, nor twelve: libqb looks at a connection every other second.
+    assert!(second.elapsed() > Duration::from_secs(15), "{:?}", second.elapsed());
+    watcher.stops_at_once();
+}
+
 /// Each step of connecting at which a server may leave its client waiting.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]

@@ -22,6 +22,21 @@ fn the_names_are_those_of_the_configuration() {
     eventually("the names are read", || (names(&watcher) == expected).then_some(()));
 }
 
+/// As Pacemaker and corosync-quorumtool call it.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_node_without_a_name_is_called_by_the_host_name_in_its_address() {
+    own_process!();
+    let node = Node::single_with(|config| {
+        config.names = false;
+        config.nodes = vec![(1, "localhost".to_owned())];
+    });
+    let watcher = Watcher::start(&node.netns);
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    let named = || (names(&watcher) == [(1, "localhost".to_owned())]).then_some(());
+    eventually("it is called so", named);
+}
+
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_node_without_a_name_has_none_and_a_new_name_is_read() {

@@ -11,3 +11,4 @@ mod ring;
 mod serde;
 mod subscribers;
 mod verbs;
+mod votes;

@@ -147,6 +147,7 @@ fn a_loss_and_a_regain_are_shown() {
     live.tells("timeline", "inquorate: ring 1.9, members 1 (was quorate)");
     live.forget();
     live.tells("votes", "1 of 3 expected");
+    live.tells("why", "1 of 3 votes, 2 required. 1 member.");
     live.never_showed_quorum();
 
     service.regain();

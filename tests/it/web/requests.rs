@@ -119,6 +119,37 @@ async fn a_refusal_says_what_it_may_and_no_more() {
     );
 }
 
+/// Cut off with one of the four, and once the votes of the two are known.
+async fn two_of_four() -> (Cluster, QuorumHandle) {
+    let cluster = Cluster::new(4);
+    let builder = QuorumActor::builder().source(cluster.node(1));
+    let quorum = builder.start_in_arbiter(&Arbiter::current());
+    let mut probe = Probe::new(&quorum);
+    probe.expect_gain().await;
+    cluster.partition(&[&[1, 2], &[3, 4]]).unwrap();
+    probe.expect("the votes", |change| change.to_string().contains("2 of 4 votes")).await;
+    (cluster, quorum)
+}
+
+#[actix_web::test]
+async fn everybody_is_told_why_there_is_no_quorum() {
+    let (cluster, quorum) = two_of_four().await;
+    let why = "2 of 4 votes, 3 required";
+    let gate = QuorumGate::new(quorum.clone());
+    let refusal = body(ask(gated(gate), TestRequest::post().uri("/it")).await).await;
+    assert_eq!(refusal["detail"], format!("this node's partition has no quorum: {why}"));
+    assert_eq!(refusal["reason"], "inquorate");
+    let (_, ready) = get(&quorum, "/readyz?verbose").await;
+    let line = format!("[-]quorum failed: inquorate: ring 1.9, members 1 2; {why}\n");
+    assert!(ready.contains(&line), "{ready}");
+    let now: Value = serde_json::from_str(&get(&quorum, "/quorum").await.1).unwrap();
+    assert_eq!((&now["shortage"], &now["votes"]["margin"]), (&json!(why), &json!(0)));
+    cluster.heal();
+    quorum.wait_for(|now| now.quorum.is_quorate()).await;
+    let now: Value = serde_json::from_str(&get(&quorum, "/quorum").await.1).unwrap();
+    assert_eq!(now["shortage"], Value::Null);
+}
+
 #[actix_web::test]
 async fn the_error_of_a_connection_is_not_told_to_clients() {
     let (cluster, quorum, mut probe) = quorate().await;
@@ -483,6 +514,7 @@ async fn the_state_is_told_as_documented() {
             "names": { "1": "n1", "2": "n2", "3": "n3" },
             "settled": true,
             "ring": "operational",
+            "shortage": null,
             "exclusive": true,
             "fencing_token": 5,
             "epoch": 0,
