@@ -180,7 +180,7 @@ dependencies:
 minimal:
 	rm -rf target/minimal && mkdir -p target/minimal
 	cp -r Cargo.toml Cargo.lock README.md FAILURES.md GUIDE.md src corosync-sys target/minimal
-	sed -i 's/"benches", //' target/minimal/Cargo.toml
+	sed -i 's/^members = .*/members = ["corosync-sys"]/' target/minimal/Cargo.toml
 	cd target/minimal && RUSTC_BOOTSTRAP=1 cargo update --quiet -Z direct-minimal-versions && \
 		cargo check --quiet --target-dir ../minimal-build --features '$(PORTABLE)'
 

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, ArbiterHandle, AsyncContext, Context, Handler,
-    Message, MessageResult, SpawnHandle, StreamHandler, Supervised, WrapFuture,
+    Message, MessageResult, SpawnHandle, StreamHandler, Supervised, System, WrapFuture,
 };
 use tokio::{sync::oneshot, time::Instant};
 
@@ -49,9 +49,16 @@ pub struct QuorumActor {
     swept_at: Instant,
     /// What keeps this actor alive when nobody else does.
     own_addr: Option<Addr<Self>>,
-    /// The arbiter that was made for this actor, and ends with it.
-    own_arbiter: Option<ArbiterHandle>,
+    /// What was made for this actor, and ends with it.
+    own: Option<Own>,
     stopped: bool,
+}
+
+/// What runs one actor and nothing else.
+#[derive(Debug)]
+pub(crate) enum Own {
+    Arbiter(ArbiterHandle),
+    System(System),
 }
 
 impl QuorumActor {
@@ -61,7 +68,7 @@ impl QuorumActor {
         terms: Terms,
         probe_interval: Duration,
         delays: Delays,
-        own_arbiter: Option<ArbiterHandle>,
+        own: Option<Own>,
     ) -> Self {
         Self {
             shared,
@@ -79,7 +86,7 @@ impl QuorumActor {
             swept_at: Instant::now(),
             connection: None,
             own_addr: None,
-            own_arbiter,
+            own,
             stopped: false,
         }
     }
@@ -211,9 +218,11 @@ impl QuorumActor {
         self.shared.registry.deliver();
     }
 
-    fn stop_own_arbiter(&self) {
-        if let Some(arbiter) = &self.own_arbiter {
-            arbiter.stop();
+    fn stop_own(&self) {
+        match &self.own {
+            Some(Own::Arbiter(arbiter)) => drop(arbiter.stop()),
+            Some(Own::System(system)) => system.stop(),
+            None => {}
         }
     }
 }
@@ -292,7 +301,7 @@ impl Drop for QuorumActor {
     /// believe what it said last.
     fn drop(&mut self) {
         self.shared.publish(Event::Stopped);
-        self.stop_own_arbiter();
+        self.stop_own();
     }
 }
 
@@ -364,7 +373,7 @@ impl Handler<Stop> for QuorumActor {
             foreign::contain(|| {
                 let _ = closed.send(());
             });
-            actor.stop_own_arbiter();
+            actor.stop_own();
             // On an arbiter of somebody else's: ends what is spawned, and with the last address the
             // actor.
             ctx.stop();

@@ -1,9 +1,16 @@
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
-use actix::{Arbiter, ArbiterHandle, Supervisor, dev::Mailbox};
+use actix::{Arbiter, ArbiterHandle, Supervisor, System, dev::Mailbox};
+use tokio::runtime::Builder;
 
 use crate::{
     Backoff, Corosync, Error, QuorumActor, QuorumHandle, Source, Subscriber,
+    actor::Own,
     backoff::Delays,
     connection::sealed::{self, Terms},
     libquorum::Model,
@@ -166,7 +173,37 @@ impl QuorumBuilder {
     /// Outside of an actix [`System`](actix::System), as all arbiters do.
     pub fn start(self) -> QuorumHandle {
         match Arbiter::try_new() {
-            Ok(arbiter) => self.start_on(&arbiter.handle(), Some(arbiter.handle())),
+            Ok(arbiter) => self.start_on(&arbiter.handle(), Some(Own::Arbiter(arbiter.handle()))),
+            Err(error) => self.start_nowhere(&error),
+        }
+    }
+
+    /// Starts the actor, supervised, in a [`System`] of its own, on a thread of its own.
+    ///
+    /// For a program without a `System`: one on tokio, or one without an async runtime. The handle is
+    /// the same as that of [`start`](Self::start), and works on every thread. What needs a timer
+    /// ([`QuorumHandle::stop`], [`QuorumGuard::lost`](crate::QuorumGuard::lost) and
+    /// [`QuorumGuard::run`](crate::QuorumGuard::run)) must be called on a tokio runtime with time
+    /// enabled; everything else works on any executor.
+    ///
+    /// Returns at once, and publishes errors, as [`start`](Self::start) does. The thread ends when the
+    /// actor stops. It does not keep the process from ending.
+    ///
+    /// ```
+    /// use actix_quorum::{QuorumActor, sim::Cluster};
+    ///
+    /// #[tokio::main(flavor = "current_thread")]
+    /// async fn main() {
+    ///     // Without `source` the actor connects to the Corosync of this machine.
+    ///     let quorum = QuorumActor::builder().source(Cluster::new(3).node(1)).start_detached();
+    ///     quorum.wait_quorate().await;
+    ///     assert!(quorum.is_quorate());
+    ///     quorum.stop().await;
+    /// }
+    /// ```
+    pub fn start_detached(self) -> QuorumHandle {
+        match own_system() {
+            Ok((arbiter, system)) => self.start_on(&arbiter, Some(Own::System(system))),
             Err(error) => self.start_nowhere(&error),
         }
     }
@@ -180,8 +217,8 @@ impl QuorumBuilder {
         self.start_on(arbiter, None)
     }
 
-    fn start_on(self, arbiter: &ArbiterHandle, own_arbiter: Option<ArbiterHandle>) -> QuorumHandle {
-        let (shared, actor) = self.make(own_arbiter);
+    fn start_on(self, arbiter: &ArbiterHandle, own: Option<Own>) -> QuorumHandle {
+        let (shared, actor) = self.make(own);
         // Made here and not there: if the arbiter is dead the actor is dropped, and says so.
         let addr = Supervisor::start_in_arbiter(arbiter, move |_| actor);
         QuorumHandle { shared, addr }
@@ -199,7 +236,7 @@ impl QuorumBuilder {
         QuorumHandle { shared, addr: Mailbox::default().address() }
     }
 
-    fn make(self, own_arbiter: Option<ArbiterHandle>) -> (Arc<Shared>, QuorumActor) {
+    fn make(self, own: Option<Own>) -> (Arc<Shared>, QuorumActor) {
         let shared = Arc::new(Shared::new(self.rules, self.source.clock()));
         #[cfg(feature = "metrics")]
         {
@@ -226,8 +263,26 @@ impl QuorumBuilder {
             // An interval of zero would panic.
             probe_interval.max(Duration::from_millis(1)),
             Delays::new(self.backoff),
-            own_arbiter,
+            own,
         );
         (shared, actor)
     }
+}
+
+/// A `System` that runs on a new thread until it is stopped, and the arbiter of that thread.
+fn own_system() -> io::Result<(ArbiterHandle, System)> {
+    // Made here: an actix `System` panics if its runtime cannot be made.
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let (send, started) = mpsc::sync_channel(1);
+    let run = move || {
+        let runner = System::with_tokio_rt(|| runtime);
+        let system = System::current();
+        // The receiver waits below.
+        let _ = send.send((system.arbiter().clone(), system));
+        if let Err(error) = runner.run() {
+            crate::foreign::log!(log::Level::Warn, "the system of the quorum actor: {error}");
+        }
+    };
+    thread::Builder::new().name("quorum".into()).spawn(run)?;
+    started.recv().map_err(|_| io::Error::other("its system could not be started"))
 }

@@ -170,10 +170,6 @@ impl QuorumHandle {
     /// Returns once this node has quorum.
     ///
     /// If the actor is stopped before, this waits for ever: it never returns without quorum.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a tokio runtime, which an actix [`System`](actix::System) has.
     pub async fn wait_quorate(&self) {
         self.wait_for(|snapshot| snapshot.quorum.is_quorate()).await;
     }

@@ -252,6 +252,11 @@ fn an_actor_without_an_arbiter_says_so_and_ends() {
         drop(exhausted);
         assert_eq!(quorum.snapshot().connection, Connection::Stopped);
         assert!(!quorum.is_quorate() && !quorum.addr().connected());
+        let exhausted = Exhausted::but(0);
+        let quorum = QuorumActor::builder().start_detached();
+        drop(exhausted);
+        assert_eq!(quorum.snapshot().connection, Connection::Stopped);
+        assert!(!quorum.is_quorate() && !quorum.addr().connected());
         let mut told = Vec::new();
         let (sender, receiver) = std::sync::mpsc::channel();
         let quorum = {

@@ -10,6 +10,7 @@
 mod support;
 
 mod descriptors;
+mod detached;
 mod encrypted;
 mod exit;
 mod files;

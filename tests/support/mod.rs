@@ -69,7 +69,7 @@ pub use self::{
     },
     promtool::promtool,
     qdevice::{Algorithm, Device, Qdevice, Qnetd},
-    running::{Running, example},
+    running::{Running, binary, example},
     staged::StagedLibquorum,
     thread::{as_user, fill_dev_shm, on_fresh_thread, small_dev_shm},
     watcher::{

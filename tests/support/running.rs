@@ -76,18 +76,31 @@ impl Drop for Running {
     }
 }
 
-/// Where an example is, once it is built: beside this test.
+/// Where an example is, once it is built.
+#[track_caller]
+pub fn example(name: &str) -> PathBuf {
+    built().join("examples").join(name)
+}
+
+/// Where a program of the workspace is, once it is built.
+#[track_caller]
+pub fn binary(name: &str) -> PathBuf {
+    built().join(name)
+}
+
+/// Where the programs are: beside this test.
 ///
 /// `make test` has built all of them with the tests, with these features; then this finds as much.
 #[track_caller]
-pub fn example(name: &str) -> PathBuf {
+fn built() -> PathBuf {
     static BUILT: Once = Once::new();
 
     BUILT.call_once(|| {
         let features = features();
-        command(env!("CARGO"), &["build", "--quiet", "--examples", "--features", &features]);
+        let all = ["build", "--quiet", "--workspace", "--exclude", "actix-quorum-benches"];
+        let kinds = ["--bins", "--examples", "--features", &features];
+        command(env!("CARGO"), &[&all[..], &kinds[..]].concat());
     });
     let test = env::current_exe().expect("it is running");
-    let target = test.ancestors().nth(2).expect("it is in target/debug/deps");
-    target.join("examples").join(name)
+    test.ancestors().nth(2).expect("it is in target/debug/deps").to_owned()
 }

@@ -119,3 +119,60 @@ fn gate_takes_writes_while_there_is_quorum() {
     kill_process(program, Signal::INT).unwrap();
     assert!(gate.child.wait().unwrap().success());
 }
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn tokio_works_under_a_guard_and_begins_again_after_a_loss() {
+    let node = Node::single();
+    let mut worker = Running::example(Some(&node.netns), "tokio", "--corosync");
+    worker.until("begins in epoch");
+    worker.until("working");
+    node.corosync.kill();
+    worker.until("dropped: unknown: connection to corosync lost");
+    node.corosync.start();
+    worker.until("begins in epoch");
+    worker.until("working");
+    let program = Pid::from_child(&worker.child);
+    kill_process(program, Signal::INT).unwrap();
+    assert!(worker.child.wait().unwrap().success());
+
+    let mut worker = Running::example(Some(&node.netns), "tokio", "");
+    for line in ["begins in epoch", "working", "dropped: ", "begins in epoch", "working"] {
+        worker.until(line);
+    }
+    assert!(worker.child.wait().unwrap().success());
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn axum_takes_writes_while_no_other_partition_can_have_quorum() {
+    let node = Node::single();
+    let mut service = Running::example(Some(&node.netns), "axum", "--corosync");
+    service.until("http://127.0.0.1:8081/value");
+    let server = "127.0.0.1:8081".parse().unwrap();
+    node.run(|| {
+        let ask = |method, path| {
+            let mut client = Client::connect(server);
+            client.send(method, path, &[]);
+            client.response()
+        };
+        let put = || ask("PUT", "/value").0;
+        eventually("it is exclusive", || (put() == 200).then_some(()));
+        assert_eq!(ask("GET", "/readyz").0, 200);
+        let mut changes = Client::connect(server);
+        changes.send("GET", "/events", &[]);
+        assert!(changes.event().expect("it goes on").data.starts_with("quorate: ring"));
+        node.corosync.expected_votes(3);
+        eventually("there is no quorum", || (put() == 503).then_some(()));
+        eventually("the stream tells", || {
+            changes.event().expect("it goes on").data.starts_with("inquorate: ring").then_some(())
+        });
+        assert_eq!(ask("GET", "/value").0, 200, "anybody may read");
+        let (status, why) = ask("GET", "/readyz");
+        assert!(status == 503 && why.starts_with("inquorate: ring"), "{why}");
+        assert_eq!(ask("GET", "/livez").0, 200);
+    });
+    let program = Pid::from_child(&service.child);
+    kill_process(program, Signal::INT).unwrap();
+    assert!(service.child.wait().unwrap().success());
+}

@@ -1,0 +1,93 @@
+//! A service on axum, without actix: anybody may read, writing takes quorum that no other partition has.
+//!
+//! ```sh
+//! cargo run --example axum                 # a simulated cluster
+//! cargo run --example axum -- --corosync   # the Corosync of this machine
+//!
+//! curl -i http://127.0.0.1:8081/value
+//! curl -i http://127.0.0.1:8081/value -X PUT -d 42
+//! curl -i http://127.0.0.1:8081/readyz
+//! curl -N http://127.0.0.1:8081/events
+//! ```
+
+use std::{convert::Infallible, env, io, sync::Arc};
+
+use actix_quorum::{QuorumActor, QuorumHandle, sim::Cluster};
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::StatusCode,
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response, Sse, sse::Event, sse::KeepAlive},
+    routing::get,
+};
+use futures_util::{Stream, StreamExt};
+use tokio::{net::TcpListener, sync::Mutex};
+
+#[derive(Clone)]
+struct Service {
+    quorum: QuorumHandle,
+    value: Arc<Mutex<String>>,
+}
+
+/// Lets a request that may write through only while no other partition can have quorum.
+async fn gate(State(quorum): State<QuorumHandle>, request: Request, next: Next) -> Response {
+    if request.method().is_safe() || quorum.is_exclusive() {
+        return next.run(request).await;
+    }
+    let retry = [("Retry-After", "1")];
+    (StatusCode::SERVICE_UNAVAILABLE, retry, format!("{}\n", quorum.snapshot())).into_response()
+}
+
+async fn read(State(service): State<Service>) -> String {
+    service.value.lock().await.clone() + "\n"
+}
+
+async fn write(State(service): State<Service>, new: String) -> &'static str {
+    *service.value.lock().await = new;
+    "written\n"
+}
+
+/// For a load balancer. Liveness must not depend on quorum: a restart does not bring it back.
+async fn readyz(State(service): State<Service>) -> (StatusCode, String) {
+    let status = match service.quorum.is_quorate() {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, format!("{}\n", service.quorum.snapshot()))
+}
+
+/// Every change, the current state first.
+async fn events(
+    State(service): State<Service>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let changes = service.quorum.changes();
+    let events =
+        changes.map(|change| Ok(Event::default().event("quorum").data(change.to_string())));
+    Sse::new(events).keep_alive(KeepAlive::default())
+}
+
+#[tokio::main]
+async fn main() -> io::Result<()> {
+    let builder = QuorumActor::builder();
+    let quorum = match env::args().any(|argument| argument == "--corosync") {
+        true => builder.start_detached(),
+        false => builder.source(Cluster::new(3).node(1)).start_detached(),
+    };
+    let service = Service { quorum: quorum.clone(), value: Arc::default() };
+    let routes = Router::new()
+        .route("/value", get(read).put(write))
+        .layer(from_fn_with_state(quorum.clone(), gate))
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(readyz))
+        .route("/events", get(events))
+        .with_state(service);
+    let listener = TcpListener::bind("127.0.0.1:8081").await?;
+    println!("http://127.0.0.1:8081/value");
+    let stopped = async move {
+        let _ = tokio::signal::ctrl_c().await;
+        // Ends the streams of changes, too.
+        quorum.stop().await;
+    };
+    axum::serve(listener, routes).with_graceful_shutdown(stopped).await
+}

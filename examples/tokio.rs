@@ -1,0 +1,60 @@
+//! A worker in a tokio program, without actix: it works while there is quorum, and not otherwise.
+//!
+//! `cargo run --example tokio` shows it on a simulated cluster. With `-- --corosync` on a cluster node,
+//! restart Corosync: expect the worker to be dropped, and to begin again.
+
+use std::{env, time::Duration};
+
+use actix_quorum::{QuorumActor, QuorumHandle, QuorumLost, sim::Cluster};
+use tokio::time::sleep;
+
+/// What only the quorate part of a cluster may do.
+async fn work() {
+    loop {
+        println!("working");
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Works under a guard, and begins again in each new epoch.
+async fn worker(quorum: QuorumHandle) {
+    loop {
+        quorum.wait_quorate().await;
+        let Some(guard) = quorum.guard() else { continue };
+        println!("begins in epoch {}", guard.epoch());
+        // The guard drops the work when quorum is lost, at its next await.
+        if let Err(QuorumLost) = guard.run(work()).await {
+            println!("dropped: {}", quorum.snapshot());
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() {
+    let cluster = Cluster::new(3);
+    let builder = QuorumActor::builder();
+    if env::args().any(|argument| argument == "--corosync") {
+        let quorum = builder.start_detached();
+        tokio::select! {
+            () = worker(quorum.clone()) => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        quorum.stop().await;
+    } else {
+        let quorum = builder.source(cluster.node(1)).start_detached();
+        tokio::select! {
+            () = worker(quorum.clone()) => {}
+            () = lose_and_regain(&cluster) => {}
+        }
+        quorum.stop().await;
+    }
+}
+
+/// Three seconds: with quorum, without, and with it again.
+async fn lose_and_regain(cluster: &Cluster) {
+    sleep(Duration::from_secs(1)).await;
+    cluster.partition(&[&[1], &[2, 3]]).expect("it has these nodes");
+    sleep(Duration::from_secs(1)).await;
+    cluster.heal();
+    sleep(Duration::from_secs(1)).await;
+}

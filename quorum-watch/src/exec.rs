@@ -1,0 +1,155 @@
+//! `quorum-watch exec`
+
+use std::{
+    io,
+    os::unix::process::ExitStatusExt,
+    process::{ExitCode, ExitStatus},
+    time::Duration,
+};
+
+use actix_quorum::{QuorumGuard, QuorumHandle};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    process::{Child, Command},
+    signal::unix::{SignalKind, signal},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    LOOK,
+    options::{Exec, Wait},
+    reached,
+};
+
+/// There was no quorum, or not long enough.
+const NO_QUORUM: u8 = 124;
+const FAILED: u8 = 125;
+const CANNOT_RUN: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+/// Runs the command once there is quorum, until it ends, quorum is lost or a signal comes.
+pub(crate) async fn run(quorum: &QuorumHandle, exec: &Exec) -> ExitCode {
+    match try_run(quorum, exec).await {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("quorum-watch: {error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+async fn try_run(quorum: &QuorumHandle, exec: &Exec) -> io::Result<u8> {
+    let mut signals = Signals::new()?;
+    let guard = tokio::select! {
+        guard = guarded(quorum, &exec.wait) => guard,
+        signal = signals.next() => return Ok(128 + signal),
+    };
+    let Some(guard) = guard else {
+        eprintln!("quorum-watch: no quorum in time: {}", quorum.snapshot());
+        return Ok(NO_QUORUM);
+    };
+    let mut command = Command::new(&exec.command[0]);
+    // If this future is dropped, or panics, the command must not go on.
+    command.args(&exec.command[1..]).kill_on_drop(true);
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            eprintln!("quorum-watch: {}: {error}", exec.command[0].display());
+            return Ok(if error.kind() == io::ErrorKind::NotFound {
+                NOT_FOUND
+            } else {
+                CANNOT_RUN
+            });
+        }
+    };
+    let lost = async {
+        if !exec.wait.exclusive {
+            return guard.lost().await;
+        }
+        while guard.is_exclusive() {
+            sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        ended = child.wait() => Ok(code(ended?)),
+        () = lost => {
+            eprintln!("quorum-watch: quorum was lost: {}", quorum.snapshot());
+            end(&mut child, exec.grace).await?;
+            Ok(NO_QUORUM)
+        }
+        signal = signals.next() => {
+            end(&mut child, exec.grace).await?;
+            Ok(128 + signal)
+        }
+    }
+}
+
+/// A guard that is valid, and exclusive if asked for; `None` after the timeout, or if nothing is left
+/// that watches quorum.
+async fn guarded(quorum: &QuorumHandle, wait: &Wait) -> Option<QuorumGuard> {
+    let patience = wait.timeout.unwrap_or(Duration::MAX);
+    let without_limit = Wait { timeout: None, ..wait.clone() };
+    let guarded = async {
+        loop {
+            if !reached(quorum, &without_limit).await {
+                return None;
+            }
+            // It may have been lost since.
+            let guard = quorum.guard();
+            if guard.as_ref().is_some_and(|guard| !wait.exclusive || guard.is_exclusive()) {
+                return guard;
+            }
+            sleep(LOOK).await;
+        }
+    };
+    timeout(patience, guarded).await.ok().flatten()
+}
+
+/// TERM, then KILL after the grace. Returns when the command has ended.
+async fn end(child: &mut Child, grace: Duration) -> io::Result<ExitStatus> {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    // `None` once it has been waited for. No other process has the id before that.
+    if let Some(pid) = pid {
+        kill_process(pid, Signal::TERM)?;
+    }
+    match timeout(grace, child.wait()).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            child.kill().await?;
+            child.wait().await
+        }
+    }
+}
+
+/// As shells have it.
+fn code(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED)
+}
+
+/// The signals that end this program, and with it the command.
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The number of the next signal.
+    async fn next(&mut self) -> u8 {
+        let kind = tokio::select! {
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.hangup.recv() => Signal::HUP,
+        };
+        u8::try_from(kind.as_raw()).unwrap_or(0)
+    }
+}

@@ -1,0 +1,124 @@
+//! Shows, waits for and acts on the quorum of this Corosync node, in a terminal or a script.
+//!
+//! `quorum-watch --help` says what each command does; `options.rs` is the source of that, of the man
+//! page and of the shell completions.
+
+mod exec;
+mod options;
+mod status;
+mod watch;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    time::Duration,
+};
+
+use actix_quorum::{Connection, Quorum, QuorumHandle, Snapshot};
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use tokio::time::{sleep, timeout};
+
+use self::options::{Command, Options, Wait};
+
+/// Bad usage, as `sysexits.h` numbers it: 2 is `inquorate`.
+const USAGE: u8 = 64;
+
+/// How often to see whether quorum is exclusive, for which there is no message.
+const LOOK: Duration = Duration::from_millis(20);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(error) => {
+            let shown = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            let _ = error.print();
+            return if shown { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
+        }
+    };
+    match run(options).await {
+        Ok(code) => code,
+        // The reader has gone, as with `| head`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("quorum-watch: {error}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+async fn run(options: Options) -> io::Result<ExitCode> {
+    let command = match &options.command {
+        Some(Command::Completions { shell }) => {
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut Options::command(), "quorum-watch", &mut text);
+            return print(&text);
+        }
+        Some(Command::Man) => {
+            let mut text = Vec::new();
+            clap_mangen::Man::new(Options::command()).render(&mut text)?;
+            return print(&text);
+        }
+        command => command.clone().unwrap_or(Command::Status),
+    };
+    let quorum = options.builder().start_detached();
+    let code = match command {
+        Command::Exec(exec) => exec::run(&quorum, &exec).await,
+        Command::Watch => {
+            watch::run(&quorum, &options).await?;
+            code_of(quorum.quorum())
+        }
+        Command::Wait(wait) => {
+            let reached = reached(&quorum, &wait).await;
+            let now = status::show(&quorum, &options)?;
+            if reached { ExitCode::SUCCESS } else { code_of_failure(now) }
+        }
+        _ => {
+            status::known(&quorum, !options.json).await;
+            code_of(status::show(&quorum, &options)?)
+        }
+    };
+    quorum.stop().await;
+    Ok(code)
+}
+
+fn print(text: &[u8]) -> io::Result<ExitCode> {
+    io::stdout().write_all(text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn code_of(quorum: Quorum) -> ExitCode {
+    match quorum {
+        Quorum::Quorate => ExitCode::SUCCESS,
+        quorum => code_of_failure(quorum),
+    }
+}
+
+/// Of a wait that has timed out: also a node with quorum has then not what was waited for.
+fn code_of_failure(quorum: Quorum) -> ExitCode {
+    match quorum {
+        Quorum::Quorate | Quorum::Unknown => ExitCode::from(1),
+        Quorum::Inquorate => ExitCode::from(2),
+    }
+}
+
+/// Returns whether there is quorum, exclusive if asked for, before the timeout.
+async fn reached(quorum: &QuorumHandle, wait: &Wait) -> bool {
+    let ends = |now: &Snapshot| now.quorum.is_quorate() || now.connection == Connection::Stopped;
+    let reached = async {
+        loop {
+            let now = quorum.wait_for(ends).await;
+            if now.connection == Connection::Stopped {
+                return false;
+            }
+            if !wait.exclusive || quorum.is_exclusive() {
+                return true;
+            }
+            sleep(LOOK).await;
+        }
+    };
+    match wait.timeout {
+        Some(patience) => timeout(patience, reached).await.unwrap_or(false),
+        None => reached.await,
+    }
+}

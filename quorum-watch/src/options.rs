@@ -1,0 +1,124 @@
+//! The command line.
+
+use std::{env, ffi::OsString, fmt, io, io::IsTerminal, num::ParseIntError, time::Duration};
+
+use actix_quorum::{Quorum, QuorumActor, QuorumBuilder, sim::Cluster};
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Shows, waits for and acts on the quorum of this Corosync node.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_long_help = AFTER)]
+pub(crate) struct Options {
+    /// Print JSON, one object a line.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Ask node 1 of a simulated cluster of three instead of Corosync.
+    #[arg(long, global = true, hide = true)]
+    simulate: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Print what is known now (the default).
+    Status,
+    /// Print the current state, then every change, one a line, until interrupted.
+    Watch,
+    /// Wait for quorum, then print what is known.
+    Wait(Wait),
+    /// Wait for quorum, run a command while it lasts, and end the command at a loss.
+    Exec(Exec),
+    /// Print shell completions.
+    Completions {
+        /// The shell to print them for.
+        shell: Shell,
+    },
+    /// Print this manual page.
+    Man,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Wait {
+    /// Require that no other partition can have quorum.
+    #[arg(long)]
+    pub(crate) exclusive: bool,
+
+    /// The longest wait, in seconds. Without this option the wait has no limit.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Exec {
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+
+    /// How long the command may take to end after TERM, in seconds; then it gets KILL.
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub(crate) grace: Duration,
+
+    /// The command, and its arguments.
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Whole seconds: a script has no others.
+fn seconds(text: &str) -> Result<Duration, ParseIntError> {
+    text.parse().map(Duration::from_secs)
+}
+
+const AFTER: &str = "\
+Exit codes of status, watch and wait, as of corosync-quorumtool -s:
+  0    this node has quorum; after wait --exclusive, exclusive quorum
+  1    unknown, quorum that is not exclusive after wait --exclusive, or an error
+  2    this node has no quorum
+
+Exit codes of exec:
+  N    the exit code of the command
+  124  no quorum before the timeout, or quorum was lost and the command was ended
+  125  quorum-watch itself failed
+  126  the command cannot be run
+  127  the command does not exist
+  128+N  signal N ended the command, or ended quorum-watch, which then ended the command
+
+Every command exits with 64 on bad usage.
+
+exec sends TERM, and KILL after the grace, to the command only, not to what the command started. It cannot
+end the command if quorum-watch itself is killed or stopped: in a systemd unit the default KillMode ends both.
+The command does not run before there is quorum, and it can run for the grace after a loss.";
+
+impl Options {
+    pub(crate) fn builder(&self) -> QuorumBuilder {
+        let builder = QuorumActor::builder();
+        if self.simulate { builder.source(Cluster::new(3).node(1)) } else { builder }
+    }
+
+    /// With the colour of the state, in a terminal.
+    pub(crate) fn paint(&self, quorum: Quorum, text: impl fmt::Display) -> String {
+        let colour = match quorum {
+            Quorum::Quorate => 32,
+            Quorum::Inquorate => 31,
+            Quorum::Unknown => 33,
+        };
+        // An empty value counts as none (no-color.org).
+        let plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let colours = io::stdout().is_terminal() && !plain;
+        if colours { format!("\x1b[{colour}m{text}\x1b[m") } else { text.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Options::command().debug_assert();
+    }
+}

@@ -1,0 +1,152 @@
+//! `quorum-watch status`
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+    time::Duration,
+};
+
+use actix_quorum::{Connection, NodeId, Quorum, QuorumHandle, RingState, Snapshot, Votes};
+use tokio::time::{sleep, timeout};
+
+use crate::{LOOK, options::Options};
+
+/// For how long to wait for Corosync, which answers within milliseconds.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// For how long to wait then for what follows: votes, names, and a read of the ring, every 1.25 s.
+const MORE: Duration = Duration::from_secs(2);
+
+/// Returns once there is something to print: a decision and what follows it, or why there is none.
+pub(crate) async fn known(quorum: &QuorumHandle, names: bool) {
+    let decided = |now: &Snapshot| match now.connection {
+        Connection::Connected => now.quorum != Quorum::Unknown,
+        Connection::Connecting { ref error, .. } => error.is_some(),
+        _ => true,
+    };
+    let complete = |now: &Snapshot| {
+        now.connection != Connection::Connected
+            || (now.votes.is_some() && now.ring != RingState::Unknown)
+    };
+    let more = async {
+        quorum.wait_for(complete).await;
+        let may_be_exclusive =
+            |now: &Snapshot| now.has_majority() && now.ring == RingState::Operational;
+        while may_be_exclusive(&quorum.snapshot()) && !quorum.is_exclusive() {
+            sleep(LOOK).await;
+        }
+        let connected = || quorum.snapshot().connection == Connection::Connected;
+        while names && connected() && quorum.node_names().is_empty() {
+            sleep(LOOK).await;
+        }
+    };
+    if timeout(PATIENCE, quorum.wait_for(decided)).await.is_ok() {
+        let _ = timeout(MORE, more).await;
+    }
+}
+
+/// Prints what is known now, and returns the quorum in it.
+pub(crate) fn show(quorum: &QuorumHandle, options: &Options) -> io::Result<Quorum> {
+    let now = quorum.snapshot();
+    let text = if options.json {
+        let mut json = serde_json::to_value(&*now)?;
+        json["exclusive"] = quorum.is_exclusive().into();
+        format!("{json}\n")
+    } else {
+        table(quorum, &now, options)
+    };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(now.quorum)
+}
+
+/// One thing a line.
+fn table(quorum: &QuorumHandle, now: &Snapshot, options: &Options) -> String {
+    let mut lines = vec![
+        ("quorum", options.paint(now.quorum, now.quorum)),
+        ("exclusive", yes(quorum.is_exclusive()).into()),
+        ("corosync", now.connection.to_string()),
+    ];
+    if let Some(local) = now.local {
+        lines.push(("node", named(quorum, local)));
+    }
+    if let Some(ring_id) = now.ring_id {
+        lines.push(("ring", ring_id.to_string()));
+        lines.push(("alive", alive(now.ring).into()));
+        lines.push(("settled", yes(now.settled).into()));
+        lines.push(("epoch", now.epoch.to_string()));
+    }
+    if let Some(token) = now.fencing_token() {
+        lines.push(("token", token.to_string()));
+    }
+    if let Some(votes) = &now.votes {
+        lines.extend(of_votes(votes));
+    }
+    for member in &now.members {
+        lines.push(("member", member_line(quorum, now, *member)));
+    }
+    let mut text = String::new();
+    for (name, value) in lines {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{name:<10}{value}");
+    }
+    text
+}
+
+fn of_votes(votes: &Votes) -> Vec<(&'static str, String)> {
+    let Votes { total, expected, highest_expected, quorum, qdevice, flags, .. } = votes;
+    let mut lines = vec![(
+        "votes",
+        format!(
+            "{total} of {expected} expected (highest {highest_expected}), quorum {quorum}, {} to spare",
+            votes.margin()
+        ),
+    )];
+    if flags.qdevice_registered() {
+        let state = match (flags.qdevice_alive(), flags.qdevice_casts_vote()) {
+            (true, true) => "alive, votes",
+            (true, false) => "alive, does not vote",
+            (false, _) => "not alive",
+        };
+        lines.push(("qdevice", format!("{qdevice} votes, {state}")));
+    }
+    lines.push(("flags", flags.names().collect::<Vec<_>>().join(" ")));
+    lines
+}
+
+/// Its name, its votes, and whether quorum would survive its loss.
+fn member_line(quorum: &QuorumHandle, now: &Snapshot, member: NodeId) -> String {
+    let mut line = named(quorum, member);
+    if let Some(votes) = now.votes.as_ref().and_then(|votes| votes.of(member)) {
+        let s = if votes == 1 { "" } else { "s" };
+        let _ = write!(line, ", {votes} vote{s}");
+    }
+    if Some(member) == now.local {
+        line.push_str(", this node");
+    }
+    match now.would_survive(&[member]) {
+        Some(true) => line.push_str(", can be spared"),
+        Some(false) if now.quorum.is_quorate() => line.push_str(", quorum needs it"),
+        _ => {}
+    }
+    line
+}
+
+fn named(quorum: &QuorumHandle, node: NodeId) -> String {
+    match quorum.node_names().get(&node) {
+        Some(name) => format!("{node} ({name})"),
+        None => node.to_string(),
+    }
+}
+
+fn alive(ring: RingState) -> &'static str {
+    match ring {
+        RingState::Operational => "yes",
+        RingState::Gather => "no, it is re-forming",
+        RingState::Unwatched => "cannot be watched",
+        _ => "not known",
+    }
+}
+
+fn yes(yes: bool) -> &'static str {
+    if yes { "yes" } else { "no" }
+}
