@@ -22,7 +22,7 @@ RUN = --include-ignored --skip soak:: --test-threads=8
 
 help:
 	@echo 'make test       every functional test, on real Corosync daemons and in a browser too (needs root)'
-	@echo 'make test-long  what takes long: loom, histories, other versions, linked, sanitizers, fuzzing, soak (needs root)'
+	@echo 'make test-long  what takes long: loom, histories, linked, sanitizers, fuzzing, soak (needs root)'
 	@echo 'make test-versions  the tests on real daemons of other Corosync versions (needs root, Debian)'
 	@echo 'make check      format, lints, docs, feature combinations, dependencies'
 	@echo 'make flaky RUNS=n  runs the tests n times, every other time on a busy machine (needs root)'
@@ -63,7 +63,6 @@ test-long-stages:
 	@scripts/stage install scripts/install-long-deps
 	@scripts/stage loom $(MAKE) --no-print-directory loom
 	@scripts/stage histories $(MAKE) --no-print-directory histories
-	@scripts/stage versions $(MAKE) --no-print-directory test-versions
 	@scripts/stage linked $(MAKE) --no-print-directory linked
 	@scripts/stage sanitize $(MAKE) --no-print-directory sanitize
 	@scripts/stage fuzz $(MAKE) --no-print-directory fuzz FUZZ_SECONDS=60
