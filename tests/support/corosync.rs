@@ -418,17 +418,19 @@ fn needs_crypto() -> bool {
 
 /// The key of all clusters of this process, removed with what else it leaves.
 fn key_file() -> &'static Path {
-    static KEY: OnceLock<PathBuf> = OnceLock::new();
+    // The directory stays as long as the process; a later process sweeps it.
+    static KEY: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
 
-    KEY.get_or_init(|| {
-        // In a directory that a later process sweeps.
-        let path = std::mem::ManuallyDrop::new(TempDir::new()).path().join("authkey");
+    let (_, path) = KEY.get_or_init(|| {
+        let directory = TempDir::new();
+        let path = directory.path().join("authkey");
         let mut key = vec![0; 256];
         let mut random = File::open("/dev/urandom").expect("it is there");
         random.read_exact(&mut key).expect("it has no end");
         fs::write(&path, key).expect("the directory is ours");
-        path
-    })
+        (directory, path)
+    });
+    path
 }
 
 impl Config {
