@@ -20,14 +20,15 @@ use super::{
     model::{Daemon, Model},
 };
 
-/// How long an actor may take to notice what its daemon has said, or that it is gone: a tick.
-const NOTICED: Duration = Duration::from_millis(300);
+/// How long an actor may take to notice what its daemon has said, or that it is gone: a tick; and up to
+/// a second more until a daemon that was away for over a minute is found again, and joins the others.
+const NOTICED: Duration = Duration::from_millis(1300);
 
 /// How often everybody is asked.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Longer than it takes to connect and to be told, once nothing is in the way.
-const CONNECTED: Duration = Duration::from_millis(1500);
+const CONNECTED: Duration = Duration::from_millis(2500);
 
 #[derive(Clone, Debug)]
 struct Settings {
