@@ -134,9 +134,6 @@ corpus:
 		-set_cover_merge=1 -use_counters=0
 	rm -r fuzz/corpus/before fuzz/found
 
-# The tests of the registry are left out: in some runs what their subscribers' arbiters hold when the
-# process ends is called a leak.
-#
 # The address and leak sanitizers over the callbacks, every call on a real daemon, and its deaths. The
 # check of the stack measures the real one, so there may be no other; and as the deaths are not to
 # take memory, what was freed is not kept for long.
@@ -146,7 +143,7 @@ SANITIZED = RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
 
 sanitize:
 	scripts/install-test-deps
-	$(SANITIZED) --lib -- --include-ignored --skip registry::
+	$(SANITIZED) --lib -- --include-ignored
 	$(SANITIZED) --test it --test own -- --include-ignored --test-threads=4 handle:: reconnect::
 
 check: fmt clippy doc features dependencies minimal package instructions

@@ -290,6 +290,16 @@ impl Registry {
     }
 }
 
+/// Without an end of the history no message frees the subscriptions: one that is up to date holds its
+/// last request, and that holds the subscription as its waker.
+impl Drop for Registry {
+    fn drop(&mut self) {
+        if !self.history.is_over() {
+            self.subscriptions.get_mut().iter().for_each(|subscription| subscription.end());
+        }
+    }
+}
+
 /// One subscriber, and where it is in the history.
 ///
 /// It outlives the registry while a message is on its way: the message holds it, and has it deliver
