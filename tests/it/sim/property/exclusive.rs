@@ -186,6 +186,8 @@ struct Run {
 
 struct Taken {
     guard: QuorumGuard,
+    /// Whether it was valid when last asked.
+    valid: bool,
     /// A later ring without the node has been quorate since it was taken.
     left_behind: Option<RingId>,
 }
@@ -439,22 +441,25 @@ impl Run {
         Ok(())
     }
 
-    /// A guard is invalid once its node has come to a ring after others were quorate without it.
+    /// A guard is invalid once its node has come to a ring after others were quorate without it. It is
+    /// kept until there is another, so that this is looked at however long ago it became invalid.
     fn check_guard(&mut self, at: usize, snapshot: &Snapshot, tally: &mut Tally) -> Checked {
         let seq = snapshot.ring_id.map(|ring| ring.seq);
-        if let Some(taken) = &self.guards[at] {
+        if let Some(taken) = &mut self.guards[at] {
             let valid = taken.guard.is_valid();
+            prop_assert!(!valid || taken.valid, "a guard is valid again: {snapshot}");
+            taken.valid = valid;
             if let Some(ring) = taken.left_behind.filter(|ring| seq > Some(ring.seq)) {
                 tally.guards += 1;
                 prop_assert!(!valid, "{ring} was quorate without it: {snapshot}");
+                taken.left_behind = None;
             }
-            if !valid {
-                self.guards[at] = None;
+            if valid {
+                return Ok(());
             }
         }
-        if self.guards[at].is_none() {
-            let guard = self.quorums[at].guard();
-            self.guards[at] = guard.map(|guard| Taken { guard, left_behind: None });
+        if let Some(guard) = self.quorums[at].guard() {
+            self.guards[at] = Some(Taken { guard, valid: true, left_behind: None });
         }
         Ok(())
     }
