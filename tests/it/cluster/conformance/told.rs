@@ -89,10 +89,17 @@ impl Told {
         assert!(ends, "a course that goes on where another ends: {courses:#?}");
         let courses = if self.first_only { &courses[..1] } else { courses };
         let mut steps = Course::new();
+        let matching = |steps: &Course| courses.iter().find(|course| course.starts_with(steps));
         loop {
-            let (step, may_be_more) = self.next_step();
+            let Step { step, without_rejoined, may_be_more } = self.next_step();
             steps.push(step);
-            match courses.iter().find(|course| course.starts_with(&steps)) {
+            if matching(&steps).is_none()
+                && let Some(without_rejoined) = without_rejoined
+            {
+                steps.pop();
+                steps.push(without_rejoined);
+            }
+            match matching(&steps) {
                 Some(course) if course.len() == steps.len() => return self.know_votes(),
                 Some(_) => {}
                 None if may_be_more => drop(steps.pop()),
@@ -126,10 +133,10 @@ impl Told {
     /// the ring was seen to live is told with that; and a loss that votequorum told when it was
     /// asked, just before its decision, with the decision.
     ///
-    /// With model V0 the last two are steps as others are: the second value says that it is one that a
-    /// real cluster may take beside those of a course.
+    /// With model V0 the last two are steps as others are, which a real cluster may take beside those of
+    /// a course.
     #[track_caller]
-    fn next_step(&self) -> (String, bool) {
+    fn next_step(&self) -> Step {
         let mut same_again = false;
         let mut interrupted = false;
         let mut since = None;
@@ -151,11 +158,12 @@ impl Told {
                     let may_be_more = self.model == Model::V0
                         && (is_ring_again(&change) || change.is_loss() && !is_new_ring(&change));
                     let before = since.filter(|_| self.model == Model::V0);
-                    let mut step = step(&change, before.as_deref());
+                    let (mut step, without_rejoined) = step(&change, before.as_deref());
                     if interrupted && !change.interrupted() {
                         step += "; interrupted";
                     }
-                    return (step, may_be_more);
+                    let without_rejoined = without_rejoined.filter(|_| !self.first_only);
+                    return Step { step, without_rejoined, may_be_more };
                 }
             }
         }
@@ -186,6 +194,17 @@ impl Drop for Told {
             "unknown: stopped"
         }]);
     }
+}
+
+/// What one change comes down to.
+struct Step {
+    step: String,
+    /// The same if those had stayed who left and joined again. Real daemons may form a ring with some
+    /// of the members, and another with all of them before votequorum has decided about the first; who
+    /// was not in that one has rejoined.
+    without_rejoined: Option<String>,
+    /// Whether a real cluster may take this step beside those of a course.
+    may_be_more: bool,
 }
 
 /// Whether only the ring is another, in the midst of a connection.
@@ -227,8 +246,9 @@ fn is_ring_again(change: &QuorumChanged) -> bool {
 }
 
 /// One line with all that is compared: ring numbers are not, but whether the ring is a new one. What
-/// is new is so since `before`, or else since the change before.
-fn step(change: &QuorumChanged, before: Option<&Snapshot>) -> String {
+/// is new is so since `before`, or else since the change before. If nodes have rejoined, the second is
+/// the line as if they had stayed.
+fn step(change: &QuorumChanged, before: Option<&Snapshot>) -> (String, Option<String>) {
     let now = &change.current;
     let (joined, left) = match before {
         Some(before) => {
@@ -254,15 +274,22 @@ fn step(change: &QuorumChanged, before: Option<&Snapshot>) -> String {
         (Connection::Stopped, _) => step += "stopped",
         (other, _) => panic!("what is {other:?}?"),
     }
-    for (what, nodes) in [("joined", joined), ("left", left)] {
+    let rejoined = joined.iter().any(|node| left.contains(node));
+    let stayed = |node: &&NodeId| !(joined.contains(node) && left.contains(node));
+    let mut without_rejoined = step.clone();
+    for (what, nodes) in [("joined", &joined), ("left", &left)] {
         if !nodes.is_empty() {
-            step += &format!("; {what}{}", list(&nodes));
+            step += &format!("; {what}{}", list(nodes));
+        }
+        let nodes: Vec<NodeId> = nodes.iter().filter(stayed).copied().collect();
+        if !nodes.is_empty() {
+            without_rejoined += &format!("; {what}{}", list(&nodes));
         }
     }
     if change.interrupted() {
         step += "; interrupted";
     }
-    step
+    (step, rejoined.then_some(without_rejoined))
 }
 
 /// Checks what holds of every change.
