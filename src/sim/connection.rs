@@ -2,6 +2,7 @@ use std::{
     collections::VecDeque,
     fmt,
     io::{ErrorKind, Read, Write},
+    net::Shutdown,
     os::{
         fd::{AsRawFd, RawFd},
         unix::net::UnixStream,
@@ -87,6 +88,10 @@ impl Client {
         queue.failed = Some(Code::LIBRARY);
         if silently {
             queue.kept = Some(self.doorbell);
+        } else {
+            // A process that is being started has a copy of the descriptor until it runs, so that
+            // closing ours could be noticed late.
+            let _ = self.doorbell.shutdown(Shutdown::Both);
         }
     }
 
@@ -172,5 +177,20 @@ impl Drop for Simulated {
 impl fmt::Debug for Simulated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Simulated").field("queue", &self.queue).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hang_up_is_noticed_beside_a_copy_of_the_descriptor() {
+        let (client, simulated) =
+            Client::connect(true, Moment::default(), Vec::new(), Box::new(|| {})).unwrap();
+        let copy = client.doorbell.try_clone().unwrap();
+        client.hang_up(false);
+        assert_eq!((&simulated.doorbell).read(&mut [0]).unwrap(), 0);
+        drop(copy);
     }
 }
