@@ -58,8 +58,9 @@ enum Reading {
     Again,
 }
 
-/// How long a reading may take: longer than Corosync synchronises with a silent quorum device.
-const LONGEST: Duration = Duration::from_secs(60);
+/// How long a reading may take: longer than Corosync waits for a silent quorum device when it
+/// synchronises (`quorum.device.sync_timeout`, 30 s).
+const LONGEST: Duration = Duration::from_secs(40);
 
 /// How long to wait between two readings, however often there is reason to.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -107,12 +108,17 @@ impl Names {
         };
         let names = Arc::clone(self);
         let thread = thread::Builder::new().name("quorum-names".into());
-        match thread.spawn(move || names.work(&*read)) {
-            Ok(_) => *reading = Reading::Busy,
-            Err(error) => crate::foreign::log!(
+        let started = thread.spawn(move || names.work(&*read));
+        if started.is_ok() {
+            *reading = Reading::Busy;
+        }
+        // The logger is not run under a lock.
+        drop(reading);
+        if let Err(error) = started {
+            crate::foreign::log!(
                 log::Level::Warn,
                 "node names are not read: cannot start a thread: {error}"
-            ),
+            );
         }
     }
 

@@ -20,8 +20,8 @@ use crate::support::{
     DEADLINE, Hostile, Impostor, Ipc, Message, Netns, Step, Watcher, alone, assert_never_quorate,
     connect_as_other_code, dev_shm_entries, eventually,
     hostile::{
-        GETINFO, GETQUORATE, GETTYPE, MODEL_GETTYPE, QUORATE, RING, SET_CURRENT_MAP, TRACKSTART,
-        TRACKSTOP, info, nodelist_told, quorum_told, tracked, tracked_v0,
+        GETINFO, GETQUORATE, GETTYPE, ITER_INIT, MODEL_GETTYPE, QUORATE, RING, SET_CURRENT_MAP,
+        TRACKSTART, TRACKSTOP, info, nodelist_told, quorum_told, tracked, tracked_v0,
     },
     last_quorate, open_fds, quick, rss_kib, runs_thread, threads,
 };
@@ -321,6 +321,23 @@ fn a_lost_answer_of_votequorum_is_asked_for_again() {
     server.behave("votequorum");
     let told = watcher.until_quorum(Quorum::Quorate);
     assert_eq!(told[told.len() - 1].current.connection, Connection::Connected);
+}
+
+/// The names are read on a thread that ends when they were read.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_lost_answer_about_the_names_is_asked_for_again() {
+    own_process!();
+    let place = Place::new();
+    let server = place.server();
+    server.on("cmap", ITER_INIT, &[]);
+    let watcher = place.watch();
+    let reads_names = || runs_thread("quorum-names").then_some(());
+    eventually("the names are read", reads_names);
+    server.wait_more(&format!("request cmap {ITER_INIT}"), 1);
+    server.behave("cmap");
+    eventually("they were read", || (!runs_thread("quorum-names")).then_some(()));
+    watcher.stops_at_once();
 }
 
 /// Where there is no votequorum, and over the other transport.

@@ -128,7 +128,7 @@ impl Hostile {
         let (not_exist, no_sections) = (12, 27);
         for (request, reply) in [
             ("2", Message::reply(2).error(not_exist)),
-            ("4", Message::reply(4).u64(1)),
+            (ITER_INIT, Message::reply(4).u64(1)),
             ("5", Message::reply(5).error(no_sections)),
             ("6", Message::reply(6)),
             (SET_CURRENT_MAP, Message::reply(10)),
@@ -391,6 +391,7 @@ pub const TRACKSTOP: &str = "2";
 pub const GETTYPE: &str = "3";
 pub const MODEL_GETTYPE: &str = "4";
 pub const GETINFO: &str = "0";
+pub const ITER_INIT: &str = "4";
 pub const SET_CURRENT_MAP: &str = "9";
 
 /// `CMAP_VALUETYPE_UINT32`.
