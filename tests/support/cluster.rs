@@ -83,10 +83,7 @@ impl Cluster {
         change(&mut config);
 
         let switch = Netns::new();
-        let mut lines = String::new();
-        for group in 0..=size {
-            writeln!(lines, "link add br{group} type bridge\nlink set br{group} up").unwrap();
-        }
+        let mut lines = String::from("link add br0 type bridge\nlink set br0 up\n");
         let mut nodes = BTreeMap::new();
         for id in 1..=size {
             let netns = Netns::new();
@@ -191,13 +188,11 @@ impl Cluster {
     /// it would leave the ring that formed then.
     #[track_caller]
     pub fn partition(&self, groups: &[&[u32]]) {
-        let bridge =
-            |id: &u32| groups.iter().position(|group| group.contains(id)).map_or(0, |at| at + 1);
-        let lines = self.nodes.keys().map(|id| format!("link set v{id} master br{}\n", bridge(id)));
-        self.switch.ip(&lines.collect::<String>());
+        let group_of = |id: &u32| groups.iter().position(|group| group.contains(id));
+        self.separate(|id| group_of(&id));
         let running = self.nodes.values().filter(|node| node.corosync.answers());
         for node in running {
-            let cut = self.nodes.keys().filter(|peer| bridge(peer) != bridge(&node.id));
+            let cut = self.nodes.keys().filter(|peer| group_of(peer) != group_of(&node.id));
             for peer in cut {
                 eventually("knet notices that a link is down", || {
                     (node.corosync.knet_is_connected(*peer) != Some(true)).then_some(())
@@ -214,7 +209,7 @@ impl Cluster {
     /// Ends every partition, isolation and loss.
     pub fn heal(&self) {
         self.end_faults();
-        let lines = self.nodes.keys().map(|id| format!("link set v{id} master br0 up\n"));
+        let lines = self.nodes.keys().map(|id| format!("link set v{id} up\n"));
         self.switch.ip(&lines.collect::<String>());
     }
 

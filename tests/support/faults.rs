@@ -15,9 +15,17 @@ use super::Cluster;
 /// The faults in force.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    losses: Mutex<BTreeSet<Loss>>,
+    losses: Mutex<Losses>,
     /// The nodes whose sends are refused.
     refused: Mutex<BTreeSet<u32>>,
+}
+
+/// What the switch drops.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Losses {
+    losses: BTreeSet<Loss>,
+    /// What separates the groups of a partition.
+    partition: BTreeSet<Loss>,
 }
 
 /// What the switch drops: packets from a node, to a node, or both; `None` is any.
@@ -81,15 +89,27 @@ impl Cluster {
         self.faults.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
     }
 
-    /// Ends every fault that concerns the node, whether as sender or as receiver.
+    /// Separates the nodes of different groups from one another, all at the same time: were they
+    /// separated one after the other, some could form a ring on the way. Ends the partition before.
+    pub(super) fn separate(&self, group_of: impl Fn(u32) -> Option<usize>) {
+        let ids: Vec<u32> = self.nodes().map(|node| node.id).collect();
+        let pairs = ids.iter().flat_map(|from| ids.iter().map(move |to| (*from, *to)));
+        let partition = pairs
+            .filter(|(from, to)| group_of(*from) != group_of(*to))
+            .map(|(from, to)| Loss { from: Some(from), to: Some(to) })
+            .collect();
+        self.change_losses(|all| all.partition = partition);
+    }
+
+    /// Ends every fault that concerns the node but a partition, whether as sender or as receiver.
     pub fn heal_faults(&self, id: u32) {
-        self.change_losses(|losses| losses.retain(|loss| !loss.concerns(id)));
+        self.change_losses(|all| all.losses.retain(|loss| !loss.concerns(id)));
         self.accept_sends(|refused| refused == id);
     }
 
     /// Ends every fault.
     pub(super) fn end_faults(&self) {
-        self.change_losses(BTreeSet::clear);
+        self.change_losses(|all| *all = Losses::default());
         self.accept_sends(|_| true);
     }
 
@@ -107,10 +127,10 @@ impl Cluster {
         for id in losses.iter().flat_map(|loss| [loss.from, loss.to]).flatten() {
             self.node(id);
         }
-        self.change_losses(|all| all.extend(losses));
+        self.change_losses(|all| all.losses.extend(losses));
     }
 
-    fn change_losses(&self, change: impl FnOnce(&mut BTreeSet<Loss>)) {
+    fn change_losses(&self, change: impl FnOnce(&mut Losses)) {
         let mut losses = self.faults.losses.lock().unwrap_or_else(PoisonError::into_inner);
         let before = losses.clone();
         change(&mut losses);
@@ -119,9 +139,10 @@ impl Cluster {
         }
         // The first line makes the second right in either case; all take effect together.
         let mut lines = String::from("table bridge faults\ndelete table bridge faults\n");
-        if !losses.is_empty() {
+        let dropped: BTreeSet<Loss> = losses.losses.union(&losses.partition).copied().collect();
+        if !dropped.is_empty() {
             lines += "table bridge faults { chain forward { type filter hook forward priority 0;\n";
-            losses.iter().for_each(|loss| writeln!(lines, "{};", loss.rule()).unwrap());
+            dropped.iter().for_each(|loss| writeln!(lines, "{};", loss.rule()).unwrap());
             lines += "}\n}\n";
         }
         self.switch.nft(&lines);
