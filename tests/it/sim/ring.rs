@@ -228,6 +228,25 @@ fn a_daemon_that_is_stopped_in_order_is_left_out_at_once() {
     });
 }
 
+/// It lowers the expected votes of three of five nodes; one of the three then makes up a majority of
+/// all with the other two, and two go on with a majority of three.
+#[test]
+fn last_man_standing_may_make_two_partitions_quorate_and_neither_exclusive() {
+    run(async {
+        let window = Duration::from_secs(2);
+        let cluster = Cluster::new(5).timeouts(TOKEN, CONSENSUS).last_man_standing(window);
+        let nodes = Nodes::formed(cluster).await;
+        nodes.cluster.partition(&[&[1, 4, 5], &[2, 3]]).unwrap();
+        let expected = |id| nodes.node(id).snapshot().votes.as_ref().map(|votes| votes.expected);
+        nodes.until("fewer votes are expected", |_| expected(1) == Some(3)).await;
+        nodes.cluster.partition(&[&[1, 5], &[2, 3, 4]]).unwrap();
+        clock::sleep(Duration::from_secs(30)).await;
+        for node in &nodes.quorums {
+            assert!(node.is_quorate() && !node.is_exclusive(), "{}", node.snapshot());
+        }
+    });
+}
+
 #[test]
 fn a_ring_that_does_not_form_is_told_and_ends_belief() {
     run(async {

@@ -44,6 +44,7 @@ scenarios! {
     a_device_with_lms
     a_tie_breaker
     last_man_standing
+    last_man_standing_in_two_partitions
 }
 
 const ALL: &str = "quorate 1 2 3, exclusive";
@@ -185,4 +186,18 @@ fn last_man_standing<L: Lab>() {
     expect(&lab, &[(1, "quorate 1 2 3"), (2, "quorate 1 2 3"), (3, "quorate 1 2 3")]);
     lab.kill(3);
     expect(&lab, &[(1, "quorate 1 2"), (2, "quorate 1 2")]);
+}
+
+/// Three of five nodes have lowered the votes that they expect. One of them makes up a majority of all
+/// with the other two nodes, and two go on with a majority of three.
+fn last_man_standing_in_two_partitions<L: Lab>() {
+    let window = Some(Duration::from_secs(2));
+    let lab = L::formed(5, Settings { last_man_standing: window, ..Settings::default() });
+    let all = "quorate 1 2 3 4 5, exclusive";
+    expect(&lab, &[(1, all), (2, all), (3, all), (4, all), (5, all)]);
+    lab.partition(&[&[1, 4, 5], &[2, 3]]);
+    expect_votes(&lab, 1, (3, 3, 2));
+    lab.partition(&[&[1, 5], &[2, 3, 4]]);
+    let (two, three) = ("quorate 1 5", "quorate 2 3 4");
+    expect(&lab, &[(1, two), (2, three), (3, three), (4, three), (5, two)]);
 }

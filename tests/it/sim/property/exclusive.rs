@@ -426,7 +426,10 @@ impl Run {
                 taken.left_behind = Some(ring);
             }
         }
-        if later.is_some() && is_quorate {
+        // With `last_man_standing` votequorum may decide for two partitions: see
+        // `last_man_standing_may_make_two_partitions_quorate_and_neither_exclusive`.
+        let is_bounded = self.extra != Extra::LastManStanding;
+        if later.is_some() && is_quorate && is_bounded {
             let since = *self.overlaps[at].get_or_insert_with(|| {
                 tally.left_behind += 1;
                 Instant::now()
