@@ -55,7 +55,8 @@ impl QuorumHandle {
     /// that differs between nodes, and an operator who lowers the expected votes of a partition by hand.
     /// And for up to T: a node that joins the others within T of a fault that leaves this node
     /// receiving tokens, since a partition takes other nodes with it or only what it sends is lost. The
-    /// others then enter GATHER for the new node, and not because they miss the token. A
+    /// others then enter GATHER for the new node, and not because they miss the token. Likewise other
+    /// daemons that restart within T of such a fault: a daemon that starts has no token to miss. A
     /// [fencing token](crate::QuorumGuard::fencing_token) suffers from neither.
     ///
     /// Always false where the ring cannot be watched ([`RingState::Unwatched`](crate::RingState)).

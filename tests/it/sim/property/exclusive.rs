@@ -170,6 +170,8 @@ struct Run {
     quorums: Vec<QuorumHandle>,
     down: Vec<bool>,
     paused: Vec<bool>,
+    /// When each daemon was started again last.
+    started: Vec<Option<Instant>>,
     votes: Vec<u32>,
     extra: Extra,
     /// The rings that had a fencing token, and when one was first seen.
@@ -223,6 +225,7 @@ impl Run {
             quorums,
             down: vec![false; nodes],
             paused: vec![false; nodes],
+            started: vec![None; nodes],
             votes: history.votes.clone(),
             extra: history.extra,
             rings: BTreeMap::new(),
@@ -308,7 +311,10 @@ impl Run {
             }
             Verb::Start => {
                 let down: Vec<u32> = ids.filter(|id| self.down[*id as usize - 1]).collect();
-                down.iter().for_each(|id| cluster.start(*id).unwrap());
+                for id in down {
+                    cluster.start(id).unwrap();
+                    self.started[id as usize - 1] = Some(Instant::now());
+                }
                 self.down.fill(false);
             }
             Verb::HoldRings => cluster.hold_rings(),
@@ -349,7 +355,8 @@ impl Run {
     }
 
     /// It holds a majority, and no later ring without it is quorate. For the token timeout there may be
-    /// one that a node has joined: the others leave their ring for it without having missed a token.
+    /// one that a node has joined, or has come back to after a restart: the others leave their ring for
+    /// it without having missed a token, and who starts has none to miss.
     fn check_exclusive(&mut self, at: usize, now: &[Arc<Snapshot>]) -> Checked {
         let ours = &now[at];
         prop_assert!(ours.quorum.is_quorate() && ours.settled, "exclusive: {ours}");
@@ -359,7 +366,11 @@ impl Run {
             self.beside[at] = None;
             return Ok(());
         };
-        let joined = later.members.iter().any(|node| !ours.members.contains(node));
+        let has_started = |node: &NodeId| {
+            self.started[node.0 as usize - 1].is_some_and(|at| at.elapsed() <= TOKEN)
+        };
+        let joined =
+            later.members.iter().any(|node| !ours.members.contains(node) || has_started(node));
         let since = self.beside[at].get_or_insert_with(Instant::now).elapsed();
         prop_assert!(joined && since <= TOKEN, "exclusive: {ours}\nfor {since:?} beside: {later}");
         Ok(())
