@@ -437,9 +437,11 @@ impl Run {
                 taken.left_behind = Some(ring);
             }
         }
-        // With `last_man_standing` votequorum may decide for two partitions: see
-        // `last_man_standing_may_make_two_partitions_quorate_and_neither_exclusive`.
-        let is_bounded = self.extra != Extra::LastManStanding;
+        // With these votequorum may decide for two partitions: see
+        // `last_man_standing_may_make_two_partitions_quorate_and_neither_exclusive`. And a node that
+        // restarts alone takes itself for the one that the tie breaker favours, since it has not seen
+        // the other one.
+        let is_bounded = !matches!(self.extra, Extra::LastManStanding | Extra::TieBreaker);
         if later.is_some() && is_quorate && is_bounded {
             let since = *self.overlaps[at].get_or_insert_with(|| {
                 tally.left_behind += 1;
