@@ -189,7 +189,7 @@ impl QuorumActor {
         match connected_at {
             Some(_) => {
                 self.attempt = 0;
-                self.publish(Event::Lost(error), ctx);
+                self.publish(Event::Disconnected(error), ctx);
             }
             None => self.publish(Event::Failed { attempt: self.attempt, error }, ctx),
         }

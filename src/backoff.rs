@@ -14,26 +14,26 @@ use crate::{Code, Error};
 /// use std::time::Duration;
 /// use actix_quorum::Backoff;
 ///
-/// let backoff = Backoff::default().refused(Duration::from_secs(60)..=Duration::from_secs(600));
+/// let backoff = Backoff::default().needs_operator(Duration::from_secs(60)..=Duration::from_secs(600));
 /// ```
 #[derive(Clone, Debug)]
 pub struct Backoff {
-    absent: RangeInclusive<Duration>,
-    lost: RangeInclusive<Duration>,
-    failing: RangeInclusive<Duration>,
-    refused: RangeInclusive<Duration>,
-    lasting: Duration,
+    not_running: RangeInclusive<Duration>,
+    disconnected: RangeInclusive<Duration>,
+    transient: RangeInclusive<Duration>,
+    needs_operator: RangeInclusive<Duration>,
+    reset_after: Duration,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
         let ms = Duration::from_millis;
         Self {
-            absent: ms(10)..=ms(40),
-            lost: ms(10)..=ms(100),
-            failing: ms(500)..=ms(10_000),
-            refused: ms(30_000)..=ms(60_000),
-            lasting: ms(10_000),
+            not_running: ms(10)..=ms(40),
+            disconnected: ms(10)..=ms(100),
+            transient: ms(500)..=ms(10_000),
+            needs_operator: ms(30_000)..=ms(60_000),
+            reset_after: ms(10_000),
         }
     }
 }
@@ -47,32 +47,32 @@ impl Backoff {
     /// # Panics
     ///
     /// If the range is empty or begins at zero, as all of these.
-    pub fn absent(self, delays: RangeInclusive<Duration>) -> Self {
-        Self { absent: checked(delays), ..self }
+    pub fn not_running(self, delays: RangeInclusive<Duration>) -> Self {
+        Self { not_running: checked(delays), ..self }
     }
 
     /// After a connection that worked was lost. Default 10 to 100 ms: a Corosync that was killed takes
     /// longer than that to start. After a minute of such delays they grow as those of
-    /// [`absent`](Self::absent).
-    pub fn lost(self, delays: RangeInclusive<Duration>) -> Self {
-        Self { lost: checked(delays), ..self }
+    /// [`not_running`](Self::not_running).
+    pub fn disconnected(self, delays: RangeInclusive<Duration>) -> Self {
+        Self { disconnected: checked(delays), ..self }
     }
 
     /// When something is wrong that may pass, such as a full /dev/shm. Default 0.5 to 10 s.
-    pub fn failing(self, delays: RangeInclusive<Duration>) -> Self {
-        Self { failing: checked(delays), ..self }
+    pub fn transient(self, delays: RangeInclusive<Duration>) -> Self {
+        Self { transient: checked(delays), ..self }
     }
 
     /// When somebody has to act: permission refused, no library, no quorum provider, too small a stack.
     /// Default 30 to 60 s; Corosync writes two lines to its log for
     /// each refused attempt.
-    pub fn refused(self, delays: RangeInclusive<Duration>) -> Self {
-        Self { refused: checked(delays), ..self }
+    pub fn needs_operator(self, delays: RangeInclusive<Duration>) -> Self {
+        Self { needs_operator: checked(delays), ..self }
     }
 
     /// How long a connection must have lasted for the delays to start over. Default 10 s.
-    pub fn lasting(self, lasting: Duration) -> Self {
-        Self { lasting, ..self }
+    pub fn reset_after(self, reset_after: Duration) -> Self {
+        Self { reset_after, ..self }
     }
 }
 
@@ -105,10 +105,10 @@ struct Series {
 
 #[derive(Clone, Copy)]
 enum Kind {
-    Absent,
-    Lost,
-    Failing,
-    Refused,
+    NotRunning,
+    Disconnected,
+    Transient,
+    NeedsOperator,
 }
 
 impl Delays {
@@ -120,18 +120,18 @@ impl Delays {
     pub(crate) fn after(&mut self, error: &Error) -> Duration {
         let kind = kind(error);
         let range = match kind {
-            Kind::Absent => &self.backoff.absent,
-            Kind::Lost => &self.backoff.lost,
-            Kind::Failing => &self.backoff.failing,
-            Kind::Refused => &self.backoff.refused,
+            Kind::NotRunning => &self.backoff.not_running,
+            Kind::Disconnected => &self.backoff.disconnected,
+            Kind::Transient => &self.backoff.transient,
+            Kind::NeedsOperator => &self.backoff.needs_operator,
         };
         let (mut shortest, mut longest) = (*range.start(), *range.end());
         // Any other failure, and "busy", shows that Corosync is there.
         if !matches!(error, Error::Connect(Code::LIBRARY)) {
-            self.series[Kind::Absent as usize] = Series::default();
+            self.series[Kind::NotRunning as usize] = Series::default();
         }
         let series = &mut self.series[kind as usize];
-        if matches!(kind, Kind::Absent | Kind::Lost) && series.waited >= OFTEN {
+        if matches!(kind, Kind::NotRunning | Kind::Disconnected) && series.waited >= OFTEN {
             (shortest, longest) = (longest, longest.max(RARELY));
             if !std::mem::replace(&mut series.is_rare, true) {
                 series.running = None;
@@ -152,7 +152,7 @@ impl Delays {
 
     /// Starts over if a connection that has ended had lasted long enough.
     pub(crate) fn connection_lasted(&mut self, lasted: Duration) {
-        if lasted >= self.backoff.lasting {
+        if lasted >= self.backoff.reset_after {
             self.series = Default::default();
         }
     }
@@ -169,14 +169,17 @@ fn kind(error: &Error) -> Kind {
         // Somebody else listens in its place, or an attempt has waited long already.
         Error::Connect(Code::LIBRARY | Code::TRY_AGAIN)
         | Error::NoSocket
-        | Error::Server { .. }
-        | Error::Unresponsive => Kind::Absent,
+        | Error::UntrustedServer { .. }
+        | Error::Unresponsive => Kind::NotRunning,
         // The daemon died between two requests of ours: it is restarting.
-        Error::TrackStart(Code::LIBRARY | Code::TRY_AGAIN) | Error::Dispatch(_) => Kind::Lost,
-        Error::Connect(Code::ACCESS) | Error::Load(_) | Error::NoProvider | Error::Stack { .. } => {
-            Kind::Refused
+        Error::TrackStart(Code::LIBRARY | Code::TRY_AGAIN) | Error::Dispatch(_) => {
+            Kind::Disconnected
         }
-        _ => Kind::Failing,
+        Error::Connect(Code::ACCESS)
+        | Error::Load(_)
+        | Error::NoProvider
+        | Error::StackTooSmall { .. } => Kind::NeedsOperator,
+        _ => Kind::Transient,
     }
 }
 
@@ -265,6 +268,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "does not begin at zero")]
     fn a_delay_of_zero_is_refused() {
-        let _ = Backoff::default().lost(Duration::ZERO..=Duration::from_secs(1));
+        let _ = Backoff::default().disconnected(Duration::ZERO..=Duration::from_secs(1));
     }
 }

@@ -227,7 +227,7 @@ impl QuorumBuilder {
     /// An actor that has no arbiter, and has ended.
     fn start_nowhere(self, error: &io::Error) -> QuorumHandle {
         let error = match error.raw_os_error() {
-            Some(libc::EMFILE | libc::ENFILE) => Error::Descriptors,
+            Some(libc::EMFILE | libc::ENFILE) => Error::NoDescriptors,
             _ => Error::Thread(format!("it cannot be started: {error}")),
         };
         let (shared, actor) = self.make(None);

@@ -92,7 +92,9 @@ pub(crate) mod sealed {
         pub(crate) fn check_server(&self, server: Option<Server>) -> Result<(), Error> {
             let found = server.map(|server| server.uid);
             match self.server_uid {
-                Some(expected) if found != Some(expected) => Err(Error::Server { found, expected }),
+                Some(expected) if found != Some(expected) => {
+                    Err(Error::UntrustedServer { found, expected })
+                }
                 _ => Ok(()),
             }
         }

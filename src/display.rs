@@ -84,7 +84,7 @@ impl fmt::Display for Connection {
             }
             Self::Connected => f.write_str("connected"),
             Self::Stalled => f.write_str("corosync does not answer"),
-            Self::Lost { error } => write!(f, "{error}"),
+            Self::Disconnected { error } => write!(f, "{error}"),
             Self::Stopped => f.write_str("stopped"),
         }
     }
@@ -172,7 +172,7 @@ mod tests {
             quorum(true, ring(1, 9)),
             nodelist(ring(3, 13), &[3], &[1, 2]),
             quorum(false, ring(3, 13)),
-            Event::Lost(Error::Dispatch(Code::LIBRARY)),
+            Event::Disconnected(Error::Dispatch(Code::LIBRARY)),
         ]
     }
 

@@ -31,7 +31,7 @@ pub enum Error {
         "cannot connect to corosync: no file descriptors left; raise the limit (`ulimit -n`, \
          systemd's LimitNOFILE=)"
     )]
-    Descriptors,
+    NoDescriptors,
 
     /// Another thread of this process has been connecting, without an end, for 5 seconds;
     /// libquorum cannot make two handles at a time.
@@ -39,7 +39,7 @@ pub enum Error {
         "cannot connect to corosync: another thread hangs in connecting to it; see whether corosync \
          is stopped or overloaded"
     )]
-    Busy,
+    ConnectInProgress,
 
     /// Corosync took a connection attempt, but has not answered it for 2 seconds. The attempt goes
     /// on; after 10 seconds it is given up and made again.
@@ -60,7 +60,7 @@ pub enum Error {
         Uid(*.found),
         server_help(*.found)
     )]
-    Server {
+    UntrustedServer {
         /// The user id of the process that accepted us, where the system tells.
         found: Option<u32>,
         /// The user id that was asked for, 0 by default.
@@ -95,7 +95,7 @@ pub enum Error {
         "{available} bytes of stack are left and libquorum needs {needed}; give the thread a larger \
          one (RUST_MIN_STACK, std::thread::Builder::stack_size)"
     )]
-    Stack {
+    StackTooSmall {
         /// Bytes left on this thread's stack.
         available: usize,
         /// Bytes that a dispatch needs.
@@ -107,7 +107,7 @@ pub enum Error {
         "cannot watch the connection to corosync: {0}; the runtime needs its io driver, and epoll's \
          watches may be used up (`sysctl fs.epoll.max_user_watches`)"
     )]
-    Register(String),
+    Reactor(String),
 }
 
 impl Error {
@@ -116,7 +116,7 @@ impl Error {
     /// Everything else is worth another try. The actor tries again in either case, the permanent
     /// errors at its slowest rate.
     pub fn is_permanent(&self) -> bool {
-        matches!(self, Self::Load(_) | Self::Stack { .. })
+        matches!(self, Self::Load(_) | Self::StackTooSmall { .. })
     }
 
     /// The number that libquorum returned, where it was asked.
@@ -288,15 +288,18 @@ mod tests {
             (Error::Connect(Code::NOT_EXIST), "/dev/shm"),
             (Error::Connect(Code::NO_SPACE), "/dev/shm is full"),
             (Error::NoSocket, "systemctl start corosync"),
-            (Error::Descriptors, "ulimit -n"),
+            (Error::NoDescriptors, "ulimit -n"),
             (Error::NoProvider, "provider: corosync_votequorum"),
-            (Error::Server { found: Some(65534), expected: 0 }, "uid 65534: expected uid 0"),
-            (Error::Stack { available: 1, needed: 2 }, "RUST_MIN_STACK"),
+            (
+                Error::UntrustedServer { found: Some(65534), expected: 0 },
+                "uid 65534: expected uid 0",
+            ),
+            (Error::StackTooSmall { available: 1, needed: 2 }, "RUST_MIN_STACK"),
             (Error::Unresponsive, "restart corosync"),
             (Error::TrackStart(Code::NO_MEMORY), "corosync's log"),
             (Error::Request(Code::NO_MEMORY), "corosync's log"),
             (Error::Dispatch(Code::NO_MEMORY), "corosync's log"),
-            (Error::Register(String::new()), "io driver"),
+            (Error::Reactor(String::new()), "io driver"),
             (Error::Thread(String::new()), "limit on tasks"),
         ] {
             assert!(error.to_string().contains(help), "{error}: lacks {help:?}");
@@ -315,7 +318,7 @@ mod tests {
     #[test]
     fn only_what_waiting_cannot_mend_is_permanent() {
         assert!(Error::Load(String::new()).is_permanent());
-        assert!(Error::Stack { available: 1, needed: 2 }.is_permanent());
+        assert!(Error::StackTooSmall { available: 1, needed: 2 }.is_permanent());
         for error in
             [Error::Connect(Code::ACCESS), Error::NoProvider, Error::Dispatch(Code::LIBRARY)]
         {

@@ -89,7 +89,7 @@ pub(crate) fn log(change: &QuorumChanged, remarks: Remarks) {
 /// What somebody may have to act upon is a warning.
 fn level(change: &QuorumChanged) -> Level {
     match change.cause {
-        Cause::Connecting | Cause::Lost | Cause::Stalled => Level::Warn,
+        Cause::ConnectFailed | Cause::Disconnected | Cause::Stalled => Level::Warn,
         _ if change.is_loss() || change.left_quorate() => Level::Warn,
         // Why there is no quorum is known only after it was lost.
         Cause::Votes if change.current.shortage().is_some() => Level::Info,
@@ -206,7 +206,7 @@ mod tests {
         let mut logged = Logged::connected();
         logged.counters.gather_entered += 1;
         logged.read();
-        logged.apply(Event::Lost(Error::Dispatch(crate::Code::LIBRARY)));
+        logged.apply(Event::Disconnected(Error::Dispatch(crate::Code::LIBRARY)));
         assert_eq!(logged.remarks.len(), 1);
         assert_eq!(logged.lines.reforming_since, None);
     }

@@ -90,18 +90,18 @@ impl QuorumChanged {
 
 /// What happened to cause a [`QuorumChanged`].
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Cause {
     /// Nothing: this is the first message after subscribing, with the state at that moment.
     Subscribed,
     /// An attempt to connect failed. Told for the first one, for each new error, and then each
     /// time that the number of attempts has doubled.
-    Connecting,
+    ConnectFailed,
     /// Corosync accepted us, or answers again.
     Connected,
     /// The membership changed, or was told for the first time on this connection.
-    Nodelist,
+    Membership,
     /// Corosync decided about quorum, or time did: a decision that is overdue is not believed any
     /// more, a gain that was held back is told, a lease ran out unnoticed and is extended.
     Quorum,
@@ -113,7 +113,7 @@ pub enum Cause {
     /// Corosync has not answered for as long as the lease.
     Stalled,
     /// The connection to Corosync ended.
-    Lost,
+    Disconnected,
     /// The actor ended.
     Stopped,
 }

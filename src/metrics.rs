@@ -247,43 +247,43 @@ fn timestamp(ago: Duration) -> f64 {
 fn cause(cause: Cause) -> &'static str {
     match cause {
         Cause::Subscribed => "subscribed",
-        Cause::Connecting => "connecting",
+        Cause::ConnectFailed => "connect_failed",
         Cause::Connected => "connected",
-        Cause::Nodelist => "nodelist",
+        Cause::Membership => "membership",
         Cause::Quorum => "quorum",
         Cause::Votes => "votes",
         Cause::Ring => "ring",
         Cause::Stalled => "stalled",
-        Cause::Lost => "lost",
+        Cause::Disconnected => "disconnected",
         Cause::Stopped => "stopped",
     }
 }
 
 /// The causes of changes that are counted: `Subscribed` is no change.
 const CAUSES: [Cause; 9] = [
-    Cause::Connecting,
+    Cause::ConnectFailed,
     Cause::Connected,
-    Cause::Nodelist,
+    Cause::Membership,
     Cause::Quorum,
     Cause::Votes,
     Cause::Ring,
     Cause::Stalled,
-    Cause::Lost,
+    Cause::Disconnected,
     Cause::Stopped,
 ];
 
 fn reason(error: &Error) -> String {
     match error {
         Error::Load(_) => "load".to_owned(),
-        Error::Descriptors => "descriptors".to_owned(),
-        Error::Busy => "busy".to_owned(),
+        Error::NoDescriptors => "no_descriptors".to_owned(),
+        Error::ConnectInProgress => "connect_in_progress".to_owned(),
         Error::NoSocket => "no_socket".to_owned(),
         Error::Unresponsive => "unresponsive".to_owned(),
         Error::Thread(_) => "thread".to_owned(),
-        Error::Server { .. } => "server".to_owned(),
+        Error::UntrustedServer { .. } => "untrusted_server".to_owned(),
         Error::NoProvider => "no_provider".to_owned(),
-        Error::Stack { .. } => "stack".to_owned(),
-        Error::Register(_) => "register".to_owned(),
+        Error::StackTooSmall { .. } => "stack_too_small".to_owned(),
+        Error::Reactor(_) => "reactor".to_owned(),
         Error::Connect(code)
         | Error::TrackStart(code)
         | Error::Request(code)
@@ -303,7 +303,7 @@ const REASONS: [&str; 10] = [
     "CS_ERR_NO_SPACE",
     "CS_ERR_BAD_HANDLE",
     "load",
-    "server",
+    "untrusted_server",
     "no_provider",
     "unresponsive",
 ];

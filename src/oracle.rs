@@ -282,7 +282,7 @@ impl Oracle {
             assert_eq!(told(&after.votes), told(&link.votes));
         }
         for spared in [&[], &after.members[..after.members.len().min(1)], &after.members] {
-            assert_eq!(after.would_survive(spared), would_survive(&after, spared));
+            assert_eq!(after.quorate_without(spared), quorate_without(&after, spared));
         }
         if let Some(change) = change {
             self.departures.note(&change);
@@ -303,13 +303,13 @@ impl Oracle {
             if let Event::Connected { has_provider, asked_at, watched } = event {
                 self.link = Some(Link::new(*has_provider, *asked_at, *watched));
             }
-            return (matches!(event, Event::Lost(_)), false);
+            return (matches!(event, Event::Disconnected(_)), false);
         };
         let (mut reformed, mut others) = (false, false);
         match event {
             Event::Tick => {}
             Event::Lapsed => reformed = true,
-            Event::Lost(_) | Event::Failed { .. } | Event::Stopped => {
+            Event::Disconnected(_) | Event::Failed { .. } | Event::Stopped => {
                 self.link = None;
                 return (true, false);
             }
@@ -500,7 +500,7 @@ fn accounts(
 }
 
 /// Without some of its members. What is quorate without a vote to spare can spare nobody, and is.
-fn would_survive(snapshot: &Snapshot, spared: &[NodeId]) -> Option<bool> {
+fn quorate_without(snapshot: &Snapshot, spared: &[NodeId]) -> Option<bool> {
     let votes =
         snapshot.votes.as_ref().filter(|_| snapshot.settled && snapshot.votes_are_current)?;
     if spared.is_empty() {

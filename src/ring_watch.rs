@@ -298,7 +298,7 @@ impl Maps {
 impl From<Error> for Failed {
     fn from(error: Error) -> Self {
         match error {
-            Error::Load(_) | Error::Server { .. } => Self::Unwatchable(error.to_string()),
+            Error::Load(_) | Error::UntrustedServer { .. } => Self::Unwatchable(error.to_string()),
             Error::Connect(Code::LIBRARY | Code::ACCESS) => Self::Refused(error),
             error => Self::For(error),
         }

@@ -284,7 +284,7 @@ mod tests {
         let changed = pin!(latest.changed());
         assert!(changed.poll(&mut Context::from_waker(&waker)).is_pending());
         assert!(shared.is_quorate());
-        shared.publish(Event::Lost(Error::Dispatch(Code::LIBRARY)));
+        shared.publish(Event::Disconnected(Error::Dispatch(Code::LIBRARY)));
         assert!(waiter.1.load(Ordering::Acquire));
     }
 
@@ -327,7 +327,7 @@ mod tests {
         }));
         let (tell, told) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            shared.publish(Event::Lost(Error::Dispatch(Code::LIBRARY)));
+            shared.publish(Event::Disconnected(Error::Dispatch(Code::LIBRARY)));
             let _ = tell.send(shared.snapshot());
         });
         let snapshot = told.recv_timeout(Duration::from_secs(20)).expect("it does not hang");
@@ -347,7 +347,7 @@ mod tests {
                 woken.fetch_add(1, Ordering::AcqRel);
             }));
         }
-        shared.publish(Event::Lost(Error::Dispatch(Code::LIBRARY)));
+        shared.publish(Event::Disconnected(Error::Dispatch(Code::LIBRARY)));
         assert_eq!(woken.load(Ordering::Acquire), 90);
     }
 

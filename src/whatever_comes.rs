@@ -96,7 +96,7 @@ impl Play<'_> {
                 let (has_provider, watched) = (self.bytes.of(8) > 0, self.bytes.of(2) > 0);
                 Event::Connected { has_provider, asked_at: self.earlier(), watched }
             }
-            14 => Event::Lost(self.error()),
+            14 => Event::Disconnected(self.error()),
             _ => match self.bytes.of(8) {
                 0 => Event::Stopped,
                 attempt => Event::Failed { attempt: attempt.into(), error: self.error() },
@@ -143,7 +143,7 @@ impl Play<'_> {
             Ok(None) => {}
             Err(error) => {
                 self.forget();
-                self.apply(Event::Lost(error));
+                self.apply(Event::Disconnected(error));
             }
         }
     }

@@ -84,8 +84,10 @@ pub(crate) fn start(lease: Duration) -> Running {
         let quorum = runner.block_on(async {
             let listener = Actor::start_in_arbiter(&Arbiter::new().handle(), |_| Listener(tell));
             let quick = Duration::from_millis(10)..=Duration::from_millis(20);
-            let backoff =
-                Backoff::default().absent(quick.clone()).lost(quick.clone()).failing(quick);
+            let backoff = Backoff::default()
+                .not_running(quick.clone())
+                .disconnected(quick.clone())
+                .transient(quick);
             QuorumActor::builder()
                 .lease(lease)
                 .backoff(backoff)
@@ -180,8 +182,9 @@ fn deaths(report: &mut Report, corosync: &Corosync, netns: &Netns, told: &Told) 
             is_ready.recv().expect("it connects");
             let killed = clock::now();
             corosync.kill();
-            let lost =
-                told.until(|change| matches!(change.current.connection, Connection::Lost { .. }));
+            let lost = told.until(|change| {
+                matches!(change.current.connection, Connection::Disconnected { .. })
+            });
             (killed, watching.join().expect("it sees it"), lost)
         });
         noticed.push((lost as f64 - hung_up as f64) / 1e6);

@@ -123,7 +123,7 @@ fn member_line(quorum: &QuorumHandle, now: &Snapshot, member: NodeId) -> String 
     if Some(member) == now.local {
         line.push_str(", this node");
     }
-    match now.would_survive(&[member]) {
+    match now.quorate_without(&[member]) {
         Some(true) => line.push_str(", can be spared"),
         Some(false) if now.quorum.is_quorate() => line.push_str(", quorum needs it"),
         _ => {}

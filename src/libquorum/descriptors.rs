@@ -25,7 +25,7 @@ pub(super) struct Guard {
 impl Guard {
     /// Checks that enough descriptors are free, and that number 0 is not among them.
     pub(super) fn new() -> Result<Self, Error> {
-        Self::open().map_err(|_| Error::Descriptors)
+        Self::open().map_err(|_| Error::NoDescriptors)
     }
 
     fn open() -> io::Result<Self> {

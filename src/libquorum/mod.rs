@@ -65,7 +65,7 @@ impl Library {
     /// # Errors
     ///
     /// [`Error::Load`] tells a missing library, one that lacks a symbol and one that is too old;
-    /// [`Error::Descriptors`] if there is none left to open it with.
+    /// [`Error::NoDescriptors`] if there is none left to open it with.
     pub fn load() -> Result<Self, Error> {
         #[cfg(feature = "linked")]
         return Ok(Self(sys::Quorum::linked()));
@@ -93,7 +93,7 @@ impl Library {
 
 /// Why libquorum was not loaded. The dynamic linker calls a file missing that it cannot open.
 fn not_loaded(error: sys::LoadError) -> Error {
-    if descriptors::any_left() { error.into() } else { Error::Descriptors }
+    if descriptors::any_left() { error.into() } else { Error::NoDescriptors }
 }
 
 /// Whether a quorum provider is configured (`quorum_initialize(3)`, `quorum_type`).
@@ -183,7 +183,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`Error::Load`], [`Error::Descriptors`], [`Error::Busy`] and [`Error::Connect`].
+    /// [`Error::Load`], [`Error::NoDescriptors`], [`Error::ConnectInProgress`] and [`Error::Connect`].
     pub fn initialize() -> Result<Self, Error> {
         Self::initialize_with(Library::load()?)
     }
@@ -192,7 +192,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`Error::Descriptors`], [`Error::Busy`] and [`Error::Connect`].
+    /// [`Error::NoDescriptors`], [`Error::ConnectInProgress`] and [`Error::Connect`].
     pub fn initialize_with(library: Library) -> Result<Self, Error> {
         let peer = Peer { line: &Line::default(), uid: None };
         Self::initialize_at_most(library, model::find(library, peer, |_| Ok(()))?, peer)
@@ -320,7 +320,7 @@ impl Handle {
     ///
     /// [`Error::Dispatch`] with [`Code::TRY_AGAIN`] if nothing waits
     /// ([`Dispatch::OneNonblocking`] only), with any other code if the connection is over: it must
-    /// be given up, and what was waiting in it is lost. [`Error::Stack`] on a thread whose stack
+    /// be given up, and what was waiting in it is lost. [`Error::StackTooSmall`] on a thread whose stack
     /// is too small.
     #[must_use = "nothing is dispatched until it is iterated over"]
     pub fn dispatch(&mut self, dispatch: Dispatch) -> Notifications<'_> {

@@ -60,7 +60,7 @@ impl Open {
         fd_get: impl FnOnce(u64, &mut RawFd) -> sys::cs_error_t,
         finalize: impl FnOnce(u64) -> sys::cs_error_t,
     ) -> Result<Opened, Error> {
-        let alone = self.one_at_a_time.try_lock_for(PATIENCE).ok_or(Error::Busy)?;
+        let alone = self.one_at_a_time.try_lock_for(PATIENCE).ok_or(Error::ConnectInProgress)?;
         let made = make(service, peer, initialize, fd_get, finalize);
         self.unlock(alone);
         made
@@ -155,7 +155,9 @@ fn make(
 /// Why there is no connection, where the library's code has several causes.
 fn not_connected(code: Code, service: &[u8], peer: Peer<'_>) -> Error {
     match (peer.uid, peer.line.refused()) {
-        (Some(expected), Some(found)) => return Error::Server { found: Some(found), expected },
+        (Some(expected), Some(found)) => {
+            return Error::UntrustedServer { found: Some(found), expected };
+        }
         _ if peer.line.is_cut() => return Error::Unresponsive,
         _ => {}
     }

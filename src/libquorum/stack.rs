@@ -12,7 +12,11 @@ pub(super) fn check() -> Result<(), Error> {
     let Some(lowest) = lowest_address() else { return Ok(()) };
     let here = 0u8;
     let available = (&raw const here).addr().saturating_sub(lowest);
-    if available < NEEDED { Err(Error::Stack { available, needed: NEEDED }) } else { Ok(()) }
+    if available < NEEDED {
+        Err(Error::StackTooSmall { available, needed: NEEDED })
+    } else {
+        Ok(())
+    }
 }
 
 /// The lowest usable address of this thread's stack, where the system tells.
@@ -64,7 +68,7 @@ mod tests {
     fn a_small_stack_is_refused_before_libquorum_is_called() {
         // The C library may give a thread a used stack of up to four times this size.
         let error = on_a_stack_of(256 * 1024).unwrap_err();
-        assert!(matches!(error, Error::Stack { available, needed } if available < needed));
+        assert!(matches!(error, Error::StackTooSmall { available, needed } if available < needed));
         assert_eq!(on_a_stack_of(2 * 1024 * 1024), Ok(()));
     }
 }

@@ -62,7 +62,7 @@ impl Client {
             theirs.set_nonblocking(true)?;
             Ok::<_, std::io::Error>((ours, theirs))
         };
-        let (ours, theirs) = pair().map_err(|_| Error::Descriptors)?;
+        let (ours, theirs) = pair().map_err(|_| Error::NoDescriptors)?;
         let queue = Arc::new(Mutex::new(Queue {
             waiting: VecDeque::new(),
             failed: None,

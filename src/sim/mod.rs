@@ -7,10 +7,10 @@
 //!
 //! # Testing your actors
 //!
-//! Nothing here needs Corosync, root or real time. A [`Probe`] says what was told. With tokio's
+//! Nothing here needs Corosync, root or real time. A [`Recorder`] says what was told. With tokio's
 //! clock paused a test of what happens after half a minute takes milliseconds; the actor has to run
 //! on the test's own arbiter then, whose clock it is:
-//! [`start_in_arbiter`](crate::QuorumBuilder::start_in_arbiter). When a probe on that arbiter has
+//! [`start_in_arbiter`](crate::QuorumBuilder::start_in_arbiter). When a recorder on that arbiter has
 //! seen a change, a subscriber on it has it in its mailbox, and handles it before what it is sent
 //! after.
 //!
@@ -22,7 +22,7 @@
 //!
 //! ```
 //! use actix::prelude::*;
-//! use actix_quorum::{QuorumActor, QuorumChanged, sim::{Cluster, Probe}};
+//! use actix_quorum::{QuorumActor, QuorumChanged, sim::{Cluster, Recorder}};
 //!
 //! /// Your actor: may write while there is quorum.
 //! #[derive(Default)]
@@ -65,18 +65,18 @@
 //!         .source(cluster.node(1))
 //!         .subscribe(writer.clone().recipient())
 //!         .start_in_arbiter(&Arbiter::current());
-//!     let mut probe = Probe::new(&quorum);
+//!     let mut recorder = Recorder::new(&quorum);
 //!
-//!     probe.expect_gain().await;
+//!     recorder.expect_gain().await;
 //!     assert_eq!(writer.send(IsWriting).await, Ok(true));
 //!
 //!     cluster.partition(&[&[1], &[2, 3]]).unwrap();
-//!     probe.expect_loss().await;
+//!     recorder.expect_loss().await;
 //!     assert_eq!(writer.send(IsWriting).await, Ok(false));
 //!
 //!     tokio::time::sleep(std::time::Duration::from_secs(3600)).await; // takes no time
 //!     cluster.heal();
-//!     let change = probe.expect_gain().await;
+//!     let change = recorder.expect_gain().await;
 //!     assert!(change.current.epoch > 0, "others may have written meanwhile");
 //!     assert_eq!(writer.send(IsWriting).await, Ok(true));
 //!     quorum.stop().await;
@@ -94,7 +94,7 @@
 mod cluster;
 mod connection;
 mod error;
-mod probe;
+mod recorder;
 mod totem;
 mod votequorum;
 mod world;
@@ -102,5 +102,5 @@ mod world;
 pub use self::{
     cluster::{Cluster, Fault, Node},
     error::Error,
-    probe::Probe,
+    recorder::Recorder,
 };

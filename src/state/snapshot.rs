@@ -56,7 +56,7 @@ pub enum Connection {
     /// again when it answers.
     Stalled,
     /// There was one. The next attempt follows after a delay.
-    Lost {
+    Disconnected {
         /// What ended it.
         error: Error,
     },
@@ -121,7 +121,7 @@ impl Snapshot {
     ///
     /// `None` where the votes of this membership are not known: there is no votequorum, or the
     /// membership or the decision has changed and it was not asked since, which takes some 50 ms.
-    pub fn would_survive(&self, nodes: &[NodeId]) -> Option<bool> {
+    pub fn quorate_without(&self, nodes: &[NodeId]) -> Option<bool> {
         let votes = self.known_votes()?;
         let mut left = votes.total;
         let mut spared = self.members.iter().filter(|member| nodes.contains(member)).peekable();

@@ -36,7 +36,7 @@ pub(crate) enum Event {
     /// Quorum had run out for a moment when it was extended: readers may have seen that.
     Lapsed,
     /// The connection is over.
-    Lost(Error),
+    Disconnected(Error),
     /// The actor ends.
     Stopped,
 }
@@ -221,7 +221,7 @@ impl Tracker {
         let is_established = self.current.connection.tells();
         match event {
             Event::Failed { attempt, error } => {
-                draft.cause = Cause::Connecting;
+                draft.cause = Cause::ConnectFailed;
                 draft.after.connection = Connection::Connecting { attempt, error: Some(error) };
                 if !worth_telling(&self.current.connection, &draft.after.connection) {
                     return false;
@@ -240,10 +240,10 @@ impl Tracker {
                     self.link.ring.unwatch();
                 }
             }
-            Event::Lost(error) => {
-                draft.cause = Cause::Lost;
+            Event::Disconnected(error) => {
+                draft.cause = Cause::Disconnected;
                 draft.broken = true;
-                draft.after.connection = Connection::Lost { error };
+                draft.after.connection = Connection::Disconnected { error };
                 self.unlink(draft);
             }
             Event::Stopped => {
@@ -320,7 +320,7 @@ impl Tracker {
         now: Moment,
         draft: &mut Draft,
     ) {
-        draft.cause = Cause::Nodelist;
+        draft.cause = Cause::Membership;
         let (link, before) = (&mut self.link, &self.current);
         let (members, left) = (sorted(members), sorted(left));
         let (votes, was_held) = (before.votes.as_ref(), link.quorate_since.is_some());
@@ -708,10 +708,10 @@ mod tests {
     #[test]
     fn a_lost_connection_is_unknown_and_breaks_continuity() {
         let mut fold = Fold::quorate();
-        let change = fold.change(Event::Lost(LOST));
+        let change = fold.change(Event::Disconnected(LOST));
         assert!(change.is_loss());
         assert_eq!(fold.now().quorum, Quorum::Unknown);
-        assert_eq!(fold.now().connection, Connection::Lost { error: LOST });
+        assert_eq!(fold.now().connection, Connection::Disconnected { error: LOST });
         assert_eq!(fold.now().members, ids(&[1, 2, 3]), "the last ones known");
         assert_eq!(change.current.epoch, change.previous.epoch + 1);
     }
@@ -719,7 +719,7 @@ mod tests {
     #[test]
     fn what_a_dead_connection_said_is_not_believed_after_reconnecting() {
         let mut fold = Fold::quorate();
-        fold.change(Event::Lost(LOST));
+        fold.change(Event::Disconnected(LOST));
         fold.change(connected(true));
         assert_eq!(fold.now().quorum, Quorum::Unknown);
         fold.change(nodelist(13, &[1, 2, 3], &[], &[]));
@@ -729,7 +729,7 @@ mod tests {
     #[test]
     fn notifications_without_a_connection_change_nothing() {
         let mut fold = Fold::quorate();
-        fold.change(Event::Lost(LOST));
+        fold.change(Event::Disconnected(LOST));
         assert!(fold.0.apply(quorum(9, true, &[1, 2, 3]), at(1)).is_none());
         assert_eq!(fold.now().quorum, Quorum::Unknown);
     }
@@ -749,7 +749,7 @@ mod tests {
     #[test]
     fn left_lists_a_node_that_vanished_while_we_were_away() {
         let mut fold = Fold::quorate();
-        fold.change(Event::Lost(LOST));
+        fold.change(Event::Disconnected(LOST));
         fold.change(connected(true));
         let change = fold.change(nodelist(17, &[2, 3, 4], &[], &[]));
         assert_eq!((&*change.joined, &*change.left), (&*ids(&[4]), &*ids(&[1])));
@@ -878,7 +878,7 @@ mod tests {
             .collect();
         assert_eq!(told, [1, 2, 4, 8, 16]);
         let error = Error::Connect(Code::ACCESS);
-        assert_eq!(fold.change(Event::Failed { attempt: 21, error }).cause, Cause::Connecting);
+        assert_eq!(fold.change(Event::Failed { attempt: 21, error }).cause, Cause::ConnectFailed);
     }
 
     #[test]
@@ -1037,7 +1037,7 @@ mod tests {
         let change = fold.change(Event::Lapsed);
         assert!(change.interrupted() && change.current.quorum.is_quorate());
         assert_eq!(change.current.epoch, change.previous.epoch + 1);
-        fold.change(Event::Lost(LOST));
+        fold.change(Event::Disconnected(LOST));
         fold.nothing_at(2, Event::Lapsed);
     }
 
@@ -1086,23 +1086,23 @@ mod tests {
     #[test]
     fn votes_say_who_can_be_spared() {
         let mut fold = Fold::quorate();
-        assert_eq!(fold.now().would_survive(&[]), None);
+        assert_eq!(fold.now().quorate_without(&[]), None);
         let members = vec![(NodeId(1), 3), (NodeId(2), 1), (NodeId(3), 1)];
         let votes = Votes { total: 5, quorum: 3, members, ..Votes::default() };
         let (asked_at, local) = (at(10).moment, Some(NodeId(2)));
         let answer = Answer { asked_at, quorate: true, votes: Some(votes), local };
         let change = fold.change_at(20, Event::Answered(answer));
         assert_eq!((change.cause, fold.now().local), (Cause::Votes, Some(NodeId(2))));
-        assert_eq!(fold.now().would_survive(&[NodeId(2), NodeId(3)]), Some(true));
-        assert_eq!(fold.now().would_survive(&[NodeId(1)]), Some(false));
-        assert_eq!(fold.now().would_survive(&[NodeId(9)]), Some(true));
+        assert_eq!(fold.now().quorate_without(&[NodeId(2), NodeId(3)]), Some(true));
+        assert_eq!(fold.now().quorate_without(&[NodeId(1)]), Some(false));
+        assert_eq!(fold.now().quorate_without(&[NodeId(9)]), Some(true));
 
         // More than votequorum can count.
         let members = vec![(NodeId(1), u32::MAX), (NodeId(2), 2), (NodeId(3), 1)];
         let votes = Votes { total: 5, quorum: 3, members, ..Votes::default() };
         let answer = Answer { asked_at, quorate: true, votes: Some(votes), local };
         fold.change_at(30, Event::Answered(answer));
-        assert_eq!(fold.now().would_survive(&[NodeId(1), NodeId(2)]), Some(false));
+        assert_eq!(fold.now().quorate_without(&[NodeId(1), NodeId(2)]), Some(false));
     }
 
     #[test]
@@ -1113,8 +1113,8 @@ mod tests {
         let asked_at = at(10).moment;
         let answer = Answer { asked_at, quorate: true, votes: Some(votes), local: None };
         fold.change_at(20, Event::Answered(answer));
-        assert_eq!(fold.now().would_survive(&ids(&[1, 2])), Some(false));
-        assert_eq!(fold.now().would_survive(&[]), Some(true));
+        assert_eq!(fold.now().quorate_without(&ids(&[1, 2])), Some(false));
+        assert_eq!(fold.now().quorate_without(&[]), Some(true));
     }
 
     #[test]

@@ -13,7 +13,7 @@ const PAGE: &str = include_str!("live.html");
 /// What the page may do: run its own script, which makes no markup out of text, and talk to where it
 /// came from. The hashes are those of its script and its style, as a test makes sure.
 const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-FJzpxAKgprLlvTN7APPM5z7ESTEjTXmpZEx1yXcRpTk='; \
+    script-src 'sha256-qSL7Ql5qNDMGOs6Tgha1J8IXzIHgAO3xdC9/D8Rw+rg='; \
     style-src 'sha256-JfAk8Xoz6clHbZX8R/NL/3k1yIIJT1yn+ZJlClT+bZY='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'; \
     require-trusted-types-for 'script'; trusted-types 'none'";

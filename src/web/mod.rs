@@ -105,7 +105,7 @@ use crate::QuorumHandle;
 /// | field | |
 /// |---|---|
 /// | `quorum` | `quorate`, `inquorate` or `unknown`; as [`QuorumHandle::quorum`] it applies the lease |
-/// | `connection` | `state` is `connecting`, `connected`, `stalled`, `lost` or `stopped`; `attempt` and `error` with some |
+/// | `connection` | `state` is `connecting`, `connected`, `stalled`, `disconnected` or `stopped`; `attempt` and `error` with some |
 /// | `ring_id` | as Corosync shows it, `1.2a`; `null` if none is known |
 /// | `members` | node ids, ascending |
 /// | `names` | the names of nodes by their ids, where `corosync.conf` has any: [`QuorumHandle::node_names`] |

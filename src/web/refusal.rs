@@ -18,7 +18,7 @@ use crate::{Connection, Quorum, QuorumHandle, RingId, RingState};
 ///
 /// | `reason` | |
 /// |---|---|
-/// | `connecting`, `lost` | there is no connection to Corosync, or none any more |
+/// | `connecting`, `disconnected` | there is no connection to Corosync, or none any more |
 /// | `stalled` | Corosync, or the actor, has not been heard for the lease |
 /// | `inquorate` | this partition of the cluster has no quorum |
 /// | `unsettled` | the membership has changed, and the decision about it is awaited |
@@ -52,7 +52,9 @@ impl NotQuorate {
         let (reason, detail) = match (&snapshot.connection, quorum) {
             (Connection::Stopped, _) => ("stopped", "the service is stopping"),
             (Connection::Connecting { .. }, _) => ("connecting", "not connected to the cluster"),
-            (Connection::Lost { .. }, _) => ("lost", "the connection to the cluster was lost"),
+            (Connection::Disconnected { .. }, _) => {
+                ("disconnected", "the connection to the cluster was lost")
+            }
             (_, Quorum::Inquorate) => ("inquorate", "this node's partition has no quorum"),
             (Connection::Connected, Quorum::Unknown)
                 if matches!(snapshot.ring, RingState::Gather)

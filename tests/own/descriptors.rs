@@ -80,7 +80,7 @@ fn without_descriptors_an_attempt_fails_and_harms_nothing() {
         let (before, open) = (zero(), open_fds());
         let exhausted = Exhausted::but(0);
         for _ in 0..3 {
-            assert_eq!(Handle::initialize().unwrap_err(), Error::Descriptors);
+            assert_eq!(Handle::initialize().unwrap_err(), Error::NoDescriptors);
             assert_eq!(zero(), before);
         }
         drop(exhausted);
@@ -115,7 +115,7 @@ fn with_few_descriptors_an_attempt_works_or_fails_cleanly() {
                 match result {
                     Ok(told) => worked.push(told),
                     Err(error) => {
-                        assert_eq!(error, Error::Descriptors, "{free} were free");
+                        assert_eq!(error, Error::NoDescriptors, "{free} were free");
                         assert!(worked.is_empty(), "{free} were free, and fewer were enough");
                     }
                 }
@@ -183,7 +183,7 @@ fn a_library_that_cannot_be_opened_for_want_of_descriptors_is_not_missing() {
     let exhausted = Exhausted::but(0);
     let error = Library::load_from(&path).unwrap_err();
     drop(exhausted);
-    assert_eq!(error, Error::Descriptors);
+    assert_eq!(error, Error::NoDescriptors);
     // Now it is seen for what it is.
     assert!(matches!(Library::load_from(&path), Err(Error::Load(_))));
 }
@@ -191,7 +191,7 @@ fn a_library_that_cannot_be_opened_for_want_of_descriptors_is_not_missing() {
 fn tells_descriptors(change: &QuorumChanged) -> bool {
     let now = &change.current;
     assert!(!now.quorum.is_quorate(), "{change}");
-    matches!(&now.connection, Connection::Connecting { error: Some(Error::Descriptors), .. })
+    matches!(&now.connection, Connection::Connecting { error: Some(Error::NoDescriptors), .. })
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn an_actor_without_an_arbiter_says_so_and_ends() {
         .await;
         assert!(told.iter().any(|change| matches!(
             &change.current.connection,
-            Connection::Connecting { attempt: 1, error: Some(Error::Descriptors) }
+            Connection::Connecting { attempt: 1, error: Some(Error::NoDescriptors) }
         )));
         quorum.stop().await;
     });

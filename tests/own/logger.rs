@@ -69,7 +69,7 @@ fn a_logger_that_blocks_does_not_keep_quorum_up() {
             eventually("the loss is told", || (!reader.is_quorate()).then_some(()));
             reader.snapshot()
         });
-        assert!(matches!(waiting.join().unwrap().connection, Connection::Lost { .. }));
+        assert!(matches!(waiting.join().unwrap().connection, Connection::Disconnected { .. }));
         drop(unblock);
         quorum.stop().await;
     });

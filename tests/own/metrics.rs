@@ -9,7 +9,7 @@ use std::{
 use actix::{Actor, Arbiter, Context, Handler, System, clock};
 use actix_quorum::{
     Code, QuorumActor, QuorumChanged,
-    sim::{Cluster, Fault, Probe},
+    sim::{Cluster, Fault, Recorder},
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
@@ -58,11 +58,11 @@ fn what_happens_is_measured() {
         assert_eq!(value("quorum_quorate"), 0.0, "before anything is known");
         assert_eq!(value("quorum_connected"), 0.0);
         assert_eq!(value("quorum_losses_total"), 0.0);
-        assert_eq!(value("quorum_changes_total{cause=\"lost\"}"), 0.0);
+        assert_eq!(value("quorum_changes_total{cause=\"disconnected\"}"), 0.0);
         assert_eq!(value("quorum_disconnects_total{reason=\"CS_ERR_LIBRARY\"}"), 0.0);
         assert_eq!(value("quorum_lease_seconds"), 4.0);
 
-        let mut probe = Probe::new(&quorum);
+        let mut probe = Recorder::new(&quorum);
         let known = |change: &QuorumChanged| {
             change.current.quorum.is_quorate() && change.current.votes.is_some()
         };

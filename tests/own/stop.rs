@@ -81,7 +81,7 @@ fn a_stop_during_the_delay_of_a_restart_ends_the_actor() {
             connected(&quorum).await;
             fake.block("quorum_finalize");
             fake.hang_up();
-            let lost = |now: &Snapshot| matches!(now.connection, Connection::Lost { .. });
+            let lost = |now: &Snapshot| matches!(now.connection, Connection::Disconnected { .. });
             timeout(DEADLINE, quorum.wait_for(lost)).await.expect("it is lost");
             quorum.stop().await;
             fake.unblock("quorum_finalize");
@@ -188,8 +188,8 @@ fn the_first_delay_after_a_connection_that_lasted_is_short() {
         // Were the delay taken from those that have grown, it would be two seconds or more.
         let minute = Duration::from_secs(60);
         let backoff = Backoff::default()
-            .lost(Duration::from_millis(1)..=minute)
-            .lasting(Duration::from_millis(300));
+            .disconnected(Duration::from_millis(1)..=minute)
+            .reset_after(Duration::from_millis(300));
         let quorum = builder(&fake).backoff(backoff).start();
         connected(&quorum).await;
         for _ in 0..11 {

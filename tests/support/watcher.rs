@@ -119,7 +119,7 @@ impl Watcher {
     #[track_caller]
     pub fn until_lost(&self) -> Vec<QuorumChanged> {
         self.until("the connection is lost", |change| {
-            matches!(change.current.connection, Connection::Lost { .. })
+            matches!(change.current.connection, Connection::Disconnected { .. })
         })
     }
 
@@ -204,7 +204,7 @@ impl Handler<QuorumChanged> for Forward {
 fn change_error(change: &QuorumChanged) -> Option<actix_quorum::Error> {
     match &change.current.connection {
         Connection::Connecting { error, .. } => error.clone(),
-        Connection::Lost { error } => Some(error.clone()),
+        Connection::Disconnected { error } => Some(error.clone()),
         _ => None,
     }
 }
@@ -239,10 +239,10 @@ pub fn last_quorate(quorum: &QuorumHandle, since: Instant) -> Duration {
 pub fn quick() -> Backoff {
     let delays = Duration::from_millis(10)..=Duration::from_millis(50);
     Backoff::default()
-        .absent(delays.clone())
-        .lost(delays.clone())
-        .failing(delays.clone())
-        .refused(delays)
+        .not_running(delays.clone())
+        .disconnected(delays.clone())
+        .transient(delays.clone())
+        .needs_operator(delays)
 }
 
 /// One line each.

@@ -378,7 +378,11 @@ fn only_a_server_of_the_right_user_is_believed() {
     for ipc in [Ipc::Shm, Ipc::Socket] {
         let node = Node::single_with(|config| config.ipc = ipc);
         let watcher = Watcher::start_with(&node.netns, |builder| builder.server_uid(Some(4711)));
-        assert_eq!(watcher.error(), Error::Server { found: Some(0), expected: 4711 }, "{ipc:?}");
+        assert_eq!(
+            watcher.error(),
+            Error::UntrustedServer { found: Some(0), expected: 4711 },
+            "{ipc:?}"
+        );
         assert!(!watcher.quorum.is_quorate());
         let watcher = Watcher::start_with(&node.netns, |builder| builder.server_uid(Some(0)));
         watcher.until_settled(Quorum::Quorate, &[1]);
@@ -394,7 +398,7 @@ fn a_daemon_that_dies_in_the_middle_of_anything_is_survived() {
     let node = Node::single();
     let watcher = Watcher::start_with(&node.netns, |builder| {
         let delays = Duration::from_micros(100)..=Duration::from_millis(2);
-        builder.backoff(Backoff::default().absent(delays.clone()).lost(delays))
+        builder.backoff(Backoff::default().not_running(delays.clone()).disconnected(delays))
     });
     watcher.until_settled(Quorum::Quorate, &[1]);
     let start = Instant::now();
@@ -432,7 +436,10 @@ fn a_small_stack_is_told_and_harms_nothing() {
             System::new().block_on(async {
                 let quorum = QuorumActor::builder().start_in_arbiter(&Arbiter::current());
                 let told = quorum.wait_for(|snapshot| {
-                    matches!(&snapshot.connection, Connection::Lost { error: Error::Stack { .. } })
+                    matches!(
+                        &snapshot.connection,
+                        Connection::Disconnected { error: Error::StackTooSmall { .. } }
+                    )
                 });
                 let snapshot = actix::clock::timeout(DEADLINE, told).await.unwrap();
                 assert!(snapshot.connection.to_string().contains("RUST_MIN_STACK"));
@@ -478,8 +485,8 @@ fn the_votes_are_told() {
     assert_eq!((votes.margin(), votes.of(NodeId(1))), (0, Some(1)));
     assert!(votes.flags.quorate() && !votes.flags.two_node());
     assert_eq!(snapshot.local, Some(NodeId(1)));
-    assert_eq!(snapshot.would_survive(&[NodeId(1)]), Some(false));
-    assert_eq!(snapshot.would_survive(&[]), Some(true));
+    assert_eq!(snapshot.quorate_without(&[NodeId(1)]), Some(false));
+    assert_eq!(snapshot.quorate_without(&[]), Some(true));
     node.corosync.expected_votes(3);
     let told = watcher.until("other votes", |change| {
         change.current.votes.as_ref().is_some_and(|votes| votes.expected == 3)

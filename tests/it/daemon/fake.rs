@@ -607,7 +607,7 @@ fn a_server_that_nobody_can_identify_is_refused() {
     assert_eq!((before, fake.calls("quorum_finalize")), (1, 1));
     // The default is root's server alone.
     let watcher = Watcher::here(|builder| fake_source(builder, fake.path()).backoff(quick()));
-    assert_refused(&fake, &watcher, &Error::Server { found: None, expected: 0 });
+    assert_refused(&fake, &watcher, &Error::UntrustedServer { found: None, expected: 0 });
 }
 
 #[test]
@@ -619,7 +619,7 @@ fn a_server_of_another_user_is_refused() {
     let own = rustix::process::getuid().as_raw();
     let other = own + 1;
     let watcher = fake.watch_with(|builder| builder.server_uid(Some(other)));
-    assert_refused(&fake, &watcher, &Error::Server { found: Some(own), expected: other });
+    assert_refused(&fake, &watcher, &Error::UntrustedServer { found: Some(own), expected: other });
 
     let watcher = fake.watch_with(|builder| builder.server_uid(Some(own)));
     watcher.until_settled(Quorum::Quorate, &[1, 2, 3]);
@@ -667,7 +667,7 @@ fn a_connection_that_hangs_up_is_unknown_and_made_again() {
         let lost = &told[told.len() - 1].current;
         assert_eq!(lost.quorum, Quorum::Unknown);
         let error = Error::Dispatch(Code::LIBRARY);
-        assert_eq!(lost.connection, Connection::Lost { error });
+        assert_eq!(lost.connection, Connection::Disconnected { error });
         let told = until_connected(&watcher);
         assert_never_quorate(&told);
         assert_eq!(fake.tracking_handles(), 1);
@@ -696,7 +696,7 @@ fn a_malformed_notification_ends_the_connection() {
         let mut told = watcher.until_lost();
         let error = Error::Dispatch(Code::MESSAGE_ERROR);
         let lost = &told[told.len() - 1].current;
-        assert_eq!(lost.connection, Connection::Lost { error });
+        assert_eq!(lost.connection, Connection::Disconnected { error });
         assert_eq!(lost.members, ids(&[1, 2, 3]));
         told.extend(until_connected(&watcher));
         assert_never_quorate(&told);

@@ -502,7 +502,7 @@ fn a_small_stack_is_refused_and_harms_nothing() {
         let small = thread::Builder::new().stack_size(256 * 1024);
         let dispatching = small.spawn(move || (handle.try_dispatch(), handle)).unwrap();
         let (refused, mut handle) = dispatching.join().unwrap();
-        assert!(matches!(refused, Err(Error::Stack { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(Error::StackTooSmall { .. })), "{refused:?}");
         assert_eq!(all(&mut handle).len(), 2, "nothing was lost");
     });
 }

@@ -8,7 +8,7 @@ use std::{
 use actix::{Arbiter, System, clock};
 use actix_quorum::{
     Cause, Connection, NodeId, Quorum, QuorumActor, QuorumBuilder, QuorumHandle, QuorumLost,
-    sim::{Cluster, Fault, Probe},
+    sim::{Cluster, Fault, Recorder},
 };
 
 fn run(test: impl Future<Output = ()>) {
@@ -21,10 +21,10 @@ fn run(test: impl Future<Output = ()>) {
 fn start(
     cluster: &Cluster,
     settings: impl FnOnce(QuorumBuilder) -> QuorumBuilder,
-) -> (QuorumHandle, Probe) {
+) -> (QuorumHandle, Recorder) {
     let builder = settings(QuorumActor::builder().source(cluster.node(1)));
     let quorum = builder.start_in_arbiter(&Arbiter::current());
-    let probe = Probe::new(&quorum).deadline(Duration::from_secs(3600));
+    let probe = Recorder::new(&quorum).deadline(Duration::from_secs(3600));
     (quorum, probe)
 }
 
@@ -218,8 +218,8 @@ fn the_votes_are_told_with_each_membership() {
         let told = first.votes.as_ref().unwrap();
         assert_eq!((told.expected, told.total, told.quorum, told.margin()), (5, 5, 3, 2));
         assert_eq!(first.local, Some(NodeId(1)));
-        assert_eq!(first.would_survive(&[NodeId(4), NodeId(5)]), Some(true));
-        assert_eq!(first.would_survive(&[NodeId(3), NodeId(4), NodeId(5)]), Some(false));
+        assert_eq!(first.quorate_without(&[NodeId(4), NodeId(5)]), Some(true));
+        assert_eq!(first.quorate_without(&[NodeId(3), NodeId(4), NodeId(5)]), Some(false));
         cluster.partition(&[&[1, 2, 3], &[4, 5]]).unwrap();
         probe.expect("other votes", votes).await;
         let now = quorum.snapshot();
@@ -227,8 +227,8 @@ fn the_votes_are_told_with_each_membership() {
             (now.votes.as_ref().unwrap().total, now.votes.as_ref().unwrap().margin()),
             (3, 0)
         );
-        assert_eq!(now.would_survive(&[NodeId(4)]), Some(true), "it is no member");
-        assert_eq!(now.would_survive(&[NodeId(2)]), Some(false));
+        assert_eq!(now.quorate_without(&[NodeId(4)]), Some(true), "it is no member");
+        assert_eq!(now.quorate_without(&[NodeId(2)]), Some(false));
         assert!(now.changed_at <= SystemTime::now());
     });
 }

@@ -7,17 +7,17 @@ use actix::{Actor, Arbiter, System, clock};
 use actix_quorum::{
     Cause, QuorumActor, QuorumHandle,
     policy::Call,
-    sim::{Cluster, Probe},
+    sim::{Cluster, Recorder},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 
-async fn quorate() -> (Cluster, QuorumHandle, Probe) {
+async fn quorate() -> (Cluster, QuorumHandle, Recorder) {
     tokio::time::pause();
     let cluster = Cluster::new(3);
     let builder = QuorumActor::builder().source(cluster.node(1));
     let quorum = builder.start_in_arbiter(&Arbiter::current());
-    let mut probe = Probe::new(&quorum);
+    let mut probe = Recorder::new(&quorum);
     probe.expect_gain().await;
     (cluster, quorum, probe)
 }

@@ -23,7 +23,11 @@ fn run(test: impl Future<Output = ()>) {
 
 fn start(cluster: &Cluster, id: u32) -> QuorumHandle {
     let soon = || Duration::from_millis(40)..=Duration::from_millis(80);
-    let backoff = Backoff::default().absent(soon()).lost(soon()).failing(soon()).refused(soon());
+    let backoff = Backoff::default()
+        .not_running(soon())
+        .disconnected(soon())
+        .transient(soon())
+        .needs_operator(soon());
     QuorumActor::builder()
         .source(cluster.node(id))
         .backoff(backoff)

@@ -5,19 +5,19 @@ use std::time::Duration;
 use actix::{Arbiter, System};
 use actix_quorum::{
     NodeId, Quorum, QuorumActor, QuorumChanged, QuorumHandle,
-    sim::{Cluster, Probe},
+    sim::{Cluster, Recorder},
 };
 
 /// A test with an actor on node 1, and virtual time.
 fn on<F: Future<Output = ()>>(
     cluster: Cluster,
-    test: impl FnOnce(Cluster, QuorumHandle, Probe) -> F,
+    test: impl FnOnce(Cluster, QuorumHandle, Recorder) -> F,
 ) {
     System::new().block_on(async {
         tokio::time::pause();
         let builder = QuorumActor::builder().source(cluster.node(1));
         let quorum = builder.start_in_arbiter(&Arbiter::current());
-        let mut probe = Probe::new(&quorum).deadline(Duration::from_secs(3600));
+        let mut probe = Recorder::new(&quorum).deadline(Duration::from_secs(3600));
         probe.expect_gain().await;
         test(cluster, quorum, probe).await;
     });
@@ -28,7 +28,7 @@ fn settled(members: usize, total: u32) -> impl Fn(&QuorumChanged) -> bool {
     move |change| {
         let now = &change.current;
         let told = now.votes.as_ref().is_some_and(|votes| votes.total == total);
-        now.settled && now.members.len() == members && told && now.would_survive(&[]).is_some()
+        now.settled && now.members.len() == members && told && now.quorate_without(&[]).is_some()
     }
 }
 
@@ -57,7 +57,7 @@ fn a_node_that_waits_for_all_says_so_and_has_nothing_to_spare() {
         assert!(line.contains(", members 1 2 3 4; 4 of 5 votes, waits for all nodes"), "{line}");
         let votes = now.votes.as_ref().unwrap();
         assert_eq!((votes.total, votes.quorum, votes.margin()), (4, 3, 0));
-        assert_eq!(now.would_survive(&[]), Some(false));
+        assert_eq!(now.quorate_without(&[]), Some(false));
         cluster.heal();
         let change = probe.expect("all", settled(5, 5)).await;
         assert!(!change.to_string().contains("waits"), "{change}");
@@ -72,9 +72,9 @@ fn a_half_that_has_the_tie_breaker_survives_as_it_is() {
         let change = probe.expect("2 of 4", settled(2, 2)).await;
         let now = &change.current;
         assert!(now.quorum.is_quorate(), "{change}");
-        assert_eq!(now.would_survive(&[]), Some(true));
-        assert_eq!(now.would_survive(&[NodeId(3)]), Some(true), "it is no member");
-        assert_eq!(now.would_survive(&[NodeId(2)]), Some(false));
+        assert_eq!(now.quorate_without(&[]), Some(true));
+        assert_eq!(now.quorate_without(&[NodeId(3)]), Some(true), "it is no member");
+        assert_eq!(now.quorate_without(&[NodeId(2)]), Some(false));
         assert_eq!(now.votes.as_ref().unwrap().margin(), 0);
         assert!(!change.to_string().contains("required"), "{change}");
     });
@@ -83,8 +83,8 @@ fn a_half_that_has_the_tie_breaker_survives_as_it_is() {
 #[test]
 fn the_votes_of_another_membership_answer_nothing() {
     on(Cluster::new(4), |cluster, quorum, mut probe| async move {
-        quorum.wait_for(|now| now.would_survive(&[]) == Some(true)).await;
-        assert_eq!(quorum.snapshot().would_survive(&[NodeId(2)]), Some(true));
+        quorum.wait_for(|now| now.quorate_without(&[]) == Some(true)).await;
+        assert_eq!(quorum.snapshot().quorate_without(&[NodeId(2)]), Some(true));
         cluster.partition(&[&[1, 2, 3], &[4]]).unwrap();
         let changes = probe.up_to("3 of 4", settled(3, 3)).await;
         let changed: Vec<_> =
@@ -93,9 +93,9 @@ fn the_votes_of_another_membership_answer_nothing() {
         assert!(!before.is_empty());
         // As quorate as before, and with what was true of the four.
         for change in before {
-            assert_eq!(change.current.would_survive(&[NodeId(2)]), None, "{change}");
-            assert_eq!(change.current.would_survive(&[]), None, "{change}");
+            assert_eq!(change.current.quorate_without(&[NodeId(2)]), None, "{change}");
+            assert_eq!(change.current.quorate_without(&[]), None, "{change}");
         }
-        assert_eq!(last.current.would_survive(&[NodeId(2)]), Some(false));
+        assert_eq!(last.current.quorate_without(&[NodeId(2)]), Some(false));
     });
 }

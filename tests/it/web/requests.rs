@@ -5,7 +5,7 @@ use std::{sync::Mutex, time::Duration};
 use actix::Arbiter;
 use actix_quorum::{
     Connection, Quorum, QuorumActor, QuorumChanged, QuorumHandle, QuorumLost, RingState,
-    sim::{Cluster, Probe},
+    sim::{Cluster, Recorder},
     web::{Quorate, QuorumGate, routes},
 };
 use actix_web::{
@@ -28,11 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Three nodes, and an actor on the first that knows of quorum.
-async fn quorate() -> (Cluster, QuorumHandle, Probe) {
+async fn quorate() -> (Cluster, QuorumHandle, Recorder) {
     let cluster = Cluster::new(3);
     let builder = QuorumActor::builder().source(cluster.node(1));
     let quorum = builder.start_in_arbiter(&Arbiter::current());
-    let mut probe = Probe::new(&quorum);
+    let mut probe = Recorder::new(&quorum);
     probe.expect_gain().await;
     (cluster, quorum, probe)
 }
@@ -124,7 +124,7 @@ async fn two_of_four() -> (Cluster, QuorumHandle) {
     let cluster = Cluster::new(4);
     let builder = QuorumActor::builder().source(cluster.node(1));
     let quorum = builder.start_in_arbiter(&Arbiter::current());
-    let mut probe = Probe::new(&quorum);
+    let mut probe = Recorder::new(&quorum);
     probe.expect_gain().await;
     cluster.partition(&[&[1, 2], &[3, 4]]).unwrap();
     probe.expect("the votes", |change| change.to_string().contains("2 of 4 votes")).await;
@@ -158,7 +158,10 @@ async fn the_error_of_a_connection_is_not_told_to_clients() {
     let response = ask(gated(QuorumGate::new(quorum)), TestRequest::get().uri("/it")).await;
     let problem = body(response).await;
     assert_eq!(problem["quorum"], "unknown");
-    assert!(["lost", "connecting"].contains(&problem["reason"].as_str().unwrap()), "{problem}");
+    assert!(
+        ["disconnected", "connecting"].contains(&problem["reason"].as_str().unwrap()),
+        "{problem}"
+    );
     assert!(!problem.to_string().contains("CS_ERR"), "{problem}");
 }
 

@@ -134,7 +134,7 @@ fn an_even_split<A: Arm>() {
 fn a_crash_and_a_slow_restart<A: Arm>() {
     let (arm, nodes) = formed::<A>(3, Settings::default());
     arm.crash(3);
-    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
     nodes.expect_quorate(&[1, 2]);
 
@@ -147,7 +147,7 @@ fn a_crash_and_a_slow_restart<A: Arm>() {
 fn a_graceful_stop<A: Arm>() {
     let (arm, nodes) = formed::<A>(3, Settings::default());
     arm.stop(3);
-    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
     nodes.agree(&arm);
 }
@@ -171,7 +171,7 @@ fn an_instant_restart<A: Arm>() {
             ]),
         ],
     );
-    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect_one_of(&[3], &started(3, &[1, 2, 3], &[1, 2, 3], "quorate"));
     nodes.agree(&arm);
 }
@@ -180,10 +180,10 @@ fn an_instant_restart<A: Arm>() {
 fn reconnecting_after_a_crash<A: Arm>() {
     let (arm, nodes) = formed::<A>(3, Settings::default());
     arm.crash(3);
-    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
     arm.stop(2);
-    nodes.expect(&[2], &["unknown: lost; interrupted"]);
+    nodes.expect(&[2], &["unknown: disconnected; interrupted"]);
     nodes.expect(
         &[1],
         &["quorate: new ring 1, unsettled; left 2; interrupted", "inquorate: ring 1; interrupted"],
@@ -204,13 +204,13 @@ fn all_others_gone_and_back<A: Arm>() {
     arm.stop(3);
     nodes.expect(&[1], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
     nodes.expect(&[2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
-    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     arm.crash(2);
     nodes.expect(
         &[1],
         &["quorate: new ring 1, unsettled; left 2; interrupted", "inquorate: ring 1; interrupted"],
     );
-    nodes.expect(&[2], &["unknown: lost; interrupted"]);
+    nodes.expect(&[2], &["unknown: disconnected; interrupted"]);
     nodes.expect_quorate(&[]);
 
     arm.start(3);
@@ -274,7 +274,7 @@ fn expected_votes_flip_quorum_on_the_same_ring<A: Arm>() {
     arm.expected_votes(5);
     nodes.know_votes(&[1, 2, 3], |votes| votes.expected == 5);
     arm.stop(3);
-    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect(
         &[1, 2],
         &[
@@ -292,10 +292,10 @@ fn expected_votes_of_less_than_there_are_leave_quorum_where_it_is<A: Arm>() {
     let (arm, nodes) = formed::<A>(3, Settings::default());
     arm.expected_votes(1);
     arm.stop(3);
-    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
     arm.stop(2);
-    nodes.expect(&[2], &["unknown: lost; interrupted"]);
+    nodes.expect(&[2], &["unknown: disconnected; interrupted"]);
     nodes.expect(
         &[1],
         &["quorate: new ring 1, unsettled; left 2; interrupted", "inquorate: ring 1; interrupted"],
@@ -314,7 +314,7 @@ fn expected_votes_outlive_the_restart_of_one_daemon<A: Arm>() {
     arm.expected_votes(5);
     nodes.know_votes(&[1, 2, 3], |votes| votes.expected == 5);
     arm.stop(3);
-    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect(
         &[1, 2],
         &[
@@ -329,7 +329,7 @@ fn expected_votes_outlive_the_restart_of_one_daemon<A: Arm>() {
     );
     nodes.expect_one_of(&[3], &started(3, &[1, 2, 3], &[1, 2, 3], "quorate"));
     arm.stop(2);
-    nodes.expect(&[2], &["unknown: lost; interrupted"]);
+    nodes.expect(&[2], &["unknown: disconnected; interrupted"]);
     let first = "quorate: new ring 1 3, unsettled; left 2";
     let interrupted = format!("{first}; interrupted");
     let last = "inquorate: ring 1 3; interrupted";
@@ -370,7 +370,7 @@ fn votes_in_the_nodelist<A: Arm>() {
 fn a_reload_that_changes_the_nodelist<A: Arm>() {
     let (arm, nodes) = formed::<A>(3, Settings::default());
     arm.stop(3);
-    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
     // Nothing is told of a reload that changes nothing.
     arm.reload(3);
@@ -419,7 +419,7 @@ fn wait_for_all_cold_start<A: Arm>() {
 
     // All were seen: two are enough now, and who comes back to them does not wait.
     arm.stop(3);
-    nodes.expect(&[3], &["unknown: lost; interrupted"]);
+    nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
     arm.start(3);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"]);
@@ -499,7 +499,7 @@ fn two_node<A: Arm>() {
     );
 
     arm.crash(2);
-    nodes.expect(&[2], &["unknown: lost; interrupted"]);
+    nodes.expect(&[2], &["unknown: disconnected; interrupted"]);
     nodes.expect(&[1], &["quorate: new ring 1, unsettled; left 2; interrupted", "quorate: ring 1"]);
     nodes.expect_quorate(&[1]);
     arm.start(2);

@@ -119,7 +119,8 @@ impl Told {
         loop {
             match &self.next().current.connection {
                 Connection::Connecting {
-                    error: Some(Error::Unresponsive | Error::Busy), ..
+                    error: Some(Error::Unresponsive | Error::ConnectInProgress),
+                    ..
                 } => {}
                 Connection::Connecting { error: Some(error), .. } => return error.clone(),
                 other => panic!("node {}: {other}", self.id),
@@ -143,13 +144,15 @@ impl Told {
         loop {
             let change = self.next();
             match change.cause {
-                Cause::Connecting | Cause::Votes => {}
+                Cause::ConnectFailed | Cause::Votes => {}
                 Cause::Ring if change.previous.quorum == change.current.quorum => {}
                 Cause::Quorum if waits_for_ring(&change) => {
                     interrupted |= change.interrupted() && self.model == Model::V0;
                     since.get_or_insert(change.previous);
                 }
-                Cause::Nodelist if !self.first_only && is_same_again(&change) => same_again = true,
+                Cause::Membership if !self.first_only && is_same_again(&change) => {
+                    same_again = true
+                }
                 Cause::Quorum if same_again && is_still_so(&change) => same_again = false,
                 Cause::Quorum if !self.first_only && is_early(&change) => {
                     interrupted |= change.interrupted();
@@ -270,7 +273,7 @@ fn step(change: &QuorumChanged, before: Option<&Snapshot>) -> (String, Option<St
             let unsettled = if now.settled { "" } else { ", unsettled" };
             step += &format!("{new}ring{}{unsettled}", list(&now.members));
         }
-        (Connection::Lost { .. }, _) => step += "lost",
+        (Connection::Disconnected { .. }, _) => step += "disconnected",
         (Connection::Stopped, _) => step += "stopped",
         (other, _) => panic!("what is {other:?}?"),
     }
@@ -300,7 +303,7 @@ fn check(last: Option<&QuorumChanged>, change: &QuorumChanged) {
     if let Some(last) = last {
         assert_eq!(last.current, *before, "previous is what was told before");
         assert_eq!(now.sequence, before.sequence + 1, "{change}");
-        let broken = change.is_loss() || change.cause == Cause::Lost;
+        let broken = change.is_loss() || change.cause == Cause::Disconnected;
         let breaks = now.epoch - before.epoch;
         assert!(breaks == 1 || (breaks == 0 && !broken), "{change}: {breaks} breaks");
     }

@@ -69,7 +69,7 @@ fn a_course_with_v0_has_one_step_for_each_decision() {
         "quorate: new ring 1 2 3, unsettled; joined 2; left 2; interrupted",
         "quorate: ring 1 2 3",
         "inquorate: ring 1 2 3; interrupted",
-        "unknown: lost; interrupted",
+        "unknown: disconnected; interrupted",
     ];
     let v0 = [
         "unknown: connected",
@@ -77,7 +77,7 @@ fn a_course_with_v0_has_one_step_for_each_decision() {
         "quorate: new ring 1 2 3; joined 1 2; interrupted",
         "quorate: new ring 1 2 3; interrupted",
         "inquorate: ring 1 2 3; interrupted",
-        "unknown: lost; interrupted",
+        "unknown: disconnected; interrupted",
     ];
     assert_eq!(told_with_v0(&v1.map(String::from).to_vec(), &[1, 2, 3]), v0);
 }

@@ -211,10 +211,10 @@ impl Run {
         }
         let delays = || Duration::from_millis(10)..=Duration::from_millis(40);
         let start = |id| {
-            let backoff = Backoff::default().absent(delays()).lost(delays());
+            let backoff = Backoff::default().not_running(delays()).disconnected(delays());
             QuorumActor::builder()
                 .source(cluster.node(id))
-                .backoff(backoff.failing(delays()).refused(delays()))
+                .backoff(backoff.transient(delays()).needs_operator(delays()))
                 .settle_grace(GRACE)
                 .start_in_arbiter(&Arbiter::current())
         };

@@ -422,7 +422,7 @@ impl Run {
                 self.seen.changes += 1;
                 self.seen.losses += u64::from(change.is_loss());
                 self.seen.rejoined += u64::from(change.rejoined().next().is_some());
-                let lost = matches!(change.current.connection, Connection::Lost { .. });
+                let lost = matches!(change.current.connection, Connection::Disconnected { .. });
                 self.seen.lost_connections += u64::from(lost);
             }
         }
@@ -435,11 +435,11 @@ impl Watched {
         let ms = Duration::from_millis;
         let delays = || ms(10)..=ms(40);
         let backoff = Backoff::default()
-            .absent(delays())
-            .lost(delays())
-            .failing(delays())
-            .refused(delays())
-            .lasting(ms(1000));
+            .not_running(delays())
+            .disconnected(delays())
+            .transient(delays())
+            .needs_operator(delays())
+            .reset_after(ms(1000));
         let first = First::new();
         // The model knows no time: what only time changes has its own tests.
         let mut builder = QuorumActor::builder()
@@ -605,7 +605,7 @@ impl Watched {
         let next = changes.iter().find(|change| change.current.sequence > last);
         let cause = next.map(|next| next.cause);
         prop_assert!(
-            matches!(cause, Some(Cause::Lost | Cause::Stopped)),
+            matches!(cause, Some(Cause::Disconnected | Cause::Stopped)),
             "told by the dead: {self}"
         );
         Ok(())

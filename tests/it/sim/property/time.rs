@@ -200,8 +200,11 @@ struct Guard {
 impl Watched {
     fn new(cluster: &Cluster, node: u32, settings: &Settings) -> Self {
         let delays = || Duration::from_millis(10)..=Duration::from_millis(40);
-        let backoff =
-            Backoff::default().absent(delays()).lost(delays()).failing(delays()).refused(delays());
+        let backoff = Backoff::default()
+            .not_running(delays())
+            .disconnected(delays())
+            .transient(delays())
+            .needs_operator(delays());
         let quorum = QuorumActor::builder()
             .source(cluster.node(node))
             .backoff(backoff)

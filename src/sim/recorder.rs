@@ -10,12 +10,12 @@ use crate::{QuorumChanged, QuorumHandle};
 /// Each expectation waits for a change that meets it, and passes over those that do not. It panics
 /// at its deadline, or when the actor has stopped, with what it has seen since the last one; so a
 /// test neither hangs nor sleeps. By tokio's clock, which a test may pause.
-pub struct Probe {
+pub struct Recorder {
     changes: Pin<Box<dyn Stream<Item = QuorumChanged> + Send>>,
     deadline: Duration,
 }
 
-impl Probe {
+impl Recorder {
     /// Listens to what `quorum` tells: the current state first, then every change.
     pub fn new(quorum: &QuorumHandle) -> Self {
         Self { changes: Box::pin(quorum.changes()), deadline: Duration::from_secs(10) }
@@ -98,9 +98,9 @@ impl Probe {
     }
 }
 
-impl fmt::Debug for Probe {
+impl fmt::Debug for Recorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Probe").field("deadline", &self.deadline).finish_non_exhaustive()
+        f.debug_struct("Recorder").field("deadline", &self.deadline).finish_non_exhaustive()
     }
 }
 
