@@ -87,7 +87,7 @@ async fn main() -> io::Result<()> {
 
     // Node 1 has decided to write again, and its write is on its way...
     cluster.lose_sends(1).map_err(io::Error::other)?;
-    let others = two.wait_for(|now| !now.members.contains(&1.into()) && now.settled).await;
+    let others = two.wait_for(|now| !now.members.contains(&1.into()) && now.settled).await.unwrap();
     println!("node 2: {others}");
     let second = loop {
         let second = token(&two).await;

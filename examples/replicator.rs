@@ -1,7 +1,7 @@
 //! The program of the README: works while there is quorum. Run it on a cluster node.
 
 use actix::prelude::*;
-use actix_quorum::{QuorumActor, QuorumChanged};
+use actix_quorum::{QuorumActor, QuorumChanged, Stopped};
 
 struct Replicator;
 
@@ -19,11 +19,12 @@ impl Handler<QuorumChanged> for Replicator {
 }
 
 #[actix::main]
-async fn main() {
+async fn main() -> Result<(), Stopped> {
     let replicator = Replicator.start();
     let quorum = QuorumActor::builder().start(); // own arbiter, supervised, connects to corosync
     quorum.subscribe(replicator.recipient()); // current state first, then every change
-    quorum.wait_quorate().await;
+    quorum.wait_quorate().await?;
     assert!(quorum.is_quorate());
     quorum.stop().await;
+    Ok(())
 }

@@ -16,11 +16,9 @@ async fn work() {
     }
 }
 
-/// Works under a guard, and begins again in each new epoch.
+/// Works under a guard, and begins again in each new epoch, until the actor stops.
 async fn worker(quorum: QuorumHandle) {
-    loop {
-        quorum.wait_quorate().await;
-        let Some(guard) = quorum.guard() else { continue };
+    while let Ok(guard) = quorum.acquire().await {
         println!("begins in epoch {}", guard.epoch());
         // The guard drops the work when quorum is lost, at its next await.
         if let Err(QuorumLost) = guard.run(work()).await {

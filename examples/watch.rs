@@ -39,7 +39,7 @@ async fn main() -> std::io::Result<()> {
         println!("-- a simulated cluster of three, seen from node 1");
         let cluster = Cluster::new(3);
         let quorum = QuorumActor::builder().source(cluster.node(1)).subscribe(printer).start();
-        quorum.wait_quorate().await;
+        quorum.wait_quorate().await.unwrap();
         simulate(&cluster).await.expect("each verb fits what was before");
         quorum.stop().await;
     }

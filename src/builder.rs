@@ -196,7 +196,7 @@ impl QuorumBuilder {
     /// async fn main() {
     ///     // Without `source` the actor connects to the Corosync of this machine.
     ///     let quorum = QuorumActor::builder().source(Cluster::new(3).node(1)).start_detached();
-    ///     quorum.wait_quorate().await;
+    ///     quorum.wait_quorate().await.unwrap();
     ///     assert!(quorum.is_quorate());
     ///     quorum.stop().await;
     /// }

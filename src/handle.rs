@@ -1,8 +1,4 @@
-use std::{
-    future::{pending, ready},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::ready, sync::Arc, time::Duration};
 
 use actix::Addr;
 use futures_core::Stream;
@@ -170,28 +166,104 @@ impl QuorumHandle {
 
     /// Returns once this node has quorum.
     ///
-    /// If the actor is stopped before, this waits for ever: it never returns without quorum.
-    pub async fn wait_quorate(&self) {
-        self.wait_for(|snapshot| snapshot.quorum.is_quorate()).await;
+    /// # Errors
+    ///
+    /// [`Stopped`] if the actor stops first.
+    ///
+    /// ```
+    /// # use actix_quorum::{QuorumActor, Stopped, sim::Cluster};
+    /// # #[actix::main]
+    /// # async fn main() {
+    /// # let cluster = Cluster::new(3);
+    /// let quorum = QuorumActor::builder().source(cluster.node(1)).start();
+    /// assert_eq!(quorum.wait_quorate().await, Ok(()));
+    ///
+    /// cluster.partition(&[&[1], &[2, 3]]).unwrap();
+    /// quorum.wait_for(|now| !now.quorum.is_quorate()).await.unwrap();
+    /// quorum.stop().await;
+    /// assert_eq!(quorum.wait_quorate().await, Err(Stopped));
+    /// # }
+    /// ```
+    pub async fn wait_quorate(&self) -> Result<(), Stopped> {
+        self.wait_for(|snapshot| snapshot.quorum.is_quorate()).await.map(drop)
+    }
+
+    /// Waits until this node has quorum and returns the [guard](Self::guard) of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] if the actor stops first.
+    ///
+    /// A worker that works only while there is quorum, and begins anew after a loss:
+    ///
+    /// ```
+    /// # use actix_quorum::{QuorumActor, QuorumHandle, QuorumLost, Stopped, sim::Cluster};
+    /// async fn work(quorum: QuorumHandle) -> Result<(), Stopped> {
+    ///     loop {
+    ///         let guard = quorum.acquire().await?;
+    ///         match guard.run(async { /* one step after the other */ }).await {
+    ///             Ok(()) => return Ok(()),
+    ///             Err(QuorumLost) => {} // the work was dropped
+    ///         }
+    ///     }
+    /// }
+    /// # #[actix::main]
+    /// # async fn main() {
+    /// # let quorum = QuorumActor::builder().source(Cluster::new(3).node(1)).start();
+    /// # assert_eq!(work(quorum.clone()).await, Ok(()));
+    /// # quorum.stop().await;
+    /// # assert_eq!(work(quorum).await, Err(Stopped));
+    /// # }
+    /// ```
+    pub async fn acquire(&self) -> Result<QuorumGuard, Stopped> {
+        loop {
+            self.wait_quorate().await?;
+            // It may have been lost since.
+            if let Some(guard) = self.guard() {
+                return Ok(guard);
+            }
+        }
     }
 
     /// Returns the first snapshot that `condition` holds for, from the current one on. Each obeys
     /// the deadlines as [`snapshot`](Self::snapshot) does.
     ///
     /// When several changes come at once only the last is looked at; to see each one use
-    /// [`changes`](Self::changes). If it does not hold when the actor stops, this waits for ever.
-    pub async fn wait_for(&self, mut condition: impl FnMut(&Snapshot) -> bool) -> Arc<Snapshot> {
+    /// [`changes`](Self::changes).
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] if the condition does not hold when the actor stops. The snapshot with
+    /// [`Connection::Stopped`] is the last that it is asked about.
+    ///
+    /// ```
+    /// # use actix_quorum::{QuorumActor, Stopped, sim::Cluster};
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Stopped> {
+    /// # let cluster = Cluster::new(3);
+    /// # let quorum = QuorumActor::builder().source(cluster.node(1)).start();
+    /// let all_here = quorum.wait_for(|now| now.settled && now.members.len() == 3).await?;
+    /// assert_eq!(all_here.members, [1.into(), 2.into(), 3.into()]);
+    /// # quorum.stop().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn wait_for(
+        &self,
+        mut condition: impl FnMut(&Snapshot) -> bool,
+    ) -> Result<Arc<Snapshot>, Stopped> {
         let mut latest = self.shared.watch();
         loop {
             latest.mark_unchanged();
             let snapshot = self.shared.current();
             if condition(&snapshot) {
-                return snapshot;
+                return Ok(snapshot);
             }
-            if latest.changed().await.is_err() {
-                // The sender is in `self.shared`. Nothing would come if it were gone.
-                return pending().await;
+            if snapshot.connection == Connection::Stopped {
+                return Err(Stopped);
             }
+            // The sender is in `self.shared`. Nothing would come if it were gone.
+            latest.changed().await.map_err(|_| Stopped)?;
         }
     }
 
@@ -253,6 +325,11 @@ impl QuorumHandle {
         }
     }
 }
+
+/// The actor has stopped: nothing that was waited for can come any more.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, thiserror::Error)]
+#[error("the quorum actor has stopped")]
+pub struct Stopped;
 
 /// How long stopping may take.
 const STOP: Duration = Duration::from_millis(800);

@@ -61,7 +61,7 @@ pub use self::{
     corosync::Corosync,
     error::{Code, Error},
     guard::{QuorumGuard, QuorumLost},
-    handle::QuorumHandle,
+    handle::{QuorumHandle, Stopped},
     libquorum::{NodeId, RingId},
     messages::{Cause, GetSnapshot, QuorumChanged, Subscribe, Unsubscribe},
     nodes::Nodes,

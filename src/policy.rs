@@ -7,7 +7,9 @@
 //! under a [guard](crate::QuorumGuard).
 
 use std::{
-    fmt, io, process,
+    fmt,
+    future::pending,
+    io, process,
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -142,7 +144,13 @@ impl StopSystem {
             if let Some(guard) = quorum.guard() {
                 guard.lost().await;
             }
-            let regained = tokio::time::timeout(self.after, quorum.wait_quorate()).await.is_ok();
+            // An actor that has stopped is waited for as long as one that has lost quorum.
+            let waiting = async {
+                if quorum.wait_quorate().await.is_err() {
+                    pending::<()>().await;
+                }
+            };
+            let regained = tokio::time::timeout(self.after, waiting).await.is_ok();
             if quorum.shared.is_stopped_in_order() {
                 return false;
             }

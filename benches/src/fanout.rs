@@ -158,7 +158,7 @@ impl Crowd {
         let recipients: Vec<_> = addrs.iter().map(|addr| addr.clone().recipient()).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let mut message = runtime.expect("a runtime").block_on(async {
-            quorum.wait_quorate().await;
+            quorum.wait_quorate().await.unwrap();
             let mut changes = quorum.changes();
             futures_util::StreamExt::next(&mut changes).await.expect("the current state")
         });

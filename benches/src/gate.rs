@@ -47,7 +47,7 @@ pub(crate) fn run(report: &mut Report) {
 async fn start(cluster: &Cluster) -> QuorumHandle {
     let lease = Duration::from_secs(3600);
     let quorum = QuorumActor::builder().lease(lease).source(cluster.node(1)).start();
-    quorum.wait_quorate().await;
+    quorum.wait_quorate().await.unwrap();
     quorum
 }
 

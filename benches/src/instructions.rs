@@ -128,7 +128,7 @@ fn run(path: &str, runs: u32) {
             .lease(Duration::from_secs(3600))
             .source(cluster.node(1))
             .start_in_arbiter(System::current().arbiter());
-        quorum.wait_quorate().await;
+        quorum.wait_quorate().await.unwrap();
         let before = quorum.snapshot().sequence;
         match path {
             "is_quorate" => {

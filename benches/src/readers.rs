@@ -69,7 +69,7 @@ pub(crate) fn run(report: &mut Report) {
         let cluster = Cluster::new(3);
         let quorum =
             QuorumActor::builder().lease(Duration::from_secs(3600)).source(cluster.node(1)).start();
-        quorum.wait_quorate().await;
+        quorum.wait_quorate().await.unwrap();
         let snapshot = quorum.snapshot();
         let (watched, receiver) = watch::channel(Arc::clone(&snapshot));
         let places = Arc::new(Places {

@@ -86,7 +86,7 @@ fn serve(cluster: &Cluster, plain: &broadcast::Sender<Bytes>) -> SocketAddr {
         System::new().block_on(async move {
             let lease = Duration::from_secs(3600);
             let quorum = QuorumActor::builder().lease(lease).source(node).start();
-            quorum.wait_quorate().await;
+            quorum.wait_quorate().await.unwrap();
             let streams = move || {
                 let events = stream::unfold(plain.subscribe(), |mut events| async {
                     let event = events.recv().await.ok()?;

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use actix_quorum::{Connection, Quorum, QuorumHandle, Snapshot};
+use actix_quorum::{Quorum, QuorumHandle};
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use tokio::time::{sleep, timeout};
 
@@ -104,11 +104,9 @@ fn code_of_failure(quorum: Quorum) -> ExitCode {
 
 /// Returns whether there is quorum, exclusive if asked for, before the timeout.
 async fn reached(quorum: &QuorumHandle, wait: &Wait) -> bool {
-    let ends = |now: &Snapshot| now.quorum.is_quorate() || now.connection == Connection::Stopped;
     let reached = async {
         loop {
-            let now = quorum.wait_for(ends).await;
-            if now.connection == Connection::Stopped {
+            if quorum.wait_quorate().await.is_err() {
                 return false;
             }
             if !wait.exclusive || quorum.is_exclusive() {

@@ -29,7 +29,8 @@ pub(crate) async fn known(quorum: &QuorumHandle, names: bool) {
             || (now.votes.is_some() && now.ring != RingState::Unknown)
     };
     let more = async {
-        quorum.wait_for(complete).await;
+        // An actor that has stopped is complete.
+        let _ = quorum.wait_for(complete).await;
         let may_be_exclusive =
             |now: &Snapshot| now.has_majority() && now.ring == RingState::Operational;
         while may_be_exclusive(&quorum.snapshot()) && !quorum.is_exclusive() {

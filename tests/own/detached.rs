@@ -21,7 +21,7 @@ fn a_program_on_tokio_works_under_a_guard() {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
     let worker = quorum.clone();
     let working = runtime.spawn(async move {
-        worker.wait_quorate().await;
+        worker.wait_quorate().await.unwrap();
         let guard = worker.guard().expect("it is quorate");
         alone(&cluster);
         timeout(DEADLINE, guard.run(std::future::pending::<()>())).await
@@ -40,7 +40,7 @@ fn an_executor_without_timers_reads_waits_and_streams() {
     let runtime = Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let mut changes = pin!(quorum.changes());
-        quorum.wait_quorate().await;
+        quorum.wait_quorate().await.unwrap();
         assert!(quorum.is_quorate() && quorum.guard().is_some());
         alone(&cluster);
         while changes.next().await.expect("it is not stopped").current.quorum != Quorum::Inquorate {
@@ -54,7 +54,7 @@ fn its_thread_ends_with_the_actor() {
     own_process!();
     let run = || {
         let quorum = QuorumActor::builder().source(Cluster::new(3).node(1)).start_detached();
-        block_on(quorum.wait_quorate());
+        block_on(quorum.wait_quorate()).unwrap();
         assert!(runs_thread("quorum"));
         block_on(quorum.stop());
         assert_eq!(quorum.snapshot().connection, Connection::Stopped);

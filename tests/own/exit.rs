@@ -78,7 +78,7 @@ fn end_in(stage: &str) {
             }
             "tracking" | "quorum_finalize" => {
                 let quorum = builder.start();
-                quorum.wait_quorate().await;
+                quorum.wait_quorate().await.unwrap();
                 match stage {
                     "tracking" => pause(),
                     finalize => library.before(finalize, pause),
@@ -88,7 +88,7 @@ fn end_in(stage: &str) {
             connecting => {
                 library.before(connecting, pause);
                 let quorum = builder.start();
-                quorum.wait_for(hangs).await;
+                quorum.wait_for(hangs).await.unwrap();
                 assert_eq!(paused.try_recv(), Ok(()), "it hangs in that call");
                 quorum
             }

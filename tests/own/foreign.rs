@@ -161,7 +161,7 @@ impl Drop for Subscriber {
 }
 
 async fn quorate(quorum: &QuorumHandle) {
-    timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate");
+    timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate").unwrap();
 }
 
 /// Two subscribers, one of them busy, on an arbiter of their own, see quorum, its loss by a crash,
@@ -188,11 +188,17 @@ async fn life(what: u8) {
     for votes in [7, 3].into_iter().cycle().take(1100) {
         let before = quorum.snapshot().sequence;
         cluster.expected_votes(votes).unwrap();
-        timeout(DEADLINE, quorum.wait_for(|now| now.sequence > before)).await.expect("a flip");
+        timeout(DEADLINE, quorum.wait_for(|now| now.sequence > before))
+            .await
+            .expect("a flip")
+            .unwrap();
     }
     drop(held);
     cluster.crash(1).unwrap();
-    timeout(DEADLINE, quorum.wait_for(|now| !now.quorum.is_quorate())).await.expect("a loss");
+    timeout(DEADLINE, quorum.wait_for(|now| !now.quorum.is_quorate()))
+        .await
+        .expect("a loss")
+        .unwrap();
     cluster.start(1).unwrap();
     quorate(&quorum).await;
     quorum.stop().await;

@@ -909,7 +909,7 @@ fn a_flood_is_told_or_counted_and_keeps_nobody_from_being_served() {
             let is_known = move |now: &Snapshot| {
                 now.votes.as_ref().is_some_and(counted) && now.ring == RingState::Unwatched
             };
-            quorum.wait_for(is_known).await;
+            quorum.wait_for(is_known).await.unwrap();
             let echo = Actor::start_in_arbiter(&arbiter.handle(), |_| Echo);
             let (rss, base) = (rss_kib(), quorum.snapshot().sequence);
             server.now(&[Step::Flood(EVENTS, no.clone(), yes)]);
@@ -921,7 +921,8 @@ fn a_flood_is_told_or_counted_and_keeps_nobody_from_being_served() {
             server.now(&[Step::Event(no)]);
             let last = base + u64::from(EVENTS) + 1;
             let told = quorum.wait_for(move |snapshot| snapshot.sequence >= last);
-            let told = actix::clock::timeout(DEADLINE, told).await.expect("every one is told");
+            let told =
+                actix::clock::timeout(DEADLINE, told).await.expect("every one is told").unwrap();
             assert_eq!(told.quorum, Quorum::Inquorate);
             assert!(served >= 100, "only {served} times");
             let grown = rss_kib().saturating_sub(rss);

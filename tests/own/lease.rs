@@ -124,7 +124,7 @@ fn readers_are_safe_from_a_dead_actor() {
             quorate(&quorum).await;
             arbiter.stop();
             let stopped = |s: &actix_quorum::Snapshot| s.connection == Connection::Stopped;
-            actix::clock::timeout(DEADLINE, quorum.wait_for(stopped)).await.unwrap();
+            actix::clock::timeout(DEADLINE, quorum.wait_for(stopped)).await.unwrap().unwrap();
             assert!(!quorum.is_quorate());
         });
     });
@@ -195,7 +195,7 @@ fn a_guard_drops_the_work_that_quorum_was_lost_under() {
         assert_eq!(guard.run(never).await, Err::<(), _>(QuorumLost));
         assert!(watcher.quorum.guard().is_none());
         node.corosync.expected_votes(1);
-        tokio::time::timeout(DEADLINE, watcher.quorum.wait_quorate()).await.unwrap();
+        tokio::time::timeout(DEADLINE, watcher.quorum.wait_quorate()).await.unwrap().unwrap();
         assert!(!guard.is_valid() && watcher.quorum.guard().is_some());
     });
 }

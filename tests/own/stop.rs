@@ -30,7 +30,7 @@ async fn reconnected(fake: &FakeLibquorum, quorum: &QuorumHandle) {
     let again = |snapshot: &Snapshot| {
         snapshot.sequence > before && snapshot.connection == Connection::Connected
     };
-    timeout(DEADLINE, quorum.wait_for(again)).await.expect("connected again");
+    timeout(DEADLINE, quorum.wait_for(again)).await.expect("connected again").unwrap();
 }
 
 async fn wait(what: &str, condition: impl Fn() -> bool) {
@@ -82,7 +82,7 @@ fn a_stop_during_the_delay_of_a_restart_ends_the_actor() {
             fake.block("quorum_finalize");
             fake.hang_up();
             let lost = |now: &Snapshot| matches!(now.connection, Connection::Disconnected { .. });
-            timeout(DEADLINE, quorum.wait_for(lost)).await.expect("it is lost");
+            timeout(DEADLINE, quorum.wait_for(lost)).await.expect("it is lost").unwrap();
             quorum.stop().await;
             fake.unblock("quorum_finalize");
             addresses.push(quorum.addr());
@@ -143,7 +143,7 @@ fn the_end_of_its_arbiter_is_its_end() {
         connected(&quorum).await;
         arbiter.stop();
         let stopped = |now: &Snapshot| now.connection == Connection::Stopped;
-        timeout(DEADLINE, quorum.wait_for(stopped)).await.expect("it is stopped");
+        timeout(DEADLINE, quorum.wait_for(stopped)).await.expect("it is stopped").unwrap();
         assert!(!quorum.is_quorate());
         wait("the connection is closed", || fake.open_handles() == 0).await;
     });
@@ -172,7 +172,7 @@ fn a_condition_may_ask_the_handle() {
             assert!(quorum.snapshot().sequence > 0);
             asked.fetch_add(1, Ordering::Relaxed) == 200
         });
-        timeout(DEADLINE, enough).await.expect("it was asked often enough");
+        timeout(DEADLINE, enough).await.expect("it was asked often enough").unwrap();
         ended.store(true, Ordering::Release);
         flipper.join().unwrap();
         quorum.stop().await;

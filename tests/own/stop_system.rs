@@ -77,7 +77,7 @@ fn policy() -> StopSystem {
 async fn watched(cluster: &Cluster, policy: StopSystem) -> QuorumHandle {
     let quorum = builder(cluster).start();
     policy.start(&quorum).unwrap();
-    quorum.wait_quorate().await;
+    quorum.wait_quorate().await.unwrap();
     quorum
 }
 
@@ -106,7 +106,7 @@ fn plain_thread() {
     main_that_awaits(async || {
         let cluster = Cluster::new(3);
         let quorum = builder(&cluster).start();
-        quorum.wait_quorate().await;
+        quorum.wait_quorate().await.unwrap();
         thread::spawn(move || policy().start(&quorum)).join().unwrap().unwrap();
         cluster.crash(1).unwrap();
     });
@@ -117,7 +117,7 @@ fn actor_dies() {
         let (cluster, arbiter) = (Cluster::new(3), Arbiter::new());
         let quorum = builder(&cluster).start_in_arbiter(&arbiter.handle());
         policy().start(&quorum).unwrap();
-        quorum.wait_quorate().await;
+        quorum.wait_quorate().await.unwrap();
         arbiter.stop();
     });
 }
@@ -127,9 +127,9 @@ fn actor_dies_after_a_loss() {
         let (cluster, arbiter) = (Cluster::new(3), Arbiter::new());
         let quorum = builder(&cluster).start_in_arbiter(&arbiter.handle());
         policy().after(Duration::from_secs(1)).start(&quorum).unwrap();
-        quorum.wait_quorate().await;
+        quorum.wait_quorate().await.unwrap();
         cluster.crash(1).unwrap();
-        quorum.wait_for(|now| !now.quorum.is_quorate()).await;
+        quorum.wait_for(|now| !now.quorum.is_quorate()).await.unwrap();
         arbiter.stop();
     });
 }
@@ -139,7 +139,7 @@ fn actor_is_stuck() {
         let (cluster, arbiter) = (Cluster::new(3), Arbiter::new());
         let quorum = builder(&cluster).start_in_arbiter(&arbiter.handle());
         policy().start(&quorum).unwrap();
-        quorum.wait_quorate().await;
+        quorum.wait_quorate().await.unwrap();
         std::mem::forget(hold(&arbiter));
     });
 }
@@ -235,9 +235,9 @@ fn regained_in_time() {
         let after = Duration::from_secs(4);
         let quorum = watched(&cluster, policy().after(after)).await;
         cluster.crash(1).unwrap();
-        quorum.wait_for(|now| !now.quorum.is_quorate()).await;
+        quorum.wait_for(|now| !now.quorum.is_quorate()).await.unwrap();
         cluster.start(1).unwrap();
-        quorum.wait_quorate().await;
+        quorum.wait_quorate().await.unwrap();
         sleep(after + GRACE * 2).await;
         exit(ALONE);
     });

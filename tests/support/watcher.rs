@@ -212,12 +212,12 @@ fn change_error(change: &QuorumChanged) -> Option<actix_quorum::Error> {
 /// Waits until it is connected.
 pub async fn connected(quorum: &QuorumHandle) {
     let connected = |snapshot: &Snapshot| snapshot.connection == Connection::Connected;
-    timeout(DEADLINE, quorum.wait_for(connected)).await.expect("connected in time");
+    timeout(DEADLINE, quorum.wait_for(connected)).await.expect("connected in time").unwrap();
 }
 
 /// Waits until it is quorate.
 pub async fn quorate(quorum: &QuorumHandle) {
-    timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate in time");
+    timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate in time").unwrap();
 }
 
 /// How long after `since` the handle said for the last time that it is quorate. The time is taken

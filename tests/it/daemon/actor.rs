@@ -164,7 +164,7 @@ fn code_that_is_no_actor_waits_and_reads_a_stream() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
     runtime.block_on(async {
         let handle = quorum.quorum.clone();
-        tokio::time::timeout(DEADLINE, handle.wait_quorate()).await.unwrap();
+        tokio::time::timeout(DEADLINE, handle.wait_quorate()).await.unwrap().unwrap();
         assert!(handle.is_quorate());
         assert_eq!(handle.quorum(), Quorum::Quorate);
 
@@ -180,7 +180,7 @@ fn code_that_is_no_actor_waits_and_reads_a_stream() {
         let (waiting, ()) = tokio::join!(tokio::time::timeout(DEADLINE, waiting), async {
             node.corosync.expected_votes(3);
         });
-        assert_eq!(waiting.unwrap().quorum, Quorum::Inquorate);
+        assert_eq!(waiting.unwrap().unwrap().quorum, Quorum::Inquorate);
         handle.stop().await;
         for changes in join_all(readers).await {
             let changes = changes.unwrap();
@@ -441,7 +441,7 @@ fn a_small_stack_is_told_and_harms_nothing() {
                         Connection::Disconnected { error: Error::StackTooSmall { .. } }
                     )
                 });
-                let snapshot = actix::clock::timeout(DEADLINE, told).await.unwrap();
+                let snapshot = actix::clock::timeout(DEADLINE, told).await.unwrap().unwrap();
                 assert!(snapshot.connection.to_string().contains("RUST_MIN_STACK"));
                 assert_eq!(snapshot.quorum, Quorum::Unknown);
                 quorum.stop().await;

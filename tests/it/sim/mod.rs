@@ -1,6 +1,7 @@
 //! Tests on the simulated cluster, and of what needs no cluster at all.
 
 mod alerts;
+mod edges;
 mod examples;
 mod failsafe;
 mod policy;

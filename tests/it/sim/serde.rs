@@ -10,7 +10,7 @@ fn a_snapshot_is_told_under_the_names_of_its_fields() {
         let quorum = QuorumActor::builder()
             .source(Corosync::load_from("/nowhere/libquorum.so.5"))
             .start_in_arbiter(&Arbiter::current());
-        let snapshot = quorum.wait_for(|snapshot| snapshot.sequence == 1).await;
+        let snapshot = quorum.wait_for(|snapshot| snapshot.sequence == 1).await.unwrap();
         let told = serde_json::to_value(&*snapshot).unwrap();
         assert_eq!(told["sequence"], 1);
         assert_eq!(told["quorum"], "unknown");

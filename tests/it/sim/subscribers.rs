@@ -67,7 +67,7 @@ fn every_subscriber_receives_the_end_of_an_actor_without_a_handle() {
             QuorumActor::builder().source(cluster.node(1)).start_in_arbiter(&arbiter.handle());
         let subscribers = subscribe(&quorum, &others, 10);
         let stream = quorum.changes();
-        timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate");
+        timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate").unwrap();
         drop(quorum);
         arbiter.stop();
         for (n, subscriber) in subscribers.into_iter().enumerate() {
@@ -126,7 +126,7 @@ fn a_supervised_subscriber_that_restarts_receives_the_current_state_again() {
     System::new().block_on(async {
         let cluster = Cluster::new(1);
         let quorum = QuorumActor::builder().source(cluster.node(1)).start();
-        timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate");
+        timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate").unwrap();
         let (told, mut changes) = mpsc::unbounded_channel();
         let subscriber = Supervised { quorum: quorum.clone(), subscription: None, told };
         let subscriber = Supervisor::start(|_| subscriber);
@@ -151,11 +151,11 @@ fn a_busy_subscriber_receives_a_loss_and_the_end_after_a_stop() {
         let others = Arbiter::new();
         let quorum = QuorumActor::builder().source(cluster.node(1)).start();
         let mut subscribers = subscribe(&quorum, &others, 1);
-        timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate");
+        timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate").unwrap();
         let held = hold(&others);
         cluster.crash(1).unwrap();
         let lost = quorum.wait_for(|now| !now.quorum.is_quorate());
-        timeout(DEADLINE, lost).await.expect("a loss");
+        timeout(DEADLINE, lost).await.expect("a loss").unwrap();
         quorum.stop().await;
         drop(quorum);
         drop(held);

@@ -83,7 +83,7 @@ fn a_half_that_has_the_tie_breaker_survives_as_it_is() {
 #[test]
 fn the_votes_of_another_membership_answer_nothing() {
     on(Cluster::new(4), |cluster, quorum, mut probe| async move {
-        quorum.wait_for(|now| now.quorate_without(&[]) == Some(true)).await;
+        quorum.wait_for(|now| now.quorate_without(&[]) == Some(true)).await.unwrap();
         assert_eq!(quorum.snapshot().quorate_without(&[NodeId(2)]), Some(true));
         cluster.partition(&[&[1, 2, 3], &[4]]).unwrap();
         let changes = probe.up_to("3 of 4", settled(3, 3)).await;

@@ -145,7 +145,7 @@ async fn everybody_is_told_why_there_is_no_quorum() {
     let now: Value = serde_json::from_str(&get(&quorum, "/quorum").await.1).unwrap();
     assert_eq!((&now["shortage"], &now["votes"]["margin"]), (&json!(why), &json!(0)));
     cluster.heal();
-    quorum.wait_for(|now| now.quorum.is_quorate()).await;
+    quorum.wait_for(|now| now.quorum.is_quorate()).await.unwrap();
     let now: Value = serde_json::from_str(&get(&quorum, "/quorum").await.1).unwrap();
     assert_eq!(now["shortage"], Value::Null);
 }
@@ -170,7 +170,7 @@ async fn a_gain_that_is_held_back_is_refused_as_such() {
     let cluster = Cluster::new(3);
     let builder = QuorumActor::builder().source(cluster.node(1)).stable_after(HOUR).lease(HOUR);
     let quorum = builder.start_in_arbiter(&Arbiter::current());
-    quorum.wait_for(|snapshot| snapshot.ring == RingState::Operational).await;
+    quorum.wait_for(|snapshot| snapshot.ring == RingState::Operational).await.unwrap();
     let response = ask(gated(QuorumGate::new(quorum)), TestRequest::get().uri("/it")).await;
     assert_eq!(body(response).await["reason"], "unstable");
 }
@@ -590,7 +590,7 @@ async fn what_is_told_of_quorum_looks_at_the_lease() {
         .source(cluster.node(1))
         .lease(lease)
         .start_in_arbiter(&arbiter.handle());
-    quorum.wait_quorate().await;
+    quorum.wait_quorate().await.unwrap();
     let (unblock, blocked) = std::sync::mpsc::channel::<()>();
     arbiter.spawn_fn(move || {
         let _ = blocked.recv();
@@ -615,7 +615,7 @@ async fn an_actor_that_is_stuck_is_not_alive() {
     let cluster = Cluster::new(3);
     let arbiter = Arbiter::new();
     let quorum = QuorumActor::builder().source(cluster.node(1)).start_in_arbiter(&arbiter.handle());
-    quorum.wait_quorate().await;
+    quorum.wait_quorate().await.unwrap();
     assert_eq!(get(&quorum, "/livez").await.0, StatusCode::OK);
     let held = hold(&arbiter);
     let told = actix::clock::timeout(DEADLINE, async {
