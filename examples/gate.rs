@@ -50,7 +50,7 @@ async fn main() -> io::Result<()> {
     let (state, stopping) = (quorum.clone(), quorum);
     println!("http://127.0.0.1:8080/value");
     HttpServer::new(move || {
-        let gate = QuorumGate::new(state.clone()).allow_safe_methods();
+        let gate = QuorumGate::new(state.clone()).allow_safe_methods(true);
         App::new()
             .app_data(value.clone())
             .app_data(web::Data::new(state.clone()))

@@ -16,7 +16,8 @@ use crate::{Code, Error};
 ///
 /// let backoff = Backoff::default().needs_operator(Duration::from_secs(60)..=Duration::from_secs(600));
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[must_use = "it has no effect before it is given to `QuorumBuilder::backoff`"]
 pub struct Backoff {
     not_running: RangeInclusive<Duration>,
     disconnected: RangeInclusive<Duration>,

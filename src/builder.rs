@@ -19,6 +19,20 @@ use crate::{
 };
 
 /// Settings of a [`QuorumActor`], each with a default that suits a cluster node.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use actix_quorum::QuorumActor;
+///
+/// # #[actix::main]
+/// # async fn main() {
+/// let quorum = QuorumActor::builder()
+///     .lease(Duration::from_secs(2))
+///     .stable_after(Duration::from_secs(10))
+///     .trust_two_node(false)
+///     .start();
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "nothing happens before the actor is started"]
 pub struct QuorumBuilder {
@@ -39,12 +53,7 @@ impl QuorumActor {
             source: Arc::new(Corosync::new()),
             backoff: Backoff::default(),
             terms: Terms { require_provider: true, server_uid: Some(0), model: None },
-            rules: Rules {
-                lease: Duration::from_secs(5),
-                settle_grace: Duration::from_secs(1),
-                stable_after: Duration::ZERO,
-                trust_two_node: true,
-            },
+            rules: Rules::default(),
             probe_interval: None,
             subscribers: Vec::new(),
             #[cfg(feature = "metrics")]
@@ -155,7 +164,8 @@ impl QuorumBuilder {
         Self { ha_cluster_metrics, ..self }
     }
 
-    /// Subscribes an actor before the start, so that it sees every change from the first on.
+    /// Subscribes an actor before the start, so that it sees every change from the first on. See
+    /// [`QuorumHandle::subscribe`].
     pub fn subscribe(mut self, subscriber: impl Into<Subscriber>) -> Self {
         self.subscribers.push(subscriber.into());
         self
@@ -168,13 +178,39 @@ impl QuorumBuilder {
     /// [`Connection::Connecting`](crate::Connection::Connecting) with the error, and then
     /// [`Connection::Stopped`](crate::Connection::Stopped), since nothing is left to try again.
     ///
+    /// ```
+    /// use actix_quorum::{QuorumActor, Stopped, sim::Cluster};
+    ///
+    /// #[actix::main]
+    /// async fn main() -> Result<(), Stopped> {
+    ///     // Without `source` the actor connects to the Corosync of this machine.
+    ///     let quorum = QuorumActor::builder().source(Cluster::new(3).node(1)).start();
+    ///     quorum.wait_quorate().await?;
+    ///     println!("{}", quorum.snapshot());
+    ///     quorum.stop().await;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Settings that contradict each other
+    ///
+    /// The actor starts with them, so that a service with a wrong setting is not down, and it stays fail
+    /// safe. A warning in the log has the numbers:
+    ///
+    /// | settings | what happens |
+    /// |---|---|
+    /// | [`probe_interval`](Self::probe_interval) at or above the [`lease`](Self::lease), as with a lease of zero | the lease runs out before Corosync is asked again: quorum is lost again and again |
+    /// | `probe_interval` below 1 ms | it is 1 ms |
+    /// | [`settle_grace`](Self::settle_grace) of zero | quorum is lost at each change of the ring |
+    /// | [`stable_after`](Self::stable_after) of more than an hour | as it says: quorum is reported that late |
+    ///
     /// # Panics
     ///
     /// Outside of an actix [`System`](actix::System), as all arbiters do.
     pub fn start(self) -> QuorumHandle {
         match Arbiter::try_new() {
             Ok(arbiter) => self.start_on(&arbiter.handle(), Some(Own::Arbiter(arbiter.handle()))),
-            Err(error) => self.start_nowhere(&error),
+            Err(error) => self.start_nowhere(error),
         }
     }
 
@@ -204,7 +240,7 @@ impl QuorumBuilder {
     pub fn start_detached(self) -> QuorumHandle {
         match own_system() {
             Ok((arbiter, system)) => self.start_on(&arbiter, Some(Own::System(system))),
-            Err(error) => self.start_nowhere(&error),
+            Err(error) => self.start_nowhere(error),
         }
     }
 
@@ -225,10 +261,10 @@ impl QuorumBuilder {
     }
 
     /// An actor that has no arbiter, and has ended.
-    fn start_nowhere(self, error: &io::Error) -> QuorumHandle {
+    fn start_nowhere(self, error: io::Error) -> QuorumHandle {
         let error = match error.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE) => Error::NoDescriptors,
-            _ => Error::Thread(format!("it cannot be started: {error}")),
+            _ => Error::thread(error),
         };
         let (shared, actor) = self.make(None);
         shared.publish(Event::Failed { attempt: 1, error });
@@ -246,12 +282,8 @@ impl QuorumBuilder {
         }
         let lease = self.rules.lease;
         let probe_interval = self.probe_interval.unwrap_or(lease / 4);
-        if probe_interval >= lease {
-            crate::foreign::log!(
-                log::Level::Warn,
-                "quorum is lost again and again: corosync is asked only every {probe_interval:?}, and \
-                 believed for {lease:?}; set a shorter probe_interval or a longer lease"
-            );
+        for contradiction in contradictions(&self.rules, probe_interval) {
+            crate::foreign::log!(log::Level::Warn, "{contradiction}");
         }
         for subscriber in self.subscribers {
             shared.registry.subscribe(subscriber);
@@ -260,14 +292,50 @@ impl QuorumBuilder {
             Arc::clone(&shared),
             self.source,
             self.terms,
-            // An interval of zero would panic.
-            probe_interval.max(Duration::from_millis(1)),
+            probe_interval.max(SHORTEST_INTERVAL),
             Delays::new(self.backoff),
             own,
         );
         (shared, actor)
     }
 }
+
+/// What cannot be meant, in numbers and with what to change.
+fn contradictions(rules: &Rules, probe_interval: Duration) -> Vec<String> {
+    let Rules { lease, settle_grace, stable_after, .. } = *rules;
+    let mut found = Vec::new();
+    if probe_interval >= lease {
+        found.push(format!(
+            "quorum is lost again and again: corosync is asked only every {probe_interval:?} \
+             (probe_interval), and believed for {lease:?} (lease); set a shorter probe_interval or a \
+             longer lease"
+        ));
+    }
+    if probe_interval < SHORTEST_INTERVAL {
+        found.push(format!(
+            "corosync is asked every {SHORTEST_INTERVAL:?} in place of every {probe_interval:?} \
+             (probe_interval)"
+        ));
+    }
+    if settle_grace.is_zero() {
+        found.push(format!(
+            "quorum is lost at each change of the ring: settle_grace is {settle_grace:?}, and corosync \
+             decides some milliseconds after it has told the membership"
+        ));
+    }
+    if stable_after > TOO_LONG {
+        found.push(format!(
+            "quorum is reported only after {stable_after:?} without a break (stable_after)"
+        ));
+    }
+    found
+}
+
+/// How often corosync is asked at most: an interval of zero would panic.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
+
+/// For how long nobody means to hold a gain back.
+const TOO_LONG: Duration = Duration::from_secs(3600);
 
 /// A `System` that runs on a new thread until it is stopped, and the arbiter of that thread.
 fn own_system() -> io::Result<(ArbiterHandle, System)> {
@@ -285,4 +353,32 @@ fn own_system() -> io::Result<(ArbiterHandle, System)> {
     };
     thread::Builder::new().name("quorum".into()).spawn(run)?;
     started.recv().map_err(|_| io::Error::other("its system could not be started"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_contradict_each_other_are_told_with_their_numbers() {
+        let (rules, ms) = (Rules::default(), Duration::from_millis);
+        assert!(contradictions(&rules, rules.lease / 4).is_empty());
+        for (rules, interval, numbers) in [
+            (rules, ms(5000), ["every 5s", "for 5s"]),
+            (Rules { lease: ms(700), ..rules }, ms(800), ["every 800ms", "for 700ms"]),
+            (rules, Duration::ZERO, ["every 1ms", "every 0ns"]),
+            (Rules { settle_grace: ms(0), ..rules }, ms(1000), ["settle_grace", "0ns"]),
+            (
+                Rules { stable_after: ms(3_600_001), ..rules },
+                ms(1000),
+                ["3600.001s", "stable_after"],
+            ),
+        ] {
+            let found = contradictions(&rules, interval);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(numbers.iter().all(|number| found[0].contains(number)), "{found:?}");
+        }
+        let nothing = Rules { lease: Duration::ZERO, ..rules };
+        assert!(contradictions(&nothing, Duration::ZERO)[0].contains("lease"));
+    }
 }

@@ -48,7 +48,7 @@ impl Connector {
         let submitted = self.submit(Job { call, line });
         async move {
             submitted?;
-            answer.await.unwrap_or_else(|_| Err(Error::Thread("it ended without an answer".into())))
+            answer.await.unwrap_or_else(|_| Err(Error::no_answer()))
         }
     }
 
@@ -92,7 +92,7 @@ impl Connector {
                 Ok(())
             }
             // What waits is done by the next thread that can be started.
-            Err(error) => Err(Error::Thread(error.to_string())),
+            Err(error) => Err(Error::thread(error)),
         }
     }
 }

@@ -1,6 +1,5 @@
 use std::{
     os::fd::{AsRawFd, RawFd},
-    path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -10,7 +9,7 @@ use crate::{
     connection::sealed::{Connecting, Source, Terms, Tracked},
     connector::Connector,
     lease::{Clock, Moment},
-    libquorum::{Handle, Library, Notification, QuorumType, Track, line::Line, model},
+    libquorum::{Handle, Library, LibraryFile, Notification, QuorumType, Track, line::Line, model},
     probe::{How, Probe, ProbeThread},
     ring_watch::{RingThread, RingWatch},
 };
@@ -19,9 +18,9 @@ use crate::{
 ///
 /// It is the one in the network namespace of the thread that starts the actor: libqb's sockets
 /// belong to a network namespace.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Corosync {
-    path: Option<PathBuf>,
+    file: Option<LibraryFile>,
     library: OnceLock<Library>,
 }
 
@@ -31,10 +30,8 @@ impl Corosync {
         Self::default()
     }
 
-    /// Uses the libquorum in the file at `path`. libvotequorum and libcmap are those that the dynamic
-    /// linker finds: `LD_LIBRARY_PATH` is for all three.
-    pub fn load_from(path: impl Into<PathBuf>) -> Self {
-        Self { path: Some(path.into()), library: OnceLock::new() }
+    pub(crate) fn with_file(file: LibraryFile) -> Self {
+        Self { file: Some(file), library: OnceLock::new() }
     }
 
     fn library(&self) -> Result<Library, Error> {
@@ -42,8 +39,8 @@ impl Corosync {
         if let Some(library) = self.library.get() {
             return Ok(*library);
         }
-        let library = match &self.path {
-            Some(path) => Library::load_from(path),
+        let library = match &self.file {
+            Some(file) => file.load(),
             None => Library::load(),
         }?;
         Ok(*self.library.get_or_init(|| library))

@@ -1,17 +1,25 @@
-use std::fmt;
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    io,
+    ops::Deref,
+    sync::Arc,
+};
 
-use corosync_sys as sys;
+use corosync_sys::{self as sys, LoadError};
 
 /// Why there is no connection to Corosync, or why one ended.
 ///
 /// There is one variant for each phase; the number that libquorum returned is kept in its [`Code`].
-/// The [`Display`](fmt::Display) form is one line that says what failed and what to do next.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+/// The [`Display`](fmt::Display) form is one line that says what failed and what to do next. It is
+/// complete: what an error of the operating system says is in it, and that error is its
+/// [`source`](std::error::Error::source) as well.
+#[derive(Clone, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// libquorum could not be loaded: it is not installed, is too old or is not libquorum.
-    #[error("{0}")]
-    Load(String),
+    #[error(transparent)]
+    Load(LoadError),
 
     /// libquorum could not connect to Corosync (`quorum_model_initialize`, `quorum_initialize`).
     #[error("cannot connect to corosync: {0}{help}", help = connect_help(*.0))]
@@ -51,7 +59,7 @@ pub enum Error {
 
     /// A thread that connects to Corosync or asks it could not be started, or has ended.
     #[error("a thread that asks corosync failed: {0}; see whether the limit on tasks is reached")]
-    Thread(String),
+    Thread(#[source] IoError),
 
     /// The connection leads to a process of another user than Corosync's, so nothing that it says
     /// is believed.
@@ -60,6 +68,7 @@ pub enum Error {
         Uid(*.found),
         server_help(*.found)
     )]
+    #[non_exhaustive]
     UntrustedServer {
         /// The user id of the process that accepted us, where the system tells.
         found: Option<u32>,
@@ -95,6 +104,7 @@ pub enum Error {
         "{available} bytes of stack are left and libquorum needs {needed}; give the thread a larger \
          one (RUST_MIN_STACK, std::thread::Builder::stack_size)"
     )]
+    #[non_exhaustive]
     StackTooSmall {
         /// Bytes left on this thread's stack.
         available: usize,
@@ -107,10 +117,35 @@ pub enum Error {
         "cannot watch the connection to corosync: {0}; the runtime needs its io driver, and epoll's \
          watches may be used up (`sysctl fs.epoll.max_user_watches`)"
     )]
-    Reactor(String),
+    Reactor(#[source] IoError),
+
+    /// The error of an actor in another process, of which only the line is known: what is read from
+    /// the JSON of another error.
+    #[error("{0}")]
+    Remote(String),
 }
 
 impl Error {
+    /// The error of a server that runs as another user: for tests of what handles it.
+    pub fn untrusted_server(found: Option<u32>, expected: u32) -> Self {
+        Self::UntrustedServer { found, expected }
+    }
+
+    /// A thread could not be started, or has ended.
+    pub(crate) fn thread(error: io::Error) -> Self {
+        Self::Thread(error.into())
+    }
+
+    /// A thread has ended without the answer that it was asked for.
+    pub(crate) fn no_answer() -> Self {
+        Self::thread(io::Error::other("it ended without an answer"))
+    }
+
+    /// The runtime could not watch a descriptor.
+    pub(crate) fn reactor(error: impl Into<io::Error>) -> Self {
+        Self::Reactor(error.into().into())
+    }
+
     /// Whether waiting cannot help: somebody has to install a library or change the program.
     ///
     /// Everything else is worth another try. The actor tries again in either case, the permanent
@@ -140,9 +175,52 @@ impl serde::Serialize for Error {
     }
 }
 
-impl From<sys::LoadError> for Error {
-    fn from(error: sys::LoadError) -> Self {
-        Self::Load(error.to_string())
+/// As [`Error::Remote`]: the line is all that there is in JSON.
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for Error {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::Remote)
+    }
+}
+
+impl From<LoadError> for Error {
+    fn from(error: LoadError) -> Self {
+        Self::Load(error)
+    }
+}
+
+/// An [`io::Error`] that can be cloned and compared: two are equal that are of the same kind and say
+/// the same.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct IoError(Arc<io::Error>);
+
+impl From<io::Error> for IoError {
+    fn from(error: io::Error) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+impl Deref for IoError {
+    type Target = io::Error;
+
+    fn deref(&self) -> &io::Error {
+        &self.0
+    }
+}
+
+impl Eq for IoError {}
+
+impl PartialEq for IoError {
+    fn eq(&self, other: &Self) -> bool {
+        self.kind() == other.kind() && self.to_string() == other.to_string()
+    }
+}
+
+impl Hash for IoError {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.kind().hash(state);
+        self.to_string().hash(state);
     }
 }
 
@@ -299,8 +377,8 @@ mod tests {
             (Error::TrackStart(Code::NO_MEMORY), "corosync's log"),
             (Error::Request(Code::NO_MEMORY), "corosync's log"),
             (Error::Dispatch(Code::NO_MEMORY), "corosync's log"),
-            (Error::Reactor(String::new()), "io driver"),
-            (Error::Thread(String::new()), "limit on tasks"),
+            (Error::reactor(io::ErrorKind::Other), "io driver"),
+            (Error::no_answer(), "limit on tasks"),
         ] {
             assert!(error.to_string().contains(help), "{error}: lacks {help:?}");
         }
@@ -317,12 +395,23 @@ mod tests {
 
     #[test]
     fn only_what_waiting_cannot_mend_is_permanent() {
-        assert!(Error::Load(String::new()).is_permanent());
+        assert!(crate::libquorum::not_installed().is_permanent());
         assert!(Error::StackTooSmall { available: 1, needed: 2 }.is_permanent());
         for error in
             [Error::Connect(Code::ACCESS), Error::NoProvider, Error::Dispatch(Code::LIBRARY)]
         {
             assert!(!error.is_permanent(), "{error}");
         }
+    }
+    #[test]
+    fn an_error_of_the_system_is_kept_as_the_source() {
+        let refused = || io::Error::from_raw_os_error(libc::EAGAIN);
+        let error = Error::thread(refused());
+        let source = std::error::Error::source(&error).expect("it has one");
+        let source = source.downcast_ref::<IoError>().expect("it is of the system");
+        assert_eq!(source.raw_os_error(), Some(libc::EAGAIN));
+        assert!(error.to_string().contains(&refused().to_string()), "{error}");
+        assert_eq!(error, Error::thread(refused()));
+        assert_ne!(error, Error::no_answer());
     }
 }

@@ -59,13 +59,14 @@ use crate::{FencingToken, shared::Shared};
 /// }
 /// ```
 #[derive(Clone, Debug)]
+#[must_use = "a guard protects nothing by itself: work under `run`, or ask `is_valid`"]
 pub struct QuorumGuard {
     shared: Arc<Shared>,
     epoch: u64,
 }
 
 /// Quorum was lost, or cannot be vouched for, before the work under a guard was done.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[error("quorum was lost before the work was done")]
 pub struct QuorumLost;
 
@@ -82,6 +83,19 @@ impl QuorumGuard {
 
     /// Whether this node still has quorum, without a break. As cheap as
     /// [`QuorumHandle::is_quorate`](crate::QuorumHandle::is_quorate).
+    ///
+    /// ```
+    /// # use actix_quorum::QuorumGuard;
+    /// # fn write(_: u32) {}
+    /// fn write_all(records: &[u32], guard: &QuorumGuard) {
+    ///     for record in records {
+    ///         if !guard.is_valid() {
+    ///             return; // what follows has to be begun anew
+    ///         }
+    ///         write(*record);
+    ///     }
+    /// }
+    /// ```
     pub fn is_valid(&self) -> bool {
         self.shared.lease.runs_in(self.epoch)
     }
@@ -99,6 +113,16 @@ impl QuorumGuard {
     /// largest token that it has seen, and refuses a smaller one, makes it one.
     ///
     /// `None` if the guard is invalid, or the ring has no token: see [`Snapshot::fencing_token`].
+    ///
+    /// ```
+    /// # use actix_quorum::{FencingToken, QuorumHandle};
+    /// # fn store(_: FencingToken, _: &str) -> Result<(), &'static str> { Ok(()) }
+    /// async fn write(quorum: &QuorumHandle) -> Result<(), &'static str> {
+    ///     let guard = quorum.acquire().await.map_err(|_| "stopped")?;
+    ///     let token = guard.fencing_token().ok_or("this ring has no token")?;
+    ///     store(token, "value") // the storage refuses a token that is smaller than one before
+    /// }
+    /// ```
     pub fn fencing_token(&self) -> Option<FencingToken> {
         let snapshot = self.shared.snapshot();
         let token = snapshot.fencing_token().filter(|_| snapshot.epoch == self.epoch);
@@ -108,6 +132,21 @@ impl QuorumGuard {
     /// Returns once it is invalid: on time also if the actor is stuck or dead. (If the system was
     /// suspended and the actor is stuck, late by the time that was left of the lease: tokio's timers
     /// do not count a suspend, as [`is_valid`](Self::is_valid) does.)
+    ///
+    /// ```
+    /// # use actix_quorum::{QuorumActor, sim::Cluster};
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), actix_quorum::Stopped> {
+    /// # let cluster = Cluster::new(3);
+    /// # let quorum = QuorumActor::builder().source(cluster.node(1)).start();
+    /// let guard = quorum.acquire().await?;
+    /// cluster.crash(1).unwrap();
+    /// guard.lost().await;
+    /// assert!(!quorum.is_quorate());
+    /// # quorum.stop().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Panics
     ///
@@ -127,6 +166,22 @@ impl QuorumGuard {
     /// Runs `work` until it is done or quorum is lost, and drops it then.
     ///
     /// `work` is polled only while the guard is valid.
+    ///
+    /// ```
+    /// # use actix_quorum::{QuorumActor, QuorumLost, sim::Cluster};
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), actix_quorum::Stopped> {
+    /// # let cluster = Cluster::new(3);
+    /// # let quorum = QuorumActor::builder().source(cluster.node(1)).start();
+    /// let guard = quorum.acquire().await?;
+    /// assert_eq!(guard.run(async { "done" }).await, Ok("done"));
+    ///
+    /// cluster.partition(&[&[1], &[2, 3]]).unwrap();
+    /// assert_eq!(guard.run(std::future::pending::<()>()).await, Err(QuorumLost));
+    /// # quorum.stop().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

@@ -13,6 +13,20 @@ use crate::{
 /// What a service holds to know about quorum, on any thread.
 ///
 /// A clone is cheap and is the same actor's. Reading never waits for the actor, nor for Corosync.
+///
+/// ```
+/// # use actix_quorum::{QuorumActor, sim::Cluster};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), actix_quorum::Stopped> {
+/// # let quorum = QuorumActor::builder().source(Cluster::new(3).node(1)).start();
+/// quorum.wait_quorate().await?;
+/// let on_a_thread = quorum.clone();
+/// let thread = std::thread::spawn(move || on_a_thread.is_quorate());
+/// assert!(thread.join().unwrap());
+/// # quorum.stop().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct QuorumHandle {
     pub(crate) shared: Arc<Shared>,
@@ -24,6 +38,17 @@ impl QuorumHandle {
     ///
     /// Compares the lease with the clock, so it turns false on time even if the actor is stuck or
     /// dead. No lock, nothing shared is written.
+    ///
+    /// ```
+    /// # use actix_quorum::{Quorum, Snapshot, testing::ScriptedQuorum};
+    /// # let now = Snapshot::new(Quorum::Quorate, "1.9".parse()?, [1, 2, 3]);
+    /// # let script = ScriptedQuorum::new(now);
+    /// # let quorum = script.handle();
+    /// if quorum.is_quorate() {
+    ///     // Write. What takes longer runs under a guard.
+    /// }
+    /// # Ok::<(), actix_quorum::ParseRingIdError>(())
+    /// ```
     pub fn is_quorate(&self) -> bool {
         self.shared.is_quorate()
     }
@@ -56,12 +81,34 @@ impl QuorumHandle {
     /// [fencing token](crate::QuorumGuard::fencing_token) suffers from neither.
     ///
     /// Always false where the ring cannot be watched ([`RingState::Unwatched`](crate::RingState)).
+    ///
+    /// ```
+    /// # use actix_quorum::QuorumHandle;
+    /// fn may_run_the_only_scheduler(quorum: &QuorumHandle) -> bool {
+    ///     quorum.is_exclusive()
+    /// }
+    /// ```
     pub fn is_exclusive(&self) -> bool {
         self.shared.is_exclusive()
     }
 
     /// Whether this node has quorum, has none, or nobody knows, now: as
     /// [`is_quorate`](Self::is_quorate), this is not quorate when the lease has run out.
+    ///
+    /// ```
+    /// # use actix_quorum::{Snapshot, testing::ScriptedQuorum};
+    /// # let now = Snapshot::new(Quorum::Quorate, "1.9".parse()?, [1, 2, 3]);
+    /// # let script = ScriptedQuorum::new(now);
+    /// # let quorum = script.handle();
+    /// use actix_quorum::Quorum;
+    ///
+    /// println!("{}", match quorum.quorum() {
+    ///     Quorum::Quorate => "this partition may write",
+    ///     Quorum::Inquorate => "another partition may have quorum",
+    ///     Quorum::Unknown => "nobody can say: see `snapshot().connection`",
+    /// });
+    /// # Ok::<(), actix_quorum::ParseRingIdError>(())
+    /// ```
     pub fn quorum(&self) -> Quorum {
         self.quorum_of(&self.shared.snapshot())
     }
@@ -75,6 +122,18 @@ impl QuorumHandle {
     }
 
     /// Proof that this node has quorum now, which tells when it ends; `None` if it has not.
+    /// [`acquire`](Self::acquire) waits for it.
+    ///
+    /// ```
+    /// # use actix_quorum::{Quorum, Snapshot, testing::ScriptedQuorum};
+    /// # let now = Snapshot::new(Quorum::Quorate, "1.9".parse()?, [1, 2, 3]);
+    /// # let script = ScriptedQuorum::new(now);
+    /// # let quorum = script.handle();
+    /// let guard = quorum.guard().ok_or("no quorum")?;
+    /// // One step of long work, then the next, if quorum was held all the time:
+    /// assert!(guard.is_valid());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn guard(&self) -> Option<QuorumGuard> {
         QuorumGuard::new(&self.shared)
     }
@@ -83,6 +142,17 @@ impl QuorumHandle {
     ///
     /// Its `quorum` obeys the same deadlines as [`is_quorate`](Self::is_quorate): once one has passed
     /// it is [`Quorum::Unknown`], also if the actor is stuck and has not published that.
+    ///
+    /// ```
+    /// # use actix_quorum::{Quorum, Snapshot, testing::ScriptedQuorum};
+    /// # let now = Snapshot::new(Quorum::Quorate, "1.9".parse()?, [1, 2, 3]);
+    /// # let script = ScriptedQuorum::new(now);
+    /// # let quorum = script.handle();
+    /// let now = quorum.snapshot();
+    /// assert_eq!(now.members.len(), 3);
+    /// assert_eq!(now.to_string(), "quorate: ring 1.9, members 1 2 3");
+    /// # Ok::<(), actix_quorum::ParseRingIdError>(())
+    /// ```
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.shared.current()
     }
@@ -101,6 +171,35 @@ impl QuorumHandle {
     /// Works from any thread, before the actor has connected and while it reconnects; the
     /// subscription outlives every connection. Subscribing the same actor twice has it sent
     /// everything twice.
+    ///
+    /// ```
+    /// use actix::prelude::*;
+    /// use actix_quorum::{QuorumActor, QuorumChanged, sim::Cluster};
+    ///
+    /// struct Printer;
+    ///
+    /// impl Actor for Printer {
+    ///     type Context = Context<Self>;
+    /// }
+    ///
+    /// impl Handler<QuorumChanged> for Printer {
+    ///     type Result = ();
+    ///
+    ///     fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) {
+    ///         println!("{change}");
+    ///     }
+    /// }
+    ///
+    /// #[actix::main]
+    /// async fn main() {
+    ///     let quorum = QuorumActor::builder().source(Cluster::new(3).node(1)).start();
+    ///     let printer = Printer.start();
+    ///     // A `Recipient` keeps the printer alive; a `WeakRecipient` would not.
+    ///     let subscription = quorum.subscribe(printer.recipient());
+    ///     assert!(quorum.unsubscribe(subscription));
+    ///     quorum.stop().await;
+    /// }
+    /// ```
     pub fn subscribe(&self, subscriber: impl Into<Subscriber>) -> SubscriptionId {
         self.shared.registry.subscribe(subscriber.into())
     }
@@ -271,6 +370,27 @@ impl QuorumHandle {
     ///
     /// As with a subscribed actor, a reader that falls behind by more changes than are kept gets
     /// the latest state, with [`missed`](QuorumChanged::missed). Ends after [`Connection::Stopped`].
+    ///
+    /// ```
+    /// use actix_quorum::{QuorumActor, sim::Cluster};
+    /// use futures_util::StreamExt;
+    ///
+    /// #[actix::main]
+    /// async fn main() {
+    ///     let cluster = Cluster::new(3);
+    ///     let quorum = QuorumActor::builder().source(cluster.node(1)).start();
+    ///     let mut changes = quorum.changes();
+    ///     while let Some(change) = changes.next().await {
+    ///         println!("{change}");
+    ///         if change.is_gain() {
+    ///             cluster.partition(&[&[1], &[2, 3]]).unwrap();
+    ///         } else if change.is_loss() {
+    ///             break;
+    ///         }
+    ///     }
+    ///     quorum.stop().await;
+    /// }
+    /// ```
     pub fn changes(&self) -> impl Stream<Item = QuorumChanged> + Send + Unpin + use<> {
         let (history, latest) = (Arc::clone(&self.shared.history), self.shared.watch());
         // At the call, so that what follows is told however late it is polled.
@@ -303,6 +423,19 @@ impl QuorumHandle {
     }
 
     /// Stops the actor. From the call on nobody is told that there is quorum.
+    ///
+    /// ```
+    /// # use actix_quorum::{QuorumActor, Stopped, sim::Cluster};
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Stopped> {
+    /// # let quorum = QuorumActor::builder().source(Cluster::new(3).node(1)).start();
+    /// # quorum.wait_quorate().await?;
+    /// let stopping = quorum.stop();
+    /// assert!(!quorum.is_quorate());
+    /// stopping.await;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// Returns when the connection to Corosync is closed, after 800 ms at most: what hangs by then,
     /// as a thread that waits for a hung Corosync, is left behind and keeps no process from ending.

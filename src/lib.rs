@@ -15,6 +15,8 @@ mod error;
 mod foreign;
 mod guard;
 mod handle;
+#[cfg(feature = "serde")]
+pub mod json;
 mod lease;
 #[allow(unsafe_code)]
 pub mod libquorum;
@@ -38,6 +40,7 @@ mod shared;
 pub mod sim;
 mod state;
 mod sync;
+pub mod testing;
 mod turn;
 mod votes;
 #[cfg(feature = "web")]
@@ -53,16 +56,18 @@ pub mod failures {}
 #[doc = include_str!("../GUIDE.md")]
 pub mod guide {}
 
+pub use corosync_sys::LoadError;
+
 pub use self::{
     actor::QuorumActor,
     backoff::Backoff,
     builder::QuorumBuilder,
     connection::Source,
     corosync::Corosync,
-    error::{Code, Error},
+    error::{Code, Error, IoError},
     guard::{QuorumGuard, QuorumLost},
     handle::{QuorumHandle, Stopped},
-    libquorum::{NodeId, RingId},
+    libquorum::{NodeId, ParseRingIdError, RingId},
     messages::{Cause, GetSnapshot, QuorumChanged, Subscribe, Unsubscribe},
     nodes::Nodes,
     registry::{Subscriber, SubscriptionId},

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use log::Level;
 
-use crate::{Cause, QuorumChanged, RingState, lease::Moment};
+use crate::{Cause, QuorumChanged, RingState, VoteFlags, lease::Moment};
 
 /// What was logged before, so that some things are said once.
 #[derive(Debug, Default)]
@@ -52,7 +52,8 @@ impl LogLines {
             }
             _ => None,
         };
-        let has_two_node = current.votes.as_ref().is_some_and(|votes| votes.flags.two_node());
+        let has_two_node =
+            current.votes.as_ref().is_some_and(|votes| votes.flags.contains(VoteFlags::TWO_NODE));
         let two_node = has_two_node && !self.has_warned_of_two_node;
         self.has_warned_of_two_node |= has_two_node;
         Remarks { ring, two_node }
@@ -104,7 +105,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        Error, VoteFlags, Votes,
+        Error, Votes,
         libquorum::{NodeId, Notification, RingId},
         probe::Answer,
         state::{Event, Now, RingCounters, RingReading, RingUpdate, Rules, Tracker},
@@ -214,7 +215,7 @@ mod tests {
     #[test]
     fn two_node_is_remarked_once() {
         let mut logged = Logged::connected();
-        let flags = VoteFlags::from_bits(corosync_sys::VOTEQUORUM_INFO_TWONODE);
+        let flags = VoteFlags::TWO_NODE;
         for total in [2, 1] {
             let votes = Some(Votes { total, flags, ..Votes::default() });
             let asked_at = logged.now();

@@ -22,7 +22,22 @@ use crate::{
 /// instead, as one change from the last one it saw; `missed` says how many were left out. Until then
 /// it is sent each, however old: ask [`is_quorate`](crate::QuorumHandle::is_quorate) before acting
 /// on one.
-#[derive(Clone, Debug)]
+///
+/// ```
+/// use actix_quorum::QuorumChanged;
+///
+/// fn react(change: &QuorumChanged) {
+///     if change.is_loss() {
+///         println!("stop: {change}");
+///     } else if change.is_gain() || change.interrupted() {
+///         println!("begin in epoch {}: {change}", change.current.epoch);
+///     }
+///     for node in change.rejoined() {
+///         println!("node {node} may have restarted");
+///     }
+/// }
+/// ```
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub struct QuorumChanged {
     /// What this subscriber was told before.
@@ -46,6 +61,39 @@ impl Message for QuorumChanged {
 }
 
 impl QuorumChanged {
+    /// A change from one state to another, for tests of what handles it. `joined` and `left` are those
+    /// of the members; set the fields that are to differ.
+    ///
+    /// ```
+    /// use actix_quorum::{Cause, Quorum, QuorumChanged, Snapshot};
+    ///
+    /// let before = Snapshot::new(Quorum::Quorate, "1.9".parse()?, [1, 2, 3]);
+    /// let after = Snapshot::new(Quorum::Inquorate, "3.d".parse()?, [3]);
+    /// let change = QuorumChanged::new(before, after, Cause::Quorum);
+    /// assert!(change.is_loss());
+    /// assert_eq!(change.left.to_string(), "1 2");
+    /// # Ok::<(), actix_quorum::ParseRingIdError>(())
+    /// ```
+    pub fn new(
+        previous: impl Into<Arc<Snapshot>>,
+        current: impl Into<Arc<Snapshot>>,
+        cause: Cause,
+    ) -> Self {
+        let (previous, current) = (previous.into(), current.into());
+        let without = |these: &[NodeId], others: &[NodeId]| -> Nodes {
+            these.iter().copied().filter(|node| !others.contains(node)).collect()
+        };
+        let joined = without(&current.members, &previous.members);
+        let left = without(&previous.members, &current.members);
+        Self { previous, current, joined, left, cause, missed: 0, receipt: Receipt::default() }
+    }
+
+    /// The first message to a subscriber, for tests of what handles it: [`Cause::Subscribed`], as a
+    /// change from nothing known.
+    pub fn subscribed(current: impl Into<Arc<Snapshot>>) -> Self {
+        crate::state::first(&current.into())
+    }
+
     /// A clone that holds this `previous`, which is the same.
     pub(crate) fn clone_from_previous(&self, previous: Arc<Snapshot>) -> Self {
         Self {
@@ -90,7 +138,11 @@ impl QuorumChanged {
 
 /// What happened to cause a [`QuorumChanged`].
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 #[non_exhaustive]
 pub enum Cause {
     /// Nothing: this is the first message after subscribing, with the state at that moment.
@@ -120,7 +172,7 @@ pub enum Cause {
 
 /// Subscribes an actor to [`QuorumChanged`], as
 /// [`QuorumHandle::subscribe`](crate::QuorumHandle::subscribe) does.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Subscribe(
     /// Who is to be told.
     pub Subscriber,
@@ -151,7 +203,7 @@ impl Message for Subscribe {
 
 /// Ends a subscription, as [`QuorumHandle::unsubscribe`](crate::QuorumHandle::unsubscribe) does;
 /// answers whether there was one.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Unsubscribe(
     /// Which subscription to end.
     pub SubscriptionId,
@@ -163,7 +215,7 @@ impl Message for Unsubscribe {
 
 /// Asks for what was last published, as [`QuorumHandle::snapshot`](crate::QuorumHandle::snapshot)
 /// tells without waiting for the actor.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct GetSnapshot;
 
 impl Message for GetSnapshot {

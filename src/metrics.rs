@@ -60,7 +60,8 @@ use ::metrics::{
 use parking_lot::Mutex;
 
 use crate::{
-    Cause, Connection, Error, NodeId, QuorumChanged, RingState, Snapshot, Votes, names::NodeNames,
+    Cause, Connection, Error, NodeId, QuorumChanged, RingState, Snapshot, VoteFlags, Votes,
+    names::NodeNames,
 };
 
 /// What is recorded of one actor.
@@ -220,7 +221,7 @@ fn member_votes(
         })
         .collect();
     // As `corosync-quorumtool` lists it.
-    if let Some(votes) = votes.filter(|votes| votes.flags.qdevice_registered()) {
+    if let Some(votes) = votes.filter(|votes| votes.flags.contains(VoteFlags::QDEVICE_REGISTERED)) {
         now.insert(NodeId(0), (("Qdevice".to_owned(), "false"), votes.qdevice));
     }
     let gone =
@@ -284,6 +285,7 @@ fn reason(error: &Error) -> String {
         Error::NoProvider => "no_provider".to_owned(),
         Error::StackTooSmall { .. } => "stack_too_small".to_owned(),
         Error::Reactor(_) => "reactor".to_owned(),
+        Error::Remote(_) => "remote".to_owned(),
         Error::Connect(code)
         | Error::TrackStart(code)
         | Error::Request(code)
@@ -380,7 +382,6 @@ mod tests {
     use metrics_exporter_prometheus::PrometheusBuilder;
 
     use super::*;
-    use crate::VoteFlags;
 
     fn state(flags: u32, names: Option<&[(u32, &str)]>) -> State {
         let mut snapshot = Snapshot::before_anything(UNIX_EPOCH);
@@ -388,7 +389,7 @@ mod tests {
         snapshot.votes = Some(Votes {
             qdevice: 1,
             members: vec![(NodeId(1), 1), (NodeId(2), 3)],
-            flags: VoteFlags::from_bits(flags),
+            flags: VoteFlags::from_bits_retain(flags),
             ..Votes::default()
         });
         let names = names.map(|names| {
@@ -431,7 +432,7 @@ mod tests {
     #[test]
     fn the_quorum_device_has_a_row_while_it_is_registered() {
         let names: Option<&[(u32, &str)]> = Some(&[(1, "a"), (2, "b")]);
-        let registered = VoteFlags::from_bits(corosync_sys::VOTEQUORUM_INFO_QDEVICE_REGISTERED);
+        let registered = VoteFlags::QDEVICE_REGISTERED;
         let device = |votes| format!("{{node_id=\"0\",node=\"Qdevice\",local=\"false\"}} {votes}");
         let rows = member_rows(&[state(registered.bits(), names)]);
         assert_eq!((rows.len(), &rows[0]), (3, &device(1)));

@@ -2,8 +2,16 @@ use std::{fmt, ops::Deref, slice, sync::Arc};
 
 use crate::libquorum::NodeId;
 
-/// Some nodes, ascending: a slice that is cheap to clone, and when it is empty costs nothing.
-#[derive(Clone, Default, Eq, PartialEq)]
+/// Some nodes, ascending, each once: a slice that is cheap to clone, and when it is empty costs nothing.
+///
+/// ```
+/// use actix_quorum::{NodeId, Nodes};
+///
+/// let nodes: Nodes = [3, 1, 3].into_iter().map(NodeId).collect();
+/// assert_eq!(*nodes, [NodeId(1), NodeId(3)]);
+/// assert_eq!(nodes.to_string(), "1 3");
+/// ```
+#[derive(Clone, Default, Eq, Hash, PartialEq)]
 pub struct Nodes(Option<Arc<[NodeId]>>);
 
 impl Nodes {
@@ -18,6 +26,22 @@ impl Deref for Nodes {
 
     fn deref(&self) -> &[NodeId] {
         self.0.as_deref().unwrap_or_default()
+    }
+}
+
+impl AsRef<[NodeId]> for Nodes {
+    fn as_ref(&self) -> &[NodeId] {
+        self
+    }
+}
+
+/// In any order.
+impl FromIterator<NodeId> for Nodes {
+    fn from_iter<I: IntoIterator<Item = NodeId>>(nodes: I) -> Self {
+        let mut nodes: Vec<_> = nodes.into_iter().collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        Self::ascending(&nodes)
     }
 }
 

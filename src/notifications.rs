@@ -130,7 +130,7 @@ impl Notifications {
             Err(error) => {
                 let (connection, error) = error.into_parts();
                 connection.0.close(&connector);
-                Err(Error::Reactor(error.to_string()))
+                Err(Error::reactor(error))
             }
         }
     }
@@ -301,7 +301,7 @@ fn poll_dispatch(
                 // There may be more, of which the reactor will not tell again: stay ready.
                 dispatched => return Poll::Ready(dispatched),
             },
-            Err(error) => return Poll::Ready(Err(Error::Reactor(error.to_string()))),
+            Err(error) => return Poll::Ready(Err(Error::reactor(error))),
         }
     }
 }

@@ -124,12 +124,12 @@ fn others_suffice(companions: &Set, one: &Votes, other: &Votes) -> bool {
         let (before, after) = (votes_of(one, *node), votes_of(other, *node));
         away = away.saturating_sub(before.into_iter().chain(after).min().unwrap_or(0));
     }
-    let any = |flag: fn(crate::VoteFlags) -> bool| flag(one.flags) || flag(other.flags);
+    let any = |flag| (one.flags | other.flags).contains(flag);
     let mut enough = u64::from(one.quorum.min(other.quorum));
-    if any(crate::VoteFlags::auto_tie_breaker) {
+    if any(crate::VoteFlags::AUTO_TIE_BREAKER) {
         enough = enough.min(all / 2 + all % 2);
     }
-    if any(crate::VoteFlags::two_node) || any(crate::VoteFlags::qdevice_master_wins) {
+    if any(crate::VoteFlags::TWO_NODE) || any(crate::VoteFlags::QDEVICE_MASTER_WINS) {
         enough = 1;
     }
     away > 0 && away >= enough
@@ -307,7 +307,7 @@ impl Oracle {
         };
         let (mut reformed, mut others) = (false, false);
         match event {
-            Event::Tick => {}
+            Event::Tick | Event::Scripted(..) => {}
             Event::Lapsed => reformed = true,
             Event::Disconnected(_) | Event::Failed { .. } | Event::Stopped => {
                 self.link = None;

@@ -114,7 +114,7 @@ impl StopSystem {
     ///
     /// [`Error::Thread`] if the thread cannot be started: then nothing is watched.
     pub fn start(self, quorum: &QuorumHandle) -> Result<(), Error> {
-        let failed = |error: io::Error| Error::Thread(format!("it cannot be started: {error}"));
+        let failed = |error: io::Error| Error::Thread(error.into());
         let runtime = Builder::new_current_thread().enable_time().build().map_err(failed)?;
         let (quorum, system) = (quorum.clone(), System::try_current());
         // Every change from here: quorum may be lost again before the thread runs.

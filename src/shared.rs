@@ -59,6 +59,11 @@ impl Heartbeat {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// It counts as running from now on.
+    pub(crate) fn beat_for_ever(&self) {
+        self.beat.store(u64::MAX, Ordering::Release);
+    }
+
     /// It runs.
     pub(crate) fn beat(&self) {
         self.beat.store(self.now(), Ordering::Release);

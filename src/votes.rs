@@ -1,12 +1,34 @@
+#[cfg(feature = "serde")]
+use std::collections::BTreeMap;
 use std::fmt;
 
 use corosync_sys as sys;
+#[cfg(feature = "serde")]
+use serde::Deserialize;
 
 use crate::libquorum::NodeId;
 
 /// The votes of the cluster, as votequorum counts them on this node (`votequorum_getinfo(3)`).
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+///
+/// In JSON the votes of the members are an object with the node ids as keys, and `margin` is what
+/// [`margin`](Self::margin) returns.
+///
+/// ```
+/// use actix_quorum::{NodeId, QuorumActor, sim::Cluster};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), actix_quorum::Stopped> {
+/// # let quorum = QuorumActor::builder().source(Cluster::new(3).node(1)).start();
+///
+/// let now = quorum.wait_for(|now| now.quorum.is_quorate() && now.votes.is_some()).await?;
+/// let votes = now.votes.as_ref().expect("it was waited for");
+/// assert_eq!((votes.total, votes.expected, votes.quorum), (3, 3, 2));
+/// assert_eq!((votes.margin(), votes.of(NodeId(1))), (1, Some(1)));
+/// # quorum.stop().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize))]
 #[non_exhaustive]
 pub struct Votes {
     /// The votes that this node expects of the whole cluster.
@@ -21,8 +43,8 @@ pub struct Votes {
     pub qdevice: u32,
     /// The votes of all nodes in the nodelist of `corosync.conf`, where that can be read.
     pub configured: Option<u32>,
-    /// The votes of each member, ascending by node. In JSON an object with the node ids as keys.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "by_node"))]
+    /// The votes of each member, ascending by node.
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "by_node"))]
     pub members: Vec<(NodeId, u32)>,
     /// How votequorum is configured, and how the quorum device does.
     pub flags: VoteFlags,
@@ -37,12 +59,15 @@ impl Votes {
     /// let mut votes = Votes::default();
     /// (votes.total, votes.quorum) = (5, 3);
     /// assert_eq!(votes.margin(), 0);
-    /// // VOTEQUORUM_INFO_QUORATE
-    /// votes.flags = VoteFlags::from_bits(2);
+    /// votes.flags = VoteFlags::QUORATE;
     /// assert_eq!(votes.margin(), 2);
     /// ```
     pub fn margin(&self) -> u32 {
-        if self.flags.quorate() { self.total.saturating_sub(self.quorum) } else { 0 }
+        if self.flags.contains(VoteFlags::QUORATE) {
+            self.total.saturating_sub(self.quorum)
+        } else {
+            0
+        }
     }
 
     /// The votes of a member.
@@ -52,8 +77,8 @@ impl Votes {
 
     /// Why there is no quorum, if there is none and the votes tell.
     pub(crate) fn shortage(&self) -> Option<Shortage<'_>> {
-        let is_short = self.total < self.quorum || self.flags.wait_for_all();
-        (is_short && !self.flags.quorate()).then_some(Shortage(self))
+        let is_short = self.total < self.quorum || self.flags.contains(VoteFlags::WAIT_FOR_ALL);
+        (is_short && !self.flags.contains(VoteFlags::QUORATE)).then_some(Shortage(self))
     }
 
     /// All votes that the cluster may have: the largest number that anything tells.
@@ -70,7 +95,10 @@ impl Votes {
         let ours: u64 = ours.into_iter().map(u64::from).sum();
         let all = u64::from(self.all());
         let flags = self.flags;
-        if flags.last_man_standing() || flags.allow_downscale() || flags.qdevice_master_wins() {
+        let by_other_means = VoteFlags::LAST_MAN_STANDING
+            | VoteFlags::ALLOW_DOWNSCALE
+            | VoteFlags::QDEVICE_MASTER_WINS;
+        if flags.intersects(by_other_means) {
             return all > 0 && ours + u64::from(self.qdevice) >= all && 2 * ours > all;
         }
         2 * ours > all
@@ -94,106 +122,90 @@ impl fmt::Display for Shortage<'_> {
 }
 
 #[cfg(feature = "serde")]
-fn by_node<S: serde::Serializer>(
-    votes: &[(NodeId, u32)],
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(votes.iter().copied())
+impl serde::Serialize for Votes {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+
+        let Self { expected, highest_expected, total, quorum, qdevice, configured, .. } = self;
+        let members: BTreeMap<NodeId, u32> = self.members.iter().copied().collect();
+        let mut votes = serializer.serialize_struct("Votes", 9)?;
+        votes.serialize_field("expected", expected)?;
+        votes.serialize_field("highest_expected", highest_expected)?;
+        votes.serialize_field("total", total)?;
+        votes.serialize_field("quorum", quorum)?;
+        votes.serialize_field("qdevice", qdevice)?;
+        votes.serialize_field("configured", configured)?;
+        votes.serialize_field("members", &members)?;
+        votes.serialize_field("flags", &self.flags)?;
+        votes.serialize_field("margin", &self.margin())?;
+        votes.end()
+    }
 }
 
-/// The flags of votequorum (`VOTEQUORUM_INFO_*` in `votequorum.h`), shown by their names there.
-#[derive(Clone, Copy, Default, Eq, Hash, PartialEq)]
-pub struct VoteFlags(u32);
+#[cfg(feature = "serde")]
+fn by_node<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<(NodeId, u32)>, D::Error> {
+    BTreeMap::<NodeId, u32>::deserialize(deserializer).map(|votes| votes.into_iter().collect())
+}
+
+bitflags::bitflags! {
+    /// The flags of votequorum (`VOTEQUORUM_INFO_*` in `votequorum.h`). Bits that have no name here are
+    /// kept.
+    ///
+    /// ```
+    /// use actix_quorum::VoteFlags;
+    ///
+    /// let flags = VoteFlags::QUORATE | VoteFlags::TWO_NODE;
+    /// assert!(flags.contains(VoteFlags::TWO_NODE));
+    /// assert_eq!(flags.names().collect::<Vec<_>>(), ["two_node", "quorate"]);
+    /// ```
+    #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+    pub struct VoteFlags: u32 {
+        /// `two_node` is configured.
+        const TWO_NODE = sys::VOTEQUORUM_INFO_TWONODE;
+        /// Votequorum holds this node for quorate.
+        const QUORATE = sys::VOTEQUORUM_INFO_QUORATE;
+        /// `wait_for_all` is configured. It does not say whether it still waits.
+        const WAIT_FOR_ALL = sys::VOTEQUORUM_INFO_WAIT_FOR_ALL;
+        /// `last_man_standing` is configured.
+        const LAST_MAN_STANDING = sys::VOTEQUORUM_INFO_LAST_MAN_STANDING;
+        /// `auto_tie_breaker` is configured.
+        const AUTO_TIE_BREAKER = sys::VOTEQUORUM_INFO_AUTO_TIE_BREAKER;
+        /// `allow_downscale` is configured.
+        const ALLOW_DOWNSCALE = sys::VOTEQUORUM_INFO_ALLOW_DOWNSCALE;
+        /// A quorum device is registered.
+        const QDEVICE_REGISTERED = sys::VOTEQUORUM_INFO_QDEVICE_REGISTERED;
+        /// The quorum device answers.
+        const QDEVICE_ALIVE = sys::VOTEQUORUM_INFO_QDEVICE_ALIVE;
+        /// The quorum device gives us its votes.
+        const QDEVICE_CAST_VOTE = sys::VOTEQUORUM_INFO_QDEVICE_CAST_VOTE;
+        /// The partition with the quorum device is quorate, whatever votes it has (`master_wins`).
+        const QDEVICE_MASTER_WINS = sys::VOTEQUORUM_INFO_QDEVICE_MASTER_WINS;
+        // What has no name.
+        const _ = !0;
+    }
+}
 
 impl VoteFlags {
-    /// From the number that votequorum tells.
-    pub fn from_bits(bits: u32) -> Self {
-        Self(bits)
-    }
-
-    /// The number that votequorum told.
-    pub fn bits(self) -> u32 {
-        self.0
-    }
-
-    fn has(self, flag: u32) -> bool {
-        self.0 & flag != 0
-    }
-
-    /// `two_node` is configured.
-    pub fn two_node(self) -> bool {
-        self.has(sys::VOTEQUORUM_INFO_TWONODE)
-    }
-
-    /// Votequorum holds this node for quorate.
-    pub fn quorate(self) -> bool {
-        self.has(sys::VOTEQUORUM_INFO_QUORATE)
-    }
-
-    /// `wait_for_all` is configured. It does not say whether it still waits.
-    pub fn wait_for_all(self) -> bool {
-        self.has(sys::VOTEQUORUM_INFO_WAIT_FOR_ALL)
-    }
-
-    /// `last_man_standing` is configured.
-    pub fn last_man_standing(self) -> bool {
-        self.has(sys::VOTEQUORUM_INFO_LAST_MAN_STANDING)
-    }
-
-    /// `auto_tie_breaker` is configured.
-    pub fn auto_tie_breaker(self) -> bool {
-        self.has(sys::VOTEQUORUM_INFO_AUTO_TIE_BREAKER)
-    }
-
-    /// `allow_downscale` is configured.
-    pub fn allow_downscale(self) -> bool {
-        self.has(sys::VOTEQUORUM_INFO_ALLOW_DOWNSCALE)
-    }
-
-    /// The partition with the quorum device is quorate, whatever votes it has (`master_wins`).
-    pub fn qdevice_master_wins(self) -> bool {
-        self.has(sys::VOTEQUORUM_INFO_QDEVICE_MASTER_WINS)
-    }
-
-    /// A quorum device is registered.
-    pub fn qdevice_registered(self) -> bool {
-        self.has(sys::VOTEQUORUM_INFO_QDEVICE_REGISTERED)
-    }
-
-    /// The quorum device answers.
-    pub fn qdevice_alive(self) -> bool {
-        self.has(sys::VOTEQUORUM_INFO_QDEVICE_ALIVE)
-    }
-
-    /// The quorum device gives us its votes.
-    pub fn qdevice_casts_vote(self) -> bool {
-        self.has(sys::VOTEQUORUM_INFO_QDEVICE_CAST_VOTE)
-    }
-
-    /// The names of those that are set.
+    /// The names of those that are set, as in `votequorum.h`, in lower case.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        NAMES.into_iter().filter(move |(flag, _)| self.has(*flag)).map(|(_, name)| name)
+        NAMES.into_iter().filter(move |(flag, _)| self.contains(*flag)).map(|(_, name)| name)
     }
 }
 
-const NAMES: [(u32, &str); 10] = [
-    (sys::VOTEQUORUM_INFO_TWONODE, "two_node"),
-    (sys::VOTEQUORUM_INFO_QUORATE, "quorate"),
-    (sys::VOTEQUORUM_INFO_WAIT_FOR_ALL, "wait_for_all"),
-    (sys::VOTEQUORUM_INFO_LAST_MAN_STANDING, "last_man_standing"),
-    (sys::VOTEQUORUM_INFO_AUTO_TIE_BREAKER, "auto_tie_breaker"),
-    (sys::VOTEQUORUM_INFO_ALLOW_DOWNSCALE, "allow_downscale"),
-    (sys::VOTEQUORUM_INFO_QDEVICE_REGISTERED, "qdevice_registered"),
-    (sys::VOTEQUORUM_INFO_QDEVICE_ALIVE, "qdevice_alive"),
-    (sys::VOTEQUORUM_INFO_QDEVICE_CAST_VOTE, "qdevice_cast_vote"),
-    (sys::VOTEQUORUM_INFO_QDEVICE_MASTER_WINS, "qdevice_master_wins"),
+const NAMES: [(VoteFlags, &str); 10] = [
+    (VoteFlags::TWO_NODE, "two_node"),
+    (VoteFlags::QUORATE, "quorate"),
+    (VoteFlags::WAIT_FOR_ALL, "wait_for_all"),
+    (VoteFlags::LAST_MAN_STANDING, "last_man_standing"),
+    (VoteFlags::AUTO_TIE_BREAKER, "auto_tie_breaker"),
+    (VoteFlags::ALLOW_DOWNSCALE, "allow_downscale"),
+    (VoteFlags::QDEVICE_REGISTERED, "qdevice_registered"),
+    (VoteFlags::QDEVICE_ALIVE, "qdevice_alive"),
+    (VoteFlags::QDEVICE_CAST_VOTE, "qdevice_cast_vote"),
+    (VoteFlags::QDEVICE_MASTER_WINS, "qdevice_master_wins"),
 ];
-
-impl fmt::Debug for VoteFlags {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.names()).finish()
-    }
-}
 
 /// As a list of names.
 #[cfg(feature = "serde")]
@@ -203,21 +215,32 @@ impl serde::Serialize for VoteFlags {
     }
 }
 
+/// From a list of names. What has no name here, as from a later version, is left out.
+#[cfg(feature = "serde")]
+impl<'de> Deserialize<'de> for VoteFlags {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let names = Vec::<String>::deserialize(deserializer)?;
+        let is_set = |(_, name): &(Self, &str)| names.iter().any(|set| set == name);
+        Ok(NAMES.into_iter().filter(is_set).map(|(flag, _)| flag).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn flags_have_the_names_of_the_configuration() {
-        let flags = VoteFlags::from_bits(1 | 2 | 4 | 1 << 30);
+        let flags = VoteFlags::from_bits_retain(1 | 2 | 4 | 1 << 30);
         assert_eq!(flags.names().collect::<Vec<_>>(), ["two_node", "quorate", "wait_for_all"]);
-        assert!(flags.two_node() && flags.quorate() && !flags.qdevice_alive());
+        assert!(flags.contains(VoteFlags::TWO_NODE | VoteFlags::QUORATE));
+        assert!(!flags.contains(VoteFlags::QDEVICE_ALIVE));
         assert_eq!(flags.bits(), 7 | 1 << 30, "what we do not know survives");
     }
 
     #[test]
     fn the_margin_is_what_can_go() {
-        let quorate = VoteFlags::from_bits(sys::VOTEQUORUM_INFO_QUORATE);
+        let quorate = VoteFlags::QUORATE;
         let votes = |total, quorum, flags| Votes { total, quorum, flags, ..Votes::default() };
         let margin = |total, quorum| votes(total, quorum, quorate).margin();
         assert_eq!((margin(3, 2), margin(2, 2), margin(1, 2)), (1, 0, 0));

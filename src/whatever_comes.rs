@@ -193,7 +193,7 @@ impl Play<'_> {
                 .skip(usize::from(flags & 4 != 0))
                 .map(|member| (*member, self.bytes.votes()))
                 .collect(),
-            flags: VoteFlags::from_bits(flags.into()),
+            flags: VoteFlags::from_bits_retain(flags.into()),
             ..Votes::default()
         });
         let local = (flags & 8 != 0).then_some(NodeId(1));

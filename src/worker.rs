@@ -58,7 +58,7 @@ impl<R: Responder> Worker<R> {
         let submitted = self.submit(Request { request, answer: sender });
         Box::pin(async move {
             submitted?;
-            answer.await.unwrap_or_else(|_| Err(Error::Thread("it ended without an answer".into())))
+            answer.await.unwrap_or_else(|_| Err(Error::no_answer()))
         })
     }
 
@@ -81,7 +81,7 @@ impl<R: Responder> Worker<R> {
                 work(responder(), &receiver);
                 let _ = ends.send(());
             })
-            .map_err(|error| Error::Thread(error.to_string()))?;
+            .map_err(Error::thread)?;
         *running = Some(Thread { requests, ended });
         Ok(())
     }

@@ -1,5 +1,5 @@
 /// Why there is no table of a library's functions.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
     /// There is no such library, or the dynamic linker refuses it.

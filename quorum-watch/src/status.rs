@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use actix_quorum::{Connection, NodeId, Quorum, QuorumHandle, RingState, Snapshot, Votes};
+use actix_quorum::{
+    Connection, NodeId, Quorum, QuorumHandle, RingState, Snapshot, VoteFlags, Votes,
+};
 use tokio::time::{sleep, timeout};
 
 use crate::{LOOK, options::Options};
@@ -102,8 +104,11 @@ fn of_votes(votes: &Votes) -> Vec<(&'static str, String)> {
             votes.margin()
         ),
     )];
-    if flags.qdevice_registered() {
-        let state = match (flags.qdevice_alive(), flags.qdevice_casts_vote()) {
+    if flags.contains(VoteFlags::QDEVICE_REGISTERED) {
+        let state = match (
+            flags.contains(VoteFlags::QDEVICE_ALIVE),
+            flags.contains(VoteFlags::QDEVICE_CAST_VOTE),
+        ) {
             (true, true) => "alive, votes",
             (true, false) => "alive, does not vote",
             (false, _) => "not alive",

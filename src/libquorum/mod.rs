@@ -32,9 +32,8 @@ use std::{
     cell::Cell,
     ffi::c_void,
     marker::PhantomData,
-    ops::BitOr,
     os::fd::{BorrowedFd, RawFd},
-    path::Path,
+    path::{Path, PathBuf},
     ptr,
     time::{Duration, Instant},
 };
@@ -49,10 +48,10 @@ use self::{
 };
 pub use self::{
     model::Model,
-    notification::{NodeId, Notification, RingId},
+    notification::{NodeId, Notification, ParseRingIdError, RingId},
     server::Server,
 };
-use crate::{Code, Error};
+use crate::{Code, Corosync, Error};
 
 /// libquorum, in memory.
 #[derive(Clone, Copy, Debug)]
@@ -77,17 +76,57 @@ impl Library {
 
     /// Loads libquorum from the file at `path`. It stays loaded.
     ///
-    /// The file is trusted as the libraries are that the program is linked with: its code runs, and
-    /// is called as libquorum's. This is not `unsafe` for the reason that the search path of the
-    /// dynamic linker is not: it is configuration.
-    ///
     /// # Errors
     ///
     /// As [`load`](Self::load).
-    pub fn load_from(path: impl AsRef<Path>) -> Result<Self, Error> {
-        // SAFETY: whoever configured the path answers for the file, as an administrator does for the
-        // dynamic linker's; a file without libquorum's symbols is refused.
+    ///
+    /// # Safety
+    ///
+    /// The code in the file runs, now and whenever a function of libquorum is called. It must be
+    /// Corosync's libquorum, and so must be what it depends on.
+    pub unsafe fn load_from(path: impl AsRef<Path>) -> Result<Self, Error> {
+        // SAFETY: the caller vouches for the file.
         Ok(Self(unsafe { sys::Quorum::load_from(path) }.map_err(not_loaded)?))
+    }
+}
+
+/// The error of a libquorum that is not there.
+#[cfg(test)]
+pub(crate) fn not_installed() -> Error {
+    // SAFETY: there is no such file.
+    unsafe { Library::load_from("/nowhere/libquorum.so.5") }.unwrap_err()
+}
+
+/// A file that somebody has vouched for as libquorum.
+#[derive(Clone, Debug)]
+pub(crate) struct LibraryFile(PathBuf);
+
+impl LibraryFile {
+    pub(crate) fn load(&self) -> Result<Library, Error> {
+        // SAFETY: it was made under the same condition.
+        unsafe { Library::load_from(&self.0) }
+    }
+}
+
+impl Corosync {
+    /// Uses the libquorum in the file at `path`, which is loaded when the actor connects.
+    /// libvotequorum and libcmap are those that the dynamic linker finds: `LD_LIBRARY_PATH` is for
+    /// all three, and needs no `unsafe`.
+    ///
+    /// # Safety
+    ///
+    /// As [`Library::load_from`]: the code in the file runs. It must be Corosync's libquorum, at any
+    /// time until the actor has stopped.
+    ///
+    /// ```no_run
+    /// use actix_quorum::{Corosync, QuorumActor};
+    ///
+    /// // SAFETY: only root can write there, and it is the libquorum of this machine's Corosync.
+    /// let corosync = unsafe { Corosync::load_from("/opt/corosync/lib/libquorum.so.5") };
+    /// let builder = QuorumActor::builder().source(corosync);
+    /// ```
+    pub unsafe fn load_from(path: impl Into<PathBuf>) -> Self {
+        Self::with_file(LibraryFile(path.into()))
     }
 }
 
@@ -97,7 +136,7 @@ fn not_loaded(error: sys::LoadError) -> Error {
 }
 
 /// Whether a quorum provider is configured (`quorum_initialize(3)`, `quorum_type`).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum QuorumType {
     /// `QUORUM_FREE`: there is none, and Corosync calls every node quorate.
@@ -106,34 +145,25 @@ pub enum QuorumType {
     Set,
 }
 
-/// What `quorum_trackstart` is to deliver; `|` combines flags.
-///
-/// As measured on Corosync 3.1: each combination but `CHANGES_ONLY` alone delivers the current
-/// nodelist and quorum at once; `CHANGES` and `CHANGES_ONLY` deliver each later change.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Track(u32);
-
-impl Track {
-    /// `CS_TRACK_CURRENT`: the current state.
-    pub const CURRENT: Self = Self(sys::CS_TRACK_CURRENT);
-    /// `CS_TRACK_CHANGES`: the current state and each change after it.
-    pub const CHANGES: Self = Self(sys::CS_TRACK_CHANGES);
-    /// `CS_TRACK_CHANGES_ONLY`: each change from now on.
-    pub const CHANGES_ONLY: Self = Self(sys::CS_TRACK_CHANGES_ONLY);
-    /// No flag: Corosync accepts it and delivers nothing.
-    pub const NOTHING: Self = Self(0);
-}
-
-impl BitOr for Track {
-    type Output = Self;
-
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+bitflags::bitflags! {
+    /// What `quorum_trackstart` is to deliver; `|` combines flags. Corosync accepts an empty set, and
+    /// delivers nothing.
+    ///
+    /// As measured on Corosync 3.1: each combination but `CHANGES_ONLY` alone delivers the current
+    /// nodelist and quorum at once; `CHANGES` and `CHANGES_ONLY` deliver each later change.
+    #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+    pub struct Track: u32 {
+        /// `CS_TRACK_CURRENT`: the current state.
+        const CURRENT = sys::CS_TRACK_CURRENT;
+        /// `CS_TRACK_CHANGES`: the current state and each change after it.
+        const CHANGES = sys::CS_TRACK_CHANGES;
+        /// `CS_TRACK_CHANGES_ONLY`: each change from now on.
+        const CHANGES_ONLY = sys::CS_TRACK_CHANGES_ONLY;
     }
 }
 
 /// How much to dispatch, and whether to wait for it (`quorum_dispatch(3)`).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Dispatch {
     /// `CS_DISPATCH_ONE`: one notification, however long it takes to come.
     One,
@@ -408,7 +438,7 @@ impl Handle {
     /// delivered once more then.
     pub fn track_start(&mut self, track: Track) -> Result<(), Error> {
         // SAFETY: the handle is open until `close`, and `&mut self` keeps other threads out of it.
-        let code = Code(unsafe { (self.library.quorum_trackstart)(self.raw, track.0) });
+        let code = Code(unsafe { (self.library.quorum_trackstart)(self.raw, track.bits()) });
         self.lost |= is_over(code);
         if code == Code::OK { Ok(()) } else { Err(Error::TrackStart(code)) }
     }

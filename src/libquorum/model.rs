@@ -6,7 +6,7 @@ use super::{Library, Server, cmap::Cmap, line::Peer};
 use crate::{Code, Error};
 
 /// Which callbacks a connection has (`quorum_model_initialize(3)`).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Model {
     /// Quorum notifications only, the ring without its node id. All versions.
@@ -33,7 +33,7 @@ pub(crate) fn find(
     let cmap = match Cmap::initialize(peer) {
         Ok(cmap) => cmap,
         Err(Error::Load(why)) => {
-            warn(&why);
+            warn(&why.to_string());
             return Ok(Model::V1);
         }
         // Not known is not V1: the daemon that does not take this request may take the next.

@@ -1,8 +1,8 @@
-use std::{cmp::Ordering, fmt};
+use std::{cmp::Ordering, fmt, num::ParseIntError, str::FromStr};
 
 /// A node's id in `corosync.conf`, shown as a decimal number.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(transparent))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct NodeId(pub u32);
 
 impl fmt::Display for NodeId {
@@ -17,12 +17,36 @@ impl From<u32> for NodeId {
     }
 }
 
+impl From<NodeId> for u32 {
+    fn from(node: NodeId) -> Self {
+        node.0
+    }
+}
+
+/// From a decimal number.
+impl FromStr for NodeId {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        text.parse().map(Self)
+    }
+}
+
 /// Names one membership of the cluster: the node that formed it and a number that grows.
 ///
 /// Shown as Corosync shows it, in hexadecimal: `1.2a` (`CS_PRI_RING_ID` in `corotypes.h`); `2a` where
 /// the node is not known.
 ///
 /// Ordered by the number first: of two rings that a node was in, the later one is the larger.
+///
+/// ```
+/// use actix_quorum::{NodeId, RingId};
+///
+/// let ring: RingId = "1.2a".parse()?;
+/// assert_eq!(ring, RingId { node_id: NodeId(1), seq: 42 });
+/// assert_eq!(ring.to_string(), "1.2a");
+/// # Ok::<(), actix_quorum::ParseRingIdError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct RingId {
     /// The representative of the membership. Zero where the daemon does not tell, as in model V0.
@@ -52,6 +76,37 @@ impl fmt::Display for RingId {
     }
 }
 
+/// As it is shown.
+impl FromStr for RingId {
+    type Err = ParseRingIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseRingIdError> {
+        let (node_id, seq) = text.split_once('.').unwrap_or(("0", text));
+        // `from_str_radix` takes a sign.
+        if text.contains('+') {
+            return Err(ParseRingIdError { source: None });
+        }
+        let failed = |error| ParseRingIdError { source: Some(error) };
+        let node_id = u32::from_str_radix(node_id, 16).map_err(failed)?;
+        let seq = u64::from_str_radix(seq, 16).map_err(failed)?;
+        Ok(Self { node_id: NodeId(node_id), seq })
+    }
+}
+
+/// A text is no [`RingId`].
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("a ring id is a node and a number in hexadecimal, such as `1.2a`")]
+pub struct ParseRingIdError {
+    source: Option<ParseIntError>,
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for RingId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 #[cfg(feature = "serde")]
 impl serde::Serialize for RingId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -64,10 +119,11 @@ impl serde::Serialize for RingId {
 /// On a membership change Corosync sends the nodelist first and the quorum decision after it;
 /// the decision may take as long as a quorum device does. A flip of quorum without a membership
 /// change is a quorum notification alone (`quorum_model_initialize(3)`, `exec/vsf_quorum.c`).
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Notification {
     /// The membership changed, or is told for the first time. Model V1 only.
+    #[non_exhaustive]
     Nodelist {
         /// The new membership.
         ring_id: RingId,
@@ -81,6 +137,7 @@ pub enum Notification {
         left: Vec<NodeId>,
     },
     /// The quorum decision, whether or not it differs from the one before.
+    #[non_exhaustive]
     Quorum {
         /// Whether this partition of the cluster has quorum.
         quorate: bool,
@@ -89,6 +146,23 @@ pub enum Notification {
         /// Who was in it, in Corosync's order.
         members: Vec<NodeId>,
     },
+}
+
+impl Notification {
+    /// A change of membership, for tests of what handles it.
+    pub fn nodelist(
+        ring_id: RingId,
+        members: Vec<NodeId>,
+        joined: Vec<NodeId>,
+        left: Vec<NodeId>,
+    ) -> Self {
+        Self::Nodelist { ring_id, members, joined, left }
+    }
+
+    /// A quorum decision, for tests of what handles it.
+    pub fn quorum(quorate: bool, ring_id: RingId, members: Vec<NodeId>) -> Self {
+        Self::Quorum { quorate, ring_id, members }
+    }
 }
 
 #[cfg(test)]
@@ -101,6 +175,21 @@ mod tests {
         assert_eq!(RingId { node_id: NodeId(1), seq: 0x2a }.to_string(), "1.2a");
         assert_eq!(RingId { node_id: NodeId(26), seq: 1 }.to_string(), "1a.1");
         assert_eq!(RingId { node_id: NodeId(0), seq: 0x2a }.to_string(), "2a");
+    }
+
+    #[test]
+    fn ids_are_read_as_they_are_shown() {
+        assert_eq!("42".parse(), Ok(NodeId(42)));
+        assert!("2a".parse::<NodeId>().is_err());
+        let rings = [(1, 0x2a), (26, 1), (0, 0x2a), (u32::MAX, u64::MAX)];
+        for (node, seq) in rings {
+            let ring = RingId { node_id: NodeId(node), seq };
+            assert_eq!(ring.to_string().parse(), Ok(ring));
+        }
+        for text in ["", ".", "1.", ".2", "1.2.3", "1.g", "+1.2", "1.+2", "100000000.1", " 1.2"] {
+            let error = text.parse::<RingId>().unwrap_err();
+            assert!(error.to_string().contains("`1.2a`"), "{text}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::{
 use rustix::process::Pid;
 
 /// The process that accepted a connection to one of Corosync's services.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub struct Server {
     /// Its user id when it began to listen: 0 for the real Corosync.

@@ -73,7 +73,7 @@ impl Votequorum {
             qdevice: told.qdevice_votes,
             configured: None,
             members: Vec::new(),
-            flags: VoteFlags::from_bits(told.flags),
+            flags: VoteFlags::from_bits_retain(told.flags),
         };
         self.learn(members, votes)?;
         Ok(Info {

@@ -90,12 +90,12 @@ mod linux {
             let fd =
                 timerfd_create(TimerfdClockId::Boottime, flags).map_err(|error| match error {
                     Errno::MFILE | Errno::NFILE => Error::NoDescriptors,
-                    error => Error::Reactor(error.to_string()),
+                    error => Error::reactor(error),
                 })?;
             // SAFETY: an `OwnedFd` is open and the same until it is dropped, which the `AsyncFd` does
             // after it has left the reactor.
             let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
-                .map_err(|error| Error::Reactor(error.to_string()))?;
+                .map_err(Error::reactor)?;
             let mut timer = Self { fd, period };
             timer.reset_after(Duration::ZERO);
             Ok(timer)

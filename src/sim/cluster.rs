@@ -69,7 +69,7 @@ struct Faults {
 }
 
 /// Something that goes wrong between a node's daemon and its clients.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Fault {
     /// Connecting fails with this code.

@@ -1,11 +1,12 @@
 use crate::libquorum::NodeId;
 
 /// Why a verb was refused. Nothing has changed.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// There is no such node.
     #[error("there is no node {node}; this cluster has nodes 1 to {size}")]
+    #[non_exhaustive]
     NoNode {
         /// What was asked for.
         node: NodeId,
@@ -15,6 +16,7 @@ pub enum Error {
 
     /// The node's daemon is not in a state for this.
     #[error("node {node} is {state}: {help}")]
+    #[non_exhaustive]
     State {
         /// The node.
         node: NodeId,

@@ -365,7 +365,8 @@ impl World {
             ),
         ];
         let flags = flags.into_iter().filter_map(|(set, flag)| set.then_some(flag)).sum();
-        let votes = crate::Votes { flags: VoteFlags::from_bits(flags), ..node.votequorum.votes() };
+        let votes =
+            crate::Votes { flags: VoteFlags::from_bits_retain(flags), ..node.votequorum.votes() };
         (quorate, Some(votes))
     }
 

@@ -68,14 +68,15 @@ fn others_may_be_quorate(companions: &[NodeId], before: &Votes, after: &Votes) -
         .sum();
     let all = u64::from(before.all().max(after.all()));
     let others = all.saturating_sub(ours);
-    let flags = VoteFlags::from_bits(before.flags.bits() | after.flags.bits());
-    let threshold = if flags.two_node() || flags.qdevice_master_wins() {
-        1
-    } else if flags.auto_tie_breaker() {
-        u64::from(before.quorum.min(after.quorum)).min(all.div_ceil(2))
-    } else {
-        u64::from(before.quorum.min(after.quorum))
-    };
+    let flags = before.flags | after.flags;
+    let threshold =
+        if flags.contains(VoteFlags::TWO_NODE) || flags.contains(VoteFlags::QDEVICE_MASTER_WINS) {
+            1
+        } else if flags.contains(VoteFlags::AUTO_TIE_BREAKER) {
+            u64::from(before.quorum.min(after.quorum)).min(all.div_ceil(2))
+        } else {
+            u64::from(before.quorum.min(after.quorum))
+        };
     others >= threshold.max(1)
 }
 
@@ -131,7 +132,7 @@ mod tests {
     fn half_of_the_votes_is_enough_with_a_tie_breaker() {
         let mut four = votes(3, &[(1, 1), (2, 1), (3, 1), (4, 1)], 4);
         assert!(!is_broken(&[1, 2, 3, 4], &[1, 2, 3, 4], &[3, 4], Some(&four)));
-        four.flags = VoteFlags::from_bits(corosync_sys::VOTEQUORUM_INFO_AUTO_TIE_BREAKER);
+        four.flags = VoteFlags::AUTO_TIE_BREAKER;
         assert!(is_broken(&[1, 2, 3, 4], &[1, 2, 3, 4], &[3, 4], Some(&four)));
         assert!(!is_broken(&[1, 2, 3, 4], &[1, 2, 3, 4], &[4], Some(&four)));
     }
@@ -139,7 +140,7 @@ mod tests {
     #[test]
     fn with_two_node_either_half_is_quorate() {
         let mut two = votes(1, &[(1, 1), (2, 1)], 2);
-        two.flags = VoteFlags::from_bits(corosync_sys::VOTEQUORUM_INFO_TWONODE);
+        two.flags = VoteFlags::TWO_NODE;
         assert!(is_broken(&[1, 2], &[1], &[2], Some(&two)));
     }
 

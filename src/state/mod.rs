@@ -8,7 +8,7 @@ mod ring;
 mod snapshot;
 mod tracker;
 
-#[cfg(feature = "web")]
+#[cfg(feature = "serde")]
 pub(crate) use self::snapshot::rfc3339;
 pub use self::{
     ring::RingState,

@@ -41,7 +41,11 @@ pub(crate) struct RingCounters {
 
 /// Whether the ring that quorum was decided for is known to live.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "lowercase")
+)]
 #[non_exhaustive]
 pub enum RingState {
     /// Not known: not seen yet on this connection, or not for too long. Nothing is believed.

@@ -1,7 +1,5 @@
 //! What is known about quorum at one moment.
 
-#[cfg(feature = "serde")]
-use std::time::Duration;
 use std::{fmt, sync::Arc, time::SystemTime};
 
 use super::RingState;
@@ -14,7 +12,11 @@ use crate::{
 
 /// Whether this node's partition of the cluster has quorum.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "lowercase")
+)]
 pub enum Quorum {
     /// Corosync says that it has. The only state that lets anybody through.
     Quorate,
@@ -34,15 +36,16 @@ impl Quorum {
 }
 
 /// The connection to Corosync on this node. It says nothing about the cluster.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[cfg_attr(
     feature = "serde",
-    derive(serde::Serialize),
+    derive(serde::Serialize, serde::Deserialize),
     serde(rename_all = "lowercase", tag = "state")
 )]
 #[non_exhaustive]
 pub enum Connection {
     /// There is none yet.
+    #[non_exhaustive]
     Connecting {
         /// Which attempt is under way or has just failed; the first is 1. While attempts fail for
         /// the same reason only every doubling of this is told.
@@ -56,6 +59,7 @@ pub enum Connection {
     /// again when it answers.
     Stalled,
     /// There was one. The next attempt follows after a delay.
+    #[non_exhaustive]
     Disconnected {
         /// What ended it.
         error: Error,
@@ -65,8 +69,8 @@ pub enum Connection {
 }
 
 /// Everything that is known about quorum at one moment.
-#[derive(Clone, Debug, Eq, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Snapshot {
     /// Grows by one with each change; zero before the first.
@@ -98,29 +102,107 @@ pub struct Snapshot {
     /// This node, once votequorum has told.
     pub local: Option<NodeId>,
     /// When this became so, by the wall clock.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "rfc3339"))]
+    #[cfg_attr(feature = "serde", serde(with = "rfc3339"))]
     pub changed_at: SystemTime,
 }
 
 /// As `2026-01-31T12:00:00.000Z`.
 #[cfg(feature = "serde")]
-pub(crate) fn rfc3339<S: serde::Serializer>(
-    time: &SystemTime,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    // It can show no others, and there are none: a clock that is that wrong is shown as zero.
-    let far = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
-    let time =
-        if (SystemTime::UNIX_EPOCH..far).contains(time) { *time } else { SystemTime::UNIX_EPOCH };
-    serializer.collect_str(&humantime::format_rfc3339_millis(time))
+pub(crate) mod rfc3339 {
+    use std::time::{Duration, SystemTime};
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(crate) fn serialize<S: Serializer>(
+        time: &SystemTime,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        // It can show no others, and there are none: a clock that is that wrong is shown as zero.
+        let far = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+        let is_shown = (SystemTime::UNIX_EPOCH..far).contains(time);
+        let time = if is_shown { *time } else { SystemTime::UNIX_EPOCH };
+        serializer.collect_str(&humantime::format_rfc3339_millis(time))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<SystemTime, D::Error> {
+        humantime::parse_rfc3339(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
 }
 
 impl Snapshot {
+    /// A state of a connection that works, as after a decision of this quorum: for tests of what reads
+    /// snapshots.
+    ///
+    /// It is settled, and the ring is operational. There are no votes, `epoch` and `sequence` are zero.
+    /// Set the fields that are to differ. Votes that are set count as those of this membership, for
+    /// [`has_majority`](Self::has_majority) and [`quorate_without`](Self::quorate_without).
+    ///
+    /// ```
+    /// use actix_quorum::{NodeId, Quorum, Snapshot, VoteFlags, Votes};
+    ///
+    /// let mut now = Snapshot::new(Quorum::Quorate, "1.2a".parse()?, [1, 2]);
+    /// assert_eq!(now.to_string(), "quorate: ring 1.2a, members 1 2");
+    ///
+    /// let mut votes = Votes::default();
+    /// (votes.expected, votes.total, votes.quorum) = (3, 2, 2);
+    /// (votes.members, votes.flags) = ([1, 2].map(|n| (NodeId(n), 1)).into(), VoteFlags::QUORATE);
+    /// now.votes = Some(votes);
+    /// assert_eq!(now.quorate_without(&[NodeId(2)]), Some(false));
+    /// # Ok::<(), actix_quorum::ParseRingIdError>(())
+    /// ```
+    pub fn new<N: Into<NodeId>>(
+        quorum: Quorum,
+        ring_id: RingId,
+        members: impl IntoIterator<Item = N>,
+    ) -> Self {
+        let members: Nodes = members.into_iter().map(Into::into).collect();
+        Self {
+            quorum,
+            connection: Connection::Connected,
+            ring_id: Some(ring_id),
+            members: members.to_vec(),
+            settled: true,
+            ring: RingState::Operational,
+            votes_are_current: true,
+            ..Self::before_anything(SystemTime::now())
+        }
+    }
+
+    /// A state without a decision, and so without quorum: for tests of what reads snapshots.
+    ///
+    /// ```
+    /// use actix_quorum::{Code, Connection, Error, Snapshot};
+    ///
+    /// let error = Error::Connect(Code::LIBRARY);
+    /// let now = Snapshot::without_quorum(Connection::connecting(1, Some(error)));
+    /// assert!(now.to_string().starts_with("unknown: connecting, attempt 1"));
+    /// ```
+    pub fn without_quorum(connection: Connection) -> Self {
+        Self { connection, ..Self::before_anything(SystemTime::now()) }
+    }
+
     /// Whether there would be quorum without these nodes, as the votes are now. Nodes that are no
     /// members make no difference. No tie-breaker is counted upon for those that would be left.
     ///
     /// `None` where the votes of this membership are not known: there is no votequorum, or the
     /// membership or the decision has changed and it was not asked since, which takes some 50 ms.
+    ///
+    /// ```
+    /// use actix_quorum::{NodeId, QuorumActor, Snapshot, sim::Cluster};
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), actix_quorum::Stopped> {
+    /// # let quorum = QuorumActor::builder().source(Cluster::new(3).node(1)).start();
+    ///
+    /// let are_known = |now: &Snapshot| now.quorate_without(&[]) == Some(true);
+    /// let now = quorum.wait_for(are_known).await?;
+    /// assert_eq!(now.quorate_without(&[NodeId(3)]), Some(true));
+    /// assert_eq!(now.quorate_without(&[NodeId(2), NodeId(3)]), Some(false));
+    /// # quorum.stop().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn quorate_without(&self, nodes: &[NodeId]) -> Option<bool> {
         let votes = self.known_votes()?;
         let mut left = votes.total;
@@ -198,6 +280,16 @@ impl Snapshot {
 }
 
 impl Connection {
+    /// [`Connecting`](Self::Connecting), for tests.
+    pub fn connecting(attempt: u64, error: Option<Error>) -> Self {
+        Self::Connecting { attempt, error }
+    }
+
+    /// [`Disconnected`](Self::Disconnected), for tests.
+    pub fn disconnected(error: Error) -> Self {
+        Self::Disconnected { error }
+    }
+
     /// Whether there is one, so that what it tells counts.
     pub(crate) fn tells(&self) -> bool {
         matches!(self, Self::Connected | Self::Stalled)
@@ -220,6 +312,12 @@ impl FencingToken {
     /// The number.
     pub fn get(self) -> u64 {
         self.0
+    }
+}
+
+impl From<FencingToken> for u64 {
+    fn from(token: FencingToken) -> Self {
+        token.0
     }
 }
 

@@ -7,10 +7,11 @@ use std::{
 };
 
 use super::{
-    Connection, Quorum, RingReading, Snapshot, continuity::Continuity, ring::RingEvidence,
+    Connection, Quorum, RingReading, RingState, Snapshot, continuity::Continuity,
+    ring::RingEvidence,
 };
 use crate::{
-    Cause, Error, Nodes, QuorumChanged,
+    Cause, Error, Nodes, QuorumChanged, VoteFlags,
     lease::Moment,
     libquorum::{NodeId, Notification, RingId},
     probe::Answer,
@@ -39,6 +40,8 @@ pub(crate) enum Event {
     Disconnected(Error),
     /// The actor ends.
     Stopped,
+    /// A test has set this state.
+    Scripted(Box<Snapshot>, Cause),
 }
 
 /// What looking at the ring brought.
@@ -67,6 +70,17 @@ pub(crate) struct Rules {
     pub(crate) trust_two_node: bool,
 }
 
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(5),
+            settle_grace: Duration::from_secs(1),
+            stable_after: Duration::ZERO,
+            trust_two_node: true,
+        }
+    }
+}
+
 /// Folds events into the snapshot. Pure: no clock, no input, no output.
 #[derive(Debug)]
 pub(crate) struct Tracker {
@@ -74,6 +88,8 @@ pub(crate) struct Tracker {
     current: Arc<Snapshot>,
     /// What this connection has brought so far.
     link: LinkState,
+    /// A test sets the state, and no deadline passes.
+    is_scripted: bool,
 }
 
 /// What one connection has brought.
@@ -123,7 +139,7 @@ struct Draft {
 impl Tracker {
     pub(crate) fn new(rules: Rules, wall: SystemTime) -> Self {
         let current = Arc::new(Snapshot::before_anything(wall));
-        Self { rules, current, link: LinkState::default() }
+        Self { rules, current, link: LinkState::default(), is_scripted: false }
     }
 
     pub(crate) fn current(&self) -> &Arc<Snapshot> {
@@ -133,6 +149,9 @@ impl Tracker {
     /// When time alone will change something, if nothing else does, while there is a connection:
     /// until when quorum is believed, if it is.
     pub(crate) fn deadline(&self) -> Option<Moment> {
+        if self.is_scripted {
+            return (self.current.connection == Connection::Connected).then_some(Moment::NEVER);
+        }
         let link = &self.link;
         let ring = link.ring.until().filter(|until| *until != Moment::NEVER);
         match self.current.connection {
@@ -168,6 +187,9 @@ impl Tracker {
         if !(current.quorum.is_quorate() && current.settled && current.has_majority()) {
             return None;
         }
+        if self.is_scripted {
+            return self.deadline().filter(|_| current.ring == RingState::Operational);
+        }
         let ring = self.link.ring.exclusive_until()?;
         Some(ring.min(self.deadline()?))
     }
@@ -177,6 +199,10 @@ impl Tracker {
         let before = Arc::clone(&self.current);
         if before.connection == Connection::Stopped {
             return None;
+        }
+        if let Event::Scripted(after, cause) = event {
+            self.is_scripted = true;
+            return self.script(*after, cause, now.wall);
         }
         let after = Snapshot::clone(&before);
         let ran_out = self.expire(now.moment);
@@ -192,6 +218,18 @@ impl Tracker {
         draft.after.settled = self.link.is_settled();
         self.decide(ran_out, now.moment, &mut draft);
         self.finish(draft, now.wall)
+    }
+
+    /// Takes a state that a test has set. Its epoch never goes back.
+    fn script(
+        &mut self,
+        mut after: Snapshot,
+        cause: Cause,
+        wall: SystemTime,
+    ) -> Option<QuorumChanged> {
+        after.sequence = self.current.sequence;
+        after.epoch = after.epoch.max(self.current.epoch);
+        self.finish(Draft { after, cause, broken: false, restarted: Vec::new() }, wall)
     }
 
     /// Ends what a passed deadline ends. Returns whether one did that was not noticed before:
@@ -253,7 +291,7 @@ impl Tracker {
                 self.link = LinkState::default();
             }
             _ if !is_established => return false,
-            Event::Tick => {}
+            Event::Tick | Event::Scripted(..) => {}
             Event::Lapsed => draft.broken = true,
             Event::Answered(answer) => self.answered(answer, draft),
             Event::Ring(update) => self.ring(update, draft),
@@ -486,7 +524,9 @@ impl LinkState {
 fn without_two_node(after: &Snapshot) -> Quorum {
     match &after.votes {
         None => Quorum::Unknown,
-        Some(votes) if votes.flags.two_node() && !votes.is_majority(&after.members) => {
+        Some(votes)
+            if votes.flags.contains(VoteFlags::TWO_NODE) && !votes.is_majority(&after.members) =>
+        {
             Quorum::Inquorate
         }
         Some(_) => Quorum::Quorate,
@@ -1130,7 +1170,7 @@ mod tests {
             expected: 2,
             highest_expected: 2,
             members: vec![(NodeId(1), 1), (NodeId(2), 1)],
-            flags: crate::VoteFlags::from_bits(corosync_sys::VOTEQUORUM_INFO_TWONODE),
+            flags: crate::VoteFlags::TWO_NODE,
             ..Votes::default()
         };
         let asked_at = at(2).moment;

@@ -17,16 +17,12 @@ use futures_util::{
     stream,
 };
 use parking_lot::Mutex;
-use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 
-use super::{
-    STALLED,
-    json::{Change, State},
-    told,
-};
+use super::{STALLED, told};
 use crate::{
-    Cause, Connection, Quorum, QuorumChanged, QuorumHandle, Snapshot, names::NodeNames,
+    Cause, Connection, Quorum, QuorumChanged, QuorumHandle, Snapshot,
+    json::{Alive, Change, State},
     shared::News,
 };
 
@@ -155,18 +151,11 @@ impl Client {
         let sequence = self.seen.as_ref().map_or(0, |seen| seen.sequence);
         // They are read after a connection was told of.
         let names = self.quorum.node_names();
-        let data = serde_json::to_string(&Alive { sequence, quorum, exclusive, names: &names });
+        let alive = Alive { sequence, quorum, exclusive, names: (*names).clone() };
+        let data = serde_json::to_string(&alive);
         let data = data.expect("all keys are strings or numbers");
         format!("event: alive\ndata: {data}\n\n").into()
     }
-}
-
-#[derive(Serialize)]
-struct Alive<'a> {
-    sequence: u64,
-    quorum: Quorum,
-    exclusive: bool,
-    names: &'a NodeNames,
 }
 
 /// Those who read the events.

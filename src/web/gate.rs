@@ -40,11 +40,12 @@ use crate::QuorumHandle;
 ///
 /// /// Anybody may read; writing takes quorum.
 /// fn records(config: &mut ServiceConfig, quorum: QuorumHandle) {
-///     let gate = QuorumGate::new(quorum).allow_safe_methods().retry_after(Duration::from_secs(5));
+///     let gate = QuorumGate::new(quorum).allow_safe_methods(true).retry_after(Duration::from_secs(5));
 ///     config.service(web::resource("/records").wrap(gate).get(read).post(write));
 /// }
 /// ```
 #[derive(Clone, Debug)]
+#[must_use = "a gate keeps nobody out before it is given to `wrap`"]
 pub struct QuorumGate {
     quorum: QuorumHandle,
     allow_safe_methods: bool,
@@ -58,18 +59,20 @@ impl QuorumGate {
         Self { quorum, allow_safe_methods: false, exclusive: false, retry_after: RETRY_AFTER }
     }
 
-    /// Lets GET, HEAD and OPTIONS through without quorum: what they answer may be stale.
+    /// Whether to let GET, HEAD and OPTIONS through without quorum: what they answer may be stale.
+    /// Default false.
     ///
     /// Not if they ask for an upgrade of the connection, as a WebSocket does with a GET: what follows
     /// would not be asked for quorum.
-    pub fn allow_safe_methods(self) -> Self {
-        Self { allow_safe_methods: true, ..self }
+    pub fn allow_safe_methods(self, allow_safe_methods: bool) -> Self {
+        Self { allow_safe_methods, ..self }
     }
 
-    /// Lets requests through only while no other partition can have quorum: asks
-    /// [`QuorumHandle::is_exclusive`] in place of [`is_quorate`](QuorumHandle::is_quorate).
-    pub fn exclusive(self) -> Self {
-        Self { exclusive: true, ..self }
+    /// Whether to let requests through only while no other partition can have quorum: asks
+    /// [`QuorumHandle::is_exclusive`] in place of [`is_quorate`](QuorumHandle::is_quorate). Default
+    /// false.
+    pub fn exclusive(self, exclusive: bool) -> Self {
+        Self { exclusive, ..self }
     }
 
     /// When clients are told to try again, rounded up to seconds and with up to a quarter more at

@@ -38,6 +38,7 @@ use crate::{QuorumGuard, QuorumHandle};
 /// [`NotQuorate`] without quorum; 500 if there is no `web::Data<QuorumHandle>`, and the log says what
 /// to add.
 #[derive(Clone, Debug)]
+#[must_use = "it is the proof of quorum: work under its guard"]
 pub struct Quorate(QuorumGuard);
 
 impl Quorate {

@@ -27,7 +27,7 @@ use crate::{Connection, Quorum, QuorumHandle, RingId, RingState};
 /// | `unstable` | there is quorum, but not yet for [`stable_after`](crate::QuorumBuilder::stable_after) |
 /// | `regained` | there is quorum again: it came back while the request was refused |
 /// | `stopped` | the actor has ended |
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[error("{detail}")]
 pub struct NotQuorate {
     quorum: Quorum,

@@ -53,7 +53,7 @@ fn be_client() {
     watcher.until_lost();
     // With the delays of an error that may pass, so many attempts would take ten minutes.
     watcher.until("it has tried many times", |change| {
-        let Connection::Connecting { attempt, error } = &change.current.connection else {
+        let Connection::Connecting { attempt, error, .. } = &change.current.connection else {
             return false;
         };
         *attempt >= 64 && *error == Some(Error::NoSocket)

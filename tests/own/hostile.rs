@@ -84,7 +84,7 @@ fn a_server_that_behaves_is_believed() {
         assert_eq!(now.local, Some(NodeId(1)));
         let votes = now.votes.as_ref().unwrap();
         assert_eq!((votes.total, votes.quorum), (2, 2));
-        assert_eq!(votes.flags, VoteFlags::from_bits(QUORATE));
+        assert_eq!(votes.flags, VoteFlags::from_bits_retain(QUORATE));
         server.now(&[Step::Event(quorum_told(0, RING, 2, &[1, 2]))]);
         watcher.until_settled(Quorum::Inquorate, &[1, 2]);
         server.now(&[Step::Event(quorum_told(1, RING, 2, &[1, 2]))]);
@@ -269,7 +269,7 @@ fn somebody_who_never_answers_does_not_keep_us_from_corosync() {
         if uid == NOBODY {
             // It is not waited for, and so keeps nobody waiting.
             for watcher in [&watcher, &second] {
-                let error = Error::UntrustedServer { found: Some(NOBODY), expected: 0 };
+                let error = Error::untrusted_server(Some(NOBODY), 0);
                 assert_eq!(watcher.error(), error);
             }
         } else {
@@ -503,7 +503,7 @@ fn assert_ends(server: &Hostile, watcher: &Watcher, event: &Message, code: Code)
     server.now(&[Step::Event(event.clone())]);
     let mut told = watcher.until_lost();
     let lost = &told[told.len() - 1].current.connection;
-    assert_eq!(*lost, Connection::Disconnected { error: Error::Dispatch(code) }, "{event}");
+    assert_eq!(*lost, Connection::disconnected(Error::Dispatch(code)), "{event}");
     told.extend(watcher.until_settled(Quorum::Inquorate, &[1, 2]));
     assert_never_quorate(&told);
 }
@@ -626,7 +626,7 @@ fn a_notification_that_is_too_large_to_take_ends_the_connection() {
         server.now(&[Step::Event(quorum_told(0, RING, 2, &[1, 2]))]);
         let told = watcher.until_lost();
         let lost = &told[told.len() - 1].current.connection;
-        assert_eq!(*lost, Connection::Disconnected { error: Error::Dispatch(Code::MESSAGE_ERROR) });
+        assert_eq!(*lost, Connection::disconnected(Error::Dispatch(Code::MESSAGE_ERROR)));
         watcher.until_settled(Quorum::Inquorate, &[1, 2]);
         server.behave("quorum");
         server.now(&[Step::Disconnect]);
@@ -794,7 +794,7 @@ fn a_server_of_another_user_is_never_believed() {
             assert_eq!(handle.server().map(|server| server.uid), Some(NOBODY));
         });
         let watcher = place.watch();
-        assert_eq!(watcher.error(), Error::UntrustedServer { found: Some(NOBODY), expected: 0 });
+        assert_eq!(watcher.error(), Error::untrusted_server(Some(NOBODY), 0));
         let refused = watcher.until("it has tried several times", |change| {
             matches!(change.current.connection, Connection::Connecting { attempt: 8.., .. })
         });

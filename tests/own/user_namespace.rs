@@ -7,7 +7,7 @@ use actix_quorum::Error;
 #[test]
 #[ignore = "needs root: make test"]
 fn an_unmapped_user_is_not_called_an_impostor() {
-    let error = Error::UntrustedServer { found: Some(65534), expected: 0 }.to_string();
+    let error = Error::untrusted_server(Some(65534), 0).to_string();
     if env::var_os("IN_NAMESPACE").is_some() {
         assert!(error.contains("/proc/self/uid_map") && !error.contains("ss -xlp"), "{error}");
         return;

@@ -23,7 +23,8 @@ impl Fake {
 
     pub fn variant(name: &str, variant: Variant) -> Self {
         let fake = FakeLibquorum::variant(&format!("fake_{name}"), variant);
-        let library = Library::load_from(fake.path()).unwrap();
+        // SAFETY: it has the functions of libquorum.
+        let library = unsafe { Library::load_from(fake.path()) }.unwrap();
         Self { fake, library }
     }
 
@@ -101,7 +102,8 @@ pub fn connect(library: Library) -> Result<Handle, Error> {
 
 /// Has the actor use a fake libquorum. There is no daemon that could be asked for its version.
 pub fn fake_source(builder: QuorumBuilder, path: &Path) -> QuorumBuilder {
-    builder.source(Corosync::load_from(path)).model(Model::V1)
+    // SAFETY: it has the functions of libquorum.
+    builder.source(unsafe { Corosync::load_from(path) }).model(Model::V1)
 }
 
 /// The members 1, 2 and 3.

@@ -204,7 +204,7 @@ impl Handler<QuorumChanged> for Forward {
 fn change_error(change: &QuorumChanged) -> Option<actix_quorum::Error> {
     match &change.current.connection {
         Connection::Connecting { error, .. } => error.clone(),
-        Connection::Disconnected { error } => Some(error.clone()),
+        Connection::Disconnected { error, .. } => Some(error.clone()),
         _ => None,
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use actix::{Actor, Arbiter, Context, Handler, Message, System};
 use actix_quorum::{
     Backoff, Cause, Code, Connection, Error, GetSnapshot, NodeId, Quorum, QuorumActor,
-    QuorumChanged, Subscribe, Unsubscribe,
+    QuorumChanged, Subscribe, Unsubscribe, VoteFlags,
 };
 use futures_util::{StreamExt, future::join_all, stream};
 
@@ -378,11 +378,7 @@ fn only_a_server_of_the_right_user_is_believed() {
     for ipc in [Ipc::Shm, Ipc::Socket] {
         let node = Node::single_with(|config| config.ipc = ipc);
         let watcher = Watcher::start_with(&node.netns, |builder| builder.server_uid(Some(4711)));
-        assert_eq!(
-            watcher.error(),
-            Error::UntrustedServer { found: Some(0), expected: 4711 },
-            "{ipc:?}"
-        );
+        assert_eq!(watcher.error(), Error::untrusted_server(Some(0), 4711), "{ipc:?}");
         assert!(!watcher.quorum.is_quorate());
         let watcher = Watcher::start_with(&node.netns, |builder| builder.server_uid(Some(0)));
         watcher.until_settled(Quorum::Quorate, &[1]);
@@ -438,7 +434,7 @@ fn a_small_stack_is_told_and_harms_nothing() {
                 let told = quorum.wait_for(|snapshot| {
                     matches!(
                         &snapshot.connection,
-                        Connection::Disconnected { error: Error::StackTooSmall { .. } }
+                        Connection::Disconnected { error: Error::StackTooSmall { .. }, .. }
                     )
                 });
                 let snapshot = actix::clock::timeout(DEADLINE, told).await.unwrap().unwrap();
@@ -483,7 +479,7 @@ fn the_votes_are_told() {
     let votes = snapshot.votes.as_ref().unwrap();
     assert_eq!((votes.expected, votes.total, votes.quorum), (1, 1, 1));
     assert_eq!((votes.margin(), votes.of(NodeId(1))), (0, Some(1)));
-    assert!(votes.flags.quorate() && !votes.flags.two_node());
+    assert!(votes.flags.contains(VoteFlags::QUORATE) && !votes.flags.contains(VoteFlags::TWO_NODE));
     assert_eq!(snapshot.local, Some(NodeId(1)));
     assert_eq!(snapshot.quorate_without(&[NodeId(1)]), Some(false));
     assert_eq!(snapshot.quorate_without(&[]), Some(true));

@@ -30,11 +30,11 @@ fn ring(node: &Node, model: Model) -> RingId {
 
 fn nodelist(ring_id: RingId) -> Notification {
     let members = vec![NodeId(1)];
-    Notification::Nodelist { ring_id, members, joined: Vec::new(), left: Vec::new() }
+    Notification::nodelist(ring_id, members, Vec::new(), Vec::new())
 }
 
 fn quorum(ring_id: RingId, quorate: bool) -> Notification {
-    Notification::Quorum { quorate, ring_id, members: vec![NodeId(1)] }
+    Notification::quorum(quorate, ring_id, vec![NodeId(1)])
 }
 
 fn connect(model: Model) -> Handle {
@@ -107,7 +107,7 @@ fn track_start_delivers_what_its_flags_say() {
         for model in [Model::V0, Model::V1] {
             let ring = ring(&node, model);
             for (flags, tells_now, tracks) in [
-                (Track::NOTHING, false, false),
+                (Track::empty(), false, false),
                 (current, true, false),
                 (changes, true, true),
                 (current | changes, true, true),

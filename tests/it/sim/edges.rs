@@ -1,7 +1,14 @@
 //! What a caller meets at the edges of the API.
 
+use std::time::Duration;
+
 use actix::{Arbiter, System, clock::timeout};
-use actix_quorum::{Connection, QuorumActor, QuorumHandle, Stopped, sim::Cluster};
+use actix_quorum::{
+    Cause, Code, Connection, Error, NodeId, Quorum, QuorumActor, QuorumChanged, QuorumHandle,
+    QuorumLost, RingState, Snapshot, Stopped, VoteFlags, Votes, sim::Cluster,
+    testing::ScriptedQuorum,
+};
+use futures_util::{FutureExt, StreamExt};
 
 use crate::support::DEADLINE;
 
@@ -53,4 +60,98 @@ fn a_guard_is_acquired_once_there_is_quorum() {
         quorum.stop().await;
         assert!(!guard.is_valid());
     });
+}
+
+fn quorate(ring: &str, members: &[u32]) -> Snapshot {
+    Snapshot::new(Quorum::Quorate, ring.parse().unwrap(), members.iter().copied())
+}
+
+/// Of three nodes with one vote each.
+fn votes(members: &[u32]) -> Votes {
+    let mut votes = Votes::default();
+    (votes.expected, votes.highest_expected, votes.quorum) = (3, 3, 2);
+    votes.members = members.iter().map(|node| (NodeId(*node), 1)).collect();
+    votes.total = votes.members.len().try_into().unwrap();
+    votes.flags = VoteFlags::QUORATE;
+    votes
+}
+
+#[test]
+fn a_scripted_handle_tells_what_is_set() {
+    let script = ScriptedQuorum::new(quorate("1.9", &[1, 2, 3]));
+    let quorum = script.handle();
+    assert!(quorum.is_quorate() && !quorum.is_exclusive(), "the votes are not known");
+    let guard = quorum.guard().unwrap();
+
+    let mut exclusive = quorate("1.9", &[1, 2, 3]);
+    exclusive.votes = Some(votes(&[1, 2, 3]));
+    script.publish(exclusive.clone());
+    assert!(quorum.is_exclusive() && guard.is_exclusive());
+    assert_eq!(guard.fencing_token().map(u64::from), Some(9));
+    exclusive.ring = RingState::Gather;
+    script.publish(exclusive);
+    assert!(quorum.is_quorate() && !quorum.is_exclusive());
+
+    script.publish(Snapshot::new(Quorum::Inquorate, "3.d".parse().unwrap(), [3]));
+    assert_eq!((quorum.quorum(), guard.is_valid()), (Quorum::Inquorate, false));
+    script.publish(quorate("1.11", &[1, 2, 3]));
+    assert!(quorum.is_quorate() && !guard.is_valid(), "it is another epoch");
+    let guard = quorum.guard().unwrap();
+    let mut interrupted = Snapshot::clone(&quorum.snapshot());
+    interrupted.epoch = 7;
+    script.publish(interrupted.clone());
+    assert!(quorum.is_quorate() && !guard.is_valid(), "it was interrupted");
+
+    // What cannot be is not believed: nobody who is not connected has quorum.
+    interrupted.connection = Connection::Stalled;
+    script.publish(interrupted);
+    assert_eq!((quorum.quorum(), quorum.snapshot().quorum), (Quorum::Unknown, Quorum::Unknown));
+    script.publish(Snapshot::without_quorum(Connection::Stopped));
+    script.publish(quorate("1.15", &[1, 2, 3]));
+    assert_eq!(quorum.snapshot().connection, Connection::Stopped, "that is the end");
+}
+
+#[test]
+fn a_scripted_handle_is_waited_for_and_streamed_as_any_other() {
+    System::new().block_on(async {
+        let script = ScriptedQuorum::new(Snapshot::without_quorum(Connection::Connected));
+        let quorum = script.handle();
+        let mut changes = quorum.changes();
+        assert_eq!(changes.next().await.unwrap().cause, Cause::Subscribed);
+        assert_eq!(quorum.wait_quorate().now_or_never(), None);
+        script.publish(quorate("1.9", &[1, 2]));
+        assert_eq!(quorum.wait_quorate().now_or_never(), Some(Ok(())));
+        let change = changes.next().await.unwrap();
+        assert_eq!((change.cause, change.joined.to_string()), (Cause::Membership, "1 2".into()));
+        assert!(change.is_gain());
+
+        let guard = quorum.guard().unwrap();
+        let work = guard.run(async {
+            actix::clock::sleep(Duration::from_millis(1)).await;
+            let error = Error::Dispatch(Code::LIBRARY);
+            script.publish(Snapshot::without_quorum(Connection::disconnected(error)));
+            actix::clock::sleep(Duration::from_secs(3600)).await;
+        });
+        assert_eq!(timeout(DEADLINE, work).await.expect("dropped"), Err(QuorumLost));
+        let change = changes.next().await.unwrap();
+        assert_eq!((change.cause, change.left.to_string()), (Cause::Disconnected, "1 2".into()));
+        quorum.stop().await;
+        assert_eq!(changes.next().await.unwrap().cause, Cause::Stopped);
+        assert!(changes.next().await.is_none());
+        assert_eq!(quorum.wait_quorate().await, Err(Stopped));
+    });
+}
+
+#[test]
+fn changes_are_made_for_unit_tests() {
+    let (before, after) = (quorate("1.9", &[1, 2, 3]), quorate("1.d", &[3, 1, 4, 4]));
+    let change = QuorumChanged::new(before, after, Cause::Membership);
+    assert_eq!((change.joined.to_string(), change.left.to_string()), ("4".into(), "2".into()));
+    assert_eq!(change, change.clone());
+    assert_eq!(
+        change.to_string(),
+        "quorate: ring 1.d, members 1 3 4; joined 4; left 2 (was ring 1.9)"
+    );
+    let first = QuorumChanged::subscribed(quorate("1.9", &[1]));
+    assert!(first.is_gain() && first.cause == Cause::Subscribed);
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use actix::{Arbiter, System, clock};
 use actix_quorum::{
-    Backoff, FencingToken, NodeId, Quorum, QuorumActor, QuorumHandle, RingState, sim::Cluster,
+    Backoff, FencingToken, NodeId, Quorum, QuorumActor, QuorumHandle, RingState, VoteFlags,
+    sim::Cluster,
 };
 
 const TOKEN: Duration = Duration::from_millis(1650);
@@ -311,7 +312,10 @@ fn a_quorum_device_of_two_nodes_decides_between_them() {
         let nodes = Nodes::formed(Cluster::new(2).quorum_device(1)).await;
         let votes = nodes.node(1).snapshot().votes.clone().unwrap();
         assert_eq!((votes.total, votes.expected, votes.quorum, votes.qdevice), (3, 3, 2, 1));
-        assert!(votes.flags.qdevice_registered() && votes.flags.qdevice_casts_vote());
+        assert!(
+            votes.flags.contains(VoteFlags::QDEVICE_REGISTERED)
+                && votes.flags.contains(VoteFlags::QDEVICE_CAST_VOTE)
+        );
         assert_eq!(settled(&nodes).await, (vec![1, 2], vec![1, 2]), "while both are up");
 
         nodes.cluster.partition(&[&[1], &[2]]).unwrap();

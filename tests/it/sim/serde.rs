@@ -1,15 +1,19 @@
 //! The names in JSON are for others to rely on.
 
 use actix::{Arbiter, System};
-use actix_quorum::{Corosync, NodeId, QuorumActor, RingId};
+use actix_quorum::{
+    Cause, Code, Connection, Corosync, Error, FencingToken, NodeId, Quorum, QuorumActor, RingId,
+    RingState, Snapshot, VoteFlags, Votes,
+};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
 #[test]
 fn a_snapshot_is_told_under_the_names_of_its_fields() {
     System::new().block_on(async {
-        let quorum = QuorumActor::builder()
-            .source(Corosync::load_from("/nowhere/libquorum.so.5"))
-            .start_in_arbiter(&Arbiter::current());
+        // SAFETY: there is no such file.
+        let nowhere = unsafe { Corosync::load_from("/nowhere/libquorum.so.5") };
+        let quorum = QuorumActor::builder().source(nowhere).start_in_arbiter(&Arbiter::current());
         let snapshot = quorum.wait_for(|snapshot| snapshot.sequence == 1).await.unwrap();
         let told = serde_json::to_value(&*snapshot).unwrap();
         assert_eq!(told["sequence"], 1);
@@ -31,4 +35,74 @@ fn ids_are_told_as_they_are_shown() {
     assert_eq!(serde_json::to_value(NodeId(42)).unwrap(), json!(42));
     let ring_id = RingId { node_id: NodeId(1), seq: 0x2a };
     assert_eq!(serde_json::to_value(ring_id).unwrap(), json!("1.2a"));
+}
+
+/// What comes out of JSON that went into it.
+fn through_json<T: Serialize + DeserializeOwned>(value: &T) -> T {
+    serde_json::from_str(&serde_json::to_string(value).unwrap()).unwrap()
+}
+
+#[test]
+fn what_is_told_is_read_as_it_was() {
+    for quorum in [Quorum::Quorate, Quorum::Inquorate, Quorum::Unknown] {
+        assert_eq!(through_json(&quorum), quorum);
+    }
+    for cause in [
+        Cause::Subscribed,
+        Cause::ConnectFailed,
+        Cause::Connected,
+        Cause::Membership,
+        Cause::Quorum,
+        Cause::Votes,
+        Cause::Ring,
+        Cause::Stalled,
+        Cause::Disconnected,
+        Cause::Stopped,
+    ] {
+        assert_eq!(through_json(&cause), cause);
+    }
+    assert_eq!(serde_json::to_value(Cause::ConnectFailed).unwrap(), json!("connect_failed"));
+    let rings =
+        [RingState::Unknown, RingState::Operational, RingState::Gather, RingState::Unwatched];
+    assert_eq!(through_json(&rings), rings);
+    assert_eq!(through_json(&(NodeId(7), FencingToken::from(42))), (NodeId(7), 42.into()));
+    let ring_id = RingId { node_id: NodeId(26), seq: u64::MAX };
+    assert_eq!(through_json(&ring_id), ring_id);
+    assert!(serde_json::from_str::<RingId>("\"ring\"").is_err());
+
+    let mut votes = Votes::default();
+    (votes.expected, votes.total, votes.quorum, votes.configured) = (5, 4, 3, Some(5));
+    votes.members = vec![(NodeId(1), 3), (NodeId(22), 1)];
+    votes.flags = VoteFlags::QUORATE | VoteFlags::QDEVICE_CAST_VOTE;
+    let told = serde_json::to_value(&votes).unwrap();
+    assert_eq!((&told["margin"], &told["members"]), (&json!(1), &json!({ "1": 3, "22": 1 })));
+    assert_eq!(through_json(&votes), votes);
+    assert_eq!(
+        serde_json::from_str::<VoteFlags>(r#"["quorate","new"]"#).unwrap(),
+        VoteFlags::QUORATE
+    );
+
+    let mut snapshot = Snapshot::new(Quorum::Quorate, ring_id, [1, 22]);
+    (snapshot.votes, snapshot.local) = (Some(votes), Some(NodeId(22)));
+    let read = through_json(&snapshot);
+    assert_eq!(serde_json::to_value(&read).unwrap(), serde_json::to_value(&snapshot).unwrap());
+    assert!(!read.has_majority(), "whether the votes are current is not in JSON");
+}
+
+#[test]
+fn of_an_error_the_line_is_read() {
+    let error = Error::Connect(Code::ACCESS);
+    for connection in [
+        Connection::connecting(3, Some(error.clone())),
+        Connection::connecting(1, None),
+        Connection::disconnected(error.clone()),
+        Connection::Connected,
+        Connection::Stalled,
+        Connection::Stopped,
+    ] {
+        let read = through_json(&connection);
+        assert_eq!(read.to_string(), connection.to_string());
+        assert_eq!(through_json(&read), read);
+    }
+    assert_eq!(through_json(&error), Error::Remote(error.to_string()));
 }

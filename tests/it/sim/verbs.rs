@@ -33,7 +33,8 @@ fn there_is_no_node_outside() {
 #[test]
 fn verbs_on_unknown_nodes_say_which_there_are() {
     let cluster = Cluster::new(3);
-    let error = Error::NoNode { node: NodeId(4), size: 3 };
+    let error = cluster.crash(4).unwrap_err();
+    assert!(matches!(error, Error::NoNode { node: NodeId(4), size: 3, .. }));
     assert_eq!(error.to_string(), "there is no node 4; this cluster has nodes 1 to 3");
     for result in [
         cluster.crash(4),

@@ -4,8 +4,11 @@ use std::{sync::Mutex, time::Duration};
 
 use actix::Arbiter;
 use actix_quorum::{
-    Connection, Quorum, QuorumActor, QuorumChanged, QuorumHandle, QuorumLost, RingState,
+    Cause, Code, Connection, Error, Quorum, QuorumActor, QuorumChanged, QuorumHandle, QuorumLost,
+    RingState, Snapshot, VoteFlags, Votes,
+    json::{History, State},
     sim::{Cluster, Recorder},
+    testing::ScriptedQuorum,
     web::{Quorate, QuorumGate, routes},
 };
 use actix_web::{
@@ -17,6 +20,7 @@ use actix_web::{
     test::{self, TestRequest},
     web::{self, ServiceConfig},
 };
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -195,7 +199,7 @@ async fn clients_are_told_to_come_again_a_little_apart() {
 #[actix_web::test]
 async fn safe_methods_are_let_through_where_allowed() {
     let (_cluster, quorum) = inquorate().await;
-    let gate = QuorumGate::new(quorum).allow_safe_methods();
+    let gate = QuorumGate::new(quorum).allow_safe_methods(true);
     let status = async |method: Method| {
         let request = TestRequest::with_uri("/it").method(method);
         ask(gated(gate.clone()), request).await.status()
@@ -212,7 +216,7 @@ async fn safe_methods_are_let_through_where_allowed() {
 #[actix_web::test]
 async fn an_upgrade_is_no_safe_method() {
     let (_cluster, quorum) = inquorate().await;
-    let gate = QuorumGate::new(quorum).allow_safe_methods();
+    let gate = QuorumGate::new(quorum).allow_safe_methods(true);
     for (connection, upgrade) in [
         ("Upgrade", Some("websocket")),
         ("keep-alive, upgrade", Some("WebSocket")),
@@ -640,4 +644,70 @@ async fn an_actor_that_is_stuck_is_not_alive() {
     })
     .await;
     assert_eq!(get(&quorum, "/livez").await.0, StatusCode::OK);
+}
+
+/// Reads an answer as a client in Rust does, and writes it again.
+async fn read_and_written<T: Serialize + DeserializeOwned>(quorum: &QuorumHandle, uri: &str) -> T {
+    let (status, body) = get(quorum, uri).await;
+    assert_eq!(status, StatusCode::OK);
+    let read: T = serde_json::from_str(&body).unwrap();
+    let sent: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(serde_json::to_value(&read).unwrap(), sent, "all of it");
+    read
+}
+
+/// Without a cluster: each state is set.
+#[actix_web::test]
+async fn a_client_in_rust_reads_the_state_and_the_history() {
+    let refused = Error::Connect(Code::ACCESS);
+    let connecting = Connection::connecting(2, Some(refused.clone()));
+    let script = ScriptedQuorum::new(Snapshot::without_quorum(connecting));
+    let quorum = script.handle();
+    let state: State = read_and_written(&quorum, "/quorum").await;
+    assert_eq!((state.quorum, state.ring_id), (Quorum::Unknown, None));
+    let told = Connection::connecting(2, Some(Error::Remote(refused.to_string())));
+    assert_eq!(state.connection, told);
+
+    let mut votes = Votes::default();
+    (votes.expected, votes.total, votes.quorum) = (3, 3, 2);
+    (votes.members, votes.flags) = ([1, 2, 3].map(|n| (n.into(), 1)).into(), VoteFlags::QUORATE);
+    let mut quorate = Snapshot::new(Quorum::Quorate, "1.9".parse().unwrap(), [1, 2, 3]);
+    (quorate.votes, quorate.local) = (Some(votes.clone()), Some(1.into()));
+    script.publish(quorate);
+    let state: State = read_and_written(&quorum, "/quorum").await;
+    assert_eq!(state.fencing_token, Some(9.into()));
+    assert_eq!((state.votes, state.exclusive), (Some(votes.clone()), true));
+
+    (votes.total, votes.flags) = (1, VoteFlags::empty());
+    votes.members = vec![(3.into(), 1)];
+    let mut inquorate = Snapshot::new(Quorum::Inquorate, "3.d".parse().unwrap(), [3]);
+    inquorate.votes = Some(votes);
+    script.publish(inquorate);
+    let state: State = read_and_written(&quorum, "/quorum").await;
+    assert_eq!(state.shortage.as_deref(), Some("1 of 3 votes, 2 required"));
+    let history: History = read_and_written(&quorum, "/quorum/history").await;
+    let causes: Vec<_> = history.changes.iter().map(|past| past.cause).collect();
+    assert_eq!(causes, [Cause::ConnectFailed, Cause::Membership, Cause::Membership]);
+    assert!(history.changes[1].seconds.is_some() && history.changes[2].seconds.is_none());
+}
+
+/// As a user tests a service: without a cluster, and without the feature `sim`.
+#[actix_web::test]
+async fn a_service_is_tested_with_a_scripted_handle() {
+    let script = ScriptedQuorum::new(Snapshot::without_quorum(Connection::Connected));
+    let quorum = script.handle();
+    let write = || TestRequest::post().uri("/it");
+    let status = async || {
+        let gate = QuorumGate::new(quorum.clone());
+        ask(gated(gate), write()).await.status()
+    };
+    assert_eq!(status().await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(get(&quorum, "/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(get(&quorum, "/livez").await.0, StatusCode::OK);
+    script.publish(Snapshot::new(Quorum::Quorate, "1.9".parse().unwrap(), [1, 2, 3]));
+    assert_eq!(status().await, StatusCode::OK);
+    assert_eq!(get(&quorum, "/readyz").await.0, StatusCode::OK);
+    quorum.stop().await;
+    assert_eq!(get(&quorum, "/livez").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(status().await, StatusCode::SERVICE_UNAVAILABLE);
 }

@@ -10,7 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_quorum::{Connection, Quorum};
+use actix_quorum::{
+    Cause, Connection, Quorum,
+    json::{Alive, Change},
+};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::support::{Client, Event, Service, Setup, all_published, block_on, eventually, hold};
@@ -119,6 +123,37 @@ fn a_stream_tells_the_state_and_then_each_change() {
     };
     assert_eq!(loss["text"], "inquorate: ring 1.9, members 1 (was quorate)");
     assert_eq!(loss["current"]["quorum"], "inquorate");
+}
+
+/// Reads what was sent as a client in Rust does, and writes it again.
+fn read_and_written<T: Serialize + DeserializeOwned>(event: &Event) -> T {
+    let read: T = serde_json::from_str(&event.data).unwrap();
+    assert_eq!(serde_json::to_value(&read).unwrap(), json(event), "all of it");
+    read
+}
+
+#[test]
+fn a_client_in_rust_reads_the_stream() {
+    let service = Service::start();
+    all_published(&service.quorum);
+    let mut client = service.connect();
+    client.open_events(&[]);
+    let (mut was_lost, mut was_alive, mut causes) = (false, false, Vec::new());
+    service.lose();
+    while !(was_lost && was_alive) {
+        let event = client.event().unwrap();
+        if event.event == "changed" {
+            let change: Change = read_and_written(&event);
+            assert_eq!(Some(change.current.sequence), event.id);
+            was_lost |= change.is_loss && change.current.quorum == Quorum::Inquorate;
+            causes.push(change.cause);
+        } else {
+            let alive: Alive = read_and_written(&event);
+            was_alive |= alive.quorum == Quorum::Inquorate && !alive.exclusive;
+        }
+    }
+    assert_eq!(causes[0], Cause::Subscribed);
+    assert!(causes.contains(&Cause::Membership), "{causes:?}");
 }
 
 #[test]

@@ -670,7 +670,7 @@ fn is_for(error: &sim::Error, refused: &Refused) -> bool {
         (sim::Error::NoNode { node, .. }, Refused::NoNode(id))
         | (sim::Error::Overlap(node), Refused::Overlap(id))
         | (sim::Error::LeftOut(node), Refused::LeftOut(id)) => node.0 == *id,
-        (sim::Error::State { node, state, help }, Refused::State(id, daemon)) => {
+        (sim::Error::State { node, state, help, .. }, Refused::State(id, daemon)) => {
             let is = format!("{daemon:?}").to_lowercase();
             node.0 == *id && *state == is && !help.is_empty()
         }

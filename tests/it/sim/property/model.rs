@@ -123,7 +123,7 @@ impl Model {
             return Some(Error::Connect(code));
         }
         if server_uid != 0 {
-            return Some(Error::UntrustedServer { found: Some(server_uid), expected: 0 });
+            return Some(Error::untrusted_server(Some(server_uid), 0));
         }
         if !self.provider {
             return Some(Error::NoProvider);
