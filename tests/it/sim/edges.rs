@@ -155,3 +155,17 @@ fn changes_are_made_for_unit_tests() {
     let first = QuorumChanged::subscribed(quorate("1.9", &[1]));
     assert!(first.is_gain() && first.cause == Cause::Subscribed);
 }
+
+/// What is handed to other threads.
+#[test]
+fn what_users_hold_moves_between_threads() {
+    fn moves<T: Send + Sync + Clone + std::fmt::Debug + 'static>() {}
+    moves::<QuorumHandle>();
+    moves::<actix_quorum::QuorumGuard>();
+    moves::<Snapshot>();
+    moves::<Error>();
+    moves::<QuorumChanged>();
+    moves::<actix_quorum::Nodes>();
+    moves::<actix_quorum::Backoff>();
+    moves::<actix_quorum::Corosync>();
+}
