@@ -18,19 +18,15 @@
 //! # Ok::<(), serde_json::Error>(())
 //! ```
 //!
-//! A service of a later version may send fields that are not here, which are ignored. The errors in it
-//! are [`Error::Remote`](crate::Error::Remote).
+//! A service of a later version may send fields that are not here, which are ignored; a cause or
+//! a state that this version does not know is an error of the parser. The errors in it are [`Error::Remote`](crate::Error::Remote).
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Cause, Connection, FencingToken, NodeId, Quorum, QuorumChanged, RingId, RingState, Snapshot,
-    Votes, state::rfc3339,
+    Cause, Connection, FencingToken, NodeId, Quorum, RingId, RingState, Votes, state::rfc3339,
 };
 
 /// What is true now: the answer of `/quorum`, and in each [`Change`].
@@ -39,101 +35,55 @@ use crate::{
 pub struct State {
     /// [`QuorumHandle::quorum`](crate::QuorumHandle::quorum), when this was sent.
     pub quorum: Quorum,
-    /// [`Snapshot::connection`].
+    /// [`Snapshot::connection`](crate::Snapshot::connection).
     pub connection: Connection,
-    /// [`Snapshot::ring_id`].
+    /// [`Snapshot::ring_id`](crate::Snapshot::ring_id).
     pub ring_id: Option<RingId>,
-    /// [`Snapshot::members`].
+    /// [`Snapshot::members`](crate::Snapshot::members).
     pub members: Vec<NodeId>,
     /// The names of the nodes that have one.
     pub names: BTreeMap<NodeId, String>,
-    /// [`Snapshot::settled`].
+    /// [`Snapshot::settled`](crate::Snapshot::settled).
     pub settled: bool,
-    /// [`Snapshot::ring`].
+    /// [`Snapshot::ring`](crate::Snapshot::ring).
     pub ring: RingState,
     /// [`QuorumHandle::is_exclusive`](crate::QuorumHandle::is_exclusive), when this was sent.
     pub exclusive: bool,
-    /// [`Snapshot::fencing_token`].
+    /// [`Snapshot::fencing_token`](crate::Snapshot::fencing_token).
     pub fencing_token: Option<FencingToken>,
-    /// [`Snapshot::epoch`].
+    /// [`Snapshot::epoch`](crate::Snapshot::epoch).
     pub epoch: u64,
-    /// [`Snapshot::votes`].
+    /// [`Snapshot::votes`](crate::Snapshot::votes).
     pub votes: Option<Votes>,
     /// Why there is no quorum, where the votes tell: `2 of 4 votes, 3 required`.
     pub shortage: Option<String>,
-    /// [`Snapshot::local`].
+    /// [`Snapshot::local`](crate::Snapshot::local).
     pub local: Option<NodeId>,
-    /// [`Snapshot::sequence`].
+    /// [`Snapshot::sequence`](crate::Snapshot::sequence).
     pub sequence: u64,
-    /// [`Snapshot::changed_at`], in milliseconds.
+    /// [`Snapshot::changed_at`](crate::Snapshot::changed_at), in milliseconds.
     #[serde(with = "rfc3339")]
     pub changed_at: SystemTime,
-}
-
-impl State {
-    /// With what readers find of it: its quorum, and whether it is exclusive.
-    #[cfg(feature = "web")]
-    pub(crate) fn of(
-        snapshot: &Snapshot,
-        (quorum, exclusive): (Quorum, bool),
-        names: &BTreeMap<NodeId, String>,
-    ) -> Self {
-        Self {
-            quorum,
-            connection: snapshot.connection.clone(),
-            ring_id: snapshot.ring_id,
-            members: snapshot.members.clone(),
-            names: names.clone(),
-            settled: snapshot.settled,
-            ring: snapshot.ring,
-            exclusive,
-            fencing_token: snapshot.fencing_token().filter(|_| quorum.is_quorate()),
-            epoch: snapshot.epoch,
-            votes: snapshot.votes.clone(),
-            shortage: snapshot
-                .shortage()
-                .filter(|_| quorum == Quorum::Inquorate)
-                .map(|shortage| shortage.to_string()),
-            local: snapshot.local,
-            sequence: snapshot.sequence,
-            changed_at: snapshot.changed_at,
-        }
-    }
 }
 
 /// A change as it happens: the data of a `changed` event of `/quorum/events`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Change {
-    /// [`QuorumChanged::cause`].
+    /// [`QuorumChanged::cause`](crate::QuorumChanged::cause).
     pub cause: Cause,
     /// One line for an operator.
     pub text: String,
-    /// [`QuorumChanged::joined`].
+    /// [`QuorumChanged::joined`](crate::QuorumChanged::joined).
     pub joined: Vec<NodeId>,
-    /// [`QuorumChanged::left`].
+    /// [`QuorumChanged::left`](crate::QuorumChanged::left).
     pub left: Vec<NodeId>,
-    /// [`QuorumChanged::missed`].
+    /// [`QuorumChanged::missed`](crate::QuorumChanged::missed).
     pub missed: u64,
-    /// [`QuorumChanged::is_loss`].
+    /// [`QuorumChanged::is_loss`](crate::QuorumChanged::is_loss).
     pub is_loss: bool,
     /// What is true now.
     pub current: State,
-}
-
-impl Change {
-    #[cfg(feature = "web")]
-    pub(crate) fn of(change: &QuorumChanged, current: State) -> Self {
-        Self {
-            cause: change.cause,
-            text: change.to_string(),
-            joined: change.joined.to_vec(),
-            left: change.left.to_vec(),
-            missed: change.missed,
-            is_loss: change.is_loss(),
-            current,
-        }
-    }
 }
 
 /// What is true between two changes: the data of an `alive` event of `/quorum/events`.
@@ -155,13 +105,13 @@ pub struct Alive {
 #[non_exhaustive]
 pub struct History {
     /// The latest last.
-    pub changes: Vec<Past>,
+    pub changes: Vec<HistoryEntry>,
 }
 
 /// A change as it is told afterwards.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
-pub struct Past {
+pub struct HistoryEntry {
     /// That of the state after it.
     pub sequence: u64,
     /// When it was, in milliseconds.
@@ -175,37 +125,14 @@ pub struct Past {
     pub ring_id: Option<RingId>,
     /// The members after it.
     pub members: Vec<NodeId>,
-    /// [`QuorumChanged::joined`].
+    /// [`QuorumChanged::joined`](crate::QuorumChanged::joined).
     pub joined: Vec<NodeId>,
-    /// [`QuorumChanged::left`].
+    /// [`QuorumChanged::left`](crate::QuorumChanged::left).
     pub left: Vec<NodeId>,
     /// The epoch after it.
     pub epoch: u64,
-    /// [`QuorumChanged::cause`].
+    /// [`QuorumChanged::cause`](crate::QuorumChanged::cause).
     pub cause: Cause,
     /// One line for an operator.
     pub text: String,
-}
-
-impl Past {
-    #[cfg(feature = "web")]
-    pub(crate) fn of(change: &QuorumChanged, until: Option<SystemTime>) -> Self {
-        let current = &change.current;
-        // The wall clock may have been set back.
-        let lasted =
-            |until: SystemTime| until.duration_since(current.changed_at).unwrap_or_default();
-        Self {
-            sequence: current.sequence,
-            changed_at: current.changed_at,
-            seconds: until.map(lasted).as_ref().map(Duration::as_secs_f64),
-            quorum: current.quorum,
-            ring_id: current.ring_id,
-            members: current.members.clone(),
-            joined: change.joined.to_vec(),
-            left: change.left.to_vec(),
-            epoch: current.epoch,
-            cause: change.cause,
-            text: change.to_string(),
-        }
-    }
 }

@@ -55,7 +55,7 @@ use crate::{
     state::{Event, Rules},
 };
 
-/// Sets what its handles tell.
+/// Sets what its handles tell. A clone sets the same.
 ///
 /// A handle of it works as that of an actor does: subscribers, [`changes`](QuorumHandle::changes),
 /// guards and the routes of `web` see each state that is published. Only
@@ -63,7 +63,7 @@ use crate::{
 ///
 /// [`is_exclusive`](QuorumHandle::is_exclusive) holds for a quorate state that is settled, whose ring
 /// is operational and whose votes are a [majority](Snapshot::has_majority).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "a script does nothing without its handle"]
 pub struct ScriptedQuorum {
     quorum: QuorumHandle,

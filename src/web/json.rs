@@ -1,12 +1,15 @@
 //! The state and its changes in the words that [`routes`](super::routes) documents.
 
+use std::time::{Duration, SystemTime};
+
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web::Query};
 use serde::{Deserialize, Serialize};
 
 use super::told;
 use crate::{
-    QuorumHandle,
-    json::{History, Past, State},
+    Quorum, QuorumChanged, QuorumHandle, Snapshot,
+    json::{Change, History, HistoryEntry, State},
+    names::NodeNames,
     registry::KEPT,
 };
 
@@ -33,11 +36,81 @@ pub(super) fn history(quorum: &QuorumHandle, request: &HttpRequest) -> HttpRespo
     let changes = quorum.shared.history.last(last);
     let until = changes.iter().skip(1).map(|next| Some(next.current.changed_at)).chain([None]);
     json(&History {
-        changes: changes.iter().zip(until).map(|(change, until)| Past::of(change, until)).collect(),
+        changes: changes
+            .iter()
+            .zip(until)
+            .map(|(change, until)| HistoryEntry::of(change, until))
+            .collect(),
     })
 }
 
 fn json(value: &impl Serialize) -> HttpResponse {
     let body = serde_json::to_string(value).expect("all keys are strings or numbers");
     told(StatusCode::OK).content_type("application/json").body(body)
+}
+
+impl State {
+    /// With what readers find of it: its quorum, and whether it is exclusive.
+    pub(super) fn of(
+        snapshot: &Snapshot,
+        (quorum, exclusive): (Quorum, bool),
+        names: &NodeNames,
+    ) -> Self {
+        Self {
+            quorum,
+            connection: snapshot.connection.clone(),
+            ring_id: snapshot.ring_id,
+            members: snapshot.members.clone(),
+            names: names.clone(),
+            settled: snapshot.settled,
+            ring: snapshot.ring,
+            exclusive,
+            fencing_token: snapshot.fencing_token().filter(|_| quorum.is_quorate()),
+            epoch: snapshot.epoch,
+            votes: snapshot.votes.clone(),
+            shortage: snapshot
+                .shortage()
+                .filter(|_| quorum == Quorum::Inquorate)
+                .map(|shortage| shortage.to_string()),
+            local: snapshot.local,
+            sequence: snapshot.sequence,
+            changed_at: snapshot.changed_at,
+        }
+    }
+}
+
+impl Change {
+    pub(super) fn of(change: &QuorumChanged, current: State) -> Self {
+        Self {
+            cause: change.cause,
+            text: change.to_string(),
+            joined: change.joined.to_vec(),
+            left: change.left.to_vec(),
+            missed: change.missed,
+            is_loss: change.is_loss(),
+            current,
+        }
+    }
+}
+
+impl HistoryEntry {
+    pub(super) fn of(change: &QuorumChanged, until: Option<SystemTime>) -> Self {
+        let current = &change.current;
+        // The wall clock may have been set back.
+        let lasted =
+            |until: SystemTime| until.duration_since(current.changed_at).unwrap_or_default();
+        Self {
+            sequence: current.sequence,
+            changed_at: current.changed_at,
+            seconds: until.map(lasted).as_ref().map(Duration::as_secs_f64),
+            quorum: current.quorum,
+            ring_id: current.ring_id,
+            members: current.members.clone(),
+            joined: change.joined.to_vec(),
+            left: change.left.to_vec(),
+            epoch: current.epoch,
+            cause: change.cause,
+            text: change.to_string(),
+        }
+    }
 }
