@@ -19,7 +19,8 @@
 //! ```
 //!
 //! A service of a later version may send fields that are not here, which are ignored; a cause or
-//! a state that this version does not know is an error of the parser. The errors in it are [`Error::Remote`](crate::Error::Remote).
+//! a state that this version does not know is an error of the parser. The errors in it are
+//! [`Error::Remote`](crate::Error::Remote).
 
 use std::{collections::BTreeMap, time::SystemTime};
 
