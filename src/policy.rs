@@ -1,54 +1,44 @@
 //! What a service does when quorum is lost, ready made.
 //!
-//! [`StopSystem`] ends the process. [`Call`] is an actor to
-//! [subscribe](crate::QuorumHandle::subscribe), which calls a closure.
+//! [`StopSystem`] ends the process. For a reaction of your own, read the changes in a loop:
+//!
+//! ```
+//! use actix_quorum::QuorumHandle;
+//! use futures_util::StreamExt;
+//!
+//! async fn react(quorum: QuorumHandle) {
+//!     let mut changes = quorum.changes();
+//!     while let Some(change) = changes.next().await {
+//!         if change.is_loss() {
+//!             println!("{change}");
+//!         }
+//!     }
+//! }
+//! # let cluster = actix_quorum::sim::Cluster::new(3);
+//! # let quorum = actix_quorum::QuorumActor::builder().source(cluster.node(1)).start_detached();
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+//! # runtime.block_on(async {
+//! #     quorum.wait_quorate().await;
+//! #     tokio::join!(react(quorum.clone()), quorum.stop());
+//! # });
+//! ```
 //!
 //! What must not happen without quorum asks [`is_quorate`](crate::QuorumHandle::is_quorate) or runs
 //! under a [guard](crate::QuorumGuard).
 
 use std::{
-    fmt,
-    future::pending,
     io, process,
     sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
-use actix::{Actor, Context, Handler, System};
+use actix::System;
 use futures_core::Stream;
 use futures_util::StreamExt;
 use tokio::runtime::Builder;
 
 use crate::{Error, QuorumChanged, QuorumHandle, foreign};
-
-/// Calls a closure with each change, the current state first.
-pub struct Call<F>(F);
-
-impl<F: FnMut(QuorumChanged) + Unpin + 'static> Call<F> {
-    /// Calls `f`, on the arbiter that this is started on.
-    pub fn new(f: F) -> Self {
-        Self(f)
-    }
-}
-
-impl<F: Unpin + 'static> Actor for Call<F> {
-    type Context = Context<Self>;
-}
-
-impl<F: FnMut(QuorumChanged) + Unpin + 'static> Handler<QuorumChanged> for Call<F> {
-    type Result = ();
-
-    fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) {
-        (self.0)(change);
-    }
-}
-
-impl<F> fmt::Debug for Call<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").finish_non_exhaustive()
-    }
-}
 
 /// Ends the process with an exit code once quorum was lost and has not come back for a while:
 /// whoever supervises the process starts it anew.

@@ -71,7 +71,6 @@ mod gate;
 mod health;
 mod json;
 mod live;
-mod pause;
 mod quorate;
 mod refusal;
 
@@ -86,7 +85,7 @@ use actix_web::{
 };
 
 pub(crate) use self::events::EventClients;
-pub use self::{gate::QuorumGate, pause::PauseServer, quorate::Quorate, refusal::NotQuorate};
+pub use self::{gate::QuorumGate, quorate::Quorate, refusal::NotQuorate};
 use crate::QuorumHandle;
 
 /// Mounts everything that tells about quorum:

@@ -8,11 +8,11 @@ use std::{
     time::Duration,
 };
 
-use actix::{Actor, Arbiter, System};
+use actix::{Arbiter, System};
 use actix_quorum::{
     QuorumActor, QuorumBuilder, QuorumHandle,
     sim::Cluster,
-    web::{PauseServer, QuorumGate, drop_stalled_clients, routes},
+    web::{QuorumGate, drop_stalled_clients, routes},
 };
 use actix_web::{
     App, HttpServer,
@@ -33,8 +33,6 @@ pub struct Service {
 
 /// What one service has that others have not.
 pub struct Setup {
-    /// Whether the server is paused without quorum.
-    pub pauses: bool,
     /// How its actor starts.
     pub start: Box<dyn FnOnce(QuorumBuilder) -> QuorumHandle + Send>,
     /// What is served in place of what is otherwise.
@@ -43,7 +41,7 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { pauses: false, start: Box::new(QuorumBuilder::start), instead: |_| {} }
+        Self { start: Box::new(QuorumBuilder::start), instead: |_| {} }
     }
 }
 
@@ -66,7 +64,7 @@ impl Service {
     }
 
     pub fn start_with(setup: Setup) -> Self {
-        let Setup { pauses, start, instead } = setup;
+        let Setup { start, instead } = setup;
         // Some tests connect more clients than there are descriptors by default.
         let limit = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
@@ -95,10 +93,6 @@ impl Service {
                 .unwrap();
                 let addr = server.addrs()[0];
                 let server = server.run();
-                if pauses {
-                    let policy = PauseServer::new(server.handle());
-                    quorum.subscribe(policy.start().recipient());
-                }
                 Arbiter::current().spawn(async { server.await.unwrap() });
                 send.send((quorum, addr, System::current())).unwrap();
             });

@@ -17,7 +17,7 @@ use actix_quorum::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::support::{Client, Event, Service, Setup, all_published, block_on, eventually, hold};
+use crate::support::{Client, Event, Service, all_published, block_on, eventually, hold};
 
 /// A request that is sent when the handle says that there is no quorum is refused, and one that is
 /// sent when it says that there is one is not, however many are under way when that changes.
@@ -351,26 +351,4 @@ fn has_connection(server: SocketAddr, client: SocketAddr) -> bool {
     listed.lines().any(|line| {
         line.find(&server).zip(line.find(&client)).is_some_and(|(server, client)| server < client)
     })
-}
-
-#[test]
-fn a_paused_server_lets_its_clients_wait() {
-    let service = Service::start_with(Setup { pauses: true, ..Setup::default() });
-    let ask = || {
-        let mut client = service.connect();
-        client.send("GET", "/livez", &[]);
-        client.stream().set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        client
-    };
-    let answered = |client: &Client| client.stream().peek(&mut [0]).is_ok();
-    assert!(eventually("it accepts", || answered(&ask()).then_some(true)));
-    service.lose();
-    let waiting = eventually("it does not accept", || {
-        let client = ask();
-        (!answered(&client)).then_some(client)
-    });
-    waiting.stream().set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-    assert!(!answered(&waiting), "it was answered late");
-    service.regain();
-    eventually("it accepts again", || answered(&waiting).then_some(()));
 }
