@@ -3,7 +3,7 @@
 //! every other thread of the process from connecting.
 //!
 //! Each begins with `own_process!()`, which runs it alone in a new process of this program (`exit`
-//! starts its processes itself). So they too run side by side.
+//! and the policies that end the process start theirs themselves). So they too run side by side.
 
 #[path = "../support/mod.rs"]
 #[macro_use]
@@ -13,6 +13,7 @@ mod descriptors;
 mod detached;
 mod encrypted;
 mod exit;
+mod exit_process;
 mod files;
 #[cfg(feature = "metrics")]
 mod foreign;

@@ -1,9 +1,8 @@
 //! The policy that ends the process, in processes of their own, on the simulated cluster. In real time.
 
 use std::{
-    env,
     os::unix::process::ExitStatusExt,
-    process::{Child, Command, ExitStatus, exit},
+    process::{ExitStatus, exit},
     sync::mpsc,
     thread,
     time::Duration,
@@ -14,10 +13,7 @@ use actix_quorum::{QuorumActor, QuorumBuilder, QuorumHandle, policy::StopSystem,
 use log::{LevelFilter, Log, Metadata, Record};
 use rustix::process::Signal;
 
-use crate::support::{eventually_within, hold};
-
-/// What a process does: the name of the test, the case and what it is made of.
-type Case = (&'static str, fn());
+use crate::support::{Case, hold, run_cases, with_code};
 
 /// The code of the policy.
 const CODE: i32 = 75;
@@ -31,38 +27,9 @@ const GRACE: Duration = Duration::from_millis(500);
 /// The lease, the grace, and what a busy machine may add.
 const BOUND: Duration = Duration::from_secs(30);
 
-/// Ends with the test.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Runs each case in a process of its own, if this is not one of them.
 #[track_caller]
 fn run(test: &str, cases: &[Case], expected: impl Fn(ExitStatus) -> bool) {
-    if let Ok(name) = env::var("CASE") {
-        let (_, case) = cases.iter().find(|(case, _)| *case == name).expect("there is such a case");
-        case();
-        unreachable!("each case ends the process");
-    }
-    for (case, _) in cases {
-        let process = Command::new(env::current_exe().unwrap())
-            .args(["--exact", &format!("stop_system::{test}"), "--nocapture"])
-            .env("CASE", case)
-            .spawn();
-        let mut process = Process(process.unwrap());
-        let what = format!("the process {case} ends");
-        let status = eventually_within(BOUND, &what, || process.0.try_wait().unwrap());
-        assert!(expected(status), "{case}: {status}");
-    }
-}
-
-fn with_code(code: i32) -> impl Fn(ExitStatus) -> bool {
-    move |status| status.code() == Some(code)
+    run_cases(&format!("stop_system::{test}"), cases, BOUND, expected);
 }
 
 fn builder(cluster: &Cluster) -> QuorumBuilder {

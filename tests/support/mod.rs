@@ -9,6 +9,7 @@
 #![allow(dead_code, unreachable_pub, unused_imports, unused_macros)]
 
 mod browser;
+mod cases;
 mod cluster;
 mod compile;
 mod corosync;
@@ -52,6 +53,7 @@ use self::compile::compile;
 pub use self::service::{Service, Setup};
 pub use self::{
     browser::Browser,
+    cases::{Case, Process, case_command, run_case, run_cases, with_code},
     cluster::{Cluster, Node, nodelist},
     corosync::{Config, Corosync, Ipc, Quorumtool, Token, Transport},
     fake::{FakeLibquorum, List, Variant, fake_libquorum},

@@ -1,0 +1,35 @@
+//! What a service does when quorum is lost, ready made.
+//!
+//! [`StopSystem`] ends the process of a program on actix, [`ExitProcess`] that of any program. For a
+//! reaction of your own, read the changes in a loop:
+//!
+//! ```
+//! use actix_quorum::QuorumHandle;
+//! use futures_util::StreamExt;
+//!
+//! async fn react(quorum: QuorumHandle) {
+//!     let mut changes = quorum.changes();
+//!     while let Some(change) = changes.next().await {
+//!         if change.is_loss() {
+//!             println!("{change}");
+//!         }
+//!     }
+//! }
+//! # let cluster = actix_quorum::sim::Cluster::new(3);
+//! # let quorum = actix_quorum::QuorumActor::builder().source(cluster.node(1)).start_detached();
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+//! # runtime.block_on(async {
+//! #     quorum.wait_quorate().await;
+//! #     tokio::join!(react(quorum.clone()), quorum.stop());
+//! # });
+//! ```
+//!
+//! What must not happen without quorum asks [`is_quorate`](crate::QuorumHandle::is_quorate) or runs
+//! under a [guard](crate::QuorumGuard).
+//!
+//! The guide says [what these can promise](crate::guide#self-fencing).
+
+mod exit_process;
+mod stop_system;
+
+pub use self::{exit_process::ExitProcess, stop_system::StopSystem};

@@ -1,0 +1,170 @@
+//! The policy that ends any process, in processes of their own, on the simulated cluster. In real time.
+//! What it shares with `StopSystem` is tested in `stop_system`.
+
+use std::{
+    process::{ExitStatus, exit},
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use actix_quorum::{QuorumActor, QuorumHandle, policy::ExitProcess, sim::Cluster};
+use tokio::{runtime::Builder, sync::oneshot};
+
+use crate::support::{Case, block_on, run_cases, with_code};
+
+/// The code of the policy.
+const CODE: i32 = 75;
+/// The code of a `main` that has ended by itself.
+const GRACEFUL: i32 = 10;
+/// The code of a `main` that the policy has left alone.
+const ALONE: i32 = 11;
+
+const GRACE: Duration = Duration::from_millis(500);
+
+/// The lease, the grace, and what a busy machine may add.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// Longer than a test waits.
+const NEVER: Duration = Duration::from_secs(3600);
+
+#[track_caller]
+fn run(test: &str, cases: &[Case], expected: impl Fn(ExitStatus) -> bool) {
+    run_cases(&format!("exit_process::{test}"), cases, BOUND, expected);
+}
+
+fn start(cluster: &Cluster) -> QuorumHandle {
+    let builder = QuorumActor::builder().source(cluster.node(1));
+    builder.lease(Duration::from_secs(1)).start_detached()
+}
+
+/// A cluster whose node 1 loses its quorum, which a policy watches.
+fn lose(policy: ExitProcess) -> QuorumHandle {
+    let cluster = Cluster::new(3);
+    let quorum = start(&cluster);
+    policy.start(&quorum).unwrap();
+    block_on(quorum.wait_quorate());
+    cluster.partition(&[&[1], &[2, 3]]).unwrap();
+    quorum
+}
+
+fn policy() -> ExitProcess {
+    ExitProcess::with_code(CODE).grace(GRACE)
+}
+
+fn wait_for_ever() -> ! {
+    loop {
+        thread::park();
+    }
+}
+
+/// Everything is called, and the grace is given: the program ends by what was stopped.
+#[test]
+fn a_program_on_tokio_is_told_to_stop_and_ends_in_order() {
+    let case = || {
+        let (stop, stopped) = oneshot::channel();
+        let first = Arc::new(AtomicBool::new(false));
+        let called = Arc::clone(&first);
+        let policy = ExitProcess::with_code(CODE)
+            .grace(NEVER)
+            .stop(move || called.store(true, Ordering::Release))
+            .stop(move || stop.send(()).unwrap());
+        let _quorum = lose(policy);
+        block_on(stopped).unwrap();
+        while !first.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+        exit(GRACEFUL);
+    };
+    let cases: &[Case] = &[("in order", case)];
+    run("a_program_on_tokio_is_told_to_stop_and_ends_in_order", cases, with_code(GRACEFUL));
+}
+
+fn every_worker_is_stuck() {
+    const WORKERS: usize = 2;
+    let runtime = Builder::new_multi_thread().worker_threads(WORKERS).build().unwrap();
+    let stuck = Arc::new(Barrier::new(WORKERS + 1));
+    for _ in 0..WORKERS {
+        let stuck = Arc::clone(&stuck);
+        runtime.spawn(async move {
+            stuck.wait();
+            wait_for_ever();
+        });
+    }
+    stuck.wait();
+    let handle = runtime.handle().clone();
+    let _quorum = lose(policy().stop(move || drop(handle.spawn(async { exit(GRACEFUL) }))));
+    wait_for_ever();
+}
+
+fn a_part_blocks() {
+    let _quorum = lose(policy().stop(|| wait_for_ever()));
+    wait_for_ever();
+}
+
+fn a_part_panics() {
+    let _quorum = lose(policy().stop(|| panic!("it cannot be stopped")));
+    wait_for_ever();
+}
+
+/// The part that is stuck comes first, and the other is called.
+fn a_part_blocks_and_another_is_told() {
+    let (told, stopped) = mpsc::channel();
+    let policy = policy().grace(NEVER).stop(|| wait_for_ever()).stop(move || drop(told));
+    let _quorum = lose(policy);
+    let _: Result<(), _> = stopped.recv();
+    exit(CODE);
+}
+
+fn the_actor_is_dead() {
+    let cluster = Cluster::new(3);
+    let arbiter = actix::System::new();
+    let quorum = arbiter.block_on(async {
+        let quorum = QuorumActor::builder().source(cluster.node(1)).start();
+        policy().stop(|| ()).start(&quorum).unwrap();
+        quorum.wait_quorate().await;
+        actix::System::current().stop();
+        quorum
+    });
+    arbiter.run().unwrap();
+    let _quorum = quorum;
+    wait_for_ever();
+}
+
+/// There is nothing to wait for.
+fn nothing_to_stop() {
+    let _quorum = lose(policy().grace(NEVER));
+    wait_for_ever();
+}
+
+#[test]
+fn the_process_ends_with_the_code_whatever_is_stuck() {
+    let cases: &[Case] = &[
+        ("every_worker_is_stuck", every_worker_is_stuck),
+        ("a_part_blocks", a_part_blocks),
+        ("a_part_panics", a_part_panics),
+        ("a_part_blocks_and_another_is_told", a_part_blocks_and_another_is_told),
+        ("the_actor_is_dead", the_actor_is_dead),
+        ("nothing_to_stop", nothing_to_stop),
+    ];
+    run("the_process_ends_with_the_code_whatever_is_stuck", cases, with_code(CODE));
+}
+
+#[test]
+fn a_program_that_is_stopped_in_order_is_left_alone() {
+    let case = || {
+        let cluster = Cluster::new(3);
+        let quorum = start(&cluster);
+        policy().stop(|| exit(CODE)).start(&quorum).unwrap();
+        block_on(quorum.wait_quorate());
+        block_on(quorum.stop());
+        thread::sleep(GRACE * 4);
+        exit(ALONE);
+    };
+    let cases: &[Case] = &[("stopped", case)];
+    run("a_program_that_is_stopped_in_order_is_left_alone", cases, with_code(ALONE));
+}
