@@ -1,7 +1,8 @@
 //! What a service does when quorum is lost, ready made.
 //!
-//! [`StopSystem`] ends the process of a program on actix, [`ExitProcess`] that of any program. For a
-//! reaction of your own, read the changes in a loop:
+//! [`StopSystem`] ends the process of a program on actix, [`ExitProcess`] that of any program.
+//! [`Systemd`] reports to systemd, whose watchdog can end the service as well. For a reaction of your own,
+//! read the changes in a loop:
 //!
 //! ```
 //! use actix_quorum::QuorumHandle;
@@ -31,5 +32,9 @@
 
 mod exit_process;
 mod stop_system;
+#[cfg(target_os = "linux")]
+mod systemd;
 
+#[cfg(target_os = "linux")]
+pub use self::systemd::Systemd;
 pub use self::{exit_process::ExitProcess, stop_system::StopSystem};

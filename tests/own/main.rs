@@ -30,4 +30,6 @@ mod reconnect;
 mod soak;
 mod stop;
 mod stop_system;
+#[cfg(target_os = "linux")]
+mod systemd;
 mod user_namespace;

@@ -1,0 +1,280 @@
+//! What systemd receives from a service, in a process of its own as it is told the socket by its
+//! environment. On the simulated cluster, in real time.
+
+use std::{
+    fs,
+    io::{self, BufRead, BufReader, Write},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixDatagram},
+    },
+    process::{ChildStdin, Command, Stdio, exit},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use actix::{Arbiter, System};
+use actix_quorum::{QuorumActor, policy::Systemd, sim::Cluster};
+use tokio::sync::mpsc::unbounded_channel;
+
+use crate::support::{Case, DEADLINE, Process, TempDir, case_command, hold, run_case, unique_name};
+
+/// The time that the service has to feed its watchdog.
+const WATCHDOG: Duration = Duration::from_millis(400);
+
+/// Obeys the lines of its standard input, and prints when it has.
+fn serve(policy: Systemd, cluster: Cluster) {
+    System::new().block_on(async {
+        let arbiter = Arbiter::new();
+        let builder = QuorumActor::builder().source(cluster.node(1)).lease(Duration::from_secs(1));
+        let quorum = builder.start_in_arbiter(&arbiter.handle());
+        policy.start(&quorum);
+        let (send, mut orders) = unbounded_channel();
+        thread::spawn(move || io::stdin().lines().try_for_each(|line| send.send(line.unwrap())));
+        while let Some(order) = orders.recv().await {
+            match order.as_str() {
+                "lose" => cluster.partition(&[&[1], &[2, 3]]).unwrap(),
+                "regain" => cluster.heal(),
+                "stop" => quorum.stop().await,
+                "end the actor" => drop(arbiter.stop()),
+                "block the actor" => std::mem::forget(hold(&arbiter)),
+                "block" => {
+                    println!("\ndone: block");
+                    loop {
+                        thread::park();
+                    }
+                }
+                _ => unreachable!("{order}"),
+            }
+            println!("\ndone: {order}");
+        }
+        exit(0);
+    });
+}
+
+fn plain() {
+    serve(Systemd::new(), Cluster::new(3));
+}
+
+fn while_quorate() {
+    serve(Systemd::new().while_quorate(), Cluster::new(3));
+}
+
+fn without_quorum() {
+    let cluster = Cluster::new(3);
+    cluster.partition(&[&[1], &[2, 3]]).unwrap();
+    serve(Systemd::new().while_quorate(), cluster);
+}
+
+const CASES: &[Case] =
+    &[("plain", plain), ("while_quorate", while_quorate), ("without_quorum", without_quorum)];
+
+/// A service, and systemd's end of what it reports.
+struct Service {
+    socket: UnixDatagram,
+    orders: ChildStdin,
+    prints: mpsc::Receiver<String>,
+    _process: Process,
+}
+
+impl Service {
+    /// Starts a case of a test, to report to this socket.
+    fn start(test: &str, case: &str, socket: UnixDatagram, watchdog: Option<Duration>) -> Self {
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let address = socket.local_addr().unwrap();
+        let notify_socket = match (address.as_pathname(), address.as_abstract_name()) {
+            (Some(path), _) => path.to_str().unwrap().to_owned(),
+            (_, name) => format!("@{}", std::str::from_utf8(name.unwrap()).unwrap()),
+        };
+        let mut command = case_command(&format!("systemd::{test}"), case);
+        command.env("NOTIFY_SOCKET", notify_socket).stdin(Stdio::piped()).stdout(Stdio::piped());
+        if let Some(watchdog) = watchdog {
+            command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
+        }
+        let mut child = command.spawn().unwrap();
+        let orders = child.stdin.take().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (send, prints) = mpsc::channel();
+        thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| send.send(line)));
+        Self { socket, orders, prints, _process: Process(child) }
+    }
+
+    /// With a watchdog, on an abstract address.
+    fn watched(test: &str, case: &str) -> Self {
+        Self::start(test, case, abstract_socket(), Some(WATCHDOG))
+    }
+
+    /// Returns when the service has done this.
+    fn order(&mut self, order: &str) {
+        writeln!(self.orders, "{order}").unwrap();
+        let done = format!("done: {order}");
+        while self.prints.recv_timeout(DEADLINE).expect("the service obeys") != done {}
+    }
+
+    /// What comes next.
+    fn next(&self) -> String {
+        let mut buffer = [0; 4096];
+        let len = self.socket.recv(&mut buffer).expect("something is reported");
+        String::from_utf8(buffer[..len].to_vec()).unwrap()
+    }
+
+    /// Everything that comes up to the first message with this in it, which is the last.
+    fn until(&self, text: &str) -> Vec<String> {
+        let mut told = Vec::new();
+        loop {
+            told.push(self.next());
+            if told.last().unwrap().contains(text) {
+                return told;
+            }
+        }
+    }
+
+    /// Asserts that the watchdog is fed again and again.
+    fn is_fed(&self) {
+        for _ in 0..4 {
+            self.until("WATCHDOG=1\n");
+        }
+    }
+
+    /// Asserts that from now on the watchdog is not fed, for several times as long as it allows.
+    fn is_not_fed(&self) {
+        self.socket.set_read_timeout(Some(WATCHDOG * 3)).unwrap();
+        let mut buffer = [0; 4096];
+        while let Ok(len) = self.socket.recv(&mut buffer) {
+            let told = String::from_utf8_lossy(&buffer[..len]);
+            assert!(!told.contains("WATCHDOG"), "{told}");
+        }
+        self.socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    }
+
+    /// Takes what has come.
+    fn discard(&self) {
+        self.socket.set_nonblocking(true).unwrap();
+        while self.socket.recv(&mut []).is_ok() {}
+        self.socket.set_nonblocking(false).unwrap();
+    }
+}
+
+fn abstract_socket() -> UnixDatagram {
+    let address = SocketAddr::from_abstract_name(unique_name()).unwrap();
+    UnixDatagram::bind_addr(&address).unwrap()
+}
+
+#[test]
+fn it_is_ready_once_then_has_a_status_and_then_stops() {
+    run_case(CASES);
+    let directory = TempDir::new();
+    let path = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+    for socket in [path, abstract_socket()] {
+        let test = "it_is_ready_once_then_has_a_status_and_then_stops";
+        let mut service = Service::start(test, "plain", socket, None);
+        let mut told = service.until("READY=1\n");
+        assert!(told[0].starts_with("STATUS=unknown: "), "{told:?}");
+        let ready = told.last().unwrap();
+        assert!(ready.starts_with("STATUS=quorate: ring "), "it tells why: {ready}");
+        service.order("lose");
+        let lost = service.until("STATUS=inquorate: ring ");
+        assert!(lost.concat().contains("; left 2 3"), "as an operator reads it: {lost:?}");
+        told.extend(lost);
+        service.order("regain");
+        told.extend(service.until("STATUS=quorate: ring "));
+        assert!(!told.concat().contains("STOPPING"), "{told:?}");
+        service.order("stop");
+        told.extend(service.until("STOPPING=1\n"));
+        let lines = told.concat();
+        assert_eq!(lines.matches("READY=1\n").count(), 1, "{lines}");
+        assert!(!lines.contains("WATCHDOG"), "it has none: {lines}");
+    }
+}
+
+#[test]
+fn a_node_without_quorum_is_ready_and_left_alone() {
+    run_case(CASES);
+    let service =
+        Service::watched("a_node_without_quorum_is_ready_and_left_alone", "without_quorum");
+    let told = service.until("READY=1\n");
+    assert!(told.last().unwrap().starts_with("STATUS=inquorate"), "{told:?}");
+    service.is_fed();
+}
+
+#[test]
+fn the_watchdog_is_fed_by_the_arbiter_of_the_user() {
+    run_case(CASES);
+    let test = "the_watchdog_is_fed_by_the_arbiter_of_the_user";
+    let mut service = Service::watched(test, "plain");
+    service.until("READY=1\n");
+    service.is_fed();
+    service.order("lose");
+    service.until("STATUS=inquorate");
+    service.is_fed();
+    service.order("end the actor");
+    let told = service.until("STATUS=unknown: stopped");
+    assert!(!told.concat().contains("STOPPING"), "the service goes on: {told:?}");
+    service.is_fed();
+    service.order("block");
+    service.discard();
+    service.is_not_fed();
+}
+
+#[test]
+fn the_watchdog_is_fed_only_with_quorum_if_asked_for() {
+    run_case(CASES);
+    let test = "the_watchdog_is_fed_only_with_quorum_if_asked_for";
+    let mut service = Service::watched(test, "while_quorate");
+    service.until("READY=1\n");
+    service.is_fed();
+    service.order("lose");
+    service.until("STATUS=inquorate");
+    service.is_not_fed();
+    service.order("regain");
+    service.until("STATUS=quorate");
+    service.is_fed();
+    service.order("stop");
+    service.until("STOPPING=1\n");
+    service.is_fed();
+}
+
+/// The status says so, though no message does.
+#[test]
+fn an_actor_that_is_stuck_is_no_quorum() {
+    run_case(CASES);
+    let mut service = Service::watched("an_actor_that_is_stuck_is_no_quorum", "while_quorate");
+    service.until("READY=1\n");
+    service.is_fed();
+    service.order("block the actor");
+    service.until("STATUS=unknown");
+    service.is_not_fed();
+}
+
+/// Its queue is full, so nothing can be sent. The service goes on, and is heard of later.
+#[test]
+fn a_systemd_that_is_behind_holds_up_nobody() {
+    run_case(CASES);
+    let (test, socket) = ("a_systemd_that_is_behind_holds_up_nobody", abstract_socket());
+    let other = UnixDatagram::unbound().unwrap();
+    other.set_nonblocking(true).unwrap();
+    let address = socket.local_addr().unwrap();
+    while other.send_to_addr(b"of another service", &address).is_ok() {}
+    let mut service = Service::start(test, "plain", socket, None);
+    service.order("lose");
+    service.order("regain");
+    service.until("READY=1\n");
+    service.order("lose");
+    service.until("STATUS=inquorate");
+}
+
+#[test]
+#[ignore = "needs systemd-analyze: make test"]
+fn the_unit_file_of_the_guide_is_valid() {
+    let guide = include_str!("../../GUIDE.md");
+    let (_, unit) = guide.split_once("```ini\n").expect("the guide has a unit file");
+    let (unit, _) = unit.split_once("```\n").expect("it ends");
+    let directory = TempDir::new();
+    let path = directory.path().join("replicator.service");
+    // The program has to be there.
+    fs::write(&path, unit.replace("/usr/local/bin/replicator", "/bin/true")).unwrap();
+    let output = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && complaints.is_empty(), "{complaints}");
+}
