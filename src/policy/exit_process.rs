@@ -1,5 +1,7 @@
 use std::{
-    fmt, io, process,
+    fmt,
+    future::pending,
+    io, process,
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -97,7 +99,7 @@ impl ExitProcess {
     ///
     /// [`Error::Thread`] if the thread cannot be started: then nothing is watched.
     pub fn start(self, quorum: &QuorumHandle) -> Result<(), Error> {
-        let failed = |error: io::Error| Error::Thread(format!("it cannot be started: {error}"));
+        let failed = |error: io::Error| Error::Thread(error.into());
         let runtime = Builder::new_current_thread().enable_time().build().map_err(failed)?;
         let quorum = quorum.clone();
         // Every change from here: quorum may be lost again before the thread runs.
@@ -159,7 +161,13 @@ async fn is_lost(
         if let Some(guard) = quorum.guard() {
             guard.lost().await;
         }
-        let regained = tokio::time::timeout(after, quorum.wait_quorate()).await.is_ok();
+        // An actor that has stopped is waited for as long as one that has lost quorum.
+        let waiting = async {
+            if quorum.wait_quorate().await.is_err() {
+                pending::<()>().await;
+            }
+        };
+        let regained = tokio::time::timeout(after, waiting).await.is_ok();
         if quorum.shared.is_stopped_in_order() {
             return false;
         }

@@ -20,7 +20,7 @@
 //! # let quorum = actix_quorum::QuorumActor::builder().source(cluster.node(1)).start_detached();
 //! # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
 //! # runtime.block_on(async {
-//! #     quorum.wait_quorate().await;
+//! #     quorum.wait_quorate().await.unwrap();
 //! #     tokio::join!(react(quorum.clone()), quorum.stop());
 //! # });
 //! ```

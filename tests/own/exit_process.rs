@@ -47,7 +47,7 @@ fn lose(policy: ExitProcess) -> QuorumHandle {
     let cluster = Cluster::new(3);
     let quorum = start(&cluster);
     policy.start(&quorum).unwrap();
-    block_on(quorum.wait_quorate());
+    block_on(quorum.wait_quorate()).unwrap();
     cluster.partition(&[&[1], &[2, 3]]).unwrap();
     quorum
 }
@@ -126,7 +126,7 @@ fn the_actor_is_dead() {
     let quorum = arbiter.block_on(async {
         let quorum = QuorumActor::builder().source(cluster.node(1)).start();
         policy().stop(|| ()).start(&quorum).unwrap();
-        quorum.wait_quorate().await;
+        quorum.wait_quorate().await.unwrap();
         actix::System::current().stop();
         quorum
     });
@@ -160,7 +160,7 @@ fn a_program_that_is_stopped_in_order_is_left_alone() {
         let cluster = Cluster::new(3);
         let quorum = start(&cluster);
         policy().stop(|| exit(CODE)).start(&quorum).unwrap();
-        block_on(quorum.wait_quorate());
+        block_on(quorum.wait_quorate()).unwrap();
         block_on(quorum.stop());
         thread::sleep(GRACE * 4);
         exit(ALONE);
