@@ -711,3 +711,24 @@ async fn a_service_is_tested_with_a_scripted_handle() {
     assert_eq!(get(&quorum, "/livez").await.0, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(status().await, StatusCode::SERVICE_UNAVAILABLE);
 }
+
+#[actix_web::test]
+async fn what_is_switched_on_is_switched_off_the_same_way() {
+    let inquorate = Snapshot::new(Quorum::Inquorate, "3.d".parse().unwrap(), [3]);
+    let script = ScriptedQuorum::new(inquorate);
+    let gate = QuorumGate::new(script.handle());
+    let status = async |gate: QuorumGate, request: TestRequest| {
+        ask(gated(gate), request.uri("/it")).await.status()
+    };
+    let safe = gate.clone().allow_safe_methods(true);
+    assert_eq!(status(safe.clone(), TestRequest::get()).await, StatusCode::OK);
+    let closed = safe.allow_safe_methods(false);
+    assert_eq!(status(closed, TestRequest::get()).await, StatusCode::SERVICE_UNAVAILABLE);
+
+    // There is quorum now, and whether it is exclusive is not known.
+    script.publish(Snapshot::new(Quorum::Quorate, "1.9".parse().unwrap(), [1, 2, 3]));
+    let exclusive = gate.exclusive(true);
+    let refused = status(exclusive.clone(), TestRequest::post()).await;
+    assert_eq!(refused, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(status(exclusive.exclusive(false), TestRequest::post()).await, StatusCode::OK);
+}
