@@ -42,7 +42,7 @@ async fn try_run(quorum: &QuorumHandle, exec: &Exec) -> io::Result<u8> {
     let mut signals = Signals::new()?;
     let guard = tokio::select! {
         guard = guarded(quorum, &exec.wait) => guard,
-        signal = signals.next() => return Ok(128 + signal),
+        signal = signals.next() => return Ok(killed_by(signal)),
     };
     let Some(guard) = guard else {
         eprintln!("quorum-watch: no quorum in time: {}", quorum.snapshot());
@@ -73,14 +73,12 @@ async fn try_run(quorum: &QuorumHandle, exec: &Exec) -> io::Result<u8> {
     tokio::select! {
         ended = child.wait() => Ok(code(ended?)),
         () = lost => {
-            eprintln!("quorum-watch: quorum was lost: {}", quorum.snapshot());
-            end(&mut child, exec.grace).await?;
+            let what = if guard.is_valid() { "quorum is not exclusive any more" } else { "quorum was lost" };
+            eprintln!("quorum-watch: {what}: {}", quorum.snapshot());
+            end(&mut child, Signal::TERM, exec.grace).await?;
             Ok(NO_QUORUM)
         }
-        signal = signals.next() => {
-            end(&mut child, exec.grace).await?;
-            Ok(128 + signal)
-        }
+        signal = signals.next() => Ok(code(end(&mut child, signal, exec.grace).await?)),
     }
 }
 
@@ -105,12 +103,12 @@ async fn guarded(quorum: &QuorumHandle, wait: &Wait) -> Option<QuorumGuard> {
     timeout(patience, guarded).await.ok().flatten()
 }
 
-/// TERM, then KILL after the grace. Returns when the command has ended.
-async fn end(child: &mut Child, grace: Duration) -> io::Result<ExitStatus> {
+/// This signal, then KILL after the grace. Returns when the command has ended.
+async fn end(child: &mut Child, signal: Signal, grace: Duration) -> io::Result<ExitStatus> {
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     // `None` once it has been waited for. No other process has the id before that.
     if let Some(pid) = pid {
-        kill_process(pid, Signal::TERM)?;
+        kill_process(pid, signal)?;
     }
     match timeout(grace, child.wait()).await {
         Ok(ended) => ended,
@@ -119,6 +117,11 @@ async fn end(child: &mut Child, grace: Duration) -> io::Result<ExitStatus> {
             child.wait().await
         }
     }
+}
+
+/// The exit code of a program that a signal has ended, as shells have it.
+fn killed_by(signal: Signal) -> u8 {
+    u8::try_from(128 + signal.as_raw()).unwrap_or(FAILED)
 }
 
 /// As shells have it.
@@ -143,13 +146,11 @@ impl Signals {
         })
     }
 
-    /// The number of the next signal.
-    async fn next(&mut self) -> u8 {
-        let kind = tokio::select! {
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
             _ = self.interrupt.recv() => Signal::INT,
             _ = self.terminate.recv() => Signal::TERM,
             _ = self.hangup.recv() => Signal::HUP,
-        };
-        u8::try_from(kind.as_raw()).unwrap_or(0)
+        }
     }
 }

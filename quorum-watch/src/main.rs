@@ -4,6 +4,7 @@
 //! page and of the shell completions.
 
 mod exec;
+mod man;
 mod options;
 mod status;
 mod watch;
@@ -56,7 +57,7 @@ async fn run(options: Options) -> io::Result<ExitCode> {
         }
         Some(Command::Man) => {
             let mut text = Vec::new();
-            clap_mangen::Man::new(Options::command()).render(&mut text)?;
+            man::write(&mut text)?;
             return print(&text);
         }
         command => command.clone().unwrap_or(Command::Status),

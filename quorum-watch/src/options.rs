@@ -78,18 +78,19 @@ Exit codes of status, watch and wait, as of corosync-quorumtool -s:
   2    this node has no quorum
 
 Exit codes of exec:
-  N    the exit code of the command
+  N    the exit code of the command, also after a signal to quorum-watch
   124  no quorum before the timeout, or quorum was lost and the command was ended
   125  quorum-watch itself failed
   126  the command cannot be run
   127  the command does not exist
-  128+N  signal N ended the command, or ended quorum-watch, which then ended the command
+  128+N  signal N ended the command, or quorum-watch before the command ran
 
 Every command exits with 64 on bad usage.
 
-exec sends TERM, and KILL after the grace, to the command only, not to what the command started. It cannot
-end the command if quorum-watch itself is killed or stopped: in a systemd unit the default KillMode ends both.
-The command does not run before there is quorum, and it can run for the grace after a loss.";
+At a loss, exec sends TERM to the command, and KILL after the grace. It passes INT, TERM and HUP on to the
+command, and sends KILL after the grace. Processes that the command has started get no signal. If quorum-watch
+itself is killed or stopped it cannot end the command: in a systemd unit the default KillMode ends both. The
+command does not run before there is quorum, and it can run for the grace after a loss.";
 
 impl Options {
     pub(crate) fn builder(&self) -> QuorumBuilder {

@@ -13,11 +13,15 @@ use tokio::time::{sleep, timeout};
 
 use crate::{LOOK, options::Options};
 
-/// For how long to wait for Corosync, which answers within milliseconds.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long to wait for a decision. Corosync answers within milliseconds, and two reads of the ring take
+/// 1.25 s, but several seconds on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// For how long to wait then for what follows: votes, names, and a read of the ring, every 1.25 s.
-const MORE: Duration = Duration::from_secs(2);
+/// How long to wait then for what follows: the votes, and another read of the ring.
+const MORE: Duration = Duration::from_secs(5);
+
+/// How long to wait then for the names of nodes, which they need not have.
+const NAMES: Duration = Duration::from_secs(1);
 
 /// Returns once there is something to print: a decision and what follows it, or why there is none.
 pub(crate) async fn known(quorum: &QuorumHandle, names: bool) {
@@ -28,7 +32,7 @@ pub(crate) async fn known(quorum: &QuorumHandle, names: bool) {
     };
     let complete = |now: &Snapshot| {
         now.connection != Connection::Connected
-            || (now.votes.is_some() && now.ring != RingState::Unknown)
+            || (now.ring != RingState::Unknown && has_votes_of_decision(now))
     };
     let more = async {
         // An actor that has stopped is complete.
@@ -38,6 +42,8 @@ pub(crate) async fn known(quorum: &QuorumHandle, names: bool) {
         while may_be_exclusive(&quorum.snapshot()) && !quorum.is_exclusive() {
             sleep(LOOK).await;
         }
+    };
+    let named = async {
         let connected = || quorum.snapshot().connection == Connection::Connected;
         while names && connected() && quorum.node_names().is_empty() {
             sleep(LOOK).await;
@@ -45,7 +51,14 @@ pub(crate) async fn known(quorum: &QuorumHandle, names: bool) {
     };
     if timeout(PATIENCE, quorum.wait_for(decided)).await.is_ok() {
         let _ = timeout(MORE, more).await;
+        let _ = timeout(NAMES, named).await;
     }
+}
+
+/// The votes are asked for after a decision: those of before may say something else.
+fn has_votes_of_decision(now: &Snapshot) -> bool {
+    let is_quorate = now.quorum.is_quorate();
+    now.votes.as_ref().is_some_and(|votes| votes.flags.contains(VoteFlags::QUORATE) == is_quorate)
 }
 
 /// Prints what is known now, and returns the quorum in it.
@@ -54,12 +67,20 @@ pub(crate) fn show(quorum: &QuorumHandle, options: &Options) -> io::Result<Quoru
     let text = if options.json {
         let mut json = serde_json::to_value(&*now)?;
         json["exclusive"] = quorum.is_exclusive().into();
+        json["fencing_token"] = serde_json::to_value(now.fencing_token())?;
+        json["can_be_spared"] = serde_json::to_value(spared(&now))?;
         format!("{json}\n")
     } else {
         table(quorum, &now, options)
     };
     io::stdout().write_all(text.as_bytes())?;
     Ok(now.quorum)
+}
+
+/// The members without any one of which there would still be quorum.
+fn spared(now: &Snapshot) -> Vec<NodeId> {
+    let members = now.members.iter().copied();
+    members.filter(|member| now.quorate_without(&[*member]) == Some(true)).collect()
 }
 
 /// One thing a line.

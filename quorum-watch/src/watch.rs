@@ -2,8 +2,9 @@
 
 use std::io::{self, Write};
 
-use actix_quorum::QuorumHandle;
+use actix_quorum::{QuorumChanged, QuorumHandle};
 use futures_util::StreamExt;
+use serde_json::{Value, to_value};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::options::Options;
@@ -22,10 +23,21 @@ pub(crate) async fn run(quorum: &QuorumHandle, options: &Options) -> io::Result<
         let Some(change) = change else { return Ok(()) };
         let mut out = io::stdout().lock();
         if options.json {
-            writeln!(out, "{}", serde_json::to_string(&*change.current)?)?;
+            writeln!(out, "{}", json(&change)?)?;
         } else {
             let when = humantime::format_rfc3339_seconds(change.current.changed_at);
             writeln!(out, "{when} {}", options.paint(change.current.quorum, &change))?;
         }
     }
+}
+
+/// The state with the change that led to it.
+fn json(change: &QuorumChanged) -> serde_json::Result<Value> {
+    let mut json = to_value(&*change.current)?;
+    json["cause"] = to_value(change.cause)?;
+    json["joined"] = to_value(&*change.joined)?;
+    json["left"] = to_value(&*change.left)?;
+    json["missed"] = change.missed.into();
+    json["text"] = change.to_string().into();
+    Ok(json)
 }

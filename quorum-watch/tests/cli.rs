@@ -1,12 +1,59 @@
 //! The program as a script uses it, on a simulated cluster. `tests/it/daemon` has it on real daemons.
 
-use std::process::{Command, Output, Stdio};
+use std::{
+    io::{BufRead, BufReader, Lines},
+    process::{Child, ChildStdout, Command, Output, Stdio},
+};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-fn run(arguments: &[&str]) -> Output {
+fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorum-watch"));
-    command.arg("--simulate").args(arguments).stdin(Stdio::null()).output().unwrap()
+    command.arg("--simulate").args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+/// The program while it runs, and what it prints. Ends with the test.
+struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = command(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// The lines up to the first with this in it, which is the last.
+    fn until(&mut self, text: &str) -> Vec<String> {
+        let mut seen = Vec::new();
+        while !seen.last().is_some_and(|line: &String| line.contains(text)) {
+            seen.push(self.lines.next().expect("it prints more").unwrap());
+        }
+        seen
+    }
+
+    /// Sends a signal, and returns the exit code and the rest of what is printed.
+    fn end(&mut self, signal: Signal) -> (Option<i32>, Vec<String>) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).unwrap();
+        let rest = self.lines.by_ref().map(Result::unwrap).collect();
+        (self.child.wait().unwrap().code(), rest)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 fn said(output: &Output) -> String {
@@ -25,7 +72,56 @@ fn status_is_a_table_or_json() {
     let json = said(&run(&["status", "--json"]));
     let now: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&now["quorum"], &now["exclusive"]), (&"quorate".into(), &true.into()));
+    assert_eq!(now["can_be_spared"], Value::from([1, 2, 3]));
+    assert!(now["fencing_token"].is_u64(), "{json}");
     assert_eq!(json.lines().count(), 1);
+}
+
+#[test]
+fn watch_prints_one_line_a_change_until_a_signal_comes() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut watch = Running::start(&["watch"]);
+        let lines = watch.until(" quorate: ring ");
+        for line in &lines {
+            let (when, text) = line.split_once(' ').unwrap();
+            assert!(when.starts_with("20") && when.ends_with('Z'), "{line}");
+            assert!(text.starts_with("unknown: ") || text.starts_with("quorate: "), "{line}");
+        }
+        assert_eq!(watch.end(signal).0, Some(0));
+    }
+    let mut watch = Running::start(&["watch", "--json"]);
+    let lines = watch.until("\"quorum\":\"quorate\"");
+    let objects: Vec<Value> =
+        lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (first, last) = (&objects[0], objects.last().unwrap());
+    assert_eq!(first["cause"], "subscribed");
+    assert!(last["text"].as_str().unwrap().starts_with("quorate: ring "), "{last}");
+    assert_eq!((&last["missed"], &last["left"]), (&0.into(), &Value::Array(Vec::new())));
+    assert!(objects.is_sorted_by_key(|object| object["sequence"].as_u64()));
+    assert_eq!(watch.end(Signal::TERM).0, Some(0));
+}
+
+#[test]
+fn exec_passes_signals_on_and_exits_as_the_command_does() {
+    let shell = "for s in INT TERM HUP; do trap \"echo got $s; exit 3\" $s; done
+        echo runs; while :; do sleep 0.02; done";
+    for (signal, got) in
+        [(Signal::INT, "got INT"), (Signal::TERM, "got TERM"), (Signal::HUP, "got HUP")]
+    {
+        let mut exec = Running::start(&["exec", "--", "sh", "-c", shell]);
+        exec.until("runs");
+        assert_eq!(exec.end(signal), (Some(3), vec![got.to_owned()]));
+    }
+    // It does nothing about a signal; or ignores it, and is killed.
+    for (shell, code) in [
+        ("echo runs; exec sleep 3600", 143),
+        ("trap '' TERM; echo runs; while :; do sleep 0.02; done", 137),
+    ] {
+        let mut exec = Running::start(&["exec", "--grace", "1", "--", "sh", "-c", shell]);
+        exec.until("runs");
+        kill_process(Pid::from_child(&exec.child), Signal::TERM).unwrap();
+        assert_eq!(exec.child.wait().unwrap().code(), Some(code), "{shell}");
+    }
 }
 
 #[test]
@@ -69,4 +165,8 @@ fn the_manual_and_the_completions_know_every_command() {
         assert!(manual.contains(text) && completions.contains(text), "{text}");
     }
     assert!(manual.contains("124") && manual.starts_with(".ie"), "it is a page with exit codes");
+    for option in ["exclusive", "timeout", "grace", "json"] {
+        assert!(manual.contains(&format!("\\-\\-{option}")), "{option} in {manual}");
+    }
+    assert!(!manual.contains("watch\\-exec(1)"), "there is one page");
 }

@@ -2,11 +2,14 @@
 
 use std::{
     env,
-    io::{BufRead, BufReader, Read},
+    fs::{self, File},
+    io::{BufRead, BufReader, Lines, Read},
+    os::fd::{FromRawFd, OwnedFd},
     path::PathBuf,
     process::{Command, Output, Stdio},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::{Netns, Node, binary, command, eventually, unique_name};
@@ -88,13 +91,84 @@ fn a_cluster_can_be_had_and_broken() {
         command.args(["netns", "exec", &namespace]).arg(program()).output().unwrap().status.code()
     };
     assert_eq!(ask(), Some(0));
+    let mut working = Command::new("ip");
+    working.args(["netns", "exec", &format!("{name}-n1")]).arg(program());
+    working.args(["exec", "--exclusive", "--", "sh", "-c", "echo works; exec sleep 3600"]);
+    let mut working = working.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(working.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "works\n");
     for node in ["2", "3"] {
         command("ip", &["-n", &format!("{name}-n{node}"), "link", "set", "eth0", "down"]);
     }
+    let ended = working.wait_with_output().unwrap();
+    let complaint = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(124), "{complaint}");
+    assert!(!complaint.contains("lost: quorate"), "it says what was lost: {complaint}");
     eventually("it is cut off", || (ask() == Some(2)).then_some(()));
     let down = script(&["down"]);
     assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
     assert!(!command("ip", &["netns", "list"]).contains(&format!("{name}-n")));
+}
+
+/// The two ends of a terminal.
+fn terminal() -> (File, OwnedFd) {
+    let (mut ours, mut theirs) = (-1, -1);
+    let none = std::ptr::null_mut();
+    // SAFETY: both numbers outlive the call, and neither name, mode nor size is asked for or set.
+    let opened = unsafe { libc::openpty(&mut ours, &mut theirs, none, none.cast(), none.cast()) };
+    assert_eq!(opened, 0, "there are terminals");
+    // SAFETY: the call has opened both, and nobody else has them.
+    unsafe { (File::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) }
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_terminal_shows_the_state_in_colours() {
+    let node = Node::single();
+    let watch = |no_color: &str| {
+        let (ours, theirs) = terminal();
+        let mut command = Command::new(program());
+        command.arg("watch").env("NO_COLOR", no_color).stdout(theirs);
+        (node.run(|| command.spawn().unwrap()), BufReader::new(ours).lines())
+    };
+    let until = |lines: &mut Lines<BufReader<File>>, text: &str| {
+        lines.map(Result::unwrap).find(|line| line.contains(text)).unwrap()
+    };
+    let (mut watching, mut lines) = watch("");
+    until(&mut lines, "Z \x1b[33munknown: ");
+    until(&mut lines, "Z \x1b[32mquorate: ");
+    node.corosync.expected_votes(3);
+    until(&mut lines, "Z \x1b[31minquorate: ");
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+    let (mut watching, mut lines) = watch("1");
+    until(&mut lines, "Z inquorate: ");
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+}
+
+/// While it waits for quorum there is no command to pass a signal to.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_signal_ends_the_wait_for_quorum() {
+    let node = Node::single();
+    node.corosync.expected_votes(3);
+    let mut command = Command::new(program());
+    command.args(["exec", "--", "echo", "ran"]).stdout(Stdio::piped());
+    let waiting = node.run(|| command.spawn().unwrap());
+    // It has its handlers before it asks for anything.
+    let pid = Pid::from_child(&waiting);
+    let status = format!("/proc/{}/status", waiting.id());
+    eventually("it waits for signals", || {
+        let status = fs::read_to_string(&status).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+        (caught >> (Signal::TERM.as_raw() - 1) & 1 == 1).then_some(())
+    });
+    kill_process(pid, Signal::TERM).unwrap();
+    let output = waiting.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), said(&output)), (Some(143), String::new()));
 }
 
 /// The command has quorum while it runs, and its exit code is the program's.
