@@ -395,7 +395,6 @@ mod tests {
 
     #[test]
     fn only_what_waiting_cannot_mend_is_permanent() {
-        assert!(crate::libquorum::not_installed().is_permanent());
         assert!(Error::StackTooSmall { available: 1, needed: 2 }.is_permanent());
         for error in
             [Error::Connect(Code::ACCESS), Error::NoProvider, Error::Dispatch(Code::LIBRARY)]

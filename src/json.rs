@@ -27,7 +27,8 @@ use std::{collections::BTreeMap, time::SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Cause, Connection, FencingToken, NodeId, Quorum, RingId, RingState, Votes, state::rfc3339,
+    libquorum::{NodeId, RingId, Votes},
+    state::{Cause, Connection, FencingToken, Quorum, RingState, rfc3339},
 };
 
 /// What is true now: the answer of `/quorum`, and in each [`Change`].

@@ -60,8 +60,9 @@ use ::metrics::{
 use parking_lot::Mutex;
 
 use crate::{
-    Cause, Connection, Error, NodeId, QuorumChanged, RingState, Snapshot, VoteFlags, Votes,
-    names::NodeNames,
+    error::Error,
+    libquorum::{NodeId, VoteFlags, Votes, cmap::NodeNames},
+    state::{Cause, Connection, QuorumChanged, RingState, Snapshot},
 };
 
 /// What is recorded of one actor.

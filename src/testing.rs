@@ -49,10 +49,9 @@ use std::sync::Arc;
 use actix::dev::Mailbox;
 
 use crate::{
-    Cause, Connection, QuorumHandle, Snapshot,
-    lease::Clock,
-    shared::Shared,
-    state::{Event, Rules},
+    actor::{QuorumHandle, shared::Shared},
+    link::clock::Clock,
+    state::{Cause, Connection, Event, Rules, Snapshot},
 };
 
 /// Sets what its handles tell. A clone sets the same.

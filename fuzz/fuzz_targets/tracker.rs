@@ -4,4 +4,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| actix_quorum::whatever_comes::play(bytes));
+fuzz_target!(|bytes: &[u8]| actix_quorum::fuzz_driver::play(bytes));

@@ -5,7 +5,7 @@ use std::{cell::Cell, collections::VecDeque, ptr};
 use corosync_sys as sys;
 
 use super::{NodeId, Notification, RingId};
-use crate::{Code, Error};
+use crate::error::{Code, Error};
 
 /// The callbacks of model V0.
 pub(super) const V0: sys::quorum_callbacks_t =

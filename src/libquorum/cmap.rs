@@ -15,9 +15,12 @@ use super::{
     line::Peer,
     open::{Open, Opened, Tie},
 };
+use crate::error::{Code, Error};
 #[cfg(any(feature = "metrics", feature = "web"))]
-use crate::names::NodeNames;
-use crate::{Code, Error};
+use std::collections::BTreeMap;
+
+/// The names of those nodes that have one.
+pub(crate) type NodeNames = BTreeMap<NodeId, String>;
 
 /// A connection to Corosync's configuration map.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use rustix::{
     io::{self, Errno},
 };
 
-use crate::Error;
+use crate::error::Error;
 
 /// How many descriptors libqb needs at a time to connect (three), with some for other threads.
 const HEADROOM: usize = 8;

@@ -6,7 +6,7 @@ use std::{os::fd::RawFd, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 
 use super::server::{self, Server, Stream};
-use crate::Error;
+use crate::error::Error;
 
 /// The connections that one thread has and makes, and what ends the call that it waits in.
 #[allow(unreachable_pub, reason = "in a sealed trait with the features that read names")]

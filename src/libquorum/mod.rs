@@ -18,6 +18,7 @@ mod callbacks;
 pub(crate) mod cmap;
 mod descriptors;
 mod leftovers;
+mod library;
 pub(crate) mod line;
 pub(crate) mod model;
 mod notification;
@@ -27,13 +28,13 @@ pub(crate) mod scripted;
 mod server;
 mod stack;
 pub(crate) mod votequorum;
+mod votes;
 
 use std::{
     cell::Cell,
     ffi::c_void,
     marker::PhantomData,
     os::fd::{BorrowedFd, RawFd},
-    path::{Path, PathBuf},
     ptr,
     time::{Duration, Instant},
 };
@@ -41,99 +42,20 @@ use std::{
 use corosync_sys as sys;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+pub(crate) use self::library::LibraryFile;
 use self::{
     callbacks::Inbox,
     line::{Line, Peer},
     open::{Open, Opened, Tie},
 };
 pub use self::{
+    library::Library,
     model::Model,
     notification::{NodeId, Notification, ParseRingIdError, RingId},
     server::Server,
+    votes::{VoteFlags, Votes},
 };
-use crate::{Code, Corosync, Error};
-
-/// libquorum, in memory.
-#[derive(Clone, Copy, Debug)]
-pub struct Library(sys::Quorum);
-
-impl Library {
-    /// Loads `libquorum.so.5` from where the dynamic linker finds it; with the feature `linked`,
-    /// takes the one that the program was linked with. It stays loaded.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Load`] tells a missing library, one that lacks a symbol and one that is too old;
-    /// [`Error::NoDescriptors`] if there is none left to open it with.
-    pub fn load() -> Result<Self, Error> {
-        #[cfg(feature = "linked")]
-        return Ok(Self(sys::Quorum::linked()));
-        #[cfg(not(feature = "linked"))]
-        // SAFETY: what the dynamic linker finds by this name is libquorum: the system's
-        // administrator answers for it, as for each library that the program is linked with.
-        return Ok(Self(unsafe { sys::Quorum::load() }.map_err(not_loaded)?));
-    }
-
-    /// Loads libquorum from the file at `path`. It stays loaded.
-    ///
-    /// # Errors
-    ///
-    /// As [`load`](Self::load).
-    ///
-    /// # Safety
-    ///
-    /// The code in the file runs, now and whenever a function of libquorum is called. It must be
-    /// Corosync's libquorum, and so must be what it depends on.
-    pub unsafe fn load_from(path: impl AsRef<Path>) -> Result<Self, Error> {
-        // SAFETY: the caller vouches for the file.
-        Ok(Self(unsafe { sys::Quorum::load_from(path) }.map_err(not_loaded)?))
-    }
-}
-
-/// The error of a libquorum that is not there.
-#[cfg(test)]
-pub(crate) fn not_installed() -> Error {
-    // SAFETY: there is no such file.
-    unsafe { Library::load_from("/nowhere/libquorum.so.5") }.unwrap_err()
-}
-
-/// A file that somebody has vouched for as libquorum.
-#[derive(Clone, Debug)]
-pub(crate) struct LibraryFile(PathBuf);
-
-impl LibraryFile {
-    pub(crate) fn load(&self) -> Result<Library, Error> {
-        // SAFETY: it was made under the same condition.
-        unsafe { Library::load_from(&self.0) }
-    }
-}
-
-impl Corosync {
-    /// Uses the libquorum in the file at `path`, which is loaded when the actor connects.
-    /// libvotequorum and libcmap are those that the dynamic linker finds: `LD_LIBRARY_PATH` is for
-    /// all three, and needs no `unsafe`.
-    ///
-    /// # Safety
-    ///
-    /// As [`Library::load_from`]: the code in the file runs. It must be Corosync's libquorum, at any
-    /// time until the actor has stopped.
-    ///
-    /// ```no_run
-    /// use actix_quorum::{Corosync, QuorumActor};
-    ///
-    /// // SAFETY: only root can write there, and it is the libquorum of this machine's Corosync.
-    /// let corosync = unsafe { Corosync::load_from("/opt/corosync/lib/libquorum.so.5") };
-    /// let builder = QuorumActor::builder().source(corosync);
-    /// ```
-    pub unsafe fn load_from(path: impl Into<PathBuf>) -> Self {
-        Self::with_file(LibraryFile(path.into()))
-    }
-}
-
-/// Why libquorum was not loaded. The dynamic linker calls a file missing that it cannot open.
-fn not_loaded(error: sys::LoadError) -> Error {
-    if descriptors::any_left() { error.into() } else { Error::NoDescriptors }
-}
+use crate::error::{Code, Error};
 
 /// Whether a quorum provider is configured (`quorum_initialize(3)`, `quorum_type`).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Library, Server, cmap::Cmap, line::Peer};
-use crate::{Code, Error};
+use crate::error::{Code, Error};
 
 /// Which callbacks a connection has (`quorum_model_initialize(3)`).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

@@ -13,7 +13,7 @@ use super::{
     line::{Line, Peer},
     server,
 };
-use crate::{Code, Error};
+use crate::error::{Code, Error};
 
 /// Makes and closes the handles of one of Corosync's libraries, one at a time: the libraries' tables of
 /// handles have no lock of their own (libqb `lib/hdb.c`), and connecting in two threads at a time

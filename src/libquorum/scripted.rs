@@ -7,7 +7,7 @@ use super::{
     callbacks::{Inbox, V0, V1},
     sys,
 };
-use crate::Error;
+use crate::error::Error;
 
 /// A list of node ids, as a callback is given it.
 #[derive(Debug)]

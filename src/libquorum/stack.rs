@@ -1,6 +1,6 @@
 //! The stack check: `quorum_dispatch` has a buffer of a mebibyte on its stack.
 
-use crate::Error;
+use crate::error::Error;
 
 /// What a dispatch needs: the 1 MiB buffer of libquorum's `quorum_dispatch` (`IPC_DISPATCH_SIZE`),
 /// and what the calls around it take. Distributions build libquorum without stack probes, so a

@@ -9,7 +9,10 @@ use super::{
     line::Peer,
     open::{Open, Opened, Tie},
 };
-use crate::{Code, Error, VoteFlags, Votes};
+use crate::{
+    error::{Code, Error},
+    libquorum::{VoteFlags, Votes},
+};
 
 /// A connection to Corosync's votequorum service.
 #[derive(Debug)]

@@ -1,35 +1,16 @@
-use std::{
-    collections::HashMap,
-    fmt,
-    pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures_util::future::{Either, select};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    connection::{Client, Simulated},
+    clients::{Clients, Fault, Faults, State},
     error::Error,
+    node::Node,
     totem::Timeouts,
     world::{Daemon, World},
 };
-use crate::{
-    Code,
-    connection::sealed,
-    connector::Connector,
-    lease::{Clock, Moment},
-    libquorum::{NodeId, Server},
-    probe::{Answer, Asking, Probe},
-    ring_watch::RingWatch,
-    state::{RingReading, RingUpdate},
-    worker::Pending,
-};
+use crate::libquorum::NodeId;
 
 /// A simulated cluster. A clone is the same cluster.
 ///
@@ -38,58 +19,12 @@ use crate::{
 /// done when it returns; the actors on the nodes that it concerns are told as soon as they look.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    state: Arc<Mutex<State>>,
+    pub(super) state: Arc<Mutex<State>>,
     /// Moves on whenever a connection attempt that waits may succeed.
-    changed: Arc<watch::Sender<()>>,
+    pub(super) changed: Arc<watch::Sender<()>>,
     /// What its time is counted from.
-    made_at: Instant,
+    pub(super) made_at: Instant,
 }
-
-#[derive(Debug)]
-struct State {
-    world: World,
-    nodes: HashMap<NodeId, Clients>,
-}
-
-/// Who is connected to a node, and how that goes wrong.
-#[derive(Debug, Default)]
-struct Clients {
-    connected: Vec<Client>,
-    /// How many sources there are whose actor may connect.
-    sources: usize,
-    faults: Faults,
-}
-
-#[derive(Debug, Default)]
-struct Faults {
-    connect: Option<Code>,
-    track_start: Option<Code>,
-    server_uid: u32,
-    silent: bool,
-}
-
-/// Something that goes wrong between a node's daemon and its clients.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
-pub enum Fault {
-    /// Connecting fails with this code.
-    Connect(Code),
-    /// `quorum_trackstart` fails with this code.
-    TrackStart(Code),
-    /// `quorum_dispatch` fails with this code, once, on each connection that there is.
-    Dispatch(Code),
-    /// The server is run by this user. Connections that there are keep what they know.
-    ServerUid(u32),
-    /// When the daemon dies the descriptor does not tell, as with `qb_ipc_type: socket`.
-    SilentDeath,
-}
-
-/// What the daemons say of rings that form at once.
-const TIMEOUTS: Timeouts =
-    Timeouts { token: Duration::from_millis(1000), consensus: Duration::from_millis(1200) };
-
-/// How often the token comes then.
-const TOKEN_HOLD: Duration = Duration::from_millis(10);
 
 /// How many nodes a cluster can have (`PROCESSOR_COUNT_MAX`).
 pub(super) const MAX_NODES: u32 = 384;
@@ -516,12 +451,12 @@ impl Cluster {
         Err(Error::State { node, state, help })
     }
 
-    fn change(&self, change: impl FnOnce(&mut World)) {
+    pub(super) fn change(&self, change: impl FnOnce(&mut World)) {
         self.change_all(|state| change(&mut state.world));
     }
 
     /// Changes something, and tells whom it concerns.
-    fn change_all(&self, change: impl FnOnce(&mut State)) {
+    pub(super) fn change_all(&self, change: impl FnOnce(&mut State)) {
         {
             let mut state = self.state.lock();
             state.world.advance(self.made_at.elapsed());
@@ -529,322 +464,5 @@ impl Cluster {
             state.tell();
         }
         self.changed.send_replace(());
-    }
-
-    /// Lets time have its effect for as long as the cluster is there.
-    async fn drive(self) {
-        let (state, sender, made_at) =
-            (Arc::downgrade(&self.state), Arc::downgrade(&self.changed), self.made_at);
-        let mut changed = self.changed.subscribe();
-        drop(self);
-        loop {
-            let next = match state.upgrade() {
-                Some(state) => state.lock().world.totem.next_due(),
-                None => return,
-            };
-            let due = async {
-                match next {
-                    Some(due) => tokio::time::sleep_until(made_at + due).await,
-                    None => std::future::pending().await,
-                }
-            };
-            match select(pin!(due), pin!(changed.changed())).await {
-                Either::Right((Ok(()), _)) => {}
-                Either::Right((Err(_), _)) => return,
-                Either::Left(_) => {
-                    let (Some(state), Some(changed)) = (state.upgrade(), sender.upgrade()) else {
-                        return;
-                    };
-                    Self { state, changed, made_at }.change(|_| {});
-                }
-            }
-        }
-    }
-}
-
-impl State {
-    fn clients(&mut self, id: NodeId) -> &mut Clients {
-        self.nodes.entry(id).or_default()
-    }
-
-    fn start(&mut self, id: NodeId, restarted: bool) {
-        let alone = self.clients(id).sources > 0;
-        self.world.start(id, alone, restarted);
-    }
-
-    /// Ends a node's connections as the death of its daemon does.
-    fn disconnect(&mut self, id: NodeId) {
-        let clients = self.clients(id);
-        let silent = clients.faults.silent;
-        clients.connected.drain(..).for_each(|client| client.hang_up(silent));
-    }
-
-    /// Passes on what the nodes have told.
-    fn tell(&mut self) {
-        for node in &mut self.world.nodes {
-            let told = std::mem::take(&mut node.told);
-            if let Some(clients) = self.nodes.get_mut(&node.id) {
-                clients.connected.retain(|client| client.is_open());
-                for client in &clients.connected {
-                    told.iter().for_each(|notification| client.tell(notification.clone()));
-                }
-            }
-        }
-    }
-}
-
-/// A node of a simulated cluster: a [`Source`](crate::Source) for an actor.
-pub struct Node {
-    cluster: Cluster,
-    id: NodeId,
-    clock: Clock,
-    /// Something on the actor's arbiter lets the cluster's time go on.
-    is_driven: AtomicBool,
-}
-
-impl Node {
-    fn new(cluster: Cluster, id: NodeId) -> Self {
-        cluster.state.lock().clients(id).sources += 1;
-        Self { cluster, id, clock: Clock::Tokio(Instant::now()), is_driven: AtomicBool::new(false) }
-    }
-
-    /// Its id.
-    pub fn id(&self) -> NodeId {
-        self.id
-    }
-
-    /// What the daemon answers to a connection attempt now; `None` while it is paused.
-    fn answer(&self, terms: sealed::Terms) -> Option<Result<Simulated, crate::Error>> {
-        let answer = self.ask(terms);
-        if matches!(answer, Some(Err(_))) {
-            // Who is refused is told nothing that the others would have to wait for.
-            self.cluster.change(|world| world.join(self.id));
-        }
-        answer
-    }
-
-    fn ask(&self, terms: sealed::Terms) -> Option<Result<Simulated, crate::Error>> {
-        let mut state = self.cluster.state.lock();
-        match state.world.node(self.id).map(|node| node.daemon) {
-            Some(Daemon::Running) => {}
-            Some(Daemon::Paused) => return None,
-            Some(Daemon::Down) | None => {
-                return Some(Err(crate::Error::Connect(Code::LIBRARY)));
-            }
-        }
-        let (snapshot, provider) = (state.world.snapshot(self.id), state.world.provider);
-        let clients = state.clients(self.id);
-        let connected = || {
-            if let Some(code) = clients.faults.connect {
-                return Err(crate::Error::Connect(code));
-            }
-            let server = Server { uid: clients.faults.server_uid, pid: None };
-            terms.check_server(Some(server))?;
-            terms.check_provider(provider)?;
-            if let Some(code) = clients.faults.track_start {
-                return Err(crate::Error::TrackStart(code));
-            }
-            let cluster = self.cluster.clone();
-            let id = self.id;
-            let drained = move || cluster.drained(id);
-            let asked_at = self.clock.now();
-            let (client, connection) =
-                Client::connect(provider, asked_at, snapshot, Box::new(drained))?;
-            clients.connected.push(client);
-            Ok(connection)
-        };
-        Some(connected())
-    }
-}
-
-impl Cluster {
-    /// A client has been told everything. A daemon that was alone for its sake joins the others
-    /// when all have.
-    fn drained(&self, id: NodeId) {
-        let joins = |state: &mut State| {
-            let clients = state.clients(id);
-            let told = clients.connected.iter().filter(|client| client.is_drained()).count();
-            told >= clients.sources
-        };
-        let alone = self.state.lock().world.node(id).is_some_and(|node| node.alone);
-        if alone {
-            self.change_all(|state| {
-                if joins(state) {
-                    state.world.join(id);
-                }
-            });
-        }
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.cluster.state.lock().clients(self.id).sources -= 1;
-        self.cluster.drained(self.id);
-    }
-}
-
-impl fmt::Debug for Node {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Node").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-impl sealed::Source for Node {
-    fn clock(&self) -> Clock {
-        self.clock
-    }
-
-    fn probe(self: Arc<Self>, _: sealed::Terms) -> Result<Arc<dyn Probe>, crate::Error> {
-        Ok(Arc::new(SimulatedProbe(self)))
-    }
-
-    fn ring_watch(self: Arc<Self>, _: sealed::Terms) -> Option<Arc<dyn RingWatch>> {
-        let (connection, is_new) = (AtomicU64::new(0), Arc::default());
-        Some(Arc::new(SimulatedRingWatch { node: self, connection, is_new }))
-    }
-
-    #[cfg(any(feature = "metrics", feature = "web"))]
-    fn node_names(&self, _: sealed::Terms) -> crate::names::NameSource {
-        let name = |id: NodeId| (id, format!("n{id}"));
-        crate::names::NameSource::Known(self.cluster.nodes().into_iter().map(name).collect())
-    }
-
-    fn connect(self: Arc<Self>, terms: sealed::Terms, _: &Connector) -> sealed::Connecting {
-        if !self.is_driven.swap(true, Ordering::Relaxed) {
-            actix::spawn(self.cluster.clone().drive());
-        }
-        let mut changed = self.cluster.changed.subscribe();
-        Box::pin(async move {
-            loop {
-                changed.mark_unchanged();
-                if let Some(answer) = self.answer(terms) {
-                    return Ok(Box::new(answer?) as Box<dyn sealed::Tracked>);
-                }
-                // The sender is in `self.cluster`.
-                let _ = changed.changed().await;
-            }
-        })
-    }
-}
-
-/// Asks a node's daemon inline: it answers at once or, while it is paused, when it is resumed.
-#[derive(Debug)]
-struct SimulatedProbe(Arc<Node>);
-
-impl Probe for SimulatedProbe {
-    fn ask(&self, _: Vec<NodeId>) -> Asking {
-        let node = Arc::clone(&self.0);
-        let asked_at = node.clock.now();
-        let mut changed = node.cluster.changed.subscribe();
-        Box::pin(async move {
-            loop {
-                changed.mark_unchanged();
-                if let Some(answer) = node.probed(asked_at) {
-                    return answer;
-                }
-                // The sender is in `node.cluster`.
-                let _ = changed.changed().await;
-            }
-        })
-    }
-
-    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(std::future::ready(()))
-    }
-}
-
-/// Reads a node's counters inline: there at once, or when the daemon is not paused any more. While it
-/// synchronises it answers on connections that were made meanwhile only.
-#[derive(Debug)]
-struct SimulatedRingWatch {
-    node: Arc<Node>,
-    connection: AtomicU64,
-    /// The connection was made while the daemon synchronised.
-    is_new: Arc<AtomicBool>,
-}
-
-impl RingWatch for SimulatedRingWatch {
-    fn cancel(&self) -> bool {
-        self.connection.fetch_add(1, Ordering::Relaxed);
-        self.is_new.store(true, Ordering::Relaxed);
-        true
-    }
-
-    fn read(&self) -> Pending<RingUpdate> {
-        let (node, is_new) = (Arc::clone(&self.node), Arc::clone(&self.is_new));
-        let connection = self.connection.load(Ordering::Relaxed);
-        let asked_at = node.clock.now();
-        let mut changed = node.cluster.changed.subscribe();
-        Box::pin(async move {
-            loop {
-                changed.mark_unchanged();
-                if let Some(reading) = node.read_ring(asked_at, connection, &is_new) {
-                    return reading.map(RingUpdate::Read);
-                }
-                // The sender is in `node.cluster`.
-                let _ = changed.changed().await;
-            }
-        })
-    }
-
-    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(std::future::ready(()))
-    }
-}
-
-impl Node {
-    /// What the daemon's counters are now; `None` while it does not answer.
-    fn read_ring(
-        &self,
-        asked_at: Moment,
-        connection: u64,
-        is_new: &AtomicBool,
-    ) -> Option<Result<RingReading, crate::Error>> {
-        let mut state = self.cluster.state.lock();
-        // Tokens are counted by the time that has passed.
-        state.world.advance(self.cluster.made_at.elapsed());
-        state.tell();
-        let world = &state.world;
-        if world.node(self.id)?.daemon == Daemon::Down {
-            return Some(Err(crate::Error::Request(Code::LIBRARY)));
-        }
-        let (counters, configured_votes, synchronises) = world.ring_counters(self.id)?;
-        if synchronises && !is_new.load(Ordering::Relaxed) {
-            return None;
-        }
-        is_new.fetch_and(synchronises, Ordering::Relaxed);
-        let now = self.clock.now();
-        let Timeouts { token, consensus } = world.totem.timeouts.unwrap_or(TIMEOUTS);
-        let tokens = match world.totem.timeouts {
-            Some(_) => world.tokens(self.id, token / 6),
-            None => {
-                let elapsed = now.since(Moment::default()).as_nanos();
-                u64::try_from(elapsed / TOKEN_HOLD.as_nanos()).unwrap_or(u64::MAX)
-            }
-        };
-        Some(Ok(RingReading {
-            connection,
-            asked_at,
-            answered_at: now,
-            counters,
-            tokens,
-            token,
-            consensus,
-            configured_votes: Some(configured_votes),
-        }))
-    }
-
-    /// What votequorum answers now; `None` while the daemon is paused.
-    fn probed(&self, asked_at: Moment) -> Option<Result<Answer, crate::Error>> {
-        let state = self.cluster.state.lock();
-        match state.world.node(self.id)?.daemon {
-            Daemon::Paused => None,
-            Daemon::Down => Some(Err(crate::Error::Connect(Code::LIBRARY))),
-            Daemon::Running => {
-                let (quorate, votes) = state.world.votes(self.id);
-                Some(Ok(Answer { asked_at, quorate, votes, local: Some(self.id) }))
-            }
-        }
     }
 }

@@ -13,8 +13,9 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    Code, Error, connection::sealed::Tracked, connector::Connector, lease::Moment,
+    error::{Code, Error},
     libquorum::Notification,
+    link::{clock::Moment, connection::sealed::Tracked, connector::Connector},
 };
 
 /// The daemon's end of a connection.

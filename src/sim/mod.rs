@@ -91,16 +91,14 @@
 //! nobody meant. A quorum device decides at once. The option `allow_downscale` of votequorum, and a
 //! quorum device with `master_wins`.
 
+mod clients;
 mod cluster;
 mod connection;
 mod error;
+mod node;
 mod recorder;
 mod totem;
 mod votequorum;
 mod world;
 
-pub use self::{
-    cluster::{Cluster, Fault, Node},
-    error::Error,
-    recorder::Recorder,
-};
+pub use self::{clients::Fault, cluster::Cluster, error::Error, node::Node, recorder::Recorder};

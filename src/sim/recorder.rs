@@ -3,7 +3,7 @@ use std::{fmt, pin::Pin, time::Duration};
 use futures_core::Stream;
 use futures_util::StreamExt;
 
-use crate::{QuorumChanged, QuorumHandle};
+use crate::{actor::QuorumHandle, state::QuorumChanged};
 
 /// Says in a test what was told.
 ///

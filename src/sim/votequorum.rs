@@ -82,9 +82,9 @@ impl Votequorum {
     }
 
     /// What `votequorum_getinfo` tells.
-    pub(super) fn votes(&self) -> crate::Votes {
+    pub(super) fn votes(&self) -> crate::libquorum::Votes {
         let members = self.members.iter().map(|(id, member)| (*id, member.votes));
-        crate::Votes {
+        crate::libquorum::Votes {
             expected: self.members.get(&self.id).map_or(0, |own| own.expected),
             highest_expected: self
                 .members
@@ -96,7 +96,7 @@ impl Votequorum {
             quorum: self.quorum,
             qdevice: self.device.unwrap_or(0),
             members: members.collect(),
-            ..crate::Votes::default()
+            ..crate::libquorum::Votes::default()
         }
     }
 

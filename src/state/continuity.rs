@@ -1,6 +1,6 @@
 //! Whether quorum was held without a break, as far as the votes tell.
 
-use crate::{VoteFlags, Votes, libquorum::NodeId};
+use crate::libquorum::{NodeId, VoteFlags, Votes};
 
 /// Follows which nodes were with this one all the time since the last decision.
 #[derive(Debug, Default)]

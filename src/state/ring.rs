@@ -8,36 +8,13 @@
 
 use std::time::Duration;
 
-use crate::{lease::Moment, libquorum::RingId};
-
-/// One read of the daemon's counters (`stats.srp.*` in `cmap_keys(7)`).
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct RingReading {
-    /// Which connection to the counters this is: another one may have been opened while the daemon
-    /// synchronised.
-    pub(crate) connection: u64,
-    /// When the first counter was asked for, less the age that it may have.
-    pub(crate) asked_at: Moment,
-    /// When the last counter was there.
-    pub(crate) answered_at: Moment,
-    pub(crate) counters: RingCounters,
-    /// `orf_token_rx`: moves with each token that arrives.
-    pub(crate) tokens: u64,
-    /// `runtime.config.totem.token`: how long the daemon waits for a token.
-    pub(crate) token: Duration,
-    /// `runtime.config.totem.consensus`: how long nodes in GATHER wait for one that is silent.
-    pub(crate) consensus: Duration,
-    /// The votes of all nodes in the nodelist, where there is one.
-    pub(crate) configured_votes: Option<u32>,
-}
-
-/// The counters that move when a ring ends or forms, and stand still while it lives.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct RingCounters {
-    pub(crate) gather_entered: u64,
-    pub(crate) operational_entered: u64,
-    pub(crate) token_lost: u64,
-}
+use crate::{
+    libquorum::RingId,
+    link::{
+        clock::Moment,
+        ring_watch::{RingReading, SECOND_READ},
+    },
+};
 
 /// Whether the ring that quorum was decided for is known to live.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
@@ -344,14 +321,11 @@ impl Reads {
     }
 }
 
-/// How far apart two reads must be. The first may be answered before an overdue timer of the daemon
-/// has run; within this time it has.
-pub(crate) const SECOND_READ: Duration = Duration::from_millis(50);
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::libquorum::NodeId;
+    use crate::link::ring_watch::RingCounters;
 
     const TOKEN: u64 = 1_000;
     const CONSENSUS: u64 = 1_200;

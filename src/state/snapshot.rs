@@ -4,10 +4,9 @@ use std::{fmt, sync::Arc, time::SystemTime};
 
 use super::RingState;
 use crate::{
-    Cause, Error, Nodes, QuorumChanged, Votes,
-    libquorum::{NodeId, RingId},
-    registry::Receipt,
-    votes::Shortage,
+    error::Error,
+    libquorum::{NodeId, RingId, Votes},
+    state::{AckOnDrop, Cause, Nodes, QuorumChanged, votes::Shortage},
 };
 
 /// Whether this node's partition of the cluster has quorum.
@@ -351,6 +350,6 @@ pub(crate) fn first(current: &Arc<Snapshot>) -> QuorumChanged {
         left: Nodes::default(),
         cause: Cause::Subscribed,
         missed: 0,
-        receipt: Receipt::default(),
+        receipt: AckOnDrop::default(),
     }
 }

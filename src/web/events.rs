@@ -21,9 +21,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{STALLED, told};
 use crate::{
-    Cause, Connection, Quorum, QuorumChanged, QuorumHandle, Snapshot,
+    actor::{QuorumHandle, shared::News},
     json::{Alive, Change, State},
-    shared::News,
+    state::{Cause, Connection, Quorum, QuorumChanged, Snapshot},
 };
 
 /// How many streams there may be at a time.
@@ -51,7 +51,7 @@ pub(super) fn stream(quorum: &QuorumHandle, request: &HttpRequest) -> HttpRespon
     if request.method() == Method::HEAD {
         return response.streaming(stream::empty::<Result<Bytes, actix_web::Error>>());
     }
-    let clients = &quorum.shared.event_clients;
+    let clients = quorum.shared.web_state::<EventClients>();
     let Some(place) = clients.enter() else {
         // A browser comes again after a stream that has ended, and never after another status.
         let retry = RETRY_WHEN_FULL + RETRY_WHEN_FULL.mul_f64(fastrand::f64());
@@ -136,13 +136,13 @@ impl Client {
         let exclusive = is_latest && self.quorum.is_exclusive();
         self.told = (quorum, exclusive);
         self.has_ended = current.connection == Connection::Stopped;
-        self.quorum.shared.event_clients.rendered(change, ran_out, || {
+        self.quorum.shared.web_state::<EventClients>().rendered(change, ran_out, || {
             let names = self.quorum.node_names();
             let state = State::of(current, (quorum, exclusive), &names);
             let data = serde_json::to_string(&Change::of(change, state));
             let data = data.expect("all keys are strings or numbers");
             let retry = RETRY.as_millis();
-            let id = self.quorum.shared.event_clients.id_of(current.sequence);
+            let id = self.quorum.shared.web_state::<EventClients>().id_of(current.sequence);
             format!("event: changed\nid: {id}\nretry: {retry}\ndata: {data}\n\n").into()
         })
     }

@@ -15,7 +15,7 @@ use actix_web::{
 use pin_project_lite::pin_project;
 
 use super::refusal::{NotQuorate, RETRY_AFTER};
-use crate::QuorumHandle;
+use crate::actor::QuorumHandle;
 
 /// Middleware that lets a request through only if this node has quorum when it comes.
 ///

@@ -5,7 +5,10 @@ use std::{fmt::Write, time::Duration};
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode};
 
 use super::told;
-use crate::{Connection, Quorum, QuorumHandle, Snapshot};
+use crate::{
+    actor::QuorumHandle,
+    state::{Connection, Quorum, Snapshot},
+};
 
 /// How long the actor may not run before it counts as stuck. It runs every second.
 const STUCK: Duration = Duration::from_secs(10);

@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::told;
 use crate::{
-    Quorum, QuorumChanged, QuorumHandle, Snapshot,
+    actor::QuorumHandle,
     json::{Change, History, HistoryEntry, State},
-    names::NodeNames,
+    libquorum::cmap::NodeNames,
     registry::KEPT,
+    state::{Quorum, QuorumChanged, Snapshot},
 };
 
 /// `GET /quorum`

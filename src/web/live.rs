@@ -6,7 +6,7 @@ use actix_web::{
 };
 
 use super::told;
-use crate::QuorumHandle;
+use crate::actor::QuorumHandle;
 
 const PAGE: &str = include_str!("live.html");
 

@@ -84,9 +84,8 @@ use actix_web::{
     web::{self, ServiceConfig},
 };
 
-pub(crate) use self::events::EventClients;
 pub use self::{gate::QuorumGate, quorate::Quorate, refusal::NotQuorate};
-use crate::QuorumHandle;
+use crate::actor::QuorumHandle;
 
 /// Mounts everything that tells about quorum:
 ///

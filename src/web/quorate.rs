@@ -8,7 +8,7 @@ use actix_web::{
 };
 
 use super::refusal::{NotQuorate, RETRY_AFTER};
-use crate::{QuorumGuard, QuorumHandle};
+use crate::actor::{QuorumGuard, QuorumHandle};
 
 /// Extractor for a handler that may run only while this node has quorum; carries the
 /// [`QuorumGuard`] that tells when it ends.

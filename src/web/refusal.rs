@@ -7,7 +7,11 @@ use actix_web::{
 use serde::Serialize;
 
 use super::told;
-use crate::{Connection, Quorum, QuorumHandle, RingId, RingState};
+use crate::{
+    actor::QuorumHandle,
+    libquorum::RingId,
+    state::{Connection, Quorum, RingState},
+};
 
 /// A request was refused: this node is not known to have quorum.
 ///

@@ -14,6 +14,7 @@ mod support;
 
 mod cluster;
 mod daemon;
+mod rooms;
 mod sim;
 #[cfg(feature = "web")]
 mod web;

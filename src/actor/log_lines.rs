@@ -1,0 +1,233 @@
+//! What the log says of a change: one line each, at a level that tells whether somebody may have to
+//! act.
+
+use std::time::Duration;
+
+use log::Level;
+
+use crate::{
+    libquorum::VoteFlags,
+    link::clock::Moment,
+    state::{Cause, QuorumChanged, RingState},
+};
+
+/// What was logged before, so that some things are said once.
+#[derive(Debug, Default)]
+pub(crate) struct LogLines {
+    reforming_since: Option<Moment>,
+    has_warned_of_two_node: bool,
+}
+
+/// What there is to say of one change besides the change.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Remarks {
+    ring: Option<RingRemark>,
+    two_node: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum RingRemark {
+    /// It is re-forming. Quorum is believed for so long, if it is.
+    Reforming(Option<Duration>),
+    /// It has re-formed after so long.
+    Reformed(Duration),
+}
+
+impl LogLines {
+    /// What there is to say of a change that was made `now`, and after which quorum is believed
+    /// `until` then, if it is.
+    pub(crate) fn remarks(
+        &mut self,
+        change: &QuorumChanged,
+        now: Moment,
+        until: Option<Moment>,
+    ) -> Remarks {
+        let current = &change.current;
+        let is_reforming = current.ring == RingState::Gather;
+        let ring = match self.reforming_since {
+            None if is_reforming => {
+                self.reforming_since = Some(now);
+                Some(RingRemark::Reforming(until.map(|until| until.since(now))))
+            }
+            Some(since) if !is_reforming => {
+                self.reforming_since = None;
+                // A connection that ended says nothing of the ring.
+                current.connection.tells().then(|| RingRemark::Reformed(now.since(since)))
+            }
+            _ => None,
+        };
+        let has_two_node =
+            current.votes.as_ref().is_some_and(|votes| votes.flags.contains(VoteFlags::TWO_NODE));
+        let two_node = has_two_node && !self.has_warned_of_two_node;
+        self.has_warned_of_two_node |= has_two_node;
+        Remarks { ring, two_node }
+    }
+}
+
+/// Logs a change.
+pub(crate) fn log(change: &QuorumChanged, remarks: Remarks) {
+    match remarks.ring {
+        None => crate::foreign::log!(level(change), "{change}"),
+        Some(RingRemark::Reforming(Some(left))) => crate::foreign::log!(
+            log::Level::Warn,
+            "corosync's ring is re-forming; quorum is believed for {left:.1?} at most: {change}"
+        ),
+        Some(RingRemark::Reforming(None)) => {
+            crate::foreign::log!(log::Level::Warn, "corosync's ring is re-forming: {change}");
+        }
+        Some(RingRemark::Reformed(took)) => {
+            crate::foreign::log!(
+                log::Level::Warn,
+                "corosync's ring has re-formed after {took:.1?}: {change}"
+            );
+        }
+    }
+    if remarks.two_node {
+        crate::foreign::log!(
+            log::Level::Warn,
+            "corosync.conf has `two_node: 1`: when the two nodes cannot hear each other, both are \
+             quorate; without fencing, set QuorumBuilder::trust_two_node(false) or use is_exclusive()"
+        );
+    }
+}
+
+/// What somebody may have to act upon is a warning.
+fn level(change: &QuorumChanged) -> Level {
+    match change.cause {
+        Cause::ConnectFailed | Cause::Disconnected | Cause::Stalled => Level::Warn,
+        _ if change.is_loss() || change.left_quorate() => Level::Warn,
+        // Why there is no quorum is known only after it was lost.
+        Cause::Votes if change.current.shortage().is_some() => Level::Info,
+        Cause::Votes | Cause::Ring if !change.is_gain() => Level::Debug,
+        _ => Level::Info,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::{
+        error::Error,
+        libquorum::{NodeId, Notification, RingId, Votes},
+        link::{
+            probe::Answer,
+            ring_watch::{RingCounters, RingReading, RingUpdate},
+        },
+        state::{Event, Now, Rules, Tracker},
+    };
+
+    /// A daemon of one node, its actor, and what was remarked.
+    struct Logged {
+        tracker: Tracker,
+        lines: LogLines,
+        remarks: Vec<Remarks>,
+        counters: RingCounters,
+        millis: u64,
+    }
+
+    const TOKEN: Duration = Duration::from_millis(1_000);
+    const CONSENSUS: Duration = Duration::from_millis(1_200);
+    const GRACE: Duration = Duration::from_millis(1_000);
+
+    impl Logged {
+        fn connected() -> Self {
+            let rules = Rules {
+                lease: Duration::from_secs(3600),
+                settle_grace: GRACE,
+                stable_after: Duration::ZERO,
+                trust_two_node: true,
+            };
+            let tracker = Tracker::new(rules, SystemTime::UNIX_EPOCH);
+            let (lines, counters) = (LogLines::default(), RingCounters::default());
+            let mut logged = Self { tracker, lines, remarks: Vec::new(), counters, millis: 0 };
+            let asked_at = logged.now();
+            logged.apply(Event::Connected { has_provider: true, asked_at, watched: true });
+            logged.decide(9);
+            (0..4).for_each(|_| logged.read());
+            assert!(logged.tracker.current().quorum.is_quorate());
+            logged
+        }
+
+        fn now(&self) -> Moment {
+            Moment::default().after(Duration::from_millis(self.millis))
+        }
+
+        fn apply(&mut self, event: Event) {
+            let now = Now { wall: SystemTime::UNIX_EPOCH, moment: self.now() };
+            if let Some(change) = self.tracker.apply(event, now) {
+                let until = self.tracker.deadline().filter(|_| change.current.quorum.is_quorate());
+                let remarks = self.lines.remarks(&change, now.moment, until);
+                self.remarks.extend((remarks != Remarks::default()).then_some(remarks));
+            }
+        }
+
+        fn decide(&mut self, seq: u64) {
+            let (ring_id, members) = (RingId { node_id: NodeId(1), seq }, vec![NodeId(1)]);
+            let (joined, left, drained_at) = (Vec::new(), Vec::new(), self.now());
+            let notification =
+                Notification::Nodelist { ring_id, members: members.clone(), joined, left };
+            self.apply(Event::Notified { notification, drained_at });
+            let notification = Notification::Quorum { quorate: true, ring_id, members };
+            self.apply(Event::Notified { notification, drained_at });
+        }
+
+        fn read(&mut self) {
+            self.millis += 100;
+            let now = self.now();
+            self.apply(Event::Ring(RingUpdate::Read(RingReading {
+                connection: 0,
+                asked_at: now,
+                answered_at: now,
+                counters: self.counters,
+                tokens: self.millis,
+                token: TOKEN,
+                consensus: CONSENSUS,
+                configured_votes: None,
+            })));
+        }
+    }
+
+    fn ring(remark: RingRemark) -> Remarks {
+        Remarks { ring: Some(remark), two_node: false }
+    }
+
+    #[test]
+    fn a_ring_that_re_forms_is_remarked_once_when_it_begins_and_once_when_it_ends() {
+        let mut logged = Logged::connected();
+        assert_eq!(logged.remarks, []);
+        logged.counters.gather_entered += 1;
+        (0..3).for_each(|_| logged.read());
+        let begins = ring(RingRemark::Reforming(Some(CONSENSUS + GRACE)));
+        assert_eq!(logged.remarks, [begins]);
+        logged.counters.operational_entered += 1;
+        logged.millis += 1_000;
+        logged.decide(13);
+        (0..3).for_each(|_| logged.read());
+        let took = Duration::from_millis(1_200);
+        assert_eq!(logged.remarks, [begins, ring(RingRemark::Reformed(took))]);
+    }
+
+    #[test]
+    fn a_connection_that_ends_says_nothing_of_the_ring() {
+        let mut logged = Logged::connected();
+        logged.counters.gather_entered += 1;
+        logged.read();
+        logged.apply(Event::Disconnected(Error::Dispatch(crate::error::Code::LIBRARY)));
+        assert_eq!(logged.remarks.len(), 1);
+        assert_eq!(logged.lines.reforming_since, None);
+    }
+
+    #[test]
+    fn two_node_is_remarked_once() {
+        let mut logged = Logged::connected();
+        let flags = VoteFlags::TWO_NODE;
+        for total in [2, 1] {
+            let votes = Some(Votes { total, flags, ..Votes::default() });
+            let asked_at = logged.now();
+            logged.apply(Event::Answered(Answer { asked_at, quorate: true, votes, local: None }));
+        }
+        assert_eq!(logged.remarks, [Remarks { ring: None, two_node: true }]);
+    }
+}

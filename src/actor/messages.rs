@@ -1,0 +1,60 @@
+use std::sync::Arc;
+
+use actix::{Message, Recipient, WeakRecipient};
+
+use crate::{
+    registry::{Subscriber, SubscriptionId},
+    state::{QuorumChanged, Snapshot},
+};
+
+/// Subscribes an actor to [`QuorumChanged`], as
+/// [`QuorumHandle::subscribe`](crate::QuorumHandle::subscribe) does.
+#[derive(Clone, Debug)]
+pub struct Subscribe(
+    /// Who is to be told.
+    pub Subscriber,
+);
+
+impl Subscribe {
+    /// Subscribes `subscriber`.
+    pub fn new(subscriber: impl Into<Subscriber>) -> Self {
+        Self(subscriber.into())
+    }
+}
+
+impl From<Recipient<QuorumChanged>> for Subscribe {
+    fn from(recipient: Recipient<QuorumChanged>) -> Self {
+        Self::new(recipient)
+    }
+}
+
+impl From<WeakRecipient<QuorumChanged>> for Subscribe {
+    fn from(recipient: WeakRecipient<QuorumChanged>) -> Self {
+        Self::new(recipient)
+    }
+}
+
+impl Message for Subscribe {
+    type Result = SubscriptionId;
+}
+
+/// Ends a subscription, as [`QuorumHandle::unsubscribe`](crate::QuorumHandle::unsubscribe) does;
+/// answers whether there was one.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Unsubscribe(
+    /// Which subscription to end.
+    pub SubscriptionId,
+);
+
+impl Message for Unsubscribe {
+    type Result = bool;
+}
+
+/// Asks for what was last published, as [`QuorumHandle::snapshot`](crate::QuorumHandle::snapshot)
+/// tells without waiting for the actor.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct GetSnapshot;
+
+impl Message for GetSnapshot {
+    type Result = Arc<Snapshot>;
+}

@@ -1,0 +1,77 @@
+use std::time::Duration;
+
+use actix::System;
+
+use super::ExitProcess;
+use crate::{actor::QuorumHandle, error::Error};
+
+/// Stops the actix [`System`] once quorum was lost and has not come back for a while, and ends the
+/// process with an exit code: whoever supervises the process starts it anew.
+///
+/// It climbs a ladder, whatever `main` is made of and whatever is stuck:
+///
+/// 1. Quorum is lost, and [`after`](Self::after) passes without it.
+/// 2. The [`System`] in which it was started is stopped with the code. A `main` that runs it by
+///    [`SystemRunner::run_with_code`](actix::SystemRunner::run_with_code) gets the code and ends in
+///    order. `#[actix::main]` and `#[actix_web::main]` do not end by that, nor does a thread that is
+///    stuck.
+/// 3. When the [`grace`](Self::grace) has passed, [`std::process::exit`] ends the process with the
+///    code. Destructors do not run.
+/// 4. If the exit itself hangs for a second, in a handler of some library, the process aborts.
+///
+/// It is [`ExitProcess`] with one thing to stop. What is said there of stuck threads and of the end
+/// of the actor holds here as well.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use actix_quorum::{QuorumActor, policy::StopSystem};
+///
+/// #[actix::main]
+/// async fn main() -> Result<(), actix_quorum::Error> {
+///     let quorum = QuorumActor::builder().start();
+///     // 75 is EX_TEMPFAIL (sysexits.h).
+///     StopSystem::with_code(75).after(Duration::from_secs(30)).start(&quorum)?;
+///     std::future::pending().await
+/// }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "nothing is watched before `start`"]
+pub struct StopSystem {
+    code: i32,
+    after: Duration,
+    grace: Duration,
+}
+
+impl StopSystem {
+    /// Ends the process with this exit code.
+    pub fn with_code(code: i32) -> Self {
+        Self { code, after: Duration::ZERO, grace: Duration::from_secs(5) }
+    }
+
+    /// How long to wait for quorum after a loss before the `System` is stopped. Default zero.
+    pub fn after(self, after: Duration) -> Self {
+        Self { after, ..self }
+    }
+
+    /// How long the process may take to end by itself once its `System` is stopped. Default 5 s.
+    pub fn grace(self, grace: Duration) -> Self {
+        Self { grace, ..self }
+    }
+
+    /// Watches this actor's quorum until the process ends, in real time, on a thread of its own.
+    ///
+    /// Outside of a `System` there is nothing to stop, and the process exits without the grace.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Thread`] if the thread cannot be started: then nothing is watched.
+    pub fn start(self, quorum: &QuorumHandle) -> Result<(), Error> {
+        let Self { code, after, grace } = self;
+        let exit = ExitProcess::with_code(code).after(after).grace(grace);
+        let exit = match System::try_current() {
+            Some(system) => exit.stop(move || system.stop_with_code(code)),
+            None => exit,
+        };
+        exit.start(quorum)
+    }
+}

@@ -1,0 +1,310 @@
+use std::{
+    env,
+    ffi::OsStr,
+    io,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            ffi::OsStrExt,
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
+    pin::pin,
+    process,
+    time::Duration,
+};
+
+use futures_core::Stream;
+use futures_util::{
+    StreamExt,
+    future::{Either, pending, select},
+};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
+
+use crate::{
+    actor::QuorumHandle,
+    foreign,
+    state::{Connection, Quorum, QuorumChanged},
+};
+
+/// Reports to systemd, by the protocol of `sd_notify(3)`: for a unit with `Type=notify`. On Linux.
+///
+/// | systemd receives | when |
+/// |---|---|
+/// | `READY=1` | once, when Corosync has decided for the first time: this node has quorum, or has none |
+/// | `STATUS=` | at each change: the line for an operator that `systemctl status` shows |
+/// | `WATCHDOG=1` | twice in each `WatchdogSec=` of the unit, if it has any |
+/// | `STOPPING=1` | when [`QuorumHandle::stop`] is called |
+///
+/// The messages come from the arbiter that [`start`](Self::start) is called on, so the watchdog shows that this
+/// arbiter runs. Call it on the arbiter that does the work of the service: the arbiter of the quorum actor
+/// runs also when yours is stuck.
+///
+/// Nothing happens where there is no systemd that asks for it (`NOTIFY_SOCKET` is not set).
+///
+/// The guide has [a unit file](crate::guide#under-systemd).
+///
+/// ```no_run
+/// use actix_quorum::{QuorumActor, policy::Systemd};
+/// use tokio::signal::unix::{SignalKind, signal};
+///
+/// #[actix::main]
+/// async fn main() -> std::io::Result<()> {
+///     let quorum = QuorumActor::builder().start();
+///     Systemd::new().start(&quorum);
+///     // ... the service ...
+///     signal(SignalKind::terminate())?.recv().await;
+///     quorum.stop().await; // STOPPING=1
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "nothing is reported before `start`"]
+pub struct Systemd {
+    while_quorate: bool,
+}
+
+impl Systemd {
+    /// Has the watchdog show that the arbiter runs, with or without quorum.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sends `WATCHDOG=1` only while this node has quorum, so that systemd ends the service
+    /// `WatchdogSec=` after a loss at the latest: also if every thread of it is stuck, or stopped.
+    ///
+    /// A loss that is over before the watchdog is due goes unnoticed. A service that has not had quorum
+    /// yet, and one whose actor was stopped by [`QuorumHandle::stop`], is left alone.
+    pub fn while_quorate(self) -> Self {
+        Self { while_quorate: true }
+    }
+
+    /// Reports about this actor's quorum, from the arbiter or tokio runtime that this is called on and
+    /// for as long as that runs.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with timers, which an actix [`System`](actix::System) has.
+    pub fn start(self, quorum: &QuorumHandle) {
+        let manager = match Manager::of_environment() {
+            Some(Ok(manager)) => manager,
+            Some(Err(error)) => return warn(&error),
+            None => return,
+        };
+        let reporter = Reporter {
+            manager,
+            while_quorate: self.while_quorate,
+            quorum: quorum.clone(),
+            is_decided: false,
+            was_quorate: false,
+        };
+        // Every change from here.
+        tokio::spawn(reporter.run(quorum.changes(), watchdog()));
+    }
+}
+
+struct Reporter {
+    manager: Manager,
+    while_quorate: bool,
+    quorum: QuorumHandle,
+    /// Corosync has decided once.
+    is_decided: bool,
+    /// There was quorum once.
+    was_quorate: bool,
+}
+
+/// What there is to report.
+enum Event {
+    WatchdogDue,
+    Changed(QuorumChanged),
+    Lost,
+}
+
+impl Reporter {
+    async fn run(
+        mut self,
+        mut changes: impl Stream<Item = QuorumChanged> + Unpin,
+        mut watchdog: Option<Interval>,
+    ) {
+        loop {
+            match next(&self.quorum, &mut changes, &mut watchdog).await {
+                Event::WatchdogDue => self.feed().await,
+                Event::Changed(change) => {
+                    self.report(&change).await;
+                    if change.current.connection == Connection::Stopped && watchdog.is_none() {
+                        return;
+                    }
+                }
+                // A change says so as well, unless the actor is stuck.
+                Event::Lost => {
+                    let status = self.quorum.snapshot().to_string();
+                    self.manager.tell(&assignment("STATUS", &status)).await;
+                }
+            }
+        }
+    }
+
+    async fn report(&mut self, change: &QuorumChanged) {
+        let mut message = assignment("STATUS", &change.to_string());
+        let quorum = change.current.quorum;
+        self.was_quorate |= quorum.is_quorate();
+        if quorum != Quorum::Unknown && !self.is_decided {
+            self.is_decided = true;
+            message.push_str("READY=1\n");
+        }
+        if change.current.connection == Connection::Stopped
+            && self.quorum.shared.is_stopped_in_order()
+        {
+            message.push_str("STOPPING=1\n");
+        }
+        self.manager.tell(&message).await;
+    }
+
+    async fn feed(&mut self) {
+        let is_quorate = self.quorum.is_quorate();
+        self.was_quorate |= is_quorate;
+        let has_lost = self.was_quorate && !is_quorate;
+        if !self.while_quorate || !has_lost || self.quorum.shared.is_stopped_in_order() {
+            self.manager.tell("WATCHDOG=1\n").await;
+        }
+    }
+}
+
+async fn next(
+    quorum: &QuorumHandle,
+    changes: &mut (impl Stream<Item = QuorumChanged> + Unpin),
+    watchdog: &mut Option<Interval>,
+) -> Event {
+    let due = async {
+        match watchdog {
+            Some(watchdog) => drop(watchdog.tick().await),
+            None => pending().await,
+        }
+        Event::WatchdogDue
+    };
+    let changed = async {
+        match changes.next().await {
+            Some(change) => Event::Changed(change),
+            // The watchdog goes on.
+            None => pending().await,
+        }
+    };
+    let lost = async {
+        match quorum.guard() {
+            Some(guard) => guard.lost().await,
+            None => pending().await,
+        }
+        Event::Lost
+    };
+    let (due, changed, lost) = (pin!(due), pin!(changed), pin!(lost));
+    // The watchdog first: no flood of changes delays it.
+    match select(due, select(changed, lost)).await {
+        Either::Left((event, _)) => event,
+        Either::Right((event, _)) => event.factor_first().0,
+    }
+}
+
+/// One line: an error's text may have several.
+fn assignment(name: &str, value: &str) -> String {
+    format!("{name}={}\n", value.replace('\n', " "))
+}
+
+/// Ticks when `WATCHDOG=1` is due.
+fn watchdog() -> Option<Interval> {
+    let variable = |name| env::var(name).ok();
+    let period = period(variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"), process::id())?;
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    Some(interval)
+}
+
+/// Half of the time that systemd allows between two messages, if it expects them from this process
+/// (`sd_watchdog_enabled(3)`).
+fn period(micros: Option<String>, pid: Option<String>, own_pid: u32) -> Option<Duration> {
+    let is_own = pid.is_none_or(|pid| pid.parse() == Ok(own_pid));
+    let micros: u64 = micros.filter(|_| is_own)?.parse().ok()?;
+    let half = Duration::from_micros(micros) / 2;
+    (!half.is_zero()).then_some(half)
+}
+
+/// The manager of services that started this process.
+struct Manager {
+    socket: UnixDatagram,
+    address: SocketAddr,
+}
+
+impl Manager {
+    fn of_environment() -> Option<io::Result<Self>> {
+        let address = env::var_os("NOTIFY_SOCKET")?;
+        let connected = || {
+            let socket = UnixDatagram::unbound()?;
+            socket.set_nonblocking(true)?;
+            Ok(Self { socket, address: parse(&address)? })
+        };
+        Some(connected())
+    }
+
+    /// Sends a message, and waits while the manager is behind with taking them.
+    async fn tell(&self, message: &str) {
+        while let Err(error) = self.socket.send_to_addr(message.as_bytes(), &self.address) {
+            if error.kind() != io::ErrorKind::WouldBlock {
+                return warn(&error);
+            }
+            sleep(RETRY).await;
+        }
+    }
+}
+
+/// The path of a socket, or an abstract name after an `@`.
+fn parse(address: &OsStr) -> io::Result<SocketAddr> {
+    match address.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        [b'/', ..] => SocketAddr::from_pathname(address),
+        _ => Err(io::Error::other("NOTIFY_SOCKET has a kind of address that is not supported")),
+    }
+}
+
+fn warn(error: &io::Error) {
+    foreign::log!(log::Level::Warn, "cannot report to systemd: {error}");
+}
+
+/// How often to try to send where systemd is behind.
+const RETRY: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watchdog_is_due_at_half_of_its_time_if_it_is_that_of_this_process() {
+        let due = |micros: &str, pid: Option<&str>| {
+            period(Some(micros.to_owned()), pid.map(str::to_owned), 7)
+        };
+        assert_eq!(due("10000000", None), Some(Duration::from_secs(5)));
+        assert_eq!(due("10000000", Some("7")), Some(Duration::from_secs(5)));
+        for (micros, pid) in [("10000000", Some("8")), ("10", Some("")), ("0", None), ("-1", None)]
+        {
+            assert_eq!(due(micros, pid), None, "{micros} {pid:?}");
+        }
+        assert_eq!(period(None, Some("7".to_owned()), 7), None);
+    }
+
+    #[test]
+    fn an_address_is_a_path_or_an_abstract_name() {
+        let parsed = |address: &str| parse(OsStr::new(address));
+        let path = parsed("/run/systemd/notify").unwrap();
+        assert_eq!(path.as_pathname().unwrap().to_str(), Some("/run/systemd/notify"));
+        assert_eq!(parsed("@notify").unwrap().as_abstract_name(), Some(&b"notify"[..]));
+        for address in ["", "vsock:2:1234", "notify"] {
+            assert!(parsed(address).is_err(), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_status_is_one_line() {
+        assert_eq!(
+            assignment("STATUS", "cannot load\nlibquorum"),
+            "STATUS=cannot load libquorum\n"
+        );
+    }
+}

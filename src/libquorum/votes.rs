@@ -1,0 +1,206 @@
+//! Votes as libvotequorum reports them.
+
+#[cfg(feature = "serde")]
+use std::collections::BTreeMap;
+
+use corosync_sys as sys;
+#[cfg(feature = "serde")]
+use serde::Deserialize;
+
+use super::NodeId;
+
+/// The votes of the cluster, as votequorum counts them on this node (`votequorum_getinfo(3)`).
+///
+/// In JSON the votes of the members are an object with the node ids as keys, and `margin` is what
+/// [`margin`](Self::margin) returns.
+///
+/// ```
+/// use actix_quorum::{NodeId, QuorumActor, sim::Cluster};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), actix_quorum::Stopped> {
+/// # let quorum = QuorumActor::builder().source(Cluster::new(3).node(1)).start();
+///
+/// let now = quorum.wait_for(|now| now.quorum.is_quorate() && now.votes.is_some()).await?;
+/// let votes = now.votes.as_ref().expect("it was waited for");
+/// assert_eq!((votes.total, votes.expected, votes.quorum), (3, 3, 2));
+/// assert_eq!((votes.margin(), votes.of(NodeId(1))), (1, Some(1)));
+/// # quorum.stop().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize))]
+#[non_exhaustive]
+pub struct Votes {
+    /// The votes that this node expects of the whole cluster.
+    pub expected: u32,
+    /// The highest number of votes that any member expects.
+    pub highest_expected: u32,
+    /// The votes of all members, and of the quorum device.
+    pub total: u32,
+    /// How many votes make a quorum.
+    pub quorum: u32,
+    /// The votes of the quorum device.
+    pub qdevice: u32,
+    /// The votes of all nodes in the nodelist of `corosync.conf`, where that can be read.
+    pub configured: Option<u32>,
+    /// The votes of each member, ascending by node.
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "by_node"))]
+    pub members: Vec<(NodeId, u32)>,
+    /// How votequorum is configured, and how the quorum device does.
+    pub flags: VoteFlags,
+}
+
+impl Votes {
+    /// How many votes can go before quorum does. Zero if there is none, as for a node that waits for
+    /// all others though there are votes enough, and where a tie-breaker alone makes quorum.
+    ///
+    /// ```
+    /// # use actix_quorum::{VoteFlags, Votes};
+    /// let mut votes = Votes::default();
+    /// (votes.total, votes.quorum) = (5, 3);
+    /// assert_eq!(votes.margin(), 0);
+    /// votes.flags = VoteFlags::QUORATE;
+    /// assert_eq!(votes.margin(), 2);
+    /// ```
+    pub fn margin(&self) -> u32 {
+        if self.flags.contains(VoteFlags::QUORATE) {
+            self.total.saturating_sub(self.quorum)
+        } else {
+            0
+        }
+    }
+
+    /// The votes of a member.
+    pub fn of(&self, node: NodeId) -> Option<u32> {
+        self.members.iter().find(|(member, _)| *member == node).map(|(_, votes)| *votes)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl serde::Serialize for Votes {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+
+        let Self { expected, highest_expected, total, quorum, qdevice, configured, .. } = self;
+        let members: BTreeMap<NodeId, u32> = self.members.iter().copied().collect();
+        let mut votes = serializer.serialize_struct("Votes", 9)?;
+        votes.serialize_field("expected", expected)?;
+        votes.serialize_field("highest_expected", highest_expected)?;
+        votes.serialize_field("total", total)?;
+        votes.serialize_field("quorum", quorum)?;
+        votes.serialize_field("qdevice", qdevice)?;
+        votes.serialize_field("configured", configured)?;
+        votes.serialize_field("members", &members)?;
+        votes.serialize_field("flags", &self.flags)?;
+        votes.serialize_field("margin", &self.margin())?;
+        votes.end()
+    }
+}
+
+#[cfg(feature = "serde")]
+fn by_node<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<(NodeId, u32)>, D::Error> {
+    BTreeMap::<NodeId, u32>::deserialize(deserializer).map(|votes| votes.into_iter().collect())
+}
+
+bitflags::bitflags! {
+    /// The flags of votequorum (`VOTEQUORUM_INFO_*` in `votequorum.h`). Bits that have no name here are
+    /// kept.
+    ///
+    /// ```
+    /// use actix_quorum::VoteFlags;
+    ///
+    /// let flags = VoteFlags::QUORATE | VoteFlags::TWO_NODE;
+    /// assert!(flags.contains(VoteFlags::TWO_NODE));
+    /// assert_eq!(flags.names().collect::<Vec<_>>(), ["two_node", "quorate"]);
+    /// ```
+    #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+    pub struct VoteFlags: u32 {
+        /// `two_node` is configured.
+        const TWO_NODE = sys::VOTEQUORUM_INFO_TWONODE;
+        /// Votequorum holds this node for quorate.
+        const QUORATE = sys::VOTEQUORUM_INFO_QUORATE;
+        /// `wait_for_all` is configured. It does not say whether it still waits.
+        const WAIT_FOR_ALL = sys::VOTEQUORUM_INFO_WAIT_FOR_ALL;
+        /// `last_man_standing` is configured.
+        const LAST_MAN_STANDING = sys::VOTEQUORUM_INFO_LAST_MAN_STANDING;
+        /// `auto_tie_breaker` is configured.
+        const AUTO_TIE_BREAKER = sys::VOTEQUORUM_INFO_AUTO_TIE_BREAKER;
+        /// `allow_downscale` is configured.
+        const ALLOW_DOWNSCALE = sys::VOTEQUORUM_INFO_ALLOW_DOWNSCALE;
+        /// A quorum device is registered.
+        const QDEVICE_REGISTERED = sys::VOTEQUORUM_INFO_QDEVICE_REGISTERED;
+        /// The quorum device answers.
+        const QDEVICE_ALIVE = sys::VOTEQUORUM_INFO_QDEVICE_ALIVE;
+        /// The quorum device gives us its votes.
+        const QDEVICE_CAST_VOTE = sys::VOTEQUORUM_INFO_QDEVICE_CAST_VOTE;
+        /// The partition with the quorum device is quorate, whatever votes it has (`master_wins`).
+        const QDEVICE_MASTER_WINS = sys::VOTEQUORUM_INFO_QDEVICE_MASTER_WINS;
+        // What has no name.
+        const _ = !0;
+    }
+}
+
+impl VoteFlags {
+    /// The names of those that are set, as in `votequorum.h`, in lower case.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        NAMES.into_iter().filter(move |(flag, _)| self.contains(*flag)).map(|(_, name)| name)
+    }
+}
+
+const NAMES: [(VoteFlags, &str); 10] = [
+    (VoteFlags::TWO_NODE, "two_node"),
+    (VoteFlags::QUORATE, "quorate"),
+    (VoteFlags::WAIT_FOR_ALL, "wait_for_all"),
+    (VoteFlags::LAST_MAN_STANDING, "last_man_standing"),
+    (VoteFlags::AUTO_TIE_BREAKER, "auto_tie_breaker"),
+    (VoteFlags::ALLOW_DOWNSCALE, "allow_downscale"),
+    (VoteFlags::QDEVICE_REGISTERED, "qdevice_registered"),
+    (VoteFlags::QDEVICE_ALIVE, "qdevice_alive"),
+    (VoteFlags::QDEVICE_CAST_VOTE, "qdevice_cast_vote"),
+    (VoteFlags::QDEVICE_MASTER_WINS, "qdevice_master_wins"),
+];
+
+/// As a list of names.
+#[cfg(feature = "serde")]
+impl serde::Serialize for VoteFlags {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.names())
+    }
+}
+
+/// From a list of names. What has no name here, as from a later version, is left out.
+#[cfg(feature = "serde")]
+impl<'de> Deserialize<'de> for VoteFlags {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let names = Vec::<String>::deserialize(deserializer)?;
+        let is_set = |(_, name): &(Self, &str)| names.iter().any(|set| set == name);
+        Ok(NAMES.into_iter().filter(is_set).map(|(flag, _)| flag).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_have_the_names_of_the_configuration() {
+        let flags = VoteFlags::from_bits_retain(1 | 2 | 4 | 1 << 30);
+        assert_eq!(flags.names().collect::<Vec<_>>(), ["two_node", "quorate", "wait_for_all"]);
+        assert!(flags.contains(VoteFlags::TWO_NODE | VoteFlags::QUORATE));
+        assert!(!flags.contains(VoteFlags::QDEVICE_ALIVE));
+        assert_eq!(flags.bits(), 7 | 1 << 30, "what we do not know survives");
+    }
+
+    #[test]
+    fn the_margin_is_what_can_go() {
+        let quorate = VoteFlags::QUORATE;
+        let votes = |total, quorum, flags| Votes { total, quorum, flags, ..Votes::default() };
+        let margin = |total, quorum| votes(total, quorum, quorate).margin();
+        assert_eq!((margin(3, 2), margin(2, 2), margin(1, 2)), (1, 0, 0));
+        // As with `wait_for_all`.
+        assert_eq!(votes(4, 3, VoteFlags::default()).margin(), 0);
+    }
+}

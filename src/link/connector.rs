@@ -1,0 +1,134 @@
+use std::{collections::VecDeque, fmt, sync::Arc, thread};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::{error::Error, libquorum::line::Line};
+
+/// Runs the calls that make and close connections on a thread of its own: they can block for long when
+/// Corosync hangs, and the actor may not.
+///
+/// There is at most one such thread. It lives while there is something to do and does it in order,
+/// so a connection is closed before the next is made.
+#[derive(Clone, Debug, Default)]
+pub struct Connector(Arc<Mutex<Jobs>>);
+
+#[derive(Default)]
+struct Jobs {
+    waiting: VecDeque<Job>,
+    running: bool,
+    /// What ends the job that runs.
+    line: Line,
+}
+
+struct Job {
+    call: Box<dyn FnOnce() + Send>,
+    line: Line,
+}
+
+impl Connector {
+    /// Runs `call` and returns what it does, which may take until its line is cut. Not run at all if
+    /// the answer is no longer waited for by then.
+    pub(crate) fn run<T, F>(
+        &self,
+        line: Line,
+        call: F,
+    ) -> impl Future<Output = Result<T, Error>> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Result<T, Error> + Send + 'static,
+    {
+        let (sender, answer) = oneshot::channel();
+        let call = Box::new(move || {
+            if !sender.is_closed() {
+                // If nobody waits any more, what was made is dropped, and so closed, here.
+                drop(sender.send(call()));
+            }
+        });
+        let submitted = self.submit(Job { call, line });
+        async move {
+            submitted?;
+            answer.await.unwrap_or_else(|_| Err(Error::no_answer()))
+        }
+    }
+
+    /// Drops `connection`, some time, which closes it.
+    pub(crate) fn close(&self, connection: impl Send + 'static) {
+        let call = Box::new(move || drop(connection));
+        if let Err(error) = self.submit(Job { call, line: Line::default() }) {
+            crate::foreign::log!(
+                log::Level::Warn,
+                "a connection to corosync is closed only with the next one: {error}"
+            );
+        }
+    }
+
+    /// Ends what waits for Corosync, and returns once everything asked for before this has been done.
+    pub(crate) fn idle(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (busy, line) = {
+            let jobs = self.0.lock();
+            (jobs.running, jobs.line.clone())
+        };
+        let done = busy.then(|| self.run(Line::default(), || Ok(())));
+        async move {
+            if let Some(done) = done {
+                // An error means that the thread is gone, and with it what there was to do.
+                let _ = line.cut_until(done).await;
+            }
+        }
+    }
+
+    fn submit(&self, job: Job) -> Result<(), Error> {
+        let mut jobs = self.0.lock();
+        jobs.waiting.push_back(job);
+        if jobs.running {
+            return Ok(());
+        }
+        let connector = self.clone();
+        let thread = thread::Builder::new().name("quorum-connect".into());
+        match thread.spawn(move || Running(connector).work()) {
+            Ok(_) => {
+                jobs.running = true;
+                Ok(())
+            }
+            // What waits is done by the next thread that can be started.
+            Err(error) => Err(Error::thread(error)),
+        }
+    }
+}
+
+/// The work of the thread. When it ends, for whatever reason, the next job starts a new one.
+struct Running(Connector);
+
+impl Running {
+    fn work(self) {
+        while let Some(job) = self.next() {
+            (job.call)();
+        }
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut jobs = self.0.0.lock();
+        let job = jobs.waiting.pop_front();
+        jobs.running = job.is_some();
+        jobs.line = job.as_ref().map(|job| job.line.clone()).unwrap_or_default();
+        job
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.0.lock().running = false;
+        }
+    }
+}
+
+impl fmt::Debug for Jobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Jobs")
+            .field("waiting", &self.waiting.len())
+            .field("running", &self.running)
+            .finish()
+    }
+}

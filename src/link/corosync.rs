@@ -1,0 +1,181 @@
+use std::{
+    os::fd::{AsRawFd, RawFd},
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use crate::{
+    error::Error,
+    libquorum::{Handle, Library, LibraryFile, Notification, QuorumType, Track, line::Line, model},
+    link::{
+        clock::{Clock, Moment},
+        connection::sealed::{Connecting, Source, Tracked},
+        connector::Connector,
+        probe::{How, Probe, ProbeThread},
+        ring_watch::{RingThread, RingWatch},
+        trust::TrustPolicy,
+    },
+};
+
+/// The Corosync that runs on this node, reached through libquorum.
+///
+/// It is the one in the network namespace of the thread that starts the actor: libqb's sockets
+/// belong to a network namespace.
+#[derive(Clone, Debug, Default)]
+pub struct Corosync {
+    file: Option<LibraryFile>,
+    library: OnceLock<Library>,
+}
+
+impl Corosync {
+    /// Uses the libquorum that [`Library::load`] finds. It is looked for when the actor connects.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Uses the libquorum in the file at `path`, which is loaded when the actor connects.
+    /// libvotequorum and libcmap are those that the dynamic linker finds: `LD_LIBRARY_PATH` is for
+    /// all three, and needs no `unsafe`.
+    ///
+    /// # Safety
+    ///
+    /// As [`Library::load_from`]: the code in the file runs. It must be Corosync's libquorum, at any
+    /// time until the actor has stopped.
+    ///
+    /// ```no_run
+    /// use actix_quorum::{Corosync, QuorumActor};
+    ///
+    /// // SAFETY: only root can write there, and it is the libquorum of this machine's Corosync.
+    /// let corosync = unsafe { Corosync::load_from("/opt/corosync/lib/libquorum.so.5") };
+    /// let builder = QuorumActor::builder().source(corosync);
+    /// ```
+    #[allow(unsafe_code, reason = "the file is the caller's to vouch for")]
+    pub unsafe fn load_from(path: impl Into<PathBuf>) -> Self {
+        // SAFETY: the caller vouches for the file.
+        Self::with_file(unsafe { LibraryFile::new(path.into()) })
+    }
+
+    pub(crate) fn with_file(file: LibraryFile) -> Self {
+        Self { file: Some(file), library: OnceLock::new() }
+    }
+
+    fn library(&self) -> Result<Library, Error> {
+        // A failure is not kept: the library may be installed while we try.
+        if let Some(library) = self.library.get() {
+            return Ok(*library);
+        }
+        let library = match &self.file {
+            Some(file) => file.load(),
+            None => Library::load(),
+        }?;
+        Ok(*self.library.get_or_init(|| library))
+    }
+
+    /// Blocks for as long as Corosync hangs, or until the line is cut.
+    fn track(&self, trust: TrustPolicy, line: &Line) -> Result<Box<dyn Tracked>, Error> {
+        let library = self.library()?;
+        let model = match trust.model {
+            Some(model) => model,
+            None => model::find(library, trust.peer(line), |server| trust.check_server(server))?,
+        };
+        let mut handle = Handle::initialize_at_most(library, model, trust.peer(line))?;
+        trust.check_server(handle.server())?;
+        trust.check_provider(handle.quorum_type() == QuorumType::Set)?;
+        let asked_at = CLOCK.now();
+        // `CHANGES` delivers the current state as well (`exec/vsf_quorum.c`).
+        let started = handle.track_start(Track::CHANGES);
+        started.map_err(|error| if line.is_cut() { Error::Unresponsive } else { error })?;
+        let fd = handle.fd()?;
+        Ok(Box::new(Tracking { fd, asked_at, handle }))
+    }
+}
+
+impl Source for Corosync {
+    fn connect(self: Arc<Self>, trust: TrustPolicy, connector: &Connector) -> Connecting {
+        let line = Line::default();
+        let used = line.clone();
+        let tracking = connector.run(line.clone(), move || self.track(trust, &used));
+        Box::pin(async move {
+            let mut tracking = Box::pin(tracking);
+            // Whoever does not answer may be somebody else, who listens while Corosync is down.
+            for _ in 0..LOOKS {
+                if let Ok(tracking) = tokio::time::timeout(LOOK, &mut tracking).await {
+                    return tracking;
+                }
+                trust.server_uid.inspect(|uid| line.cut_unless(*uid));
+            }
+            line.cut_until(tracking).await
+        })
+    }
+
+    fn clock(&self) -> Clock {
+        CLOCK
+    }
+
+    fn probe(self: Arc<Self>, trust: TrustPolicy) -> Result<Arc<dyn Probe>, Error> {
+        let how = How { library: self.library()?, trust, clock: CLOCK };
+        Ok(Arc::new(ProbeThread::new(how)))
+    }
+
+    fn ring_watch(self: Arc<Self>, trust: TrustPolicy) -> Option<Arc<dyn RingWatch>> {
+        Some(Arc::new(RingThread::new(trust, CLOCK)))
+    }
+
+    #[cfg(any(feature = "metrics", feature = "web"))]
+    fn node_names(&self, trust: TrustPolicy) -> crate::link::names::NameSource {
+        let line = Line::default();
+        let used = line.clone();
+        let read = move || {
+            let cmap = crate::libquorum::cmap::Cmap::initialize(trust.peer(&used))?;
+            trust.check_server(cmap.server())?;
+            cmap.node_names()
+        };
+        crate::link::names::NameSource::Read { read: Box::new(read), line }
+    }
+}
+
+#[derive(Debug)]
+struct Tracking {
+    fd: RawFd,
+    asked_at: Moment,
+    handle: Handle,
+}
+
+impl AsRawFd for Tracking {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd
+    }
+}
+
+impl Tracked for Tracking {
+    fn dispatch(&mut self) -> Result<Option<Notification>, Error> {
+        self.handle.try_dispatch()
+    }
+
+    fn has_provider(&self) -> bool {
+        self.handle.quorum_type() == QuorumType::Set
+    }
+
+    fn hangs_up(&self) -> bool {
+        self.handle.hangs_up()
+    }
+
+    fn asked_at(&self) -> Moment {
+        self.asked_at
+    }
+
+    fn close(self: Box<Self>, connector: &Connector) {
+        connector.close(self);
+    }
+}
+
+const CLOCK: Clock = Clock::System;
+
+/// How long to wait for Corosync to let us in. It is asked anew then, for one that has lost a request is
+/// not to be waited for without end.
+const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// How often to look meanwhile who is at the other end.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOKS: u128 = ATTEMPT.as_millis() / LOOK.as_millis();

@@ -1,0 +1,22 @@
+//! Room 2: the connection of one actor to one daemon.
+//!
+//! Here are the traits of a source and of its connections, the threads that make blocking calls (connect,
+//! probe, ring watch, node names), the loop over the descriptor, and the delays between attempts. Nothing here
+//! decides whether there is quorum: what the daemon sends is passed on as it came. Begin reading at
+//! `notifications.rs`, which waits for the descriptor and dispatches.
+
+pub(crate) mod backoff;
+pub(crate) mod clock;
+pub(crate) mod connection;
+pub(crate) mod connector;
+pub(crate) mod corosync;
+#[cfg(any(feature = "metrics", feature = "web"))]
+pub(crate) mod names;
+#[allow(unsafe_code)]
+pub(crate) mod notifications;
+pub(crate) mod probe;
+pub(crate) mod ring_watch;
+pub(crate) mod trust;
+pub(crate) mod worker;
+
+pub use self::{backoff::Backoff, connection::Source, corosync::Corosync};

@@ -1,0 +1,130 @@
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use crate::{error::Error, link::clock::Clock};
+
+/// Comes round every so often, at once for the first time. Many that are late are one.
+#[derive(Debug)]
+pub(super) enum Ticks {
+    /// One wake-up for each, where tokio's timer wheel takes two or three for a time as long as
+    /// this; and due as soon as a suspended system resumes.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    System(linux::Timer),
+    /// As tokio's clock, which a test can pause, says.
+    Tokio(tokio::time::Interval),
+}
+
+impl Ticks {
+    pub(super) fn new(period: Duration, clock: Clock) -> Result<Self, Error> {
+        Ok(match clock {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Clock::System => Self::System(linux::Timer::new(period)?),
+            #[allow(unreachable_patterns, reason = "elsewhere, and with the feature `sim`")]
+            _ => Self::Tokio(interval(period)),
+        })
+    }
+
+    pub(super) fn period(&self) -> Duration {
+        match self {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Self::System(timer) => timer.period,
+            Self::Tokio(interval) => interval.period(),
+        }
+    }
+
+    /// The next comes after `duration`, and those after it as before.
+    pub(super) fn reset_after(&mut self, duration: Duration) {
+        match self {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Self::System(timer) => timer.reset_after(duration),
+            Self::Tokio(interval) => interval.reset_after(duration),
+        }
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Self::System(timer) => timer.poll(cx),
+            Self::Tokio(interval) => interval.poll_tick(cx).map(|_| ()),
+        }
+    }
+}
+
+fn interval(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    interval
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod linux {
+    use std::{
+        os::fd::OwnedFd,
+        task::{Context, Poll, ready},
+        time::Duration,
+    };
+
+    use rustix::{
+        io::{Errno, read},
+        time::{
+            Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+            timerfd_settime,
+        },
+    };
+    use tokio::io::{Interest, unix::AsyncFd};
+
+    use crate::error::Error;
+
+    /// A `timerfd(2)` on the clock that leases are measured by.
+    #[derive(Debug)]
+    pub(in super::super) struct Timer {
+        fd: AsyncFd<OwnedFd>,
+        pub(super) period: Duration,
+    }
+
+    impl Timer {
+        pub(super) fn new(period: Duration) -> Result<Self, Error> {
+            let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+            let fd =
+                timerfd_create(TimerfdClockId::Boottime, flags).map_err(|error| match error {
+                    Errno::MFILE | Errno::NFILE => Error::NoDescriptors,
+                    error => Error::reactor(error),
+                })?;
+            // SAFETY: an `OwnedFd` is open and the same until it is dropped, which the `AsyncFd` does
+            // after it has left the reactor.
+            let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
+                .map_err(Error::reactor)?;
+            let mut timer = Self { fd, period };
+            timer.reset_after(Duration::ZERO);
+            Ok(timer)
+        }
+
+        pub(super) fn reset_after(&mut self, duration: Duration) {
+            let time = |duration: Duration| {
+                Timespec::try_from(duration).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 })
+            };
+            // Zero would disarm it.
+            let it_value = time(duration.max(Duration::from_nanos(1)));
+            let times = Itimerspec { it_interval: time(self.period), it_value };
+            timerfd_settime(&self.fd, TimerfdTimerFlags::empty(), &times)
+                .expect("the times are valid and the descriptor is that of a timer");
+        }
+
+        pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+            loop {
+                // Fails when the runtime shuts down, which drops this: there is no next one.
+                let Ok(mut guard) = ready!(self.fd.poll_read_ready_mut(cx)) else {
+                    return Poll::Pending;
+                };
+                let mut times = [0; 8];
+                let due = read(guard.get_inner_mut(), &mut times) != Err(Errno::AGAIN);
+                guard.clear_ready();
+                if due {
+                    return Poll::Ready(());
+                }
+            }
+        }
+    }
+}

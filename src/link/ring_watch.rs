@@ -1,0 +1,354 @@
+//! Reads the daemon's counters that show whether its ring lives (`cmap_keys(7)`, `stats.srp.*`).
+
+use std::{
+    ffi::CStr,
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    error::{Code, Error},
+    libquorum::{cmap::Cmap, line::Line},
+    link::{
+        clock::{Clock, Moment},
+        trust::TrustPolicy,
+        worker::{Pending, Responder, Worker},
+    },
+};
+
+/// One read of the daemon's counters (`stats.srp.*` in `cmap_keys(7)`).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RingReading {
+    /// Which connection to the counters this is: another one may have been opened while the daemon
+    /// synchronised.
+    pub(crate) connection: u64,
+    /// When the first counter was asked for, less the age that it may have.
+    pub(crate) asked_at: Moment,
+    /// When the last counter was there.
+    pub(crate) answered_at: Moment,
+    pub(crate) counters: RingCounters,
+    /// `orf_token_rx`: moves with each token that arrives.
+    pub(crate) tokens: u64,
+    /// `runtime.config.totem.token`: how long the daemon waits for a token.
+    pub(crate) token: Duration,
+    /// `runtime.config.totem.consensus`: how long nodes in GATHER wait for one that is silent.
+    pub(crate) consensus: Duration,
+    /// The votes of all nodes in the nodelist, where there is one.
+    pub(crate) configured_votes: Option<u32>,
+}
+
+/// The counters that move when a ring ends or forms, and stand still while it lives.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct RingCounters {
+    pub(crate) gather_entered: u64,
+    pub(crate) operational_entered: u64,
+    pub(crate) token_lost: u64,
+}
+
+/// What looking at the ring brought.
+#[derive(Clone, Debug)]
+pub enum RingUpdate {
+    /// The daemon's counters.
+    Read(RingReading),
+    /// They cannot be read.
+    Unwatched,
+}
+
+/// How far apart two reads must be. The first may be answered before an overdue timer of the daemon
+/// has run; within this time it has.
+pub(crate) const SECOND_READ: Duration = Duration::from_millis(50);
+
+/// Reads the counters of a daemon.
+pub trait RingWatch: fmt::Debug + Send + Sync {
+    /// Asks for one read. It may never come: a daemon that synchronises answers late.
+    fn read(&self) -> Pending<RingUpdate>;
+
+    /// Ends a read that the daemon does not answer though it lives; false if there is no connection
+    /// yet. The next read uses another connection, which is answered also while the daemon
+    /// synchronises.
+    ///
+    /// A request that waits has the daemon spin at real-time priority (libqb `lib/ipcs.c`: its
+    /// descriptor stays readable).
+    fn cancel(&self) -> bool;
+
+    /// Closes its connections, and ends what it waits for. Returns when that is done.
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+/// Makes one read at a time, each asked for, on a thread and on connections of its own: libcmap may
+/// be silent while votequorum answers.
+#[derive(Debug)]
+pub(crate) struct RingThread {
+    trust: TrustPolicy,
+    clock: Clock,
+    current: Mutex<Current>,
+}
+
+/// The thread that reads, and what ends the request that it waits for.
+#[derive(Debug)]
+struct Current {
+    worker: Worker<Reader>,
+    line: Line,
+    /// Both connections are there.
+    is_made: Arc<AtomicBool>,
+    connections: Arc<AtomicU64>,
+}
+
+impl RingThread {
+    pub(crate) fn new(trust: TrustPolicy, clock: Clock) -> Self {
+        let current = Mutex::new(Current::new(trust, clock, false, Arc::default()));
+        Self { trust, clock, current }
+    }
+}
+
+impl Current {
+    fn new(
+        trust: TrustPolicy,
+        clock: Clock,
+        was_watched: bool,
+        connections: Arc<AtomicU64>,
+    ) -> Self {
+        let line = Line::default();
+        let is_made = Arc::new(AtomicBool::new(false));
+        let (used, made, count) = (line.clone(), Arc::clone(&is_made), Arc::clone(&connections));
+        let worker = Worker::new("quorum-ring", move || Reader {
+            trust,
+            clock,
+            maps: None,
+            line: used.clone(),
+            is_made: Arc::clone(&made),
+            connections: Arc::clone(&count),
+            was_watched,
+            is_warned: false,
+        });
+        Self { worker, line, is_made, connections }
+    }
+}
+
+impl RingWatch for RingThread {
+    fn read(&self) -> Pending<RingUpdate> {
+        self.current.lock().worker.ask(())
+    }
+
+    fn cancel(&self) -> bool {
+        let mut current = self.current.lock();
+        // Without a connection the thread makes one, which takes as long as it does.
+        if !current.is_made.swap(false, Ordering::AcqRel) {
+            return false;
+        }
+        current.line.cut();
+        // The call returns within two seconds (libqb `lib/ipcc.c`), and then the thread ends.
+        let connections = Arc::clone(&current.connections);
+        *current = Current::new(self.trust, self.clock, true, connections);
+        true
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let current = self.current.lock();
+        // Also if nobody waits until it is closed.
+        current.line.cut();
+        let (line, closed) = (current.line.clone(), current.worker.close());
+        Box::pin(async move { line.cut_until(closed).await })
+    }
+}
+
+/// What the thread works with.
+struct Reader {
+    trust: TrustPolicy,
+    clock: Clock,
+    maps: Option<Maps>,
+    line: Line,
+    is_made: Arc<AtomicBool>,
+    /// How many connections were made.
+    connections: Arc<AtomicU64>,
+    /// A read has succeeded, so the next failure is none of what is installed.
+    was_watched: bool,
+    is_warned: bool,
+}
+
+/// The connections to the daemon.
+struct Maps {
+    /// Which connection this is.
+    number: u64,
+    /// Configuration and timeouts.
+    default: Cmap,
+    /// `None` with Corosync 2, which has the counters in the default map.
+    statistics: Option<Cmap>,
+    keys: Keys,
+    /// What the nodelist said last, and when it was read.
+    configured_votes: (Option<u32>, Moment),
+    /// The token and consensus timeouts, and when they were read.
+    timeouts: Option<(Duration, Duration, Moment)>,
+}
+
+/// Where the counters are, and how old they may be.
+struct Keys {
+    gather_entered: &'static CStr,
+    operational_entered: &'static CStr,
+    token_lost: &'static CStr,
+    tokens: &'static CStr,
+    age: Duration,
+}
+
+/// Corosync 3 reads them when it is asked (`exec/stats.c`).
+const COROSYNC_3: Keys = Keys {
+    gather_entered: c"stats.srp.gather_entered",
+    operational_entered: c"stats.srp.operational_entered",
+    token_lost: c"stats.srp.operational_token_lost",
+    tokens: c"stats.srp.orf_token_rx",
+    age: Duration::ZERO,
+};
+
+/// Corosync 2 copies them every 1.5 s (`exec/main.c`, `corosync_totem_stats_updater`).
+const COROSYNC_2: Keys = Keys {
+    gather_entered: c"runtime.totem.pg.mrp.srp.gather_entered",
+    operational_entered: c"runtime.totem.pg.mrp.srp.operational_entered",
+    token_lost: c"runtime.totem.pg.mrp.srp.operational_token_lost",
+    tokens: c"runtime.totem.pg.mrp.srp.orf_token_rx",
+    age: Duration::from_millis(1500),
+};
+
+/// How old what the nodelist said may be. Votes that are added show in what votequorum expects at
+/// once.
+const NODELIST_AGE: Duration = Duration::from_secs(10);
+
+/// How old the timeouts may be: a reload of the configuration changes them.
+const TIMEOUTS_AGE: Duration = Duration::from_secs(1);
+
+/// Why there is no read.
+enum Failed {
+    /// There will be none, whatever is tried.
+    Unwatchable(String),
+    /// The service does not take us. The next attempt may succeed if one has before.
+    Refused(Error),
+    /// The next attempt may succeed.
+    For(Error),
+}
+
+impl Responder for Reader {
+    type Request = ();
+    type Answer = RingUpdate;
+
+    fn answer(&mut self, (): &()) -> Result<RingUpdate, Error> {
+        // A connection from before may have died with its daemon, and another one be there.
+        let is_old = self.maps.is_some();
+        let read = self.read().or_else(|failed| if is_old { self.read() } else { Err(failed) });
+        match read {
+            Ok(reading) => {
+                self.was_watched = true;
+                Ok(RingUpdate::Read(reading))
+            }
+            Err(Failed::For(error)) => Err(error),
+            Err(Failed::Refused(error)) if self.was_watched => Err(error),
+            Err(Failed::Refused(error)) => Ok(self.unwatched(&error.to_string())),
+            Err(Failed::Unwatchable(why)) => Ok(self.unwatched(&why)),
+        }
+    }
+}
+
+impl Reader {
+    fn unwatched(&mut self, why: &str) -> RingUpdate {
+        if !std::mem::replace(&mut self.is_warned, true) {
+            crate::foreign::log!(
+                log::Level::Warn,
+                "the ring is not watched, so a node that the others go on without may be called \
+                 quorate, and is_exclusive() is false: {why}"
+            );
+        }
+        RingUpdate::Unwatched
+    }
+
+    /// Makes one read. The connections are kept if it worked.
+    fn read(&mut self) -> Result<RingReading, Failed> {
+        let mut maps = match self.maps.take() {
+            Some(maps) => maps,
+            None => {
+                self.is_made.store(false, Ordering::Release);
+                let maps = Maps::connect(self.trust, &self.line)?;
+                self.is_made.store(true, Ordering::Release);
+                let number = self.connections.fetch_add(1, Ordering::Relaxed);
+                Maps { number, ..maps }
+            }
+        };
+        let now = self.clock.now();
+        let (_, read_at) = maps.configured_votes;
+        if read_at == Moment::default() || now.since(read_at) > NODELIST_AGE {
+            maps.configured_votes = (maps.default.configured_votes()?, now);
+        }
+        let asked_at = self.clock.now().before(maps.keys.age);
+        let counters = maps.statistics.as_ref().unwrap_or(&maps.default);
+        let counter = |key: &'static CStr| match counters.get_u64(key)? {
+            Some(value) => Ok(value),
+            None => Err(Failed::Unwatchable(format!(
+                "corosync has no key {}; upgrade it",
+                key.to_string_lossy()
+            ))),
+        };
+        let (gather_entered, operational_entered, token_lost, tokens) = (
+            counter(maps.keys.gather_entered)?,
+            counter(maps.keys.operational_entered)?,
+            counter(maps.keys.token_lost)?,
+            counter(maps.keys.tokens)?,
+        );
+        let (token, consensus, _) = match maps.timeouts {
+            Some(known) if now.since(known.2) <= TIMEOUTS_AGE => known,
+            _ => *maps.timeouts.insert(maps.read_timeouts(now)?),
+        };
+        let (configured_votes, _) = maps.configured_votes;
+        let connection = maps.number;
+        self.maps = Some(maps);
+        Ok(RingReading {
+            connection,
+            asked_at,
+            answered_at: self.clock.now(),
+            counters: RingCounters { gather_entered, operational_entered, token_lost },
+            tokens,
+            token,
+            consensus,
+            configured_votes,
+        })
+    }
+}
+
+impl Maps {
+    fn connect(trust: TrustPolicy, line: &Line) -> Result<Self, Failed> {
+        let default = Cmap::initialize(trust.peer(line))?;
+        trust.check_server(default.server())?;
+        // Corosync 2 dies of a request for another map than the default one.
+        let is_corosync_2 = default.is_corosync_2()?;
+        let statistics =
+            if is_corosync_2 { None } else { Some(Cmap::initialize_statistics(trust.peer(line))?) };
+        if let Some(statistics) = &statistics {
+            trust.check_server(statistics.server())?;
+        }
+        let keys = if is_corosync_2 { COROSYNC_2 } else { COROSYNC_3 };
+        let configured_votes = (None, Moment::default());
+        Ok(Self { number: 0, default, statistics, keys, configured_votes, timeouts: None })
+    }
+
+    fn read_timeouts(&self, now: Moment) -> Result<(Duration, Duration, Moment), Failed> {
+        let timeout = |name: &str| match self.default.get_u32(name)? {
+            Some(millis) => Ok(Duration::from_millis(millis.into())),
+            None => Err(Failed::Unwatchable(format!("corosync has no key {name}; upgrade it"))),
+        };
+        let token = timeout("runtime.config.totem.token")?;
+        Ok((token, timeout("runtime.config.totem.consensus")?, now))
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Load(_) | Error::UntrustedServer { .. } => Self::Unwatchable(error.to_string()),
+            Error::Connect(Code::LIBRARY | Code::ACCESS) => Self::Refused(error),
+            error => Self::For(error),
+        }
+    }
+}

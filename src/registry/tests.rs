@@ -1,0 +1,652 @@
+//! Delivery, from a change that is published to the subscribers.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use actix::{
+    Actor, ActorContext as _, Addr, Arbiter, Context as ActorContext, Handler, Recipient,
+    ResponseFuture, System,
+};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::{
+    libquorum::{NodeId, Notification, RingId},
+    link::clock::{Clock, Moment},
+    state::{Cause, Connection, Event, Now, QuorumChanged, Rules, Tracker},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Publishes changes as the actor does.
+struct Shared {
+    tracker: Mutex<Tracker>,
+    history: Arc<History>,
+    registry: Registry,
+}
+
+impl Shared {
+    fn new(rules: Rules) -> Self {
+        let tracker = Tracker::new(rules, SystemTime::now());
+        let history = Arc::new(History::new(Arc::clone(tracker.current())));
+        let registry = Registry::new(Arc::clone(&history));
+        Self { tracker: Mutex::new(tracker), history, registry }
+    }
+
+    fn publish(&self, event: Event) {
+        let now = Now { wall: SystemTime::now(), moment: Clock::System.now() };
+        let mut tracker = self.tracker.lock();
+        if let Some(change) = tracker.apply(event, now) {
+            self.history.push(change);
+            drop(tracker);
+            self.registry.deliver();
+        }
+    }
+
+    fn is_quorate(&self) -> bool {
+        self.tracker.lock().current().quorum.is_quorate()
+    }
+}
+
+/// Publishes `n` changes, each a flip of quorum.
+fn flip(shared: &Shared, n: u64) {
+    for _ in 0..n {
+        let quorate = !shared.is_quorate();
+        let ring_id = RingId { node_id: NodeId(1), seq: 9 };
+        shared.publish(Event::Notified {
+            notification: Notification::Quorum { quorate, ring_id, members: vec![NodeId(1)] },
+            drained_at: Moment::default(),
+        });
+    }
+}
+
+fn connected() -> Arc<Shared> {
+    let hour = Duration::from_secs(3600);
+    let rules = Rules {
+        lease: hour,
+        settle_grace: hour,
+        stable_after: Duration::ZERO,
+        trust_two_node: true,
+    };
+    let shared = Arc::new(Shared::new(rules));
+    shared.publish(Event::Connected {
+        has_provider: true,
+        asked_at: Clock::System.now(),
+        watched: false,
+    });
+    shared
+}
+
+/// Passes on what it is told; waits in the handler while it is `stuck`.
+struct Probe {
+    told: mpsc::UnboundedSender<QuorumChanged>,
+    stuck: Arc<AtomicBool>,
+}
+
+impl Probe {
+    fn wait(&self) {
+        while self.stuck.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+    }
+}
+
+impl Actor for Probe {
+    type Context = ActorContext<Self>;
+}
+
+impl Handler<QuorumChanged> for Probe {
+    type Result = ();
+
+    fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) {
+        self.told.send(change.clone()).ok();
+        self.wait();
+    }
+}
+
+struct Told {
+    addr: Option<Addr<Probe>>,
+    told: mpsc::UnboundedReceiver<QuorumChanged>,
+    stuck: Arc<AtomicBool>,
+    arbiter: Arbiter,
+}
+
+/// A probe on an arbiter of its own.
+fn probe() -> Told {
+    let (sender, told) = mpsc::unbounded_channel();
+    let stuck = Arc::new(AtomicBool::new(false));
+    let arbiter = Arbiter::new();
+    let probe = Probe { told: sender, stuck: Arc::clone(&stuck) };
+    let addr = Actor::start_in_arbiter(&arbiter.handle(), |_| probe);
+    Told { addr: Some(addr), told, stuck, arbiter }
+}
+
+impl Told {
+    fn recipient(&self) -> Recipient<QuorumChanged> {
+        self.addr.clone().unwrap().recipient()
+    }
+
+    async fn next(&mut self) -> QuorumChanged {
+        tokio::time::timeout(PATIENCE, self.told.recv()).await.expect("told in time").unwrap()
+    }
+
+    /// Ends once it was told the change with this number; checks that there is no gap and no
+    /// duplicate on the way. Returns how many changes it was told and how many it missed.
+    async fn up_to(&mut self, sequence: u64) -> (u64, u64) {
+        let first = self.next().await;
+        assert_eq!(first.cause, Cause::Subscribed);
+        let (mut at, mut told, mut missed) = (first.current.sequence, 0, 0);
+        while at < sequence {
+            let change = self.next().await;
+            assert_eq!(change.previous.sequence, at, "from what it was told before");
+            assert_eq!(change.current.sequence, at + 1 + change.missed, "no gap but the missed");
+            at = change.current.sequence;
+            told += 1;
+            missed += change.missed;
+        }
+        assert_eq!(at, sequence);
+        (told, missed)
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.stuck.store(false, Ordering::Release);
+        self.arbiter.stop();
+    }
+}
+
+async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+fn run(test: impl Future<Output = ()>) {
+    System::new().block_on(test);
+}
+
+#[test]
+fn the_current_state_comes_first_and_then_every_change() {
+    run(async {
+        let shared = connected();
+        flip(&shared, 1);
+        let mut probe = probe();
+        shared.registry.subscribe(probe.recipient().into());
+        let first = probe.next().await;
+        assert_eq!((first.cause, first.current.sequence), (Cause::Subscribed, 2));
+        assert!(first.is_gain() && first.missed == 0);
+        assert_eq!(&*first.joined, [NodeId(1)]);
+        for sequence in 3..=10 {
+            flip(&shared, 1);
+            let change = probe.next().await;
+            assert_eq!((change.current.sequence, change.missed), (sequence, 0));
+            assert_eq!(change.is_loss(), sequence % 2 == 1);
+        }
+    });
+}
+
+#[test]
+fn a_subscriber_that_keeps_up_with_a_burst_misses_nothing() {
+    run(async {
+        let shared = connected();
+        let mut probe = probe();
+        shared.registry.subscribe(probe.recipient().into());
+        flip(&shared, KEPT as u64);
+        assert_eq!(probe.up_to(KEPT as u64 + 1).await.1, 0);
+    });
+}
+
+#[test]
+fn there_is_no_gap_and_no_duplicate_whenever_and_wherever_one_subscribes() {
+    run(async {
+        let shared = connected();
+        let mut probes: Vec<Told> = (0..4).map(|_| probe()).collect();
+        let last = 20_001;
+        thread::scope(|scope| {
+            let publisher = Arc::clone(&shared);
+            scope.spawn(move || flip(&publisher, last - 1));
+            for probe in &probes {
+                let shared = &shared;
+                let recipient = probe.recipient();
+                scope.spawn(move || shared.registry.subscribe(recipient.into()));
+            }
+        });
+        for probe in &mut probes {
+            probe.up_to(last).await;
+        }
+    });
+}
+
+#[test]
+fn a_stuck_subscriber_takes_no_memory_and_then_gets_the_latest_state() {
+    run(async {
+        let shared = connected();
+        let (mut stuck, mut other) = (probe(), probe());
+        stuck.stuck.store(true, Ordering::Release);
+        shared.registry.subscribe(stuck.recipient().into());
+        shared.registry.subscribe(other.recipient().into());
+        assert_eq!(stuck.next().await.current.sequence, 1);
+        flip(&shared, 100_000);
+        let (told, missed) = other.up_to(100_001).await;
+        assert_eq!(told + missed, 100_000);
+        {
+            // What one subscriber can hold up is one message and one snapshot.
+            let subscriptions = shared.registry.subscriptions.lock();
+            let delivery = subscriptions[0].delivery.lock();
+            assert!(delivery.in_mailbox.is_some());
+            assert_eq!(delivery.seen.as_ref().unwrap().sequence, 1);
+        }
+        stuck.stuck.store(false, Ordering::Release);
+        let change = stuck.next().await;
+        assert_eq!((change.current.sequence, change.missed), (100_001, 99_999));
+        assert_eq!(change.previous.sequence, 1);
+    });
+}
+
+#[test]
+fn one_that_ends_leaves_nothing_behind() {
+    run(async {
+        let shared = connected();
+        let mut probe = probe();
+        probe.stuck.store(true, Ordering::Release);
+        shared.registry.subscribe(probe.recipient().into());
+        let left = Arc::downgrade(&shared.registry.subscriptions.lock()[0]);
+        probe.next().await;
+        // Who looks while a message is being handled is told when it has been.
+        shared.registry.deliver();
+        probe.stuck.store(false, Ordering::Release);
+        let let_go = |left: Arc<Subscription>| left.let_go.load(Ordering::Acquire) > 0;
+        eventually("it is handled", || left.upgrade().is_some_and(let_go)).await;
+        probe.arbiter.stop();
+        eventually("it is dropped", || shared.registry.len() == 0).await;
+        eventually("it is freed", || left.upgrade().is_none()).await;
+    });
+}
+
+/// Neither a handle nor the actor is left when the subscribers run again.
+#[test]
+fn every_live_subscriber_is_told_the_end_when_nobody_holds_the_registry() {
+    run(async {
+        let shared = connected();
+        flip(&shared, 1);
+        let mut probes: Vec<Told> = (0..10).map(|_| probe()).collect();
+        for probe in &probes {
+            probe.stuck.store(true, Ordering::Release);
+            shared.registry.subscribe(probe.recipient().into());
+        }
+        for (n, probe) in probes.iter_mut().enumerate() {
+            assert!(probe.next().await.is_gain());
+            // Every other one is idle, and its arbiter is busy with something else.
+            if n % 2 == 0 {
+                probe.stuck.store(false, Ordering::Release);
+                let addr = probe.addr.clone().unwrap();
+                addr.send(Barrier).await.unwrap();
+                probe.stuck.store(true, Ordering::Release);
+                addr.do_send(Barrier);
+            }
+        }
+        flip(&shared, 1);
+        shared.publish(Event::Stopped);
+        let left: Vec<_> =
+            shared.registry.subscriptions.lock().iter().map(Arc::downgrade).collect();
+        drop(shared);
+        for (n, probe) in probes.iter_mut().enumerate() {
+            probe.stuck.store(false, Ordering::Release);
+            assert!(probe.next().await.is_loss(), "subscriber {n}");
+            let last = probe.next().await;
+            assert_eq!(last.current.connection, Connection::Stopped, "subscriber {n}");
+        }
+        eventually("nothing is left", || left.iter().all(|left| left.upgrade().is_none())).await;
+    });
+}
+
+/// The subscription is freed without anybody to sweep it.
+#[test]
+fn a_subscriber_that_dies_after_the_registry_leaves_nothing_behind() {
+    run(async {
+        let shared = connected();
+        let mut probe = probe();
+        probe.stuck.store(true, Ordering::Release);
+        shared.registry.subscribe(probe.recipient().into());
+        probe.next().await;
+        let left = Arc::downgrade(&shared.registry.subscriptions.lock()[0]);
+        shared.publish(Event::Stopped);
+        drop(shared);
+        probe.arbiter.stop();
+        probe.stuck.store(false, Ordering::Release);
+        eventually("it is freed", || left.upgrade().is_none()).await;
+    });
+}
+
+/// The handler's future runs beside the actor (actix `handler.rs`), and outlives it.
+#[test]
+fn a_dead_subscriber_is_dropped_while_its_handler_holds_the_message() {
+    struct Holder(mpsc::UnboundedSender<u64>);
+    impl Actor for Holder {
+        type Context = ActorContext<Self>;
+    }
+    impl Handler<QuorumChanged> for Holder {
+        type Result = ResponseFuture<()>;
+        fn handle(&mut self, change: QuorumChanged, ctx: &mut Self::Context) -> Self::Result {
+            self.0.send(change.current.sequence).ok();
+            ctx.stop();
+            Box::pin(async move {
+                std::future::pending::<()>().await;
+                drop(change);
+            })
+        }
+    }
+    run(async {
+        let shared = connected();
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let holder = Holder(tell).start();
+        let recipient = holder.clone().recipient();
+        shared.registry.subscribe(recipient.into());
+        assert_eq!(told.recv().await, Some(1));
+        eventually("it has died", || !holder.connected()).await;
+        eventually("it is dropped", || shared.registry.len() == 0).await;
+    });
+}
+
+#[test]
+fn nodes_that_left_for_good_are_forgotten() {
+    let shared = connected();
+    for node in 2..5_000_u32 {
+        shared.publish(Event::Notified {
+            notification: Notification::Nodelist {
+                ring_id: RingId { node_id: NodeId(1), seq: u64::from(node) },
+                members: vec![NodeId(1), NodeId(node)],
+                joined: Vec::new(),
+                left: Vec::new(),
+            },
+            drained_at: Moment::default(),
+        });
+    }
+    let kept = shared.history.record.lock().departures.len();
+    assert!(kept <= 2, "{kept} are kept");
+}
+
+/// As a supervised actor that restarts asks for, which has lost what it knew.
+#[test]
+fn the_current_state_is_sent_again_in_place_of_what_waits() {
+    run(async {
+        let shared = connected();
+        let mut probe = probe();
+        let id = shared.registry.subscribe(probe.recipient().into());
+        probe.next().await;
+        // Held up, so that the next change waits in its mailbox.
+        probe.stuck.store(true, Ordering::Release);
+        probe.addr.clone().unwrap().do_send(Barrier);
+        flip(&shared, 3);
+        assert!(shared.registry.resend(id));
+        probe.stuck.store(false, Ordering::Release);
+        let again = probe.next().await;
+        assert_eq!((again.cause, again.current.sequence), (Cause::Subscribed, 4));
+        assert!(again.is_gain() && again.missed == 0);
+        flip(&shared, 1);
+        let change = probe.next().await;
+        assert_eq!((change.previous.sequence, change.current.sequence), (4, 5));
+        // Also when nothing waits.
+        assert!(shared.registry.resend(id));
+        assert_eq!(probe.next().await.cause, Cause::Subscribed);
+        shared.registry.unsubscribe(id);
+        assert!(!shared.registry.resend(id));
+    });
+}
+
+#[test]
+fn who_subscribes_when_all_is_over_is_told_so_and_leaves_nothing_behind() {
+    run(async {
+        let shared = connected();
+        shared.publish(Event::Stopped);
+        let mut probe = probe();
+        for _ in 0..10 {
+            shared.registry.subscribe(probe.recipient().into());
+            assert_eq!(probe.next().await.current.connection, Connection::Stopped);
+        }
+        let subscribed = || shared.registry.subscriptions.lock().len();
+        assert!(subscribed() <= 2, "{} are kept", subscribed());
+    });
+}
+
+#[test]
+fn one_that_panics_harms_nobody_and_is_dropped() {
+    struct Panics;
+    impl Actor for Panics {
+        type Context = ActorContext<Self>;
+    }
+    impl Handler<QuorumChanged> for Panics {
+        type Result = ();
+        fn handle(&mut self, _: QuorumChanged, _: &mut Self::Context) {
+            panic!("on purpose");
+        }
+    }
+    run(async {
+        let shared = connected();
+        let mut probe = probe();
+        shared.registry.subscribe(Panics.start().recipient().into());
+        shared.registry.subscribe(probe.recipient().into());
+        flip(&shared, 10);
+        probe.up_to(11).await;
+        eventually("the one that panicked is dropped", || {
+            shared.registry.deliver();
+            shared.registry.len() == 1
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_recipient_keeps_its_actor_alive_until_it_is_unsubscribed() {
+    run(async {
+        let shared = connected();
+        let mut probe = probe();
+        let weak = probe.addr.as_ref().unwrap().downgrade();
+        let id = shared.registry.subscribe(probe.recipient().into());
+        probe.addr = None;
+        flip(&shared, 5);
+        probe.up_to(6).await;
+        assert!(weak.upgrade().is_some());
+        assert!(shared.registry.unsubscribe(id));
+        assert!(!shared.registry.unsubscribe(id), "there is none any more");
+        eventually("its actor ends", || weak.upgrade().is_none()).await;
+    });
+}
+
+#[test]
+fn a_weak_recipient_lets_its_actor_end_and_is_dropped() {
+    run(async {
+        let shared = connected();
+        let mut probe = probe();
+        let weak = probe.recipient().downgrade();
+        shared.registry.subscribe(weak.into());
+        flip(&shared, 5);
+        probe.up_to(6).await;
+        probe.addr = None;
+        eventually("it is dropped", || {
+            shared.registry.deliver();
+            shared.registry.len() == 0
+        })
+        .await;
+    });
+}
+
+#[test]
+fn nothing_is_handled_after_unsubscribing() {
+    run(async {
+        let shared = connected();
+        let mut probe = probe();
+        // Held up by another message, so that what it is to be told waits in its mailbox.
+        probe.stuck.store(true, Ordering::Release);
+        let addr = probe.addr.clone().unwrap();
+        addr.do_send(Barrier);
+        let id = shared.registry.subscribe(probe.recipient().into());
+        flip(&shared, 10);
+        assert!(shared.registry.subscriptions.lock()[0].delivery.lock().in_mailbox.is_some());
+        assert!(shared.registry.unsubscribe(id));
+        flip(&shared, 10);
+        probe.stuck.store(false, Ordering::Release);
+        // The mailbox is in order: an answer to this comes after anything that was in it.
+        addr.send(Barrier).await.unwrap();
+        assert!(probe.told.try_recv().is_err());
+    });
+}
+
+#[test]
+fn a_long_async_handler_is_told_of_what_comes_after_it_let_go() {
+    struct Leader(mpsc::UnboundedSender<QuorumChanged>);
+    impl Actor for Leader {
+        type Context = ActorContext<Self>;
+    }
+    impl Handler<QuorumChanged> for Leader {
+        type Result = ResponseFuture<()>;
+        fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) -> Self::Result {
+            self.0.send(change.clone()).ok();
+            Box::pin(std::future::pending())
+        }
+    }
+    run(async {
+        let shared = connected();
+        let (leader, mut told) = mpsc::unbounded_channel();
+        shared.registry.subscribe(Leader(leader).start().recipient().into());
+        for sequence in 1..=5 {
+            let change = tokio::time::timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
+            assert_eq!((change.current.sequence, change.missed), (sequence, 0));
+            flip(&shared, 1);
+        }
+    });
+}
+
+#[test]
+fn one_that_keeps_all_its_messages_is_sent_all() {
+    struct Collector(Vec<QuorumChanged>, mpsc::UnboundedSender<usize>);
+    impl Actor for Collector {
+        type Context = ActorContext<Self>;
+    }
+    impl Handler<QuorumChanged> for Collector {
+        type Result = ();
+        fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) {
+            self.0.push(change);
+            self.1.send(self.0.len()).ok();
+        }
+    }
+    run(async {
+        let shared = connected();
+        let (tell, mut told) = mpsc::unbounded_channel();
+        shared.registry.subscribe(Collector(Vec::new(), tell).start().recipient().into());
+        for n in 1..=100 {
+            let kept = tokio::time::timeout(PATIENCE, told.recv()).await.unwrap();
+            assert_eq!(kept, Some(n));
+            flip(&shared, 1);
+        }
+        // Of many at once, too, nobody but itself is there to send the next.
+        flip(&shared, 100);
+        for n in 101..=201 {
+            let kept = tokio::time::timeout(PATIENCE, told.recv()).await.unwrap();
+            assert_eq!(kept, Some(n));
+        }
+    });
+}
+
+/// A task of a multi-threaded runtime that has used up its budget is woken at once, by what it
+/// polls, on its own thread.
+#[test]
+fn the_budget_of_a_task_holds_nobody_up() {
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    System::with_tokio_rt(|| runtime().unwrap()).block_on(async {
+        let shared = connected();
+        let mut probe = probe();
+        // Used up here, by messages that are ready.
+        let (sender, mut ready) = mpsc::unbounded_channel();
+        (0..1000).for_each(|n| sender.send(n).unwrap());
+        for _ in 0..1000 {
+            ready.recv().await.unwrap();
+            shared.registry.subscribe(probe.recipient().into());
+        }
+        assert_eq!(shared.registry.len(), 1000);
+        probe.next().await;
+    });
+    System::with_tokio_rt(|| runtime().unwrap()).block_on(async {
+        // Used up by a subscriber on the same runtime, which catches up.
+        let shared = connected();
+        let (told, received) = mpsc::unbounded_channel();
+        let stuck = Arc::new(AtomicBool::new(false));
+        let probe = Probe { told, stuck: Arc::clone(&stuck) }.start();
+        shared.registry.subscribe(probe.recipient().into());
+        flip(&shared, 500);
+        let arbiter = Arbiter::new();
+        let mut told = Told { addr: None, told: received, stuck, arbiter };
+        assert_eq!(told.up_to(501).await.1, 0);
+    });
+}
+
+#[test]
+fn nobody_is_kept_after_the_end() {
+    run(async {
+        let shared = connected();
+        let mut probe = probe();
+        let addr = probe.addr.take().unwrap();
+        let weak = addr.downgrade();
+        shared.registry.subscribe(addr.recipient().into());
+        assert!(weak.upgrade().is_some());
+        shared.publish(Event::Stopped);
+        probe.up_to(2).await;
+        eventually("its actor ends", || weak.upgrade().is_none()).await;
+        assert_eq!(shared.registry.len(), 0);
+    });
+}
+
+/// Is handled as a change is, and tells nothing.
+struct Barrier;
+
+impl actix::Message for Barrier {
+    type Result = ();
+}
+
+impl Handler<Barrier> for Probe {
+    type Result = ();
+
+    fn handle(&mut self, _: Barrier, _: &mut Self::Context) {
+        self.wait();
+    }
+}
+
+/// Subscribes to a registry from within its own handlers.
+#[test]
+fn a_handler_may_subscribe_and_unsubscribe() {
+    struct Nested {
+        shared: Arc<Shared>,
+        inner: Recipient<QuorumChanged>,
+        id: Option<SubscriptionId>,
+    }
+    impl Actor for Nested {
+        type Context = ActorContext<Self>;
+    }
+    impl Handler<QuorumChanged> for Nested {
+        type Result = ();
+        fn handle(&mut self, _: QuorumChanged, _: &mut Self::Context) {
+            if let Some(id) = self.id.take() {
+                self.shared.registry.unsubscribe(id);
+            } else {
+                self.id = Some(self.shared.registry.subscribe(self.inner.clone().into()));
+            }
+        }
+    }
+    run(async {
+        let shared = connected();
+        let mut probe = probe();
+        let nested =
+            Nested { shared: Arc::clone(&shared), inner: probe.recipient(), id: None }.start();
+        shared.registry.subscribe(nested.recipient().into());
+        assert_eq!(probe.next().await.cause, Cause::Subscribed);
+        flip(&shared, 1);
+        eventually("unsubscribed again", || shared.registry.len() == 1).await;
+    });
+}

@@ -1,0 +1,276 @@
+//! A node of a simulated cluster, as an actor connects to it.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    cluster::Cluster,
+    connection::{Client, Simulated},
+    totem::Timeouts,
+    world::Daemon,
+};
+use crate::{
+    error::{Code, Error},
+    libquorum::{NodeId, Server},
+    link::{
+        clock::{Clock, Moment},
+        connection::sealed,
+        connector::Connector,
+        probe::{Answer, Asking, Probe},
+        ring_watch::{RingReading, RingUpdate, RingWatch},
+        trust::TrustPolicy,
+        worker::Pending,
+    },
+};
+
+/// A node of a simulated cluster: a [`Source`](crate::Source) for an actor.
+pub struct Node {
+    cluster: Cluster,
+    id: NodeId,
+    clock: Clock,
+    /// Something on the actor's arbiter lets the cluster's time go on.
+    is_driven: AtomicBool,
+}
+
+impl Node {
+    pub(super) fn new(cluster: Cluster, id: NodeId) -> Self {
+        cluster.state.lock().clients(id).sources += 1;
+        Self { cluster, id, clock: Clock::Tokio(Instant::now()), is_driven: AtomicBool::new(false) }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// What the daemon answers to a connection attempt now; `None` while it is paused.
+    fn answer(&self, trust: TrustPolicy) -> Option<Result<Simulated, Error>> {
+        let answer = self.ask(trust);
+        if matches!(answer, Some(Err(_))) {
+            // Who is refused is told nothing that the others would have to wait for.
+            self.cluster.change(|world| world.join(self.id));
+        }
+        answer
+    }
+
+    fn ask(&self, trust: TrustPolicy) -> Option<Result<Simulated, Error>> {
+        let mut state = self.cluster.state.lock();
+        match state.world.node(self.id).map(|node| node.daemon) {
+            Some(Daemon::Running) => {}
+            Some(Daemon::Paused) => return None,
+            Some(Daemon::Down) | None => {
+                return Some(Err(Error::Connect(Code::LIBRARY)));
+            }
+        }
+        let (snapshot, provider) = (state.world.snapshot(self.id), state.world.provider);
+        let clients = state.clients(self.id);
+        let connected = || {
+            if let Some(code) = clients.faults.connect {
+                return Err(Error::Connect(code));
+            }
+            let server = Server { uid: clients.faults.server_uid, pid: None };
+            trust.check_server(Some(server))?;
+            trust.check_provider(provider)?;
+            if let Some(code) = clients.faults.track_start {
+                return Err(Error::TrackStart(code));
+            }
+            let cluster = self.cluster.clone();
+            let id = self.id;
+            let drained = move || cluster.drained(id);
+            let asked_at = self.clock.now();
+            let (client, connection) =
+                Client::connect(provider, asked_at, snapshot, Box::new(drained))?;
+            clients.connected.push(client);
+            Ok(connection)
+        };
+        Some(connected())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.cluster.state.lock().clients(self.id).sources -= 1;
+        self.cluster.drained(self.id);
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl sealed::Source for Node {
+    fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    fn probe(self: Arc<Self>, _: TrustPolicy) -> Result<Arc<dyn Probe>, Error> {
+        Ok(Arc::new(SimulatedProbe(self)))
+    }
+
+    fn ring_watch(self: Arc<Self>, _: TrustPolicy) -> Option<Arc<dyn RingWatch>> {
+        let (connection, is_new) = (AtomicU64::new(0), Arc::default());
+        Some(Arc::new(SimulatedRingWatch { node: self, connection, is_new }))
+    }
+
+    #[cfg(any(feature = "metrics", feature = "web"))]
+    fn node_names(&self, _: TrustPolicy) -> crate::link::names::NameSource {
+        let name = |id: NodeId| (id, format!("n{id}"));
+        crate::link::names::NameSource::Known(self.cluster.nodes().into_iter().map(name).collect())
+    }
+
+    fn connect(self: Arc<Self>, trust: TrustPolicy, _: &Connector) -> sealed::Connecting {
+        if !self.is_driven.swap(true, Ordering::Relaxed) {
+            actix::spawn(self.cluster.clone().drive());
+        }
+        let mut changed = self.cluster.changed.subscribe();
+        Box::pin(async move {
+            loop {
+                changed.mark_unchanged();
+                if let Some(answer) = self.answer(trust) {
+                    return Ok(Box::new(answer?) as Box<dyn sealed::Tracked>);
+                }
+                // The sender is in `self.cluster`.
+                let _ = changed.changed().await;
+            }
+        })
+    }
+}
+
+/// Asks a node's daemon inline: it answers at once or, while it is paused, when it is resumed.
+#[derive(Debug)]
+struct SimulatedProbe(Arc<Node>);
+
+impl Probe for SimulatedProbe {
+    fn ask(&self, _: Vec<NodeId>) -> Asking {
+        let node = Arc::clone(&self.0);
+        let asked_at = node.clock.now();
+        let mut changed = node.cluster.changed.subscribe();
+        Box::pin(async move {
+            loop {
+                changed.mark_unchanged();
+                if let Some(answer) = node.probed(asked_at) {
+                    return answer;
+                }
+                // The sender is in `node.cluster`.
+                let _ = changed.changed().await;
+            }
+        })
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// Reads a node's counters inline: there at once, or when the daemon is not paused any more. While it
+/// synchronises it answers on connections that were made meanwhile only.
+#[derive(Debug)]
+struct SimulatedRingWatch {
+    node: Arc<Node>,
+    connection: AtomicU64,
+    /// The connection was made while the daemon synchronised.
+    is_new: Arc<AtomicBool>,
+}
+
+impl RingWatch for SimulatedRingWatch {
+    fn cancel(&self) -> bool {
+        self.connection.fetch_add(1, Ordering::Relaxed);
+        self.is_new.store(true, Ordering::Relaxed);
+        true
+    }
+
+    fn read(&self) -> Pending<RingUpdate> {
+        let (node, is_new) = (Arc::clone(&self.node), Arc::clone(&self.is_new));
+        let connection = self.connection.load(Ordering::Relaxed);
+        let asked_at = node.clock.now();
+        let mut changed = node.cluster.changed.subscribe();
+        Box::pin(async move {
+            loop {
+                changed.mark_unchanged();
+                if let Some(reading) = node.read_ring(asked_at, connection, &is_new) {
+                    return reading.map(RingUpdate::Read);
+                }
+                // The sender is in `node.cluster`.
+                let _ = changed.changed().await;
+            }
+        })
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+impl Node {
+    /// What the daemon's counters are now; `None` while it does not answer.
+    fn read_ring(
+        &self,
+        asked_at: Moment,
+        connection: u64,
+        is_new: &AtomicBool,
+    ) -> Option<Result<RingReading, Error>> {
+        let mut state = self.cluster.state.lock();
+        // Tokens are counted by the time that has passed.
+        state.world.advance(self.cluster.made_at.elapsed());
+        state.tell();
+        let world = &state.world;
+        if world.node(self.id)?.daemon == Daemon::Down {
+            return Some(Err(Error::Request(Code::LIBRARY)));
+        }
+        let (counters, configured_votes, synchronises) = world.ring_counters(self.id)?;
+        if synchronises && !is_new.load(Ordering::Relaxed) {
+            return None;
+        }
+        is_new.fetch_and(synchronises, Ordering::Relaxed);
+        let now = self.clock.now();
+        let Timeouts { token, consensus } = world.totem.timeouts.unwrap_or(TIMEOUTS);
+        let tokens = match world.totem.timeouts {
+            Some(_) => world.tokens(self.id, token / 6),
+            None => {
+                let elapsed = now.since(Moment::default()).as_nanos();
+                u64::try_from(elapsed / TOKEN_HOLD.as_nanos()).unwrap_or(u64::MAX)
+            }
+        };
+        Some(Ok(RingReading {
+            connection,
+            asked_at,
+            answered_at: now,
+            counters,
+            tokens,
+            token,
+            consensus,
+            configured_votes: Some(configured_votes),
+        }))
+    }
+
+    /// What votequorum answers now; `None` while the daemon is paused.
+    fn probed(&self, asked_at: Moment) -> Option<Result<Answer, Error>> {
+        let state = self.cluster.state.lock();
+        match state.world.node(self.id)?.daemon {
+            Daemon::Paused => None,
+            Daemon::Down => Some(Err(Error::Connect(Code::LIBRARY))),
+            Daemon::Running => {
+                let (quorate, votes) = state.world.votes(self.id);
+                Some(Ok(Answer { asked_at, quorate, votes, local: Some(self.id) }))
+            }
+        }
+    }
+}
+
+/// What the daemons say of rings that form at once.
+const TIMEOUTS: Timeouts =
+    Timeouts { token: Duration::from_millis(1000), consensus: Duration::from_millis(1200) };
+
+/// How often the token comes then.
+const TOKEN_HOLD: Duration = Duration::from_millis(10);

@@ -1,0 +1,318 @@
+//! Whatever could come from Corosync, and when, made from any bytes: for the fuzz target `tracker`,
+//! and for a property test that does the same without a fuzzer.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    error::{Code, Error},
+    libquorum::{
+        NodeId, Notification, RingId, VoteFlags, Votes,
+        scripted::{Call, List, Scripted},
+    },
+    link::{
+        clock::Moment,
+        probe::Answer,
+        ring_watch::{RingCounters, RingReading, RingUpdate},
+    },
+    state::{Event, Now, Rules, Tracker, oracle::Oracle},
+};
+
+/// Plays the bytes to a tracker, through the real callbacks.
+///
+/// # Panics
+///
+/// If a promise is broken by it.
+pub fn play(bytes: &[u8]) {
+    let mut bytes = Bytes(bytes);
+    let rules = Rules {
+        lease: ms(40 * (1 + u64::from(bytes.next()))),
+        settle_grace: ms(10 * u64::from(bytes.next())),
+        // Nothing is held back in half of the plays.
+        stable_after: ms(20 * u64::from(bytes.next().saturating_sub(128))),
+        trust_two_node: true,
+    };
+    let mut play = Play {
+        bytes,
+        now: Moment::default().after(ms(1000)),
+        connection: Scripted::default(),
+        delivered: VecDeque::new(),
+        malformed: false,
+        tracker: Tracker::new(rules, SystemTime::UNIX_EPOCH),
+        oracle: Oracle::new(rules),
+        counters: RingCounters::default(),
+        tokens: 0,
+    };
+    while !play.bytes.0.is_empty() {
+        play.pass_time();
+        play.happen();
+    }
+    play.oracle.finish();
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+struct Play<'a> {
+    bytes: Bytes<'a>,
+    now: Moment,
+    connection: Scripted,
+    /// What the connection has delivered and nobody has taken.
+    delivered: VecDeque<Notification>,
+    /// It has delivered what cannot be.
+    malformed: bool,
+    tracker: Tracker,
+    oracle: Oracle,
+    counters: RingCounters,
+    tokens: u64,
+}
+
+impl Play<'_> {
+    fn pass_time(&mut self) {
+        let pause = match self.bytes.next() {
+            short @ 0..64 => Duration::from_nanos(short.into()),
+            long @ 64..192 => ms(10 * u64::from(long - 63)),
+            // What depends on time is decided at one moment.
+            early => match self.tracker.deadline() {
+                Some(due) => {
+                    due.since(self.now).saturating_sub(Duration::from_nanos((early % 2).into()))
+                }
+                None => Duration::ZERO,
+            },
+        };
+        self.now = self.now.after(pause);
+    }
+
+    fn happen(&mut self) {
+        let event = match self.bytes.of(16) {
+            0..=8 => return self.dispatch(),
+            9 | 10 => Event::Answered(self.answer()),
+            11 => Event::Ring(self.ring()),
+            12 if self.bytes.of(2) > 0 => Event::Ring(self.ring()),
+            12 => Event::Tick,
+            13 => {
+                self.forget();
+                let (has_provider, watched) = (self.bytes.of(8) > 0, self.bytes.of(2) > 0);
+                Event::Connected { has_provider, asked_at: self.earlier(), watched }
+            }
+            14 => Event::Disconnected(self.error()),
+            _ => match self.bytes.of(8) {
+                0 => Event::Stopped,
+                attempt => Event::Failed { attempt: attempt.into(), error: self.error() },
+            },
+        };
+        self.apply(event);
+    }
+
+    fn apply(&mut self, event: Event) {
+        let now = Now { wall: SystemTime::UNIX_EPOCH, moment: self.now };
+        self.oracle.apply(&mut self.tracker, event, now);
+    }
+
+    /// One dispatch, and what the actor makes of it.
+    fn dispatch(&mut self) {
+        let calls: Vec<Call> = (0..[1, 1, 1, 1, 1, 1, 0, 2][usize::from(self.bytes.of(8))])
+            .map(|_| self.call())
+            .collect();
+        let code = match self.bytes.next() {
+            0..224 => Code::OK,
+            224..240 => Code::TRY_AGAIN,
+            other => Code((other - 240).into()),
+        };
+        for call in &calls {
+            match notification(call) {
+                Some(notification) => self.delivered.push_back(notification),
+                None => self.malformed = true,
+            }
+        }
+        let expected = match (code, self.delivered.front()) {
+            _ if self.malformed => Err(Code::MESSAGE_ERROR),
+            (Code::OK, Some(_)) => Ok(self.delivered.pop_front()),
+            (Code::OK, None) => Err(Code::BAD_HANDLE),
+            (Code::TRY_AGAIN, None) => Ok(None),
+            (code, _) => Err(code),
+        };
+        let dispatched = self.connection.dispatch(&calls, code.0);
+        assert_eq!(dispatched, expected.map_err(Error::Dispatch), "{code} after {calls:?}");
+        match dispatched {
+            Ok(Some(notification)) => {
+                let drained_at = self.earlier();
+                self.apply(Event::Notified { notification, drained_at });
+            }
+            Ok(None) => {}
+            Err(error) => {
+                self.forget();
+                self.apply(Event::Disconnected(error));
+            }
+        }
+    }
+
+    /// The connection is over.
+    fn forget(&mut self) {
+        (self.connection, self.malformed) = Default::default();
+        self.delivered.clear();
+    }
+
+    fn call(&mut self) -> Call {
+        let kind = self.bytes.of(8);
+        let ring = (self.bytes.of(2).into(), self.bytes.of(2).into());
+        let mut readable = true;
+        let mut list = || {
+            let list = self.bytes.list(readable);
+            readable &= list.ids().is_some();
+            list
+        };
+        match kind {
+            0..=3 => Call::Nodelist { ring, members: list(), joined: list(), left: list() },
+            4 => Call::QuorumV0 { quorate: 1, seq: ring.1, members: list() },
+            _ => {
+                let members = list();
+                // Corosync says 0 or 1.
+                let quorate = match kind {
+                    5 => 0,
+                    6 => 1,
+                    _ => 1 + u32::from(self.bytes.of(8) == 7),
+                };
+                Call::Quorum { quorate, ring, members }
+            }
+        }
+    }
+
+    fn answer(&mut self) -> Answer {
+        let asked_at = self.earlier();
+        let flags = self.bytes.next();
+        let votes = (flags & 2 != 0).then(|| Votes {
+            total: self.bytes.votes(),
+            quorum: self.bytes.votes(),
+            members: self
+                .tracker
+                .current()
+                .members
+                .iter()
+                .skip(usize::from(flags & 4 != 0))
+                .map(|member| (*member, self.bytes.votes()))
+                .collect(),
+            flags: VoteFlags::from_bits_retain(flags.into()),
+            ..Votes::default()
+        });
+        let local = (flags & 8 != 0).then_some(NodeId(1));
+        Answer { asked_at, quorate: flags & 1 != 0, votes, local }
+    }
+
+    /// A read whose counters move now and then.
+    fn ring(&mut self) -> RingUpdate {
+        if self.bytes.of(32) == 0 {
+            return RingUpdate::Unwatched;
+        }
+        let moves = self.bytes.next();
+        let asked_at = self.earlier();
+        let counters = &mut self.counters;
+        counters.gather_entered += u64::from(moves & 7 == 1);
+        counters.operational_entered += u64::from(moves & 7 <= 1 && moves & 8 != 0);
+        counters.token_lost += u64::from(moves & 31 == 31);
+        self.tokens += u64::from(moves & 64 != 0 || moves & 128 != 0);
+        let token = ms(50 * u64::from(1 + self.bytes.of(16)));
+        RingUpdate::Read(RingReading {
+            connection: 0,
+            asked_at,
+            answered_at: self.now,
+            counters: self.counters,
+            tokens: self.tokens,
+            token,
+            consensus: token * 6 / 5,
+            configured_votes: (moves & 16 != 0).then_some(3),
+        })
+    }
+
+    /// Now, or some time ago.
+    fn earlier(&mut self) -> Moment {
+        let ago = ms(20 * u64::from(self.bytes.next().saturating_sub(64)));
+        Moment::default().after(self.now.since(Moment::default()).saturating_sub(ago))
+    }
+
+    fn error(&mut self) -> Error {
+        Error::Dispatch(Code(self.bytes.of(32).into()))
+    }
+}
+
+/// What a well-formed call tells.
+fn notification(call: &Call) -> Option<Notification> {
+    let nodes = |list: &List| Some(list.ids()?.into_iter().map(NodeId).collect::<Vec<_>>());
+    let ring_id = |(node, seq)| RingId { node_id: NodeId(node), seq };
+    let is_quorate = |quorate: u32| (quorate < 2).then_some(quorate == 1);
+    Some(match call {
+        Call::QuorumV0 { quorate, seq, members } => Notification::Quorum {
+            quorate: is_quorate(*quorate)?,
+            ring_id: ring_id((0, *seq)),
+            members: nodes(members)?,
+        },
+        Call::Quorum { quorate, ring, members } => Notification::Quorum {
+            quorate: is_quorate(*quorate)?,
+            ring_id: ring_id(*ring),
+            members: nodes(members)?,
+        },
+        Call::Nodelist { ring, members, joined, left } => Notification::Nodelist {
+            ring_id: ring_id(*ring),
+            members: nodes(members)?,
+            joined: nodes(joined)?,
+            left: nodes(left)?,
+        },
+    })
+}
+
+/// What is read of them, and zeros after their end.
+struct Bytes<'a>(&'a [u8]);
+
+impl Bytes<'_> {
+    fn next(&mut self) -> u8 {
+        self.0.split_off_first().copied().unwrap_or(0)
+    }
+
+    /// One of `n` choices.
+    fn of(&mut self, n: u8) -> u8 {
+        self.next() % n
+    }
+
+    /// From none to as many as the number can be.
+    fn votes(&mut self) -> u32 {
+        let votes = u32::from(self.next());
+        if votes < 128 { votes } else { votes << 24 }
+    }
+
+    /// Behind one that is too long no list is `readable`.
+    fn list(&mut self, readable: bool) -> List {
+        let kind = self.next();
+        let length = |choice: u8| [0, 1, 385, 500, 1000, 1 << 30, u32::MAX][usize::from(choice)];
+        match kind {
+            _ if !readable => List::Dangling(length(kind % 7)),
+            0..192 => {
+                List::Ids((0..kind % 8).map(|_| self.of(8).into()).collect(), (kind / 64).into())
+            }
+            192..208 => List::Null(length(kind % 7)),
+            208..224 => List::Dangling(length([0, 2, 3, 4, 5, 6][usize::from(kind % 6)])),
+            // About the longest that there can be.
+            long => {
+                let ids = 376 + u32::from(long - 224) / 2;
+                let (first, step) = (u32::from(self.next()), u32::from(self.next()));
+                List::Ids((0..ids).map(|n| first.wrapping_sub(n * step)).collect(), 0)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_promise_is_kept(bytes in vec(any::<u8>(), 0..600)) {
+            super::play(&bytes);
+        }
+    }
+}

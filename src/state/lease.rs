@@ -1,0 +1,276 @@
+use std::time::Duration;
+
+use crate::link::clock::{Clock, Moment};
+use crate::sync::{AtomicU64, Ordering};
+
+/// Until when quorum may be believed, and until when no other partition can be quorate. Checked by
+/// readers, so that both run out on time whatever happened to the actor that extends them.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    clock: Clock,
+    /// Zero while there is no quorum.
+    until: AtomicU64,
+    /// Never later than `until`. Zero while another partition may be quorate.
+    exclusive_until: AtomicU64,
+    epoch: AtomicU64,
+}
+
+impl Lease {
+    pub(crate) fn new(clock: Clock) -> Self {
+        let zero = || AtomicU64::new(0);
+        Self { clock, until: zero(), exclusive_until: zero(), epoch: zero() }
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Whether there is quorum, and the lease runs.
+    pub(crate) fn runs(&self) -> bool {
+        self.is_ahead(&self.until)
+    }
+
+    /// Whether no other partition can be quorate.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.is_ahead(&self.exclusive_until)
+    }
+
+    fn is_ahead(&self, deadline: &AtomicU64) -> bool {
+        is_ahead(deadline, || self.clock.now())
+    }
+
+    /// Whether there is quorum and has been since this epoch began.
+    pub(crate) fn runs_in(&self, epoch: u64) -> bool {
+        // In this order: had the epoch moved before the lease was found to run, that is seen.
+        self.runs() && self.epoch.load(Ordering::Acquire) == epoch
+    }
+
+    /// Whether no other partition can be quorate, and this one has been quorate since this epoch
+    /// began.
+    pub(crate) fn is_exclusive_in(&self, epoch: u64) -> bool {
+        // In this order, as above.
+        self.is_exclusive() && self.epoch.load(Ordering::Acquire) == epoch
+    }
+
+    /// The epoch that it runs in.
+    pub(crate) fn running_epoch(&self) -> Option<u64> {
+        // In this order: an epoch that has begun is not believed to run for what ran before it.
+        let epoch = self.epoch.load(Ordering::Acquire);
+        self.runs_in(epoch).then_some(epoch)
+    }
+
+    /// How long it runs yet.
+    pub(crate) fn left(&self) -> Duration {
+        Moment(self.until.load(Ordering::Acquire)).since(self.clock.now())
+    }
+
+    /// How long no other partition can be quorate yet.
+    #[cfg(feature = "web")]
+    pub(crate) fn exclusive_left(&self) -> Duration {
+        Moment(self.exclusive_until.load(Ordering::Acquire)).since(self.clock.now())
+    }
+
+    /// Whether a reader may have found it run out since it was as `before`, though it was extended
+    /// in the same epoch: whoever extends it may be slow to.
+    pub(crate) fn has_lapsed(&self, before: (Moment, u64)) -> bool {
+        let (until, epoch) = before;
+        until.0 != 0 && self.running_epoch() == Some(epoch) && self.clock.now() >= until
+    }
+
+    /// Until when it runs, and in which epoch. For who grants it, and nobody else.
+    pub(crate) fn granted(&self) -> (Moment, u64) {
+        (Moment(self.until.load(Ordering::Acquire)), self.epoch.load(Ordering::Acquire))
+    }
+
+    /// Quorum is believed until then, in this epoch; until the second moment, no later than the
+    /// first, no other partition can be quorate.
+    pub(crate) fn grant(&self, until: Moment, exclusive_until: Option<Moment>, epoch: u64) {
+        let exclusive = exclusive_until.map_or(0, |exclusive| exclusive.min(until).0);
+        self.epoch.store(epoch, Ordering::Release);
+        self.exclusive_until.store(exclusive, Ordering::Release);
+        self.until.store(until.0, Ordering::Release);
+    }
+
+    /// Quorum is not believed.
+    pub(crate) fn revoke(&self, epoch: u64) {
+        self.exclusive_until.store(0, Ordering::Release);
+        self.until.store(0, Ordering::Release);
+        self.epoch.store(epoch, Ordering::Release);
+    }
+}
+
+/// Whether a deadline is in the future.
+#[inline]
+fn is_ahead(deadline: &AtomicU64, now: impl Fn() -> Moment) -> bool {
+    let until = deadline.load(Ordering::Acquire);
+    now().0 < until || until != 0 && is_ahead_again(deadline, now, until)
+}
+
+/// The same once a deadline was found to have passed. This thread may not have run since it read the
+/// deadline, and it may have been extended in time: then it has not passed.
+#[cold]
+fn is_ahead_again(deadline: &AtomicU64, now: impl Fn() -> Moment, mut before: u64) -> bool {
+    loop {
+        let until = deadline.load(Ordering::Acquire);
+        if until == before {
+            return false;
+        }
+        if now().0 < until {
+            return true;
+        }
+        before = until;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_runs_out_by_itself() {
+        let clock = Clock::System;
+        let lease = Lease::new(clock);
+        assert!(!lease.runs());
+        lease.grant(clock.now().after(Duration::from_secs(3600)), None, 7);
+        assert!(lease.runs() && lease.runs_in(7) && !lease.runs_in(6));
+        lease.grant(clock.now(), None, 7);
+        assert!(!lease.runs(), "the moment itself is too late");
+        lease.grant(Moment(1), None, 7);
+        assert!(!lease.runs() && lease.left().is_zero());
+    }
+
+    #[test]
+    fn extended_too_late_it_has_lapsed() {
+        let clock = Clock::System;
+        let lease = Lease::new(clock);
+        assert!(!lease.has_lapsed(lease.granted()));
+        let hour = clock.now().after(Duration::from_secs(3600));
+        lease.grant(hour, None, 7);
+        assert!(!lease.has_lapsed(lease.granted()), "it runs");
+        lease.grant(clock.now(), None, 7);
+        let ran_out = lease.granted();
+        lease.grant(hour, None, 7);
+        assert!(lease.has_lapsed(ran_out));
+        lease.grant(hour, None, 8);
+        assert!(!lease.has_lapsed(ran_out), "that is of another epoch");
+    }
+
+    /// The reader reads the deadline, and then the clock: in between it may not run for a while, and
+    /// the deadline may be extended, once or more.
+    #[cfg(not(loom_check))]
+    #[test]
+    fn a_deadline_that_was_extended_in_time_has_not_passed() {
+        for extensions in [1_u64, 2, 5] {
+            let deadline = AtomicU64::new(10);
+            let now = std::cell::Cell::new(5);
+            let found = is_ahead(&deadline, || {
+                if now.get() < extensions * 10 {
+                    deadline.store(deadline.load(Ordering::Acquire) + 10, Ordering::Release);
+                    now.set(now.get() + 10);
+                }
+                Moment(now.get())
+            });
+            assert!(found, "{extensions} extensions");
+        }
+        let deadline = AtomicU64::new(10);
+        assert!(!is_ahead(&deadline, || Moment(10)), "nobody has extended it");
+    }
+
+    #[test]
+    fn revoking_ends_it_at_once() {
+        let clock = Clock::System;
+        let lease = Lease::new(clock);
+        lease.grant(clock.now().after(Duration::from_secs(3600)), None, 1);
+        lease.revoke(2);
+        assert!(!lease.runs() && !lease.runs_in(1) && !lease.runs_in(2));
+    }
+}
+
+#[cfg(all(test, loom_check))]
+mod in_every_order {
+    use std::sync::Arc;
+
+    use loom::thread;
+
+    use super::*;
+    use crate::sync::AtomicU8;
+
+    const FOR_EVER: Moment = Moment(u64::MAX);
+    const LONG_AGO: Moment = Moment(1);
+
+    /// Runs one in every order beside the other; the lease runs in epoch 1 before, until then.
+    fn beside(
+        until: Moment,
+        writes: impl Fn(&Lease, &AtomicU8) + Copy + Send + Sync + 'static,
+        reads: impl Fn(&Lease, &AtomicU8) + Send + Sync + 'static,
+    ) {
+        loom::model(move || {
+            let shared = Arc::new((Lease::new(Clock::System), AtomicU8::new(0)));
+            shared.0.grant(until, None, 1);
+            let writer = Arc::clone(&shared);
+            let writer = thread::spawn(move || writes(&writer.0, &writer.1));
+            reads(&shared.0, &shared.1);
+            writer.join().unwrap();
+        });
+    }
+
+    fn guards(lease: &Lease, _: &AtomicU8) {
+        if let Some(epoch) = lease.running_epoch() {
+            let valid = lease.runs_in(epoch);
+            assert!(valid || !lease.runs_in(epoch), "valid again");
+        }
+    }
+
+    #[test]
+    fn a_guard_is_not_valid_again_after_a_loss() {
+        beside(
+            FOR_EVER,
+            |lease, _| {
+                lease.revoke(2);
+                lease.grant(FOR_EVER, None, 2);
+            },
+            guards,
+        );
+    }
+
+    #[test]
+    fn a_guard_is_not_valid_again_after_a_break_of_continuity() {
+        beside(
+            FOR_EVER,
+            |lease, _| {
+                lease.grant(FOR_EVER, None, 2);
+                lease.revoke(3);
+            },
+            guards,
+        );
+    }
+
+    #[test]
+    fn what_ran_out_does_not_run_again_in_its_epoch() {
+        beside(
+            LONG_AGO,
+            |lease, _| lease.grant(FOR_EVER, None, 2),
+            |lease, _| {
+                assert_ne!(lease.running_epoch(), Some(1));
+                assert!(!lease.runs_in(1));
+            },
+        );
+    }
+
+    #[test]
+    fn nobody_reads_quorum_once_it_is_revoked() {
+        beside(
+            FOR_EVER,
+            |lease, revoked| {
+                lease.revoke(2);
+                revoked.store(1, Ordering::Release);
+            },
+            |lease, revoked| {
+                let ended = revoked.load(Ordering::Acquire) == 1;
+                let epoch = lease.running_epoch();
+                assert!(!(ended && (lease.runs() || epoch.is_some())));
+                assert_ne!(epoch, Some(2), "nobody has granted it");
+            },
+        );
+    }
+}

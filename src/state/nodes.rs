@@ -1,0 +1,78 @@
+use std::{fmt, ops::Deref, slice, sync::Arc};
+
+use crate::libquorum::NodeId;
+
+/// Some nodes, ascending, each once: a slice that is cheap to clone, and when it is empty costs nothing.
+///
+/// ```
+/// use actix_quorum::{NodeId, Nodes};
+///
+/// let nodes: Nodes = [3, 1, 3].into_iter().map(NodeId).collect();
+/// assert_eq!(*nodes, [NodeId(1), NodeId(3)]);
+/// assert_eq!(nodes.to_string(), "1 3");
+/// ```
+#[derive(Clone, Default, Eq, Hash, PartialEq)]
+pub struct Nodes(Option<Arc<[NodeId]>>);
+
+impl Nodes {
+    pub(crate) fn ascending(nodes: &[NodeId]) -> Self {
+        debug_assert!(nodes.is_sorted());
+        Self((!nodes.is_empty()).then(|| nodes.into()))
+    }
+}
+
+impl Deref for Nodes {
+    type Target = [NodeId];
+
+    fn deref(&self) -> &[NodeId] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+impl AsRef<[NodeId]> for Nodes {
+    fn as_ref(&self) -> &[NodeId] {
+        self
+    }
+}
+
+/// In any order.
+impl FromIterator<NodeId> for Nodes {
+    fn from_iter<I: IntoIterator<Item = NodeId>>(nodes: I) -> Self {
+        let mut nodes: Vec<_> = nodes.into_iter().collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        Self::ascending(&nodes)
+    }
+}
+
+impl<'a> IntoIterator for &'a Nodes {
+    type Item = &'a NodeId;
+    type IntoIter = slice::Iter<'a, NodeId>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Debug for Nodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self).finish()
+    }
+}
+
+/// What is in `these` and not in `those`, and what is in `both` besides; all ascending.
+pub(super) fn difference(these: &[NodeId], those: &[NodeId], both: &[NodeId]) -> Nodes {
+    let only = these.iter().copied().filter(|node| !contains(those, *node));
+    Nodes::ascending(&sorted(only.chain(both.iter().copied()).collect()))
+}
+
+pub(super) fn sorted(mut nodes: Vec<NodeId>) -> Vec<NodeId> {
+    nodes.sort_unstable();
+    nodes.dedup();
+    nodes
+}
+
+/// Whether `node` is among `nodes`, which ascend.
+pub(super) fn contains(nodes: &[NodeId], node: NodeId) -> bool {
+    nodes.binary_search(&node).is_ok()
+}

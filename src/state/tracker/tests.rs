@@ -1,0 +1,650 @@
+use super::*;
+use crate::{
+    error::{Code, Error},
+    libquorum::Votes,
+    link::ring_watch::{RingCounters, RingReading},
+    state::Departures,
+};
+
+const RULES: Rules = Rules {
+    lease: Duration::from_secs(5),
+    settle_grace: Duration::from_secs(1),
+    stable_after: Duration::ZERO,
+    trust_two_node: true,
+};
+
+/// So many milliseconds after the beginning.
+fn at(ms: u64) -> Now {
+    let moment = Moment::default().after(Duration::from_millis(ms));
+    Now { wall: SystemTime::UNIX_EPOCH, moment }
+}
+
+fn connected(has_provider: bool) -> Event {
+    Event::Connected { has_provider, asked_at: at(0).moment, watched: false }
+}
+
+fn answered(asked_at: u64, quorate: bool) -> Event {
+    let asked_at = at(asked_at).moment;
+    Event::Answered(Answer { asked_at, quorate, votes: None, local: None })
+}
+
+fn notified(notification: Notification) -> Event {
+    Event::Notified { notification, drained_at: at(0).moment }
+}
+
+fn ids(nodes: &[u32]) -> Vec<NodeId> {
+    nodes.iter().copied().map(NodeId).collect()
+}
+
+fn ring(seq: u64) -> RingId {
+    RingId { node_id: NodeId(1), seq }
+}
+
+fn nodelist(seq: u64, members: &[u32], joined: &[u32], left: &[u32]) -> Event {
+    notified(Notification::Nodelist {
+        ring_id: ring(seq),
+        members: ids(members),
+        joined: ids(joined),
+        left: ids(left),
+    })
+}
+
+fn quorum(seq: u64, quorate: bool, members: &[u32]) -> Event {
+    notified(Notification::Quorum { quorate, ring_id: ring(seq), members: ids(members) })
+}
+
+const LOST: Error = Error::Dispatch(Code::LIBRARY);
+
+struct Fold(Tracker);
+
+impl Fold {
+    fn new() -> Self {
+        Self::with(RULES)
+    }
+
+    fn with(rules: Rules) -> Self {
+        Self(Tracker::new(rules, SystemTime::UNIX_EPOCH))
+    }
+
+    /// Three nodes, quorate, on ring 1.9.
+    fn quorate() -> Self {
+        let mut fold = Self::new();
+        fold.change(connected(true));
+        fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+        fold.change(quorum(9, true, &[1, 2, 3]));
+        fold
+    }
+
+    /// The same, with one vote each.
+    fn counted() -> Self {
+        let mut fold = Self::quorate();
+        fold.count(&[1, 2, 3]);
+        fold
+    }
+
+    /// Votequorum tells one vote each of these, and of as many as there are.
+    fn count(&mut self, members: &[u32]) {
+        let all = u32::try_from(members.len()).unwrap();
+        let votes = Votes {
+            members: ids(members).into_iter().map(|node| (node, 1)).collect(),
+            total: all,
+            expected: all,
+            highest_expected: all,
+            quorum: all / 2 + 1,
+            ..Votes::default()
+        };
+        let asked_at = at(2).moment;
+        let answer = Answer { asked_at, quorate: true, votes: Some(votes), local: None };
+        self.change(Event::Answered(answer));
+    }
+
+    fn change(&mut self, event: Event) -> QuorumChanged {
+        self.change_at(1, event)
+    }
+
+    fn change_at(&mut self, ms: u64, event: Event) -> QuorumChanged {
+        self.0.apply(event, at(ms)).expect("a change")
+    }
+
+    #[track_caller]
+    fn nothing_at(&mut self, ms: u64, event: Event) {
+        let change = self.0.apply(event, at(ms));
+        assert!(change.is_none(), "{}", change.unwrap());
+    }
+
+    fn now(&self) -> &Snapshot {
+        self.0.current()
+    }
+}
+
+#[test]
+fn quorum_is_unknown_until_corosync_has_decided() {
+    let mut fold = Fold::new();
+    assert_eq!(fold.now().quorum, Quorum::Unknown);
+    fold.change(connected(true));
+    assert_eq!(fold.now().quorum, Quorum::Unknown);
+    fold.change(nodelist(9, &[3, 1, 2], &[], &[]));
+    assert_eq!((fold.now().quorum, fold.now().settled), (Quorum::Unknown, false));
+    assert_eq!(fold.now().members, ids(&[1, 2, 3]));
+    let change = fold.change(quorum(9, true, &[1, 2, 3]));
+    assert_eq!((fold.now().quorum, fold.now().settled), (Quorum::Quorate, true));
+    assert!(change.is_gain());
+}
+
+#[test]
+fn a_partition_is_a_nodelist_and_then_a_decision() {
+    let mut fold = Fold::quorate();
+    let change = fold.change(nodelist(13, &[3], &[], &[1, 2]));
+    assert_eq!((&*change.joined, &*change.left), (&*ids(&[]), &*ids(&[1, 2])));
+    assert!(!fold.now().settled, "the decision was about another ring");
+    let change = fold.change(quorum(13, false, &[3]));
+    assert!(change.is_loss() && fold.now().settled);
+    assert_eq!(change.current.epoch, change.previous.epoch + 1);
+    assert!(change.joined.is_empty() && change.left.is_empty());
+}
+
+#[test]
+fn a_lost_connection_is_unknown_and_breaks_continuity() {
+    let mut fold = Fold::quorate();
+    let change = fold.change(Event::Disconnected(LOST));
+    assert!(change.is_loss());
+    assert_eq!(fold.now().quorum, Quorum::Unknown);
+    assert_eq!(fold.now().connection, Connection::Disconnected { error: LOST });
+    assert_eq!(fold.now().members, ids(&[1, 2, 3]), "the last ones known");
+    assert_eq!(change.current.epoch, change.previous.epoch + 1);
+}
+
+#[test]
+fn what_a_dead_connection_said_is_not_believed_after_reconnecting() {
+    let mut fold = Fold::quorate();
+    fold.change(Event::Disconnected(LOST));
+    fold.change(connected(true));
+    assert_eq!(fold.now().quorum, Quorum::Unknown);
+    fold.change(nodelist(13, &[1, 2, 3], &[], &[]));
+    assert_eq!(fold.now().quorum, Quorum::Unknown);
+}
+
+#[test]
+fn notifications_without_a_connection_change_nothing() {
+    let mut fold = Fold::quorate();
+    fold.change(Event::Disconnected(LOST));
+    assert!(fold.0.apply(quorum(9, true, &[1, 2, 3]), at(1)).is_none());
+    assert_eq!(fold.now().quorum, Quorum::Unknown);
+}
+
+#[test]
+fn a_failed_attempt_is_no_connection() {
+    let mut fold = Fold::quorate();
+    let (asked_at, votes) = (at(1).moment, Some(Votes::default()));
+    fold.change(Event::Answered(Answer { asked_at, quorate: true, votes, local: None }));
+    assert!(fold.now().votes.is_some());
+    let change = fold.change(Event::Failed { attempt: 1, error: LOST });
+    assert!(change.is_loss() && !fold.now().settled);
+    fold.change(connected(true));
+    assert_eq!((fold.now().quorum, &fold.now().votes), (Quorum::Unknown, &None));
+}
+
+#[test]
+fn left_lists_a_node_that_vanished_while_we_were_away() {
+    let mut fold = Fold::quorate();
+    fold.change(Event::Disconnected(LOST));
+    fold.change(connected(true));
+    let change = fold.change(nodelist(17, &[2, 3, 4], &[], &[]));
+    assert_eq!((&*change.joined, &*change.left), (&*ids(&[4]), &*ids(&[1])));
+}
+
+#[test]
+fn a_node_that_restarted_quickly_is_in_both_lists() {
+    let mut fold = Fold::counted();
+    let change = fold.change(nodelist(0x2c, &[1, 2, 3], &[3], &[3]));
+    assert_eq!((&*change.joined, &*change.left), (&*ids(&[3]), &*ids(&[3])));
+    assert_eq!(change.rejoined().collect::<Vec<_>>(), ids(&[3]));
+    assert_eq!(change.current.epoch, change.previous.epoch, "two others saw no break");
+}
+
+#[test]
+fn coming_back_from_a_pause_breaks_continuity() {
+    let mut fold = Fold::quorate();
+    let change = fold.change(nodelist(0x30, &[1, 2, 3], &[1, 2], &[1, 2]));
+    assert_eq!(change.current.epoch, change.previous.epoch + 1);
+}
+
+#[test]
+fn coming_back_to_a_larger_cluster_breaks_continuity_too() {
+    let mut fold = Fold::quorate();
+    let change = fold.change(nodelist(0x30, &[1, 2, 3, 4], &[1, 2, 4], &[1, 2]));
+    assert_eq!(change.current.epoch, change.previous.epoch + 1);
+}
+
+#[test]
+fn several_that_were_away_together_are_broken_too() {
+    let mut fold = Fold::new();
+    fold.change(connected(true));
+    fold.change(nodelist(9, &[1, 2, 3, 4, 5], &[], &[]));
+    fold.change(quorum(9, true, &[1, 2, 3, 4, 5]));
+    fold.count(&[1, 2, 3, 4, 5]);
+    let change = fold.change(nodelist(17, &[1, 2, 3, 4, 5], &[1, 2, 3], &[1, 2, 3]));
+    assert_eq!(change.current.epoch, 1, "1, 2 and 3 had quorum without us");
+    fold.change(quorum(17, true, &[1, 2, 3, 4, 5]));
+    let change = fold.change(nodelist(21, &[1, 2, 3, 4, 5], &[1, 2], &[1, 2]));
+    assert_eq!(change.current.epoch, 1, "1 and 2 had not");
+}
+
+#[test]
+fn a_membership_that_was_never_decided_upon_breaks_continuity() {
+    let mut fold = Fold::counted();
+    let change = fold.change(nodelist(13, &[3], &[], &[1, 2]));
+    assert_eq!(change.current.epoch, 1, "1 and 2 may be quorate");
+    let change = fold.change(nodelist(17, &[1, 2, 3], &[1, 2], &[]));
+    assert_eq!(change.current.epoch, change.previous.epoch + 1);
+    fold.change(quorum(17, true, &[1, 2, 3]));
+    assert_eq!(fold.now().epoch, 2);
+}
+
+#[test]
+fn the_death_of_the_only_other_node_breaks_continuity() {
+    let mut fold = Fold::new();
+    fold.change(connected(true));
+    fold.change(nodelist(9, &[1, 2], &[], &[]));
+    fold.change(quorum(9, true, &[1, 2]));
+    fold.change(nodelist(13, &[1], &[], &[2]));
+    fold.change(quorum(13, true, &[1]));
+    assert_eq!(fold.now().epoch, 1, "by two_node or a quorum device it may be quorate alone");
+}
+
+#[test]
+fn with_two_nodes_either_may_have_been_away() {
+    let mut fold = Fold::new();
+    fold.change(connected(true));
+    fold.change(nodelist(9, &[1, 2], &[], &[]));
+    fold.change(quorum(9, true, &[1, 2]));
+    let change = fold.change(nodelist(13, &[1, 2], &[2], &[2]));
+    assert_eq!(change.current.epoch, change.previous.epoch + 1);
+}
+
+#[test]
+fn lists_that_contradict_themselves_still_compose() {
+    let mut fold = Fold::quorate();
+    let change = fold.change(nodelist(13, &[2, 2, 1], &[7, 2], &[9, 1, 3, 3]));
+    assert_eq!(change.current.members, ids(&[1, 2]));
+    assert_eq!((&*change.joined, &*change.left), (&*ids(&[1]), &*ids(&[1, 3])));
+}
+
+#[test]
+fn a_flip_without_a_membership_change_is_one_change() {
+    let mut fold = Fold::quorate();
+    assert!(fold.change(quorum(9, false, &[1, 2, 3])).is_loss());
+    assert!(fold.change(quorum(9, true, &[1, 2, 3])).is_gain());
+    assert!(fold.0.apply(quorum(9, true, &[1, 2, 3]), at(1)).is_none(), "told twice");
+    assert_eq!(fold.now().epoch, 1);
+}
+
+#[test]
+fn model_v0_has_no_nodelist() {
+    let mut fold = Fold::new();
+    fold.change(connected(true));
+    fold.change(quorum(9, true, &[1, 2, 3]));
+    assert!(fold.now().settled);
+    let change = fold.change(quorum(13, true, &[1, 2]));
+    assert_eq!((&*change.left, change.current.epoch), (&*ids(&[3]), 1));
+    let change = fold.change(quorum(17, true, &[1, 2]));
+    assert_eq!(change.current.epoch, 2, "another ring of the same members: somebody was away");
+    let change = fold.change(quorum(17, false, &[1, 2]));
+    assert_eq!(change.current.epoch, 3);
+    fold.change(quorum(17, true, &[1, 2]));
+    assert_eq!(fold.now().epoch, 3, "the same ring");
+}
+
+#[test]
+fn without_a_provider_decisions_have_no_ring() {
+    let mut fold = Fold::new();
+    fold.change(connected(false));
+    fold.change(nodelist(9, &[1], &[], &[]));
+    fold.change(quorum(0, true, &[]));
+    assert!(fold.now().settled);
+    assert_eq!((fold.now().ring_id, &fold.now().members), (Some(ring(9)), &ids(&[1])));
+}
+
+#[test]
+fn failed_attempts_are_told_ever_more_rarely() {
+    let mut fold = Fold::new();
+    let told: Vec<u64> = (1..=20)
+        .filter(|attempt| {
+            let error = Error::Connect(Code::LIBRARY);
+            fold.0.apply(Event::Failed { attempt: *attempt, error }, at(1)).is_some()
+        })
+        .collect();
+    assert_eq!(told, [1, 2, 4, 8, 16]);
+    let error = Error::Connect(Code::ACCESS);
+    assert_eq!(fold.change(Event::Failed { attempt: 21, error }).cause, Cause::ConnectFailed);
+}
+
+#[test]
+fn nothing_follows_a_stop() {
+    let mut fold = Fold::quorate();
+    let change = fold.change(Event::Stopped);
+    assert!(change.is_loss());
+    assert_eq!(fold.now().connection, Connection::Stopped);
+    assert!(fold.0.apply(connected(true), at(1)).is_none());
+    assert!(fold.0.apply(Event::Stopped, at(1)).is_none());
+}
+
+#[test]
+fn the_sequence_has_no_gaps() {
+    let mut fold = Fold::quorate();
+    assert_eq!(fold.now().sequence, 3);
+    assert_eq!(fold.change(quorum(9, false, &[1, 2, 3])).current.sequence, 4);
+    assert!(fold.0.apply(quorum(9, false, &[1, 2, 3]), at(1)).is_none());
+    assert_eq!(fold.change(quorum(9, true, &[1, 2, 3])).current.sequence, 5);
+}
+
+#[test]
+fn the_lease_runs_from_the_moment_of_the_question() {
+    let mut fold = Fold::quorate();
+    fold.nothing_at(3_000, answered(2_000, true));
+    fold.nothing_at(6_999, Event::Tick);
+    let change = fold.change_at(7_000, Event::Tick);
+    assert_eq!(
+        (change.cause, fold.now().connection.clone()),
+        (Cause::Stalled, Connection::Stalled)
+    );
+    assert!(change.is_loss() && fold.now().quorum == Quorum::Unknown);
+    assert_eq!(change.current.epoch, change.previous.epoch + 1);
+    // An answer that took too long proves nothing.
+    fold.nothing_at(8_000, answered(2_500, true));
+    let change = fold.change_at(9_000, answered(8_500, true));
+    assert!(change.is_gain() && fold.now().connection == Connection::Connected);
+}
+
+#[test]
+fn a_lease_that_ran_out_unnoticed_breaks_continuity() {
+    let mut fold = Fold::quorate();
+    // We were stuck, and come to the answer before we come to the clock.
+    let change = fold.change_at(6_000, answered(5_900, true));
+    assert!(change.current.quorum.is_quorate() && change.interrupted());
+    assert_eq!(change.current.epoch, change.previous.epoch + 1);
+    fold.nothing_at(7_000, answered(6_900, true));
+}
+
+#[test]
+fn a_notification_does_not_extend_the_lease() {
+    let mut fold = Fold::quorate();
+    fold.change_at(4_000, quorum(9, false, &[1, 2, 3]));
+    let change = fold.change_at(6_000, quorum(9, true, &[1, 2, 3]));
+    assert_eq!(change.current.connection, Connection::Stalled);
+    assert_eq!(change.current.quorum, Quorum::Unknown, "it may have been queued for long");
+    assert!(fold.change_at(7_000, answered(6_500, true)).is_gain());
+}
+
+#[test]
+fn votequorum_has_a_veto_until_the_next_decision() {
+    let mut fold = Fold::quorate();
+    fold.nothing_at(10, answered(0, false));
+    let change = fold.change_at(20, answered(10, false));
+    assert!(change.is_loss() && fold.now().quorum == Quorum::Inquorate);
+    assert!(fold.change_at(40, answered(30, true)).is_gain());
+    assert!(fold.change_at(60, answered(50, false)).is_loss());
+    assert!(fold.change_at(70, quorum(9, true, &[1, 2, 3])).is_gain());
+    fold.nothing_at(80, answered(65, false));
+}
+
+#[test]
+fn votequorum_alone_makes_no_quorum() {
+    let mut fold = Fold::quorate();
+    fold.change_at(10, quorum(9, false, &[1, 2, 3]));
+    fold.nothing_at(30, answered(20, true));
+    assert_eq!(fold.now().quorum, Quorum::Inquorate);
+}
+
+#[test]
+fn a_decision_about_another_membership_is_believed_for_a_moment() {
+    let mut fold = Fold::quorate();
+    let change = fold.change_at(100, nodelist(13, &[1, 2], &[], &[3]));
+    assert!(change.current.quorum.is_quorate() && !change.current.settled);
+    fold.nothing_at(1_099, Event::Tick);
+    let change = fold.change_at(1_100, Event::Tick);
+    assert!(change.is_loss() && change.current.quorum == Quorum::Unknown);
+    fold.nothing_at(4_000, answered(3_900, true));
+    fold.nothing_at(8_000, answered(7_900, true));
+    assert!(fold.change_at(8_100, quorum(13, true, &[1, 2])).is_gain());
+}
+
+#[test]
+fn a_connection_made_while_a_decision_is_awaited_has_no_grace() {
+    let mut fold = Fold::new();
+    fold.change(connected(true));
+    fold.change(nodelist(13, &[1, 2], &[], &[]));
+    fold.nothing_at(1, quorum(9, true, &[1, 2, 3]));
+    assert_eq!(fold.now().quorum, Quorum::Unknown);
+    assert!(fold.change(quorum(13, true, &[1, 2])).is_gain());
+}
+
+#[test]
+fn an_older_answer_does_not_take_the_veto_back() {
+    let mut fold = Fold::quorate();
+    assert!(fold.change_at(40, answered(30, false)).is_loss());
+    fold.nothing_at(50, answered(20, true));
+    assert!(fold.change_at(70, answered(60, true)).is_gain());
+}
+
+#[test]
+fn a_grace_that_ran_out_unnoticed_breaks_continuity() {
+    let mut fold = Fold::quorate();
+    fold.change_at(100, nodelist(13, &[1, 2], &[], &[3]));
+    // We were stuck, and come to the decision before we come to the clock.
+    let change = fold.change_at(1_100, quorum(13, true, &[1, 2]));
+    assert!(change.current.quorum.is_quorate() && change.interrupted());
+    fold.change_at(1_200, nodelist(17, &[1, 2, 3], &[3], &[]));
+    assert!(!fold.change_at(2_199, quorum(17, true, &[1, 2, 3])).interrupted());
+}
+
+#[test]
+fn what_ran_out_unnoticed_is_a_gain_when_it_comes_back() {
+    let stable_after = Duration::from_millis(500);
+    let mut fold = Fold::with(Rules { stable_after, ..RULES });
+    fold.change(connected(true));
+    fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+    fold.change(quorum(9, true, &[1, 2, 3]));
+    assert!(fold.change_at(501, Event::Tick).is_gain());
+    assert!(fold.change_at(6_000, answered(5_900, true)).is_loss());
+    assert_eq!(fold.now().quorum, Quorum::Unknown);
+    fold.nothing_at(6_499, Event::Tick);
+    assert!(fold.change_at(6_500, Event::Tick).is_gain());
+}
+
+#[test]
+fn a_gain_is_held_back_and_must_last_without_a_break() {
+    let mut fold = Fold::with(Rules { stable_after: Duration::from_millis(500), ..RULES });
+    fold.change(connected(true));
+    fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+    let change = fold.change_at(100, quorum(9, true, &[1, 2, 3]));
+    assert!(change.current.settled && change.current.quorum == Quorum::Unknown);
+    fold.change_at(400, quorum(9, false, &[1, 2, 3]));
+    fold.nothing_at(450, quorum(9, true, &[1, 2, 3]));
+    fold.nothing_at(949, Event::Tick);
+    assert!(fold.change_at(950, Event::Tick).is_gain());
+    assert!(fold.change_at(960, quorum(9, false, &[1, 2, 3])).is_loss(), "a loss is told at once");
+}
+
+#[test]
+fn what_ran_out_for_a_moment_is_of_another_epoch() {
+    let mut fold = Fold::quorate();
+    let change = fold.change(Event::Lapsed);
+    assert!(change.interrupted() && change.current.quorum.is_quorate());
+    assert_eq!(change.current.epoch, change.previous.epoch + 1);
+    fold.change(Event::Disconnected(LOST));
+    fold.nothing_at(2, Event::Lapsed);
+}
+
+#[test]
+fn a_gain_that_is_held_back_starts_over_when_we_were_cut_off() {
+    let mut fold = Fold::with(Rules { stable_after: Duration::from_millis(500), ..RULES });
+    fold.change(connected(true));
+    fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+    fold.change_at(100, quorum(9, true, &[1, 2, 3]));
+    fold.change_at(400, nodelist(13, &[1, 2, 3], &[2, 3], &[2, 3]));
+    fold.change_at(400, quorum(13, true, &[1, 2, 3]));
+    fold.nothing_at(899, Event::Tick);
+    assert!(fold.change_at(900, Event::Tick).is_gain());
+}
+
+#[test]
+fn the_deadline_is_when_time_alone_changes_something() {
+    let mut fold = Fold::new();
+    assert_eq!(fold.0.deadline(), None);
+    fold.change(connected(true));
+    assert_eq!(fold.0.deadline(), Some(at(5_000).moment));
+    fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+    fold.change(quorum(9, true, &[1, 2, 3]));
+    fold.change_at(100, nodelist(13, &[1, 2], &[], &[3]));
+    assert_eq!(fold.0.deadline(), Some(at(1_100).moment));
+    fold.change_at(1_100, Event::Tick);
+    assert_eq!(fold.0.deadline(), Some(at(5_000).moment));
+    fold.change_at(5_000, Event::Tick);
+    assert_eq!(fold.0.deadline(), None);
+}
+
+#[test]
+fn a_decision_that_is_held_back_is_overdue_on_time_too() {
+    let stable_after = Duration::from_secs(2);
+    let mut fold = Fold::with(Rules { stable_after, ..RULES });
+    fold.change(connected(true));
+    fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+    fold.change(quorum(9, false, &[1, 2, 3]));
+    fold.change_at(100, nodelist(13, &[1, 2], &[], &[3]));
+    fold.nothing_at(200, quorum(9, true, &[1, 2, 3]));
+    assert_eq!(fold.0.deadline(), Some(at(1_100).moment));
+    assert_eq!(fold.change_at(1_100, Event::Tick).current.quorum, Quorum::Unknown);
+    assert_eq!(fold.0.deadline(), Some(at(5_000).moment));
+}
+
+#[test]
+fn votes_say_who_can_be_spared() {
+    let mut fold = Fold::quorate();
+    assert_eq!(fold.now().quorate_without(&[]), None);
+    let members = vec![(NodeId(1), 3), (NodeId(2), 1), (NodeId(3), 1)];
+    let votes = Votes { total: 5, quorum: 3, members, ..Votes::default() };
+    let (asked_at, local) = (at(10).moment, Some(NodeId(2)));
+    let answer = Answer { asked_at, quorate: true, votes: Some(votes), local };
+    let change = fold.change_at(20, Event::Answered(answer));
+    assert_eq!((change.cause, fold.now().local), (Cause::Votes, Some(NodeId(2))));
+    assert_eq!(fold.now().quorate_without(&[NodeId(2), NodeId(3)]), Some(true));
+    assert_eq!(fold.now().quorate_without(&[NodeId(1)]), Some(false));
+    assert_eq!(fold.now().quorate_without(&[NodeId(9)]), Some(true));
+
+    // More than votequorum can count.
+    let members = vec![(NodeId(1), u32::MAX), (NodeId(2), 2), (NodeId(3), 1)];
+    let votes = Votes { total: 5, quorum: 3, members, ..Votes::default() };
+    let answer = Answer { asked_at, quorate: true, votes: Some(votes), local };
+    fold.change_at(30, Event::Answered(answer));
+    assert_eq!(fold.now().quorate_without(&[NodeId(1), NodeId(2)]), Some(false));
+}
+
+#[test]
+fn votes_beyond_all_measure_can_be_asked_about() {
+    let mut fold = Fold::quorate();
+    let members = [1, 2, 3].map(|node| (NodeId(node), u32::MAX)).to_vec();
+    let votes = Votes { total: u32::MAX, quorum: u32::MAX, members, ..Votes::default() };
+    let asked_at = at(10).moment;
+    let answer = Answer { asked_at, quorate: true, votes: Some(votes), local: None };
+    fold.change_at(20, Event::Answered(answer));
+    assert_eq!(fold.now().quorate_without(&ids(&[1, 2])), Some(false));
+    assert_eq!(fold.now().quorate_without(&[]), Some(true));
+}
+
+#[test]
+fn one_of_two_nodes_is_inquorate_if_two_node_is_not_trusted() {
+    let mut fold = Fold::with(Rules { trust_two_node: false, ..RULES });
+    fold.change(connected(true));
+    fold.change(nodelist(9, &[1, 2], &[], &[]));
+    fold.change(quorum(9, true, &[1, 2]));
+    assert_eq!(fold.now().quorum, Quorum::Unknown, "the votes are not known");
+    let votes = Votes {
+        quorum: 1,
+        total: 2,
+        expected: 2,
+        highest_expected: 2,
+        members: vec![(NodeId(1), 1), (NodeId(2), 1)],
+        flags: crate::libquorum::VoteFlags::TWO_NODE,
+        ..Votes::default()
+    };
+    let asked_at = at(2).moment;
+    let answer = Answer { asked_at, quorate: true, votes: Some(votes), local: None };
+    assert!(fold.change(Event::Answered(answer)).is_gain());
+    assert!(fold.now().has_majority());
+    assert!(fold.change(nodelist(13, &[1], &[], &[2])).is_loss());
+    fold.change(quorum(13, true, &[1]));
+    assert_eq!((fold.now().quorum, fold.now().has_majority()), (Quorum::Inquorate, false));
+}
+
+/// A read of the counters, after `tokens` tokens.
+fn read(ms: u64, rings: u64, tokens: u64) -> Event {
+    Event::Ring(RingUpdate::Read(RingReading {
+        connection: 0,
+        asked_at: at(ms).moment,
+        answered_at: at(ms).moment,
+        counters: RingCounters { gather_entered: rings, operational_entered: rings, token_lost: 0 },
+        tokens,
+        token: Duration::from_millis(1_000),
+        consensus: Duration::from_millis(1_200),
+        configured_votes: Some(3),
+    }))
+}
+
+/// Three nodes, quorate, exclusive, with a fencing token.
+fn exclusive() -> Fold {
+    let mut fold = Fold::new();
+    fold.change(Event::Connected { has_provider: true, asked_at: at(0).moment, watched: true });
+    fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+    fold.change(quorum(9, true, &[1, 2, 3]));
+    fold.count(&[1, 2, 3]);
+    for n in 1..=20 {
+        let ms = n * 100;
+        fold.0.apply(read(ms, 1, n), at(ms));
+    }
+    assert!(fold.0.exclusive_until().is_some() && fold.now().fencing_token().is_some());
+    fold
+}
+
+#[test]
+fn a_membership_that_is_not_decided_is_neither_exclusive_nor_has_it_a_fencing_token() {
+    let mut fold = exclusive();
+    fold.change_at(2_010, nodelist(13, &[1, 2], &[], &[3]));
+    assert!(fold.now().quorum.is_quorate() && !fold.now().settled);
+    assert_eq!((fold.0.exclusive_until(), fold.now().fencing_token()), (None, None));
+    // Also once votequorum has counted its votes, and before the decision.
+    let votes = Votes {
+        members: ids(&[1, 2]).into_iter().map(|node| (node, 1)).collect(),
+        total: 2,
+        expected: 3,
+        highest_expected: 3,
+        quorum: 2,
+        ..Votes::default()
+    };
+    let asked_at = at(2_020).moment;
+    let answer = Answer { asked_at, quorate: true, votes: Some(votes), local: None };
+    fold.change_at(2_030, Event::Answered(answer));
+    assert!(fold.now().has_majority());
+    assert_eq!((fold.0.exclusive_until(), fold.now().fencing_token()), (None, None));
+}
+
+#[test]
+fn conflated_changes_name_who_restarted_between() {
+    let mut fold = Fold::quorate();
+    let seen = Arc::clone(fold.0.current());
+    let mut departures = Departures::default();
+    let mut latest = None;
+    for event in [
+        nodelist(13, &[1, 2], &[], &[3]),
+        nodelist(17, &[1, 2, 3], &[3], &[]),
+        nodelist(21, &[1, 2, 3, 4], &[4], &[]),
+        nodelist(25, &[1, 3, 4], &[], &[2]),
+    ] {
+        let change = fold.change(event);
+        departures.note(&change);
+        latest = Some(change);
+    }
+    let change = departures.conflate(&seen, &latest.unwrap());
+    assert_eq!((&*change.joined, &*change.left), (&*ids(&[3, 4]), &*ids(&[2, 3])));
+    assert_eq!(change.missed, 3);
+}
