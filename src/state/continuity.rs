@@ -68,16 +68,26 @@ fn others_may_be_quorate(companions: &[NodeId], before: &Votes, after: &Votes) -
         .sum();
     let all = u64::from(before.all().max(after.all()));
     let others = all.saturating_sub(ours);
-    let flags = before.flags | after.flags;
-    let threshold =
-        if flags.contains(VoteFlags::TWO_NODE) || flags.contains(VoteFlags::QDEVICE_MASTER_WINS) {
-            1
-        } else if flags.contains(VoteFlags::AUTO_TIE_BREAKER) {
-            u64::from(before.quorum.min(after.quorum)).min(all.div_ceil(2))
-        } else {
-            u64::from(before.quorum.min(after.quorum))
-        };
-    others >= threshold.max(1)
+    let quorum = u64::from(before.quorum.min(after.quorum));
+    others >= lowest_threshold(before.flags | after.flags, quorum, all).max(1)
+}
+
+/// The fewest votes that make another partition quorate, where `quorum` votes make this one quorate.
+fn lowest_threshold(flags: VoteFlags, quorum: u64, all: u64) -> u64 {
+    let has_tie_breaker = flags.contains(VoteFlags::AUTO_TIE_BREAKER);
+    let one_is_enough =
+        VoteFlags::TWO_NODE | VoteFlags::QDEVICE_MASTER_WINS | VoteFlags::ALLOW_DOWNSCALE;
+    if flags.intersects(one_is_enough) {
+        1
+    } else if flags.contains(VoteFlags::LAST_MAN_STANDING) {
+        // The other partition may expect fewer votes than this one: without a tie breaker it ends with
+        // two nodes (`votequorum(5)`).
+        quorum.min(if has_tie_breaker { 1 } else { 2 })
+    } else if has_tie_breaker {
+        quorum.min(all.div_ceil(2))
+    } else {
+        quorum
+    }
 }
 
 #[cfg(test)]
@@ -135,6 +145,20 @@ mod tests {
         four.flags = VoteFlags::AUTO_TIE_BREAKER;
         assert!(is_broken(&[1, 2, 3, 4], &[1, 2, 3, 4], &[3, 4], Some(&four)));
         assert!(!is_broken(&[1, 2, 3, 4], &[1, 2, 3, 4], &[4], Some(&four)));
+    }
+
+    #[test]
+    fn with_last_man_standing_two_others_are_enough() {
+        let mut five = votes(3, &[(1, 1), (2, 1), (3, 1), (4, 1), (5, 1)], 5);
+        let all = [1, 2, 3, 4, 5];
+        assert!(!is_broken(&all, &all, &[4, 5], Some(&five)));
+        five.flags = VoteFlags::LAST_MAN_STANDING;
+        assert!(is_broken(&all, &all, &[4, 5], Some(&five)));
+        assert!(!is_broken(&all, &all, &[5], Some(&five)));
+        five.flags |= VoteFlags::AUTO_TIE_BREAKER;
+        assert!(is_broken(&all, &all, &[5], Some(&five)));
+        five.flags = VoteFlags::ALLOW_DOWNSCALE;
+        assert!(is_broken(&all, &all, &[5], Some(&five)));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    libquorum::{NodeId, Notification, RingId, Votes},
+    libquorum::{NodeId, Notification, RingId, VoteFlags, Votes},
     link::{
         clock::Moment,
         ring_watch::{RingReading, RingUpdate, SECOND_READ},
@@ -130,11 +130,15 @@ fn others_suffice(companions: &Set, one: &Votes, other: &Votes) -> bool {
     }
     let any = |flag| (one.flags | other.flags).contains(flag);
     let mut enough = u64::from(one.quorum.min(other.quorum));
-    if any(crate::libquorum::VoteFlags::AUTO_TIE_BREAKER) {
+    if any(VoteFlags::AUTO_TIE_BREAKER) {
         enough = enough.min(all / 2 + all % 2);
     }
-    if any(crate::libquorum::VoteFlags::TWO_NODE)
-        || any(crate::libquorum::VoteFlags::QDEVICE_MASTER_WINS)
+    if any(VoteFlags::LAST_MAN_STANDING) {
+        enough = enough.min(if any(VoteFlags::AUTO_TIE_BREAKER) { 1 } else { 2 });
+    }
+    if any(VoteFlags::TWO_NODE)
+        || any(VoteFlags::QDEVICE_MASTER_WINS)
+        || any(VoteFlags::ALLOW_DOWNSCALE)
     {
         enough = 1;
     }
