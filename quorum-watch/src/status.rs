@@ -136,7 +136,8 @@ fn of_votes(votes: &Votes) -> Vec<(&'static str, String)> {
         };
         lines.push(("qdevice", format!("{qdevice} votes, {state}")));
     }
-    lines.push(("flags", flags.names().collect::<Vec<_>>().join(" ")));
+    let names: Vec<_> = flags.names().collect();
+    lines.push(("flags", if names.is_empty() { "none".into() } else { names.join(" ") }));
     lines
 }
 

@@ -53,6 +53,10 @@ fn a_script_can_ask() {
     eventually("it is told", || {
         (run(&node.netns, "status").status.code() == Some(2)).then_some(())
     });
+    let text = said(&run(&node.netns, "status"));
+    for line in ["votes     1 of 3 expected (highest 3), quorum 2, 0 to spare", "flags     none"] {
+        assert!(text.lines().any(|said| said == line), "{line} in {text}");
+    }
     let output = run(&node.netns, "--json");
     let now: Value = serde_json::from_str(&said(&output)).unwrap();
     assert_eq!((&now["quorum"], &now["votes"]["quorum"]), (&"inquorate".into(), &2.into()));
