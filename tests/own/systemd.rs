@@ -58,13 +58,13 @@ fn plain() {
 }
 
 fn while_quorate() {
-    serve(Systemd::new().while_quorate(), Cluster::new(3));
+    serve(Systemd::new().while_quorate(true), Cluster::new(3));
 }
 
 fn without_quorum() {
     let cluster = Cluster::new(3);
     cluster.partition(&[&[1], &[2, 3]]).unwrap();
-    serve(Systemd::new().while_quorate(), cluster);
+    serve(Systemd::new().while_quorate(true), cluster);
 }
 
 const CASES: &[Case] =

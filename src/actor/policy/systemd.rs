@@ -70,13 +70,14 @@ impl Systemd {
         Self::default()
     }
 
-    /// Sends `WATCHDOG=1` only while this node has quorum, so that systemd ends the service
+    /// Whether to send `WATCHDOG=1` only while this node has quorum, so that systemd ends the service
     /// `WatchdogSec=` after a loss at the latest: also if every thread of it is stuck, or stopped.
+    /// Default false.
     ///
     /// A loss that is over before the watchdog is due goes unnoticed. A service that has not had quorum
     /// yet, and one whose actor was stopped by [`QuorumHandle::stop`], is left alone.
-    pub fn while_quorate(self) -> Self {
-        Self { while_quorate: true }
+    pub fn while_quorate(self, while_quorate: bool) -> Self {
+        Self { while_quorate }
     }
 
     /// Reports about this actor's quorum, from the arbiter or tokio runtime that this is called on and
