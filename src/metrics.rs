@@ -36,7 +36,7 @@
 //! A gauge says what was last recorded. If this process hangs, `quorum_quorate` stays what it was:
 //! an alert, and a dashboard, should hold a node for quorate only while
 //! `time() - quorum_last_contact_timestamp_seconds` is below `quorum_lease_seconds` and the interval of
-//! scraping. The file `alerts/quorum.rules.yml` in the repository has Prometheus rules that do, with
+//! scraping. The file `alerts/quorum.policy.yml` in the repository has Prometheus rules that do, with
 //! 30 s for the latter.
 //!
 //! # Dashboards made for `ha_cluster_exporter`

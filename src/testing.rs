@@ -51,7 +51,7 @@ use actix::dev::Mailbox;
 use crate::{
     actor::{QuorumHandle, shared::Shared},
     link::clock::Clock,
-    state::{Cause, Connection, Event, Rules, Snapshot},
+    state::{BeliefPolicy, Cause, Connection, Event, Snapshot},
 };
 
 /// Sets what its handles tell. A clone sets the same.
@@ -71,8 +71,8 @@ pub struct ScriptedQuorum {
 impl ScriptedQuorum {
     /// Begins with this state.
     pub fn new(first: Snapshot) -> Self {
-        let rules = Rules::default();
-        let shared = Arc::new(Shared::new(rules, Clock::System));
+        let policy = BeliefPolicy::default();
+        let shared = Arc::new(Shared::new(policy, Clock::System));
         #[cfg(feature = "web")]
         shared.heartbeat.beat_for_ever();
         let script = Self { quorum: QuorumHandle { shared, addr: Mailbox::default().address() } };

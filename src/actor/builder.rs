@@ -9,12 +9,12 @@ use actix::{Arbiter, ArbiterHandle, Supervisor, System, dev::Mailbox};
 use tokio::runtime::Builder;
 
 use crate::{
-    actor::{QuorumActor, QuorumHandle, quorum_actor::Own, shared::Shared},
+    actor::{QuorumActor, QuorumHandle, quorum_actor::OwnedRuntime, shared::Shared},
     error::Error,
     libquorum::Model,
     link::{Backoff, Corosync, Source, backoff::Delays, connection::sealed, trust::TrustPolicy},
     registry::Subscriber,
-    state::{Event, Rules},
+    state::{BeliefPolicy, Event},
 };
 
 /// Settings of a [`QuorumActor`], each with a default that suits a cluster node.
@@ -38,7 +38,7 @@ pub struct QuorumBuilder {
     source: Arc<dyn sealed::Source>,
     backoff: Backoff,
     trust: TrustPolicy,
-    rules: Rules,
+    policy: BeliefPolicy,
     probe_interval: Option<Duration>,
     subscribers: Vec<Subscriber>,
     #[cfg(feature = "metrics")]
@@ -52,7 +52,7 @@ impl QuorumActor {
             source: Arc::new(Corosync::new()),
             backoff: Backoff::default(),
             trust: TrustPolicy { require_provider: true, server_uid: Some(0), model: None },
-            rules: Rules::default(),
+            policy: BeliefPolicy::default(),
             probe_interval: None,
             subscribers: Vec::new(),
             #[cfg(feature = "metrics")]
@@ -79,7 +79,7 @@ impl QuorumBuilder {
     /// Once a deadline has passed only newer evidence counts: a Corosync that hung and goes on is not
     /// believed on what it knew before.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.rules.lease = lease;
+        self.policy.lease = lease;
         self
     }
 
@@ -96,7 +96,7 @@ impl QuorumBuilder {
     /// Corosync before 3.1 does not tell the membership by itself (model V0), so there the old decision
     /// stands until the new one.
     pub fn settle_grace(mut self, settle_grace: Duration) -> Self {
-        self.rules.settle_grace = settle_grace;
+        self.policy.settle_grace = settle_grace;
         self
     }
 
@@ -104,7 +104,7 @@ impl QuorumBuilder {
     /// loss is always told at once. Until a gain is told, what was before it is: `Inquorate` or
     /// `Unknown`.
     pub fn stable_after(mut self, stable_after: Duration) -> Self {
-        self.rules.stable_after = stable_after;
+        self.policy.stable_after = stable_after;
         self
     }
 
@@ -112,7 +112,7 @@ impl QuorumBuilder {
     /// section `quorum` of `corosync.conf`. Default true. When the two are cut off from each other,
     /// each is quorate: with `false` each is `Inquorate` then (`votequorum(5)`).
     pub fn trust_two_node(mut self, trust_two_node: bool) -> Self {
-        self.rules.trust_two_node = trust_two_node;
+        self.policy.trust_two_node = trust_two_node;
         self
     }
 
@@ -208,7 +208,9 @@ impl QuorumBuilder {
     /// Outside of an actix [`System`](actix::System), as all arbiters do.
     pub fn start(self) -> QuorumHandle {
         match Arbiter::try_new() {
-            Ok(arbiter) => self.start_on(&arbiter.handle(), Some(Own::Arbiter(arbiter.handle()))),
+            Ok(arbiter) => {
+                self.start_on(&arbiter.handle(), Some(OwnedRuntime::Arbiter(arbiter.handle())))
+            }
             Err(error) => self.start_nowhere(error),
         }
     }
@@ -238,7 +240,7 @@ impl QuorumBuilder {
     /// ```
     pub fn start_detached(self) -> QuorumHandle {
         match own_system() {
-            Ok((arbiter, system)) => self.start_on(&arbiter, Some(Own::System(system))),
+            Ok((arbiter, system)) => self.start_on(&arbiter, Some(OwnedRuntime::System(system))),
             Err(error) => self.start_nowhere(error),
         }
     }
@@ -252,7 +254,7 @@ impl QuorumBuilder {
         self.start_on(arbiter, None)
     }
 
-    fn start_on(self, arbiter: &ArbiterHandle, own: Option<Own>) -> QuorumHandle {
+    fn start_on(self, arbiter: &ArbiterHandle, own: Option<OwnedRuntime>) -> QuorumHandle {
         let (shared, actor) = self.make(own);
         // Made here and not there: if the arbiter is dead the actor is dropped, and says so.
         let addr = Supervisor::start_in_arbiter(arbiter, move |_| actor);
@@ -271,17 +273,17 @@ impl QuorumBuilder {
         QuorumHandle { shared, addr: Mailbox::default().address() }
     }
 
-    fn make(self, own: Option<Own>) -> (Arc<Shared>, QuorumActor) {
-        let shared = Arc::new(Shared::new(self.rules, self.source.clock()));
+    fn make(self, own: Option<OwnedRuntime>) -> (Arc<Shared>, QuorumActor) {
+        let shared = Arc::new(Shared::new(self.policy, self.source.clock()));
         #[cfg(feature = "metrics")]
         {
-            shared.metrics.begin(self.rules.lease, self.ha_cluster_metrics);
+            shared.metrics.begin(self.policy.lease, self.ha_cluster_metrics);
             crate::foreign::contain(crate::metrics::Metrics::describe);
             shared.record();
         }
-        let lease = self.rules.lease;
+        let lease = self.policy.lease;
         let probe_interval = self.probe_interval.unwrap_or(lease / 4);
-        for contradiction in contradictions(&self.rules, probe_interval) {
+        for contradiction in contradictions(&self.policy, probe_interval) {
             crate::foreign::log!(log::Level::Warn, "{contradiction}");
         }
         for subscriber in self.subscribers {
@@ -300,8 +302,8 @@ impl QuorumBuilder {
 }
 
 /// What cannot be meant, in numbers and with what to change.
-fn contradictions(rules: &Rules, probe_interval: Duration) -> Vec<String> {
-    let Rules { lease, settle_grace, stable_after, .. } = *rules;
+fn contradictions(policy: &BeliefPolicy, probe_interval: Duration) -> Vec<String> {
+    let BeliefPolicy { lease, settle_grace, stable_after, .. } = *policy;
     let mut found = Vec::new();
     if probe_interval >= lease {
         found.push(format!(
@@ -360,24 +362,24 @@ mod tests {
 
     #[test]
     fn settings_that_contradict_each_other_are_told_with_their_numbers() {
-        let (rules, ms) = (Rules::default(), Duration::from_millis);
-        assert!(contradictions(&rules, rules.lease / 4).is_empty());
-        for (rules, interval, numbers) in [
-            (rules, ms(5000), ["every 5s", "for 5s"]),
-            (Rules { lease: ms(700), ..rules }, ms(800), ["every 800ms", "for 700ms"]),
-            (rules, Duration::ZERO, ["every 1ms", "every 0ns"]),
-            (Rules { settle_grace: ms(0), ..rules }, ms(1000), ["settle_grace", "0ns"]),
+        let (policy, ms) = (BeliefPolicy::default(), Duration::from_millis);
+        assert!(contradictions(&policy, policy.lease / 4).is_empty());
+        for (policy, interval, numbers) in [
+            (policy, ms(5000), ["every 5s", "for 5s"]),
+            (BeliefPolicy { lease: ms(700), ..policy }, ms(800), ["every 800ms", "for 700ms"]),
+            (policy, Duration::ZERO, ["every 1ms", "every 0ns"]),
+            (BeliefPolicy { settle_grace: ms(0), ..policy }, ms(1000), ["settle_grace", "0ns"]),
             (
-                Rules { stable_after: ms(3_600_001), ..rules },
+                BeliefPolicy { stable_after: ms(3_600_001), ..policy },
                 ms(1000),
                 ["3600.001s", "stable_after"],
             ),
         ] {
-            let found = contradictions(&rules, interval);
+            let found = contradictions(&policy, interval);
             assert_eq!(found.len(), 1, "{found:?}");
             assert!(numbers.iter().all(|number| found[0].contains(number)), "{found:?}");
         }
-        let nothing = Rules { lease: Duration::ZERO, ..rules };
+        let nothing = BeliefPolicy { lease: Duration::ZERO, ..policy };
         assert!(contradictions(&nothing, Duration::ZERO)[0].contains("lease"));
     }
 }

@@ -97,7 +97,7 @@ impl QuorumGuard {
     /// }
     /// ```
     pub fn is_valid(&self) -> bool {
-        self.shared.lease.runs_in(self.epoch)
+        self.shared.lease.is_active_in(self.epoch)
     }
 
     /// Whether this node has quorum without a break since this guard was taken, and no other
@@ -154,7 +154,7 @@ impl QuorumGuard {
     pub async fn lost(&self) {
         let mut latest = self.shared.watch();
         while self.is_valid() {
-            let expired = pin!(tokio::time::sleep(self.shared.lease.left()));
+            let expired = pin!(tokio::time::sleep(self.shared.lease.remaining()));
             let changed = pin!(latest.changed());
             if let Either::Left((Err(_), expired)) = select(changed, expired).await {
                 // The sender is in `self.shared`, so this cannot be; the lease ends it then.

@@ -404,7 +404,7 @@ impl QuorumHandle {
                 }
                 loop {
                     latest.mark_unchanged();
-                    if let Some(change) = history.after(Some(&seen)) {
+                    if let Some(change) = history.next_after(Some(&seen)) {
                         let seen = Arc::clone(&change.current);
                         return Some((change, (history, latest, seen)));
                     }

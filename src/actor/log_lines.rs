@@ -52,7 +52,7 @@ impl LogLines {
             Some(since) if !is_reforming => {
                 self.reforming_since = None;
                 // A connection that ended says nothing of the ring.
-                current.connection.tells().then(|| RingRemark::Reformed(now.since(since)))
+                current.connection.is_established().then(|| RingRemark::Reformed(now.since(since)))
             }
             _ => None,
         };
@@ -95,7 +95,7 @@ pub(crate) fn log(change: &QuorumChanged, remarks: Remarks) {
 fn level(change: &QuorumChanged) -> Level {
     match change.cause {
         Cause::ConnectFailed | Cause::Disconnected | Cause::Stalled => Level::Warn,
-        _ if change.is_loss() || change.left_quorate() => Level::Warn,
+        _ if change.is_loss() || change.is_silent_interruption() => Level::Warn,
         // Why there is no quorum is known only after it was lost.
         Cause::Votes if change.current.shortage().is_some() => Level::Info,
         Cause::Votes | Cause::Ring if !change.is_gain() => Level::Debug,
@@ -115,7 +115,7 @@ mod tests {
             probe::Answer,
             ring_watch::{RingCounters, RingReading, RingUpdate},
         },
-        state::{Event, Now, Rules, Tracker},
+        state::{BeliefPolicy, Event, Now, Tracker},
     };
 
     /// A daemon of one node, its actor, and what was remarked.
@@ -133,13 +133,13 @@ mod tests {
 
     impl Logged {
         fn connected() -> Self {
-            let rules = Rules {
+            let policy = BeliefPolicy {
                 lease: Duration::from_secs(3600),
                 settle_grace: GRACE,
                 stable_after: Duration::ZERO,
                 trust_two_node: true,
             };
-            let tracker = Tracker::new(rules, SystemTime::UNIX_EPOCH);
+            let tracker = Tracker::new(policy, SystemTime::UNIX_EPOCH);
             let (lines, counters) = (LogLines::default(), RingCounters::default());
             let mut logged = Self { tracker, lines, remarks: Vec::new(), counters, millis: 0 };
             let asked_at = logged.now();

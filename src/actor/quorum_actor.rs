@@ -12,10 +12,10 @@ use crate::{
     foreign,
     link::{
         backoff::Delays,
+        blocking_worker::BlockingWorker,
         clock::Moment,
-        connection::sealed::{Source, Tracked},
-        connector::Connector,
-        notifications::{LONGEST_TICK, Notifications, Told},
+        connection::sealed::{QuorumConnection, Source},
+        notifications::{LONGEST_TICK, LinkEvent, Notifications},
         probe::Probe,
         ring_watch::RingWatch,
         trust::TrustPolicy,
@@ -38,7 +38,7 @@ pub struct QuorumActor {
     probe: Option<Arc<dyn Probe>>,
     ring: Option<Arc<dyn RingWatch>>,
     probe_interval: Duration,
-    connector: Connector,
+    blocking_worker: BlockingWorker,
     delays: Delays,
     /// Attempts since the last connection.
     attempt: u64,
@@ -53,13 +53,13 @@ pub struct QuorumActor {
     /// What keeps this actor alive when nobody else does.
     own_addr: Option<Addr<Self>>,
     /// What was made for this actor, and ends with it.
-    own: Option<Own>,
+    own: Option<OwnedRuntime>,
     stopped: bool,
 }
 
 /// What runs one actor and nothing else.
 #[derive(Debug)]
-pub(crate) enum Own {
+pub(crate) enum OwnedRuntime {
     Arbiter(ArbiterHandle),
     System(System),
 }
@@ -71,7 +71,7 @@ impl QuorumActor {
         trust: TrustPolicy,
         probe_interval: Duration,
         delays: Delays,
-        own: Option<Own>,
+        own: Option<OwnedRuntime>,
     ) -> Self {
         Self {
             shared,
@@ -81,7 +81,7 @@ impl QuorumActor {
             ring: None,
             probe_interval,
             timer: None,
-            connector: Connector::default(),
+            blocking_worker: BlockingWorker::default(),
             delays,
             attempt: 0,
             connected_at: None,
@@ -97,7 +97,7 @@ impl QuorumActor {
     fn connect(&mut self, ctx: &mut Context<Self>) {
         let Some(source) = self.source.clone() else { return };
         self.attempt += 1;
-        let connecting = source.connect(self.trust, &self.connector);
+        let connecting = source.connect(self.trust, &self.blocking_worker);
         let patience = ctx.run_later(PATIENCE, |actor, ctx| {
             let (attempt, error) = (actor.attempt, Error::Unresponsive);
             actor.publish(Event::Failed { attempt, error }, ctx);
@@ -114,11 +114,11 @@ impl QuorumActor {
 
     fn watch(
         &mut self,
-        connection: Box<dyn Tracked>,
+        connection: Box<dyn QuorumConnection>,
         ctx: &mut Context<Self>,
     ) -> Result<(), Error> {
         let Some(source) = self.source.clone() else {
-            connection.close(&self.connector);
+            connection.close(&self.blocking_worker);
             return Ok(());
         };
         let (has_provider, asked_at) = (connection.has_provider(), connection.asked_at());
@@ -127,7 +127,7 @@ impl QuorumActor {
             match self.probe.clone().map_or_else(|| Arc::clone(&source).probe(self.trust), Ok) {
                 Ok(probe) => probe,
                 Err(error) => {
-                    connection.close(&self.connector);
+                    connection.close(&self.blocking_worker);
                     return Err(error);
                 }
             };
@@ -136,9 +136,15 @@ impl QuorumActor {
             self.ring = source.ring_watch(self.trust);
         }
         let (ring, watched) = (self.ring.clone(), self.ring.is_some());
-        let (connector, clock) = (self.connector.clone(), self.shared.lease.clock());
-        let notifications =
-            Notifications::new(connection, connector, probe, ring, self.probe_interval, clock)?;
+        let (blocking_worker, clock) = (self.blocking_worker.clone(), self.shared.lease.clock());
+        let notifications = Notifications::new(
+            connection,
+            blocking_worker,
+            probe,
+            ring,
+            self.probe_interval,
+            clock,
+        )?;
         self.connected_at = Some(Instant::now());
         self.publish(Event::Connected { has_provider, asked_at, watched }, ctx);
         self.connection = Some(ctx.add_stream(notifications));
@@ -223,8 +229,8 @@ impl QuorumActor {
 
     fn stop_own(&self) {
         match &self.own {
-            Some(Own::Arbiter(arbiter)) => drop(arbiter.stop()),
-            Some(Own::System(system)) => system.stop(),
+            Some(OwnedRuntime::Arbiter(arbiter)) => drop(arbiter.stop()),
+            Some(OwnedRuntime::System(system)) => system.stop(),
             None => {}
         }
     }
@@ -251,10 +257,10 @@ impl Supervised for QuorumActor {
     }
 }
 
-impl StreamHandler<Result<Told, Error>> for QuorumActor {
-    fn handle(&mut self, item: Result<Told, Error>, ctx: &mut Context<Self>) {
+impl StreamHandler<Result<LinkEvent, Error>> for QuorumActor {
+    fn handle(&mut self, item: Result<LinkEvent, Error>, ctx: &mut Context<Self>) {
         match item {
-            Ok(Told::Notified { notification, drained_at }) => {
+            Ok(LinkEvent::Notified { notification, drained_at }) => {
                 #[cfg(any(feature = "metrics", feature = "web"))]
                 let ring_id = self.shared.snapshot().ring_id;
                 self.publish(Event::Notified { notification, drained_at }, ctx);
@@ -263,7 +269,7 @@ impl StreamHandler<Result<Told, Error>> for QuorumActor {
                     self.read_names();
                 }
             }
-            Ok(Told::Answered(answer)) => {
+            Ok(LinkEvent::Answered(answer)) => {
                 #[cfg(feature = "metrics")]
                 let took = self.shared.lease.clock().now().since(answer.asked_at);
                 self.publish(Event::Answered(answer), ctx);
@@ -279,8 +285,8 @@ impl StreamHandler<Result<Told, Error>> for QuorumActor {
                     self.sweep();
                 }
             }
-            Ok(Told::Ring(update)) => self.publish(Event::Ring(update), ctx),
-            Ok(Told::Tick) => {
+            Ok(LinkEvent::Ring(update)) => self.publish(Event::Ring(update), ctx),
+            Ok(LinkEvent::Tick) => {
                 self.publish(Event::Tick, ctx);
                 // With ticks of a second, not with every other.
                 if self.swept_at.elapsed() >= SWEEP / 2 {
@@ -354,12 +360,12 @@ impl Handler<Stop> for QuorumActor {
         }
         // The first poll comes after what was cancelled is dropped, and with that the connection
         // given to the connector.
-        let connector = self.connector.clone();
+        let blocking_worker = self.blocking_worker.clone();
         let (probe, ring) = (self.probe.take(), self.ring.take());
         // What waits for Corosync ends now, also if that takes longer than is waited for here.
         let (probe, ring) = (probe.map(|probe| probe.close()), ring.map(|ring| ring.close()));
         let closing = async move {
-            connector.idle().await;
+            blocking_worker.idle().await;
             for closed in [probe, ring].into_iter().flatten() {
                 closed.await;
             }

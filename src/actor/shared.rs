@@ -16,7 +16,7 @@ use crate::{
     foreign,
     link::clock::{Clock, Moment},
     registry::{History, Registry},
-    state::{Event, Now, Quorum, QuorumChanged, Rules, Snapshot, Tracker, lease::Lease},
+    state::{BeliefPolicy, Event, Now, Quorum, QuorumChanged, Snapshot, Tracker, lease::Lease},
 };
 
 /// What the actor publishes and everybody else reads. It outlives the actor.
@@ -80,8 +80,8 @@ impl Heartbeat {
 }
 
 impl Shared {
-    pub(crate) fn new(rules: Rules, clock: Clock) -> Self {
-        let tracker = Tracker::new(rules, SystemTime::now());
+    pub(crate) fn new(policy: BeliefPolicy, clock: Clock) -> Self {
+        let tracker = Tracker::new(policy, SystemTime::now());
         let history = Arc::new(History::new(Arc::clone(tracker.current())));
         Self {
             lease: Lease::new(clock),
@@ -194,7 +194,7 @@ impl Shared {
     }
 
     pub(crate) fn is_quorate(&self) -> bool {
-        self.lease.runs()
+        self.lease.is_active()
     }
 
     pub(crate) fn is_exclusive(&self) -> bool {
@@ -220,16 +220,16 @@ impl Shared {
     }
 
     /// To wait for the next change.
-    pub(crate) fn watch(&self) -> News {
-        News(self.latest.subscribe())
+    pub(crate) fn watch(&self) -> ChangeSignal {
+        ChangeSignal(self.latest.subscribe())
     }
 }
 
 /// Tells that there was a change.
 #[derive(Clone, Debug)]
-pub(crate) struct News(watch::Receiver<u64>);
+pub(crate) struct ChangeSignal(watch::Receiver<u64>);
 
-impl News {
+impl ChangeSignal {
     /// Only what comes after this is new.
     pub(crate) fn mark_unchanged(&mut self) {
         self.0.mark_unchanged();
@@ -259,8 +259,8 @@ mod tests {
         Event::Notified { notification, drained_at: Clock::System.now() }
     }
 
-    fn quorate(rules: Rules) -> Shared {
-        let shared = Shared::new(rules, Clock::System);
+    fn quorate(policy: BeliefPolicy) -> Shared {
+        let shared = Shared::new(policy, Clock::System);
         shared.publish(Event::Connected {
             has_provider: true,
             asked_at: Clock::System.now(),
@@ -281,18 +281,18 @@ mod tests {
         impl Wake for Waiter {
             fn wake(self: Arc<Self>) {
                 assert!(!self.0.is_quorate() && self.0.lease.running_epoch().is_none());
-                assert!(self.0.history.after(Some(&self.0.snapshot())).is_none());
+                assert!(self.0.history.next_after(Some(&self.0.snapshot())).is_none());
                 self.1.store(true, Ordering::Release);
             }
         }
         let hour = Duration::from_secs(3600);
-        let rules = Rules {
+        let policy = BeliefPolicy {
             lease: hour,
             settle_grace: hour,
             stable_after: Duration::ZERO,
             trust_two_node: true,
         };
-        let shared = Arc::new(quorate(rules));
+        let shared = Arc::new(quorate(policy));
         let waiter = Arc::new(Waiter(Arc::clone(&shared), AtomicBool::new(false)));
         let waker = Arc::clone(&waiter).into();
         let mut latest = shared.watch();
@@ -307,7 +307,7 @@ mod tests {
 
     /// Believes everything.
     fn shared() -> Arc<Shared> {
-        Arc::new(quorate(Rules {
+        Arc::new(quorate(BeliefPolicy {
             lease: HOUR,
             settle_grace: HOUR,
             stable_after: Duration::ZERO,
@@ -370,13 +370,13 @@ mod tests {
     #[test]
     fn a_lease_that_is_extended_too_late_is_of_another_epoch() {
         let hour = Duration::from_secs(3600);
-        let rules = Rules {
+        let policy = BeliefPolicy {
             lease: hour,
             settle_grace: hour,
             stable_after: Duration::ZERO,
             trust_two_node: true,
         };
-        let shared = quorate(rules);
+        let shared = quorate(policy);
         let epoch = shared.lease.running_epoch().unwrap();
         shared.publish(Event::Tick);
         assert_eq!(shared.lease.running_epoch(), Some(epoch));
@@ -390,20 +390,20 @@ mod tests {
     #[test]
     fn who_reads_goes_by_the_grace_as_by_the_lease() {
         let (grace, lease) = (Duration::from_secs(600), Duration::from_secs(3600));
-        let rules = Rules {
+        let policy = BeliefPolicy {
             lease,
             settle_grace: grace,
             stable_after: Duration::ZERO,
             trust_two_node: true,
         };
-        let shared = quorate(rules);
-        assert!(shared.is_quorate() && shared.lease.left() > grace);
+        let shared = quorate(policy);
+        assert!(shared.is_quorate() && shared.lease.remaining() > grace);
         shared.publish(notified(Notification::Nodelist {
             ring_id: RingId { node_id: NodeId(1), seq: 13 },
             members: vec![NodeId(1)],
             joined: Vec::new(),
             left: Vec::new(),
         }));
-        assert!(shared.is_quorate() && shared.lease.left() <= grace);
+        assert!(shared.is_quorate() && shared.lease.remaining() <= grace);
     }
 }

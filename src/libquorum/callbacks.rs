@@ -20,14 +20,14 @@ pub(super) const V1: sys::quorum_model_v1_data_t = sys::quorum_model_v1_data_t {
 
 /// What the callbacks of one connection delivered.
 #[derive(Debug, Default)]
-pub(super) struct Inbox {
+pub(super) struct CallbackBuffer {
     notifications: VecDeque<Notification>,
     /// A list was longer than a cluster can be, or a decision neither for quorum nor against it. What
     /// is behind it cannot be trusted, nor what follows.
     malformed: bool,
 }
 
-impl Inbox {
+impl CallbackBuffer {
     /// Runs `dispatch`, a call of `quorum_dispatch` for one notification, with this inbox open to
     /// its callbacks. `Ok(None)` if nothing waits; after an error the connection is over.
     ///
@@ -38,9 +38,9 @@ impl Inbox {
         &mut self,
         dispatch: impl FnOnce() -> sys::cs_error_t,
     ) -> Result<Option<Notification>, Error> {
-        let outer = OPEN.replace(ptr::from_mut(self));
+        let outer = HANDLES.replace(ptr::from_mut(self));
         let code = Code(dispatch());
-        OPEN.set(outer);
+        HANDLES.set(outer);
         if self.malformed {
             return Err(Error::Dispatch(Code::MESSAGE_ERROR));
         }
@@ -63,13 +63,13 @@ impl Inbox {
 
 thread_local! {
     /// The inbox of the dispatch that this thread is in, or null.
-    static OPEN: Cell<*mut Inbox> = const { Cell::new(ptr::null_mut()) };
+    static HANDLES: Cell<*mut CallbackBuffer> = const { Cell::new(ptr::null_mut()) };
 }
 
 fn deliver(notification: Option<Notification>) {
-    // SAFETY: `Inbox::dispatch` put the pointer there from a `&mut` that it holds until the dispatch
+    // SAFETY: `CallbackBuffer::dispatch` put the pointer there from a `&mut` that it holds until the dispatch
     // whose callback we are has returned, and takes it away again; nobody uses the inbox meanwhile.
-    if let Some(inbox) = unsafe { OPEN.get().as_mut() } {
+    if let Some(inbox) = unsafe { HANDLES.get().as_mut() } {
         inbox.push(notification);
     }
 }

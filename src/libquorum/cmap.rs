@@ -11,9 +11,9 @@ use corosync_sys as sys;
 #[cfg(any(feature = "metrics", feature = "web"))]
 use super::NodeId;
 use super::{
-    Server,
-    line::Peer,
-    open::{Open, Opened, Tie},
+    PeerProcess,
+    canceller::Peer,
+    open::{HandleTable, Opened, Tie},
 };
 use crate::error::{Code, Error};
 #[cfg(any(feature = "metrics", feature = "web"))]
@@ -55,7 +55,7 @@ impl Cmap {
         peer: Peer<'_>,
         initialize: impl FnOnce(&mut u64) -> sys::cs_error_t,
     ) -> Result<Self, Error> {
-        let Opened { handle: raw, tie } = OPEN.make(
+        let Opened { handle: raw, tie } = HANDLES.make(
             b"cmap",
             peer,
             initialize,
@@ -67,7 +67,7 @@ impl Cmap {
         Ok(Self { library, raw, tie, lost: Cell::new(false) })
     }
 
-    pub(crate) fn server(&self) -> Option<Server> {
+    pub(crate) fn server(&self) -> Option<PeerProcess> {
         self.tie.server
     }
 
@@ -236,11 +236,11 @@ fn c_key(key: &str) -> CString {
 impl Drop for Cmap {
     fn drop(&mut self) {
         let (library, raw) = (self.library, self.raw);
-        OPEN.close(&self.tie, self.lost.get(), move || {
+        HANDLES.close(&self.tie, self.lost.get(), move || {
             // SAFETY: the handle was open until now, and its owner gives it up.
             unsafe { (library.cmap_finalize)(raw) }
         });
     }
 }
 
-static OPEN: Open = Open::new();
+static HANDLES: HandleTable = HandleTable::new();

@@ -15,11 +15,11 @@
 //! ```
 
 mod callbacks;
+pub(crate) mod canceller;
 pub(crate) mod cmap;
 mod descriptors;
 mod leftovers;
 mod library;
-pub(crate) mod line;
 pub(crate) mod model;
 mod notification;
 mod open;
@@ -44,15 +44,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub(crate) use self::library::LibraryFile;
 use self::{
-    callbacks::Inbox,
-    line::{Line, Peer},
-    open::{Open, Opened, Tie},
+    callbacks::CallbackBuffer,
+    canceller::{Canceller, Peer},
+    open::{HandleTable, Opened, Tie},
 };
 pub use self::{
     library::Library,
     model::Model,
     notification::{NodeId, Notification, ParseRingIdError, RingId},
-    server::Server,
+    server::PeerProcess,
     votes::{VoteFlags, Votes},
 };
 use crate::error::{Code, Error};
@@ -112,7 +112,7 @@ pub struct Handle {
     raw: sys::quorum_handle_t,
     model: Model,
     quorum_type: QuorumType,
-    inbox: Inbox,
+    inbox: CallbackBuffer,
     tie: Tie,
     /// Since when something waits that is not dispatched.
     stuck_since: Option<Instant>,
@@ -146,7 +146,7 @@ impl Handle {
     ///
     /// [`Error::NoDescriptors`], [`Error::ConnectInProgress`] and [`Error::Connect`].
     pub fn initialize_with(library: Library) -> Result<Self, Error> {
-        let peer = Peer { line: &Line::default(), uid: None };
+        let peer = Peer { canceller: &Canceller::default(), uid: None };
         Self::initialize_at_most(library, model::find(library, peer, |_| Ok(()))?, peer)
     }
 
@@ -173,7 +173,7 @@ impl Handle {
     ///
     /// As [`initialize`](Self::initialize); [`Error::Load`] if the library has no models.
     pub fn model_initialize(library: Library, model: Model) -> Result<Self, Error> {
-        Self::connect(library, model, Peer { line: &Line::default(), uid: None })
+        Self::connect(library, model, Peer { canceller: &Canceller::default(), uid: None })
     }
 
     pub(crate) fn connect(library: Library, model: Model, peer: Peer<'_>) -> Result<Self, Error> {
@@ -198,7 +198,7 @@ impl Handle {
                 unsafe { (library.quorum_initialize)(raw, &mut callbacks, &mut quorum_type) }
             }
         };
-        let Opened { handle: raw, tie } = OPEN.make(
+        let Opened { handle: raw, tie } = HANDLES.make(
             b"quorum",
             peer,
             initialize,
@@ -214,7 +214,7 @@ impl Handle {
             raw,
             model,
             quorum_type,
-            inbox: Inbox::default(),
+            inbox: CallbackBuffer::default(),
             tie,
             stuck_since: None,
             lost: false,
@@ -237,7 +237,7 @@ impl Handle {
     ///
     /// Whoever is first to listen may pose as Corosync while it is down: believe only a server of
     /// the user that runs Corosync.
-    pub fn server(&self) -> Option<Server> {
+    pub fn server(&self) -> Option<PeerProcess> {
         self.tie.server
     }
 
@@ -418,7 +418,7 @@ impl Handle {
     fn close(&mut self) -> sys::cs_error_t {
         self.closed = true;
         let (library, raw) = (self.library, self.raw);
-        let closed = OPEN.close(&self.tie, self.lost, move || {
+        let closed = HANDLES.close(&self.tie, self.lost, move || {
             // SAFETY: the handle was open until now, and its owner gives it up.
             unsafe { (library.quorum_finalize)(raw) }
         });
@@ -485,4 +485,4 @@ fn is_over(code: Code) -> bool {
 /// How long something may wait that is not dispatched; what can be is so at the next try.
 const STUCK: Duration = Duration::from_millis(200);
 
-static OPEN: Open = Open::new();
+static HANDLES: HandleTable = HandleTable::new();

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Library, Server, cmap::Cmap, line::Peer};
+use super::{Library, PeerProcess, canceller::Peer, cmap::Cmap};
 use crate::error::{Code, Error};
 
 /// Which callbacks a connection has (`quorum_model_initialize(3)`).
@@ -25,7 +25,7 @@ pub enum Model {
 pub(crate) fn find(
     library: Library,
     peer: Peer<'_>,
-    check: impl Fn(Option<Server>) -> Result<(), Error>,
+    check: impl Fn(Option<PeerProcess>) -> Result<(), Error>,
 ) -> Result<Model, Error> {
     if library.0.model_initialize().is_err() {
         return Ok(Model::V0);
@@ -42,7 +42,7 @@ pub(crate) fn find(
     check(cmap.server())?;
     match cmap.is_corosync_2() {
         Ok(is_corosync_2) => Ok(if is_corosync_2 { Model::V0 } else { Model::V1 }),
-        Err(_) if peer.line.is_cut() => Err(Error::Unresponsive),
+        Err(_) if peer.canceller.is_cancelled() => Err(Error::Unresponsive),
         Err(error) => Err(Error::Connect(error.code().unwrap_or(Code::LIBRARY))),
     }
 }

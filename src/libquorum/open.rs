@@ -9,16 +9,16 @@ use corosync_sys as sys;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{
-    Server, descriptors, leftovers,
-    line::{Line, Peer},
-    server,
+    PeerProcess,
+    canceller::{Canceller, Peer},
+    descriptors, leftovers, server,
 };
 use crate::error::{Code, Error};
 
 /// Makes and closes the handles of one of Corosync's libraries, one at a time: the libraries' tables of
 /// handles have no lock of their own (libqb `lib/hdb.c`), and connecting in two threads at a time
 /// corrupts them.
-pub(super) struct Open {
+pub(super) struct HandleTable {
     one_at_a_time: Mutex<()>,
     /// Handles to be closed once that is unlocked, by who unlocks it.
     closing: Mutex<Vec<Close>>,
@@ -37,13 +37,13 @@ pub(super) struct Opened {
 #[derive(Clone, Debug)]
 pub(super) struct Tie {
     /// Who accepted it, where the system tells.
-    pub(super) server: Option<Server>,
+    pub(super) server: Option<PeerProcess>,
     /// The socket that was connected, if it is known for sure.
     pub(super) socket: Option<RawFd>,
-    line: Line,
+    canceller: Canceller,
 }
 
-impl Open {
+impl HandleTable {
     pub(super) const fn new() -> Self {
         Self { one_at_a_time: Mutex::new(()), closing: Mutex::new(Vec::new()) }
     }
@@ -60,7 +60,8 @@ impl Open {
         fd_get: impl FnOnce(u64, &mut RawFd) -> sys::cs_error_t,
         finalize: impl FnOnce(u64) -> sys::cs_error_t,
     ) -> Result<Opened, Error> {
-        let alone = self.one_at_a_time.try_lock_for(PATIENCE).ok_or(Error::ConnectInProgress)?;
+        let alone =
+            self.one_at_a_time.try_lock_for(CONNECT_TIMEOUT).ok_or(Error::ConnectInProgress)?;
         let made = make(service, peer, initialize, fd_get, finalize);
         self.unlock(alone);
         made
@@ -78,7 +79,7 @@ impl Open {
         let is_gone = tie.server.filter(|_| lost).and_then(|it| it.wait_gone(SERVER_GONE));
         if let Some(socket) = tie.socket {
             // From here on its number may stand for another file.
-            tie.line.closes(socket);
+            tie.canceller.closes(socket);
         }
         let close = move || {
             let finalized = finalize();
@@ -87,7 +88,7 @@ impl Open {
             }
             finalized
         };
-        if let Some(alone) = self.one_at_a_time.try_lock_for(CLOSING) {
+        if let Some(alone) = self.one_at_a_time.try_lock_for(CLOSE_TIMEOUT) {
             let closed = close();
             self.unlock(alone);
             return Some(closed);
@@ -127,12 +128,12 @@ fn make(
 ) -> Result<Opened, Error> {
     let descriptors = descriptors::Guard::new()?;
     let before: Vec<_> = server::streams(service).into_iter().map(|(stream, _)| stream).collect();
-    peer.line.begin(service, before.clone())?;
+    peer.canceller.begin(service, before.clone())?;
     // Zero is no handle.
     let mut handle = 0;
     let code = Code(initialize(&mut handle));
     if code != Code::OK {
-        peer.line.end(None);
+        peer.canceller.end(None);
         // An error that the daemon sent leaves the handle open (libquorum `lib/quorum.c`). For one
         // that is no more, and for zero, this is CS_ERR_BAD_HANDLE.
         finalize(handle);
@@ -143,22 +144,22 @@ fn make(
     if Code(fd_get(handle, &mut fd)) == Code::OK {
         // SAFETY: the library has just given the descriptor out; it is open until `close`.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        found = Server::of(fd, service, &before);
+        found = PeerProcess::of(fd, service, &before);
     }
     let socket = found.filter(|found| found.is_ours).map(|found| found.socket);
-    peer.line.end(socket);
+    peer.canceller.end(socket);
     leftovers::opened();
     let server = found.map(|found| found.server);
-    Ok(Opened { handle, tie: Tie { server, socket, line: peer.line.clone() } })
+    Ok(Opened { handle, tie: Tie { server, socket, canceller: peer.canceller.clone() } })
 }
 
 /// Why there is no connection, where the library's code has several causes.
 fn not_connected(code: Code, service: &[u8], peer: Peer<'_>) -> Error {
-    match (peer.uid, peer.line.refused()) {
+    match (peer.uid, peer.canceller.refused()) {
         (Some(expected), Some(found)) => {
             return Error::UntrustedServer { found: Some(found), expected };
         }
-        _ if peer.line.is_cut() => return Error::Unresponsive,
+        _ if peer.canceller.is_cancelled() => return Error::Unresponsive,
         _ => {}
     }
     let is_absent = code == Code::NOT_EXIST
@@ -168,10 +169,10 @@ fn not_connected(code: Code, service: &[u8], peer: Peer<'_>) -> Error {
 }
 
 /// How long to wait to make a handle: connecting takes milliseconds, unless the daemon is hung.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long to wait to close one.
-const CLOSING: Duration = Duration::from_millis(100);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How long to wait for the process of a dead daemon to be gone.
 const SERVER_GONE: Duration = Duration::from_millis(200);

@@ -4,7 +4,7 @@ use std::ptr;
 
 use super::{
     Notification,
-    callbacks::{Inbox, V0, V1},
+    callbacks::{CallbackBuffer, V0, V1},
     sys,
 };
 use crate::error::Error;
@@ -30,7 +30,7 @@ pub(crate) enum Call {
 
 /// What a connection delivers.
 #[derive(Debug, Default)]
-pub(crate) struct Scripted(Inbox);
+pub(crate) struct Scripted(CallbackBuffer);
 
 impl Scripted {
     /// One dispatch, which makes these calls and returns this code.

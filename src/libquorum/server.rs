@@ -17,14 +17,14 @@ use rustix::process::Pid;
 /// The process that accepted a connection to one of Corosync's services.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
-pub struct Server {
+pub struct PeerProcess {
     /// Its user id when it began to listen: 0 for the real Corosync.
     pub uid: u32,
     /// Its process id, where this process can see it (not across PID namespaces).
     pub pid: Option<i32>,
 }
 
-impl Server {
+impl PeerProcess {
     /// The server of the connection that `fd` belongs to, and the socket that tells; `None` where
     /// the system does not tell.
     ///
@@ -65,7 +65,7 @@ impl Server {
 /// A server, and a socket that is connected to it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found {
-    pub(super) server: Server,
+    pub(super) server: PeerProcess,
     pub(super) socket: RawFd,
     /// The socket is that of the connection for sure, and not one of other code of this process.
     pub(super) is_ours: bool,
@@ -108,7 +108,7 @@ fn is_stream(fd: BorrowedFd<'_>) -> bool {
 /// `SO_PEERCRED`. Not through rustix: its process ids are never zero, and that of a peer in another
 /// PID namespace is.
 #[cfg(target_os = "linux")]
-fn peer(fd: BorrowedFd<'_>) -> Option<Server> {
+fn peer(fd: BorrowedFd<'_>) -> Option<PeerProcess> {
     let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut size = libc::socklen_t::try_from(size_of_val(&peer)).ok()?;
     // SAFETY: `fd` is open as long as it is borrowed; `peer` and `size` are locals, and `size` is
@@ -124,13 +124,13 @@ fn peer(fd: BorrowedFd<'_>) -> Option<Server> {
     };
     // A socket without a peer has the overflow uid of no user.
     let known = code == 0 && peer.uid != libc::uid_t::MAX;
-    known.then_some(Server { uid: peer.uid, pid: (peer.pid > 0).then_some(peer.pid) })
+    known.then_some(PeerProcess { uid: peer.uid, pid: (peer.pid > 0).then_some(peer.pid) })
 }
 
 /// The stream sockets of this process that are connected to the socket of `service`, and their
 /// servers.
 #[cfg(target_os = "linux")]
-pub(super) fn streams(service: &[u8]) -> Vec<(Stream, Server)> {
+pub(super) fn streams(service: &[u8]) -> Vec<(Stream, PeerProcess)> {
     let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
     open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok())
         .filter_map(|number| {
@@ -162,11 +162,11 @@ fn is_stream(_: BorrowedFd<'_>) -> bool {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn peer(_: BorrowedFd<'_>) -> Option<Server> {
+fn peer(_: BorrowedFd<'_>) -> Option<PeerProcess> {
     None
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn streams(_: &[u8]) -> Vec<(Stream, Server)> {
+pub(super) fn streams(_: &[u8]) -> Vec<(Stream, PeerProcess)> {
     Vec::new()
 }

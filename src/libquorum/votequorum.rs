@@ -5,9 +5,9 @@ use std::ffi::c_uint;
 use corosync_sys as sys;
 
 use super::{
-    NodeId, Server,
-    line::Peer,
-    open::{Open, Opened, Tie},
+    NodeId, PeerProcess,
+    canceller::Peer,
+    open::{HandleTable, Opened, Tie},
 };
 use crate::{
     error::{Code, Error},
@@ -46,7 +46,7 @@ impl Votequorum {
         // administrator answers for it, as for each library that the program is linked with.
         let library = unsafe { sys::VoteQuorum::load() }?;
         let mut callbacks = sys::votequorum_callbacks_t::default();
-        let Opened { handle: raw, tie } = OPEN.make(
+        let Opened { handle: raw, tie } = HANDLES.make(
             b"votequorum",
             peer,
             // SAFETY: both pointers are to locals; the callbacks are none, and are copied.
@@ -60,7 +60,7 @@ impl Votequorum {
         Ok(Self { library, raw, tie, lost: false, known, unchanged: 0 })
     }
 
-    pub(crate) fn server(&self) -> Option<Server> {
+    pub(crate) fn server(&self) -> Option<PeerProcess> {
         self.tie.server
     }
 
@@ -128,7 +128,7 @@ impl Votequorum {
 impl Drop for Votequorum {
     fn drop(&mut self) {
         let (library, raw) = (self.library, self.raw);
-        OPEN.close(&self.tie, self.lost, move || {
+        HANDLES.close(&self.tie, self.lost, move || {
             // SAFETY: the handle was open until now, and its owner gives it up.
             unsafe { (library.votequorum_finalize)(raw) }
         });
@@ -169,7 +169,7 @@ unsafe fn get_info(
 /// How far a name may run on behind its place.
 const ROOM: usize = 1024;
 
-static OPEN: Open = Open::new();
+static HANDLES: HandleTable = HandleTable::new();
 
 #[cfg(test)]
 mod tests {

@@ -6,8 +6,8 @@ use crate::{
     error::Error,
     libquorum::Notification,
     link::{
+        blocking_worker::BlockingWorker,
         clock::{Clock, Moment},
-        connector::Connector,
         probe::Probe,
         ring_watch::RingWatch,
         trust::TrustPolicy,
@@ -28,7 +28,7 @@ pub(crate) mod sealed {
 
     /// A connection that is being made.
     pub(crate) type Connecting =
-        Pin<Box<dyn Future<Output = Result<Box<dyn Tracked>, Error>> + Send>>;
+        Pin<Box<dyn Future<Output = Result<Box<dyn QuorumConnection>, Error>> + Send>>;
 
     pub trait Source: fmt::Debug + Send + Sync + 'static {
         /// What its moments are measured by.
@@ -36,7 +36,11 @@ pub(crate) mod sealed {
 
         /// Connects and starts tracking. May never resolve, but does not block: what does is for
         /// the connector's thread.
-        fn connect(self: Arc<Self>, trust: TrustPolicy, connector: &Connector) -> Connecting;
+        fn connect(
+            self: Arc<Self>,
+            trust: TrustPolicy,
+            blocking_worker: &BlockingWorker,
+        ) -> Connecting;
 
         /// What asks the daemon whether it lives. Does not connect yet.
         fn probe(self: Arc<Self>, trust: TrustPolicy) -> Result<Arc<dyn Probe>, Error>;
@@ -54,7 +58,7 @@ pub(crate) mod sealed {
     ///
     /// Its descriptor stays open and the same until it is closed or dropped; the readiness loop
     /// relies on that.
-    pub trait Tracked: AsRawFd + Send + fmt::Debug {
+    pub trait QuorumConnection: AsRawFd + Send + fmt::Debug {
         /// Takes at most one notification off, without blocking. `None`: nothing waits.
         fn dispatch(&mut self) -> Result<Option<Notification>, Error>;
 
@@ -68,6 +72,6 @@ pub(crate) mod sealed {
         fn asked_at(&self) -> Moment;
 
         /// Closes the connection without blocking.
-        fn close(self: Box<Self>, connector: &Connector);
+        fn close(self: Box<Self>, blocking_worker: &BlockingWorker);
     }
 }

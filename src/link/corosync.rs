@@ -7,12 +7,14 @@ use std::{
 
 use crate::{
     error::Error,
-    libquorum::{Handle, Library, LibraryFile, Notification, QuorumType, Track, line::Line, model},
+    libquorum::{
+        Handle, Library, LibraryFile, Notification, QuorumType, Track, canceller::Canceller, model,
+    },
     link::{
+        blocking_worker::BlockingWorker,
         clock::{Clock, Moment},
-        connection::sealed::{Connecting, Source, Tracked},
-        connector::Connector,
-        probe::{How, Probe, ProbeThread},
+        connection::sealed::{Connecting, QuorumConnection, Source},
+        probe::{Probe, ProbeConfig, ProbeThread},
         ring_watch::{RingThread, RingWatch},
         trust::TrustPolicy,
     },
@@ -73,29 +75,40 @@ impl Corosync {
     }
 
     /// Blocks for as long as Corosync hangs, or until the line is cut.
-    fn track(&self, trust: TrustPolicy, line: &Line) -> Result<Box<dyn Tracked>, Error> {
+    fn track(
+        &self,
+        trust: TrustPolicy,
+        canceller: &Canceller,
+    ) -> Result<Box<dyn QuorumConnection>, Error> {
         let library = self.library()?;
         let model = match trust.model {
             Some(model) => model,
-            None => model::find(library, trust.peer(line), |server| trust.check_server(server))?,
+            None => {
+                model::find(library, trust.peer(canceller), |server| trust.check_server(server))?
+            }
         };
-        let mut handle = Handle::initialize_at_most(library, model, trust.peer(line))?;
+        let mut handle = Handle::initialize_at_most(library, model, trust.peer(canceller))?;
         trust.check_server(handle.server())?;
         trust.check_provider(handle.quorum_type() == QuorumType::Set)?;
         let asked_at = CLOCK.now();
         // `CHANGES` delivers the current state as well (`exec/vsf_quorum.c`).
         let started = handle.track_start(Track::CHANGES);
-        started.map_err(|error| if line.is_cut() { Error::Unresponsive } else { error })?;
+        started
+            .map_err(|error| if canceller.is_cancelled() { Error::Unresponsive } else { error })?;
         let fd = handle.fd()?;
         Ok(Box::new(Tracking { fd, asked_at, handle }))
     }
 }
 
 impl Source for Corosync {
-    fn connect(self: Arc<Self>, trust: TrustPolicy, connector: &Connector) -> Connecting {
-        let line = Line::default();
-        let used = line.clone();
-        let tracking = connector.run(line.clone(), move || self.track(trust, &used));
+    fn connect(
+        self: Arc<Self>,
+        trust: TrustPolicy,
+        blocking_worker: &BlockingWorker,
+    ) -> Connecting {
+        let canceller = Canceller::default();
+        let used = canceller.clone();
+        let tracking = blocking_worker.run(canceller.clone(), move || self.track(trust, &used));
         Box::pin(async move {
             let mut tracking = Box::pin(tracking);
             // Whoever does not answer may be somebody else, who listens while Corosync is down.
@@ -103,9 +116,9 @@ impl Source for Corosync {
                 if let Ok(tracking) = tokio::time::timeout(LOOK, &mut tracking).await {
                     return tracking;
                 }
-                trust.server_uid.inspect(|uid| line.cut_unless(*uid));
+                trust.server_uid.inspect(|uid| canceller.cancel_unless_run_by(*uid));
             }
-            line.cut_until(tracking).await
+            canceller.cancel_until(tracking).await
         })
     }
 
@@ -114,8 +127,8 @@ impl Source for Corosync {
     }
 
     fn probe(self: Arc<Self>, trust: TrustPolicy) -> Result<Arc<dyn Probe>, Error> {
-        let how = How { library: self.library()?, trust, clock: CLOCK };
-        Ok(Arc::new(ProbeThread::new(how)))
+        let config = ProbeConfig { library: self.library()?, trust, clock: CLOCK };
+        Ok(Arc::new(ProbeThread::new(config)))
     }
 
     fn ring_watch(self: Arc<Self>, trust: TrustPolicy) -> Option<Arc<dyn RingWatch>> {
@@ -124,14 +137,14 @@ impl Source for Corosync {
 
     #[cfg(any(feature = "metrics", feature = "web"))]
     fn node_names(&self, trust: TrustPolicy) -> crate::link::names::NameSource {
-        let line = Line::default();
-        let used = line.clone();
+        let canceller = Canceller::default();
+        let used = canceller.clone();
         let read = move || {
             let cmap = crate::libquorum::cmap::Cmap::initialize(trust.peer(&used))?;
             trust.check_server(cmap.server())?;
             cmap.node_names()
         };
-        crate::link::names::NameSource::Read { read: Box::new(read), line }
+        crate::link::names::NameSource::Read { read: Box::new(read), canceller }
     }
 }
 
@@ -148,7 +161,7 @@ impl AsRawFd for Tracking {
     }
 }
 
-impl Tracked for Tracking {
+impl QuorumConnection for Tracking {
     fn dispatch(&mut self) -> Result<Option<Notification>, Error> {
         self.handle.try_dispatch()
     }
@@ -165,8 +178,8 @@ impl Tracked for Tracking {
         self.asked_at
     }
 
-    fn close(self: Box<Self>, connector: &Connector) {
-        connector.close(self);
+    fn close(self: Box<Self>, blocking_worker: &BlockingWorker) {
+        blocking_worker.close(self);
     }
 }
 

@@ -6,9 +6,9 @@
 //! `notifications.rs`, which waits for the descriptor and dispatches.
 
 pub(crate) mod backoff;
+pub(crate) mod blocking_worker;
 pub(crate) mod clock;
 pub(crate) mod connection;
-pub(crate) mod connector;
 pub(crate) mod corosync;
 #[cfg(any(feature = "metrics", feature = "web"))]
 pub(crate) mod names;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::{
     error::Error,
-    libquorum::{cmap::NodeNames, line::Line},
+    libquorum::{canceller::Canceller, cmap::NodeNames},
 };
 
 /// Where the names come from.
@@ -26,7 +26,7 @@ pub enum NameSource {
         /// Reads them.
         read: Box<dyn Fn() -> Result<NodeNames, Error> + Send>,
         /// What ends a reading.
-        line: Line,
+        canceller: Canceller,
     },
 }
 
@@ -38,7 +38,7 @@ pub enum NameSource {
 pub(crate) struct Names {
     known: Mutex<Arc<NodeNames>>,
     reading: Mutex<Reading>,
-    line: Mutex<Line>,
+    canceller: Mutex<Canceller>,
     read_at: Mutex<Option<Instant>>,
     /// They were read, or could not be, at least once.
     were_read: AtomicBool,
@@ -86,7 +86,7 @@ impl Names {
         if *reading != Reading::Idle {
             *reading = Reading::Again;
             if self.read_at.lock().is_some_and(|began_at| began_at.elapsed() > LONGEST) {
-                self.line.lock().hang_up();
+                self.canceller.lock().interrupt();
             }
             return;
         }
@@ -97,8 +97,8 @@ impl Names {
                 self.were_read.store(true, Ordering::Release);
                 return;
             }
-            NameSource::Read { read, line } => {
-                *self.line.lock() = line;
+            NameSource::Read { read, canceller } => {
+                *self.canceller.lock() = canceller;
                 read
             }
         };
@@ -120,7 +120,7 @@ impl Names {
 
     /// Ends a reading, and whatever it waits for.
     pub(crate) fn close(&self) {
-        self.line.lock().cut();
+        self.canceller.lock().cancel();
     }
 
     fn work(&self, read: &dyn Fn() -> Result<NodeNames, Error>) {

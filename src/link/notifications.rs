@@ -15,10 +15,10 @@ use crate::{
     error::Error,
     libquorum::{NodeId, Notification},
     link::{
+        blocking_worker::BlockingWorker,
         clock::{Clock, Moment},
-        connection::sealed::Tracked,
-        connector::Connector,
-        probe::{Answer, Asking, Probe},
+        connection::sealed::QuorumConnection,
+        probe::{Answer, PendingProbe, Probe},
         ring_watch::{RingUpdate, RingWatch},
     },
 };
@@ -32,8 +32,8 @@ mod ticks;
 /// has left the reactor by then.
 pub(crate) struct Notifications {
     /// `None` once the connection is over.
-    connection: Option<AsyncFd<Watched>>,
-    connector: Connector,
+    connection: Option<AsyncFd<RegisteredFd>>,
+    blocking_worker: BlockingWorker,
     probe: Arc<dyn Probe>,
     probe_interval: Duration,
     clock: Clock,
@@ -47,7 +47,7 @@ pub(crate) struct Notifications {
     asks_soon: bool,
     /// What the next tick was moved for.
     armed_for: Moment,
-    asking: Option<Asking>,
+    asking: Option<PendingProbe>,
     /// When its connection is given up if there is no answer.
     hang_up_at: Moment,
     /// How long it is waited for.
@@ -68,7 +68,7 @@ pub(crate) struct Notifications {
 
 /// What a connection tells.
 #[derive(Debug)]
-pub(crate) enum Told {
+pub(crate) enum LinkEvent {
     /// Corosync told something, in a dispatch of its own, at some time after `drained_at`.
     Notified { notification: Notification, drained_at: Moment },
     /// Corosync answered, and nothing of what it had told waits any more.
@@ -83,8 +83,8 @@ impl Notifications {
     /// Watches `connection` on the reactor of the current runtime, and asks `probe` whether the
     /// daemon lives, every `probe_interval` by that clock.
     pub(crate) fn new(
-        connection: Box<dyn Tracked>,
-        connector: Connector,
+        connection: Box<dyn QuorumConnection>,
+        blocking_worker: BlockingWorker,
         probe: Arc<dyn Probe>,
         ring: Option<Arc<dyn RingWatch>>,
         probe_interval: Duration,
@@ -95,18 +95,19 @@ impl Notifications {
         let ticks = match Ticks::new(divided(probe_interval, tick), clock) {
             Ok(ticks) => ticks,
             Err(error) => {
-                connection.close(&connector);
+                connection.close(&blocking_worker);
                 return Err(error);
             }
         };
-        // SAFETY: the descriptor of a `Tracked`, a sealed trait, is open and the same until it is
+        // SAFETY: the descriptor of a `QuorumConnection`, a sealed trait, is open and the same until it is
         // dropped, and it is dropped only after it was taken out of the `AsyncFd`.
-        let registered =
-            unsafe { AsyncFd::register_with_interest(Watched(connection), Interest::READABLE) };
+        let registered = unsafe {
+            AsyncFd::register_with_interest(RegisteredFd(connection), Interest::READABLE)
+        };
         match registered {
             Ok(connection) => Ok(Self {
                 connection: Some(connection),
-                connector,
+                blocking_worker,
                 probe,
                 probe_interval,
                 clock,
@@ -130,7 +131,7 @@ impl Notifications {
             }),
             Err(error) => {
                 let (connection, error) = error.into_parts();
-                connection.0.close(&connector);
+                connection.0.close(&blocking_worker);
                 Err(Error::reactor(error))
             }
         }
@@ -138,7 +139,7 @@ impl Notifications {
 
     fn close(&mut self) {
         if let Some(connection) = self.connection.take() {
-            connection.into_inner().0.close(&self.connector);
+            connection.into_inner().0.close(&self.blocking_worker);
         }
     }
 
@@ -179,7 +180,7 @@ impl Notifications {
                 // Once until it is asked: who is told something all the time must not put it off.
                 if self.has_news && !self.asks_soon {
                     self.asks_soon = true;
-                    let soon = SOON.min(self.ticks.period());
+                    let soon = PROBE_COALESCE.min(self.ticks.period());
                     self.ask_at = self.ask_at.min(self.clock.now().after(soon));
                 }
                 let now = self.clock.now();
@@ -201,7 +202,7 @@ impl Notifications {
                 if self.clock.now() >= self.hang_up_at {
                     self.patience = (self.patience * 2).min(LOST_FOR_LONG);
                     self.hang_up_at = self.clock.now().after(self.patience);
-                    self.probe.hang_up();
+                    self.probe.interrupt();
                 }
                 return;
             };
@@ -231,7 +232,7 @@ impl Notifications {
 }
 
 impl Stream for Notifications {
-    type Item = Result<Told, Error>;
+    type Item = Result<LinkEvent, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
@@ -263,16 +264,16 @@ impl Stream for Notifications {
             Ok(Some(notification)) => {
                 this.note(&notification);
                 this.yields = true;
-                Ok(Told::Notified { notification, drained_at: this.drained_at })
+                Ok(LinkEvent::Notified { notification, drained_at: this.drained_at })
             }
             Ok(None) => {
                 this.drained_at = before;
                 let update = this.ring.as_mut().filter(|_| this.answer.is_none());
                 let update = update.and_then(RingReads::take);
                 Ok(match (this.answer.take(), update) {
-                    (Some(answer), _) => Told::Answered(answer),
-                    (None, Some(update)) => Told::Ring(update),
-                    (None, None) => Told::Tick,
+                    (Some(answer), _) => LinkEvent::Answered(answer),
+                    (None, Some(update)) => LinkEvent::Ring(update),
+                    (None, None) => LinkEvent::Tick,
                 })
             }
             Err(error) => {
@@ -292,7 +293,7 @@ impl Drop for Notifications {
 
 /// Waits until the descriptor is readable and something was dispatched.
 fn poll_dispatch(
-    connection: &mut AsyncFd<Watched>,
+    connection: &mut AsyncFd<RegisteredFd>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Option<Notification>, Error>> {
     loop {
@@ -315,9 +316,9 @@ fn divided(duration: Duration, longest: Duration) -> Duration {
 }
 
 /// A connection in the reactor.
-struct Watched(Box<dyn Tracked>);
+struct RegisteredFd(Box<dyn QuorumConnection>);
 
-impl AsRawFd for Watched {
+impl AsRawFd for RegisteredFd {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
@@ -339,4 +340,4 @@ const LOST: Duration = Duration::from_secs(10);
 const LOST_FOR_LONG: Duration = Duration::from_secs(300);
 
 /// How soon after a notification to ask: with a flood of them, not for each.
-const SOON: Duration = Duration::from_millis(50);
+const PROBE_COALESCE: Duration = Duration::from_millis(50);

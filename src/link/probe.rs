@@ -4,7 +4,7 @@ use crate::{
     error::{Code, Error},
     libquorum::{
         Handle, Library, Model, NodeId, Votes,
-        line::Line,
+        canceller::Canceller,
         votequorum::{Info, Votequorum},
     },
     link::{
@@ -27,15 +27,15 @@ pub struct Answer {
 }
 
 /// An answer that is waited for.
-pub(crate) type Asking = Pending<Answer>;
+pub(crate) type PendingProbe = Pending<Answer>;
 
 /// Asks a daemon whether it lives.
 pub trait Probe: fmt::Debug + Send + Sync {
     /// Asks for one answer, and for the votes of these members. It may never come.
-    fn ask(&self, members: Vec<NodeId>) -> Asking;
+    fn ask(&self, members: Vec<NodeId>) -> PendingProbe;
 
     /// Ends an answer that does not come, with the connection: asks once more on another.
-    fn hang_up(&self) {}
+    fn interrupt(&self) {}
 
     /// Closes its connection, and ends what it waits for. Returns when that is done.
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -46,47 +46,48 @@ pub trait Probe: fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub(crate) struct ProbeThread {
     worker: Worker<Prober>,
-    line: Line,
+    canceller: Canceller,
 }
 
 /// How to reach the daemon.
 #[derive(Clone, Debug)]
-pub(crate) struct How {
+pub(crate) struct ProbeConfig {
     pub(crate) library: Library,
     pub(crate) trust: TrustPolicy,
     pub(crate) clock: Clock,
 }
 
 impl ProbeThread {
-    pub(crate) fn new(how: How) -> Self {
-        let line = Line::default();
-        let used = line.clone();
-        let prober = move || Prober { how: how.clone(), line: used.clone(), connection: None };
-        Self { worker: Worker::new("quorum-probe", prober), line }
+    pub(crate) fn new(config: ProbeConfig) -> Self {
+        let canceller = Canceller::default();
+        let used = canceller.clone();
+        let prober =
+            move || Prober { config: config.clone(), canceller: used.clone(), connection: None };
+        Self { worker: Worker::new("quorum-probe", prober), canceller }
     }
 }
 
 impl Probe for ProbeThread {
-    fn ask(&self, members: Vec<NodeId>) -> Asking {
+    fn ask(&self, members: Vec<NodeId>) -> PendingProbe {
         self.worker.ask(members)
     }
 
-    fn hang_up(&self) {
-        self.line.hang_up();
+    fn interrupt(&self) {
+        self.canceller.interrupt();
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         // Also if nobody waits until it is closed.
-        self.line.cut();
-        let (line, closed) = (self.line.clone(), self.worker.close());
-        Box::pin(async move { line.cut_until(closed).await })
+        self.canceller.cancel();
+        let (canceller, closed) = (self.canceller.clone(), self.worker.close());
+        Box::pin(async move { canceller.cancel_until(closed).await })
     }
 }
 
 /// What the thread works with.
 struct Prober {
-    how: How,
-    line: Line,
+    config: ProbeConfig,
+    canceller: Canceller,
     connection: Option<Service>,
 }
 
@@ -116,9 +117,9 @@ impl Prober {
     fn ask(&mut self, members: &[NodeId]) -> Result<Answer, Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => connect(&self.how, &self.line)?,
+            None => connect(&self.config, &self.canceller)?,
         };
-        let asked_at = self.how.clock.now();
+        let asked_at = self.config.clock.now();
         let answer = match &mut connection {
             Service::Votequorum(votequorum) => {
                 let Info { quorate, local, votes } = votequorum.info(members)?;
@@ -133,11 +134,11 @@ impl Prober {
     }
 }
 
-fn connect(how: &How, line: &Line) -> Result<Service, Error> {
-    let peer = how.trust.peer(line);
+fn connect(config: &ProbeConfig, canceller: &Canceller) -> Result<Service, Error> {
+    let peer = config.trust.peer(canceller);
     match Votequorum::initialize(peer) {
         Ok(votequorum) => {
-            how.trust.check_server(votequorum.server())?;
+            config.trust.check_server(votequorum.server())?;
             return Ok(Service::Votequorum(votequorum));
         }
         // The library is not installed, or another provider decides.
@@ -149,7 +150,7 @@ fn connect(how: &How, line: &Line) -> Result<Service, Error> {
         }
         Err(error) => return Err(error),
     }
-    let handle = Handle::connect(how.library, Model::V0, peer)?;
-    how.trust.check_server(handle.server())?;
+    let handle = Handle::connect(config.library, Model::V0, peer)?;
+    config.trust.check_server(handle.server())?;
     Ok(Service::Quorum(handle))
 }

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use crate::{
     error::{Code, Error},
-    libquorum::{cmap::Cmap, line::Line},
+    libquorum::{canceller::Canceller, cmap::Cmap},
     link::{
         clock::{Clock, Moment},
         trust::TrustPolicy,
@@ -95,7 +95,7 @@ pub(crate) struct RingThread {
 #[derive(Debug)]
 struct Current {
     worker: Worker<Reader>,
-    line: Line,
+    canceller: Canceller,
     /// Both connections are there.
     is_made: Arc<AtomicBool>,
     connections: Arc<AtomicU64>,
@@ -115,20 +115,21 @@ impl Current {
         was_watched: bool,
         connections: Arc<AtomicU64>,
     ) -> Self {
-        let line = Line::default();
+        let canceller = Canceller::default();
         let is_made = Arc::new(AtomicBool::new(false));
-        let (used, made, count) = (line.clone(), Arc::clone(&is_made), Arc::clone(&connections));
+        let (used, made, count) =
+            (canceller.clone(), Arc::clone(&is_made), Arc::clone(&connections));
         let worker = Worker::new("quorum-ring", move || Reader {
             trust,
             clock,
             maps: None,
-            line: used.clone(),
+            canceller: used.clone(),
             is_made: Arc::clone(&made),
             connections: Arc::clone(&count),
             was_watched,
             is_warned: false,
         });
-        Self { worker, line, is_made, connections }
+        Self { worker, canceller, is_made, connections }
     }
 }
 
@@ -143,7 +144,7 @@ impl RingWatch for RingThread {
         if !current.is_made.swap(false, Ordering::AcqRel) {
             return false;
         }
-        current.line.cut();
+        current.canceller.cancel();
         // The call returns within two seconds (libqb `lib/ipcc.c`), and then the thread ends.
         let connections = Arc::clone(&current.connections);
         *current = Current::new(self.trust, self.clock, true, connections);
@@ -153,9 +154,9 @@ impl RingWatch for RingThread {
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let current = self.current.lock();
         // Also if nobody waits until it is closed.
-        current.line.cut();
-        let (line, closed) = (current.line.clone(), current.worker.close());
-        Box::pin(async move { line.cut_until(closed).await })
+        current.canceller.cancel();
+        let (canceller, closed) = (current.canceller.clone(), current.worker.close());
+        Box::pin(async move { canceller.cancel_until(closed).await })
     }
 }
 
@@ -164,7 +165,7 @@ struct Reader {
     trust: TrustPolicy,
     clock: Clock,
     maps: Option<Maps>,
-    line: Line,
+    canceller: Canceller,
     is_made: Arc<AtomicBool>,
     /// How many connections were made.
     connections: Arc<AtomicU64>,
@@ -271,7 +272,7 @@ impl Reader {
             Some(maps) => maps,
             None => {
                 self.is_made.store(false, Ordering::Release);
-                let maps = Maps::connect(self.trust, &self.line)?;
+                let maps = Maps::connect(self.trust, &self.canceller)?;
                 self.is_made.store(true, Ordering::Release);
                 let number = self.connections.fetch_add(1, Ordering::Relaxed);
                 Maps { number, ..maps }
@@ -318,13 +319,16 @@ impl Reader {
 }
 
 impl Maps {
-    fn connect(trust: TrustPolicy, line: &Line) -> Result<Self, Failed> {
-        let default = Cmap::initialize(trust.peer(line))?;
+    fn connect(trust: TrustPolicy, canceller: &Canceller) -> Result<Self, Failed> {
+        let default = Cmap::initialize(trust.peer(canceller))?;
         trust.check_server(default.server())?;
         // Corosync 2 dies of a request for another map than the default one.
         let is_corosync_2 = default.is_corosync_2()?;
-        let statistics =
-            if is_corosync_2 { None } else { Some(Cmap::initialize_statistics(trust.peer(line))?) };
+        let statistics = if is_corosync_2 {
+            None
+        } else {
+            Some(Cmap::initialize_statistics(trust.peer(canceller))?)
+        };
         if let Some(statistics) = &statistics {
             trust.check_server(statistics.server())?;
         }

@@ -3,8 +3,8 @@
 use crate::{
     error::Error,
     libquorum::{
-        Model, Server,
-        line::{Line, Peer},
+        Model, PeerProcess,
+        canceller::{Canceller, Peer},
     },
 };
 
@@ -21,12 +21,12 @@ pub struct TrustPolicy {
 
 impl TrustPolicy {
     /// For whom a connection is made that must satisfy this.
-    pub(crate) fn peer<'a>(&self, line: &'a Line) -> Peer<'a> {
-        Peer { line, uid: self.server_uid }
+    pub(crate) fn peer<'a>(&self, canceller: &'a Canceller) -> Peer<'a> {
+        Peer { canceller, uid: self.server_uid }
     }
 
     /// Whether this server may be believed.
-    pub(crate) fn check_server(&self, server: Option<Server>) -> Result<(), Error> {
+    pub(crate) fn check_server(&self, server: Option<PeerProcess>) -> Result<(), Error> {
         let found = server.map(|server| server.uid);
         match self.server_uid {
             Some(expected) if found != Some(expected) => {

@@ -14,7 +14,7 @@ use actix::prelude::RecipientRequest;
 use parking_lot::Mutex;
 use tokio::task::coop::{Unconstrained, unconstrained};
 
-use super::{History, Subscriber, SubscriptionId, turn::Turn};
+use super::{History, Subscriber, SubscriptionId, coalescing_runner::CoalescingRunner};
 use crate::state::{AckOnDrop, Acknowledge, Connection, QuorumChanged, Snapshot};
 
 /// One subscriber, and where it is in the history.
@@ -25,9 +25,9 @@ pub(super) struct Subscription {
     pub(super) id: SubscriptionId,
     history: Arc<History>,
     /// Whose turn it is to deliver.
-    turn: Turn,
+    runner: CoalescingRunner,
     /// The number of the last message that the subscriber let go of.
-    pub(super) let_go: AtomicU64,
+    pub(super) last_acked: AtomicU64,
     /// Locked by whose turn it is, and to end it.
     pub(super) delivery: Mutex<Delivery>,
 }
@@ -36,7 +36,7 @@ pub(super) struct Delivery {
     /// `None` once the subscription has ended.
     subscriber: Option<Subscriber>,
     /// What it was last sent.
-    pub(super) seen: Option<Arc<Snapshot>>,
+    pub(super) last_sent: Option<Arc<Snapshot>>,
     /// How many messages it was sent.
     sent: u64,
     /// Resolves when the message in its mailbox has been handled, or will never be. To drop it
@@ -52,12 +52,12 @@ type InMailbox = Pin<Box<Unconstrained<RecipientRequest<QuorumChanged>>>>;
 impl Subscription {
     pub(super) fn new(id: SubscriptionId, history: Arc<History>, subscriber: Subscriber) -> Self {
         let delivery =
-            Delivery { subscriber: Some(subscriber), seen: None, sent: 0, in_mailbox: None };
+            Delivery { subscriber: Some(subscriber), last_sent: None, sent: 0, in_mailbox: None };
         Self {
             id,
             history,
-            turn: Turn::new(),
-            let_go: AtomicU64::new(0),
+            runner: CoalescingRunner::new(),
+            last_acked: AtomicU64::new(0),
             delivery: Mutex::new(delivery),
         }
     }
@@ -66,10 +66,10 @@ impl Subscription {
     ///
     /// Called from anywhere, also from within itself, by what it calls: then, and when another
     /// thread is at it, that one is told to look again.
-    pub(super) fn deliver(self: &Arc<Self>, by: By<'_>) -> bool {
+    pub(super) fn deliver(self: &Arc<Self>, initiator: Initiator<'_>) -> bool {
         let deliver = || {
             let mut delivery = self.delivery.lock();
-            let lives = delivery.deliver(self, by);
+            let lives = delivery.deliver(self, initiator);
             // Dropped without the lock. The mailbox may have a waker of ours in it, which would keep
             // us, and who holds our last message must not keep its actor's address.
             let ended = (!lives).then(|| (delivery.subscriber.take(), delivery.in_mailbox.take()));
@@ -77,7 +77,7 @@ impl Subscription {
             drop(ended);
             lives
         };
-        self.turn.take(deliver).unwrap_or(true)
+        self.runner.run(deliver).unwrap_or(true)
     }
 
     /// Forgets what the subscriber was sent.
@@ -85,7 +85,7 @@ impl Subscription {
         // Dropped without the lock: that takes the message back, which delivers.
         let _waiting = {
             let mut delivery = self.delivery.lock();
-            delivery.seen = None;
+            delivery.last_sent = None;
             delivery.in_mailbox.take()
         };
     }
@@ -100,7 +100,7 @@ impl Subscription {
 
 /// Who delivers.
 #[derive(Clone, Copy)]
-pub(super) enum By<'a> {
+pub(super) enum Initiator<'a> {
     /// Who publishes or sweeps. With the latest change at hand it saves looking into the history.
     Publisher(Option<&'a QuorumChanged>),
     /// The subscriber's thread, which has handled a message or dropped it.
@@ -108,22 +108,26 @@ pub(super) enum By<'a> {
 }
 
 impl Delivery {
-    fn deliver(&mut self, subscription: &Arc<Subscription>, by: By<'_>) -> bool {
+    fn deliver(&mut self, subscription: &Arc<Subscription>, initiator: Initiator<'_>) -> bool {
         loop {
             if self.in_mailbox.is_some() {
                 // An async handler takes longer than the message that it has let go of; and who
                 // keeps the message wakes us when it has handled it: see `wake`.
-                if subscription.let_go.load(Ordering::Acquire) < self.sent
+                if subscription.last_acked.load(Ordering::Acquire) < self.sent
                     && !self.is_handled(&Waker::from(Arc::clone(subscription)))
                 {
                     // A handler's future outlives its actor, and may hold the message for ever.
                     return self.lives();
                 }
-                if matches!(by, By::Subscriber) && self.is_up_to_date(subscription) {
+                if matches!(initiator, Initiator::Subscriber) && self.is_up_to_date(subscription) {
                     return true;
                 }
             }
-            if self.seen.as_ref().is_some_and(|seen| seen.connection == Connection::Stopped) {
+            if self
+                .last_sent
+                .as_ref()
+                .is_some_and(|last_sent| last_sent.connection == Connection::Stopped)
+            {
                 // Nothing follows: let go of its actor.
                 self.subscriber = None;
             }
@@ -141,13 +145,14 @@ impl Delivery {
             if !recipient.connected() {
                 return false;
             }
-            let latest = if let By::Publisher(latest) = by { latest } else { None };
-            let is_next =
-                |seen: &mut _| latest.is_some_and(|latest| Arc::ptr_eq(seen, &latest.previous));
-            let next = match (latest, self.seen.take_if(is_next)) {
+            let latest = if let Initiator::Publisher(latest) = initiator { latest } else { None };
+            let is_next = |last_sent: &mut _| {
+                latest.is_some_and(|latest| Arc::ptr_eq(last_sent, &latest.previous))
+            };
+            let next = match (latest, self.last_sent.take_if(is_next)) {
                 // As a clone, but for a count of references that this one has no need of.
-                (Some(latest), Some(seen)) => Some(latest.clone_from_previous(seen)),
-                _ => subscription.history.after(self.seen.as_ref()),
+                (Some(latest), Some(last_sent)) => Some(latest.clone_from_previous(last_sent)),
+                _ => subscription.history.next_after(self.last_sent.as_ref()),
             };
             let Some(mut change) = next else {
                 self.in_mailbox = None;
@@ -158,7 +163,7 @@ impl Delivery {
                 subscription.history.conflated.fetch_add(1, Ordering::AcqRel);
             }
             self.sent += 1;
-            self.seen = Some(Arc::clone(&change.current));
+            self.last_sent = Some(Arc::clone(&change.current));
             change.receipt =
                 AckOnDrop::new(Arc::clone(subscription) as Arc<dyn Acknowledge>, self.sent);
             // After the last there is its actor to let go of.
@@ -191,8 +196,9 @@ impl Delivery {
 
     /// Whether it has been sent all there is, and more may come.
     fn is_up_to_date(&self, subscription: &Subscription) -> bool {
-        self.seen.as_ref().is_some_and(|seen| {
-            seen.connection != Connection::Stopped && !subscription.history.is_ahead_of(seen)
+        self.last_sent.as_ref().is_some_and(|last_sent| {
+            last_sent.connection != Connection::Stopped
+                && !subscription.history.is_ahead_of(last_sent)
         })
     }
 
@@ -210,15 +216,15 @@ impl Delivery {
 /// Called by the subscriber's thread when it has handled the message, or dropped it.
 impl Wake for Subscription {
     fn wake(self: Arc<Self>) {
-        self.deliver(By::Subscriber);
+        self.deliver(Initiator::Subscriber);
     }
 }
 
 /// Called by the subscriber's thread when the message is dropped.
 impl Acknowledge for Subscription {
     fn acknowledge(self: Arc<Self>, message: u64) {
-        self.let_go.fetch_max(message, Ordering::AcqRel);
-        self.deliver(By::Subscriber);
+        self.last_acked.fetch_max(message, Ordering::AcqRel);
+        self.deliver(Initiator::Subscriber);
     }
 }
 

@@ -10,10 +10,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::state::{self, Connection, Departures, QuorumChanged, Snapshot};
+use crate::state::{self, Connection, DepartureLog, QuorumChanged, Snapshot};
 
 /// How many changes are kept for those who read more slowly than they come.
-pub(crate) const KEPT: usize = 1024;
+pub(crate) const HISTORY_LEN: usize = 1024;
 
 /// The last changes, and what is true now.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(crate) struct History {
 pub(super) struct Record {
     current: Arc<Snapshot>,
     changes: VecDeque<QuorumChanged>,
-    pub(super) departures: Departures,
+    pub(super) departures: DepartureLog,
 }
 
 impl History {
@@ -40,7 +40,7 @@ impl History {
             record: Mutex::new(Record {
                 current,
                 changes: VecDeque::new(),
-                departures: Departures::default(),
+                departures: DepartureLog::default(),
             }),
             #[cfg(feature = "metrics")]
             conflated: AtomicU64::new(0),
@@ -52,7 +52,7 @@ impl History {
         record.departures.note(&change);
         record.current = Arc::clone(&change.current);
         self.sequence.store(change.current.sequence, Ordering::Release);
-        if record.changes.len() == KEPT {
+        if record.changes.len() == HISTORY_LEN {
             record.changes.pop_front();
         }
         record.changes.push_back(change);
@@ -68,25 +68,25 @@ impl History {
         state::first(&self.record.lock().current)
     }
 
-    /// What comes next for somebody who was last told `seen`: the current state for who was told
+    /// What comes next for somebody who was last told `last_sent`: the current state for who was told
     /// nothing, then each change, or one in place of all that are not kept any more.
-    pub(crate) fn after(&self, seen: Option<&Arc<Snapshot>>) -> Option<QuorumChanged> {
-        if seen.is_some_and(|seen| !self.is_ahead_of(seen)) {
+    pub(crate) fn next_after(&self, last_sent: Option<&Arc<Snapshot>>) -> Option<QuorumChanged> {
+        if last_sent.is_some_and(|last_sent| !self.is_ahead_of(last_sent)) {
             return None;
         }
         let record = self.record.lock();
-        let Some(seen) = seen else { return Some(state::first(&record.current)) };
-        let behind = record.current.sequence - seen.sequence;
+        let Some(last_sent) = last_sent else { return Some(state::first(&record.current)) };
+        let behind = record.current.sequence - last_sent.sequence;
         let latest = record.changes.back().filter(|_| behind > 0)?;
         let next = usize::try_from(behind).ok().and_then(|n| record.changes.len().checked_sub(n));
         match next {
             Some(index) => Some(record.changes[index].clone()),
-            None => Some(record.departures.conflate(seen, latest)),
+            None => Some(record.departures.conflate(last_sent, latest)),
         }
     }
 
-    pub(super) fn is_ahead_of(&self, seen: &Snapshot) -> bool {
-        self.sequence.load(Ordering::Acquire) != seen.sequence
+    pub(super) fn is_ahead_of(&self, last_sent: &Snapshot) -> bool {
+        self.sequence.load(Ordering::Acquire) != last_sent.sequence
     }
 
     /// Whether nothing follows.
@@ -109,7 +109,7 @@ impl History {
     }
 
     /// What was told by the change with this sequence, if it is kept and is not the last.
-    pub(crate) fn told_before_now(&self, sequence: u64) -> Option<Arc<Snapshot>> {
+    pub(crate) fn snapshot_at(&self, sequence: u64) -> Option<Arc<Snapshot>> {
         let record = self.record.lock();
         let behind = record.current.sequence.checked_sub(sequence).filter(|behind| *behind > 0)?;
         let index = record.changes.len().checked_sub(usize::try_from(behind).ok()? + 1)?;

@@ -5,12 +5,12 @@
 //! the subscriber's own thread. So a subscriber that does not keep up holds nobody up and takes no
 //! memory; it finds what it missed in the history or, if that has moved on, the latest state.
 
+mod coalescing_runner;
 mod delivery;
 mod history;
 mod subscriber;
 #[cfg(test)]
 mod tests;
-mod turn;
 
 use std::sync::Arc;
 #[cfg(feature = "metrics")]
@@ -18,13 +18,13 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
-use self::delivery::{By, Subscription};
-pub(crate) use self::history::History;
-#[cfg(any(test, feature = "web"))]
-pub(crate) use self::history::KEPT;
-pub use self::subscriber::{Subscriber, SubscriptionId};
 #[cfg(feature = "metrics")]
-use self::turn::Turn;
+use self::coalescing_runner::CoalescingRunner;
+use self::delivery::{Initiator, Subscription};
+#[cfg(any(test, feature = "web"))]
+pub(crate) use self::history::HISTORY_LEN;
+pub(crate) use self::history::History;
+pub use self::subscriber::{Subscriber, SubscriptionId};
 #[cfg(feature = "metrics")]
 use crate::{foreign, metrics::Metrics};
 
@@ -36,7 +36,7 @@ pub(crate) struct Registry {
     subscriptions: Mutex<Arc<Vec<Arc<Subscription>>>>,
     /// Whose turn it is to record how many there are.
     #[cfg(feature = "metrics")]
-    counting: Turn,
+    counting: CoalescingRunner,
 }
 
 impl Registry {
@@ -45,7 +45,7 @@ impl Registry {
             history,
             subscriptions: Mutex::default(),
             #[cfg(feature = "metrics")]
-            counting: Turn::new(),
+            counting: CoalescingRunner::new(),
         }
     }
 
@@ -60,7 +60,7 @@ impl Registry {
             let place = subscriptions.partition_point(|other| other.id < id);
             Arc::make_mut(&mut subscriptions).insert(place, Arc::clone(&subscription));
         }
-        subscription.deliver(By::Publisher(None));
+        subscription.deliver(Initiator::Publisher(None));
         self.record();
         if self.history.is_over() {
             // Nobody sweeps any more.
@@ -92,7 +92,7 @@ impl Registry {
         };
         subscription.is_some_and(|subscription| {
             subscription.start_over();
-            subscription.deliver(By::Publisher(None))
+            subscription.deliver(Initiator::Publisher(None))
         })
     }
 
@@ -100,7 +100,8 @@ impl Registry {
     pub(crate) fn deliver(&self) {
         let latest = self.history.latest();
         let all = Arc::clone(&self.subscriptions.lock());
-        let is_dead = |one: &&Arc<Subscription>| !one.deliver(By::Publisher(latest.as_ref()));
+        let is_dead =
+            |one: &&Arc<Subscription>| !one.deliver(Initiator::Publisher(latest.as_ref()));
         let dead: Vec<SubscriptionId> = all.iter().filter(is_dead).map(|one| one.id).collect();
         // Or it would be copied.
         drop(all);
@@ -116,7 +117,7 @@ impl Registry {
         #[cfg(feature = "metrics")]
         {
             let mut recorded = None;
-            self.counting.take(|| {
+            self.counting.run(|| {
                 let count = self.subscriptions.lock().len();
                 // Once more only if it has changed: the recorder may have subscribed somebody.
                 if recorded.replace(count) == Some(count) {

@@ -16,7 +16,7 @@ use super::*;
 use crate::{
     libquorum::{NodeId, Notification, RingId},
     link::clock::{Clock, Moment},
-    state::{Cause, Connection, Event, Now, QuorumChanged, Rules, Tracker},
+    state::{BeliefPolicy, Cause, Connection, Event, Now, QuorumChanged, Tracker},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,8 +29,8 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(rules: Rules) -> Self {
-        let tracker = Tracker::new(rules, SystemTime::now());
+    fn new(policy: BeliefPolicy) -> Self {
+        let tracker = Tracker::new(policy, SystemTime::now());
         let history = Arc::new(History::new(Arc::clone(tracker.current())));
         let registry = Registry::new(Arc::clone(&history));
         Self { tracker: Mutex::new(tracker), history, registry }
@@ -65,13 +65,13 @@ fn flip(shared: &Shared, n: u64) {
 
 fn connected() -> Arc<Shared> {
     let hour = Duration::from_secs(3600);
-    let rules = Rules {
+    let policy = BeliefPolicy {
         lease: hour,
         settle_grace: hour,
         stable_after: Duration::ZERO,
         trust_two_node: true,
     };
-    let shared = Arc::new(Shared::new(rules));
+    let shared = Arc::new(Shared::new(policy));
     shared.publish(Event::Connected {
         has_provider: true,
         asked_at: Clock::System.now(),
@@ -107,7 +107,7 @@ impl Handler<QuorumChanged> for Probe {
     }
 }
 
-struct Told {
+struct LinkEvent {
     addr: Option<Addr<Probe>>,
     told: mpsc::UnboundedReceiver<QuorumChanged>,
     stuck: Arc<AtomicBool>,
@@ -115,16 +115,16 @@ struct Told {
 }
 
 /// A probe on an arbiter of its own.
-fn probe() -> Told {
+fn probe() -> LinkEvent {
     let (sender, told) = mpsc::unbounded_channel();
     let stuck = Arc::new(AtomicBool::new(false));
     let arbiter = Arbiter::new();
     let probe = Probe { told: sender, stuck: Arc::clone(&stuck) };
     let addr = Actor::start_in_arbiter(&arbiter.handle(), |_| probe);
-    Told { addr: Some(addr), told, stuck, arbiter }
+    LinkEvent { addr: Some(addr), told, stuck, arbiter }
 }
 
-impl Told {
+impl LinkEvent {
     fn recipient(&self) -> Recipient<QuorumChanged> {
         self.addr.clone().unwrap().recipient()
     }
@@ -152,7 +152,7 @@ impl Told {
     }
 }
 
-impl Drop for Told {
+impl Drop for LinkEvent {
     fn drop(&mut self) {
         self.stuck.store(false, Ordering::Release);
         self.arbiter.stop();
@@ -197,8 +197,8 @@ fn a_subscriber_that_keeps_up_with_a_burst_misses_nothing() {
         let shared = connected();
         let mut probe = probe();
         shared.registry.subscribe(probe.recipient().into());
-        flip(&shared, KEPT as u64);
-        assert_eq!(probe.up_to(KEPT as u64 + 1).await.1, 0);
+        flip(&shared, HISTORY_LEN as u64);
+        assert_eq!(probe.up_to(HISTORY_LEN as u64 + 1).await.1, 0);
     });
 }
 
@@ -206,7 +206,7 @@ fn a_subscriber_that_keeps_up_with_a_burst_misses_nothing() {
 fn there_is_no_gap_and_no_duplicate_whenever_and_wherever_one_subscribes() {
     run(async {
         let shared = connected();
-        let mut probes: Vec<Told> = (0..4).map(|_| probe()).collect();
+        let mut probes: Vec<LinkEvent> = (0..4).map(|_| probe()).collect();
         let last = 20_001;
         thread::scope(|scope| {
             let publisher = Arc::clone(&shared);
@@ -240,7 +240,7 @@ fn a_stuck_subscriber_takes_no_memory_and_then_gets_the_latest_state() {
             let subscriptions = shared.registry.subscriptions.lock();
             let delivery = subscriptions[0].delivery.lock();
             assert!(delivery.in_mailbox.is_some());
-            assert_eq!(delivery.seen.as_ref().unwrap().sequence, 1);
+            assert_eq!(delivery.last_sent.as_ref().unwrap().sequence, 1);
         }
         stuck.stuck.store(false, Ordering::Release);
         let change = stuck.next().await;
@@ -261,8 +261,8 @@ fn one_that_ends_leaves_nothing_behind() {
         // Who looks while a message is being handled is told when it has been.
         shared.registry.deliver();
         probe.stuck.store(false, Ordering::Release);
-        let let_go = |left: Arc<Subscription>| left.let_go.load(Ordering::Acquire) > 0;
-        eventually("it is handled", || left.upgrade().is_some_and(let_go)).await;
+        let last_acked = |left: Arc<Subscription>| left.last_acked.load(Ordering::Acquire) > 0;
+        eventually("it is handled", || left.upgrade().is_some_and(last_acked)).await;
         probe.arbiter.stop();
         eventually("it is dropped", || shared.registry.len() == 0).await;
         eventually("it is freed", || left.upgrade().is_none()).await;
@@ -275,7 +275,7 @@ fn every_live_subscriber_is_told_the_end_when_nobody_holds_the_registry() {
     run(async {
         let shared = connected();
         flip(&shared, 1);
-        let mut probes: Vec<Told> = (0..10).map(|_| probe()).collect();
+        let mut probes: Vec<LinkEvent> = (0..10).map(|_| probe()).collect();
         for probe in &probes {
             probe.stuck.store(true, Ordering::Release);
             shared.registry.subscribe(probe.recipient().into());
@@ -582,7 +582,7 @@ fn the_budget_of_a_task_holds_nobody_up() {
         shared.registry.subscribe(probe.recipient().into());
         flip(&shared, 500);
         let arbiter = Arbiter::new();
-        let mut told = Told { addr: None, told: received, stuck, arbiter };
+        let mut told = LinkEvent { addr: None, told: received, stuck, arbiter };
         assert_eq!(told.up_to(501).await.1, 0);
     });
 }

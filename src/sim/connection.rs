@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use crate::{
     error::{Code, Error},
     libquorum::Notification,
-    link::{clock::Moment, connection::sealed::Tracked, connector::Connector},
+    link::{blocking_worker::BlockingWorker, clock::Moment, connection::sealed::QuorumConnection},
 };
 
 /// The daemon's end of a connection.
@@ -124,7 +124,7 @@ impl AsRawFd for Simulated {
     }
 }
 
-impl Tracked for Simulated {
+impl QuorumConnection for Simulated {
     fn dispatch(&mut self) -> Result<Option<Notification>, Error> {
         let mut queue = self.queue.lock();
         if let Some(code) = queue.failed {
@@ -154,7 +154,7 @@ impl Tracked for Simulated {
         self.asked_at
     }
 
-    fn close(self: Box<Self>, _: &Connector) {}
+    fn close(self: Box<Self>, _: &BlockingWorker) {}
 }
 
 fn silence(mut doorbell: &UnixStream) {

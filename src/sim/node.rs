@@ -20,12 +20,12 @@ use super::{
 };
 use crate::{
     error::{Code, Error},
-    libquorum::{NodeId, Server},
+    libquorum::{NodeId, PeerProcess},
     link::{
+        blocking_worker::BlockingWorker,
         clock::{Clock, Moment},
         connection::sealed,
-        connector::Connector,
-        probe::{Answer, Asking, Probe},
+        probe::{Answer, PendingProbe, Probe},
         ring_watch::{RingReading, RingUpdate, RingWatch},
         trust::TrustPolicy,
         worker::Pending,
@@ -77,7 +77,7 @@ impl Node {
             if let Some(code) = clients.faults.connect {
                 return Err(Error::Connect(code));
             }
-            let server = Server { uid: clients.faults.server_uid, pid: None };
+            let server = PeerProcess { uid: clients.faults.server_uid, pid: None };
             trust.check_server(Some(server))?;
             trust.check_provider(provider)?;
             if let Some(code) = clients.faults.track_start {
@@ -129,7 +129,7 @@ impl sealed::Source for Node {
         crate::link::names::NameSource::Known(self.cluster.nodes().into_iter().map(name).collect())
     }
 
-    fn connect(self: Arc<Self>, trust: TrustPolicy, _: &Connector) -> sealed::Connecting {
+    fn connect(self: Arc<Self>, trust: TrustPolicy, _: &BlockingWorker) -> sealed::Connecting {
         if !self.is_driven.swap(true, Ordering::Relaxed) {
             actix::spawn(self.cluster.clone().drive());
         }
@@ -138,7 +138,7 @@ impl sealed::Source for Node {
             loop {
                 changed.mark_unchanged();
                 if let Some(answer) = self.answer(trust) {
-                    return Ok(Box::new(answer?) as Box<dyn sealed::Tracked>);
+                    return Ok(Box::new(answer?) as Box<dyn sealed::QuorumConnection>);
                 }
                 // The sender is in `self.cluster`.
                 let _ = changed.changed().await;
@@ -152,7 +152,7 @@ impl sealed::Source for Node {
 struct SimulatedProbe(Arc<Node>);
 
 impl Probe for SimulatedProbe {
-    fn ask(&self, _: Vec<NodeId>) -> Asking {
+    fn ask(&self, _: Vec<NodeId>) -> PendingProbe {
         let node = Arc::clone(&self.0);
         let asked_at = node.clock.now();
         let mut changed = node.cluster.changed.subscribe();

@@ -131,7 +131,7 @@ impl QuorumChanged {
     }
 
     /// Whether this is an interruption that is neither a loss nor a gain.
-    pub(crate) fn left_quorate(&self) -> bool {
+    pub(crate) fn is_silent_interruption(&self) -> bool {
         let (before, now) = (self.previous.quorum, self.current.quorum);
         self.interrupted() && before.is_quorate() && now.is_quorate()
     }

@@ -11,9 +11,9 @@ use crate::libquorum::NodeId;
 /// When each member joined last, after it had left: enough to tell a subscriber that missed changes
 /// which nodes restarted meanwhile. Nodes that left for good are forgotten.
 #[derive(Debug, Default)]
-pub(crate) struct Departures(HashMap<NodeId, u64>);
+pub(crate) struct DepartureLog(HashMap<NodeId, u64>);
 
-impl Departures {
+impl DepartureLog {
     /// How many nodes it knows of.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {

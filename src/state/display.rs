@@ -18,7 +18,7 @@ impl fmt::Display for QuorumChanged {
                 write!(f, "; {what}{}", Listed(nodes))?;
             }
         }
-        if self.left_quorate() {
+        if self.is_silent_interruption() {
             f.write_str("; interrupted")?;
         }
         if let (Cause::Votes, Some(votes), None) = (self.cause, &current.votes, current.shortage())
@@ -47,7 +47,7 @@ impl fmt::Display for QuorumChanged {
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.quorum)?;
-        let Some(ring) = self.ring_id.filter(|_| self.connection.tells()) else {
+        let Some(ring) = self.ring_id.filter(|_| self.connection.is_established()) else {
             return write!(f, "{}", self.connection);
         };
         if self.connection == Connection::Stalled {
@@ -119,20 +119,20 @@ mod tests {
         error::{Code, Error},
         libquorum::{Notification, RingId},
         link::clock::Moment,
-        state::{Event, Now, Rules, Tracker, first},
+        state::{BeliefPolicy, Event, Now, Tracker, first},
     };
 
     const NOW: Now = Now { wall: SystemTime::UNIX_EPOCH, moment: Moment::BEGINNING };
 
     fn tracker() -> Tracker {
         let second = Duration::from_secs(1);
-        let rules = Rules {
+        let policy = BeliefPolicy {
             lease: second,
             settle_grace: second,
             stable_after: Duration::ZERO,
             trust_two_node: true,
         };
-        Tracker::new(rules, NOW.wall)
+        Tracker::new(policy, NOW.wall)
     }
 
     fn told(events: impl IntoIterator<Item = Event>) -> (Tracker, Vec<String>) {
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn missed_changes_are_one_line_too() {
         let mut tracker = tracker();
-        let mut departures = crate::state::Departures::default();
+        let mut departures = crate::state::DepartureLog::default();
         let changes: Vec<_> = partition()
             .into_iter()
             .filter_map(|event| tracker.apply(event, NOW))

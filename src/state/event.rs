@@ -44,7 +44,7 @@ pub(crate) struct Now {
 
 /// How long things are believed, and how soon.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rules {
+pub(crate) struct BeliefPolicy {
     pub(crate) lease: Duration,
     pub(crate) settle_grace: Duration,
     pub(crate) stable_after: Duration,

@@ -17,7 +17,7 @@ use crate::{
         probe::Answer,
         ring_watch::{RingCounters, RingReading, RingUpdate},
     },
-    state::{Event, Now, Rules, Tracker, oracle::Oracle},
+    state::{BeliefPolicy, Event, Now, Tracker, oracle::Oracle},
 };
 
 /// Plays the bytes to a tracker, through the real callbacks.
@@ -27,7 +27,7 @@ use crate::{
 /// If a promise is broken by it.
 pub fn play(bytes: &[u8]) {
     let mut bytes = Bytes(bytes);
-    let rules = Rules {
+    let policy = BeliefPolicy {
         lease: ms(40 * (1 + u64::from(bytes.next()))),
         settle_grace: ms(10 * u64::from(bytes.next())),
         // Nothing is held back in half of the plays.
@@ -40,8 +40,8 @@ pub fn play(bytes: &[u8]) {
         connection: Scripted::default(),
         delivered: VecDeque::new(),
         malformed: false,
-        tracker: Tracker::new(rules, SystemTime::UNIX_EPOCH),
-        oracle: Oracle::new(rules),
+        tracker: Tracker::new(policy, SystemTime::UNIX_EPOCH),
+        oracle: Oracle::new(policy),
         counters: RingCounters::default(),
         tokens: 0,
     };

@@ -26,7 +26,7 @@ impl Lease {
     }
 
     /// Whether there is quorum, and the lease runs.
-    pub(crate) fn runs(&self) -> bool {
+    pub(crate) fn is_active(&self) -> bool {
         self.is_ahead(&self.until)
     }
 
@@ -40,9 +40,9 @@ impl Lease {
     }
 
     /// Whether there is quorum and has been since this epoch began.
-    pub(crate) fn runs_in(&self, epoch: u64) -> bool {
+    pub(crate) fn is_active_in(&self, epoch: u64) -> bool {
         // In this order: had the epoch moved before the lease was found to run, that is seen.
-        self.runs() && self.epoch.load(Ordering::Acquire) == epoch
+        self.is_active() && self.epoch.load(Ordering::Acquire) == epoch
     }
 
     /// Whether no other partition can be quorate, and this one has been quorate since this epoch
@@ -56,17 +56,17 @@ impl Lease {
     pub(crate) fn running_epoch(&self) -> Option<u64> {
         // In this order: an epoch that has begun is not believed to run for what ran before it.
         let epoch = self.epoch.load(Ordering::Acquire);
-        self.runs_in(epoch).then_some(epoch)
+        self.is_active_in(epoch).then_some(epoch)
     }
 
     /// How long it runs yet.
-    pub(crate) fn left(&self) -> Duration {
+    pub(crate) fn remaining(&self) -> Duration {
         Moment(self.until.load(Ordering::Acquire)).since(self.clock.now())
     }
 
     /// How long no other partition can be quorate yet.
     #[cfg(feature = "web")]
-    pub(crate) fn exclusive_left(&self) -> Duration {
+    pub(crate) fn exclusive_remaining(&self) -> Duration {
         Moment(self.exclusive_until.load(Ordering::Acquire)).since(self.clock.now())
     }
 
@@ -130,13 +130,13 @@ mod tests {
     fn it_runs_out_by_itself() {
         let clock = Clock::System;
         let lease = Lease::new(clock);
-        assert!(!lease.runs());
+        assert!(!lease.is_active());
         lease.grant(clock.now().after(Duration::from_secs(3600)), None, 7);
-        assert!(lease.runs() && lease.runs_in(7) && !lease.runs_in(6));
+        assert!(lease.is_active() && lease.is_active_in(7) && !lease.is_active_in(6));
         lease.grant(clock.now(), None, 7);
-        assert!(!lease.runs(), "the moment itself is too late");
+        assert!(!lease.is_active(), "the moment itself is too late");
         lease.grant(Moment(1), None, 7);
-        assert!(!lease.runs() && lease.left().is_zero());
+        assert!(!lease.is_active() && lease.remaining().is_zero());
     }
 
     #[test]
@@ -182,7 +182,7 @@ mod tests {
         let lease = Lease::new(clock);
         lease.grant(clock.now().after(Duration::from_secs(3600)), None, 1);
         lease.revoke(2);
-        assert!(!lease.runs() && !lease.runs_in(1) && !lease.runs_in(2));
+        assert!(!lease.is_active() && !lease.is_active_in(1) && !lease.is_active_in(2));
     }
 }
 
@@ -216,8 +216,8 @@ mod in_every_order {
 
     fn guards(lease: &Lease, _: &AtomicU8) {
         if let Some(epoch) = lease.running_epoch() {
-            let valid = lease.runs_in(epoch);
-            assert!(valid || !lease.runs_in(epoch), "valid again");
+            let valid = lease.is_active_in(epoch);
+            assert!(valid || !lease.is_active_in(epoch), "valid again");
         }
     }
 
@@ -252,7 +252,7 @@ mod in_every_order {
             |lease, _| lease.grant(FOR_EVER, None, 2),
             |lease, _| {
                 assert_ne!(lease.running_epoch(), Some(1));
-                assert!(!lease.runs_in(1));
+                assert!(!lease.is_active_in(1));
             },
         );
     }
@@ -268,7 +268,7 @@ mod in_every_order {
             |lease, revoked| {
                 let ended = revoked.load(Ordering::Acquire) == 1;
                 let epoch = lease.running_epoch();
-                assert!(!(ended && (lease.runs() || epoch.is_some())));
+                assert!(!(ended && (lease.is_active() || epoch.is_some())));
                 assert_ne!(epoch, Some(2), "nobody has granted it");
             },
         );

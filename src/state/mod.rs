@@ -23,8 +23,8 @@ mod votes;
 pub(crate) use self::snapshot::rfc3339;
 pub(crate) use self::{
     change::{AckOnDrop, Acknowledge},
-    departures::Departures,
-    event::{Event, Now, Rules},
+    departures::DepartureLog,
+    event::{BeliefPolicy, Event, Now},
     snapshot::first,
     tracker::Tracker,
 };

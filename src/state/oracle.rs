@@ -10,7 +10,7 @@ use crate::{
         ring_watch::{RingReading, RingUpdate, SECOND_READ},
     },
     state::{
-        self, Connection, Departures, Event, Now, Quorum, QuorumChanged, RingState, Rules,
+        self, BeliefPolicy, Connection, DepartureLog, Event, Now, Quorum, QuorumChanged, RingState,
         Snapshot, Tracker,
     },
 };
@@ -18,12 +18,12 @@ use crate::{
 /// Goes along with a tracker and panics at a promise that it does not keep.
 #[derive(Debug)]
 pub(crate) struct Oracle {
-    rules: Rules,
+    policy: BeliefPolicy,
     /// All that this connection has told; `None` while there is none.
     link: Option<Link>,
     /// Since when everything has spoken for quorum, without a break.
     speaks_since: Option<Moment>,
-    departures: Departures,
+    departures: DepartureLog,
     changes: Vec<QuorumChanged>,
 }
 
@@ -78,7 +78,7 @@ impl Ring {
     }
 
     /// The latest moment until which anything that was seen allows to believe in the ring.
-    fn latest(&self, rules: &Rules, expired_at: Moment) -> Moment {
+    fn latest(&self, policy: &BeliefPolicy, expired_at: Moment) -> Moment {
         if self.is_unwatched {
             return Moment::NEVER;
         }
@@ -88,7 +88,7 @@ impl Ring {
             same.filter(|two| {
                 two.tokens != one.tokens && two.asked_at >= one.answered_at.after(SECOND_READ)
             })
-            .map(|two| one.asked_at.after(two.token + two.consensus + rules.settle_grace))
+            .map(|two| one.asked_at.after(two.token + two.consensus + policy.settle_grace))
             .filter(|_| one.asked_at >= expired_at)
         });
         let live =
@@ -96,7 +96,7 @@ impl Ring {
         // The timeouts of any read may have been those that counted when it was decided.
         let longest =
             self.reads.iter().map(|read| read.token + read.consensus).max().unwrap_or_default();
-        let live = live.map(|(_, drained_at)| drained_at.after(longest + rules.settle_grace));
+        let live = live.map(|(_, drained_at)| drained_at.after(longest + policy.settle_grace));
         let latest = pairs.chain(live).max().unwrap_or_default();
         // A counter that has moved since the last decision ends it in time.
         let mut since = self
@@ -104,7 +104,7 @@ impl Ring {
             .windows(2)
             .filter(|two| two[0].asked_at > *decided_at && two[0].counters != two[1].counters);
         match since.next() {
-            Some(two) => latest.min(two[1].asked_at.after(two[1].consensus + rules.settle_grace)),
+            Some(two) => latest.min(two[1].asked_at.after(two[1].consensus + policy.settle_grace)),
             None => latest,
         }
     }
@@ -152,12 +152,12 @@ fn set(nodes: &[NodeId]) -> Set {
 }
 
 impl Oracle {
-    pub(crate) fn new(rules: Rules) -> Self {
+    pub(crate) fn new(policy: BeliefPolicy) -> Self {
         Self {
-            rules,
+            policy,
             link: None,
             speaks_since: None,
-            departures: Departures::default(),
+            departures: DepartureLog::default(),
             changes: Vec::new(),
         }
     }
@@ -182,8 +182,8 @@ impl Oracle {
 
         // Readers go by the clock: what ran out did so whether or not the tracker was told of it.
         let link = self.link.as_ref();
-        let lapsed = link.is_some_and(|link| !link.is_believed(&self.rules, now.moment));
-        let stalled = link.is_some_and(|link| !link.lives(&self.rules, now.moment));
+        let lapsed = link.is_some_and(|link| !link.is_believed(&self.policy, now.moment));
+        let stalled = link.is_some_and(|link| !link.lives(&self.policy, now.moment));
         let ring_ended =
             promised.is_some_and(|due| due <= now.moment) && before.quorum.is_quorate();
         let ran_out = before.connection == Connection::Connected && stalled
@@ -191,7 +191,7 @@ impl Oracle {
             || ring_ended;
         if let Some(link) = self.link.as_mut() {
             if before.connection == Connection::Connected && stalled {
-                link.expired_at = link.expired_at.max(link.lived_at.after(self.rules.lease));
+                link.expired_at = link.expired_at.max(link.lived_at.after(self.policy.lease));
             }
             if ring_ended && !lapsed && !stalled {
                 link.expired_at = link.expired_at.max(promised.unwrap_or_default());
@@ -233,21 +233,22 @@ impl Oracle {
 
         // Quorum.
         let link = self.link.as_ref();
-        let lives = link.is_some_and(|link| link.lives(&self.rules, now.moment));
+        let lives = link.is_some_and(|link| link.lives(&self.policy, now.moment));
         assert_eq!(after.connection == Connection::Connected, lives);
         assert_eq!(after.connection == Connection::Stalled, link.is_some() && !lives);
         if after.ring != RingState::Gather {
             assert_eq!(after.settled, link.is_some_and(Link::is_settled));
         }
         let decides = lives
-            && link.is_some_and(|link| link.decides() && link.is_believed(&self.rules, now.moment));
+            && link
+                .is_some_and(|link| link.decides() && link.is_believed(&self.policy, now.moment));
         let is_unwatched = link.is_some_and(|link| link.ring.is_unwatched);
         // Whether the ring is believed in is what it says; how long it may be is looked at below.
         let speaks = decides && (is_unwatched || tracker.believes_in_ring(now.moment));
         let unbroken = self.speaks_since.filter(|_| moved == 0 && !lapsed && was_believed);
         self.speaks_since = speaks.then(|| unbroken.unwrap_or(now.moment));
         let is_old = before.quorum.is_quorate() && !ran_out;
-        let is_stable = |since: Moment| now.moment >= since.after(self.rules.stable_after);
+        let is_stable = |since: Moment| now.moment >= since.after(self.policy.stable_after);
         let expected = self.speaks_since.is_some_and(|since| is_old || is_stable(since));
         assert_eq!(after.quorum.is_quorate(), expected);
         if after.quorum == Quorum::Inquorate {
@@ -259,9 +260,9 @@ impl Oracle {
         if let Some(link) = link.filter(|_| after.quorum.is_quorate()) {
             // Until when readers believe it.
             let until = tracker.deadline().expect("quorum runs out by itself");
-            assert!(until <= link.lived_at.after(self.rules.lease));
-            assert!(link.differs_since.is_none_or(|s| until <= s.after(self.rules.settle_grace)));
-            assert!(until <= link.ring.latest(&self.rules, link.expired_at), "the ring");
+            assert!(until <= link.lived_at.after(self.policy.lease));
+            assert!(link.differs_since.is_none_or(|s| until <= s.after(self.policy.settle_grace)));
+            assert!(until <= link.ring.latest(&self.policy, link.expired_at), "the ring");
         }
         if let Some(until) = tracker.exclusive_until() {
             let link = link.expect("connected");
@@ -463,8 +464,8 @@ impl Link {
     }
 
     /// Whether Corosync is known to have lived within the lease.
-    fn lives(&self, rules: &Rules, now: Moment) -> bool {
-        now < self.lived_at.after(rules.lease)
+    fn lives(&self, policy: &BeliefPolicy, now: Moment) -> bool {
+        now < self.lived_at.after(policy.lease)
     }
 
     /// Whether the last decision is for quorum, and votequorum says nothing else.
@@ -482,8 +483,8 @@ impl Link {
     }
 
     /// Whether it is, or has not been for less than the grace.
-    fn is_believed(&self, rules: &Rules, now: Moment) -> bool {
-        let is_recent = |since: Moment| self.was_settled && now < since.after(rules.settle_grace);
+    fn is_believed(&self, policy: &BeliefPolicy, now: Moment) -> bool {
+        let is_recent = |since: Moment| self.was_settled && now < since.after(policy.settle_grace);
         self.differs_since.is_none_or(is_recent)
     }
 }

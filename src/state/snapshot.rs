@@ -290,7 +290,7 @@ impl Connection {
     }
 
     /// Whether there is one, so that what it tells counts.
-    pub(crate) fn tells(&self) -> bool {
+    pub(crate) fn is_established(&self) -> bool {
         matches!(self, Self::Connected | Self::Stalled)
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Connection, Event, Now, Quorum, RingState, Rules, Snapshot,
+    BeliefPolicy, Connection, Event, Now, Quorum, RingState, Snapshot,
     continuity::Continuity,
     nodes::{contains, difference, sorted},
     ring::RingEvidence,
@@ -17,7 +17,7 @@ use crate::{
     state::{AckOnDrop, Cause, QuorumChanged},
 };
 
-impl Default for Rules {
+impl Default for BeliefPolicy {
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(5),
@@ -31,7 +31,7 @@ impl Default for Rules {
 /// Folds events into the snapshot. Pure: no clock, no input, no output.
 #[derive(Debug)]
 pub(crate) struct Tracker {
-    rules: Rules,
+    policy: BeliefPolicy,
     current: Arc<Snapshot>,
     /// What this connection has brought so far.
     link: LinkState,
@@ -84,9 +84,9 @@ struct Draft {
 }
 
 impl Tracker {
-    pub(crate) fn new(rules: Rules, wall: SystemTime) -> Self {
+    pub(crate) fn new(policy: BeliefPolicy, wall: SystemTime) -> Self {
         let current = Arc::new(Snapshot::before_anything(wall));
-        Self { rules, current, link: LinkState::default(), is_scripted: false }
+        Self { policy, current, link: LinkState::default(), is_scripted: false }
     }
 
     pub(crate) fn current(&self) -> &Arc<Snapshot> {
@@ -107,8 +107,8 @@ impl Tracker {
             _ => return None,
         }
         let counts = link.quorate_since.is_some();
-        let grace = link.unsettled_since.map(|since| since.after(self.rules.settle_grace));
-        let stable = link.quorate_since.map(|since| since.after(self.rules.stable_after));
+        let grace = link.unsettled_since.map(|since| since.after(self.policy.settle_grace));
+        let stable = link.quorate_since.map(|since| since.after(self.policy.stable_after));
         // What is over does not come again.
         let grace = grace.filter(|_| counts);
         let stable = stable.filter(|_| !self.current.quorum.is_quorate());
@@ -190,7 +190,7 @@ impl Tracker {
         }
         let ring_until = link.ring.until();
         let ring_passed = link.ring.expire_at(now);
-        let overdue = link.is_overdue(&self.rules, now);
+        let overdue = link.is_overdue(&self.policy, now);
         if ring_passed && !overdue && before.quorum.is_quorate() {
             // The daemon, too, has to be seen to live after that.
             link.not_before = link.not_before.max(ring_until.unwrap_or_default());
@@ -203,24 +203,24 @@ impl Tracker {
 
     /// Takes an event into the state of the link. Returns whether it counts at all.
     fn take(&mut self, event: Event, now: Moment, draft: &mut Draft) -> bool {
-        let is_established = self.current.connection.tells();
+        let is_established = self.current.connection.is_established();
         match event {
             Event::Failed { attempt, error } => {
                 draft.cause = Cause::ConnectFailed;
                 draft.after.connection = Connection::Connecting { attempt, error: Some(error) };
-                if !worth_telling(&self.current.connection, &draft.after.connection) {
+                if !is_worth_publishing(&self.current.connection, &draft.after.connection) {
                     return false;
                 }
                 draft.broken |= is_established;
-                self.unlink(draft);
+                self.reset_link(draft);
             }
             Event::Connected { has_provider, asked_at, watched } => {
                 draft.cause = Cause::Connected;
                 draft.after.connection = Connection::Connected;
                 draft.after.ring_id = None;
-                self.unlink(draft);
+                self.reset_link(draft);
                 self.link.has_provider = has_provider;
-                self.link.lease = asked_at.after(self.rules.lease);
+                self.link.lease = asked_at.after(self.policy.lease);
                 if !watched {
                     self.link.ring.unwatch();
                 }
@@ -229,7 +229,7 @@ impl Tracker {
                 draft.cause = Cause::Disconnected;
                 draft.broken = true;
                 draft.after.connection = Connection::Disconnected { error };
-                self.unlink(draft);
+                self.reset_link(draft);
             }
             Event::Stopped => {
                 draft.cause = Cause::Stopped;
@@ -255,7 +255,7 @@ impl Tracker {
     }
 
     /// Forgets everything that the connection has brought.
-    fn unlink(&mut self, draft: &mut Draft) {
+    fn reset_link(&mut self, draft: &mut Draft) {
         self.link = LinkState::default();
         draft.after.votes = None;
         draft.after.votes_are_current = false;
@@ -265,7 +265,7 @@ impl Tracker {
         let link = &mut self.link;
         draft.cause = Cause::Votes;
         if answer.asked_at >= link.not_before {
-            link.lease = link.lease.max(answer.asked_at.after(self.rules.lease));
+            link.lease = link.lease.max(answer.asked_at.after(self.policy.lease));
         }
         // An answer to a request from before the decision may be older than it.
         if let Some(decision) = link.decision.as_mut().filter(|d| answer.asked_at > d.asked_at) {
@@ -288,7 +288,7 @@ impl Tracker {
         draft.cause = Cause::Ring;
         let link = &mut self.link;
         match update {
-            RingUpdate::Read(reading) => link.ring.read(reading, self.rules.settle_grace),
+            RingUpdate::Read(reading) => link.ring.read(reading, self.policy.settle_grace),
             RingUpdate::Unwatched => link.ring.unwatch(),
         }
         if let Some(votes) = &mut draft.after.votes {
@@ -324,7 +324,7 @@ impl Tracker {
         link.ring.announce(ring_id, now);
         if !link.has_provider {
             // Nobody decides; the ring alone has to live.
-            link.ring.decide(ring_id, drained_at, now, self.rules.settle_grace);
+            link.ring.decide(ring_id, drained_at, now, self.policy.settle_grace);
             link.continuity.decide(&draft.after.members);
         }
     }
@@ -352,7 +352,7 @@ impl Tracker {
             if link.nodelist.is_none() {
                 link.ring.announce(ring_id, now);
             }
-            link.ring.decide(ring_id, drained_at, now, self.rules.settle_grace);
+            link.ring.decide(ring_id, drained_at, now, self.policy.settle_grace);
             if link.decides_membership() {
                 link.continuity.decide(&draft.after.members);
             }
@@ -361,7 +361,7 @@ impl Tracker {
 
     /// The first deadline: whether the daemon lives.
     fn link_alive(&mut self, now: Moment, draft: &mut Draft) {
-        if !draft.after.connection.tells() {
+        if !draft.after.connection.is_established() {
             return;
         }
         let is_alive = now < self.link.lease;
@@ -378,7 +378,7 @@ impl Tracker {
     /// break.
     fn decide(&mut self, ran_out: bool, now: Moment, draft: &mut Draft) {
         let before = &self.current;
-        let quorum = self.link.quorum(&self.rules, now, &draft.after);
+        let quorum = self.link.quorum(&self.policy, now, &draft.after);
         self.link.quorate_since = match quorum {
             Quorum::Quorate if draft.broken => Some(now),
             Quorum::Quorate => self.link.quorate_since.or(Some(now)),
@@ -388,7 +388,7 @@ impl Tracker {
         let held = if ran_out { Quorum::Unknown } else { before.quorum };
         if quorum.is_quorate() && !held.is_quorate() {
             let since = self.link.quorate_since.unwrap_or(now);
-            if now < since.after(self.rules.stable_after) {
+            if now < since.after(self.policy.stable_after) {
                 draft.after.quorum = held;
             }
         }
@@ -426,7 +426,7 @@ impl Tracker {
 
 impl LinkState {
     /// What this connection says about quorum, now.
-    fn quorum(&mut self, rules: &Rules, now: Moment, after: &Snapshot) -> Quorum {
+    fn quorum(&mut self, policy: &BeliefPolicy, now: Moment, after: &Snapshot) -> Quorum {
         let matches = self.decides_membership();
         self.unsettled_since = match self.decision {
             Some(_) if !matches => self.unsettled_since.or(Some(now)),
@@ -439,17 +439,17 @@ impl LinkState {
         match self.decision {
             None => Quorum::Unknown,
             Some(decision) if !decision.quorate || decision.contradicted => Quorum::Inquorate,
-            Some(_) if self.is_overdue(rules, now) => Quorum::Unknown,
+            Some(_) if self.is_overdue(policy, now) => Quorum::Unknown,
             Some(_) if self.ring.until().is_none_or(|until| now >= until) => Quorum::Unknown,
-            Some(_) if self.has_provider && !rules.trust_two_node => without_two_node(after),
+            Some(_) if self.has_provider && !policy.trust_two_node => without_two_node(after),
             Some(_) => Quorum::Quorate,
         }
     }
 
     /// Whether a decision about this membership has not come within the grace.
-    fn is_overdue(&self, rules: &Rules, now: Moment) -> bool {
+    fn is_overdue(&self, policy: &BeliefPolicy, now: Moment) -> bool {
         self.unsettled_since
-            .is_some_and(|since| !self.was_settled || now >= since.after(rules.settle_grace))
+            .is_some_and(|since| !self.was_settled || now >= since.after(policy.settle_grace))
     }
 
     /// Whether the decision is about the membership that was told, and about the ring that the daemon
@@ -482,7 +482,7 @@ fn without_two_node(after: &Snapshot) -> Quorum {
 
 /// Whether a failed attempt says anything new: the first one, another error, and then each time
 /// that the number of attempts has doubled, so that nobody is flooded while Corosync is down.
-fn worth_telling(before: &Connection, after: &Connection) -> bool {
+fn is_worth_publishing(before: &Connection, after: &Connection) -> bool {
     match (before, after) {
         (
             Connection::Connecting { error: before, .. },

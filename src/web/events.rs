@@ -19,9 +19,9 @@ use futures_util::{
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-use super::{STALLED, told};
+use super::{STALLED, no_store_response};
 use crate::{
-    actor::{QuorumHandle, shared::News},
+    actor::{QuorumHandle, shared::ChangeSignal},
     json::{Alive, Change, State},
     state::{Cause, Connection, Quorum, QuorumChanged, Snapshot},
 };
@@ -43,7 +43,7 @@ const RETRY_WHEN_FULL: Duration = Duration::from_secs(10);
 
 /// `GET /quorum/events`
 pub(super) fn stream(quorum: &QuorumHandle, request: &HttpRequest) -> HttpResponse {
-    let mut response = told(StatusCode::OK);
+    let mut response = no_store_response(StatusCode::OK);
     response
         .content_type("text/event-stream")
         // A proxy that buffers would keep the news to itself.
@@ -52,7 +52,7 @@ pub(super) fn stream(quorum: &QuorumHandle, request: &HttpRequest) -> HttpRespon
         return response.streaming(stream::empty::<Result<Bytes, actix_web::Error>>());
     }
     let clients = quorum.shared.web_state::<EventClients>();
-    let Some(place) = clients.enter() else {
+    let Some(slot) = clients.enter() else {
         // A browser comes again after a stream that has ended, and never after another status.
         let retry = RETRY_WHEN_FULL + RETRY_WHEN_FULL.mul_f64(fastrand::f64());
         let retry = retry.as_millis();
@@ -62,8 +62,8 @@ pub(super) fn stream(quorum: &QuorumHandle, request: &HttpRequest) -> HttpRespon
         .headers()
         .get("last-event-id")
         .and_then(|id| clients.sequence_of(id.to_str().ok()?))
-        .and_then(|sequence| quorum.shared.history.told_before_now(sequence));
-    response.streaming(events(quorum.clone(), last_seen, place))
+        .and_then(|sequence| quorum.shared.history.snapshot_at(sequence));
+    response.streaming(events(quorum.clone(), last_seen, slot))
 }
 
 /// The events of one client. It is asked for the next one when the last is on its way, so a client
@@ -71,11 +71,11 @@ pub(super) fn stream(quorum: &QuorumHandle, request: &HttpRequest) -> HttpRespon
 fn events(
     quorum: QuorumHandle,
     seen: Option<Arc<Snapshot>>,
-    place: Arc<Place>,
+    slot: Arc<ClientSlot>,
 ) -> impl Stream<Item = Result<Bytes, actix_web::Error>> {
     let latest = quorum.shared.watch();
     let client =
-        Client { quorum, latest, seen, told: (Quorum::Unknown, false), place, has_ended: false };
+        Client { quorum, latest, seen, told: (Quorum::Unknown, false), slot, has_ended: false };
     stream::unfold(client, |mut client| async {
         let event = client.next().await?;
         Some((Ok(event), client))
@@ -84,12 +84,12 @@ fn events(
 
 struct Client {
     quorum: QuorumHandle,
-    latest: News,
+    latest: ChangeSignal,
     /// What it was told last.
     seen: Option<Arc<Snapshot>>,
     /// The quorum that it was told last, and whether that was exclusive.
     told: (Quorum, bool),
-    place: Arc<Place>,
+    slot: Arc<ClientSlot>,
     has_ended: bool,
 }
 
@@ -97,11 +97,11 @@ impl Client {
     async fn next(&mut self) -> Option<Bytes> {
         let silent = Instant::now() + ALIVE;
         loop {
-            if self.has_ended || !self.place.reads() {
+            if self.has_ended || !self.slot.touch() {
                 return None;
             }
             self.latest.mark_unchanged();
-            if let Some(change) = self.quorum.shared.history.after(self.seen.as_ref()) {
+            if let Some(change) = self.quorum.shared.history.next_after(self.seen.as_ref()) {
                 return Some(self.changed(&change));
             }
             let now = (self.quorum.quorum(), self.quorum.is_exclusive());
@@ -113,8 +113,8 @@ impl Client {
             // quorum becomes exclusive.
             let lease = &self.quorum.shared.lease;
             let lease = match now {
-                (Quorum::Quorate, true) => Instant::now() + lease.exclusive_left(),
-                (Quorum::Quorate, false) => Instant::now() + lease.left().min(LOOK),
+                (Quorum::Quorate, true) => Instant::now() + lease.exclusive_remaining(),
+                (Quorum::Quorate, false) => Instant::now() + lease.remaining().min(LOOK),
                 _ => silent,
             };
             let changed = pin!(self.latest.changed());
@@ -163,21 +163,21 @@ impl Client {
 pub(crate) struct EventClients {
     /// Which actor this is, of all processes.
     actor: u64,
-    places: Mutex<Vec<Weak<Place>>>,
+    slots: Mutex<Vec<Weak<ClientSlot>>>,
     /// The event of one change, which most of them are told at about the same time.
     rendered: Mutex<Option<(u64, Bytes)>>,
 }
 
 /// The place of one of them, for as long as it is there.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ClientSlot {
     /// When it last took something; `None` once the place was given to somebody else.
     read_at: Mutex<Option<Instant>>,
 }
 
 impl Default for EventClients {
     fn default() -> Self {
-        Self { actor: fastrand::u64(..), places: Mutex::default(), rendered: Mutex::default() }
+        Self { actor: fastrand::u64(..), slots: Mutex::default(), rendered: Mutex::default() }
     }
 }
 
@@ -194,18 +194,18 @@ impl EventClients {
         sequence.parse().ok().filter(|_| is_ours)
     }
 
-    fn enter(&self) -> Option<Arc<Place>> {
-        let mut places = self.places.lock();
-        places.retain(|place| place.strong_count() > 0);
-        if places.len() >= CLIENTS {
-            places.retain(|place| place.upgrade().is_some_and(|place| !place.is_lost()));
+    fn enter(&self) -> Option<Arc<ClientSlot>> {
+        let mut slots = self.slots.lock();
+        slots.retain(|slot| slot.strong_count() > 0);
+        if slots.len() >= CLIENTS {
+            slots.retain(|slot| slot.upgrade().is_some_and(|slot| !slot.is_stale()));
         }
-        if places.len() >= CLIENTS {
+        if slots.len() >= CLIENTS {
             return None;
         }
-        let place = Arc::new(Place { read_at: Mutex::new(Some(Instant::now())) });
-        places.push(Arc::downgrade(&place));
-        Some(place)
+        let slot = Arc::new(ClientSlot { read_at: Mutex::new(Some(Instant::now())) });
+        slots.push(Arc::downgrade(&slot));
+        Some(slot)
     }
 
     /// The event that tells a change. It is the same for all, but for who is told it as the first
@@ -231,16 +231,16 @@ impl EventClients {
     }
 }
 
-impl Place {
+impl ClientSlot {
     /// Takes the place from who has not read for long. Who reads is asked at least every [`ALIVE`].
-    fn is_lost(&self) -> bool {
+    fn is_stale(&self) -> bool {
         let mut read_at = self.read_at.lock();
         *read_at = read_at.filter(|read_at| read_at.elapsed() < STALLED);
         read_at.is_none()
     }
 
     /// Whether it still has its place, now that it reads.
-    fn reads(&self) -> bool {
+    fn touch(&self) -> bool {
         let mut read_at = self.read_at.lock();
         *read_at = read_at.map(|_| Instant::now());
         read_at.is_some()
@@ -256,15 +256,15 @@ mod tests {
         actix::System::new().block_on(async {
             tokio::time::pause();
             let clients = EventClients::default();
-            let places: Vec<_> = (0..CLIENTS).map(|_| clients.enter().unwrap()).collect();
+            let slots: Vec<_> = (0..CLIENTS).map(|_| clients.enter().unwrap()).collect();
             assert!(clients.enter().is_none());
             tokio::time::advance(STALLED - ALIVE).await;
-            let (reader, stuck) = places.split_first().unwrap();
-            assert!(reader.reads() && clients.enter().is_none());
+            let (reader, stuck) = slots.split_first().unwrap();
+            assert!(reader.touch() && clients.enter().is_none());
             tokio::time::advance(ALIVE).await;
             let _new = clients.enter().unwrap();
-            assert!(reader.reads(), "it has read meanwhile");
-            assert!(stuck.iter().all(|stuck| !stuck.reads()), "their streams end when they read");
+            assert!(reader.touch(), "it has read meanwhile");
+            assert!(stuck.iter().all(|stuck| !stuck.touch()), "their streams end when they read");
         });
     }
 }

@@ -4,7 +4,7 @@ use std::{fmt::Write, time::Duration};
 
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode};
 
-use super::told;
+use super::no_store_response;
 use crate::{
     actor::QuorumHandle,
     state::{Connection, Quorum, Snapshot},
@@ -70,7 +70,7 @@ fn answer(
     let snapshot = quorum.shared.snapshot();
     let only = request.match_info().get("check");
     if only.is_some_and(|only| checks.iter().all(|check| check.name != only)) {
-        return told(StatusCode::NOT_FOUND).body("there is no such check\n");
+        return no_store_response(StatusCode::NOT_FOUND).body("there is no such check\n");
     }
     let asked = Asked::of(request.query_string());
     let mut list = String::new();
@@ -107,7 +107,7 @@ fn answer(
     } else {
         "ok\n".to_owned()
     };
-    told(status).content_type("text/plain; charset=utf-8").body(body)
+    no_store_response(status).content_type("text/plain; charset=utf-8").body(body)
 }
 
 /// What a query asks for: `verbose&exclude=quorum`.

@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web::Query};
 use serde::{Deserialize, Serialize};
 
-use super::told;
+use super::no_store_response;
 use crate::{
     actor::QuorumHandle,
     json::{Change, History, HistoryEntry, State},
     libquorum::cmap::NodeNames,
-    registry::KEPT,
+    registry::HISTORY_LEN,
     state::{Quorum, QuorumChanged, Snapshot},
 };
 
@@ -30,9 +30,9 @@ pub(super) fn history(quorum: &QuorumHandle, request: &HttpRequest) -> HttpRespo
 
     let wanted = Query::<Wanted>::from_query(request.query_string());
     let last = wanted.ok().map(|wanted| wanted.last.unwrap_or(100));
-    let Some(last) = last.filter(|last| (1..=KEPT).contains(last)) else {
-        return told(StatusCode::BAD_REQUEST)
-            .body(format!("last is how many changes are wanted, 1 to {KEPT}\n"));
+    let Some(last) = last.filter(|last| (1..=HISTORY_LEN).contains(last)) else {
+        return no_store_response(StatusCode::BAD_REQUEST)
+            .body(format!("last is how many changes are wanted, 1 to {HISTORY_LEN}\n"));
     };
     let changes = quorum.shared.history.last(last);
     let until = changes.iter().skip(1).map(|next| Some(next.current.changed_at)).chain([None]);
@@ -47,7 +47,7 @@ pub(super) fn history(quorum: &QuorumHandle, request: &HttpRequest) -> HttpRespo
 
 fn json(value: &impl Serialize) -> HttpResponse {
     let body = serde_json::to_string(value).expect("all keys are strings or numbers");
-    told(StatusCode::OK).content_type("application/json").body(body)
+    no_store_response(StatusCode::OK).content_type("application/json").body(body)
 }
 
 impl State {

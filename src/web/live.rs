@@ -5,7 +5,7 @@ use actix_web::{
     http::{StatusCode, header},
 };
 
-use super::told;
+use super::no_store_response;
 use crate::actor::QuorumHandle;
 
 const PAGE: &str = include_str!("live.html");
@@ -20,7 +20,7 @@ const POLICY: &str = "default-src 'none'; \
 
 /// `GET /quorum/live`
 pub(super) fn page(_: &QuorumHandle, _: &HttpRequest) -> HttpResponse {
-    told(StatusCode::OK)
+    no_store_response(StatusCode::OK)
         .content_type("text/html; charset=utf-8")
         .insert_header((header::CONTENT_SECURITY_POLICY, POLICY))
         .insert_header((header::REFERRER_POLICY, "no-referrer"))

@@ -214,12 +214,13 @@ fn answering(
     let quorum = quorum.clone();
     let answer = move |request: HttpRequest| {
         ready(match has_body(&request) {
-            true => told(StatusCode::PAYLOAD_TOO_LARGE).body("no request body is taken here\n"),
+            true => no_store_response(StatusCode::PAYLOAD_TOO_LARGE)
+                .body("no request body is taken here\n"),
             false => answer(&quorum, &request),
         })
     };
     let not_allowed = move || {
-        let mut response = told(StatusCode::METHOD_NOT_ALLOWED);
+        let mut response = no_store_response(StatusCode::METHOD_NOT_ALLOWED);
         ready(response.insert_header((header::ALLOW, allowed)).finish())
     };
     let both = |path: &&str| [(*path).to_owned(), format!("{path}/")];
@@ -236,7 +237,7 @@ fn has_body(request: &HttpRequest) -> bool {
 }
 
 /// An answer that is true only now.
-fn told(status: StatusCode) -> HttpResponseBuilder {
+fn no_store_response(status: StatusCode) -> HttpResponseBuilder {
     let mut response = HttpResponse::build(status);
     response
         .insert_header((header::CACHE_CONTROL, "no-store"))

@@ -6,7 +6,7 @@ use actix_web::{
 };
 use serde::Serialize;
 
-use super::told;
+use super::no_store_response;
 use crate::{
     actor::QuorumHandle,
     libquorum::RingId,
@@ -123,7 +123,7 @@ impl ResponseError for NotQuorate {
             reason: self.reason,
             ring_id: self.ring_id,
         };
-        told(status)
+        no_store_response(status)
             .insert_header((header::RETRY_AFTER, self.retry_after()))
             .content_type("application/problem+json")
             .body(serde_json::to_string(&problem).expect("all keys are strings"))

@@ -3,10 +3,10 @@ use crate::{
     error::{Code, Error},
     libquorum::Votes,
     link::ring_watch::{RingCounters, RingReading},
-    state::Departures,
+    state::DepartureLog,
 };
 
-const RULES: Rules = Rules {
+const RULES: BeliefPolicy = BeliefPolicy {
     lease: Duration::from_secs(5),
     settle_grace: Duration::from_secs(1),
     stable_after: Duration::ZERO,
@@ -62,8 +62,8 @@ impl Fold {
         Self::with(RULES)
     }
 
-    fn with(rules: Rules) -> Self {
-        Self(Tracker::new(rules, SystemTime::UNIX_EPOCH))
+    fn with(policy: BeliefPolicy) -> Self {
+        Self(Tracker::new(policy, SystemTime::UNIX_EPOCH))
     }
 
     /// Three nodes, quorate, on ring 1.9.
@@ -441,7 +441,7 @@ fn a_grace_that_ran_out_unnoticed_breaks_continuity() {
 #[test]
 fn what_ran_out_unnoticed_is_a_gain_when_it_comes_back() {
     let stable_after = Duration::from_millis(500);
-    let mut fold = Fold::with(Rules { stable_after, ..RULES });
+    let mut fold = Fold::with(BeliefPolicy { stable_after, ..RULES });
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
     fold.change(quorum(9, true, &[1, 2, 3]));
@@ -454,7 +454,7 @@ fn what_ran_out_unnoticed_is_a_gain_when_it_comes_back() {
 
 #[test]
 fn a_gain_is_held_back_and_must_last_without_a_break() {
-    let mut fold = Fold::with(Rules { stable_after: Duration::from_millis(500), ..RULES });
+    let mut fold = Fold::with(BeliefPolicy { stable_after: Duration::from_millis(500), ..RULES });
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
     let change = fold.change_at(100, quorum(9, true, &[1, 2, 3]));
@@ -478,7 +478,7 @@ fn what_ran_out_for_a_moment_is_of_another_epoch() {
 
 #[test]
 fn a_gain_that_is_held_back_starts_over_when_we_were_cut_off() {
-    let mut fold = Fold::with(Rules { stable_after: Duration::from_millis(500), ..RULES });
+    let mut fold = Fold::with(BeliefPolicy { stable_after: Duration::from_millis(500), ..RULES });
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
     fold.change_at(100, quorum(9, true, &[1, 2, 3]));
@@ -507,7 +507,7 @@ fn the_deadline_is_when_time_alone_changes_something() {
 #[test]
 fn a_decision_that_is_held_back_is_overdue_on_time_too() {
     let stable_after = Duration::from_secs(2);
-    let mut fold = Fold::with(Rules { stable_after, ..RULES });
+    let mut fold = Fold::with(BeliefPolicy { stable_after, ..RULES });
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
     fold.change(quorum(9, false, &[1, 2, 3]));
@@ -554,7 +554,7 @@ fn votes_beyond_all_measure_can_be_asked_about() {
 
 #[test]
 fn one_of_two_nodes_is_inquorate_if_two_node_is_not_trusted() {
-    let mut fold = Fold::with(Rules { trust_two_node: false, ..RULES });
+    let mut fold = Fold::with(BeliefPolicy { trust_two_node: false, ..RULES });
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2], &[], &[]));
     fold.change(quorum(9, true, &[1, 2]));
@@ -632,7 +632,7 @@ fn a_membership_that_is_not_decided_is_neither_exclusive_nor_has_it_a_fencing_to
 fn conflated_changes_name_who_restarted_between() {
     let mut fold = Fold::quorate();
     let seen = Arc::clone(fold.0.current());
-    let mut departures = Departures::default();
+    let mut departures = DepartureLog::default();
     let mut latest = None;
     for event in [
         nodelist(13, &[1, 2], &[], &[3]),

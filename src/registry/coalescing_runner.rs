@@ -5,7 +5,7 @@ use crate::sync::{AtomicU8, Ordering};
 /// Whose turn it is to do something that anybody may ask for at any time, also while it is done and
 /// by what it does: one does it, and once more for those who asked meanwhile.
 #[derive(Debug)]
-pub(crate) struct Turn(AtomicU8);
+pub(crate) struct CoalescingRunner(AtomicU8);
 
 /// It is nobody's.
 const IDLE: u8 = 0;
@@ -14,7 +14,7 @@ const TAKEN: u8 = 1;
 /// Somebody does it, and has to do it again: it was asked for meanwhile.
 const AGAIN: u8 = 2;
 
-impl Turn {
+impl CoalescingRunner {
     pub(crate) fn new() -> Self {
         Self(AtomicU8::new(IDLE))
     }
@@ -23,7 +23,7 @@ impl Turn {
     /// of it; or by who is at it.
     ///
     /// A panic of it ends the turn, once it was done for all who asked meanwhile.
-    pub(crate) fn take<T>(&self, mut act: impl FnMut() -> T) -> Option<T> {
+    pub(crate) fn run<T>(&self, mut act: impl FnMut() -> T) -> Option<T> {
         if !self.changes(IDLE, TAKEN) {
             // Not a store: whose turn it is must see what was done before.
             if self.0.swap(AGAIN, Ordering::AcqRel) != IDLE {
@@ -51,20 +51,20 @@ mod tests {
 
     #[test]
     fn a_panic_ends_the_turn() {
-        let turn = Turn::new();
-        let panics = catch_unwind(AssertUnwindSafe(|| turn.take(|| panic!("on purpose"))));
+        let runner = CoalescingRunner::new();
+        let panics = catch_unwind(AssertUnwindSafe(|| runner.run(|| panic!("on purpose"))));
         assert!(panics.is_err());
-        assert_eq!(turn.take(|| 7), Some(7));
+        assert_eq!(runner.run(|| 7), Some(7));
     }
 
     #[test]
     fn what_was_asked_for_during_a_panic_is_done() {
-        let turn = Turn::new();
+        let runner = CoalescingRunner::new();
         let mut times = 0;
-        let done = turn.take(|| {
+        let done = runner.run(|| {
             times += 1;
             if times == 1 {
-                assert_eq!(turn.take(|| ()), None, "this one does it again");
+                assert_eq!(runner.run(|| ()), None, "this one does it again");
                 panic!("on purpose");
             }
         });
@@ -82,7 +82,7 @@ mod in_every_order {
     use crate::sync::AtomicU64;
 
     struct Work {
-        turn: Turn,
+        runner: CoalescingRunner,
         wanted: AtomicU64,
         done: AtomicU64,
         /// Loom sees who is in it.
@@ -93,7 +93,7 @@ mod in_every_order {
         /// As a receipt does, which counts and asks for the next message.
         fn want(&self) {
             self.wanted.fetch_add(1, Ordering::AcqRel);
-            self.turn.take(|| {
+            self.runner.run(|| {
                 self.one_at_a_time.with_mut(|_| {
                     let wanted = self.wanted.load(Ordering::Acquire);
                     self.done.store(wanted, Ordering::Release);
@@ -108,7 +108,7 @@ mod in_every_order {
         model.preemption_bound = preemptions;
         model.check(move || {
             let work = Arc::new(Work {
-                turn: Turn::new(),
+                runner: CoalescingRunner::new(),
                 wanted: AtomicU64::new(0),
                 done: AtomicU64::new(0),
                 one_at_a_time: UnsafeCell::new(()),

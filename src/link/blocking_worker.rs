@@ -3,7 +3,7 @@ use std::{collections::VecDeque, fmt, sync::Arc, thread};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::{error::Error, libquorum::line::Line};
+use crate::{error::Error, libquorum::canceller::Canceller};
 
 /// Runs the calls that make and close connections on a thread of its own: they can block for long when
 /// Corosync hangs, and the actor may not.
@@ -11,27 +11,27 @@ use crate::{error::Error, libquorum::line::Line};
 /// There is at most one such thread. It lives while there is something to do and does it in order,
 /// so a connection is closed before the next is made.
 #[derive(Clone, Debug, Default)]
-pub struct Connector(Arc<Mutex<Jobs>>);
+pub struct BlockingWorker(Arc<Mutex<Jobs>>);
 
 #[derive(Default)]
 struct Jobs {
     waiting: VecDeque<Job>,
     running: bool,
     /// What ends the job that runs.
-    line: Line,
+    canceller: Canceller,
 }
 
 struct Job {
     call: Box<dyn FnOnce() + Send>,
-    line: Line,
+    canceller: Canceller,
 }
 
-impl Connector {
+impl BlockingWorker {
     /// Runs `call` and returns what it does, which may take until its line is cut. Not run at all if
     /// the answer is no longer waited for by then.
     pub(crate) fn run<T, F>(
         &self,
-        line: Line,
+        canceller: Canceller,
         call: F,
     ) -> impl Future<Output = Result<T, Error>> + Send + use<T, F>
     where
@@ -45,7 +45,7 @@ impl Connector {
                 drop(sender.send(call()));
             }
         });
-        let submitted = self.submit(Job { call, line });
+        let submitted = self.submit(Job { call, canceller });
         async move {
             submitted?;
             answer.await.unwrap_or_else(|_| Err(Error::no_answer()))
@@ -55,7 +55,7 @@ impl Connector {
     /// Drops `connection`, some time, which closes it.
     pub(crate) fn close(&self, connection: impl Send + 'static) {
         let call = Box::new(move || drop(connection));
-        if let Err(error) = self.submit(Job { call, line: Line::default() }) {
+        if let Err(error) = self.submit(Job { call, canceller: Canceller::default() }) {
             crate::foreign::log!(
                 log::Level::Warn,
                 "a connection to corosync is closed only with the next one: {error}"
@@ -65,15 +65,15 @@ impl Connector {
 
     /// Ends what waits for Corosync, and returns once everything asked for before this has been done.
     pub(crate) fn idle(&self) -> impl Future<Output = ()> + Send + use<> {
-        let (busy, line) = {
+        let (busy, canceller) = {
             let jobs = self.0.lock();
-            (jobs.running, jobs.line.clone())
+            (jobs.running, jobs.canceller.clone())
         };
-        let done = busy.then(|| self.run(Line::default(), || Ok(())));
+        let done = busy.then(|| self.run(Canceller::default(), || Ok(())));
         async move {
             if let Some(done) = done {
                 // An error means that the thread is gone, and with it what there was to do.
-                let _ = line.cut_until(done).await;
+                let _ = canceller.cancel_until(done).await;
             }
         }
     }
@@ -84,9 +84,9 @@ impl Connector {
         if jobs.running {
             return Ok(());
         }
-        let connector = self.clone();
+        let blocking_worker = self.clone();
         let thread = thread::Builder::new().name("quorum-connect".into());
-        match thread.spawn(move || Running(connector).work()) {
+        match thread.spawn(move || Running(blocking_worker).work()) {
             Ok(_) => {
                 jobs.running = true;
                 Ok(())
@@ -98,7 +98,7 @@ impl Connector {
 }
 
 /// The work of the thread. When it ends, for whatever reason, the next job starts a new one.
-struct Running(Connector);
+struct Running(BlockingWorker);
 
 impl Running {
     fn work(self) {
@@ -111,7 +111,7 @@ impl Running {
         let mut jobs = self.0.0.lock();
         let job = jobs.waiting.pop_front();
         jobs.running = job.is_some();
-        jobs.line = job.as_ref().map(|job| job.line.clone()).unwrap_or_default();
+        jobs.canceller = job.as_ref().map(|job| job.canceller.clone()).unwrap_or_default();
         job
     }
 }

@@ -5,18 +5,18 @@ use std::{os::fd::RawFd, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
-use super::server::{self, Server, Stream};
+use super::server::{self, PeerProcess, Stream};
 use crate::error::Error;
 
 /// The connections that one thread has and makes, and what ends the call that it waits in.
 #[allow(unreachable_pub, reason = "in a sealed trait with the features that read names")]
 #[derive(Clone, Debug, Default)]
-pub struct Line(Arc<Mutex<State>>);
+pub struct Canceller(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
     /// Nothing is to be waited for any more.
-    is_cut: bool,
+    is_cancelled: bool,
     /// The user whose server was found to be at the other end of an attempt, and is not to be.
     refused: Option<u32>,
     /// The sockets of the connections. Each is open as long as it is here.
@@ -32,31 +32,31 @@ struct Attempt {
     before: Vec<Stream>,
 }
 
-impl Line {
+impl Canceller {
     /// Cuts it for good: ends the call that waits, and every later one at once.
     ///
     /// A call that waits for an answer returns within two seconds (libqb `lib/ipcc.c`). One that is
-    /// about to wait is not seen yet: see [`cut_until`](Self::cut_until).
-    pub(crate) fn cut(&self) {
+    /// about to wait is not seen yet: see [`cancel_until`](Self::cut_until).
+    pub(crate) fn cancel(&self) {
         let mut state = self.0.lock();
-        state.is_cut = true;
-        state.hang_up();
+        state.is_cancelled = true;
+        state.interrupt();
     }
 
     /// Ends the call that waits, with its connection. The thread may connect again.
-    pub(crate) fn hang_up(&self) {
-        self.0.lock().hang_up();
+    pub(crate) fn interrupt(&self) {
+        self.0.lock().interrupt();
     }
 
     /// Cuts it if whoever is at the other end of an attempt, and has not answered, is not this user.
-    pub(crate) fn cut_unless(&self, uid: u32) {
+    pub(crate) fn cancel_unless_run_by(&self, uid: u32) {
         let mut state = self.0.lock();
         let Some((_, server)) = state.attempt().filter(|(_, server)| server.uid != uid) else {
             return;
         };
         state.refused = Some(server.uid);
-        state.is_cut = true;
-        state.hang_up();
+        state.is_cancelled = true;
+        state.interrupt();
     }
 
     pub(super) fn refused(&self) -> Option<u32> {
@@ -64,24 +64,24 @@ impl Line {
     }
 
     /// Cuts it, again and again until `done` is.
-    pub(crate) async fn cut_until<T>(&self, done: impl Future<Output = T>) -> T {
+    pub(crate) async fn cancel_until<T>(&self, done: impl Future<Output = T>) -> T {
         let mut done = std::pin::pin!(done);
         loop {
-            self.cut();
+            self.cancel();
             if let Ok(done) = tokio::time::timeout(AGAIN, &mut done).await {
                 return done;
             }
         }
     }
 
-    pub(crate) fn is_cut(&self) -> bool {
-        self.0.lock().is_cut
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.0.lock().is_cancelled
     }
 
     /// An attempt to connect begins, `before` which these sockets were there.
     pub(super) fn begin(&self, service: &'static [u8], before: Vec<Stream>) -> Result<(), Error> {
         let mut state = self.0.lock();
-        if state.is_cut {
+        if state.is_cancelled {
             return Err(Error::Unresponsive);
         }
         state.connecting = Some(Attempt { service, before });
@@ -93,8 +93,8 @@ impl Line {
         let mut state = self.0.lock();
         state.connecting = None;
         state.sockets.extend(socket);
-        if state.is_cut {
-            state.hang_up();
+        if state.is_cancelled {
+            state.interrupt();
         }
     }
 
@@ -105,7 +105,7 @@ impl Line {
 }
 
 impl State {
-    fn hang_up(&mut self) {
+    fn interrupt(&mut self) {
         for socket in &self.sockets {
             server::shut_down(*socket);
         }
@@ -115,7 +115,7 @@ impl State {
     }
 
     /// The socket of the attempt that waits, and who is at its other end.
-    fn attempt(&self) -> Option<(Stream, Server)> {
+    fn attempt(&self) -> Option<(Stream, PeerProcess)> {
         let Attempt { service, before } = self.connecting.as_ref()?;
         let mut new = server::streams(service);
         new.retain(|(stream, _)| !before.contains(stream));
@@ -132,7 +132,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer<'a> {
     /// What ends the attempt, and calls on the connection.
-    pub(crate) line: &'a Line,
+    pub(crate) canceller: &'a Canceller,
     /// Who is to be at the other end; anybody if `None`.
     pub(crate) uid: Option<u32>,
 }
