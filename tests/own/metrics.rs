@@ -62,11 +62,11 @@ fn what_happens_is_measured() {
         assert_eq!(value("quorum_disconnects_total{reason=\"CS_ERR_LIBRARY\"}"), 0.0);
         assert_eq!(value("quorum_lease_seconds"), 4.0);
 
-        let mut probe = Recorder::new(&quorum);
+        let mut recorder = Recorder::new(&quorum);
         let known = |change: &QuorumChanged| {
             change.current.quorum.is_quorate() && change.current.votes.is_some()
         };
-        probe.expect("quorum and the votes", known).await;
+        recorder.expect("quorum and the votes", known).await;
         assert_eq!(value("quorum_quorate"), 1.0);
         assert_eq!((value("quorum_connected"), value("quorum_settled")), (1.0, 1.0));
         assert_eq!(value("quorum_members"), 3.0);

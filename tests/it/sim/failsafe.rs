@@ -24,8 +24,8 @@ fn start(
 ) -> (QuorumHandle, Recorder) {
     let builder = settings(QuorumActor::builder().source(cluster.node(1)));
     let quorum = builder.start_in_arbiter(&Arbiter::current());
-    let probe = Recorder::new(&quorum).deadline(Duration::from_secs(3600));
-    (quorum, probe)
+    let recorder = Recorder::new(&quorum).deadline(Duration::from_secs(3600));
+    (quorum, recorder)
 }
 
 const fn ms(ms: u64) -> Duration {
@@ -36,13 +36,13 @@ const fn ms(ms: u64) -> Duration {
 fn a_hung_daemon_is_believed_for_the_lease_and_no_longer() {
     run(async {
         let cluster = Cluster::new(3);
-        let (quorum, mut probe) = start(&cluster, |builder| builder.lease(ms(2_000)));
-        probe.expect_gain().await;
+        let (quorum, mut recorder) = start(&cluster, |builder| builder.lease(ms(2_000)));
+        recorder.expect_gain().await;
         clock::sleep(ms(60_000)).await;
         assert!(quorum.is_quorate(), "it answers");
         cluster.pause(1).unwrap();
         let since = clock::Instant::now();
-        let change = probe.expect_loss().await;
+        let change = recorder.expect_loss().await;
         // Asked last at most a quarter of the lease before, by default.
         assert!((ms(1_400)..ms(2_100)).contains(&since.elapsed()), "{:?}", since.elapsed());
         assert_eq!(
@@ -52,7 +52,7 @@ fn a_hung_daemon_is_believed_for_the_lease_and_no_longer() {
         assert_eq!((quorum.quorum(), quorum.is_quorate()), (Quorum::Unknown, false));
         clock::sleep(ms(60_000)).await;
         cluster.resume(1).unwrap();
-        let change = probe.expect_gain().await;
+        let change = recorder.expect_gain().await;
         assert_eq!(change.current.connection, Connection::Connected);
     });
 }
@@ -61,14 +61,14 @@ fn a_hung_daemon_is_believed_for_the_lease_and_no_longer() {
 fn a_lease_without_an_end_does_not_keep_a_death_from_being_noticed() {
     run(async {
         let cluster = Cluster::new(3);
-        let (quorum, mut probe) = start(&cluster, |builder| builder.lease(Duration::MAX));
-        probe.expect_gain().await;
+        let (quorum, mut recorder) = start(&cluster, |builder| builder.lease(Duration::MAX));
+        recorder.expect_gain().await;
         // Whatever came of what was told is over.
         clock::sleep(ms(60_000)).await;
         cluster.fault(1, Fault::SilentDeath).unwrap();
         cluster.crash(1).unwrap();
         let since = clock::Instant::now();
-        probe.expect_loss().await;
+        recorder.expect_loss().await;
         assert!(since.elapsed() < ms(300) && !quorum.is_quorate(), "{:?}", since.elapsed());
     });
 }
@@ -78,10 +78,10 @@ fn who_never_asks_is_told_that_the_lease_ran_out() {
     run(async {
         let cluster = Cluster::new(3);
         let settings = |builder: QuorumBuilder| builder.probe_interval(Duration::MAX);
-        let (quorum, mut probe) = start(&cluster, settings);
-        probe.expect_gain().await;
+        let (quorum, mut recorder) = start(&cluster, settings);
+        recorder.expect_gain().await;
         let since = clock::Instant::now();
-        let change = probe.expect_loss().await;
+        let change = recorder.expect_loss().await;
         assert_eq!(change.cause, Cause::Stalled);
         assert!(since.elapsed() < ms(5_100) && !quorum.is_quorate(), "{:?}", since.elapsed());
     });
@@ -92,8 +92,8 @@ fn who_never_asks_is_told_that_the_lease_ran_out() {
 fn news_do_not_cost_a_short_lease() {
     run(async {
         let cluster = Cluster::new(3);
-        let (quorum, mut probe) = start(&cluster, |builder| builder.lease(ms(40)));
-        probe.expect_gain().await;
+        let (quorum, mut recorder) = start(&cluster, |builder| builder.lease(ms(40)));
+        recorder.expect_gain().await;
         for _ in 0..20 {
             cluster.partition(&[&[1, 2], &[3]]).unwrap();
             clock::sleep(ms(60)).await;
@@ -108,18 +108,18 @@ fn news_do_not_cost_a_short_lease() {
 fn an_overdue_decision_is_not_believed() {
     run(async {
         let cluster = Cluster::new(3);
-        let (_, mut probe) = start(&cluster, |builder| builder.settle_grace(ms(700)));
-        probe.expect_gain().await;
+        let (_, mut recorder) = start(&cluster, |builder| builder.settle_grace(ms(700)));
+        recorder.expect_gain().await;
         cluster.hold_sync();
         cluster.partition(&[&[1], &[2, 3]]).unwrap();
-        let change = probe.expect("the membership", |change| !change.left.is_empty()).await;
+        let change = recorder.expect("the membership", |change| !change.left.is_empty()).await;
         assert!(change.current.quorum.is_quorate() && !change.current.settled);
         let since = clock::Instant::now();
-        let change = probe.expect_loss().await;
+        let change = recorder.expect_loss().await;
         assert!((ms(690)..ms(800)).contains(&since.elapsed()), "{:?}", since.elapsed());
         assert_eq!(change.current.quorum, Quorum::Unknown);
         cluster.release_sync();
-        let change = probe.expect("the decision", |change| change.current.settled).await;
+        let change = recorder.expect("the decision", |change| change.current.settled).await;
         assert_eq!(change.current.quorum, Quorum::Inquorate);
     });
 }
@@ -128,15 +128,15 @@ fn an_overdue_decision_is_not_believed() {
 fn a_decision_in_time_is_no_loss() {
     run(async {
         let cluster = Cluster::new(3);
-        let (quorum, mut probe) = start(&cluster, |builder| builder);
-        probe.expect_gain().await;
+        let (quorum, mut recorder) = start(&cluster, |builder| builder);
+        recorder.expect_gain().await;
         let epoch = quorum.snapshot().epoch;
         cluster.hold_sync();
         cluster.crash(3).unwrap();
-        probe.expect("the membership", |change| !change.left.is_empty()).await;
+        recorder.expect("the membership", |change| !change.left.is_empty()).await;
         clock::sleep(ms(500)).await;
         cluster.release_sync();
-        probe.expect("the decision", |change| change.current.settled).await;
+        recorder.expect("the decision", |change| change.current.settled).await;
         clock::sleep(ms(5_000)).await;
         assert!(quorum.is_quorate());
         assert_eq!(quorum.snapshot().epoch, epoch);
@@ -147,9 +147,9 @@ fn a_decision_in_time_is_no_loss() {
 fn a_gain_is_held_back_until_it_has_lasted() {
     run(async {
         let cluster = Cluster::new(3);
-        let (quorum, mut probe) = start(&cluster, |builder| builder.stable_after(ms(2_000)));
+        let (quorum, mut recorder) = start(&cluster, |builder| builder.stable_after(ms(2_000)));
         let since = clock::Instant::now();
-        probe.expect_gain().await;
+        recorder.expect_gain().await;
         assert!(since.elapsed() >= ms(2_000), "{:?}", since.elapsed());
         for _ in 0..3 {
             cluster.partition(&[&[1], &[2, 3]]).unwrap();
@@ -160,11 +160,11 @@ fn a_gain_is_held_back_until_it_has_lasted() {
             assert!(!quorum.is_quorate(), "it has not lasted yet");
         }
         let since = clock::Instant::now();
-        probe.expect_gain().await;
+        recorder.expect_gain().await;
         assert!((ms(400)..ms(700)).contains(&since.elapsed()), "{:?}", since.elapsed());
         cluster.partition(&[&[1], &[2, 3]]).unwrap();
         let since = clock::Instant::now();
-        probe.expect_loss().await;
+        recorder.expect_loss().await;
         assert!(since.elapsed() < ms(100), "a loss is told at once");
     });
 }
@@ -173,9 +173,9 @@ fn a_gain_is_held_back_until_it_has_lasted() {
 fn a_guard_is_of_one_epoch() {
     run(async {
         let cluster = Cluster::new(3);
-        let (quorum, mut probe) = start(&cluster, |builder| builder);
+        let (quorum, mut recorder) = start(&cluster, |builder| builder);
         assert!(quorum.guard().is_none());
-        probe.expect_gain().await;
+        recorder.expect_gain().await;
         let guard = quorum.guard().unwrap();
         let (sleeping, lost) = (guard.clone(), guard.clone());
         let work = actix::spawn(async move { sleeping.run(pending::<()>()).await });
@@ -186,7 +186,7 @@ fn a_guard_is_of_one_epoch() {
         assert_eq!(work.await.unwrap(), Err(QuorumLost));
         losing.await.unwrap();
         cluster.heal();
-        probe.expect_gain().await;
+        recorder.expect_gain().await;
         assert!(quorum.is_quorate() && !guard.is_valid(), "quorum was lost in between");
     });
 }
@@ -195,12 +195,12 @@ fn a_guard_is_of_one_epoch() {
 fn being_cut_off_and_back_without_a_loss_ends_a_guard() {
     run(async {
         let cluster = Cluster::new(3);
-        let (quorum, mut probe) = start(&cluster, |builder| builder);
-        probe.expect_gain().await;
+        let (quorum, mut recorder) = start(&cluster, |builder| builder);
+        recorder.expect_gain().await;
         let guard = quorum.guard().unwrap();
         cluster.pause(1).unwrap();
         cluster.resume(1).unwrap();
-        let change = probe.expect("it is back", |change| change.rejoined().count() == 2).await;
+        let change = recorder.expect("it is back", |change| change.rejoined().count() == 2).await;
         assert!(change.interrupted() && change.current.quorum.is_quorate());
         assert!(change.to_string().contains("; interrupted"), "{change}");
         assert!(!guard.is_valid() && quorum.is_quorate());
@@ -211,17 +211,17 @@ fn being_cut_off_and_back_without_a_loss_ends_a_guard() {
 fn the_votes_are_told_with_each_membership() {
     run(async {
         let cluster = Cluster::new(5);
-        let (quorum, mut probe) = start(&cluster, |builder| builder);
+        let (quorum, mut recorder) = start(&cluster, |builder| builder);
         let votes = |change: &actix_quorum::QuorumChanged| change.cause == Cause::Votes;
-        probe.expect("the votes", votes).await;
-        let first = probe.expect_gain().await.current.clone();
+        recorder.expect("the votes", votes).await;
+        let first = recorder.expect_gain().await.current.clone();
         let told = first.votes.as_ref().unwrap();
         assert_eq!((told.expected, told.total, told.quorum, told.margin()), (5, 5, 3, 2));
         assert_eq!(first.local, Some(NodeId(1)));
         assert_eq!(first.quorate_without(&[NodeId(4), NodeId(5)]), Some(true));
         assert_eq!(first.quorate_without(&[NodeId(3), NodeId(4), NodeId(5)]), Some(false));
         cluster.partition(&[&[1, 2, 3], &[4, 5]]).unwrap();
-        probe.expect("other votes", votes).await;
+        recorder.expect("other votes", votes).await;
         let now = quorum.snapshot();
         assert_eq!(
             (now.votes.as_ref().unwrap().total, now.votes.as_ref().unwrap().margin()),
@@ -237,14 +237,14 @@ fn the_votes_are_told_with_each_membership() {
 fn half_a_minute_without_corosync_takes_no_time() {
     run(async {
         let cluster = Cluster::new(3);
-        let (quorum, mut probe) = start(&cluster, |builder| builder);
-        probe.expect_gain().await;
+        let (quorum, mut recorder) = start(&cluster, |builder| builder);
+        recorder.expect_gain().await;
         cluster.crash(1).unwrap();
-        probe.expect_loss().await;
+        recorder.expect_loss().await;
         clock::sleep(ms(30_000)).await;
         assert_eq!(quorum.quorum(), Quorum::Unknown);
         cluster.start(1).unwrap();
-        probe.expect_gain().await;
+        recorder.expect_gain().await;
         quorum.stop().await;
         assert!(!quorum.is_quorate());
     });

@@ -17,9 +17,9 @@ fn on<F: Future<Output = ()>>(
         tokio::time::pause();
         let builder = QuorumActor::builder().source(cluster.node(1));
         let quorum = builder.start_in_arbiter(&Arbiter::current());
-        let mut probe = Recorder::new(&quorum).deadline(Duration::from_secs(3600));
-        probe.expect_gain().await;
-        test(cluster, quorum, probe).await;
+        let mut recorder = Recorder::new(&quorum).deadline(Duration::from_secs(3600));
+        recorder.expect_gain().await;
+        test(cluster, quorum, recorder).await;
     });
 }
 
@@ -34,9 +34,9 @@ fn settled(members: usize, total: u32) -> impl Fn(&QuorumChanged) -> bool {
 
 #[test]
 fn too_few_votes_are_counted_for_the_operator() {
-    on(Cluster::new(4), |cluster, _, mut probe| async move {
+    on(Cluster::new(4), |cluster, _, mut recorder| async move {
         cluster.partition(&[&[1, 2], &[3, 4]]).unwrap();
-        let change = probe.expect("2 of 4", settled(2, 2)).await;
+        let change = recorder.expect("2 of 4", settled(2, 2)).await;
         let line = change.to_string();
         assert!(line.starts_with("inquorate: ring "), "{line}");
         assert!(line.contains(", members 1 2; 2 of 4 votes, 3 required"), "{line}");
@@ -46,12 +46,12 @@ fn too_few_votes_are_counted_for_the_operator() {
 
 #[test]
 fn a_node_that_waits_for_all_says_so_and_has_nothing_to_spare() {
-    on(Cluster::new(5).wait_for_all(true), |cluster, _, mut probe| async move {
+    on(Cluster::new(5).wait_for_all(true), |cluster, _, mut recorder| async move {
         cluster.partition(&[&[1], &[2], &[3], &[4], &[5]]).unwrap();
-        let change = probe.expect("1 of 5", settled(1, 1)).await;
+        let change = recorder.expect("1 of 5", settled(1, 1)).await;
         assert!(change.to_string().contains("; 1 of 5 votes, 3 required"), "{change}");
         cluster.partition(&[&[1, 2, 3, 4], &[5]]).unwrap();
-        let change = probe.expect("4 of 5", settled(4, 4)).await;
+        let change = recorder.expect("4 of 5", settled(4, 4)).await;
         let (now, line) = (&change.current, change.to_string());
         assert_eq!(now.quorum, Quorum::Inquorate);
         assert!(line.contains(", members 1 2 3 4; 4 of 5 votes, waits for all nodes"), "{line}");
@@ -59,7 +59,7 @@ fn a_node_that_waits_for_all_says_so_and_has_nothing_to_spare() {
         assert_eq!((votes.total, votes.quorum, votes.margin()), (4, 3, 0));
         assert_eq!(now.quorate_without(&[]), Some(false));
         cluster.heal();
-        let change = probe.expect("all", settled(5, 5)).await;
+        let change = recorder.expect("all", settled(5, 5)).await;
         assert!(!change.to_string().contains("waits"), "{change}");
         assert_eq!(change.current.votes.as_ref().unwrap().margin(), 2);
     });
@@ -67,9 +67,9 @@ fn a_node_that_waits_for_all_says_so_and_has_nothing_to_spare() {
 
 #[test]
 fn a_half_that_has_the_tie_breaker_survives_as_it_is() {
-    on(Cluster::new(4).auto_tie_breaker(true), |cluster, _, mut probe| async move {
+    on(Cluster::new(4).auto_tie_breaker(true), |cluster, _, mut recorder| async move {
         cluster.partition(&[&[1, 2], &[3, 4]]).unwrap();
-        let change = probe.expect("2 of 4", settled(2, 2)).await;
+        let change = recorder.expect("2 of 4", settled(2, 2)).await;
         let now = &change.current;
         assert!(now.quorum.is_quorate(), "{change}");
         assert_eq!(now.quorate_without(&[]), Some(true));
@@ -82,11 +82,11 @@ fn a_half_that_has_the_tie_breaker_survives_as_it_is() {
 
 #[test]
 fn the_votes_of_another_membership_answer_nothing() {
-    on(Cluster::new(4), |cluster, quorum, mut probe| async move {
+    on(Cluster::new(4), |cluster, quorum, mut recorder| async move {
         quorum.wait_for(|now| now.quorate_without(&[]) == Some(true)).await.unwrap();
         assert_eq!(quorum.snapshot().quorate_without(&[NodeId(2)]), Some(true));
         cluster.partition(&[&[1, 2, 3], &[4]]).unwrap();
-        let changes = probe.up_to("3 of 4", settled(3, 3)).await;
+        let changes = recorder.up_to("3 of 4", settled(3, 3)).await;
         let changed: Vec<_> =
             changes.iter().filter(|change| change.current.members.len() == 3).collect();
         let (last, before) = changed.split_last().unwrap();

@@ -36,16 +36,16 @@ async fn quorate() -> (Cluster, QuorumHandle, Recorder) {
     let cluster = Cluster::new(3);
     let builder = QuorumActor::builder().source(cluster.node(1));
     let quorum = builder.start_in_arbiter(&Arbiter::current());
-    let mut probe = Recorder::new(&quorum);
-    probe.expect_gain().await;
-    (cluster, quorum, probe)
+    let mut recorder = Recorder::new(&quorum);
+    recorder.expect_gain().await;
+    (cluster, quorum, recorder)
 }
 
 /// The same, cut off from the others.
 async fn inquorate() -> (Cluster, QuorumHandle) {
-    let (cluster, quorum, mut probe) = quorate().await;
+    let (cluster, quorum, mut recorder) = quorate().await;
     cluster.partition(&[&[1], &[2, 3]]).unwrap();
-    probe.expect_loss().await;
+    recorder.expect_loss().await;
     (cluster, quorum)
 }
 
@@ -85,16 +85,16 @@ fn gated(gate: QuorumGate) -> impl FnOnce(&mut ServiceConfig) {
 
 #[actix_web::test]
 async fn a_gate_lets_through_only_with_quorum() {
-    let (cluster, quorum, mut probe) = quorate().await;
+    let (cluster, quorum, mut recorder) = quorate().await;
     let status = async |quorum: &QuorumHandle| {
         ask(gated(QuorumGate::new(quorum.clone())), TestRequest::get().uri("/it")).await.status()
     };
     assert_eq!(status(&quorum).await, StatusCode::OK);
     cluster.partition(&[&[1], &[2, 3]]).unwrap();
-    probe.expect_loss().await;
+    recorder.expect_loss().await;
     assert_eq!(status(&quorum).await, StatusCode::SERVICE_UNAVAILABLE);
     cluster.heal();
-    probe.expect_gain().await;
+    recorder.expect_gain().await;
     assert_eq!(status(&quorum).await, StatusCode::OK);
     let stop = quorum.stop();
     assert_eq!(status(&quorum).await, StatusCode::SERVICE_UNAVAILABLE);
@@ -128,10 +128,10 @@ async fn two_of_four() -> (Cluster, QuorumHandle) {
     let cluster = Cluster::new(4);
     let builder = QuorumActor::builder().source(cluster.node(1));
     let quorum = builder.start_in_arbiter(&Arbiter::current());
-    let mut probe = Recorder::new(&quorum);
-    probe.expect_gain().await;
+    let mut recorder = Recorder::new(&quorum);
+    recorder.expect_gain().await;
     cluster.partition(&[&[1, 2], &[3, 4]]).unwrap();
-    probe.expect("the votes", |change| change.to_string().contains("2 of 4 votes")).await;
+    recorder.expect("the votes", |change| change.to_string().contains("2 of 4 votes")).await;
     (cluster, quorum)
 }
 
@@ -156,9 +156,9 @@ async fn everybody_is_told_why_there_is_no_quorum() {
 
 #[actix_web::test]
 async fn the_error_of_a_connection_is_not_told_to_clients() {
-    let (cluster, quorum, mut probe) = quorate().await;
+    let (cluster, quorum, mut recorder) = quorate().await;
     cluster.crash(1).unwrap();
-    probe.expect_loss().await;
+    recorder.expect_loss().await;
     let response = ask(gated(QuorumGate::new(quorum)), TestRequest::get().uri("/it")).await;
     let problem = body(response).await;
     assert_eq!(problem["quorum"], "unknown");
@@ -271,7 +271,7 @@ async fn guarded(quorate: Quorate) -> impl Responder {
 
 #[actix_web::test]
 async fn an_extractor_carries_the_guard() {
-    let (cluster, quorum, mut probe) = quorate().await;
+    let (cluster, quorum, mut recorder) = quorate().await;
     let configure = |quorum: &QuorumHandle| {
         let data = web::Data::new(quorum.clone());
         move |config: &mut ServiceConfig| {
@@ -281,7 +281,7 @@ async fn an_extractor_carries_the_guard() {
     let response = ask(configure(&quorum), TestRequest::post().uri("/it")).await;
     assert_eq!(text(response).await, "epoch 0");
     cluster.partition(&[&[1], &[2, 3]]).unwrap();
-    probe.expect_loss().await;
+    recorder.expect_loss().await;
     let response = ask(configure(&quorum), TestRequest::post().uri("/it")).await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(header(&response, "content-type"), "application/problem+json");
@@ -342,7 +342,7 @@ impl log::Log for Logger {
 
 #[actix_web::test]
 async fn a_response_under_way_is_not_cut_by_the_gate() {
-    let (cluster, quorum, mut probe) = quorate().await;
+    let (cluster, quorum, mut recorder) = quorate().await;
     let (send, chunks) = tokio::sync::mpsc::unbounded_channel::<&'static str>();
     let chunks = Mutex::new(Some(chunks));
     let chunks = web::Data::new(chunks);
@@ -363,7 +363,7 @@ async fn a_response_under_way_is_not_cut_by_the_gate() {
     assert_eq!(response.status(), StatusCode::OK);
     send.send("with quorum, ").unwrap();
     cluster.partition(&[&[1], &[2, 3]]).unwrap();
-    probe.expect_loss().await;
+    recorder.expect_loss().await;
     assert!(!quorum.is_quorate());
     send.send("and without").unwrap();
     drop(send);
@@ -379,10 +379,10 @@ async fn get(quorum: &QuorumHandle, uri: &str) -> (StatusCode, String) {
 
 #[actix_web::test]
 async fn liveness_does_not_depend_on_quorum() {
-    let (cluster, quorum, mut probe) = quorate().await;
+    let (cluster, quorum, mut recorder) = quorate().await;
     assert_eq!(get(&quorum, "/livez").await, (StatusCode::OK, "ok\n".into()));
     cluster.crash(1).unwrap();
-    probe.expect_loss().await;
+    recorder.expect_loss().await;
     assert_eq!(get(&quorum, "/livez").await, (StatusCode::OK, "ok\n".into()));
     let all = "[+]ping ok\n[+]actor ok\nlivez check passed\n";
     assert_eq!(get(&quorum, "/livez?verbose").await, (StatusCode::OK, all.into()));
@@ -395,13 +395,13 @@ async fn liveness_does_not_depend_on_quorum() {
 
 #[actix_web::test]
 async fn readiness_is_quorum() {
-    let (cluster, quorum, mut probe) = quorate().await;
+    let (cluster, quorum, mut recorder) = quorate().await;
     assert_eq!(get(&quorum, "/readyz").await, (StatusCode::OK, "ok\n".into()));
     let all = "[+]connection ok\n[+]quorum ok\nreadyz check passed\n";
     assert_eq!(get(&quorum, "/readyz?verbose").await, (StatusCode::OK, all.into()));
 
     cluster.partition(&[&[1], &[2, 3]]).unwrap();
-    probe.expect_loss().await;
+    recorder.expect_loss().await;
     let brief = "[+]connection ok\n[-]quorum failed: reason withheld, ask with ?verbose\n\
                  readyz check failed\n";
     assert_eq!(get(&quorum, "/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, brief.into()));
@@ -421,7 +421,7 @@ async fn readiness_is_quorum() {
     assert_eq!(get(&quorum, "/readyz/nothing").await.0, StatusCode::NOT_FOUND);
     cluster.crash(1).unwrap();
     let lost = |change: &QuorumChanged| change.current.connection != Connection::Connected;
-    probe.expect("no connection", lost).await;
+    recorder.expect("no connection", lost).await;
     let (_, why) = get(&quorum, "/readyz?verbose").await;
     assert!(why.contains("[-]connection failed: "), "{why}");
 }
@@ -452,7 +452,7 @@ async fn the_routes_take_get_and_head_without_a_body() {
 /// HAProxy's `option httpchk` asks with OPTIONS.
 #[actix_web::test]
 async fn health_is_told_to_who_asks_with_options() {
-    let (cluster, quorum, mut probe) = quorate().await;
+    let (cluster, quorum, mut recorder) = quorate().await;
     let options = async |uri: &str| {
         let request = TestRequest::with_uri(uri).method(Method::OPTIONS);
         ask(routes(quorum.clone()), request).await.status()
@@ -462,7 +462,7 @@ async fn health_is_told_to_who_asks_with_options() {
     }
     assert_eq!(options("/quorum").await, StatusCode::METHOD_NOT_ALLOWED);
     cluster.partition(&[&[1], &[2, 3]]).unwrap();
-    probe.expect_loss().await;
+    recorder.expect_loss().await;
     assert_eq!(options("/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(options("/livez").await, StatusCode::OK);
 }
@@ -498,7 +498,7 @@ async fn each_route_is_there_however_paths_are_normalized() {
 /// What others rely on: the names, and what kind each is of.
 #[actix_web::test]
 async fn the_state_is_told_as_documented() {
-    let (cluster, quorum, mut probe) = quorate().await;
+    let (cluster, quorum, mut recorder) = quorate().await;
     actix::clock::timeout(PATIENCE, async {
         while !quorum.is_exclusive() {
             actix::clock::sleep(Duration::from_millis(10)).await;
@@ -535,7 +535,7 @@ async fn the_state_is_told_as_documented() {
         })
     );
     cluster.crash(1).unwrap();
-    probe.expect_loss().await;
+    recorder.expect_loss().await;
     let now: Value = serde_json::from_str(&get(&quorum, "/quorum").await.1).unwrap();
     assert_eq!((&now["quorum"], &now["votes"]), (&json!("unknown"), &json!(null)));
     assert!(now["connection"]["error"].as_str().unwrap().contains("CS_ERR_LIBRARY"), "{now}");
@@ -543,9 +543,9 @@ async fn the_state_is_told_as_documented() {
 
 #[actix_web::test]
 async fn the_history_is_told_as_documented() {
-    let (cluster, quorum, mut probe) = quorate().await;
+    let (cluster, quorum, mut recorder) = quorate().await;
     cluster.partition(&[&[1], &[2, 3]]).unwrap();
-    probe.expect_loss().await;
+    recorder.expect_loss().await;
     let history = async |uri: &str| -> Vec<Value> {
         let (status, told) = get(&quorum, uri).await;
         assert_eq!(status, StatusCode::OK);
