@@ -102,6 +102,20 @@ fn a_room_uses_only_the_rooms_below_it() {
 }
 
 #[test]
+fn no_source_file_is_longer_than_500_lines_without_its_tests() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    source_files(&source, &mut files);
+    files.retain(|file| !file.ends_with("tests.rs"));
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+        let lines = code.lines().count();
+        assert!(lines <= 500, "{} has {lines} lines: split it", file.display());
+    }
+}
+
+#[test]
 fn names_in_braces_and_in_code_are_found() {
     let code =
         "use crate::{error::{Code, Error}, state};\n// crate::web\nlet _ = crate::link::a();";

@@ -1,0 +1,317 @@
+//! What is promised of quorum, apart from how the [`Tracker`] comes to it: "Fail safe" of the
+//! README, kept account of a second time.
+
+mod link;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use self::link::{Continuity, Link, votes_of};
+use super::{
+    BeliefPolicy, Connection, DepartureLog, Event, Now, Quorum, QuorumChanged, RingState, Snapshot,
+    Tracker, first,
+};
+use crate::{
+    libquorum::{NodeId, Notification, Votes},
+    link::clock::Moment,
+};
+
+/// Goes along with a tracker and panics at a promise that it does not keep.
+#[derive(Debug)]
+pub(crate) struct Oracle {
+    policy: BeliefPolicy,
+    /// All that this connection has told; `None` while there is none.
+    link: Option<Link>,
+    /// Since when everything has spoken for quorum, without a break.
+    quorate_since: Option<Moment>,
+    departures: DepartureLog,
+    changes: Vec<QuorumChanged>,
+}
+
+type Set = BTreeSet<NodeId>;
+
+fn set(nodes: &[NodeId]) -> Set {
+    nodes.iter().copied().collect()
+}
+
+impl Oracle {
+    pub(crate) fn new(policy: BeliefPolicy) -> Self {
+        Self {
+            policy,
+            link: None,
+            quorate_since: None,
+            departures: DepartureLog::default(),
+            changes: Vec::new(),
+        }
+    }
+
+    /// Applies the event to the tracker and checks the result.
+    pub(crate) fn apply(&mut self, tracker: &mut Tracker, event: Event, now: Now) {
+        let before = Arc::clone(tracker.current());
+        let deadline = tracker.deadline();
+        let believed_in_ring = tracker.believes_in_ring(now.moment);
+        let change = tracker.apply(event.clone(), now);
+        let after = Arc::clone(tracker.current());
+
+        check_change(&before, &after, change.as_ref(), now);
+        if before.connection == Connection::Stopped {
+            assert!(change.is_none(), "nothing follows a stop");
+            return;
+        }
+        if matches!(event, Event::Tick) && change.is_some() {
+            assert!(deadline.is_some_and(|due| due <= now.moment), "a tick changes nothing early");
+        }
+        assert!(tracker.deadline().is_none_or(|due| due > now.moment), "no deadline is left over");
+
+        let expired = self.expire(&before, deadline, now.moment);
+        let was_linked = self.link.is_some();
+        // Where quorum was not held, nothing is interrupted; an expired deadline interrupts by itself.
+        let was_held = self.quorate_since.is_some() && !expired.any() && believed_in_ring;
+        let Continuity { reformed, others } = self.fold(&event, now.moment, &before, was_held);
+        self.check_members(&event, &before, &after);
+        check_joined_and_left(&event, was_linked, &before, &after, change.as_ref());
+
+        let was_disconnected = was_linked && self.link.is_none();
+        let is_loss = before.quorum.is_quorate() && !after.quorum.is_quorate();
+        let must_move = expired.is_seen_by_readers || others || was_disconnected || is_loss;
+        let moved = after.epoch - before.epoch;
+        assert!(moved == 1 || !must_move, "the epoch moves when continuity is broken");
+        assert!(moved <= u64::from(must_move || reformed), "the epoch moves for no other reason");
+
+        let is_unbroken = moved == 0 && !expired.decision && believed_in_ring;
+        self.check_quorum(tracker, (&before, &after), now.moment, is_unbroken, &expired);
+        self.check_deadline(tracker, &after);
+        self.check_exclusive(tracker, &after);
+        self.check_votes(&after);
+        if let Some(change) = change {
+            self.departures.note(&change);
+            self.changes.push(change);
+        }
+    }
+
+    /// Finds the deadlines that have passed. Readers go by the clock: a deadline has passed whether or
+    /// not the tracker was called.
+    fn expire(&mut self, before: &Snapshot, deadline: Option<Moment>, now: Moment) -> Expired {
+        let Some(link) = self.link.as_mut() else { return Expired::default() };
+        let was_quorate = before.quorum.is_quorate();
+        let was_connected = before.connection == Connection::Connected;
+        let decision = !link.is_believed(&self.policy, now);
+        let daemon = !link.lives(&self.policy, now);
+        let passed = deadline.filter(|due| was_quorate && *due <= now);
+        if was_connected && daemon {
+            link.expired_at = link.expired_at.max(link.lived_at.after(self.policy.lease));
+        }
+        if let Some(due) = passed.filter(|_| !decision && !daemon) {
+            link.expired_at = link.expired_at.max(due);
+        }
+        let is_seen_by_readers =
+            was_connected && daemon || was_quorate && decision || passed.is_some();
+        Expired { decision, daemon, is_seen_by_readers }
+    }
+
+    /// Adds the event to what this connection reported.
+    fn fold(
+        &mut self,
+        event: &Event,
+        now: Moment,
+        before: &Snapshot,
+        was_held: bool,
+    ) -> Continuity {
+        match (event, &mut self.link) {
+            (Event::Connected { has_provider, asked_at, watched }, link) => {
+                *link = Some(Link::new(*has_provider, *asked_at, *watched));
+                Continuity::default()
+            }
+            (Event::Disconnected(_), None) => Continuity { reformed: true, others: false },
+            (_, None) => Continuity::default(),
+            (Event::Disconnected(_) | Event::Failed { .. } | Event::Stopped, link) => {
+                *link = None;
+                Continuity { reformed: true, others: false }
+            }
+            (_, Some(link)) => link.fold(event, now, before, was_held),
+        }
+    }
+
+    /// "Fail safe": quorate only while everything speaks for quorum, and for long enough.
+    fn check_quorum(
+        &mut self,
+        tracker: &Tracker,
+        (before, after): (&Snapshot, &Snapshot),
+        now: Moment,
+        is_unbroken: bool,
+        expired: &Expired,
+    ) {
+        let link = self.link.as_ref();
+        let lives = link.is_some_and(|link| link.lives(&self.policy, now));
+        assert_eq!(after.connection == Connection::Connected, lives);
+        assert_eq!(after.connection == Connection::Stalled, link.is_some() && !lives);
+        if after.ring != RingState::Gather {
+            assert_eq!(after.settled, link.is_some_and(Link::is_settled));
+        }
+        let is_decided =
+            link.is_some_and(|link| lives && link.decides() && link.is_believed(&self.policy, now));
+        let is_unwatched = link.is_some_and(|link| link.ring.is_unwatched);
+        // The tracker says whether it believes in the ring; `check_deadline` checks for how long.
+        let is_quorate = is_decided && (is_unwatched || tracker.believes_in_ring(now));
+        let since = self.quorate_since.filter(|_| is_unbroken);
+        self.quorate_since = is_quorate.then(|| since.unwrap_or(now));
+
+        let was_published = before.quorum.is_quorate() && !expired.is_seen_by_readers;
+        let is_stable = |since: Moment| now >= since.after(self.policy.stable_after);
+        let expected = self.quorate_since.is_some_and(|since| was_published || is_stable(since));
+        assert_eq!(after.quorum.is_quorate(), expected);
+        if after.quorum == Quorum::Inquorate {
+            // While a gain is held back, the state stays at what it was.
+            let is_held_back = is_quorate && before.quorum == Quorum::Inquorate;
+            let is_denied = link.is_some_and(|link| link.decision.is_some() && !link.decides());
+            assert!(lives && (is_denied || is_held_back), "only Corosync makes a node inquorate");
+        }
+    }
+
+    /// Until when readers believe in quorum.
+    fn check_deadline(&self, tracker: &Tracker, after: &Snapshot) {
+        let Some(link) = self.link.as_ref().filter(|_| after.quorum.is_quorate()) else { return };
+        let until = tracker.deadline().expect("quorum has a deadline");
+        let grace = self.policy.settle_grace;
+        assert!(until <= link.lived_at.after(self.policy.lease), "the daemon lives");
+        assert!(link.differs_since.is_none_or(|since| until <= since.after(grace)), "decided");
+        assert!(until <= link.ring.latest(&self.policy, link.expired_at), "the ring lives");
+    }
+
+    fn check_exclusive(&self, tracker: &Tracker, after: &Snapshot) {
+        let Some(until) = tracker.exclusive_until() else { return };
+        let link = self.link.as_ref().expect("an exclusive node is connected");
+        assert!(after.quorum.is_quorate() && after.settled);
+        assert!(Some(until) <= tracker.deadline());
+        let votes = link.votes.as_ref().expect("the votes of an exclusive node are known");
+        let ours: u64 = after.members.iter().map(|node| votes_of(votes, *node).unwrap_or(0)).sum();
+        assert!(ours * 2 > u64::from(votes.highest_expected));
+        let read = link.ring.reads.last().expect("the ring was read");
+        let (_, decided_after) = *link.ring.decisions.last().expect("the ring was decided");
+        assert!(until <= read.asked_at.max(decided_after).after(read.consensus));
+    }
+
+    fn check_votes(&self, after: &Snapshot) {
+        if let Some(link) = &self.link {
+            let reported = |votes: &Option<Votes>| {
+                votes.clone().map(|votes| Votes { configured: None, ..votes })
+            };
+            assert_eq!(reported(&after.votes), reported(&link.votes));
+        }
+        for spared in [&[], &after.members[..after.members.len().min(1)], &after.members] {
+            assert_eq!(after.quorate_without(spared), quorate_without(after, spared));
+        }
+    }
+
+    /// Who is a member: the nodelist says; where there is none (model V0), the decision.
+    fn check_members(&self, event: &Event, before: &Snapshot, after: &Snapshot) {
+        let is_v0 = self.link.as_ref().is_some_and(|l| l.has_provider && l.nodelist.is_none());
+        let (ring_id, members) = match event {
+            Event::Notified {
+                notification: Notification::Nodelist { ring_id, members, .. },
+                ..
+            } if self.link.is_some() => (Some(*ring_id), set(members)),
+            Event::Notified {
+                notification: Notification::Quorum { ring_id, members, .. }, ..
+            } if is_v0 => (Some(*ring_id), set(members)),
+            Event::Connected { .. } => (None, set(&before.members)),
+            _ => (before.ring_id, set(&before.members)),
+        };
+        assert_eq!((after.ring_id, &after.members), (ring_id, &members.into_iter().collect()));
+    }
+
+    /// Whoever missed changes is told of all of them in one.
+    pub(crate) fn finish(&self) {
+        let Some(latest) = self.changes.last() else { return };
+        let current = &latest.current;
+        let first = first(current);
+        assert_eq!((&*first.joined, first.left.len()), (&*current.members, 0));
+        let mut left = Set::new();
+        for (missed, change) in self.changes.iter().rev().enumerate() {
+            left.extend(change.left.iter());
+            let seen = &change.previous;
+            let told = self.departures.conflate(seen, latest);
+            let (old, new) = (set(&seen.members), set(&current.members));
+            let rejoined = &(&left & &old) & &new;
+            assert_eq!((&told.previous, &told.current), (seen, current));
+            assert_eq!(set(&told.joined), &(&new - &old) | &rejoined);
+            assert_eq!(set(&told.left), &(&old - &new) | &rejoined);
+            assert_eq!(told.rejoined().collect::<Set>(), rejoined);
+            assert_eq!(told.missed, missed as u64);
+            assert_eq!(told.cause, latest.cause);
+        }
+    }
+}
+
+/// The deadlines that have passed.
+#[derive(Debug, Default)]
+struct Expired {
+    /// A decision about this membership is overdue.
+    decision: bool,
+    daemon: bool,
+    /// Readers have seen one of them.
+    is_seen_by_readers: bool,
+}
+
+impl Expired {
+    fn any(&self) -> bool {
+        self.decision || self.daemon || self.is_seen_by_readers
+    }
+}
+
+/// A change says what differs between the two states.
+fn check_change(
+    before: &Arc<Snapshot>,
+    after: &Arc<Snapshot>,
+    change: Option<&QuorumChanged>,
+    now: Now,
+) {
+    assert!(after.members.is_sorted_by(|one, next| one < next));
+    let Some(change) = change else {
+        assert!(Arc::ptr_eq(before, after), "nothing changed");
+        return;
+    };
+    assert!(Arc::ptr_eq(&change.previous, before) && Arc::ptr_eq(&change.current, after));
+    assert_eq!((after.sequence, after.changed_at), (before.sequence + 1, now.wall));
+    assert_eq!(change.missed, 0);
+    for nodes in [&change.joined, &change.left] {
+        assert!(nodes.is_sorted_by(|one, next| one < next));
+    }
+    assert!(!change.to_string().is_empty());
+}
+
+/// `joined` and `left` are the difference of the members, and the members that restarted.
+fn check_joined_and_left(
+    event: &Event,
+    was_linked: bool,
+    before: &Snapshot,
+    after: &Snapshot,
+    change: Option<&QuorumChanged>,
+) {
+    let (old, new) = (set(&before.members), set(&after.members));
+    let restarted = match event {
+        Event::Notified { notification: Notification::Nodelist { left, .. }, .. } if was_linked => {
+            &(&set(left) & &old) & &new
+        }
+        _ => Set::new(),
+    };
+    match change {
+        Some(change) => {
+            assert_eq!(set(&change.joined), &(&new - &old) | &restarted);
+            assert_eq!(set(&change.left), &(&old - &new) | &restarted);
+        }
+        None => assert!(restarted.is_empty(), "a restart is published"),
+    }
+}
+
+/// Without some of its members. What is quorate without a vote to spare can spare nobody, and is.
+fn quorate_without(snapshot: &Snapshot, spared: &[NodeId]) -> Option<bool> {
+    let votes =
+        snapshot.votes.as_ref().filter(|_| snapshot.settled && snapshot.votes_are_current)?;
+    if spared.is_empty() {
+        return Some(snapshot.quorum.is_quorate());
+    }
+    let gone: Option<Vec<u32>> = spared.iter().map(|node| votes.of(*node)).collect();
+    let gone: u64 = gone?.into_iter().map(u64::from).sum();
+    let left = u64::from(votes.total).saturating_sub(gone);
+    Some(snapshot.quorum.is_quorate() && left >= u64::from(votes.quorum))
+}
