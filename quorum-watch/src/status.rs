@@ -103,8 +103,11 @@ fn table(quorum: &QuorumHandle, now: &Snapshot, options: &Options) -> String {
         lines.push(("token", token.to_string()));
     }
     if let Some(votes) = &now.votes {
+        // Only votequorum answers with votes.
+        lines.push(("provider", "corosync_votequorum".into()));
         lines.extend(of_votes(votes));
     }
+    lines.push(("nodes", now.members.len().to_string()));
     for member in &now.members {
         lines.push(("member", member_line(quorum, now, *member)));
     }

@@ -65,7 +65,13 @@ fn status_is_a_table_or_json() {
     let output = run(&[]);
     assert_eq!(output.status.code(), Some(0));
     let text = said(&output);
-    for line in ["quorum    quorate", "exclusive yes", "member    2 (n2), 1 vote, can be spared"] {
+    for line in [
+        "provider  corosync_votequorum",
+        "nodes     3",
+        "quorum    quorate",
+        "exclusive yes",
+        "member    2 (n2), 1 vote, can be spared",
+    ] {
         assert!(text.lines().any(|said| said == line), "{line} in {text}");
     }
     assert!(!text.contains('\x1b'), "no colours where there is no terminal");
