@@ -3,7 +3,7 @@
 use std::{
     fmt::Write as _,
     io::{self, Write},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use actix_quorum::{
@@ -85,7 +85,9 @@ fn spared(now: &Snapshot) -> Vec<NodeId> {
 
 /// One thing a line.
 fn table(quorum: &QuorumHandle, now: &Snapshot, options: &Options) -> String {
+    let date = humantime::format_rfc3339_seconds(SystemTime::now());
     let mut lines = vec![
+        ("date", date.to_string()),
         ("quorum", options.paint(now.quorum, now.quorum)),
         ("exclusive", yes(quorum.is_exclusive()).into()),
         ("corosync", now.connection.to_string()),

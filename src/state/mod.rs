@@ -19,7 +19,7 @@ mod snapshot;
 mod tracker;
 mod votes;
 
-#[cfg(feature = "web")]
+#[cfg(feature = "serde")]
 pub(crate) use self::snapshot::rfc3339;
 pub(crate) use self::{
     change::{AckOnDrop, Acknowledge},
