@@ -20,6 +20,7 @@ use crate::error::{Code, Error};
 use std::collections::BTreeMap;
 
 /// The names of those nodes that have one.
+#[cfg(any(feature = "metrics", feature = "web"))]
 pub(crate) type NodeNames = BTreeMap<NodeId, String>;
 
 /// A connection to Corosync's configuration map.
