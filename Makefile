@@ -185,6 +185,7 @@ minimal:
 
 # Both crates build from what is packaged alone.
 package:
-	# Cargo keeps what it unpacked from an earlier package of the same version; it is a cache.
-	rm -rf "$${CARGO_HOME:-$$HOME/.cargo}"/registry/src/-*/corosync-sys-*
-	cargo package -p actix-quorum -p corosync-sys --allow-dirty --quiet
+	# Cargo reuses what it unpacked and built of an earlier package of the same version.
+	rm -rf "$${CARGO_HOME:-$$HOME/.cargo}"/registry/src/-*/corosync-sys-* target/verified
+	cargo package -p actix-quorum -p corosync-sys --allow-dirty --quiet --target-dir target/verified
+	rm -rf target/verified
