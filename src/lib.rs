@@ -1,5 +1,8 @@
-// The picture of the README, where there are no files beside it. The first that is named so is taken.
+// The picture and the links of the README for the documentation, which has no files beside it. The first
+// definition of a link is used, so these replace those at the end of the README.
 #![doc = include_str!("architecture.md")]
+#![doc = "[failures]: crate::failures"]
+#![doc = "[guide]: crate::guide"]
 #![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
