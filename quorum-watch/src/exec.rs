@@ -45,7 +45,8 @@ async fn try_run(quorum: &QuorumHandle, exec: &Exec) -> io::Result<u8> {
         signal = signals.next() => return Ok(killed_by(signal)),
     };
     let Some(guard) = guard else {
-        eprintln!("quorum-watch: no quorum in time: {}", quorum.snapshot());
+        let what = if exec.wait.exclusive { "exclusive quorum" } else { "quorum" };
+        eprintln!("quorum-watch: gave up waiting for {what}: {}", quorum.snapshot());
         return Ok(NO_QUORUM);
     };
     let mut command = Command::new(&exec.command[0]);
@@ -73,7 +74,7 @@ async fn try_run(quorum: &QuorumHandle, exec: &Exec) -> io::Result<u8> {
     tokio::select! {
         ended = child.wait() => Ok(code(ended?)),
         () = lost => {
-            let what = if guard.is_valid() { "quorum is not exclusive any more" } else { "quorum was lost" };
+            let what = if guard.is_valid() { "quorum is no longer exclusive" } else { "quorum was lost" };
             eprintln!("quorum-watch: {what}: {}", quorum.snapshot());
             end(&mut child, Signal::TERM, exec.grace).await?;
             Ok(NO_QUORUM)

@@ -10,7 +10,7 @@ use clap_complete::Shell;
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, after_long_help = AFTER)]
 pub(crate) struct Options {
-    /// Print JSON, one object a line.
+    /// Print JSON, one object per line.
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
@@ -24,17 +24,17 @@ pub(crate) struct Options {
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Print what is known now (the default).
+    /// Print the current state (the default).
     Status,
-    /// Print the current state, then every change, one a line, until interrupted.
+    /// Print the current state, then every change, one per line, until interrupted.
     Watch,
-    /// Wait for quorum, then print what is known.
+    /// Wait for quorum, then print the current state.
     Wait(Wait),
-    /// Wait for quorum, run a command while it lasts, and end the command at a loss.
+    /// Wait for quorum, run a command, and end the command when quorum is lost.
     Exec(Exec),
     /// Print shell completions.
     Completions {
-        /// The shell to print them for.
+        /// The shell that reads the completions.
         shell: Shell,
     },
     /// Print this manual page.
@@ -47,7 +47,7 @@ pub(crate) struct Wait {
     #[arg(long)]
     pub(crate) exclusive: bool,
 
-    /// The longest wait, in seconds. Without this option the wait has no limit.
+    /// The maximum wait, in seconds. Without this option the wait has no limit.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) timeout: Option<Duration>,
 }
@@ -57,40 +57,41 @@ pub(crate) struct Exec {
     #[command(flatten)]
     pub(crate) wait: Wait,
 
-    /// How long the command may take to end after TERM, in seconds; then it gets KILL.
+    /// The maximum time between TERM and the end of the command, in seconds. KILL follows.
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub(crate) grace: Duration,
 
-    /// The command, and its arguments.
+    /// The command and its arguments.
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 }
 
-/// Whole seconds: a script has no others.
+/// Accepts whole seconds only.
 fn seconds(text: &str) -> Result<Duration, ParseIntError> {
     text.parse().map(Duration::from_secs)
 }
 
 const AFTER: &str = "\
-Exit codes of status, watch and wait, as of corosync-quorumtool -s:
-  0    this node has quorum; after wait --exclusive, exclusive quorum
-  1    unknown, quorum that is not exclusive after wait --exclusive, or an error
+Exit codes of status, watch and wait, as corosync-quorumtool -s has them:
+  0    this node has quorum; after wait --exclusive, no other partition can have quorum
+  1    the state is unknown; after wait --exclusive, the quorum is not exclusive; or an error
   2    this node has no quorum
 
 Exit codes of exec:
   N    the exit code of the command, also after a signal to quorum-watch
-  124  no quorum before the timeout, or quorum was lost and the command was ended
+  124  there was no quorum before the timeout, or exec ended the command because quorum was lost
   125  quorum-watch itself failed
   126  the command cannot be run
   127  the command does not exist
-  128+N  signal N ended the command, or quorum-watch before the command ran
+  128+N  signal N ended the command, or ended quorum-watch before the command ran
 
-Every command exits with 64 on bad usage.
+Every command exits with 64 if its arguments are wrong.
 
-At a loss, exec sends TERM to the command, and KILL after the grace. It passes INT, TERM and HUP on to the
-command, and sends KILL after the grace. Processes that the command has started get no signal. If quorum-watch
-itself is killed or stopped it cannot end the command: in a systemd unit the default KillMode ends both. The
-command does not run before there is quorum, and it can run for the grace after a loss.";
+When quorum is lost, exec sends TERM to the command, and KILL after the grace. When quorum-watch receives INT,
+TERM or HUP, exec sends the same signal to the command, and KILL after the grace. Processes that the command has
+started receive no signal. If quorum-watch itself is killed or stopped, it cannot end the command; in a systemd
+unit the default KillMode ends both. The command does not run before this node has quorum, and it can run until
+the grace has passed after a loss.";
 
 impl Options {
     pub(crate) fn builder(&self) -> QuorumBuilder {
@@ -98,14 +99,14 @@ impl Options {
         if self.simulate { builder.source(Cluster::new(3).node(1)) } else { builder }
     }
 
-    /// With the colour of the state, in a terminal.
+    /// Returns the text, in the colour of the state if it is printed to a terminal.
     pub(crate) fn paint(&self, quorum: Quorum, text: impl fmt::Display) -> String {
         let colour = match quorum {
             Quorum::Quorate => 32,
             Quorum::Inquorate => 31,
             Quorum::Unknown => 33,
         };
-        // An empty value counts as none (no-color.org).
+        // An empty value has no effect (no-color.org).
         let plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let colours = io::stdout().is_terminal() && !plain;
         if colours { format!("\x1b[{colour}m{text}\x1b[m") } else { text.to_string() }

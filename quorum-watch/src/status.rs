@@ -174,9 +174,9 @@ fn named(quorum: &QuorumHandle, node: NodeId) -> String {
 fn alive(ring: RingState) -> &'static str {
     match ring {
         RingState::Operational => "yes",
-        RingState::Gather => "no, it is re-forming",
-        RingState::Unwatched => "cannot be watched",
-        _ => "not known",
+        RingState::Gather => "no, re-forming",
+        RingState::Unwatched => "unknown, not watched",
+        _ => "unknown",
     }
 }
 
