@@ -22,7 +22,8 @@ fn rank(room: &str) -> Option<usize> {
     ROOMS.iter().position(|rooms| rooms.contains(&room))
 }
 
-fn source_files(directory: &Path, files: &mut Vec<PathBuf>) {
+/// Adds the Rust files of a directory and of the directories in it.
+pub(crate) fn source_files(directory: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {

@@ -1,6 +1,10 @@
-//! What the README shows is what is there.
+//! The README and FAILURES.md show programs, pictures and tests that exist.
+
+use std::{fs, path::Path};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+
+use crate::rooms::source_files;
 
 #[test]
 fn the_shortest_program_is_the_example() {
@@ -20,4 +24,27 @@ fn the_documentation_has_the_picture_in_it() {
         shown == picture,
         "docs/architecture.svg has changed: src/architecture.md is\n{picture}"
     );
+}
+
+#[test]
+fn the_tests_that_failures_names_exist() {
+    let mut files = Vec::new();
+    for directory in ["src", "tests"] {
+        source_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join(directory), &mut files);
+    }
+    let code: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let is_module = |name: &str| files.iter().any(|file| file.file_stem().unwrap() == name);
+    let rows =
+        include_str!("../../../FAILURES.md").lines().filter_map(|line| line.strip_suffix(" |"));
+    let tests = rows.filter_map(|row| row.rsplit(" | ").next());
+    // Every second part is between backticks. Names of tests have an underscore.
+    let names = tests.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let names: Vec<&str> =
+        names.filter(|name| name.contains('_') && !name.contains("::")).collect();
+    assert!(names.len() > 60, "only {} names were found", names.len());
+    let is_function =
+        |name: &str| ["(", "<"].iter().any(|after| code.contains(&format!("fn {name}{after}")));
+    let exists = |name: &str| is_module(name) || is_function(name);
+    let missing: Vec<&str> = names.into_iter().filter(|name| !exists(name)).collect();
+    assert!(missing.is_empty(), "FAILURES.md names tests that do not exist: {missing:?}");
 }
