@@ -43,15 +43,11 @@ impl Guard {
         Ok(Self { standard_input })
     }
 
-    /// Puts descriptor 0 back where a failed attempt has closed it.
-    pub(super) fn restore(self) {
-        if io::fcntl_getfd(rustix::stdio::stdin()) == Err(Errno::BADF)
-            && let Err(error) = rustix::stdio::dup2_stdin(&self.standard_input)
-        {
-            crate::foreign::log!(
-                log::Level::Error,
-                "libqb closed descriptor 0 and it could not be opened again: {error}"
-            );
+    /// Opens descriptor 0 again if a failed attempt has closed it.
+    pub(super) fn restore(self) -> io::Result<()> {
+        match io::fcntl_getfd(rustix::stdio::stdin()) {
+            Err(Errno::BADF) => rustix::stdio::dup2_stdin(&self.standard_input),
+            _ => Ok(()),
         }
     }
 }

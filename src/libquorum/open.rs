@@ -62,8 +62,16 @@ impl HandleTable {
     ) -> Result<Opened, Error> {
         let alone =
             self.one_at_a_time.try_lock_for(CONNECT_TIMEOUT).ok_or(Error::ConnectInProgress)?;
-        let made = make(service, peer, initialize, fd_get, finalize);
+        let mut restored = Ok(());
+        let made = make(service, peer, initialize, fd_get, finalize, &mut restored);
         self.unlock(alone);
+        // The logger runs without the lock.
+        if let Err(error) = restored {
+            crate::foreign::log!(
+                log::Level::Error,
+                "libqb closed descriptor 0, and it cannot be opened again: {error}"
+            );
+        }
         made
     }
 
@@ -125,6 +133,7 @@ fn make(
     initialize: impl FnOnce(&mut u64) -> sys::cs_error_t,
     fd_get: impl FnOnce(u64, &mut RawFd) -> sys::cs_error_t,
     finalize: impl FnOnce(u64) -> sys::cs_error_t,
+    restored: &mut rustix::io::Result<()>,
 ) -> Result<Opened, Error> {
     let descriptors = descriptors::Guard::new()?;
     let before: Vec<_> = server::streams(service).into_iter().map(|(stream, _)| stream).collect();
@@ -137,7 +146,7 @@ fn make(
         // An error that the daemon sent leaves the handle open (libquorum `lib/quorum.c`). For one
         // that is no more, and for zero, this is CS_ERR_BAD_HANDLE.
         finalize(handle);
-        descriptors.restore();
+        *restored = descriptors.restore();
         return Err(not_connected(code, service, peer));
     }
     let (mut fd, mut found) = (-1, None);
