@@ -36,7 +36,8 @@ async fn gate(State(quorum): State<QuorumHandle>, request: Request, next: Next) 
         return next.run(request).await;
     }
     let retry = [("Retry-After", "1")];
-    (StatusCode::SERVICE_UNAVAILABLE, retry, format!("{}\n", quorum.snapshot())).into_response()
+    let reason = format!("not exclusive: {}\n", quorum.snapshot());
+    (StatusCode::SERVICE_UNAVAILABLE, retry, reason).into_response()
 }
 
 async fn read(State(service): State<Service>) -> String {
