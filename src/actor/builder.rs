@@ -17,7 +17,7 @@ use crate::{
     state::{BeliefPolicy, Event},
 };
 
-/// Settings of a [`QuorumActor`], each with a default that suits a cluster node.
+/// The settings of a [`QuorumActor`]. Each has a default that suits a cluster node.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -46,7 +46,7 @@ pub struct QuorumBuilder {
 }
 
 impl QuorumActor {
-    /// Begins the settings of an actor.
+    /// Returns a builder with the default settings.
     pub fn builder() -> QuorumBuilder {
         QuorumBuilder {
             source: Arc::new(Corosync::new()),
@@ -62,93 +62,95 @@ impl QuorumActor {
 }
 
 impl QuorumBuilder {
-    /// Where to connect to. Default [`Corosync::new`].
+    /// The Corosync or simulated node to connect to. Default [`Corosync::new`].
     pub fn source(self, source: impl Source) -> Self {
         Self { source: Arc::new(source), ..self }
     }
 
-    /// How long Corosync may be silent before what it told last is not believed any more. Default
-    /// 5 s.
+    /// How long quorum is believed after Corosync last answered. Default 5 s.
     ///
-    /// Whatever happens to Corosync, this process or the system, nobody is told that there is
-    /// quorum for longer than this after Corosync was last asked and has answered. Where the ring is
-    /// watched ([`Snapshot::ring`](crate::Snapshot::ring)), a hung daemon is also not believed for
-    /// longer than its token and consensus timeouts and
-    /// [`settle_grace`](Self::settle_grace): that is when the others can go on without it.
+    /// Whatever happens to Corosync, this process or the system, no reader sees quorum for longer
+    /// than this after the last request that Corosync has answered. If the ring is watched
+    /// ([`Snapshot::ring`](crate::Snapshot::ring)), a hung daemon is also not believed for longer
+    /// than its token and consensus timeouts and [`settle_grace`](Self::settle_grace): after that
+    /// time the other nodes can continue without it.
     ///
-    /// Once a deadline has passed only newer evidence counts: a Corosync that hung and goes on is not
-    /// believed on what it knew before.
+    /// Once a deadline has passed, only newer evidence counts: a Corosync that hung and continues
+    /// is not believed because of what it knew before.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.policy.lease = lease;
         self
     }
 
-    /// How often Corosync is asked whether it lives. Default a quarter of the lease; at least 1 ms, and
-    /// to be well below the lease: it runs out if no answer comes in time.
+    /// How often Corosync is asked for a sign of life. Default a quarter of the lease; the minimum
+    /// is 1 ms. Set it well below the lease, which expires if no answer arrives in time.
     pub fn probe_interval(self, probe_interval: Duration) -> Self {
         Self { probe_interval: Some(probe_interval), ..self }
     }
 
-    /// How long a quorum decision is believed that is about another membership than the current
-    /// one, while Corosync synchronises. Default 1 s: usual are milliseconds, with a quorum device
-    /// it can be half a minute. On a connection that began in between it is not believed at all.
+    /// How long the old quorum decision counts after a membership change, while Corosync
+    /// synchronises. Default 1 s. Corosync usually decides within milliseconds; with a quorum
+    /// device it can take half a minute. A connection opened during that time starts as `Unknown`.
     ///
-    /// Corosync before 3.1 does not tell the membership by itself (model V0), so there the old decision
-    /// stands until the new one.
+    /// Corosync before 3.1 does not report the membership separately (model V0). With it, the old
+    /// decision counts until the new one.
     pub fn settle_grace(mut self, settle_grace: Duration) -> Self {
         self.policy.settle_grace = settle_grace;
         self
     }
 
-    /// How long quorum must have lasted without a break before anybody is told. Default zero. A
-    /// loss is always told at once. Until a gain is told, what was before it is: `Inquorate` or
-    /// `Unknown`.
+    /// How long quorum must last without a break before a gain is published. Default zero. Until
+    /// then the state before it stays published: `Inquorate` or `Unknown`. A loss is always
+    /// published at once.
     pub fn stable_after(mut self, stable_after: Duration) -> Self {
         self.policy.stable_after = stable_after;
         self
     }
 
-    /// Whether to believe one of two nodes that is quorate without the other, by `two_node: 1` in the
-    /// section `quorum` of `corosync.conf`. Default true. When the two are cut off from each other,
-    /// each is quorate: with `false` each is `Inquorate` then (`votequorum(5)`).
+    /// Whether to accept quorum that a node of two has alone, because of `two_node: 1` in the
+    /// section `quorum` of `corosync.conf`. Default true. When the two nodes are separated from
+    /// each other, each one is quorate (`votequorum(5)`). With `false`, each one is `Inquorate`
+    /// then.
     pub fn trust_two_node(mut self, trust_two_node: bool) -> Self {
         self.policy.trust_two_node = trust_two_node;
         self
     }
 
-    /// How long to wait before connecting again. Default [`Backoff::default`].
+    /// How long to wait before reconnecting. Default [`Backoff::default`].
     pub fn backoff(self, backoff: Backoff) -> Self {
         Self { backoff, ..self }
     }
 
-    /// Whether to refuse a Corosync that has no quorum provider, and would call every node
-    /// quorate. Default true.
+    /// Whether to refuse a Corosync without a quorum provider, which reports every node as quorate.
+    /// Default true.
     pub fn require_provider(mut self, require_provider: bool) -> Self {
         self.trust.require_provider = require_provider;
         self
     }
 
-    /// The user that Corosync must run as, `None` for any. Default `Some(0)`.
+    /// The user that Corosync must run as, or `None` for any user. Default `Some(0)`.
     ///
-    /// While Corosync is down any user of the machine can listen on its socket, and say that there
-    /// is quorum.
+    /// While Corosync is down, any user of the machine can listen on its socket and report quorum.
     ///
-    /// Do not set `Some(65534)` in a container with a user namespace of its own: there that is the uid
-    /// of every user that the namespace does not map (`user_namespaces(7)`), so each of them would be
-    /// believed. The host's root is one of them, so a Corosync of the host is refused by default.
+    /// Do not set `Some(65534)` in a container with its own user namespace. There it is the uid of
+    /// every user that the namespace does not map (`user_namespaces(7)`), so each of these users
+    /// would be believed. The host's root is one of them, so a Corosync of the host is refused by
+    /// default.
     pub fn server_uid(mut self, server_uid: Option<u32>) -> Self {
         self.trust.server_uid = server_uid;
         self
     }
 
-    /// Which model of libquorum to connect with. By default Corosync is asked, through libcmap, which
-    /// one it can take: V1 with Corosync 3.1 and later, V0 with older ones.
+    /// The model of libquorum to connect with. By default the daemon's version is read through
+    /// libcmap: Corosync 3.1 and later get V1, older ones V0.
     ///
-    /// Set [`Model::V0`] where the daemon is one of Corosync 2 and libcmap is not installed: with a
-    /// libquorum of 3.1 or later such a daemon **dies** of V1, whoever asks it for that. A warning in
-    /// the log says when nobody can be asked. [`Model::V1`] asks for V1 without that question, and for
-    /// V0 if the library or the daemon does not know V1. With V0 a node that restarted before anybody
-    /// noticed is not told as joined and left, and each new ring begins a new epoch.
+    /// Set [`Model::V0`] if the daemon is a Corosync 2 and libcmap is not installed. With a
+    /// libquorum of 3.1 or later, such a daemon **dies** when any client requests V1. A warning in
+    /// the log reports that the version cannot be read.
+    ///
+    /// [`Model::V1`] requests V1 without reading the version, and falls back to V0 if the library
+    /// or the daemon does not know V1. With V0, a node that restarts before the other nodes notice
+    /// is not listed in `joined` and `left`, and each new ring begins a new epoch.
     ///
     /// A simulated cluster has no models.
     pub fn model(mut self, model: Model) -> Self {
@@ -156,26 +158,26 @@ impl QuorumBuilder {
         self
     }
 
-    /// Whether to measure also under the names that `ha_cluster_exporter` uses, so that dashboards
-    /// made for it show this. Default false.
+    /// Whether to record the metrics also under the names of `ha_cluster_exporter`, for dashboards
+    /// that were made for it. Default false.
     #[cfg(feature = "metrics")]
     pub fn ha_cluster_metrics(self, ha_cluster_metrics: bool) -> Self {
         Self { ha_cluster_metrics, ..self }
     }
 
-    /// Subscribes an actor before the start, so that it sees every change from the first on. See
-    /// [`QuorumHandle::subscribe`].
+    /// Subscribes an actor before the start, so that it receives every change from the first one
+    /// on. See [`QuorumHandle::subscribe`].
     pub fn subscribe(mut self, subscriber: impl Into<Subscriber>) -> Self {
         self.subscribers.push(subscriber.into());
         self
     }
 
-    /// Starts the actor, supervised, on an arbiter of its own.
+    /// Starts the supervised actor on its own arbiter.
     ///
-    /// Returns at once, whether or not Corosync is there: that is a state, not an error. So is an
-    /// arbiter that cannot be made, for want of threads or descriptors:
-    /// [`Connection::Connecting`](crate::Connection::Connecting) with the error, and then
-    /// [`Connection::Stopped`](crate::Connection::Stopped), since nothing is left to try again.
+    /// Returns at once, with or without Corosync: a missing Corosync is a state, not an error. If
+    /// the arbiter cannot be created for lack of threads or descriptors, the handle first publishes
+    /// [`Connection::Connecting`](crate::Connection::Connecting) with the error and then
+    /// [`Connection::Stopped`](crate::Connection::Stopped), since no further attempt follows.
     ///
     /// ```
     /// use actix_quorum::{QuorumActor, Stopped, sim::Cluster};
@@ -191,21 +193,21 @@ impl QuorumBuilder {
     /// }
     /// ```
     ///
-    /// # Settings that contradict each other
+    /// # Contradicting settings
     ///
-    /// The actor starts with them, so that a service with a wrong setting is not down, and it stays fail
-    /// safe. A warning in the log has the numbers:
+    /// The actor starts even with contradicting settings, so that a wrong setting does not stop the
+    /// service. It stays fail-safe. A warning in the log reports the numbers:
     ///
     /// | settings | what happens |
     /// |---|---|
-    /// | [`probe_interval`](Self::probe_interval) at or above the [`lease`](Self::lease), as with a lease of zero | the lease runs out before Corosync is asked again: quorum is lost again and again |
-    /// | `probe_interval` below 1 ms | it is 1 ms |
+    /// | [`probe_interval`](Self::probe_interval) at or above the [`lease`](Self::lease), for example a lease of zero | the lease expires before Corosync is asked again: quorum is lost repeatedly |
+    /// | `probe_interval` below 1 ms | 1 ms is used |
     /// | [`settle_grace`](Self::settle_grace) of zero | quorum is lost at each change of the ring |
-    /// | [`stable_after`](Self::stable_after) of more than an hour | as it says: quorum is reported that late |
+    /// | [`stable_after`](Self::stable_after) of more than an hour | a gain is published that late |
     ///
     /// # Panics
     ///
-    /// Outside of an actix [`System`](actix::System), as all arbiters do.
+    /// Panics outside of an actix [`System`](actix::System), like every arbiter.
     pub fn start(self) -> QuorumHandle {
         match Arbiter::try_new() {
             Ok(arbiter) => {
@@ -215,16 +217,16 @@ impl QuorumBuilder {
         }
     }
 
-    /// Starts the actor, supervised, in a [`System`] of its own, on a thread of its own.
+    /// Starts the supervised actor in its own [`System`] on its own thread.
     ///
-    /// For a program without a `System`: one on tokio, or one without an async runtime. The handle is
-    /// the same as that of [`start`](Self::start), and works on every thread. What needs a timer
-    /// ([`QuorumHandle::stop`], [`QuorumGuard::lost`](crate::QuorumGuard::lost) and
-    /// [`QuorumGuard::run`](crate::QuorumGuard::run)) must be called on a tokio runtime with time
-    /// enabled; everything else works on any executor.
+    /// Use it in a program without a `System`: one on tokio, or one without an async runtime. The
+    /// handle is the same as that of [`start`](Self::start) and works on every thread.
+    /// [`QuorumHandle::stop`], [`QuorumGuard::lost`](crate::QuorumGuard::lost) and
+    /// [`QuorumGuard::run`](crate::QuorumGuard::run) need a timer: call them on a tokio runtime
+    /// with time enabled. Everything else works on any executor.
     ///
-    /// Returns at once, and publishes errors, as [`start`](Self::start) does. The thread ends when the
-    /// actor stops. It does not keep the process from ending.
+    /// Returns at once and publishes errors, as [`start`](Self::start) does. The thread ends when
+    /// the actor stops. It does not keep the process from ending.
     ///
     /// ```
     /// use actix_quorum::{QuorumActor, sim::Cluster};
@@ -245,23 +247,25 @@ impl QuorumBuilder {
         }
     }
 
-    /// Starts the actor, supervised, on an arbiter of the caller's, which then ends it.
+    /// Starts the supervised actor on the caller's arbiter. The actor ends with the arbiter.
     ///
-    /// Whatever blocks that arbiter delays what the actor tells. Its thread needs a stack of well
-    /// over a mebibyte, as a thread has by default, and its runtime tokio's drivers of io and time, as
-    /// actix's have. On an arbiter that has ended the actor is `Stopped` at once.
+    /// A handler that blocks the arbiter delays the actor's publications. The arbiter's thread
+    /// needs a stack of well over 1 MiB, as threads have by default, and its runtime needs tokio's
+    /// io and time drivers, as actix's runtimes have. On an arbiter that has ended, the actor is
+    /// `Stopped` at once.
     pub fn start_in_arbiter(self, arbiter: &ArbiterHandle) -> QuorumHandle {
         self.start_on(arbiter, None)
     }
 
     fn start_on(self, arbiter: &ArbiterHandle, own: Option<OwnedRuntime>) -> QuorumHandle {
         let (shared, actor) = self.make(own);
-        // Made here and not there: if the arbiter is dead the actor is dropped, and says so.
+        // The actor is created here, so that it is dropped, and publishes `Stopped`, if the arbiter
+        // has ended.
         let addr = Supervisor::start_in_arbiter(arbiter, move |_| actor);
         QuorumHandle { shared, addr }
     }
 
-    /// An actor that has no arbiter, and has ended.
+    /// Returns the handle of an actor that has no arbiter and has ended.
     fn start_nowhere(self, error: io::Error) -> QuorumHandle {
         let error = match error.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE) => Error::NoDescriptors,
@@ -301,15 +305,15 @@ impl QuorumBuilder {
     }
 }
 
-/// What cannot be meant, in numbers and with what to change.
+/// Returns a warning for each setting that cannot be intended, with the numbers and the remedy.
 fn contradictions(policy: &BeliefPolicy, probe_interval: Duration) -> Vec<String> {
     let BeliefPolicy { lease, settle_grace, stable_after, .. } = *policy;
     let mut found = Vec::new();
     if probe_interval >= lease {
         found.push(format!(
-            "quorum is lost again and again: corosync is asked only every {probe_interval:?} \
-             (probe_interval), and believed for {lease:?} (lease); set a shorter probe_interval or a \
-             longer lease"
+                "quorum is lost repeatedly: corosync is asked only every {probe_interval:?} \
+                 (probe_interval), and believed for {lease:?} (lease); set a shorter probe_interval or a \
+                 longer lease"
         ));
     }
     if probe_interval < SHORTEST_INTERVAL {
@@ -321,7 +325,7 @@ fn contradictions(policy: &BeliefPolicy, probe_interval: Duration) -> Vec<String
     if settle_grace.is_zero() {
         found.push(format!(
             "quorum is lost at each change of the ring: settle_grace is {settle_grace:?}, and corosync \
-             decides some milliseconds after it has told the membership"
+             decides some milliseconds after it has reported the membership"
         ));
     }
     if stable_after > TOO_LONG {
@@ -332,28 +336,32 @@ fn contradictions(policy: &BeliefPolicy, probe_interval: Duration) -> Vec<String
     found
 }
 
-/// How often corosync is asked at most: an interval of zero would panic.
+/// The shortest interval at which Corosync is asked. An interval of zero would panic.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
-/// For how long nobody means to hold a gain back.
+/// A longer `stable_after` is probably a mistake.
 const TOO_LONG: Duration = Duration::from_secs(3600);
 
-/// A `System` that runs on a new thread until it is stopped, and the arbiter of that thread.
+/// Starts a `System` on a new thread, where it runs until it is stopped, and returns it with its
+/// arbiter.
 fn own_system() -> io::Result<(ArbiterHandle, System)> {
-    // Made here: an actix `System` panics if its runtime cannot be made.
+    // The runtime is created here because an actix `System` panics if it cannot create one.
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (send, started) = mpsc::sync_channel(1);
     let run = move || {
         let runner = System::with_tokio_rt(|| runtime);
         let system = System::current();
-        // The receiver waits below.
+        // The receiver still waits below.
         let _ = send.send((system.arbiter().clone(), system));
         if let Err(error) = runner.run() {
-            crate::foreign::log!(log::Level::Warn, "the system of the quorum actor: {error}");
+            crate::foreign::log!(
+                log::Level::Warn,
+                "the system of the quorum actor failed: {error}"
+            );
         }
     };
     thread::Builder::new().name("quorum".into()).spawn(run)?;
-    started.recv().map_err(|_| io::Error::other("its system could not be started"))
+    started.recv().map_err(|_| io::Error::other("the system of the actor could not be started"))
 }
 
 #[cfg(test)]
@@ -361,7 +369,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_that_contradict_each_other_are_told_with_their_numbers() {
+    fn contradicting_settings_are_reported_with_their_numbers() {
         let (policy, ms) = (BeliefPolicy::default(), Duration::from_millis);
         assert!(contradictions(&policy, policy.lease / 4).is_empty());
         for (policy, interval, numbers) in [

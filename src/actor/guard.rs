@@ -6,17 +6,17 @@ use futures_util::future::{Either, select};
 use crate::state::Snapshot;
 use crate::{actor::shared::Shared, state::FencingToken};
 
-/// Proof that this node had quorum, and has had it without a break since.
+/// Proves that this node had quorum when the guard was taken and has held it without a break since.
 ///
-/// It is valid in one epoch: once quorum was lost, or cannot be vouched for, it stays invalid, and
-/// what was begun under it has to be begun anew.
+/// A guard is valid in one epoch. Once quorum is lost or can no longer be proved, the guard stays
+/// invalid, and the work that was done under it must start again.
 ///
-/// It is no lock and no fencing. It says what Corosync on this node knows, which may be later than
-/// what the other nodes know, and what is already on its way to a disk or a peer is not called back.
-/// Where two nodes must never act at a time, fence, or have the storage check a
-/// [fencing token](Self::fencing_token).
+/// A guard is neither a lock nor fencing. It reflects what Corosync on this node knows, possibly
+/// later than other nodes, and it cannot call back a write that is on its way to a disk or a peer.
+/// If two nodes must never act at the same time, use fencing, or let the storage check a [fencing
+/// token](Self::fencing_token).
 ///
-/// An actor that works under a guard holds the handle, and is subscribed after it was made:
+/// An actor that works under a guard holds a handle and is subscribed after it has started:
 ///
 /// ```no_run
 /// use actix::prelude::*;
@@ -34,7 +34,7 @@ use crate::{actor::shared::Shared, state::FencingToken};
 ///     type Result = ();
 ///
 ///     fn handle(&mut self, change: QuorumChanged, ctx: &mut Self::Context) {
-///         // Once in each epoch. If it is another by now, another message says so.
+///         // Start once in each epoch. If the epoch has changed again, another message follows.
 ///         let begins = change.is_gain() || change.interrupted();
 ///         let guard = self.quorum.guard().filter(|guard| guard.epoch() == change.current.epoch);
 ///         if let Some(guard) = guard.filter(|_| begins) {
@@ -47,7 +47,7 @@ use crate::{actor::shared::Shared, state::FencingToken};
 ///     }
 /// }
 ///
-/// /// What only the quorate part of the cluster may do.
+/// /// Work that only the quorate partition may do.
 /// async fn lead() {}
 ///
 /// #[actix::main]
@@ -59,13 +59,13 @@ use crate::{actor::shared::Shared, state::FencingToken};
 /// }
 /// ```
 #[derive(Clone, Debug)]
-#[must_use = "a guard protects nothing by itself: work under `run`, or ask `is_valid`"]
+#[must_use = "a guard protects nothing by itself: work under `run`, or call `is_valid`"]
 pub struct QuorumGuard {
     shared: Arc<Shared>,
     epoch: u64,
 }
 
-/// Quorum was lost, or cannot be vouched for, before the work under a guard was done.
+/// Quorum was lost or could no longer be proved before the work under a guard was finished.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[error("quorum was lost before the work was done")]
 pub struct QuorumLost;
@@ -76,13 +76,13 @@ impl QuorumGuard {
         Some(Self { shared: Arc::clone(shared), epoch })
     }
 
-    /// The epoch that it is valid in.
+    /// Returns the epoch in which the guard is valid.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Whether this node still has quorum, without a break. As cheap as
-    /// [`QuorumHandle::is_quorate`](crate::QuorumHandle::is_quorate).
+    /// Whether this node still has quorum, without a break since the guard was taken. Costs as
+    /// little as [`QuorumHandle::is_quorate`](crate::QuorumHandle::is_quorate).
     ///
     /// ```
     /// # use actix_quorum::QuorumGuard;
@@ -90,7 +90,7 @@ impl QuorumGuard {
     /// fn write_all(records: &[u32], guard: &QuorumGuard) {
     ///     for record in records {
     ///         if !guard.is_valid() {
-    ///             return; // what follows has to be begun anew
+    ///             return; // the remaining work must start again
     ///         }
     ///         write(*record);
     ///     }
@@ -100,19 +100,22 @@ impl QuorumGuard {
         self.shared.lease.is_active_in(self.epoch)
     }
 
-    /// Whether this node has quorum without a break since this guard was taken, and no other
-    /// partition can have it now: see [`QuorumHandle::is_exclusive`](crate::QuorumHandle::is_exclusive).
+    /// Whether this node has held quorum without a break since the guard was taken, and no other
+    /// partition can have it now: see
+    /// [`QuorumHandle::is_exclusive`](crate::QuorumHandle::is_exclusive).
     pub fn is_exclusive(&self) -> bool {
         self.shared.lease.is_exclusive_in(self.epoch)
     }
 
-    /// The [fencing token](FencingToken) of the ring that this node is in now. It grows with each
-    /// later ring, also while this guard is valid.
+    /// Returns the [fencing token](FencingToken) of the ring that this node is in now. Each later
+    /// ring has a larger token, also while this guard is valid.
     ///
-    /// A guard is no lock: a write that is on its way is not called back. Storage that keeps the
-    /// largest token that it has seen, and refuses a smaller one, makes it one.
+    /// A guard is not a lock: it cannot call back a write that is on its way. A token can replace
+    /// the lock: the storage remembers the largest token that it has received and refuses smaller
+    /// ones.
     ///
-    /// `None` if the guard is invalid, or the ring has no token: see [`Snapshot::fencing_token`].
+    /// Returns `None` if the guard is invalid or the ring has no token: see
+    /// [`Snapshot::fencing_token`].
     ///
     /// ```
     /// # use actix_quorum::{FencingToken, QuorumHandle};
@@ -120,7 +123,7 @@ impl QuorumGuard {
     /// async fn write(quorum: &QuorumHandle) -> Result<(), &'static str> {
     ///     let guard = quorum.acquire().await.map_err(|_| "stopped")?;
     ///     let token = guard.fencing_token().ok_or("this ring has no token")?;
-    ///     store(token, "value") // the storage refuses a token that is smaller than one before
+    ///     store(token, "value") // the storage refuses a token smaller than its largest
     /// }
     /// ```
     pub fn fencing_token(&self) -> Option<FencingToken> {
@@ -129,9 +132,11 @@ impl QuorumGuard {
         token.filter(|_| self.is_valid())
     }
 
-    /// Returns once it is invalid: on time also if the actor is stuck or dead. (If the system was
-    /// suspended and the actor is stuck, late by the time that was left of the lease: tokio's timers
-    /// do not count a suspend, as [`is_valid`](Self::is_valid) does.)
+    /// Returns once the guard is invalid, on time even if the actor is stuck or dead.
+    ///
+    /// After a suspend of the system, with the actor stuck, it returns late by the remaining time
+    /// of the lease: tokio's timers do not count a suspend, while [`is_valid`](Self::is_valid)
+    /// does.
     ///
     /// ```
     /// # use actix_quorum::{QuorumActor, sim::Cluster};
@@ -150,20 +155,21 @@ impl QuorumGuard {
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime, which an actix [`System`](actix::System) has.
+    /// Panics outside of a tokio runtime. An actix [`System`](actix::System) has one.
     pub async fn lost(&self) {
         let mut latest = self.shared.watch();
         while self.is_valid() {
             let expired = pin!(tokio::time::sleep(self.shared.lease.remaining()));
             let changed = pin!(latest.changed());
             if let Either::Left((Err(_), expired)) = select(changed, expired).await {
-                // The sender is in `self.shared`, so this cannot be; the lease ends it then.
+                // The sender is in `self.shared`, so this does not happen; if it did, the lease
+                // would end the wait.
                 expired.await;
             }
         }
     }
 
-    /// Runs `work` until it is done or quorum is lost, and drops it then.
+    /// Runs `work` until it is finished or quorum is lost. On a loss it drops `work`.
     ///
     /// `work` is polled only while the guard is valid.
     ///
@@ -185,11 +191,11 @@ impl QuorumGuard {
     ///
     /// # Errors
     ///
-    /// [`QuorumLost`] if it was dropped.
+    /// [`QuorumLost`] if `work` was dropped.
     ///
     /// # Panics
     ///
-    /// As [`lost`](Self::lost).
+    /// Panics where [`lost`](Self::lost) does.
     pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, QuorumLost> {
         let mut work = pin!(work);
         let working = poll_fn(|cx| match self.is_valid() {

@@ -11,9 +11,9 @@ use crate::{
     state::{Connection, Quorum, QuorumChanged, Snapshot},
 };
 
-/// What a service holds to know about quorum, on any thread.
+/// Reads the quorum state, waits for changes and subscribes actors, from any thread.
 ///
-/// A clone is cheap and is the same actor's. Reading never waits for the actor, nor for Corosync.
+/// Clones are cheap and refer to the same actor. Reads wait neither for the actor nor for Corosync.
 ///
 /// ```
 /// # use actix_quorum::{QuorumActor, sim::Cluster};
@@ -35,10 +35,10 @@ pub struct QuorumHandle {
 }
 
 impl QuorumHandle {
-    /// Whether this node is known to have quorum, now.
+    /// Whether this node is known to have quorum now.
     ///
-    /// Compares the lease with the clock, so it turns false on time even if the actor is stuck or
-    /// dead. No lock, nothing shared is written.
+    /// Compares the lease with the clock, so it returns `false` on time even if the actor is stuck
+    /// or dead. It takes no lock and writes no shared memory.
     ///
     /// ```
     /// # use actix_quorum::{Quorum, Snapshot, testing::ScriptedQuorum};
@@ -46,7 +46,7 @@ impl QuorumHandle {
     /// # let script = ScriptedQuorum::new(now);
     /// # let quorum = script.handle();
     /// if quorum.is_quorate() {
-    ///     // Write. What takes longer runs under a guard.
+    ///     // Write. Work that takes longer runs under a guard.
     /// }
     /// # Ok::<(), actix_quorum::ParseRingIdError>(())
     /// ```
@@ -54,34 +54,37 @@ impl QuorumHandle {
         self.shared.is_quorate()
     }
 
-    /// Whether this node has quorum, and no other partition of the cluster can have it, now.
+    /// Whether this node has quorum now and no other partition of the cluster can have it.
     ///
-    /// As cheap as [`is_quorate`](Self::is_quorate). It is for what two nodes must never do at a
-    /// time. It holds only while
-    ///
+    /// It costs as little as [`is_quorate`](Self::is_quorate). Use it for work that two nodes must
+    /// never do at the same time. It returns `true` only while
     /// - `is_quorate()` holds, and the decision is about the current membership;
     /// - the members' own votes are a majority of all votes ([`Snapshot::has_majority`]), so that
     ///   no partition that excludes them all can be quorate;
-    /// - the daemon was in totem's OPERATIONAL state less than C - 0.2 T ago, where T and C are its token
-    ///   and consensus timeouts: as two reads of its counters show, with the token moving in between, or
-    ///   as a decision about a new ring shows, of a daemon that has answered all the time.
+    /// - the daemon was in totem's OPERATIONAL state less than C - 0.2 T ago, where T and C are its
+    ///   token and consensus timeouts. Two reads of its counters prove that, if the token moved
+    ///   between them. So does a decision about a new ring, if the daemon answered without a gap
+    ///   before it.
     ///
-    /// Why that is enough: another partition that is quorate has a member of ours in it, and a ring
-    /// without this node. Nodes form a ring without a node that is silent only after they have waited
-    /// for it in GATHER for C (`exec/totemsrp.c`, `memb_state_consensus_timeout_expired`). They enter
-    /// GATHER when they have not seen the token for T. So does our own daemon, and the token passes
-    /// all nodes in one round, at most 0.2 T. So while our daemon was OPERATIONAL at a moment, no ring
-    /// without it formed until C - 0.2 T after that moment.
+    /// Why that is enough: another quorate partition contains one of our members, in a ring without
+    /// this node. Nodes form a ring without a silent node only after they have waited for it in
+    /// GATHER for C (`exec/totemsrp.c`, `memb_state_consensus_timeout_expired`). They enter GATHER
+    /// when they have not seen the token for T. Our own daemon does the same, and the token passes
+    /// all nodes in one round, which takes at most 0.2 T. So if our daemon was OPERATIONAL at a
+    /// moment, no ring without it forms until C - 0.2 T after that moment.
     ///
-    /// What voids it: a hypervisor that stops the clock of this machine, a stored ring or nodelist
-    /// that differs between nodes, and an operator who lowers the expected votes of a partition by hand.
-    /// And for up to T: a node that joins the others within T of a fault that leaves this node
-    /// receiving tokens, since a partition takes other nodes with it or only what it sends is lost. The
-    /// others then enter GATHER for the new node, and not because they miss the token. Likewise other
-    /// daemons that restart within T of such a fault: a daemon that starts has no token to miss. A
-    /// [fencing token](crate::QuorumGuard::fencing_token) suffers from neither.
+    /// The guarantee does not hold if a hypervisor stops the clock of this machine, if a stored
+    /// ring or nodelist differs between nodes, or if an operator lowers the expected votes of a
+    /// partition by hand.
     ///
-    /// Always false where the ring cannot be watched ([`RingState::Unwatched`](crate::RingState)).
+    /// Two more cases break it for up to T. In the first, a node joins the other nodes within T of
+    /// a fault after which this node still receives tokens, because the partition separates other
+    /// nodes or only the messages of this node are lost. The other nodes then enter GATHER because
+    /// of the new node, and not because they miss the token. In the second, other daemons restart
+    /// within T of such a fault: a daemon that starts has no token to miss. A [fencing
+    /// token](crate::QuorumGuard::fencing_token) has neither weakness.
+    ///
+    /// Always `false` if the ring cannot be watched ([`RingState::Unwatched`](crate::RingState)).
     ///
     /// ```
     /// # use actix_quorum::QuorumHandle;
@@ -93,8 +96,8 @@ impl QuorumHandle {
         self.shared.is_exclusive()
     }
 
-    /// Whether this node has quorum, has none, or nobody knows, now: as
-    /// [`is_quorate`](Self::is_quorate), this is not quorate when the lease has run out.
+    /// Returns whether this node has quorum, has none, or does not know, now. Like
+    /// [`is_quorate`](Self::is_quorate), it does not return `Quorate` once the lease has expired.
     ///
     /// ```
     /// # use actix_quorum::{Snapshot, testing::ScriptedQuorum};
@@ -106,7 +109,7 @@ impl QuorumHandle {
     /// println!("{}", match quorum.quorum() {
     ///     Quorum::Quorate => "this partition may write",
     ///     Quorum::Inquorate => "another partition may have quorum",
-    ///     Quorum::Unknown => "nobody can say: see `snapshot().connection`",
+    ///     Quorum::Unknown => "the state is not known: see `snapshot().connection`",
     /// });
     /// # Ok::<(), actix_quorum::ParseRingIdError>(())
     /// ```
@@ -114,7 +117,7 @@ impl QuorumHandle {
         self.quorum_of(&self.shared.snapshot())
     }
 
-    /// The quorum of what was last published, as the deadlines allow.
+    /// Returns the quorum of `latest`, or `Unknown` if a deadline has passed since.
     pub(crate) fn quorum_of(&self, latest: &Snapshot) -> Quorum {
         match latest.quorum {
             Quorum::Quorate if !self.is_quorate() => Quorum::Unknown,
@@ -122,8 +125,8 @@ impl QuorumHandle {
         }
     }
 
-    /// Proof that this node has quorum now, which tells when it ends; `None` if it has not.
-    /// [`acquire`](Self::acquire) waits for it.
+    /// Returns a guard, which proves that this node has quorum and reports when quorum ends.
+    /// Returns `None` without quorum. [`acquire`](Self::acquire) waits for quorum.
     ///
     /// ```
     /// # use actix_quorum::{Quorum, Snapshot, testing::ScriptedQuorum};
@@ -131,7 +134,7 @@ impl QuorumHandle {
     /// # let script = ScriptedQuorum::new(now);
     /// # let quorum = script.handle();
     /// let guard = quorum.guard().ok_or("no quorum")?;
-    /// // One step of long work, then the next, if quorum was held all the time:
+    /// // Do one step of a long task. Continue if quorum was held all the time:
     /// assert!(guard.is_valid());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -139,10 +142,10 @@ impl QuorumHandle {
         QuorumGuard::new(&self.shared)
     }
 
-    /// Everything that is known now.
+    /// Returns everything that is known now.
     ///
-    /// Its `quorum` obeys the same deadlines as [`is_quorate`](Self::is_quorate): once one has passed
-    /// it is [`Quorum::Unknown`], also if the actor is stuck and has not published that.
+    /// Its `quorum` obeys the same deadlines as [`is_quorate`](Self::is_quorate): once one has
+    /// passed, it is [`Quorum::Unknown`], even if the actor is stuck and has not published that.
     ///
     /// ```
     /// # use actix_quorum::{Quorum, Snapshot, testing::ScriptedQuorum};
@@ -158,20 +161,23 @@ impl QuorumHandle {
         self.shared.current()
     }
 
-    /// The names of the nodes in `corosync.conf` (`nodelist.node.N.name` in `cmap_keys(7)`). A node
-    /// without one is called by the host name in its `ring0_addr`, as Pacemaker and
-    /// corosync-quorumtool call it; one with an address there has no name. Read on each connection,
-    /// when the membership changes, and every half a minute; empty until then.
+    /// Returns the names of the nodes in `corosync.conf` (`nodelist.node.N.name` in
+    /// `cmap_keys(7)`).
+    ///
+    /// A node without a name gets the host name in its `ring0_addr`, as in Pacemaker and
+    /// corosync-quorumtool. If `ring0_addr` is an address, the node has no name. The names are read
+    /// on each connection, when the membership changes, and every 30 seconds. The map is empty
+    /// until the first read.
     #[cfg(any(feature = "metrics", feature = "web"))]
     pub fn node_names(&self) -> Arc<std::collections::BTreeMap<crate::libquorum::NodeId, String>> {
         self.shared.names.known()
     }
 
-    /// Has an actor sent the current state, and then every change, in order.
+    /// Subscribes an actor: it receives the current state first, and then every change, in order.
     ///
-    /// Works from any thread, before the actor has connected and while it reconnects; the
-    /// subscription outlives every connection. Subscribing the same actor twice has it sent
-    /// everything twice.
+    /// Works from any thread, before the actor has connected and while it reconnects. The
+    /// subscription survives reconnects. An actor that is subscribed twice receives every message
+    /// twice.
     ///
     /// ```
     /// use actix::prelude::*;
@@ -205,20 +211,20 @@ impl QuorumHandle {
         self.shared.registry.subscribe(subscriber.into())
     }
 
-    /// Ends a subscription; false if there is none of that name (any more). A message that waits
-    /// in the subscriber's mailbox is taken back.
+    /// Ends a subscription and takes back a message that waits in the subscriber's mailbox. Returns
+    /// `false` if the subscription does not exist.
     pub fn unsubscribe(&self, id: SubscriptionId) -> bool {
         self.shared.registry.unsubscribe(id)
     }
 
-    /// Sends a subscriber the current state again, as when it subscribed: a message with
-    /// [`Cause::Subscribed`](crate::Cause::Subscribed), then every change. A change that waits in its
-    /// mailbox is taken back.
+    /// Sends a subscriber the current state again, as after subscribing: a message with
+    /// [`Cause::Subscribed`](crate::Cause::Subscribed), then every change. A change that waits in
+    /// its mailbox is taken back.
     ///
     /// Returns `false` if the subscription does not exist or its actor has died.
     ///
-    /// A supervised actor that restarts keeps its subscription, and receives only the next change.
-    /// If it begins anew with each start, it asks for the current state there:
+    /// A supervised actor that restarts keeps its subscription and receives only the next change.
+    /// An actor that loses its state in a restart asks for the current state in `started`:
     ///
     /// ```
     /// use actix::prelude::*;
@@ -259,7 +265,7 @@ impl QuorumHandle {
         self.shared.registry.resend(id)
     }
 
-    /// How many are subscribed and have not ended. Looks at each of them.
+    /// Returns the number of subscribers whose actors are alive. It checks each subscriber.
     pub fn subscriber_count(&self) -> usize {
         self.shared.registry.len()
     }
@@ -294,14 +300,14 @@ impl QuorumHandle {
     ///
     /// [`Stopped`] if the actor stops first.
     ///
-    /// A worker that works only while there is quorum, and begins anew after a loss:
+    /// A worker that works only while this node has quorum, and starts again after a loss:
     ///
     /// ```
     /// # use actix_quorum::{QuorumActor, QuorumHandle, QuorumLost, Stopped, sim::Cluster};
     /// async fn work(quorum: QuorumHandle) -> Result<(), Stopped> {
     ///     loop {
     ///         let guard = quorum.acquire().await?;
-    ///         match guard.run(async { /* one step after the other */ }).await {
+    ///         match guard.run(async { /* one step after another */ }).await {
     ///             Ok(()) => return Ok(()),
     ///             Err(QuorumLost) => {} // the work was dropped
     ///         }
@@ -318,23 +324,23 @@ impl QuorumHandle {
     pub async fn acquire(&self) -> Result<QuorumGuard, Stopped> {
         loop {
             self.wait_quorate().await?;
-            // It may have been lost since.
+            // Quorum may have been lost since.
             if let Some(guard) = self.guard() {
                 return Ok(guard);
             }
         }
     }
 
-    /// Returns the first snapshot that `condition` holds for, from the current one on. Each obeys
-    /// the deadlines as [`snapshot`](Self::snapshot) does.
+    /// Returns the first snapshot for which `condition` is true, starting with the current one.
+    /// Each snapshot obeys the deadlines, as in [`snapshot`](Self::snapshot).
     ///
-    /// When several changes come at once only the last is looked at; to see each one use
-    /// [`changes`](Self::changes).
+    /// If several changes follow each other quickly, `condition` is called for the last one only.
+    /// Use [`changes`](Self::changes) to receive each one.
     ///
     /// # Errors
     ///
-    /// [`Stopped`] if the condition does not hold when the actor stops. The snapshot with
-    /// [`Connection::Stopped`] is the last that it is asked about.
+    /// [`Stopped`] if the actor stops before the condition is true. The last snapshot passed to
+    /// `condition` has [`Connection::Stopped`].
     ///
     /// ```
     /// # use actix_quorum::{QuorumActor, Stopped, sim::Cluster};
@@ -362,15 +368,17 @@ impl QuorumHandle {
             if snapshot.connection == Connection::Stopped {
                 return Err(Stopped);
             }
-            // The sender is in `self.shared`. Nothing would come if it were gone.
+            // The sender is in `self.shared`, so this fails only without any further change.
             latest.changed().await.map_err(|_| Stopped)?;
         }
     }
 
-    /// The state at the call and then every change, in order, for code that is no actor.
+    /// Returns a stream of the current state and then every change, in order, for code outside of
+    /// actors.
     ///
-    /// As with a subscribed actor, a reader that falls behind by more changes than are kept gets
-    /// the latest state, with [`missed`](QuorumChanged::missed). Ends after [`Connection::Stopped`].
+    /// As with a subscribed actor, a reader that falls more than 1,024 changes behind receives one
+    /// change to the latest state, with [`missed`](QuorumChanged::missed). The stream ends after
+    /// [`Connection::Stopped`].
     ///
     /// ```
     /// use actix_quorum::{QuorumActor, sim::Cluster};
@@ -394,7 +402,7 @@ impl QuorumHandle {
     /// ```
     pub fn changes(&self) -> impl Stream<Item = QuorumChanged> + Send + Unpin + use<> {
         let (history, latest) = (Arc::clone(&self.shared.history), self.shared.watch());
-        // At the call, so that what follows is told however late it is polled.
+        // Taken at the call, so the stream has every later change, however late it is polled.
         let first = history.first();
         let changes = futures_util::stream::unfold(
             (history, latest, Arc::clone(&first.current)),
@@ -408,22 +416,22 @@ impl QuorumHandle {
                         let seen = Arc::clone(&change.current);
                         return Some((change, (history, latest, seen)));
                     }
-                    // Ends with the last handle and the actor, should it not have been stopped.
+                    // Ends when the actor and the last handle are dropped without a stop.
                     latest.changed().await.ok()?;
                 }
             },
         );
         let changes = futures_util::stream::once(ready(first)).chain(changes);
-        // May be polled after its end, as in a `select!` loop.
+        // Callers may poll the stream after its end, as in a `select!` loop.
         Box::pin(changes.fuse())
     }
 
-    /// The actor's address. It stays valid while the actor reconnects.
+    /// Returns the actor's address. It stays valid while the actor reconnects.
     pub fn addr(&self) -> Addr<QuorumActor> {
         self.addr.clone()
     }
 
-    /// Stops the actor. From the call on nobody is told that there is quorum.
+    /// Stops the actor. From this call on no reader sees quorum.
     ///
     /// ```
     /// # use actix_quorum::{QuorumActor, Stopped, sim::Cluster};
@@ -438,32 +446,32 @@ impl QuorumHandle {
     /// # }
     /// ```
     ///
-    /// Returns when the connection to Corosync is closed, after 800 ms at most: what hangs by then,
-    /// as a thread that waits for a hung Corosync, is left behind and keeps no process from ending.
-    /// The actor stops also if this is not awaited to its end.
+    /// The returned future ends when the connection to Corosync is closed, after 800 ms at most. A
+    /// thread that still waits for a hung Corosync is abandoned; it does not keep the process from
+    /// ending. The actor also stops if the future is dropped.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime, which an actix [`System`](actix::System) has.
+    /// Panics outside of a tokio runtime. An actix [`System`](actix::System) has one.
     pub fn stop(&self) -> impl Future<Output = ()> + Send + use<> {
         self.shared.stop_in_order();
         let (closed, answer) = oneshot::channel();
         self.addr.do_send(Stop(closed));
         async move {
-            if tokio::time::timeout(STOP, answer).await.is_err() {
+            if tokio::time::timeout(STOP_TIMEOUT, answer).await.is_err() {
                 crate::foreign::log!(
                     log::Level::Warn,
-                    "the arbiter of the quorum actor is stuck: left it behind"
+                    "the arbiter of the quorum actor is stuck: stopping did not finish"
                 );
             }
         }
     }
 }
 
-/// The actor has stopped: nothing that was waited for can come any more.
+/// The actor has stopped, so no further change will be published.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[error("the quorum actor has stopped")]
 pub struct Stopped;
 
 /// How long stopping may take.
-const STOP: Duration = Duration::from_millis(800);
+const STOP_TIMEOUT: Duration = Duration::from_millis(800);

@@ -1,5 +1,4 @@
-//! What the log says of a change: one line each, at a level that tells whether somebody may have to
-//! act.
+//! The log lines of a change. Each level tells an operator whether to act.
 
 use std::time::Duration;
 
@@ -11,14 +10,14 @@ use crate::{
     state::{Cause, QuorumChanged, RingState},
 };
 
-/// What was logged before, so that some things are said once.
+/// The state of the log that allows it to report some facts only once.
 #[derive(Debug, Default)]
 pub(crate) struct LogLines {
     reforming_since: Option<Moment>,
     has_warned_of_two_node: bool,
 }
 
-/// What there is to say of one change besides the change.
+/// The facts that the log line of one change reports in addition to the change.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Remarks {
     ring: Option<RingRemark>,
@@ -27,15 +26,15 @@ pub(crate) struct Remarks {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum RingRemark {
-    /// It is re-forming. Quorum is believed for so long, if it is.
+    /// The ring is re-forming. Quorum, if this node has it, is believed for this long.
     Reforming(Option<Duration>),
-    /// It has re-formed after so long.
+    /// The ring has re-formed after this time.
     Reformed(Duration),
 }
 
 impl LogLines {
-    /// What there is to say of a change that was made `now`, and after which quorum is believed
-    /// `until` then, if it is.
+    /// Returns the remarks on a change that was made `now`. Quorum is believed `until` then, if at
+    /// all.
     pub(crate) fn remarks(
         &mut self,
         change: &QuorumChanged,
@@ -51,7 +50,7 @@ impl LogLines {
             }
             Some(since) if !is_reforming => {
                 self.reforming_since = None;
-                // A connection that ended says nothing of the ring.
+                // The end of a connection proves nothing about the ring.
                 current.connection.is_established().then(|| RingRemark::Reformed(now.since(since)))
             }
             _ => None,
@@ -68,9 +67,9 @@ impl LogLines {
 pub(crate) fn log(change: &QuorumChanged, remarks: Remarks) {
     match remarks.ring {
         None => crate::foreign::log!(level(change), "{change}"),
-        Some(RingRemark::Reforming(Some(left))) => crate::foreign::log!(
+        Some(RingRemark::Reforming(Some(remaining))) => crate::foreign::log!(
             log::Level::Warn,
-            "corosync's ring is re-forming; quorum is believed for {left:.1?} at most: {change}"
+            "corosync's ring is re-forming; quorum is believed for at most {remaining:.1?}: {change}"
         ),
         Some(RingRemark::Reforming(None)) => {
             crate::foreign::log!(log::Level::Warn, "corosync's ring is re-forming: {change}");
@@ -85,18 +84,18 @@ pub(crate) fn log(change: &QuorumChanged, remarks: Remarks) {
     if remarks.two_node {
         crate::foreign::log!(
             log::Level::Warn,
-            "corosync.conf has `two_node: 1`: when the two nodes cannot hear each other, both are \
+            "corosync.conf has `two_node: 1`: when the two nodes lose contact with each other, both are \
              quorate; without fencing, set QuorumBuilder::trust_two_node(false) or use is_exclusive()"
         );
     }
 }
 
-/// What somebody may have to act upon is a warning.
+/// Returns the level for a change: a warning if an operator may have to act.
 fn level(change: &QuorumChanged) -> Level {
     match change.cause {
         Cause::ConnectFailed | Cause::Disconnected | Cause::Stalled => Level::Warn,
         _ if change.is_loss() || change.is_silent_interruption() => Level::Warn,
-        // Why there is no quorum is known only after it was lost.
+        // The reason for a loss becomes known only after the loss.
         Cause::Votes if change.current.shortage().is_some() => Level::Info,
         Cause::Votes | Cause::Ring if !change.is_gain() => Level::Debug,
         _ => Level::Info,
@@ -118,7 +117,7 @@ mod tests {
         state::{BeliefPolicy, Event, Now, Tracker},
     };
 
-    /// A daemon of one node, its actor, and what was remarked.
+    /// A daemon of one node, its tracker, and the remarks so far.
     struct Logged {
         tracker: Tracker,
         lines: LogLines,
@@ -194,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_that_re_forms_is_remarked_once_when_it_begins_and_once_when_it_ends() {
+    fn a_ring_that_re_forms_is_reported_once_at_the_beginning_and_once_at_the_end() {
         let mut logged = Logged::connected();
         assert_eq!(logged.remarks, []);
         logged.counters.gather_entered += 1;
@@ -210,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_ends_says_nothing_of_the_ring() {
+    fn the_end_of_a_connection_is_not_reported_as_a_re_formed_ring() {
         let mut logged = Logged::connected();
         logged.counters.gather_entered += 1;
         logged.read();
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn two_node_is_remarked_once() {
+    fn two_node_is_reported_once() {
         let mut logged = Logged::connected();
         let flags = VoteFlags::TWO_NODE;
         for total in [2, 1] {

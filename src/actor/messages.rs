@@ -11,7 +11,7 @@ use crate::{
 /// [`QuorumHandle::subscribe`](crate::QuorumHandle::subscribe) does.
 #[derive(Clone, Debug)]
 pub struct Subscribe(
-    /// Who is to be told.
+    /// The actor that receives the changes.
     pub Subscriber,
 );
 
@@ -38,11 +38,11 @@ impl Message for Subscribe {
     type Result = SubscriptionId;
 }
 
-/// Ends a subscription, as [`QuorumHandle::unsubscribe`](crate::QuorumHandle::unsubscribe) does;
-/// answers whether there was one.
+/// Ends a subscription, as [`QuorumHandle::unsubscribe`](crate::QuorumHandle::unsubscribe) does.
+/// The answer is `false` if the subscription does not exist.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Unsubscribe(
-    /// Which subscription to end.
+    /// The subscription to end.
     pub SubscriptionId,
 );
 
@@ -50,8 +50,8 @@ impl Message for Unsubscribe {
     type Result = bool;
 }
 
-/// Asks for what was last published, as [`QuorumHandle::snapshot`](crate::QuorumHandle::snapshot)
-/// tells without waiting for the actor.
+/// Asks for the latest state. [`QuorumHandle::snapshot`](crate::QuorumHandle::snapshot) returns it
+/// without waiting for the actor.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct GetSnapshot;
 

@@ -1,8 +1,8 @@
-//! Room 5: the actor, and what users hold of it.
+//! Room 5: the actor and its public API.
 //!
-//! The actor starts, ends and restarts the connection and passes what comes from it to the state; its handle, guards
-//! and messages are the public API. Nothing here talks to libquorum or decides about quorum. Begin reading at
-//! `quorum_actor.rs`.
+//! The actor opens, closes and reopens the connection and passes each event of the connection to
+//! the state. Its handle, guards and messages are the public API. Code in this room neither calls
+//! libquorum nor decides about quorum. Start reading at `quorum_actor.rs`.
 
 mod builder;
 mod guard;

@@ -24,15 +24,16 @@ use crate::{
     state::Event,
 };
 
-/// Watches the quorum of this node and tells its subscribers.
+/// Watches the quorum of this node and publishes each change to its subscribers.
 ///
-/// [`builder`](Self::builder) starts it. It lives until it is stopped or its
-/// [`System`](actix::System) ends, whether or not anybody holds its address or its
-/// [`QuorumHandle`](crate::QuorumHandle).
+/// [`builder`](Self::builder) starts it. The actor runs until it is stopped or its
+/// [`System`](actix::System) ends. It keeps running when all addresses and all
+/// [`QuorumHandle`](crate::QuorumHandle)s are dropped.
 #[derive(Debug)]
 pub struct QuorumActor {
     shared: Arc<Shared>,
-    /// `None` once the actor is stopped, which it may be for long while somebody holds its address.
+    /// `None` once the actor is stopped. A stopped actor stays in memory while an address of it
+    /// exists.
     source: Option<Arc<dyn Source>>,
     trust: TrustPolicy,
     probe: Option<Arc<dyn Probe>>,
@@ -40,24 +41,24 @@ pub struct QuorumActor {
     probe_interval: Duration,
     blocking_worker: BlockingWorker,
     delays: Delays,
-    /// Attempts since the last connection.
+    /// The number of attempts since the last connection.
     attempt: u64,
     connected_at: Option<Instant>,
-    /// When the next timer fires.
+    /// The deadline of the timer that fires next.
     timer: Option<Moment>,
-    /// What makes the connection, and then what reads from it.
+    /// The future that opens the connection, then the stream that reads from it.
     connection: Option<SpawnHandle>,
-    /// What sweeps the registry while there is no connection, whose ticks do otherwise.
+    /// The interval that sweeps the registry without a connection. With a connection, its ticks do.
     sweeping: Option<SpawnHandle>,
     swept_at: Instant,
-    /// What keeps this actor alive when nobody else does.
+    /// Keeps this actor alive when every other address is dropped.
     own_addr: Option<Addr<Self>>,
-    /// What was made for this actor, and ends with it.
+    /// The arbiter or system that was started for this actor and ends with it.
     own: Option<OwnedRuntime>,
     stopped: bool,
 }
 
-/// What runs one actor and nothing else.
+/// An arbiter or system that runs one actor and nothing else.
 #[derive(Debug)]
 pub(crate) enum OwnedRuntime {
     Arbiter(ArbiterHandle),
@@ -98,12 +99,12 @@ impl QuorumActor {
         let Some(source) = self.source.clone() else { return };
         self.attempt += 1;
         let connecting = source.connect(self.trust, &self.blocking_worker);
-        let patience = ctx.run_later(PATIENCE, |actor, ctx| {
+        let timeout = ctx.run_later(CONNECT_TIMEOUT, |actor, ctx| {
             let (attempt, error) = (actor.attempt, Error::Unresponsive);
             actor.publish(Event::Failed { attempt, error }, ctx);
         });
         let connecting = ctx.spawn(connecting.into_actor(self).map(move |result, actor, ctx| {
-            ctx.cancel_future(patience);
+            ctx.cancel_future(timeout);
             match result.and_then(|connection| actor.watch(connection, ctx)) {
                 Ok(()) => {}
                 Err(error) => actor.disconnected(error, ctx),
@@ -122,7 +123,8 @@ impl QuorumActor {
             return Ok(());
         };
         let (has_provider, asked_at) = (connection.has_provider(), connection.asked_at());
-        // One for all connections: its thread may still wait for an answer to a dead one.
+        // All connections share one probe: its thread may still wait for the answer of an ended
+        // connection.
         let probe =
             match self.probe.clone().map_or_else(|| Arc::clone(&source).probe(self.trust), Ok) {
                 Ok(probe) => probe,
@@ -156,7 +158,8 @@ impl QuorumActor {
         Ok(())
     }
 
-    /// Has the names of the nodes read: with the membership, the configuration may have changed.
+    /// Starts a read of the node names: a change of membership may come with a change of
+    /// configuration.
     #[cfg(any(feature = "metrics", feature = "web"))]
     fn read_names(&self) {
         if let Some(source) = &self.source {
@@ -164,16 +167,16 @@ impl QuorumActor {
         }
     }
 
-    /// Publishes, and sees to it that time is noticed when it changes something.
+    /// Publishes an event and sets a timer for the next deadline.
     fn publish(&mut self, event: Event, ctx: &mut Context<Self>) {
         let Some(deadline) = self.shared.publish(event) else { return };
-        // Rounded up by the timer, so that it is not asked a moment too early.
+        // The timer rounds up, so it never fires before the deadline.
         let now = self.shared.lease.clock().now();
         let delay = deadline.since(now);
-        // Not one that is late, as after a suspend: its time went on without it.
-        let comes_before = |timer: Moment| timer <= deadline && timer > now;
-        // Until then there are ticks, which come here.
-        if delay > 2 * LONGEST_TICK || self.timer.is_some_and(comes_before) {
+        // A timer that is late, for example after a suspend, does not count: it kept the old time.
+        let fires_before = |timer: Moment| timer <= deadline && timer > now;
+        // The ticks of the connection cover later deadlines.
+        if delay > 2 * LONGEST_TICK || self.timer.is_some_and(fires_before) {
             return;
         }
         self.timer = Some(deadline);
@@ -185,8 +188,10 @@ impl QuorumActor {
         });
     }
 
-    /// The one place where a connection, or the attempt to make one, ends: everybody is told, and
-    /// the supervisor restarts the actor after a delay, since it knows none of its own.
+    /// Ends a connection or a connection attempt. This is the only function that does.
+    ///
+    /// It publishes the error and stops the actor after a delay, so that the supervisor restarts
+    /// it. The delay is necessary: the supervisor restarts without one.
     fn disconnected(&mut self, error: Error, ctx: &mut Context<Self>) {
         #[cfg(feature = "metrics")]
         let ended = error.clone();
@@ -202,7 +207,7 @@ impl QuorumActor {
             }
             None => self.publish(Event::Failed { attempt: self.attempt, error }, ctx),
         }
-        // Not before it is told: a recorder may block.
+        // After the publication: a recorder may block.
         #[cfg(feature = "metrics")]
         foreign::contain(|| match connected_at {
             Some(_) => crate::metrics::Metrics::disconnected(&ended),
@@ -212,14 +217,14 @@ impl QuorumActor {
             self.sweeping = Some(ctx.run_interval(SWEEP, |actor, _| actor.sweep()));
         }
         ctx.run_later(delay, |actor, ctx| {
-            // What a stop has to do yet would be dropped with the restart.
+            // A restart would drop what a stop has still to do.
             if !actor.stopped {
                 ctx.stop();
             }
         });
     }
 
-    /// Drops subscribers that have ended while nothing was told, and shows that this actor runs.
+    /// Removes subscribers whose actors have ended, and records that this actor runs.
     fn sweep(&mut self) {
         self.swept_at = Instant::now();
         #[cfg(feature = "web")]
@@ -276,19 +281,19 @@ impl StreamHandler<Result<LinkEvent, Error>> for QuorumActor {
                 #[cfg(feature = "metrics")]
                 {
                     foreign::contain(|| {
-                        // A recorder may have been installed since.
+                        // The recorder may have been installed since the last answer.
                         crate::metrics::Metrics::describe();
                         crate::metrics::Metrics::answered(took);
                     });
                     self.shared.record();
-                    // Records how many are subscribed.
+                    // Records the number of subscribers.
                     self.sweep();
                 }
             }
             Ok(LinkEvent::Ring(update)) => self.publish(Event::Ring(update), ctx),
             Ok(LinkEvent::Tick) => {
                 self.publish(Event::Tick, ctx);
-                // With ticks of a second, not with every other.
+                // Once a second, although ticks may be more frequent.
                 if self.swept_at.elapsed() >= SWEEP / 2 {
                     self.sweep();
                 }
@@ -301,13 +306,14 @@ impl StreamHandler<Result<LinkEvent, Error>> for QuorumActor {
         }
     }
 
-    /// The restart is scheduled already; the default would be one without a delay.
+    /// Does nothing: the restart is already scheduled, and the default would restart without a
+    /// delay.
     fn finished(&mut self, _: &mut Context<Self>) {}
 }
 
 impl Drop for QuorumActor {
-    /// However the actor ends (its arbiter stopped, its `System` ended, it panicked): nobody may
-    /// believe what it said last.
+    /// Publishes `Stopped`, however the actor ends: its arbiter stopped, its `System` ended, or it
+    /// panicked. After that no reader believes the last published state.
     fn drop(&mut self) {
         self.shared.publish(Event::Stopped);
         self.stop_own();
@@ -339,7 +345,7 @@ impl Handler<GetSnapshot> for QuorumActor {
     }
 }
 
-/// Ends the actor for good; answers when its connection is closed.
+/// Ends the actor for good, and answers when its connection is closed.
 pub(crate) struct Stop(pub(crate) oneshot::Sender<()>);
 
 impl Message for Stop {
@@ -358,11 +364,11 @@ impl Handler<Stop> for QuorumActor {
         if let Some(connection) = self.connection.take() {
             ctx.cancel_future(connection);
         }
-        // The first poll comes after what was cancelled is dropped, and with that the connection
-        // given to the connector.
+        // The cancelled future is dropped before the first poll of `closing`, and so the connection
+        // is already handed to the worker.
         let blocking_worker = self.blocking_worker.clone();
         let (probe, ring) = (self.probe.take(), self.ring.take());
-        // What waits for Corosync ends now, also if that takes longer than is waited for here.
+        // Waiting calls to Corosync are cancelled now, even if `closing` times out.
         let (probe, ring) = (probe.map(|probe| probe.close()), ring.map(|ring| ring.close()));
         let closing = async move {
             blocking_worker.idle().await;
@@ -370,31 +376,33 @@ impl Handler<Stop> for QuorumActor {
                 closed.await;
             }
         };
-        let idle = tokio::time::timeout(CLOSING, closing);
+        let idle = tokio::time::timeout(CLOSE_TIMEOUT, closing);
         ctx.spawn(idle.into_actor(self).map(|idle, actor, ctx| {
             if idle.is_err() {
                 crate::foreign::log!(
                     log::Level::Debug,
-                    "corosync hangs: what waited for it ends within two seconds"
+                    "corosync does not answer: the waiting calls end within two seconds"
                 );
             }
-            // It wakes who waits. An error means that nobody does any more.
+            // Sending runs the waker of the caller of `stop`. It fails if the caller no longer
+            // waits.
             foreign::contain(|| {
                 let _ = closed.send(());
             });
             actor.stop_own();
-            // On an arbiter of somebody else's: ends what is spawned, and with the last address the
-            // actor.
+            // On the caller's arbiter this ends the spawned futures, and the actor with its last
+            // address.
             ctx.stop();
         }));
     }
 }
 
-/// How long Corosync may take to accept us before that is told; an attempt takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long Corosync may take to accept the connection before a failure is published. An attempt
+/// usually takes milliseconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long to wait for the connection to be closed before the actor ends.
-const CLOSING: Duration = Duration::from_millis(500);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How often the registry is asked to drop subscribers that have ended, with the tick after that.
+/// How often subscribers whose actors have ended are removed, at the next tick.
 const SWEEP: Duration = Duration::from_secs(1);

@@ -19,15 +19,15 @@ use crate::{
     state::{BeliefPolicy, Event, Now, Quorum, QuorumChanged, Snapshot, Tracker, lease::Lease},
 };
 
-/// What the actor publishes and everybody else reads. It outlives the actor.
+/// The state that the actor publishes and all readers share. It outlives the actor.
 #[derive(Debug)]
 pub(crate) struct Shared {
     tracker: Mutex<Tracker>,
     log_lines: Mutex<LogLines>,
     pub(crate) lease: Lease,
-    /// The sequence of what was published last: to wake those who wait for it.
+    /// The sequence of the last published change. It wakes the tasks that wait for a change.
     latest: watch::Sender<u64>,
-    /// The user has stopped the actor.
+    /// Whether the user has stopped the actor.
     stopped_in_order: AtomicBool,
     pub(crate) history: Arc<History>,
     pub(crate) registry: Registry,
@@ -35,20 +35,20 @@ pub(crate) struct Shared {
     pub(crate) metrics: crate::metrics::Metrics,
     #[cfg(any(feature = "metrics", feature = "web"))]
     pub(crate) names: Arc<crate::link::names::Names>,
-    /// What the web routes keep for this actor.
+    /// The data that the web routes keep for this actor.
     #[cfg(feature = "web")]
     web: OnceLock<Box<dyn Any + Send + Sync>>,
-    /// Of the actor.
+    /// When the actor last ran.
     #[cfg(feature = "web")]
     pub(crate) heartbeat: Heartbeat,
 }
 
-/// When something ran last.
+/// The time at which a task last ran.
 #[cfg(feature = "web")]
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
     began: std::time::Instant,
-    /// Milliseconds after that.
+    /// The time since `began`, in milliseconds.
     beat: std::sync::atomic::AtomicU64,
 }
 
@@ -62,17 +62,17 @@ impl Heartbeat {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// It counts as running from now on.
+    /// Counts the task as running for ever.
     pub(crate) fn beat_for_ever(&self) {
         self.beat.store(u64::MAX, Ordering::Release);
     }
 
-    /// It runs.
+    /// Records that the task runs now.
     pub(crate) fn beat(&self) {
         self.beat.store(self.now(), Ordering::Release);
     }
 
-    /// How long ago it ran.
+    /// Returns how long ago the task last ran.
     pub(crate) fn age(&self) -> std::time::Duration {
         let beat = self.beat.load(Ordering::Acquire);
         std::time::Duration::from_millis(self.now().saturating_sub(beat))
@@ -102,21 +102,22 @@ impl Shared {
         }
     }
 
-    /// Applies what happened and tells everybody, if it changed anything. Returns when time alone
-    /// will change something.
+    /// Applies an event and publishes the change, if there is one. Returns the moment at which time
+    /// alone will change something.
     pub(crate) fn publish(&self, event: Event) -> Option<Moment> {
         let (changes, deadline) = {
-            // Held until the change is in the history, so that changes are there in order.
+            // The lock is held until the change is in the history, which keeps the changes in
+            // order.
             let mut tracker = self.tracker.lock();
             let before = self.lease.granted();
             let change = self.apply(&mut tracker, event);
-            // This thread may not have run just when the lease ran out.
-            let lapsed = self.lease.has_lapsed(before);
-            let second = lapsed.then(|| self.apply(&mut tracker, Event::Lapsed)).flatten();
+            // This thread may not have run at the moment at which the lease expired.
+            let has_lapsed = self.lease.has_lapsed(before);
+            let second = has_lapsed.then(|| self.apply(&mut tracker, Event::Lapsed)).flatten();
             ([change, second], tracker.deadline())
         };
         if let Some((change, _)) = changes.iter().flatten().last() {
-            // Without the lock: it runs the wakers of those who wait.
+            // Without the lock, because this runs the wakers of waiting tasks.
             let sequence = change.current.sequence;
             foreign::contain(|| {
                 self.latest.send_if_modified(|latest| {
@@ -127,7 +128,7 @@ impl Shared {
             });
             self.registry.deliver();
         }
-        // Last: a recorder or a logger may block.
+        // After the delivery, because a recorder or a logger may block.
         for (change, remarks) in changes.iter().flatten() {
             #[cfg(feature = "metrics")]
             foreign::contain(|| crate::metrics::Metrics::changed(change));
@@ -144,7 +145,7 @@ impl Shared {
         let now = Now { wall: SystemTime::now(), moment: self.lease.clock().now() };
         let change = tracker.apply(event, now);
         let current = tracker.current();
-        // Before anything else: who asks from now on is not told what was true before.
+        // Before anything else, so that later readers do not see the old state.
         match tracker.deadline().filter(|_| current.quorum.is_quorate()) {
             Some(until) => self.lease.grant(until, tracker.exclusive_until(), current.epoch),
             None => self.lease.revoke(current.epoch),
@@ -156,16 +157,16 @@ impl Shared {
         Some((change, remarks))
     }
 
-    /// Records what is true now, until it is what was last published.
+    /// Records the current state, and repeats if another change was published meanwhile.
     #[cfg(feature = "metrics")]
     pub(crate) fn record(&self) {
         loop {
             let now = self.lease.clock().now();
-            let seen = self.tracker.lock().token_seen();
+            let token_seen = self.tracker.lock().token_seen();
             let state = crate::metrics::State {
                 snapshot: self.current(),
                 exclusive: self.is_exclusive(),
-                token_seen: seen.map(|(seen_at, lease)| (now.since(seen_at), lease)),
+                token_seen: token_seen.map(|(seen_at, lease)| (now.since(seen_at), lease)),
                 names: self.names.once_read(),
             };
             foreign::contain(|| self.metrics.record(&state));
@@ -175,7 +176,7 @@ impl Shared {
         }
     }
 
-    /// Publishes that the user has stopped the actor.
+    /// Records that the user has stopped the actor, and publishes `Stopped`.
     pub(crate) fn stop_in_order(&self) {
         self.stopped_in_order.store(true, Ordering::Release);
         self.publish(Event::Stopped);
@@ -186,7 +187,7 @@ impl Shared {
         self.stopped_in_order.load(Ordering::Acquire)
     }
 
-    /// What the web routes keep for this actor: always of the same type.
+    /// Returns the data that the web routes keep for this actor. Its type is always the same.
     #[cfg(feature = "web")]
     pub(crate) fn web_state<T: Default + Send + Sync + 'static>(&self) -> &T {
         let state = self.web.get_or_init(|| Box::new(T::default()));
@@ -201,17 +202,17 @@ impl Shared {
         self.lease.is_exclusive()
     }
 
-    /// What was last published.
+    /// Returns the last published snapshot.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.history.current()
     }
 
-    /// What was last published, as the deadlines allow now.
+    /// Returns the last published snapshot, with its quorum as the deadlines allow now.
     pub(crate) fn current(&self) -> Arc<Snapshot> {
         self.as_of_now(self.snapshot())
     }
 
-    /// A published snapshot, whose quorum is unknown if a deadline has passed since.
+    /// Returns `published`, or a copy with quorum unknown if a deadline has passed since.
     pub(crate) fn as_of_now(&self, published: Arc<Snapshot>) -> Arc<Snapshot> {
         if published.quorum.is_quorate() && !self.is_quorate() {
             return Arc::new(Snapshot { quorum: Quorum::Unknown, ..(*published).clone() });
@@ -219,23 +220,23 @@ impl Shared {
         published
     }
 
-    /// To wait for the next change.
+    /// Returns a signal that reports the next change.
     pub(crate) fn watch(&self) -> ChangeSignal {
         ChangeSignal(self.latest.subscribe())
     }
 }
 
-/// Tells that there was a change.
+/// Reports that a change was published.
 #[derive(Clone, Debug)]
 pub(crate) struct ChangeSignal(watch::Receiver<u64>);
 
 impl ChangeSignal {
-    /// Only what comes after this is new.
+    /// Marks the current state as seen: only later changes count.
     pub(crate) fn mark_unchanged(&mut self) {
         self.0.mark_unchanged();
     }
 
-    /// Returns once there was a change; an error if there will be none.
+    /// Returns once a change was published. It fails if no change can follow.
     pub(crate) async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
         foreign::contain_wakers(self.0.changed()).await
     }
@@ -274,9 +275,9 @@ mod tests {
         shared
     }
 
-    /// On the publisher's thread, in the middle of it.
+    /// The waker runs on the publisher's thread, during the publication.
     #[test]
-    fn who_is_woken_by_a_loss_reads_it() {
+    fn a_task_woken_by_a_loss_reads_the_loss() {
         struct Waiter(Arc<Shared>, AtomicBool);
         impl Wake for Waiter {
             fn wake(self: Arc<Self>) {
@@ -305,7 +306,7 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// Believes everything.
+    /// Returns a quorate state with deadlines of an hour.
     fn shared() -> Arc<Shared> {
         Arc::new(quorate(BeliefPolicy {
             lease: HOUR,
@@ -315,7 +316,7 @@ mod tests {
         }))
     }
 
-    /// Does something when it is woken.
+    /// A waker that calls a function.
     struct Wakes<F>(F);
 
     impl<F: Fn() + Send + Sync + 'static> Wake for Wakes<F> {
@@ -324,40 +325,42 @@ mod tests {
         }
     }
 
-    /// Polls it once, with a waker that does this.
-    fn wait<F: Future>(
+    /// Polls the future once, with a waker that calls `on_wake`. Returns whether the future is
+    /// pending.
+    fn is_pending<F: Future>(
         future: std::pin::Pin<&mut F>,
-        wakes: impl Fn() + Send + Sync + 'static,
+        on_wake: impl Fn() + Send + Sync + 'static,
     ) -> bool {
-        future.poll(&mut Context::from_waker(&Arc::new(Wakes(wakes)).into())).is_pending()
+        future.poll(&mut Context::from_waker(&Arc::new(Wakes(on_wake)).into())).is_pending()
     }
 
     #[test]
     fn a_waker_may_publish() {
         let shared = shared();
-        let (publisher, mut news) = (Arc::clone(&shared), shared.watch());
-        let changed = pin!(news.changed());
-        assert!(wait(changed, move || {
+        let (publisher, mut signal) = (Arc::clone(&shared), shared.watch());
+        let changed = pin!(signal.changed());
+        assert!(is_pending(changed, move || {
             publisher.publish(Event::Stopped);
         }));
-        let (tell, told) = std::sync::mpsc::channel();
+        let (sender, published) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             shared.publish(Event::Disconnected(Error::Dispatch(Code::LIBRARY)));
-            let _ = tell.send(shared.snapshot());
+            let _ = sender.send(shared.snapshot());
         });
-        let snapshot = told.recv_timeout(Duration::from_secs(20)).expect("it does not hang");
+        let snapshot = published.recv_timeout(Duration::from_secs(20)).expect("it does not hang");
         assert_eq!(snapshot.connection, crate::state::Connection::Stopped);
     }
 
     #[test]
-    fn a_waker_that_panics_keeps_nobody_from_being_woken() {
+    fn a_waker_that_panics_does_not_keep_other_tasks_from_waking() {
         let shared = shared();
-        let mut news: Vec<_> = (0..100).map(|_| shared.watch()).collect();
-        let mut waiting: Vec<_> = news.iter_mut().map(|news| Box::pin(news.changed())).collect();
+        let mut signals: Vec<_> = (0..100).map(|_| shared.watch()).collect();
+        let mut waiting: Vec<_> =
+            signals.iter_mut().map(|signal| Box::pin(signal.changed())).collect();
         let woken = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         for (n, waiting) in waiting.iter_mut().enumerate() {
             let woken = Arc::clone(&woken);
-            assert!(wait(waiting.as_mut(), move || {
+            assert!(is_pending(waiting.as_mut(), move || {
                 assert!(n % 10 != 0, "on purpose");
                 woken.fetch_add(1, Ordering::AcqRel);
             }));
@@ -366,9 +369,9 @@ mod tests {
         assert_eq!(woken.load(Ordering::Acquire), 90);
     }
 
-    /// As if this thread had been held while it extended the lease: readers have seen it run out.
+    /// The publisher's thread extends the lease after readers have seen it expire.
     #[test]
-    fn a_lease_that_is_extended_too_late_is_of_another_epoch() {
+    fn a_lease_that_is_extended_too_late_begins_a_new_epoch() {
         let hour = Duration::from_secs(3600);
         let policy = BeliefPolicy {
             lease: hour,
@@ -388,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_goes_by_the_grace_as_by_the_lease() {
+    fn readers_obey_the_grace_as_well_as_the_lease() {
         let (grace, lease) = (Duration::from_secs(600), Duration::from_secs(3600));
         let policy = BeliefPolicy {
             lease,

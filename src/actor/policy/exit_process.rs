@@ -13,27 +13,28 @@ use tokio::runtime::Builder;
 
 use crate::{actor::QuorumHandle, error::Error, foreign, state::QuorumChanged};
 
-/// Ends the process with an exit code once quorum was lost and has not come back for a while, on any
-/// runtime or none: whoever supervises the process starts it anew.
+/// Ends the process with an exit code when quorum is lost and does not return within a given time,
+/// on any runtime or none. A supervisor such as systemd can then restart the process.
 ///
-/// It climbs a ladder, whatever is stuck:
+/// It takes these steps, even if other threads are stuck:
 ///
 /// 1. Quorum is lost, and [`after`](Self::after) passes without it.
-/// 2. Everything that was given to [`stop`](Self::stop) is called, each on a thread of its own. A
-///    `main` that returns by that ends in order, with its own exit code.
+/// 2. Every function that was given to [`stop`](Self::stop) is called, each on its own thread. If
+///    `main` then returns, the process ends normally, with `main`'s exit code.
 /// 3. When the [`grace`](Self::grace) has passed, [`std::process::exit`] ends the process with the
 ///    code. Destructors do not run.
-/// 4. If the exit itself hangs for a second, in a handler of some library, the process aborts.
+/// 4. If the exit hangs for a second, for example in a library's exit handler, the process aborts.
 ///
-/// So the process has ended `after`, `grace` and a second after the loss. The guide says
-/// [what that promises and what it cannot](crate::guide#self-fencing).
+/// So the process has ended at most `after`, `grace` and one second after the loss. The guide
+/// explains [the guarantees and their limits](crate::guide#self-fencing).
 ///
-/// It runs on a thread of its own, and goes by the deadlines of a [`QuorumGuard`](crate::QuorumGuard),
-/// not by messages. So it acts in time if the actor is stuck or dead, and if every arbiter and every
-/// worker of a runtime is.
+/// It runs on its own thread and obeys the deadlines of a [`QuorumGuard`](crate::QuorumGuard). It
+/// does not depend on messages, so it acts in time even if the actor, every arbiter and every
+/// worker of the runtime is stuck or dead.
 ///
-/// A service that has not had quorum yet waits for it. The end of the actor counts as a loss, unless
-/// [`QuorumHandle::stop`] ended it: then the process is ending in order, and nothing more is done.
+/// Before the service has quorum for the first time, nothing happens. The end of the actor counts
+/// as a loss, unless [`QuorumHandle::stop`] ended it: then the process is already shutting down,
+/// and the policy does nothing more.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -49,7 +50,7 @@ use crate::{actor::QuorumHandle, error::Error, foreign, state::QuorumChanged};
 ///         .after(Duration::from_secs(30))
 ///         .stop(move || drop(stop))
 ///         .start(&quorum)?;
-///     // As a server does that takes a signal for its shutdown.
+///     // As a server does that shuts down on a signal.
 ///     let _ = stopped.await;
 ///     Ok(())
 /// }
@@ -65,7 +66,7 @@ pub struct ExitProcess {
 type Stop = Box<dyn FnOnce() + Send>;
 
 impl ExitProcess {
-    /// Ends the process with this exit code.
+    /// Creates a policy that ends the process with this exit code.
     pub fn with_code(code: i32) -> Self {
         let (after, grace) = (Duration::ZERO, Duration::from_secs(5));
         Self { code, after, grace, stops: Vec::new() }
@@ -76,24 +77,25 @@ impl ExitProcess {
         Self { after, ..self }
     }
 
-    /// Calls `stop` when the process is to end, to stop a part of it: a server, a worker. Each call of
-    /// this method adds one.
+    /// Calls `stop` when the process is to end, to stop one part of the program: a server or a
+    /// worker. Each call of this method adds one function.
     ///
-    /// All are called at the same time, each on a thread of its own, outside of any runtime. One that
-    /// blocks or panics delays neither the others nor the exit.
+    /// All functions are called at the same time, each on its own thread, outside of any runtime. A
+    /// function that blocks or panics delays neither the others nor the exit.
     pub fn stop(mut self, stop: impl FnOnce() + Send + 'static) -> Self {
         self.stops.push(Box::new(stop));
         self
     }
 
-    /// How long the process may take to end by itself once its parts are stopped. Default 5 s.
+    /// How long the process may take to end normally once its parts are stopped. Default 5 s.
     pub fn grace(self, grace: Duration) -> Self {
         Self { grace, ..self }
     }
 
-    /// Watches this actor's quorum until the process ends, in real time, on a thread of its own.
+    /// Watches this actor's quorum until the process ends, in real time, on its own thread.
     ///
-    /// Without anything to [`stop`](Self::stop) the process exits without the grace.
+    /// If no function was given to [`stop`](Self::stop), the process exits without waiting for the
+    /// grace.
     ///
     /// # Errors
     ///
@@ -102,7 +104,7 @@ impl ExitProcess {
         let failed = |error: io::Error| Error::Thread(error.into());
         let runtime = Builder::new_current_thread().enable_time().build().map_err(failed)?;
         let quorum = quorum.clone();
-        // Every change from here: quorum may be lost again before the thread runs.
+        // Taken here, because quorum may be lost before the thread runs.
         let changes = quorum.changes();
         let thread = thread::Builder::new().name("quorum-policy".into());
         let watch = move || {
@@ -116,17 +118,17 @@ impl ExitProcess {
     fn end(self) -> ! {
         let Self { code, after, grace, stops } = self;
         let deadline = Instant::now() + grace;
-        log_bounded(format!("no quorum for {after:?}: the process ends with code {code}"));
+        log_bounded(format!("no quorum for {after:?}: ending the process with code {code}"));
         if !stops.is_empty() {
             for stop in stops {
-                // Not if there is no thread for it: that must not keep the process from its exit.
+                // If the thread cannot be started, the process must still exit.
                 let _ = thread::Builder::new().name("quorum-stop".into()).spawn(stop);
             }
             thread::sleep(deadline.saturating_duration_since(Instant::now()));
-            log_bounded(format!("the process has not ended in {grace:?}: exits"));
+            log_bounded(format!("the process has not ended within {grace:?}: exiting"));
         }
         let _ = thread::Builder::new().spawn(|| {
-            thread::sleep(EXIT);
+            thread::sleep(EXIT_TIMEOUT);
             process::abort();
         });
         process::exit(code)
@@ -145,7 +147,7 @@ impl fmt::Debug for ExitProcess {
     }
 }
 
-/// Returns `true` once quorum was lost for too long, `false` if the actor was stopped in order.
+/// Returns `true` once quorum was lost for too long, and `false` if the user stopped the actor.
 async fn is_lost(
     quorum: &QuorumHandle,
     mut changes: impl Stream<Item = QuorumChanged> + Unpin,
@@ -161,7 +163,7 @@ async fn is_lost(
         if let Some(guard) = quorum.guard() {
             guard.lost().await;
         }
-        // An actor that has stopped is waited for as long as one that has lost quorum.
+        // A stopped actor is waited for as long as one without quorum.
         let waiting = async {
             if quorum.wait_quorate().await.is_err() {
                 pending::<()>().await;
@@ -177,7 +179,7 @@ async fn is_lost(
     }
 }
 
-/// Logs without waiting long: a logger that blocks must not hold the process up.
+/// Logs a message and waits only briefly: a logger that blocks must not delay the exit.
 fn log_bounded(message: String) {
     let (done, logged) = mpsc::channel();
     let log = move || {
@@ -185,12 +187,12 @@ fn log_bounded(message: String) {
         let _ = done.send(());
     };
     if thread::Builder::new().spawn(log).is_ok() {
-        let _ = logged.recv_timeout(LOG);
+        let _ = logged.recv_timeout(LOG_TIMEOUT);
     }
 }
 
 /// How long a logger may take.
-const LOG: Duration = Duration::from_millis(100);
+const LOG_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How long an exit may take.
-const EXIT: Duration = Duration::from_secs(1);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,7 +1,7 @@
-//! What a service does when quorum is lost, ready made.
+//! Ready-made reactions of a service to a loss of quorum.
 //!
-//! [`StopSystem`] ends the process of a program on actix, [`ExitProcess`] that of any program.
-//! [`Systemd`] reports to systemd, whose watchdog can end the service as well. For a reaction of your own,
+//! [`StopSystem`] ends the process of an actix program, [`ExitProcess`] that of any program.
+//! [`Systemd`] reports to systemd, whose watchdog can also end the service. For your own reaction,
 //! read the changes in a loop:
 //!
 //! ```
@@ -25,10 +25,10 @@
 //! # });
 //! ```
 //!
-//! What must not happen without quorum asks [`is_quorate`](crate::QuorumHandle::is_quorate) or runs
-//! under a [guard](crate::QuorumGuard).
+//! Work that must not happen without quorum calls [`is_quorate`](crate::QuorumHandle::is_quorate)
+//! first or runs under a [guard](crate::QuorumGuard).
 //!
-//! The guide says [what these can promise](crate::guide#self-fencing).
+//! The guide explains [the guarantees and their limits](crate::guide#self-fencing).
 
 mod exit_process;
 mod stop_system;

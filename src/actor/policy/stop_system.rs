@@ -5,22 +5,22 @@ use actix::System;
 use super::ExitProcess;
 use crate::{actor::QuorumHandle, error::Error};
 
-/// Stops the actix [`System`] once quorum was lost and has not come back for a while, and ends the
-/// process with an exit code: whoever supervises the process starts it anew.
+/// Stops the actix [`System`] when quorum is lost and does not return within a given time, and ends
+/// the process with an exit code. A supervisor such as systemd can then restart the process.
 ///
-/// It climbs a ladder, whatever `main` is made of and whatever is stuck:
+/// It takes these steps, whatever `main` looks like and even if other threads are stuck:
 ///
 /// 1. Quorum is lost, and [`after`](Self::after) passes without it.
-/// 2. The [`System`] in which it was started is stopped with the code. A `main` that runs it by
-///    [`SystemRunner::run_with_code`](actix::SystemRunner::run_with_code) gets the code and ends in
-///    order. `#[actix::main]` and `#[actix_web::main]` do not end by that, nor does a thread that is
-///    stuck.
+/// 2. The [`System`] in which the policy was started is stopped with the code. A `main` that runs
+///    it with [`SystemRunner::run_with_code`](actix::SystemRunner::run_with_code) receives the code
+///    and ends normally. A `main` under `#[actix::main]` or `#[actix_web::main]`, or on a stuck
+///    thread, does not end in this step.
 /// 3. When the [`grace`](Self::grace) has passed, [`std::process::exit`] ends the process with the
 ///    code. Destructors do not run.
-/// 4. If the exit itself hangs for a second, in a handler of some library, the process aborts.
+/// 4. If the exit hangs for a second, for example in a library's exit handler, the process aborts.
 ///
-/// It is [`ExitProcess`] with one thing to stop. What is said there of stuck threads and of the end
-/// of the actor holds here as well.
+/// It is an [`ExitProcess`] that stops the `System`. The documentation of `ExitProcess` about stuck
+/// threads and the end of the actor applies here as well.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -43,7 +43,7 @@ pub struct StopSystem {
 }
 
 impl StopSystem {
-    /// Ends the process with this exit code.
+    /// Creates a policy that ends the process with this exit code.
     pub fn with_code(code: i32) -> Self {
         Self { code, after: Duration::ZERO, grace: Duration::from_secs(5) }
     }
@@ -53,14 +53,15 @@ impl StopSystem {
         Self { after, ..self }
     }
 
-    /// How long the process may take to end by itself once its `System` is stopped. Default 5 s.
+    /// How long the process may take to end normally once its `System` is stopped. Default 5 s.
     pub fn grace(self, grace: Duration) -> Self {
         Self { grace, ..self }
     }
 
-    /// Watches this actor's quorum until the process ends, in real time, on a thread of its own.
+    /// Watches this actor's quorum until the process ends, in real time, on its own thread.
     ///
-    /// Outside of a `System` there is nothing to stop, and the process exits without the grace.
+    /// Outside of a `System` there is nothing to stop, and the process exits without waiting for
+    /// the grace.
     ///
     /// # Errors
     ///

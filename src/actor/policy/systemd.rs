@@ -27,22 +27,23 @@ use crate::{
     state::{Connection, Quorum, QuorumChanged},
 };
 
-/// Reports to systemd, by the protocol of `sd_notify(3)`: for a unit with `Type=notify`. On Linux.
+/// Reports to systemd with the protocol of `sd_notify(3)`, for a unit with `Type=notify`. Linux
+/// only.
 ///
 /// | systemd receives | when |
 /// |---|---|
-/// | `READY=1` | once, when Corosync has decided for the first time: this node has quorum, or has none |
+/// | `READY=1` | once, when Corosync has decided for the first time, with or without quorum |
 /// | `STATUS=` | at each change: the line for an operator that `systemctl status` shows |
-/// | `WATCHDOG=1` | twice in each `WatchdogSec=` of the unit, if it has any |
+/// | `WATCHDOG=1` | twice in each `WatchdogSec=` of the unit, if the unit has it |
 /// | `STOPPING=1` | when [`QuorumHandle::stop`] is called |
 ///
-/// The messages come from the arbiter that [`start`](Self::start) is called on, so the watchdog shows that this
-/// arbiter runs. Call it on the arbiter that does the work of the service: the arbiter of the quorum actor
-/// runs also when yours is stuck.
+/// The messages are sent from the arbiter on which [`start`](Self::start) is called, so the
+/// watchdog proves that this arbiter runs. Call it on the arbiter that does the work of the
+/// service: the arbiter of the quorum actor runs even when yours is stuck.
 ///
-/// Nothing happens where there is no systemd that asks for it (`NOTIFY_SOCKET` is not set).
+/// Does nothing if systemd does not expect messages (`NOTIFY_SOCKET` is not set).
 ///
-/// The guide has [a unit file](crate::guide#under-systemd).
+/// The guide contains [a unit file](crate::guide#under-systemd).
 ///
 /// ```no_run
 /// use actix_quorum::{QuorumActor, policy::Systemd};
@@ -65,27 +66,28 @@ pub struct Systemd {
 }
 
 impl Systemd {
-    /// Has the watchdog show that the arbiter runs, with or without quorum.
+    /// Creates a reporter whose watchdog messages prove that the arbiter runs, with or without
+    /// quorum.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether to send `WATCHDOG=1` only while this node has quorum, so that systemd ends the service
-    /// `WatchdogSec=` after a loss at the latest: also if every thread of it is stuck, or stopped.
-    /// Default false.
+    /// Whether to send `WATCHDOG=1` only while this node has quorum. systemd then ends the service
+    /// at most `WatchdogSec=` after a loss, even if every thread of the service is stuck or
+    /// stopped. Default false.
     ///
-    /// A loss that is over before the watchdog is due goes unnoticed. A service that has not had quorum
-    /// yet, and one whose actor was stopped by [`QuorumHandle::stop`], is left alone.
+    /// A loss that ends before the watchdog is due has no effect. Before the service has had quorum
+    /// for the first time, and after [`QuorumHandle::stop`], the messages are sent as usual.
     pub fn while_quorate(self, while_quorate: bool) -> Self {
         Self { while_quorate }
     }
 
-    /// Reports about this actor's quorum, from the arbiter or tokio runtime that this is called on and
+    /// Reports this actor's quorum, from the arbiter or tokio runtime on which this is called and
     /// for as long as that runs.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime with timers, which an actix [`System`](actix::System) has.
+    /// Panics outside of a tokio runtime with timers. An actix [`System`](actix::System) has one.
     pub fn start(self, quorum: &QuorumHandle) {
         let manager = match Manager::of_environment() {
             Some(Ok(manager)) => manager,
@@ -99,7 +101,7 @@ impl Systemd {
             is_decided: false,
             was_quorate: false,
         };
-        // Every change from here.
+        // Taken here, so that the reporter receives every change from now on.
         tokio::spawn(reporter.run(quorum.changes(), watchdog()));
     }
 }
@@ -108,13 +110,13 @@ struct Reporter {
     manager: Manager,
     while_quorate: bool,
     quorum: QuorumHandle,
-    /// Corosync has decided once.
+    /// Whether Corosync has decided once.
     is_decided: bool,
-    /// There was quorum once.
+    /// Whether this node had quorum once.
     was_quorate: bool,
 }
 
-/// What there is to report.
+/// The events that the reporter handles.
 enum Event {
     WatchdogDue,
     Changed(QuorumChanged),
@@ -136,10 +138,10 @@ impl Reporter {
                         return;
                     }
                 }
-                // A change says so as well, unless the actor is stuck.
+                // A change reports the loss as well, unless the actor is stuck.
                 Event::Lost => {
                     let status = self.quorum.snapshot().to_string();
-                    self.manager.tell(&assignment("STATUS", &status)).await;
+                    self.manager.send(&assignment("STATUS", &status)).await;
                 }
             }
         }
@@ -158,7 +160,7 @@ impl Reporter {
         {
             message.push_str("STOPPING=1\n");
         }
-        self.manager.tell(&message).await;
+        self.manager.send(&message).await;
     }
 
     async fn feed(&mut self) {
@@ -166,7 +168,7 @@ impl Reporter {
         self.was_quorate |= is_quorate;
         let has_lost = self.was_quorate && !is_quorate;
         if !self.while_quorate || !has_lost || self.quorum.shared.is_stopped_in_order() {
-            self.manager.tell("WATCHDOG=1\n").await;
+            self.manager.send("WATCHDOG=1\n").await;
         }
     }
 }
@@ -186,7 +188,7 @@ async fn next(
     let changed = async {
         match changes.next().await {
             Some(change) => Event::Changed(change),
-            // The watchdog goes on.
+            // The watchdog continues.
             None => pending().await,
         }
     };
@@ -198,19 +200,19 @@ async fn next(
         Event::Lost
     };
     let (due, changed, lost) = (pin!(due), pin!(changed), pin!(lost));
-    // The watchdog first: no flood of changes delays it.
+    // The watchdog comes first: frequent changes do not delay it.
     match select(due, select(changed, lost)).await {
         Either::Left((event, _)) => event,
         Either::Right((event, _)) => event.factor_first().0,
     }
 }
 
-/// One line: an error's text may have several.
+/// Returns an assignment on one line. An error text may have several lines.
 fn assignment(name: &str, value: &str) -> String {
     format!("{name}={}\n", value.replace('\n', " "))
 }
 
-/// Ticks when `WATCHDOG=1` is due.
+/// Returns an interval that ticks when `WATCHDOG=1` is due, if systemd expects it.
 fn watchdog() -> Option<Interval> {
     let variable = |name| env::var(name).ok();
     let period = period(variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"), process::id())?;
@@ -219,8 +221,8 @@ fn watchdog() -> Option<Interval> {
     Some(interval)
 }
 
-/// Half of the time that systemd allows between two messages, if it expects them from this process
-/// (`sd_watchdog_enabled(3)`).
+/// Returns half of the longest time that systemd allows between two messages, if systemd expects
+/// them from this process (`sd_watchdog_enabled(3)`).
 fn period(micros: Option<String>, pid: Option<String>, own_pid: u32) -> Option<Duration> {
     let is_own = pid.is_none_or(|pid| pid.parse() == Ok(own_pid));
     let micros: u64 = micros.filter(|_| is_own)?.parse().ok()?;
@@ -228,7 +230,7 @@ fn period(micros: Option<String>, pid: Option<String>, own_pid: u32) -> Option<D
     (!half.is_zero()).then_some(half)
 }
 
-/// The manager of services that started this process.
+/// The service manager that started this process.
 struct Manager {
     socket: UnixDatagram,
     address: SocketAddr,
@@ -245,8 +247,8 @@ impl Manager {
         Some(connected())
     }
 
-    /// Sends a message, and waits while the manager is behind with taking them.
-    async fn tell(&self, message: &str) {
+    /// Sends a message. Waits while the manager's queue is full.
+    async fn send(&self, message: &str) {
         while let Err(error) = self.socket.send_to_addr(message.as_bytes(), &self.address) {
             if error.kind() != io::ErrorKind::WouldBlock {
                 return warn(&error);
@@ -256,7 +258,7 @@ impl Manager {
     }
 }
 
-/// The path of a socket, or an abstract name after an `@`.
+/// Parses the path of a socket, or an abstract name after an `@`.
 fn parse(address: &OsStr) -> io::Result<SocketAddr> {
     match address.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
@@ -269,7 +271,7 @@ fn warn(error: &io::Error) {
     foreign::log!(log::Level::Warn, "cannot report to systemd: {error}");
 }
 
-/// How often to try to send where systemd is behind.
+/// The delay before a message is sent again after the manager's queue was full.
 const RETRY: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
@@ -277,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_watchdog_is_due_at_half_of_its_time_if_it_is_that_of_this_process() {
+    fn the_watchdog_is_due_at_half_of_its_time_if_it_watches_this_process() {
         let due = |micros: &str, pid: Option<&str>| {
             period(Some(micros.to_owned()), pid.map(str::to_owned), 7)
         };
