@@ -2,41 +2,45 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::sync::{AtomicU8, Ordering};
 
-/// Whose turn it is to do something that anybody may ask for at any time, also while it is done and
-/// by what it does: one does it, and once more for those who asked meanwhile.
+/// Runs a closure on one thread at a time. A call made meanwhile, from another thread or from the
+/// closure itself, makes the running one repeat.
 #[derive(Debug)]
 pub(crate) struct CoalescingRunner(AtomicU8);
 
-/// It is nobody's.
+/// No thread runs the closure.
 const IDLE: u8 = 0;
-/// Somebody does it.
-const TAKEN: u8 = 1;
-/// Somebody does it, and has to do it again: it was asked for meanwhile.
-const AGAIN: u8 = 2;
+/// A thread runs the closure.
+const RUNNING: u8 = 1;
+/// A thread runs the closure and has to repeat it: another call was made meanwhile.
+const REPEAT: u8 = 2;
 
 impl CoalescingRunner {
     pub(crate) fn new() -> Self {
         Self(AtomicU8::new(IDLE))
     }
 
-    /// Has it done, after all that the caller has done before: here, and then this returns what came
-    /// of it; or by who is at it.
+    /// Runs `act` after everything that the caller has done before.
     ///
-    /// A panic of it ends the turn, once it was done for all who asked meanwhile.
+    /// Returns the result of `act` if this thread runs it. Returns `None` if another call, which is
+    /// still running, repeats it.
+    ///
+    /// If `act` panics, it is still repeated for the calls made meanwhile, and then the runner is
+    /// idle again.
     pub(crate) fn run<T>(&self, mut act: impl FnMut() -> T) -> Option<T> {
-        if !self.changes(IDLE, TAKEN) {
-            // Not a store: whose turn it is must see what was done before.
-            if self.0.swap(AGAIN, Ordering::AcqRel) != IDLE {
+        if !self.changes(IDLE, RUNNING) {
+            // A swap and not a store: the running thread must see everything that this one did
+            // before.
+            if self.0.swap(REPEAT, Ordering::AcqRel) != IDLE {
                 return None;
             }
-            self.0.swap(TAKEN, Ordering::AcqRel);
+            self.0.swap(RUNNING, Ordering::AcqRel);
         }
         loop {
-            let done = catch_unwind(AssertUnwindSafe(&mut act));
-            if self.changes(TAKEN, IDLE) {
-                return Some(done.unwrap_or_else(|panic| resume_unwind(panic)));
+            let result = catch_unwind(AssertUnwindSafe(&mut act));
+            if self.changes(RUNNING, IDLE) {
+                return Some(result.unwrap_or_else(|panic| resume_unwind(panic)));
             }
-            self.0.swap(TAKEN, Ordering::AcqRel);
+            self.0.swap(RUNNING, Ordering::AcqRel);
         }
     }
 
@@ -50,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_ends_the_turn() {
+    fn a_panic_leaves_the_runner_idle() {
         let runner = CoalescingRunner::new();
         let panics = catch_unwind(AssertUnwindSafe(|| runner.run(|| panic!("on purpose"))));
         assert!(panics.is_err());
@@ -58,13 +62,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_during_a_panic_is_done() {
+    fn a_call_made_during_a_panic_is_run() {
         let runner = CoalescingRunner::new();
         let mut times = 0;
         let done = runner.run(|| {
             times += 1;
             if times == 1 {
-                assert_eq!(runner.run(|| ()), None, "this one does it again");
+                assert_eq!(runner.run(|| ()), None, "the running call repeats");
                 panic!("on purpose");
             }
         });
@@ -85,12 +89,12 @@ mod in_every_order {
         runner: CoalescingRunner,
         wanted: AtomicU64,
         done: AtomicU64,
-        /// Loom sees who is in it.
+        /// Loom reports two threads that use it at the same time.
         one_at_a_time: UnsafeCell<()>,
     }
 
     impl Work {
-        /// As a receipt does, which counts and asks for the next message.
+        /// Does what an acknowledgement does: counts and asks for the next message.
         fn want(&self) {
             self.wanted.fetch_add(1, Ordering::AcqRel);
             self.runner.run(|| {
@@ -102,7 +106,7 @@ mod in_every_order {
         }
     }
 
-    /// So many threads want it at once, in all orders in which threads are preempted so often.
+    /// Lets this many threads call at once, in all orders with at most this many preemptions.
     fn all_want(threads: u64, preemptions: Option<usize>) {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = preemptions;
@@ -126,7 +130,7 @@ mod in_every_order {
     }
 
     #[test]
-    fn nothing_is_left_undone_and_nobody_is_at_it_beside_another() {
+    fn every_call_is_run_and_never_two_at_a_time() {
         all_want(2, None);
         all_want(3, Some(3));
     }

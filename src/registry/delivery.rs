@@ -17,36 +17,37 @@ use tokio::task::coop::{Unconstrained, unconstrained};
 use super::{History, Subscriber, SubscriptionId, coalescing_runner::CoalescingRunner};
 use crate::state::{AckOnDrop, Acknowledge, Connection, QuorumChanged, Snapshot};
 
-/// One subscriber, and where it is in the history.
+/// One subscriber and its position in the history.
 ///
-/// It outlives the registry while a message is on its way: the message holds it, and has it deliver
-/// the next one, up to the end of the history.
+/// It outlives the registry while a message is being delivered: the message holds it and delivers
+/// the next one when it is dropped, up to the end of the history.
 pub(super) struct Subscription {
     pub(super) id: SubscriptionId,
     history: Arc<History>,
-    /// Whose turn it is to deliver.
+    /// Lets one thread deliver at a time.
     runner: CoalescingRunner,
-    /// The number of the last message that the subscriber let go of.
+    /// The number of the last message that the subscriber has dropped.
     pub(super) last_acked: AtomicU64,
-    /// Locked by whose turn it is, and to end it.
+    /// Locked by the delivering thread, and to end the subscription.
     pub(super) delivery: Mutex<Delivery>,
 }
 
 pub(super) struct Delivery {
     /// `None` once the subscription has ended.
     subscriber: Option<Subscriber>,
-    /// What it was last sent.
+    /// The snapshot of the last message that was sent.
     pub(super) last_sent: Option<Arc<Snapshot>>,
-    /// How many messages it was sent.
+    /// The number of messages that were sent.
     sent: u64,
-    /// Resolves when the message in its mailbox has been handled, or will never be. To drop it
-    /// earlier is to take the message back (actix `address/envelope.rs`). One that was handled stays
-    /// until the publisher comes by, which allocated it: it is cheapest for that one to free, or to
-    /// use again.
+    /// Resolves when the message in the mailbox has been handled or never will be. Dropping it
+    /// earlier takes the message back (actix `address/envelope.rs`). After the message was handled,
+    /// the future stays until the next publication: the publisher allocated it, so the publisher
+    /// frees or reuses it at the least cost.
     pub(super) in_mailbox: Option<InMailbox>,
 }
 
-/// Never out of the task's budget: it would ask to be polled again at once, and for ever.
+/// Exempt from the task's budget: an exhausted budget would wake the delivery again at once, for
+/// ever.
 type InMailbox = Pin<Box<Unconstrained<RecipientRequest<QuorumChanged>>>>;
 
 impl Subscription {
@@ -62,27 +63,29 @@ impl Subscription {
         }
     }
 
-    /// Sends what is new, if its mailbox holds none of our messages; false if it has ended.
+    /// Sends the next message if the mailbox holds none of ours. Returns `false` if the
+    /// subscription has ended.
     ///
-    /// Called from anywhere, also from within itself, by what it calls: then, and when another
-    /// thread is at it, that one is told to look again.
+    /// Any thread may call it, and so may code that it calls. If it is already running, the running
+    /// call repeats.
     pub(super) fn deliver(self: &Arc<Self>, initiator: Initiator<'_>) -> bool {
         let deliver = || {
             let mut delivery = self.delivery.lock();
-            let lives = delivery.deliver(self, initiator);
-            // Dropped without the lock. The mailbox may have a waker of ours in it, which would keep
-            // us, and who holds our last message must not keep its actor's address.
-            let ended = (!lives).then(|| (delivery.subscriber.take(), delivery.in_mailbox.take()));
+            let is_alive = delivery.deliver(self, initiator);
+            // Dropped without the lock. The mailbox may hold a waker that holds this subscription,
+            // and a kept last message must not keep its actor's address.
+            let ended =
+                (!is_alive).then(|| (delivery.subscriber.take(), delivery.in_mailbox.take()));
             drop(delivery);
             drop(ended);
-            lives
+            is_alive
         };
         self.runner.run(deliver).unwrap_or(true)
     }
 
-    /// Forgets what the subscriber was sent.
+    /// Forgets all messages that the subscriber was sent.
     pub(super) fn start_over(&self) {
-        // Dropped without the lock: that takes the message back, which delivers.
+        // Dropped without the lock: dropping takes the message back, which calls `deliver`.
         let _waiting = {
             let mut delivery = self.delivery.lock();
             delivery.last_sent = None;
@@ -98,12 +101,12 @@ impl Subscription {
     }
 }
 
-/// Who delivers.
+/// The caller of a delivery.
 #[derive(Clone, Copy)]
 pub(super) enum Initiator<'a> {
-    /// Who publishes or sweeps. With the latest change at hand it saves looking into the history.
+    /// A thread that publishes or sweeps. The latest change saves it a look into the history.
     Publisher(Option<&'a QuorumChanged>),
-    /// The subscriber's thread, which has handled a message or dropped it.
+    /// The subscriber's thread, which has handled or dropped a message.
     Subscriber,
 }
 
@@ -111,13 +114,13 @@ impl Delivery {
     fn deliver(&mut self, subscription: &Arc<Subscription>, initiator: Initiator<'_>) -> bool {
         loop {
             if self.in_mailbox.is_some() {
-                // An async handler takes longer than the message that it has let go of; and who
-                // keeps the message wakes us when it has handled it: see `wake`.
+                // An async handler may run on after it has dropped the message. A subscriber that
+                // keeps the message wakes the subscription when it has handled it: see `wake`.
                 if subscription.last_acked.load(Ordering::Acquire) < self.sent
                     && !self.is_handled(&Waker::from(Arc::clone(subscription)))
                 {
-                    // A handler's future outlives its actor, and may hold the message for ever.
-                    return self.lives();
+                    // A handler's future outlives its actor and may hold the message for ever.
+                    return self.is_alive();
                 }
                 if matches!(initiator, Initiator::Subscriber) && self.is_up_to_date(subscription) {
                     return true;
@@ -128,7 +131,7 @@ impl Delivery {
                 .as_ref()
                 .is_some_and(|last_sent| last_sent.connection == Connection::Stopped)
             {
-                // Nothing follows: let go of its actor.
+                // The last message was sent: release the subscriber's actor.
                 self.subscriber = None;
             }
             let upgraded;
@@ -141,7 +144,7 @@ impl Delivery {
                 }
                 None => return false,
             };
-            // An upgrade succeeds for a stopped actor whose address somebody holds.
+            // An upgrade succeeds for a stopped actor while an address of it exists.
             if !recipient.connected() {
                 return false;
             }
@@ -150,7 +153,7 @@ impl Delivery {
                 latest.is_some_and(|latest| Arc::ptr_eq(last_sent, &latest.previous))
             };
             let next = match (latest, self.last_sent.take_if(is_next)) {
-                // As a clone, but for a count of references that this one has no need of.
+                // Cheaper than a clone: it reuses the reference to the previous snapshot.
                 (Some(latest), Some(last_sent)) => Some(latest.clone_from_previous(last_sent)),
                 _ => subscription.history.next_after(self.last_sent.as_ref()),
             };
@@ -166,7 +169,7 @@ impl Delivery {
             self.last_sent = Some(Arc::clone(&change.current));
             change.receipt =
                 AckOnDrop::new(Arc::clone(subscription) as Arc<dyn Acknowledge>, self.sent);
-            // After the last there is its actor to let go of.
+            // After the last message the subscriber's actor is still to be released.
             let something_follows = change.current.connection == Connection::Stopped
                 || subscription.history.is_ahead_of(&change.current);
             let request = unconstrained(recipient.send(change));
@@ -174,17 +177,17 @@ impl Delivery {
                 Some(before) => before.set(request),
                 none => *none = Some(Box::pin(request)),
             }
-            // What a mailbox is too full for is only put there when it is polled. Who publishes what
-            // follows looks whether this has been handled; only what follows already is for the
-            // subscriber's thread to send, which is then woken for.
+            // A full mailbox takes the message only when the request is polled. The publisher of
+            // the next change checks later whether this message was handled. If something already
+            // follows, the subscriber's thread sends it, so it needs a waker.
             if !self.is_handled(Waker::noop()) && !something_follows {
                 return true;
             }
         }
     }
 
-    /// Whether the subscription and its actor live.
-    fn lives(&self) -> bool {
+    /// Whether the subscription has not ended and its actor is alive.
+    fn is_alive(&self) -> bool {
         match &self.subscriber {
             Some(Subscriber::Strong(recipient)) => recipient.connected(),
             Some(Subscriber::Weak(recipient)) => {
@@ -194,7 +197,7 @@ impl Delivery {
         }
     }
 
-    /// Whether it has been sent all there is, and more may come.
+    /// Whether the subscriber was sent the latest change and more may follow.
     fn is_up_to_date(&self, subscription: &Subscription) -> bool {
         self.last_sent.as_ref().is_some_and(|last_sent| {
             last_sent.connection != Connection::Stopped
@@ -202,7 +205,7 @@ impl Delivery {
         })
     }
 
-    /// Whether the message in the mailbox has been handled; if not, wakes when it has.
+    /// Whether the message in the mailbox has been handled. If not, `waker` is woken later.
     fn is_handled(&mut self, waker: &Waker) -> bool {
         let context = &mut Context::from_waker(waker);
         if self.in_mailbox.as_mut().is_some_and(|request| request.as_mut().poll(context).is_ready())
@@ -213,14 +216,14 @@ impl Delivery {
     }
 }
 
-/// Called by the subscriber's thread when it has handled the message, or dropped it.
+/// The subscriber's thread wakes it when it has handled or dropped the message.
 impl Wake for Subscription {
     fn wake(self: Arc<Self>) {
         self.deliver(Initiator::Subscriber);
     }
 }
 
-/// Called by the subscriber's thread when the message is dropped.
+/// The subscriber's thread calls it when the message is dropped.
 impl Acknowledge for Subscription {
     fn acknowledge(self: Arc<Self>, message: u64) {
         self.last_acked.fetch_max(message, Ordering::AcqRel);

@@ -1,4 +1,4 @@
-//! The last changes, from which every subscriber takes its next message.
+//! The last changes, from which every subscriber reads its next message.
 
 use std::{
     collections::VecDeque,
@@ -12,16 +12,17 @@ use parking_lot::Mutex;
 
 use crate::state::{self, Connection, DepartureLog, QuorumChanged, Snapshot};
 
-/// How many changes are kept for those who read more slowly than they come.
+/// How many changes are kept for slow subscribers.
 pub(crate) const HISTORY_LEN: usize = 1024;
 
-/// The last changes, and what is true now.
+/// The last changes and the current state.
 #[derive(Debug)]
 pub(crate) struct History {
-    /// That of what is true now: most who look are up to date, and take no lock to find that out.
+    /// The sequence of the current state. Readers that are up to date need no lock to find that
+    /// out.
     sequence: AtomicU64,
     pub(super) record: Mutex<Record>,
-    /// How many deliveries stood for several changes, and are not recorded yet.
+    /// The number of merged messages that were delivered and not yet recorded.
     #[cfg(feature = "metrics")]
     pub(super) conflated: AtomicU64,
 }
@@ -58,18 +59,19 @@ impl History {
         record.changes.push_back(change);
     }
 
-    /// What was published last.
+    /// Returns the last published snapshot.
     pub(crate) fn current(&self) -> Arc<Snapshot> {
         Arc::clone(&self.record.lock().current)
     }
 
-    /// What comes first: the current state.
+    /// Returns the first message for a new subscriber: the current state.
     pub(crate) fn first(&self) -> QuorumChanged {
         state::first(&self.record.lock().current)
     }
 
-    /// What comes next for somebody who was last told `last_sent`: the current state for who was told
-    /// nothing, then each change, or one in place of all that are not kept any more.
+    /// Returns the next message for a subscriber whose last message was `last_sent`: the initial
+    /// state if it was sent nothing, the next change, or one merged change if the history no longer
+    /// holds the next one.
     pub(crate) fn next_after(&self, last_sent: Option<&Arc<Snapshot>>) -> Option<QuorumChanged> {
         if last_sent.is_some_and(|last_sent| !self.is_ahead_of(last_sent)) {
             return None;
@@ -89,12 +91,13 @@ impl History {
         self.sequence.load(Ordering::Acquire) != last_sent.sequence
     }
 
-    /// Whether nothing follows.
+    /// Whether the last change has been published.
     pub(super) fn is_over(&self) -> bool {
         self.record.lock().current.connection == Connection::Stopped
     }
 
-    /// The last change, which is what comes next for who has kept up until it.
+    /// Returns the last change, which is the next message for a subscriber that was up to date
+    /// before it.
     pub(super) fn latest(&self) -> Option<QuorumChanged> {
         self.record.lock().changes.back().cloned()
     }
@@ -102,13 +105,13 @@ impl History {
 
 #[cfg(feature = "web")]
 impl History {
-    /// The last changes, at most so many, the latest last.
-    pub(crate) fn last(&self, most: usize) -> Vec<QuorumChanged> {
+    /// Returns at most `limit` of the last changes, the latest last.
+    pub(crate) fn last(&self, limit: usize) -> Vec<QuorumChanged> {
         let record = self.record.lock();
-        record.changes.iter().skip(record.changes.len().saturating_sub(most)).cloned().collect()
+        record.changes.iter().skip(record.changes.len().saturating_sub(limit)).cloned().collect()
     }
 
-    /// What was told by the change with this sequence, if it is kept and is not the last.
+    /// Returns the snapshot with this sequence, if it is kept and is not the latest.
     pub(crate) fn snapshot_at(&self, sequence: u64) -> Option<Arc<Snapshot>> {
         let record = self.record.lock();
         let behind = record.current.sequence.checked_sub(sequence).filter(|behind| *behind > 0)?;

@@ -1,9 +1,11 @@
-//! Who is told, and how: in order, without holding anybody up, in bounded memory.
+//! Room 4: the subscribers and the delivery to them, in order, without blocking the publisher, in
+//! bounded memory.
 //!
-//! Each subscriber has a place in the [`History`] of changes and at most one message in its
-//! mailbox. When it has handled that one, the next is sent, by whoever notices: the publisher or
-//! the subscriber's own thread. So a subscriber that does not keep up holds nobody up and takes no
-//! memory; it finds what it missed in the history or, if that has moved on, the latest state.
+//! Each subscriber has a position in the [`History`] of changes and at most one message in its
+//! mailbox. When it has handled that message, the next one is sent, either by the publisher or by
+//! the subscriber's own thread. So a slow subscriber neither delays others nor uses extra memory.
+//! It receives the missed changes from the history or, if the history no longer holds them, the
+//! latest state.
 
 mod coalescing_runner;
 mod delivery;
@@ -32,9 +34,9 @@ use crate::{foreign, metrics::Metrics};
 #[derive(Debug)]
 pub(crate) struct Registry {
     history: Arc<History>,
-    /// Ascending by id. Copied if it changes while somebody delivers, which takes no lock.
+    /// Ascending by id. Delivery reads it without the lock, so a change meanwhile makes a copy.
     subscriptions: Mutex<Arc<Vec<Arc<Subscription>>>>,
-    /// Whose turn it is to record how many there are.
+    /// Lets one thread record the number of subscribers at a time.
     #[cfg(feature = "metrics")]
     counting: CoalescingRunner,
 }
@@ -55,7 +57,7 @@ impl Registry {
         let history = Arc::clone(&self.history);
         let subscription = Arc::new(Subscription::new(id, history, subscriber));
         {
-            // The id was taken before the lock, so that of another thread may be in already.
+            // The id was taken before the lock, so another thread may have inserted a later one.
             let mut subscriptions = self.subscriptions.lock();
             let place = subscriptions.partition_point(|other| other.id < id);
             Arc::make_mut(&mut subscriptions).insert(place, Arc::clone(&subscription));
@@ -63,13 +65,14 @@ impl Registry {
         subscription.deliver(Initiator::Publisher(None));
         self.record();
         if self.history.is_over() {
-            // Nobody sweeps any more.
+            // After the last change no publisher or tick removes ended subscribers.
             self.deliver();
         }
         id
     }
 
-    /// Removes a subscriber: it is sent no more, and what waits in its mailbox is not handled.
+    /// Removes a subscriber. It is sent no more messages, and a message in its mailbox is not
+    /// handled.
     pub(crate) fn unsubscribe(&self, id: SubscriptionId) -> bool {
         let removed = {
             let mut subscriptions = self.subscriptions.lock();
@@ -96,30 +99,33 @@ impl Registry {
         })
     }
 
-    /// Sends everybody what is new to them, and drops who has ended.
+    /// Sends each subscriber its next message, and removes the subscribers that have ended.
     pub(crate) fn deliver(&self) {
         let latest = self.history.latest();
         let all = Arc::clone(&self.subscriptions.lock());
-        let is_dead =
-            |one: &&Arc<Subscription>| !one.deliver(Initiator::Publisher(latest.as_ref()));
-        let dead: Vec<SubscriptionId> = all.iter().filter(is_dead).map(|one| one.id).collect();
-        // Or it would be copied.
+        let is_dead = |subscription: &&Arc<Subscription>| {
+            !subscription.deliver(Initiator::Publisher(latest.as_ref()))
+        };
+        let dead: Vec<SubscriptionId> = all.iter().filter(is_dead).map(|dead| dead.id).collect();
+        // Dropped, so that the removal below does not copy the list.
         drop(all);
         if !dead.is_empty() {
             let mut subscriptions = self.subscriptions.lock();
-            Arc::make_mut(&mut subscriptions).retain(|one| dead.binary_search(&one.id).is_err());
+            Arc::make_mut(&mut subscriptions)
+                .retain(|subscription| dead.binary_search(&subscription.id).is_err());
         }
         self.record();
     }
 
-    /// Records how many there are, and which deliveries stood for several.
+    /// Records the number of subscribers and of merged messages.
     fn record(&self) {
         #[cfg(feature = "metrics")]
         {
             let mut recorded = None;
             self.counting.run(|| {
                 let count = self.subscriptions.lock().len();
-                // Once more only if it has changed: the recorder may have subscribed somebody.
+                // Repeats only if the number has changed: the recorder may have subscribed an
+                // actor.
                 if recorded.replace(count) == Some(count) {
                     return;
                 }
@@ -132,15 +138,15 @@ impl Registry {
         }
     }
 
-    /// How many there are that have not ended.
+    /// Returns the number of live subscribers.
     pub(crate) fn len(&self) -> usize {
         self.deliver();
         self.subscriptions.lock().len()
     }
 }
 
-/// Without an end of the history no message frees the subscriptions: one that is up to date holds its
-/// last request, and that holds the subscription as its waker.
+/// Ends all subscriptions if the history has not ended. Otherwise a subscription that is up to date
+/// would never be freed: it holds its last request, and that holds the subscription as its waker.
 impl Drop for Registry {
     fn drop(&mut self) {
         if !self.history.is_over() {

@@ -6,11 +6,11 @@ use actix::{Recipient, WeakRecipient};
 
 use crate::state::QuorumChanged;
 
-/// Who can be subscribed.
+/// An actor that can be subscribed.
 ///
-/// The type says who keeps whom alive. A subscribed [`Recipient`] keeps its actor alive until it is
-/// unsubscribed; a [`WeakRecipient`] does not: the actor ends when nobody else holds an address.
-/// Either is dropped from the registry when its actor has ended.
+/// The variant decides whether the subscription keeps the actor alive. A [`Recipient`] keeps its
+/// actor alive until it is unsubscribed. A [`WeakRecipient`] does not: the actor ends with its last
+/// address. Either is removed from the registry when its actor has ended.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Subscriber {
@@ -32,7 +32,7 @@ impl From<WeakRecipient<QuorumChanged>> for Subscriber {
     }
 }
 
-/// Names one subscription, to end it. Never used twice in a process.
+/// Identifies one subscription. An id is never reused in a process.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SubscriptionId(u64);
 

@@ -1,4 +1,4 @@
-//! Delivery, from a change that is published to the subscribers.
+//! Delivery, from the publication of a change to the subscribers.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -19,7 +19,7 @@ use crate::{
     state::{BeliefPolicy, Cause, Connection, Event, Now, QuorumChanged, Tracker},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Publishes changes as the actor does.
 struct Shared {
@@ -80,9 +80,9 @@ fn connected() -> Arc<Shared> {
     shared
 }
 
-/// Passes on what it is told; waits in the handler while it is `stuck`.
+/// Passes each message on to the test; blocks in the handler while it is `stuck`.
 struct Probe {
-    told: mpsc::UnboundedSender<QuorumChanged>,
+    sender: mpsc::UnboundedSender<QuorumChanged>,
     stuck: Arc<AtomicBool>,
 }
 
@@ -102,57 +102,65 @@ impl Handler<QuorumChanged> for Probe {
     type Result = ();
 
     fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) {
-        self.told.send(change.clone()).ok();
+        self.sender.send(change.clone()).ok();
         self.wait();
     }
 }
 
-struct LinkEvent {
+/// A subscriber as its test sees it.
+struct Subscribed {
     addr: Option<Addr<Probe>>,
-    told: mpsc::UnboundedReceiver<QuorumChanged>,
+    received: mpsc::UnboundedReceiver<QuorumChanged>,
     stuck: Arc<AtomicBool>,
     arbiter: Arbiter,
 }
 
-/// A probe on an arbiter of its own.
-fn probe() -> LinkEvent {
-    let (sender, told) = mpsc::unbounded_channel();
+/// Starts a probe on its own arbiter.
+fn subscriber() -> Subscribed {
+    let (sender, received) = mpsc::unbounded_channel();
     let stuck = Arc::new(AtomicBool::new(false));
     let arbiter = Arbiter::new();
-    let probe = Probe { told: sender, stuck: Arc::clone(&stuck) };
+    let probe = Probe { sender, stuck: Arc::clone(&stuck) };
     let addr = Actor::start_in_arbiter(&arbiter.handle(), |_| probe);
-    LinkEvent { addr: Some(addr), told, stuck, arbiter }
+    Subscribed { addr: Some(addr), received, stuck, arbiter }
 }
 
-impl LinkEvent {
+impl Subscribed {
     fn recipient(&self) -> Recipient<QuorumChanged> {
         self.addr.clone().unwrap().recipient()
     }
 
     async fn next(&mut self) -> QuorumChanged {
-        tokio::time::timeout(PATIENCE, self.told.recv()).await.expect("told in time").unwrap()
+        tokio::time::timeout(DEADLINE, self.received.recv())
+            .await
+            .expect("a message in time")
+            .unwrap()
     }
 
-    /// Ends once it was told the change with this number; checks that there is no gap and no
-    /// duplicate on the way. Returns how many changes it was told and how many it missed.
+    /// Returns once the message with this sequence has arrived. Fails on a gap or a duplicate.
+    /// Returns the number of messages and of missed changes.
     async fn up_to(&mut self, sequence: u64) -> (u64, u64) {
         let first = self.next().await;
         assert_eq!(first.cause, Cause::Subscribed);
-        let (mut at, mut told, mut missed) = (first.current.sequence, 0, 0);
+        let (mut at, mut received, mut missed) = (first.current.sequence, 0, 0);
         while at < sequence {
             let change = self.next().await;
-            assert_eq!(change.previous.sequence, at, "from what it was told before");
-            assert_eq!(change.current.sequence, at + 1 + change.missed, "no gap but the missed");
+            assert_eq!(change.previous.sequence, at, "it continues the message before");
+            assert_eq!(
+                change.current.sequence,
+                at + 1 + change.missed,
+                "no gap but the missed changes"
+            );
             at = change.current.sequence;
-            told += 1;
+            received += 1;
             missed += change.missed;
         }
         assert_eq!(at, sequence);
-        (told, missed)
+        (received, missed)
     }
 }
 
-impl Drop for LinkEvent {
+impl Drop for Subscribed {
     fn drop(&mut self) {
         self.stuck.store(false, Ordering::Release);
         self.arbiter.stop();
@@ -160,7 +168,7 @@ impl Drop for LinkEvent {
 }
 
 async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + DEADLINE;
     while !condition() {
         assert!(Instant::now() < deadline, "not in time: {what}");
         tokio::task::yield_now().await;
@@ -172,11 +180,11 @@ fn run(test: impl Future<Output = ()>) {
 }
 
 #[test]
-fn the_current_state_comes_first_and_then_every_change() {
+fn a_subscriber_receives_the_current_state_first_and_then_every_change() {
     run(async {
         let shared = connected();
         flip(&shared, 1);
-        let mut probe = probe();
+        let mut probe = subscriber();
         shared.registry.subscribe(probe.recipient().into());
         let first = probe.next().await;
         assert_eq!((first.cause, first.current.sequence), (Cause::Subscribed, 2));
@@ -195,7 +203,7 @@ fn the_current_state_comes_first_and_then_every_change() {
 fn a_subscriber_that_keeps_up_with_a_burst_misses_nothing() {
     run(async {
         let shared = connected();
-        let mut probe = probe();
+        let mut probe = subscriber();
         shared.registry.subscribe(probe.recipient().into());
         flip(&shared, HISTORY_LEN as u64);
         assert_eq!(probe.up_to(HISTORY_LEN as u64 + 1).await.1, 0);
@@ -203,10 +211,10 @@ fn a_subscriber_that_keeps_up_with_a_burst_misses_nothing() {
 }
 
 #[test]
-fn there_is_no_gap_and_no_duplicate_whenever_and_wherever_one_subscribes() {
+fn there_is_no_gap_and_no_duplicate_whenever_and_wherever_an_actor_subscribes() {
     run(async {
         let shared = connected();
-        let mut probes: Vec<LinkEvent> = (0..4).map(|_| probe()).collect();
+        let mut probes: Vec<Subscribed> = (0..4).map(|_| subscriber()).collect();
         let last = 20_001;
         thread::scope(|scope| {
             let publisher = Arc::clone(&shared);
@@ -224,19 +232,19 @@ fn there_is_no_gap_and_no_duplicate_whenever_and_wherever_one_subscribes() {
 }
 
 #[test]
-fn a_stuck_subscriber_takes_no_memory_and_then_gets_the_latest_state() {
+fn a_stuck_subscriber_uses_no_memory_and_then_receives_the_latest_state() {
     run(async {
         let shared = connected();
-        let (mut stuck, mut other) = (probe(), probe());
+        let (mut stuck, mut other) = (subscriber(), subscriber());
         stuck.stuck.store(true, Ordering::Release);
         shared.registry.subscribe(stuck.recipient().into());
         shared.registry.subscribe(other.recipient().into());
         assert_eq!(stuck.next().await.current.sequence, 1);
         flip(&shared, 100_000);
-        let (told, missed) = other.up_to(100_001).await;
-        assert_eq!(told + missed, 100_000);
+        let (received, missed) = other.up_to(100_001).await;
+        assert_eq!(received + missed, 100_000);
         {
-            // What one subscriber can hold up is one message and one snapshot.
+            // A stuck subscriber holds one message and one snapshot.
             let subscriptions = shared.registry.subscriptions.lock();
             let delivery = subscriptions[0].delivery.lock();
             assert!(delivery.in_mailbox.is_some());
@@ -250,39 +258,39 @@ fn a_stuck_subscriber_takes_no_memory_and_then_gets_the_latest_state() {
 }
 
 #[test]
-fn one_that_ends_leaves_nothing_behind() {
+fn a_subscriber_that_ends_leaves_nothing_behind() {
     run(async {
         let shared = connected();
-        let mut probe = probe();
+        let mut probe = subscriber();
         probe.stuck.store(true, Ordering::Release);
         shared.registry.subscribe(probe.recipient().into());
         let left = Arc::downgrade(&shared.registry.subscriptions.lock()[0]);
         probe.next().await;
-        // Who looks while a message is being handled is told when it has been.
+        // A delivery while a message is being handled is repeated after that.
         shared.registry.deliver();
         probe.stuck.store(false, Ordering::Release);
         let last_acked = |left: Arc<Subscription>| left.last_acked.load(Ordering::Acquire) > 0;
-        eventually("it is handled", || left.upgrade().is_some_and(last_acked)).await;
+        eventually("the message is handled", || left.upgrade().is_some_and(last_acked)).await;
         probe.arbiter.stop();
-        eventually("it is dropped", || shared.registry.len() == 0).await;
-        eventually("it is freed", || left.upgrade().is_none()).await;
+        eventually("the subscription is removed", || shared.registry.len() == 0).await;
+        eventually("the subscription is freed", || left.upgrade().is_none()).await;
     });
 }
 
-/// Neither a handle nor the actor is left when the subscribers run again.
+/// The handle and the actor are dropped before the subscribers run again.
 #[test]
-fn every_live_subscriber_is_told_the_end_when_nobody_holds_the_registry() {
+fn every_live_subscriber_receives_the_end_after_the_registry_is_dropped() {
     run(async {
         let shared = connected();
         flip(&shared, 1);
-        let mut probes: Vec<LinkEvent> = (0..10).map(|_| probe()).collect();
+        let mut probes: Vec<Subscribed> = (0..10).map(|_| subscriber()).collect();
         for probe in &probes {
             probe.stuck.store(true, Ordering::Release);
             shared.registry.subscribe(probe.recipient().into());
         }
         for (n, probe) in probes.iter_mut().enumerate() {
             assert!(probe.next().await.is_gain());
-            // Every other one is idle, and its arbiter is busy with something else.
+            // Every other subscriber is idle, and another message blocks its arbiter.
             if n % 2 == 0 {
                 probe.stuck.store(false, Ordering::Release);
                 let addr = probe.addr.clone().unwrap();
@@ -302,16 +310,19 @@ fn every_live_subscriber_is_told_the_end_when_nobody_holds_the_registry() {
             let last = probe.next().await;
             assert_eq!(last.current.connection, Connection::Stopped, "subscriber {n}");
         }
-        eventually("nothing is left", || left.iter().all(|left| left.upgrade().is_none())).await;
+        eventually("every subscription is freed", || {
+            left.iter().all(|left| left.upgrade().is_none())
+        })
+        .await;
     });
 }
 
-/// The subscription is freed without anybody to sweep it.
+/// The subscription is freed without a sweep.
 #[test]
 fn a_subscriber_that_dies_after_the_registry_leaves_nothing_behind() {
     run(async {
         let shared = connected();
-        let mut probe = probe();
+        let mut probe = subscriber();
         probe.stuck.store(true, Ordering::Release);
         shared.registry.subscribe(probe.recipient().into());
         probe.next().await;
@@ -320,7 +331,7 @@ fn a_subscriber_that_dies_after_the_registry_leaves_nothing_behind() {
         drop(shared);
         probe.arbiter.stop();
         probe.stuck.store(false, Ordering::Release);
-        eventually("it is freed", || left.upgrade().is_none()).await;
+        eventually("the subscription is freed", || left.upgrade().is_none()).await;
     });
 }
 
@@ -344,18 +355,18 @@ fn a_dead_subscriber_is_dropped_while_its_handler_holds_the_message() {
     }
     run(async {
         let shared = connected();
-        let (tell, mut told) = mpsc::unbounded_channel();
-        let holder = Holder(tell).start();
+        let (sender, mut received) = mpsc::unbounded_channel();
+        let holder = Holder(sender).start();
         let recipient = holder.clone().recipient();
         shared.registry.subscribe(recipient.into());
-        assert_eq!(told.recv().await, Some(1));
-        eventually("it has died", || !holder.connected()).await;
-        eventually("it is dropped", || shared.registry.len() == 0).await;
+        assert_eq!(received.recv().await, Some(1));
+        eventually("the actor has ended", || !holder.connected()).await;
+        eventually("the subscription is removed", || shared.registry.len() == 0).await;
     });
 }
 
 #[test]
-fn nodes_that_left_for_good_are_forgotten() {
+fn nodes_that_left_for_good_are_removed_from_the_departure_log() {
     let shared = connected();
     for node in 2..5_000_u32 {
         shared.publish(Event::Notified {
@@ -372,15 +383,15 @@ fn nodes_that_left_for_good_are_forgotten() {
     assert!(kept <= 2, "{kept} are kept");
 }
 
-/// As a supervised actor that restarts asks for, which has lost what it knew.
+/// A supervised actor that lost its state in a restart asks for this.
 #[test]
-fn the_current_state_is_sent_again_in_place_of_what_waits() {
+fn resending_replaces_the_waiting_message_by_the_current_state() {
     run(async {
         let shared = connected();
-        let mut probe = probe();
+        let mut probe = subscriber();
         let id = shared.registry.subscribe(probe.recipient().into());
         probe.next().await;
-        // Held up, so that the next change waits in its mailbox.
+        // Blocked, so that the next change waits in its mailbox.
         probe.stuck.store(true, Ordering::Release);
         probe.addr.clone().unwrap().do_send(Barrier);
         flip(&shared, 3);
@@ -392,7 +403,7 @@ fn the_current_state_is_sent_again_in_place_of_what_waits() {
         flip(&shared, 1);
         let change = probe.next().await;
         assert_eq!((change.previous.sequence, change.current.sequence), (4, 5));
-        // Also when nothing waits.
+        // The same with an empty mailbox.
         assert!(shared.registry.resend(id));
         assert_eq!(probe.next().await.cause, Cause::Subscribed);
         shared.registry.unsubscribe(id);
@@ -401,11 +412,11 @@ fn the_current_state_is_sent_again_in_place_of_what_waits() {
 }
 
 #[test]
-fn who_subscribes_when_all_is_over_is_told_so_and_leaves_nothing_behind() {
+fn a_subscriber_of_a_stopped_actor_receives_stopped_and_leaves_nothing_behind() {
     run(async {
         let shared = connected();
         shared.publish(Event::Stopped);
-        let mut probe = probe();
+        let mut probe = subscriber();
         for _ in 0..10 {
             shared.registry.subscribe(probe.recipient().into());
             assert_eq!(probe.next().await.current.connection, Connection::Stopped);
@@ -416,7 +427,7 @@ fn who_subscribes_when_all_is_over_is_told_so_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn one_that_panics_harms_nobody_and_is_dropped() {
+fn a_subscriber_that_panics_is_removed_and_the_others_receive_everything() {
     struct Panics;
     impl Actor for Panics {
         type Context = ActorContext<Self>;
@@ -429,12 +440,12 @@ fn one_that_panics_harms_nobody_and_is_dropped() {
     }
     run(async {
         let shared = connected();
-        let mut probe = probe();
+        let mut probe = subscriber();
         shared.registry.subscribe(Panics.start().recipient().into());
         shared.registry.subscribe(probe.recipient().into());
         flip(&shared, 10);
         probe.up_to(11).await;
-        eventually("the one that panicked is dropped", || {
+        eventually("the subscriber that panicked is removed", || {
             shared.registry.deliver();
             shared.registry.len() == 1
         })
@@ -446,7 +457,7 @@ fn one_that_panics_harms_nobody_and_is_dropped() {
 fn a_recipient_keeps_its_actor_alive_until_it_is_unsubscribed() {
     run(async {
         let shared = connected();
-        let mut probe = probe();
+        let mut probe = subscriber();
         let weak = probe.addr.as_ref().unwrap().downgrade();
         let id = shared.registry.subscribe(probe.recipient().into());
         probe.addr = None;
@@ -454,22 +465,22 @@ fn a_recipient_keeps_its_actor_alive_until_it_is_unsubscribed() {
         probe.up_to(6).await;
         assert!(weak.upgrade().is_some());
         assert!(shared.registry.unsubscribe(id));
-        assert!(!shared.registry.unsubscribe(id), "there is none any more");
+        assert!(!shared.registry.unsubscribe(id), "it is already removed");
         eventually("its actor ends", || weak.upgrade().is_none()).await;
     });
 }
 
 #[test]
-fn a_weak_recipient_lets_its_actor_end_and_is_dropped() {
+fn a_weak_recipient_lets_its_actor_end_and_is_removed() {
     run(async {
         let shared = connected();
-        let mut probe = probe();
+        let mut probe = subscriber();
         let weak = probe.recipient().downgrade();
         shared.registry.subscribe(weak.into());
         flip(&shared, 5);
         probe.up_to(6).await;
         probe.addr = None;
-        eventually("it is dropped", || {
+        eventually("the subscription is removed", || {
             shared.registry.deliver();
             shared.registry.len() == 0
         })
@@ -481,8 +492,8 @@ fn a_weak_recipient_lets_its_actor_end_and_is_dropped() {
 fn nothing_is_handled_after_unsubscribing() {
     run(async {
         let shared = connected();
-        let mut probe = probe();
-        // Held up by another message, so that what it is to be told waits in its mailbox.
+        let mut probe = subscriber();
+        // Blocked by another message, so that the change waits in its mailbox.
         probe.stuck.store(true, Ordering::Release);
         let addr = probe.addr.clone().unwrap();
         addr.do_send(Barrier);
@@ -492,14 +503,14 @@ fn nothing_is_handled_after_unsubscribing() {
         assert!(shared.registry.unsubscribe(id));
         flip(&shared, 10);
         probe.stuck.store(false, Ordering::Release);
-        // The mailbox is in order: an answer to this comes after anything that was in it.
+        // The mailbox keeps the order: the answer follows everything that was in it before.
         addr.send(Barrier).await.unwrap();
-        assert!(probe.told.try_recv().is_err());
+        assert!(probe.received.try_recv().is_err());
     });
 }
 
 #[test]
-fn a_long_async_handler_is_told_of_what_comes_after_it_let_go() {
+fn an_async_handler_that_dropped_its_message_receives_the_next_change() {
     struct Leader(mpsc::UnboundedSender<QuorumChanged>);
     impl Actor for Leader {
         type Context = ActorContext<Self>;
@@ -513,10 +524,10 @@ fn a_long_async_handler_is_told_of_what_comes_after_it_let_go() {
     }
     run(async {
         let shared = connected();
-        let (leader, mut told) = mpsc::unbounded_channel();
-        shared.registry.subscribe(Leader(leader).start().recipient().into());
+        let (sender, mut received) = mpsc::unbounded_channel();
+        shared.registry.subscribe(Leader(sender).start().recipient().into());
         for sequence in 1..=5 {
-            let change = tokio::time::timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
+            let change = tokio::time::timeout(DEADLINE, received.recv()).await.unwrap().unwrap();
             assert_eq!((change.current.sequence, change.missed), (sequence, 0));
             flip(&shared, 1);
         }
@@ -524,7 +535,7 @@ fn a_long_async_handler_is_told_of_what_comes_after_it_let_go() {
 }
 
 #[test]
-fn one_that_keeps_all_its_messages_is_sent_all() {
+fn a_subscriber_that_keeps_all_its_messages_receives_every_change() {
     struct Collector(Vec<QuorumChanged>, mpsc::UnboundedSender<usize>);
     impl Actor for Collector {
         type Context = ActorContext<Self>;
@@ -538,32 +549,32 @@ fn one_that_keeps_all_its_messages_is_sent_all() {
     }
     run(async {
         let shared = connected();
-        let (tell, mut told) = mpsc::unbounded_channel();
-        shared.registry.subscribe(Collector(Vec::new(), tell).start().recipient().into());
+        let (sender, mut received) = mpsc::unbounded_channel();
+        shared.registry.subscribe(Collector(Vec::new(), sender).start().recipient().into());
         for n in 1..=100 {
-            let kept = tokio::time::timeout(PATIENCE, told.recv()).await.unwrap();
+            let kept = tokio::time::timeout(DEADLINE, received.recv()).await.unwrap();
             assert_eq!(kept, Some(n));
             flip(&shared, 1);
         }
-        // Of many at once, too, nobody but itself is there to send the next.
+        // After many changes at once, only the subscriber itself sends the next one.
         flip(&shared, 100);
         for n in 101..=201 {
-            let kept = tokio::time::timeout(PATIENCE, told.recv()).await.unwrap();
+            let kept = tokio::time::timeout(DEADLINE, received.recv()).await.unwrap();
             assert_eq!(kept, Some(n));
         }
     });
 }
 
-/// A task of a multi-threaded runtime that has used up its budget is woken at once, by what it
-/// polls, on its own thread.
+/// On a multi-threaded runtime, a future that a task without budget polls wakes the task at once,
+/// on its own thread.
 #[test]
-fn the_budget_of_a_task_holds_nobody_up() {
+fn an_exhausted_task_budget_does_not_stop_delivery() {
     let runtime =
         || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     System::with_tokio_rt(|| runtime().unwrap()).block_on(async {
         let shared = connected();
-        let mut probe = probe();
-        // Used up here, by messages that are ready.
+        let mut probe = subscriber();
+        // The publisher exhausts its budget with messages that are ready.
         let (sender, mut ready) = mpsc::unbounded_channel();
         (0..1000).for_each(|n| sender.send(n).unwrap());
         for _ in 0..1000 {
@@ -574,24 +585,24 @@ fn the_budget_of_a_task_holds_nobody_up() {
         probe.next().await;
     });
     System::with_tokio_rt(|| runtime().unwrap()).block_on(async {
-        // Used up by a subscriber on the same runtime, which catches up.
+        // A subscriber on the same runtime exhausts it while it catches up.
         let shared = connected();
-        let (told, received) = mpsc::unbounded_channel();
+        let (sender, received) = mpsc::unbounded_channel();
         let stuck = Arc::new(AtomicBool::new(false));
-        let probe = Probe { told, stuck: Arc::clone(&stuck) }.start();
+        let probe = Probe { sender, stuck: Arc::clone(&stuck) }.start();
         shared.registry.subscribe(probe.recipient().into());
         flip(&shared, 500);
         let arbiter = Arbiter::new();
-        let mut told = LinkEvent { addr: None, told: received, stuck, arbiter };
-        assert_eq!(told.up_to(501).await.1, 0);
+        let mut subscriber = Subscribed { addr: None, received, stuck, arbiter };
+        assert_eq!(subscriber.up_to(501).await.1, 0);
     });
 }
 
 #[test]
-fn nobody_is_kept_after_the_end() {
+fn no_subscriber_is_kept_after_the_end() {
     run(async {
         let shared = connected();
-        let mut probe = probe();
+        let mut probe = subscriber();
         let addr = probe.addr.take().unwrap();
         let weak = addr.downgrade();
         shared.registry.subscribe(addr.recipient().into());
@@ -603,7 +614,7 @@ fn nobody_is_kept_after_the_end() {
     });
 }
 
-/// Is handled as a change is, and tells nothing.
+/// Blocks like a change, and is not passed on.
 struct Barrier;
 
 impl actix::Message for Barrier {
@@ -618,7 +629,7 @@ impl Handler<Barrier> for Probe {
     }
 }
 
-/// Subscribes to a registry from within its own handlers.
+/// The actor calls the registry from its own handler.
 #[test]
 fn a_handler_may_subscribe_and_unsubscribe() {
     struct Nested {
@@ -641,12 +652,12 @@ fn a_handler_may_subscribe_and_unsubscribe() {
     }
     run(async {
         let shared = connected();
-        let mut probe = probe();
+        let mut probe = subscriber();
         let nested =
             Nested { shared: Arc::clone(&shared), inner: probe.recipient(), id: None }.start();
         shared.registry.subscribe(nested.recipient().into());
         assert_eq!(probe.next().await.cause, Cause::Subscribed);
         flip(&shared, 1);
-        eventually("unsubscribed again", || shared.registry.len() == 1).await;
+        eventually("the inner subscription has ended", || shared.registry.len() == 1).await;
     });
 }
