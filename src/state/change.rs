@@ -9,20 +9,21 @@ use crate::{
     state::{Nodes, Snapshot},
 };
 
-/// What a subscribed actor is sent: the current state first, then every change, in order.
+/// A change of the quorum state. A subscribed actor receives the current state first and then every
+/// change, in order.
 ///
-/// The first message after subscribing has [`Cause::Subscribed`] and is told as a change from
-/// nothing known: `previous` is [`Quorum::Unknown`](crate::Quorum::Unknown) and all members have
-/// joined. So an actor begins its work on [`is_gain`](Self::is_gain), ends it on
-/// [`is_loss`](Self::is_loss), and begins anew on [`interrupted`](Self::interrupted).
+/// The first message after subscribing has [`Cause::Subscribed`] and is a change from nothing
+/// known: `previous` is [`Quorum::Unknown`](crate::Quorum::Unknown) and all members have joined. So
+/// an actor starts its work on [`is_gain`](Self::is_gain), ends it on [`is_loss`](Self::is_loss),
+/// and starts again on [`interrupted`](Self::interrupted).
 ///
-/// It is sent the next one when it has handled this one. If its handler is asynchronous that is when
-/// it has let go of the message, or has ended: do not keep the message over a long wait.
+/// The next message is sent when this one has been handled. With an asynchronous handler, that is
+/// when the handler has dropped the message or has ended: do not keep the message over a long wait.
 ///
-/// A subscriber that falls behind by more changes than are kept (1024) is sent the latest state
-/// instead, as one change from the last one it saw; `missed` says how many were left out. Until then
-/// it is sent each, however old: ask [`is_quorate`](crate::QuorumHandle::is_quorate) before acting
-/// on one.
+/// A subscriber that falls more than 1,024 changes behind receives the latest state instead, as one
+/// change from the last state that it received; `missed` is the number of skipped changes. Until
+/// then it receives each change, however old: call [`is_quorate`](crate::QuorumHandle::is_quorate)
+/// before acting on one.
 ///
 /// ```
 /// use actix_quorum::QuorumChanged;
@@ -41,18 +42,18 @@ use crate::{
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub struct QuorumChanged {
-    /// What this subscriber was told before.
+    /// The state in this subscriber's last message.
     pub previous: Arc<Snapshot>,
-    /// What is true now.
+    /// The current state.
     pub current: Arc<Snapshot>,
-    /// Who became a member since `previous`, ascending.
+    /// The nodes that became members since `previous`, ascending.
     pub joined: Nodes,
-    /// Who was a member in `previous` and has left since, ascending. A node that left and came
-    /// back is in both.
+    /// The members in `previous` that have left since, ascending. A node that left and returned is
+    /// in both lists.
     pub left: Nodes,
-    /// What happened; of several changes, the last.
+    /// The reason for the change; of several changes, the reason for the last one.
     pub cause: Cause,
-    /// How many changes between `previous` and `current` this subscriber was not sent.
+    /// The number of changes between `previous` and `current` that this subscriber did not receive.
     pub missed: u64,
     pub(crate) receipt: AckOnDrop,
 }
@@ -62,8 +63,8 @@ impl Message for QuorumChanged {
 }
 
 impl QuorumChanged {
-    /// A change from one state to another, for tests of what handles it. `joined` and `left` are those
-    /// of the members; set the fields that are to differ.
+    /// Returns a change from one state to another, for tests of handlers. `joined` and `left`
+    /// follow from the members. Set the other fields as the test needs them.
     ///
     /// ```
     /// use actix_quorum::{Cause, Quorum, QuorumChanged, Snapshot};
@@ -89,13 +90,13 @@ impl QuorumChanged {
         Self { previous, current, joined, left, cause, missed: 0, receipt: AckOnDrop::default() }
     }
 
-    /// The first message to a subscriber, for tests of what handles it: [`Cause::Subscribed`], as a
-    /// change from nothing known.
+    /// Returns the first message to a subscriber, for tests of handlers: [`Cause::Subscribed`], as
+    /// a change from nothing known.
     pub fn subscribed(current: impl Into<Arc<Snapshot>>) -> Self {
         crate::state::first(&current.into())
     }
 
-    /// A clone that holds this `previous`, which is the same.
+    /// Returns a clone that reuses `previous`, which must be the same snapshot as this change's.
     pub(crate) fn clone_from_previous(&self, previous: Arc<Snapshot>) -> Self {
         Self {
             previous,
@@ -108,24 +109,24 @@ impl QuorumChanged {
         }
     }
 
-    /// Whether quorum was lost: `previous` was quorate and `current` is not.
+    /// Whether this change is a loss of quorum: `previous` is quorate and `current` is not.
     pub fn is_loss(&self) -> bool {
         self.previous.quorum.is_quorate() && !self.current.quorum.is_quorate()
     }
 
-    /// Whether quorum was gained: `current` is quorate and `previous` was not.
+    /// Whether this change is a gain of quorum: `current` is quorate and `previous` is not.
     pub fn is_gain(&self) -> bool {
         !self.previous.quorum.is_quorate() && self.current.quorum.is_quorate()
     }
 
-    /// The nodes that left and came back, ascending: they may have restarted, and lost what they
-    /// had in memory, though they are members before and after.
+    /// Returns the nodes that left and returned, ascending. They are members before and after, but
+    /// they may have restarted and lost what they had in memory.
     pub fn rejoined(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.joined.iter().copied().filter(|node| self.left.binary_search(node).is_ok())
     }
 
-    /// Whether quorum cannot be vouched for without a break since this subscriber's last message:
-    /// the epoch has moved. It may be quorate before and after all the same.
+    /// Whether the epoch has changed since this subscriber's last message, because it cannot be
+    /// proved that quorum was held without a break. The state may be quorate before and after.
     pub fn interrupted(&self) -> bool {
         self.cause != Cause::Subscribed && self.previous.epoch != self.current.epoch
     }
@@ -137,7 +138,7 @@ impl QuorumChanged {
     }
 }
 
-/// What happened to cause a [`QuorumChanged`].
+/// The reason for a [`QuorumChanged`].
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[cfg_attr(
     feature = "serde",
@@ -146,24 +147,25 @@ impl QuorumChanged {
 )]
 #[non_exhaustive]
 pub enum Cause {
-    /// Nothing: this is the first message after subscribing, with the state at that moment.
+    /// No event: this is the first message after subscribing, with the state at that moment.
     Subscribed,
-    /// An attempt to connect failed. Told for the first one, for each new error, and then each
-    /// time that the number of attempts has doubled.
+    /// A connection attempt failed. Published for the first failure, for each new error, and each
+    /// time the number of attempts has doubled.
     ConnectFailed,
-    /// Corosync accepted us, or answers again.
+    /// Corosync accepted the connection, or answers again.
     Connected,
-    /// The membership changed, or was told for the first time on this connection.
+    /// The membership changed, or was reported for the first time on this connection.
     Membership,
-    /// Corosync decided about quorum, or time did: a decision that is overdue is not believed any
-    /// more, a gain that was held back is told, a lease ran out unnoticed and is extended.
+    /// Corosync decided about quorum, or a deadline passed: a decision is overdue and no longer
+    /// counts, a gain that was held back is published, or a lease expired unnoticed and is
+    /// extended.
     Quorum,
-    /// Votequorum told other votes.
+    /// Votequorum reported other votes.
     Votes,
-    /// The ring is re-forming, was seen to live, or was not seen to live in time: see
-    /// [`Snapshot::ring`].
+    /// The ring started to re-form, was found to be alive, or was not found to be alive in time:
+    /// see [`Snapshot::ring`].
     Ring,
-    /// Corosync has not answered for as long as the lease.
+    /// Corosync has not answered for the length of the lease.
     Stalled,
     /// The connection to Corosync ended.
     Disconnected,
@@ -173,11 +175,11 @@ pub enum Cause {
 
 /// Receives the acknowledgement of a delivered message.
 pub(crate) trait Acknowledge: Send + Sync {
-    /// The subscriber has dropped the message with this number.
+    /// Records that the subscriber has dropped the message with this number.
     fn acknowledge(self: Arc<Self>, message: u64);
 }
 
-/// Acknowledges a delivered message when it is dropped. A clone acknowledges nothing.
+/// Acknowledges a delivered message when it is dropped. Clones acknowledge nothing.
 #[derive(Default)]
 pub(crate) struct AckOnDrop(Option<(Arc<dyn Acknowledge>, u64)>);
 
@@ -207,7 +209,7 @@ impl fmt::Debug for AckOnDrop {
     }
 }
 
-/// It is no part of what the message says.
+/// Always equal, because the acknowledgement is not part of the message's content.
 impl PartialEq for AckOnDrop {
     fn eq(&self, _: &Self) -> bool {
         true

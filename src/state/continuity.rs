@@ -1,14 +1,14 @@
-//! Whether quorum was held without a break, as far as the votes tell.
+//! Whether quorum was held without a break, as far as the votes show.
 
 use crate::libquorum::{NodeId, VoteFlags, Votes};
 
-/// Follows which nodes were with this one all the time since the last decision.
+/// Tracks the nodes that have been in a ring with this node all the time since the last decision.
 #[derive(Debug, Default)]
 pub(super) struct Continuity {
-    /// The members that have come along through each ring since then, with this node. `None` before
-    /// the first decision of a connection.
+    /// The members that have been in each ring since then, with this node. `None` before the first
+    /// decision of a connection.
     companions: Option<Vec<NodeId>>,
-    /// Those of the last change of membership, until the votes after it are known.
+    /// The companions and votes at the last membership change, until the votes after it are known.
     unchecked: Option<Unchecked>,
 }
 
@@ -19,14 +19,14 @@ struct Unchecked {
 }
 
 impl Continuity {
-    /// A ring with these members was decided upon.
+    /// Records a decision about a ring with these members.
     pub(super) fn decide(&mut self, members: &[NodeId]) {
         self.companions = Some(members.to_vec());
     }
 
-    /// A new ring has these members, and these nodes have left the one before, if only for a
-    /// moment. Returns whether others may have been quorate without this node, which interrupts
-    /// nothing unless quorum `was_held`.
+    /// Records a new ring with these members. The nodes in `left` have left the ring before, even
+    /// if they returned at once. Returns whether other nodes may have been quorate without this
+    /// node. Without quorum (`was_held` is false) that interrupts nothing.
     pub(super) fn membership(
         &mut self,
         members: &[NodeId],
@@ -46,8 +46,8 @@ impl Continuity {
         others_may_be_quorate(companions, votes, votes)
     }
 
-    /// The votes of the current membership are known. Returns whether, with them, others may have
-    /// been quorate without this node.
+    /// Records the votes of the current membership. Returns whether these votes show that other
+    /// nodes may have been quorate without this node.
     pub(super) fn votes(&mut self, votes: &Votes) -> bool {
         self.unchecked.take().is_some_and(|Unchecked { companions, before }| {
             !others_may_be_quorate(&companions, &before, &before)
@@ -56,8 +56,8 @@ impl Continuity {
     }
 }
 
-/// Whether all votes but those of `companions` reach the threshold, with whichever of the votes
-/// before and after is worse for us.
+/// Whether all votes except those of `companions` reach the threshold. Each node counts with the
+/// votes before or after, whichever is worse for us.
 fn others_may_be_quorate(companions: &[NodeId], before: &Votes, after: &Votes) -> bool {
     let ours: u64 = companions
         .iter()
@@ -72,7 +72,7 @@ fn others_may_be_quorate(companions: &[NodeId], before: &Votes, after: &Votes) -
     others >= lowest_threshold(before.flags | after.flags, quorum, all).max(1)
 }
 
-/// The fewest votes that make another partition quorate, where `quorum` votes make this one quorate.
+/// Returns the fewest votes that make another partition quorate, if this one needs `quorum` votes.
 fn lowest_threshold(flags: VoteFlags, quorum: u64, all: u64) -> u64 {
     let has_tie_breaker = flags.contains(VoteFlags::AUTO_TIE_BREAKER);
     let one_is_enough =
@@ -80,8 +80,8 @@ fn lowest_threshold(flags: VoteFlags, quorum: u64, all: u64) -> u64 {
     if flags.intersects(one_is_enough) {
         1
     } else if flags.contains(VoteFlags::LAST_MAN_STANDING) {
-        // The other partition may expect fewer votes than this one: without a tie breaker it ends with
-        // two nodes (`votequorum(5)`).
+        // The other partition may expect fewer votes than this one. Without a tie-breaker it ends
+        // with two nodes (`votequorum(5)`).
         quorum.min(if has_tie_breaker { 1 } else { 2 })
     } else if has_tie_breaker {
         quorum.min(all.div_ceil(2))
@@ -105,7 +105,7 @@ mod tests {
         nodes.iter().copied().map(NodeId).collect()
     }
 
-    /// Decides on `members`, then forms a ring of `after` without `left`.
+    /// Whether a new ring of `after`, which `left` has left, interrupts the quorum of `members`.
     fn is_broken(members: &[u32], after: &[u32], left: &[u32], votes: Option<&Votes>) -> bool {
         let mut continuity = Continuity::default();
         continuity.decide(&ids(members));

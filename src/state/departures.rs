@@ -1,4 +1,4 @@
-//! The nodes that left and joined again, for subscribers that missed changes.
+//! The nodes that left and rejoined, for subscribers that missed changes.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,19 +8,19 @@ use super::{
 };
 use crate::libquorum::NodeId;
 
-/// When each member joined last, after it had left: enough to tell a subscriber that missed changes
-/// which nodes restarted meanwhile. Nodes that left for good are forgotten.
+/// The sequence at which each member last joined. It shows which nodes left and rejoined while a
+/// subscriber missed changes. Nodes that left for good are removed.
 #[derive(Debug, Default)]
 pub(crate) struct DepartureLog(HashMap<NodeId, u64>);
 
 impl DepartureLog {
-    /// How many nodes it knows of.
+    /// Returns the number of nodes in the log.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Takes note of a change.
+    /// Records a change.
     pub(crate) fn note(&mut self, change: &QuorumChanged) {
         let members = &change.current.members;
         if !change.left.is_empty() {
@@ -31,17 +31,18 @@ impl DepartureLog {
         }
     }
 
-    /// One change from `seen` to where `latest` led, in place of all those between.
+    /// Returns one change from `seen` to the state after `latest`, in place of all changes between
+    /// them.
     pub(crate) fn conflate(&self, seen: &Arc<Snapshot>, latest: &QuorumChanged) -> QuorumChanged {
         let current = &latest.current;
-        let mut restarted = seen.members.clone();
-        restarted.retain(|node| contains(&current.members, *node));
-        restarted.retain(|node| self.0.get(node).is_some_and(|joined| *joined > seen.sequence));
+        let mut rejoined = seen.members.clone();
+        rejoined.retain(|node| contains(&current.members, *node));
+        rejoined.retain(|node| self.0.get(node).is_some_and(|joined| *joined > seen.sequence));
         QuorumChanged {
             previous: Arc::clone(seen),
             current: Arc::clone(current),
-            joined: difference(&current.members, &seen.members, &restarted),
-            left: difference(&seen.members, &current.members, &restarted),
+            joined: difference(&current.members, &seen.members, &rejoined),
+            left: difference(&seen.members, &current.members, &rejoined),
             cause: latest.cause,
             missed: (current.sequence - seen.sequence).saturating_sub(1),
             receipt: AckOnDrop::default(),

@@ -1,4 +1,4 @@
-//! What an operator reads: one line each.
+//! The one-line texts for operators.
 
 use std::fmt;
 
@@ -7,8 +7,9 @@ use crate::{
     state::{Cause, Connection, Nodes, Quorum, QuorumChanged, RingState, Snapshot},
 };
 
-/// One line for an operator: `inquorate: ring 3.d, members 3; left 1 2 (was quorate, ring 1.9)`. Once
-/// the votes are known the next one says why: `inquorate: ring 3.d, members 3; 1 of 3 votes, 2 required`.
+/// Formats the change on one line for an operator: `inquorate: ring 3.d, members 3; left 1 2 (was
+/// quorate, ring 1.9)`. Once the votes are known, the next line gives the reason: `inquorate: ring
+/// 3.d, members 3; 1 of 3 votes, 2 required`.
 impl fmt::Display for QuorumChanged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (previous, current) = (&*self.previous, &*self.current);
@@ -42,8 +43,8 @@ impl fmt::Display for QuorumChanged {
     }
 }
 
-/// One line for an operator: `quorate: ring 1.9, members 1 2 3`, or why it is not:
-/// `inquorate: ring 1.9, members 1 2; 2 of 4 votes, 3 required`.
+/// Formats the state on one line for an operator: `quorate: ring 1.9, members 1 2 3`, or with the
+/// reason for missing quorum: `inquorate: ring 1.9, members 1 2; 2 of 4 votes, 3 required`.
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.quorum)?;
@@ -91,7 +92,7 @@ impl fmt::Display for Connection {
     }
 }
 
-/// With a space between two: `2 3`.
+/// Formats the nodes with a space between them: `2 3`.
 impl fmt::Display for Nodes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.split_first() {
@@ -135,7 +136,7 @@ mod tests {
         Tracker::new(policy, NOW.wall)
     }
 
-    fn told(events: impl IntoIterator<Item = Event>) -> (Tracker, Vec<String>) {
+    fn apply_all(events: impl IntoIterator<Item = Event>) -> (Tracker, Vec<String>) {
         let mut tracker = tracker();
         let changes = events
             .into_iter()
@@ -179,7 +180,7 @@ mod tests {
 
     #[test]
     fn each_change_is_one_line_for_an_operator() {
-        let (_, changes) = told(partition());
+        let (_, changes) = apply_all(partition());
         assert_eq!(
             changes,
             [
@@ -211,14 +212,14 @@ mod tests {
     }
 
     #[test]
-    fn nodes_are_shown_one_after_the_other() {
+    fn nodes_are_separated_by_spaces() {
         assert_eq!(Nodes::default().to_string(), "");
         assert_eq!(Nodes::ascending(&ids(&[2, 3])).to_string(), "2 3");
     }
 
     #[test]
-    fn the_first_message_tells_the_state_as_a_gain_from_nothing() {
-        let (tracker, _) = told(partition().into_iter().take(3));
+    fn the_first_message_is_a_gain_from_nothing_known() {
+        let (tracker, _) = apply_all(partition().into_iter().take(3));
         let change = first(tracker.current());
         assert_eq!(change.to_string(), "quorate: ring 1.9, members 1 2 3");
         assert!(change.is_gain() && !change.interrupted());

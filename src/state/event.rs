@@ -1,4 +1,4 @@
-//! What the tracker folds: events, and the policy by which they are believed.
+//! The events that the tracker applies, and the deadlines with which it believes them.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,45 +9,46 @@ use crate::{
     link::{clock::Moment, probe::Answer, ring_watch::RingUpdate},
 };
 
-/// What happens to the actor.
+/// An event in the life of the actor.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
-    /// A connection attempt failed, or takes suspiciously long.
+    /// A connection attempt failed, or takes longer than usual.
     Failed { attempt: u64, error: Error },
-    /// Corosync accepted us, and lived after it was asked to. Without a provider, quorum decisions
-    /// have no ring. Whether the ring is `watched` is known from the beginning where it cannot be.
+    /// Corosync accepted the connection, and lived at some time after `asked_at`. Without a
+    /// provider, quorum decisions have no ring. `watched` is false if the ring cannot be watched
+    /// from the beginning.
     Connected { has_provider: bool, asked_at: Moment, watched: bool },
-    /// Corosync sent a notification, at some time after `drained_at`: nothing waited then.
+    /// Corosync sent a notification after `drained_at`, the last time at which the queue was empty.
     Notified { notification: Notification, drained_at: Moment },
-    /// Corosync answered, and everything that it had sent before has been applied.
+    /// Corosync answered a probe. Everything that it had sent before has been applied.
     Answered(Answer),
-    /// The ring was looked at, and everything that Corosync had sent before has been applied.
+    /// The ring was read. Everything that Corosync had sent before has been applied.
     Ring(RingUpdate),
     /// Time has passed.
     Tick,
-    /// Quorum had run out for a moment when it was extended: readers may have seen that.
+    /// Quorum had expired for a moment before it was extended, and readers may have seen that.
     Lapsed,
-    /// The connection is over.
+    /// The connection has ended.
     Disconnected(Error),
-    /// The actor ends.
+    /// The actor has ended.
     Stopped,
     /// A test has set this state.
     Scripted(Box<Snapshot>, Cause),
 }
 
-/// When something happened.
+/// The time of an event, on both clocks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
     pub(crate) wall: SystemTime,
     pub(crate) moment: Moment,
 }
 
-/// How long things are believed, and how soon.
+/// How long evidence of quorum counts, and how soon a gain is published.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BeliefPolicy {
     pub(crate) lease: Duration,
     pub(crate) settle_grace: Duration,
     pub(crate) stable_after: Duration,
-    /// Believe one of two nodes that is quorate alone by `two_node`.
+    /// Whether to accept quorum that a node of two has alone because of `two_node`.
     pub(crate) trust_two_node: bool,
 }

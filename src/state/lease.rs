@@ -3,12 +3,13 @@ use std::time::Duration;
 use crate::link::clock::{Clock, Moment};
 use crate::sync::{AtomicU64, Ordering};
 
-/// Until when quorum may be believed, and until when no other partition can be quorate. Checked by
-/// readers, so that both run out on time whatever happened to the actor that extends them.
+/// The deadlines until which quorum may be believed and until which no other partition can be
+/// quorate. Readers compare them with the clock, so both expire on time whatever happens to the
+/// actor that extends them.
 #[derive(Debug)]
 pub(crate) struct Lease {
     clock: Clock,
-    /// Zero while there is no quorum.
+    /// Zero without quorum.
     until: AtomicU64,
     /// Never later than `until`. Zero while another partition may be quorate.
     exclusive_until: AtomicU64,
@@ -25,7 +26,7 @@ impl Lease {
         self.clock
     }
 
-    /// Whether there is quorum, and the lease runs.
+    /// Whether this node has quorum and the lease has not expired.
     pub(crate) fn is_active(&self) -> bool {
         self.is_ahead(&self.until)
     }
@@ -39,51 +40,51 @@ impl Lease {
         is_ahead(deadline, || self.clock.now())
     }
 
-    /// Whether there is quorum and has been since this epoch began.
+    /// Whether this node has quorum and has held it since this epoch began.
     pub(crate) fn is_active_in(&self, epoch: u64) -> bool {
-        // In this order: had the epoch moved before the lease was found to run, that is seen.
+        // The lease is read first, so that a change of the epoch before that is noticed.
         self.is_active() && self.epoch.load(Ordering::Acquire) == epoch
     }
 
-    /// Whether no other partition can be quorate, and this one has been quorate since this epoch
+    /// Whether no other partition can be quorate, and this one has held quorum since this epoch
     /// began.
     pub(crate) fn is_exclusive_in(&self, epoch: u64) -> bool {
-        // In this order, as above.
+        // In this order, as in `is_active_in`.
         self.is_exclusive() && self.epoch.load(Ordering::Acquire) == epoch
     }
 
-    /// The epoch that it runs in.
+    /// Returns the epoch in which the lease is active.
     pub(crate) fn running_epoch(&self) -> Option<u64> {
-        // In this order: an epoch that has begun is not believed to run for what ran before it.
+        // The epoch is read first, so that a new epoch does not get the lease of the one before.
         let epoch = self.epoch.load(Ordering::Acquire);
         self.is_active_in(epoch).then_some(epoch)
     }
 
-    /// How long it runs yet.
+    /// Returns the time until the lease expires.
     pub(crate) fn remaining(&self) -> Duration {
         Moment(self.until.load(Ordering::Acquire)).since(self.clock.now())
     }
 
-    /// How long no other partition can be quorate yet.
+    /// Returns for how long no other partition can be quorate.
     #[cfg(feature = "web")]
     pub(crate) fn exclusive_remaining(&self) -> Duration {
         Moment(self.exclusive_until.load(Ordering::Acquire)).since(self.clock.now())
     }
 
-    /// Whether a reader may have found it run out since it was as `before`, though it was extended
-    /// in the same epoch: whoever extends it may be slow to.
+    /// Whether a reader may have seen the lease expired since it was as `before`, although it was
+    /// then extended in the same epoch. That happens if the extending thread was slow.
     pub(crate) fn has_lapsed(&self, before: (Moment, u64)) -> bool {
         let (until, epoch) = before;
         until.0 != 0 && self.running_epoch() == Some(epoch) && self.clock.now() >= until
     }
 
-    /// Until when it runs, and in which epoch. For who grants it, and nobody else.
+    /// Returns the expiry and the epoch. Only the thread that grants the lease may call it.
     pub(crate) fn granted(&self) -> (Moment, u64) {
         (Moment(self.until.load(Ordering::Acquire)), self.epoch.load(Ordering::Acquire))
     }
 
-    /// Quorum is believed until then, in this epoch; until the second moment, no later than the
-    /// first, no other partition can be quorate.
+    /// Grants the lease until `until`, in this epoch. No other partition can be quorate until
+    /// `exclusive_until`, which counts at most until `until`.
     pub(crate) fn grant(&self, until: Moment, exclusive_until: Option<Moment>, epoch: u64) {
         let exclusive = exclusive_until.map_or(0, |exclusive| exclusive.min(until).0);
         self.epoch.store(epoch, Ordering::Release);
@@ -91,7 +92,7 @@ impl Lease {
         self.until.store(until.0, Ordering::Release);
     }
 
-    /// Quorum is not believed.
+    /// Revokes the lease and begins this epoch.
     pub(crate) fn revoke(&self, epoch: u64) {
         self.exclusive_until.store(0, Ordering::Release);
         self.until.store(0, Ordering::Release);
@@ -106,8 +107,8 @@ fn is_ahead(deadline: &AtomicU64, now: impl Fn() -> Moment) -> bool {
     now().0 < until || until != 0 && is_ahead_again(deadline, now, until)
 }
 
-/// The same once a deadline was found to have passed. This thread may not have run since it read the
-/// deadline, and it may have been extended in time: then it has not passed.
+/// Checks again a deadline that seems to have passed. If this thread was paused after it read the
+/// deadline, the deadline may have been extended in time, and then it has not passed.
 #[cold]
 fn is_ahead_again(deadline: &AtomicU64, now: impl Fn() -> Moment, mut before: u64) -> bool {
     loop {
@@ -127,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_runs_out_by_itself() {
+    fn the_lease_expires_by_itself() {
         let clock = Clock::System;
         let lease = Lease::new(clock);
         assert!(!lease.is_active());
@@ -140,23 +141,23 @@ mod tests {
     }
 
     #[test]
-    fn extended_too_late_it_has_lapsed() {
+    fn a_lease_that_is_extended_too_late_has_lapsed() {
         let clock = Clock::System;
         let lease = Lease::new(clock);
         assert!(!lease.has_lapsed(lease.granted()));
         let hour = clock.now().after(Duration::from_secs(3600));
         lease.grant(hour, None, 7);
-        assert!(!lease.has_lapsed(lease.granted()), "it runs");
+        assert!(!lease.has_lapsed(lease.granted()), "it is active");
         lease.grant(clock.now(), None, 7);
         let ran_out = lease.granted();
         lease.grant(hour, None, 7);
         assert!(lease.has_lapsed(ran_out));
         lease.grant(hour, None, 8);
-        assert!(!lease.has_lapsed(ran_out), "that is of another epoch");
+        assert!(!lease.has_lapsed(ran_out), "this is another epoch");
     }
 
-    /// The reader reads the deadline, and then the clock: in between it may not run for a while, and
-    /// the deadline may be extended, once or more.
+    /// A reader reads the deadline and then the clock. In between it may be paused, and the
+    /// deadline may be extended, once or more.
     #[cfg(not(loom_check))]
     #[test]
     fn a_deadline_that_was_extended_in_time_has_not_passed() {
@@ -173,11 +174,11 @@ mod tests {
             assert!(found, "{extensions} extensions");
         }
         let deadline = AtomicU64::new(10);
-        assert!(!is_ahead(&deadline, || Moment(10)), "nobody has extended it");
+        assert!(!is_ahead(&deadline, || Moment(10)), "the deadline was not extended");
     }
 
     #[test]
-    fn revoking_ends_it_at_once() {
+    fn revoking_ends_the_lease_at_once() {
         let clock = Clock::System;
         let lease = Lease::new(clock);
         lease.grant(clock.now().after(Duration::from_secs(3600)), None, 1);
@@ -198,7 +199,8 @@ mod in_every_order {
     const FOR_EVER: Moment = Moment(u64::MAX);
     const LONG_AGO: Moment = Moment(1);
 
-    /// Runs one in every order beside the other; the lease runs in epoch 1 before, until then.
+    /// Runs `writes` and `reads` at the same time, in every order. The lease is active in epoch 1
+    /// until `until`.
     fn beside(
         until: Moment,
         writes: impl Fn(&Lease, &AtomicU8) + Copy + Send + Sync + 'static,
@@ -246,7 +248,7 @@ mod in_every_order {
     }
 
     #[test]
-    fn what_ran_out_does_not_run_again_in_its_epoch() {
+    fn an_expired_lease_is_not_active_again_in_its_epoch() {
         beside(
             LONG_AGO,
             |lease, _| lease.grant(FOR_EVER, None, 2),
@@ -258,7 +260,7 @@ mod in_every_order {
     }
 
     #[test]
-    fn nobody_reads_quorum_once_it_is_revoked() {
+    fn no_reader_sees_quorum_after_a_revocation() {
         beside(
             FOR_EVER,
             |lease, revoked| {
@@ -269,7 +271,7 @@ mod in_every_order {
                 let ended = revoked.load(Ordering::Acquire) == 1;
                 let epoch = lease.running_epoch();
                 assert!(!(ended && (lease.is_active() || epoch.is_some())));
-                assert_ne!(epoch, Some(2), "nobody has granted it");
+                assert_ne!(epoch, Some(2), "epoch 2 was not granted");
             },
         );
     }

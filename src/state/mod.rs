@@ -1,7 +1,8 @@
-//! Room 3: the state as pure values, and the folding of events into them.
+//! Room 3: the state as pure values, and the rules that apply events to it.
 //!
-//! An event comes with the moment at which it happened; a new [`Snapshot`] and the [`QuorumChanged`] that leads to
-//! it come out. There is no clock here, no input, no output and no running actor. Begin reading at `Tracker::apply`.
+//! Input is an event with the moment at which it happened. Output is a new [`Snapshot`] and the
+//! [`QuorumChanged`] that leads to it. Code in this room reads no clock, does no input or output
+//! and needs no running actor. Start reading at `Tracker::apply`.
 
 mod change;
 mod continuity;

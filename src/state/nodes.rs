@@ -2,7 +2,8 @@ use std::{fmt, ops::Deref, slice, sync::Arc};
 
 use crate::libquorum::NodeId;
 
-/// Some nodes, ascending, each once: a slice that is cheap to clone, and when it is empty costs nothing.
+/// A set of nodes, ascending and without duplicates. Dereferences to a slice; clones are cheap, and
+/// an empty set allocates nothing.
 ///
 /// ```
 /// use actix_quorum::{NodeId, Nodes};
@@ -35,7 +36,7 @@ impl AsRef<[NodeId]> for Nodes {
     }
 }
 
-/// In any order.
+/// Accepts the nodes in any order.
 impl FromIterator<NodeId> for Nodes {
     fn from_iter<I: IntoIterator<Item = NodeId>>(nodes: I) -> Self {
         let mut nodes: Vec<_> = nodes.into_iter().collect();
@@ -60,7 +61,7 @@ impl fmt::Debug for Nodes {
     }
 }
 
-/// What is in `these` and not in `those`, and what is in `both` besides; all ascending.
+/// Returns the nodes in `these` but not in `those`, plus the nodes in `both`. All are ascending.
 pub(super) fn difference(these: &[NodeId], those: &[NodeId], both: &[NodeId]) -> Nodes {
     let only = these.iter().copied().filter(|node| !contains(those, *node));
     Nodes::ascending(&sorted(only.chain(both.iter().copied()).collect()))
@@ -72,7 +73,7 @@ pub(super) fn sorted(mut nodes: Vec<NodeId>) -> Vec<NodeId> {
     nodes
 }
 
-/// Whether `node` is among `nodes`, which ascend.
+/// Whether `nodes` contains `node`. `nodes` must be ascending.
 pub(super) fn contains(nodes: &[NodeId], node: NodeId) -> bool {
     nodes.binary_search(&node).is_ok()
 }

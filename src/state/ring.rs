@@ -1,10 +1,10 @@
-//! Whether the ring of the last decision still lives.
+//! Whether the ring of the last decision is still alive.
 //!
-//! A daemon that has lost its token answers every request with what it knew before, and tells no
-//! client: libquorum reports only a *new* ring. The daemon's counters show it
-//! (`exec/totemsrp.c`): a ring lives while the daemon stays in totem's OPERATIONAL state. This file
-//! folds reads of those counters, and decisions, into one deadline for `is_quorate()` and one for
-//! `is_exclusive()`. It is pure: no clock, no input, no output.
+//! A daemon that has lost its token still answers every request with its old state and informs no
+//! client: libquorum reports only a *new* ring. The daemon's counters show the loss
+//! (`exec/totemsrp.c`): a ring is alive while the daemon stays in totem's OPERATIONAL state. This
+//! module turns reads of those counters, and decisions, into one deadline for `is_quorate()` and
+//! one for `is_exclusive()`. It is pure: it reads no clock and does no input or output.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// Whether the ring that quorum was decided for is known to live.
+/// Whether the ring of the quorum decision is known to be alive.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[cfg_attr(
     feature = "serde",
@@ -25,47 +25,50 @@ use crate::{
 )]
 #[non_exhaustive]
 pub enum RingState {
-    /// Not known: not seen yet on this connection, or not for too long. Nothing is believed.
+    /// Not known: the ring was not yet found to be alive on this connection, or not for too long.
+    /// Quorum is not believed.
     #[default]
     Unknown,
-    /// The daemon was seen in totem's OPERATIONAL state.
+    /// The daemon was in totem's OPERATIONAL state at its last check.
     Operational,
-    /// The daemon has left the ring and looks for another one (totem's GATHER state), or has found
-    /// one that is not decided upon. The decision counts for a short time only.
+    /// The daemon has left the ring and is forming another one (totem's GATHER state), or has
+    /// formed one without a decision. The old decision counts for a short time only.
     Gather,
     /// The counters cannot be read: libcmap is missing, or the daemon does not have them.
-    /// `is_quorate()` goes on without this check, `is_exclusive()` is false.
+    /// `is_quorate()` then works without this check, and `is_exclusive()` is false.
     Unwatched,
 }
 
-/// What the reads and the decisions of one connection prove.
+/// The evidence from the reads and decisions of one connection.
 #[derive(Debug, Default)]
 pub(super) struct RingEvidence {
     watch: Watch,
     /// Whether the counters belong to the ring of the last decision.
     phase: Phase,
     decision: Option<Decision>,
-    /// The last ring that Corosync sent a notification of.
+    /// The ring of the last notification from Corosync.
     announced: Option<RingId>,
-    /// When the first notification of a ring was applied, for rings that no read shows yet, oldest
-    /// first: each explains that the daemon became OPERATIONAL once.
+    /// The times of the first notifications of rings that no read has shown yet, oldest first. Each
+    /// one explains one change of the daemon to OPERATIONAL.
     unseen: Vec<Moment>,
-    /// Until when the decision may be believed. `None` until there is evidence, and again once it
-    /// has run out.
+    /// The moment until which the decision may be believed. `None` before there is evidence, and
+    /// again once the deadline has passed.
     until: Option<Moment>,
-    /// The ring of the decision was OPERATIONAL then, and no ring without us formed by then.
+    /// A moment at which the ring of the decision was OPERATIONAL and no ring without us had
+    /// formed.
     proved_at: Option<Moment>,
-    /// That is shown by the decision itself, and by no reads yet.
+    /// Whether the decision itself proves that, and no read does so far.
     proved_by_decision: bool,
-    /// The token moved after this, and the ring is believed to live for so long after it.
+    /// The token moved after this moment, and the ring is believed to be alive for this long after
+    /// it.
     token_seen: Option<(Moment, Duration)>,
-    /// Evidence from before this is not believed again.
+    /// Older evidence no longer counts.
     not_before: Moment,
 }
 
 #[derive(Debug, Default)]
 enum Watch {
-    /// There is no read yet.
+    /// No read has arrived yet.
     #[default]
     Pending,
     Unwatched,
@@ -74,21 +77,22 @@ enum Watch {
 
 #[derive(Debug)]
 struct Reads {
-    /// The first read that the next one is compared with.
+    /// The read with which the next one is compared.
     anchor: RingReading,
     answered_at: Moment,
-    /// Since when the daemon has answered without a gap in which it may have been stopped.
+    /// The moment since which the daemon has answered without a gap that would be long enough for a
+    /// stop.
     unbroken_since: Moment,
-    /// Whether that began with a gap. A daemon that was stopped may go on with a token that waited
-    /// for it, until its timer for the token runs.
+    /// Whether a gap came before that. A daemon that was stopped may continue with a token that
+    /// waited for it, until its own token timer fires.
     had_gap: bool,
-    /// The token was seen to move before. Tokens that waited for a stopped daemon come in one burst.
+    /// Whether the token moved before. Tokens that waited for a stopped daemon arrive in one burst.
     has_moved: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 enum Phase {
-    /// No counter has moved that the last decision does not explain.
+    /// No counter has moved except as the last decision explains.
     #[default]
     Decided,
     /// A counter has moved since the last decision.
@@ -98,20 +102,21 @@ enum Phase {
 #[derive(Clone, Copy, Debug)]
 struct Decision {
     ring_id: RingId,
-    /// When it was applied: a read that was asked for later is about what came after it.
+    /// When it was applied. A read that was requested later shows the state after it.
     applied_at: Moment,
-    /// It was sent after this.
+    /// A moment before which Corosync had not sent it.
     drained_at: Moment,
 }
 
 impl RingEvidence {
-    /// When the token was last seen, and for how long after that the ring is believed to live.
+    /// Returns when the token was last seen, and for how long after that the ring is believed to be
+    /// alive.
     #[cfg(feature = "metrics")]
     pub(super) fn token_seen(&self) -> Option<(Moment, Duration)> {
         self.token_seen
     }
 
-    /// What is published.
+    /// Returns the published state of the ring.
     pub(super) fn state(&self) -> RingState {
         match (&self.watch, self.phase) {
             (Watch::Unwatched, _) => RingState::Unwatched,
@@ -121,14 +126,13 @@ impl RingEvidence {
         }
     }
 
-    /// Whether the last decision is about the ring that the daemon is in, as far as its counters
-    /// tell.
+    /// Whether the last decision is about the daemon's current ring, as far as its counters show.
     pub(super) fn is_settled(&self) -> bool {
         matches!(self.watch, Watch::Unwatched) || self.phase == Phase::Decided
     }
 
-    /// Until when the decision may be believed; `None` if it may not. `Moment::NEVER` where nobody
-    /// watches.
+    /// Returns the moment until which the decision may be believed, or `None` if it may not.
+    /// Returns `Moment::NEVER` if the ring cannot be watched.
     pub(super) fn until(&self) -> Option<Moment> {
         match self.watch {
             Watch::Unwatched => Some(Moment::NEVER),
@@ -136,7 +140,8 @@ impl RingEvidence {
         }
     }
 
-    /// Until when no other partition can be quorate, given that this one holds a majority.
+    /// Returns the moment until which no other partition can be quorate if this one holds a
+    /// majority.
     pub(super) fn exclusive_until(&self) -> Option<Moment> {
         let Watch::Watched(reads) = &self.watch else { return None };
         let proved_at = self.proved_at.filter(|_| self.phase == Phase::Decided)?;
@@ -149,13 +154,13 @@ impl RingEvidence {
         reads.anchor.configured_votes
     }
 
-    /// Nothing from before `moment` is believed again.
+    /// Ends all belief in the ring: evidence from before `moment` no longer counts.
     pub(super) fn expire(&mut self, moment: Moment) {
         self.not_before = self.not_before.max(moment);
         (self.until, self.proved_at, self.proved_by_decision) = (None, None, false);
     }
 
-    /// Ends the belief in the ring if its time has come. Returns whether it has.
+    /// Ends the belief in the ring if its deadline has passed. Returns whether it has.
     pub(super) fn expire_at(&mut self, now: Moment) -> bool {
         match self.until() {
             Some(until) if now >= until => {
@@ -166,15 +171,15 @@ impl RingEvidence {
         }
     }
 
-    /// The counters cannot be read on this connection. One that was watched stays so: then its
-    /// evidence runs out.
+    /// Records that the counters cannot be read on this connection. If they were read before, the
+    /// ring stays watched, and its evidence expires.
     pub(super) fn unwatch(&mut self) {
         if matches!(self.watch, Watch::Pending) {
             self.watch = Watch::Unwatched;
         }
     }
 
-    /// Corosync sent a notification of a ring.
+    /// Records a notification of a ring.
     pub(super) fn announce(&mut self, ring_id: RingId, now: Moment) {
         if self.announced != Some(ring_id) {
             self.announced = Some(ring_id);
@@ -182,7 +187,8 @@ impl RingEvidence {
         }
     }
 
-    /// Corosync decided about a ring, at some time after `drained_at`: nothing waited then.
+    /// Records a decision about a ring. Corosync sent it after `drained_at`, when the queue was
+    /// empty.
     pub(super) fn decide(
         &mut self,
         ring_id: RingId,
@@ -198,7 +204,7 @@ impl RingEvidence {
         }
         self.phase = Phase::Decided;
         self.proved_at = None;
-        // The first decision on a connection is what the daemon knew before. A later one comes with
+        // The first decision on a connection shows what the daemon knew before. A later one follows
         // a ring that has just formed, so the daemon was OPERATIONAL after `drained_at`.
         if let (Some(_), Watch::Watched(reads)) = (last, &self.watch)
             && drained_at >= self.not_before
@@ -206,14 +212,14 @@ impl RingEvidence {
             let RingReading { token, consensus, .. } = reads.anchor;
             let until = drained_at.after(token + consensus + settle_grace);
             self.until = Some(self.until.map_or(until, |before| before.max(until)));
-            // Unless it was stopped, and goes on with what waited for it.
+            // Not after a gap: a stopped daemon continues with messages that waited for it.
             let answers = now.since(reads.answered_at) <= reads.longest_gap();
             self.proved_by_decision = answers && reads.is_long(drained_at);
             self.proved_at = self.proved_by_decision.then_some(drained_at);
         }
     }
 
-    /// Takes a read of the counters.
+    /// Records a read of the counters.
     pub(super) fn read(&mut self, reading: RingReading, settle_grace: Duration) {
         let asked_at = reading.asked_at;
         match &mut self.watch {
@@ -222,43 +228,44 @@ impl RingEvidence {
                 if reads.anchor.counters == reading.counters {
                     self.confirm(reading, settle_grace);
                 } else {
-                    self.moved(reading, settle_grace);
+                    self.record_movement(reading, settle_grace);
                 }
             }
             Watch::Pending | Watch::Unwatched => self.watch = Watch::Watched(Reads::new(reading)),
         }
-        // What was decided before this read was asked for, this read shows.
+        // This read shows every ring that was announced before the read was requested.
         self.unseen.retain(|applied_at| *applied_at >= asked_at);
     }
 
-    /// A counter has moved: by a ring that was decided upon, or by one that was not.
-    fn moved(&mut self, reading: RingReading, settle_grace: Duration) {
+    /// Records that a counter has moved, because of a ring with or without a decision.
+    fn record_movement(&mut self, reading: RingReading, settle_grace: Duration) {
         let Watch::Watched(reads) = &mut self.watch else { return };
         let (before, now) = (reads.anchor.counters, reading.counters);
         let rings = now.operational_entered.wrapping_sub(before.operational_entered);
         let rings = usize::try_from(rings).unwrap_or(usize::MAX);
         let explained = rings.min(self.unseen.len());
         self.unseen.drain(..explained);
-        // A ring that another one replaced at once is not announced, so there may be more rings than
-        // announcements. None of them matters if it formed before the one that was decided upon, or
-        // soon after: nodes leave out one that is silent only after the consensus timeout, so such a
+        // A ring that was replaced at once is not announced, so there may be more rings than
+        // announcements. Such a ring does not matter if it formed before the ring of the decision
+        // or soon after: nodes exclude a silent node only after the consensus timeout, so such a
         // ring has all members. And if libcmap answers on the same connection as before, the daemon
-        // does not synchronise (`exec/ipc_glue.c`), so the last ring has been announced.
+        // is not synchronising (`exec/ipc_glue.c`), so the last ring has been announced.
         let is_prompt = self.decision.is_some_and(|decision| {
             reading.answered_at.since(decision.drained_at) <= reading.consensus / 2
         });
         let all_explained =
             explained == rings || is_prompt || reading.connection == reads.anchor.connection;
         self.phase = if explained > 0 && all_explained { Phase::Decided } else { Phase::Gather };
-        // Also if it is explained: a GATHER may have followed the decision.
+        // The deadline also applies to an explained ring: a GATHER may have followed the decision.
         let until = reading.asked_at.after(reading.consensus + settle_grace);
         self.until = self.until.map(|before| before.min(until));
-        // What the decision proved is not changed by what followed it.
+        // Later movement does not change what the decision itself proved.
         self.proved_at = self.proved_at.filter(|_| self.proved_by_decision);
         reads.anchor = reading;
     }
 
-    /// No counter has moved. If the token has, the ring lived at the first of the two reads.
+    /// Records that no counter has moved. If the token has moved, the ring was alive at the first
+    /// of the two reads.
     fn confirm(&mut self, reading: RingReading, settle_grace: Duration) {
         let Watch::Watched(reads) = &mut self.watch else { return };
         let before = &reads.anchor;
@@ -294,7 +301,7 @@ impl Reads {
         Self { anchor, answered_at, unbroken_since: answered_at, had_gap: false, has_moved: false }
     }
 
-    /// A daemon that was stopped for so long, and goes on, may have been left by the others.
+    /// Records a gap in the answers after which other nodes may have excluded this daemon.
     fn note_gap(&mut self, reading: &RingReading) {
         if reading.answered_at.since(self.answered_at) > self.longest_gap() {
             (self.unbroken_since, self.had_gap) = (reading.answered_at, true);
@@ -303,19 +310,20 @@ impl Reads {
         self.answered_at = reading.answered_at;
     }
 
-    /// How long the daemon may not answer before the others may have lost the token that it holds.
+    /// Returns how long the daemon may be silent before other nodes may lose the token that it
+    /// holds.
     fn longest_gap(&self) -> Duration {
         self.anchor.token * 3 / 4
     }
 
-    /// Whether the daemon's own timer for the token has had the time to run since a gap; on a new
-    /// connection, whether the token has moved twice.
+    /// Whether the daemon's own token timer has had time to fire since a gap. On a new connection:
+    /// whether the token has moved twice.
     fn is_trusted(&self, asked_at: Moment) -> bool {
         if self.had_gap { self.is_long(asked_at) } else { self.has_moved }
     }
 
-    /// The same, counted also from the first read of a connection: the daemon may have been stopped
-    /// just before it.
+    /// Whether the daemon's own token timer has had time to fire since a gap or since the first
+    /// read of the connection: the daemon may have been stopped just before that read.
     fn is_long(&self, asked_at: Moment) -> bool {
         asked_at >= self.unbroken_since.after(self.anchor.token)
     }
@@ -343,7 +351,7 @@ mod tests {
         RingId { node_id: NodeId(1), seq }
     }
 
-    /// A daemon whose counters are read, and what the reads prove.
+    /// A daemon whose counters are read, and the evidence from the reads.
     struct Watched {
         evidence: RingEvidence,
         counters: RingCounters,
@@ -357,7 +365,8 @@ mod tests {
             Self { evidence, counters, tokens: 0, connection: 0 }
         }
 
-        /// One that decided on ring 1.9 at 0 ms, and was read every 100 ms for `millis`.
+        /// Returns a daemon that decided on ring 1.9 at 0 ms and was then read every 100 ms for
+        /// `millis`.
         fn for_ms(millis: u64) -> Self {
             let mut watched = Self::new();
             watched.decide(9, 0);
@@ -370,7 +379,7 @@ mod tests {
             self.evidence.decide(ring(seq), at(now), at(now), ms(GRACE));
         }
 
-        /// A read that is answered at once, with a token since the last.
+        /// Reads once, answered at once, after the token has moved.
         fn read(&mut self, now: u64) {
             self.tokens += 1;
             self.read_without_token(now);
@@ -426,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_that_follow_too_soon_confirm_nothing() {
+    fn reads_in_quick_succession_confirm_nothing() {
         let mut watched = Watched::new();
         watched.decide(9, 0);
         (1..=20).for_each(|n| watched.read(100 + n));
@@ -441,7 +450,7 @@ mod tests {
         assert_eq!((watched.state(), watched.evidence.is_settled()), (RingState::Gather, false));
         let until = Some(at(3_100 + CONSENSUS + GRACE));
         assert_eq!((watched.evidence.until(), watched.evidence.exclusive_until()), (until, None));
-        // A later GATHER, or a ring that is not announced, puts nothing off.
+        // A later GATHER, or a ring without an announcement, does not move the deadline.
         watched.operational();
         watched.read(3_200);
         watched.gather();
@@ -477,7 +486,7 @@ mod tests {
         let until = Some(at(4_300 + CONSENSUS - TOKEN / 5));
         let mut watched = decided_after(4_300);
         assert_eq!(watched.evidence.exclusive_until(), until);
-        // What the read shows, the decision explains.
+        // The decision explains the ring that the read shows.
         watched.read(4_310);
         assert_eq!(
             (watched.state(), watched.evidence.exclusive_until()),
@@ -485,9 +494,9 @@ mod tests {
         );
         watched.read(4_400);
         assert!(watched.evidence.exclusive_until() > until);
-        // It did not answer for three quarters of the token timeout.
+        // The daemon did not answer for three quarters of the token timeout.
         assert_eq!(decided_after(3_500).evidence.exclusive_until(), None);
-        // It goes on after a stop, and answers before it passes on what waited.
+        // The daemon continues after a stop, and answers before it passes on the waiting messages.
         let mut woken = Watched::for_ms(3_000);
         woken.read(6_000);
         woken.operational();
@@ -496,12 +505,12 @@ mod tests {
     }
 
     #[test]
-    fn what_proved_the_old_ring_does_not_prove_the_next_one() {
+    fn the_proof_for_the_old_ring_does_not_prove_the_next_one() {
         let mut watched = Watched::for_ms(3_000);
         watched.gather();
         watched.operational();
         watched.evidence.announce(ring(13), at(3_050));
-        // Nothing is known to have been sent since the beginning.
+        // Here `drained_at` is the beginning, so the decision may be that old.
         watched.evidence.decide(ring(13), at(0), at(3_050), ms(GRACE));
         watched.read(3_100);
         assert_eq!(watched.state(), RingState::Operational);
@@ -511,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_that_was_announced_and_not_decided_upon_is_not_exclusive() {
+    fn a_ring_that_was_announced_without_a_decision_is_not_exclusive() {
         let mut watched = Watched::for_ms(3_000);
         watched.gather();
         watched.operational();
@@ -539,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_read_that_shows_more_rings_than_were_announced_is_settled_by_nothing_but_the_next() {
+    fn a_late_read_with_more_rings_than_announcements_is_settled_only_by_the_next_decision() {
         let mut watched = Watched::for_ms(3_000);
         let later = |watched: &mut Watched| {
             watched.decide(13, 3_050);
@@ -553,7 +562,8 @@ mod tests {
         watched.read(3_050 + CONSENSUS / 2 + 1);
         assert_eq!(watched.state(), RingState::Gather);
 
-        // In time, or on the same connection, which is not answered while the daemon synchronises.
+        // A prompt read, or one on the same connection, which is not answered while the daemon
+        // synchronises.
         let mut watched = Watched::for_ms(3_000);
         later(&mut watched);
         watched.connection += 1;
@@ -566,14 +576,14 @@ mod tests {
     }
 
     #[test]
-    fn exclusive_ends_a_round_of_the_token_before_the_consensus_timeout() {
+    fn exclusivity_ends_one_token_round_before_the_consensus_timeout() {
         let watched = Watched::for_ms(3_000);
         let until = 2_900 + CONSENSUS - TOKEN / 5;
         assert_eq!(watched.evidence.exclusive_until(), Some(at(until)));
     }
 
     #[test]
-    fn a_new_connection_is_exclusive_after_the_token_timeout_only() {
+    fn a_new_connection_is_exclusive_only_after_the_token_timeout() {
         assert_eq!(Watched::for_ms(TOKEN).evidence.exclusive_until(), None);
         assert!(Watched::for_ms(TOKEN + 300).evidence.exclusive_until().is_some());
     }
@@ -581,7 +591,7 @@ mod tests {
     #[test]
     fn a_daemon_that_was_stopped_proves_nothing_before_its_token_timeout() {
         let mut watched = Watched::for_ms(3_000);
-        // It goes on with a token that waited for it.
+        // The daemon continues with a token that waited for it.
         watched.read(4_000);
         let before = (watched.evidence.until(), watched.evidence.exclusive_until());
         (41..=49).for_each(|n| watched.read(n * 100));
@@ -592,7 +602,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_run_out_needs_newer_evidence() {
+    fn an_expired_ring_needs_newer_evidence() {
         let mut watched = Watched::for_ms(3_000);
         watched.evidence.expire(at(3_001));
         watched.read(3_050);
@@ -611,7 +621,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_who_cannot_watch_is_exclusive() {
+    fn a_node_that_cannot_watch_its_ring_is_never_exclusive() {
         let mut evidence = RingEvidence::default();
         evidence.unwatch();
         assert_eq!((evidence.state(), evidence.is_settled()), (RingState::Unwatched, true));

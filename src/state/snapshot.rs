@@ -1,4 +1,4 @@
-//! What is known about quorum at one moment.
+//! The state of quorum at one moment.
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
@@ -17,18 +17,19 @@ use crate::{
     serde(rename_all = "lowercase")
 )]
 pub enum Quorum {
-    /// Corosync says that it has. The only state that lets anybody through.
+    /// Corosync reports quorum. This is the only state in which guards are granted.
     Quorate,
-    /// Corosync says that it has not, or has said so and a gain since is held back.
+    /// Corosync reports that there is no quorum, or reported that before and a gain since then is
+    /// held back.
     Inquorate,
-    /// Nobody can say: there is no connection to Corosync, no decision yet, or a gain after that is
-    /// held back. Not quorate.
+    /// The state is not known: there is no connection to Corosync or no decision yet, or a gain
+    /// after such a state is held back. Not quorate.
     #[default]
     Unknown,
 }
 
 impl Quorum {
-    /// True for [`Quorum::Quorate`] alone.
+    /// Returns `true` only for [`Quorum::Quorate`].
     pub fn is_quorate(self) -> bool {
         self == Self::Quorate
     }
@@ -43,27 +44,28 @@ impl Quorum {
 )]
 #[non_exhaustive]
 pub enum Connection {
-    /// There is none yet.
+    /// There is no connection yet.
     #[non_exhaustive]
     Connecting {
-        /// Which attempt is under way or has just failed; the first is 1. While attempts fail for
-        /// the same reason only every doubling of this is told.
+        /// The number of the attempt that is running or has just failed; the first one is 1. While
+        /// attempts fail for the same reason, a change is published only when this number has
+        /// doubled.
         attempt: u64,
-        /// Why the last attempt failed, if one has.
+        /// The error of the last attempt, if one has failed.
         error: Option<Error>,
     },
-    /// Corosync has accepted us and tells what happens.
+    /// Corosync has accepted the connection and reports changes.
     Connected,
-    /// Corosync has not answered for as long as the lease: it hangs, or we do. It may be believed
-    /// again when it answers.
+    /// Corosync has not answered for the length of the lease: Corosync or this process hangs.
+    /// Quorum can be believed again when Corosync answers.
     Stalled,
-    /// There was one. The next attempt follows after a delay.
+    /// The connection has ended. The next attempt follows after a delay.
     #[non_exhaustive]
     Disconnected {
-        /// What ended it.
+        /// The error that ended the connection.
         error: Error,
     },
-    /// The actor has stopped, or is gone. Nothing follows.
+    /// The actor has stopped or was dropped. No further change follows.
     Stopped,
 }
 
@@ -72,40 +74,41 @@ pub enum Connection {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// Grows by one with each change; zero before the first.
+    /// The number of this state. It grows by one with each change; zero is the state before the
+    /// first change.
     pub sequence: u64,
-    /// Whether there is quorum.
+    /// Whether this node has quorum.
     pub quorum: Quorum,
     /// The connection to Corosync.
     pub connection: Connection,
-    /// The current membership; while there is no connection, the last one known. `None` until a
-    /// new connection has told.
+    /// The current ring. Without a connection, the last known one. `None` until a new connection
+    /// has reported one.
     pub ring_id: Option<RingId>,
-    /// Who is in it, ascending; until a new connection has told, the last ones known.
+    /// The members of the ring, ascending. Until a new connection has reported them, the last known
+    /// ones.
     pub members: Vec<NodeId>,
-    /// Whether the quorum decision is about this membership. It is not while Corosync
-    /// synchronises after a membership change, while its ring is re-forming, nor while there is no
-    /// connection.
+    /// Whether the quorum decision is about this membership. `false` while Corosync synchronises
+    /// after a membership change, while its ring is re-forming, and without a connection.
     pub settled: bool,
-    /// Whether the ring that the decision is about is known to live.
+    /// Whether the ring of the decision is known to be alive.
     pub ring: RingState,
-    /// Grows whenever it cannot be vouched for that quorum was held without a break: after a loss
-    /// of quorum, a lost connection, a deadline that passed, and when others may have been quorate
-    /// without this node.
+    /// The number of the current period of unbroken quorum. It grows whenever it cannot be proved
+    /// that quorum was held without a break: after a loss of quorum, a lost connection or an
+    /// expired deadline, and when other nodes may have been quorate without this node.
     pub epoch: u64,
-    /// The votes, once votequorum has told them on this connection; `None` where there is none.
+    /// The votes, once votequorum has reported them on this connection. `None` without votequorum.
     pub votes: Option<Votes>,
-    /// Whether the votes were asked for after the last change of membership and decision.
+    /// Whether the votes were requested after the last change of the membership or the decision.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) votes_are_current: bool,
-    /// This node, once votequorum has told.
+    /// The id of this node, once votequorum has reported it.
     pub local: Option<NodeId>,
-    /// When this became so, by the wall clock.
+    /// When this state began, by the wall clock.
     #[cfg_attr(feature = "serde", serde(with = "rfc3339"))]
     pub changed_at: SystemTime,
 }
 
-/// As `2026-01-31T12:00:00.000Z`.
+/// Formats a time as `2026-01-31T12:00:00.000Z`.
 #[cfg(feature = "serde")]
 pub(crate) mod rfc3339 {
     use std::time::{Duration, SystemTime};
@@ -116,7 +119,8 @@ pub(crate) mod rfc3339 {
         time: &SystemTime,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        // It can show no others, and there are none: a clock that is that wrong is shown as zero.
+        // The format ends at the year 9999. A clock outside of its range is shown as the Unix
+        // epoch.
         let far = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
         let is_shown = (SystemTime::UNIX_EPOCH..far).contains(time);
         let time = if is_shown { *time } else { SystemTime::UNIX_EPOCH };
@@ -131,12 +135,13 @@ pub(crate) mod rfc3339 {
 }
 
 impl Snapshot {
-    /// A state of a connection that works, as after a decision of this quorum: for tests of what reads
-    /// snapshots.
+    /// Returns a state with a working connection and a decision of this quorum, for tests of code
+    /// that reads snapshots.
     ///
-    /// It is settled, and the ring is operational. There are no votes, `epoch` and `sequence` are zero.
-    /// Set the fields that are to differ. Votes that are set count as those of this membership, for
-    /// [`has_majority`](Self::has_majority) and [`quorate_without`](Self::quorate_without).
+    /// The state is settled and the ring is operational. There are no votes; `epoch` and `sequence`
+    /// are zero. Set the other fields as the test needs them. Votes that are set count as those of
+    /// this membership, for [`has_majority`](Self::has_majority) and
+    /// [`quorate_without`](Self::quorate_without).
     ///
     /// ```
     /// use actix_quorum::{NodeId, Quorum, Snapshot, VoteFlags, Votes};
@@ -169,7 +174,8 @@ impl Snapshot {
         }
     }
 
-    /// A state without a decision, and so without quorum: for tests of what reads snapshots.
+    /// Returns a state without a decision, and so without quorum, for tests of code that reads
+    /// snapshots.
     ///
     /// ```
     /// use actix_quorum::{Code, Connection, Error, Snapshot};
@@ -182,11 +188,14 @@ impl Snapshot {
         Self { connection, ..Self::before_anything(SystemTime::now()) }
     }
 
-    /// Whether there would be quorum without these nodes, as the votes are now. Nodes that are no
-    /// members make no difference. No tie-breaker is counted upon for those that would be left.
+    /// Whether this node would still have quorum without `nodes`, given the current votes.
     ///
-    /// `None` where the votes of this membership are not known: there is no votequorum, or the
-    /// membership or the decision has changed and it was not asked since, which takes some 50 ms.
+    /// Nodes that are not members make no difference. A tie-breaker does not count for the
+    /// remaining nodes.
+    ///
+    /// Returns `None` if the votes of this membership are not known: either there is no votequorum,
+    /// or the membership or the decision has changed and the votes have not been requested since,
+    /// which takes some 50 ms.
     ///
     /// ```
     /// use actix_quorum::{NodeId, QuorumActor, Snapshot, sim::Cluster};
@@ -204,43 +213,45 @@ impl Snapshot {
     /// ```
     pub fn quorate_without(&self, nodes: &[NodeId]) -> Option<bool> {
         let votes = self.known_votes()?;
-        let mut left = votes.total;
-        let mut spared = self.members.iter().filter(|member| nodes.contains(member)).peekable();
-        if spared.peek().is_none() {
+        let mut remaining = votes.total;
+        let mut removed = self.members.iter().filter(|member| nodes.contains(member)).peekable();
+        if removed.peek().is_none() {
             return Some(self.quorum.is_quorate());
         }
-        for member in spared {
-            left = left.saturating_sub(votes.of(*member)?);
+        for member in removed {
+            remaining = remaining.saturating_sub(votes.of(*member)?);
         }
-        Some(self.quorum.is_quorate() && left >= votes.quorum)
+        Some(self.quorum.is_quorate() && remaining >= votes.quorum)
     }
 
-    /// Why there is no quorum, as far as the votes tell.
+    /// Returns the reason for missing quorum, if the votes show it.
     pub(crate) fn shortage(&self) -> Option<Shortage<'_>> {
         let votes = self.known_votes().filter(|_| self.quorum == Quorum::Inquorate)?;
         votes.shortage()
     }
 
-    /// The votes, if they are those of this membership and of the decision about it.
+    /// Returns the votes if they belong to this membership and to the decision about it.
     fn known_votes(&self) -> Option<&Votes> {
         self.votes.as_ref().filter(|_| self.votes_are_current && self.settled)
     }
 
-    /// Whether no other partition can be quorate: the members' own votes are a majority of all votes
-    /// of the cluster, without those of a quorum device. False while that is not known for this
-    /// membership.
+    /// Whether no other partition can be quorate, because the members' own votes are a majority of
+    /// all votes of the cluster. The votes of a quorum device do not count. Returns `false` if that
+    /// is not known for this membership.
     ///
-    /// The largest of the highest expected votes and of the votes in the nodelist counts as all.
-    /// With `last_man_standing`, `allow_downscale` or a quorum device that is a master, a minority
-    /// may become quorate, so then all nodes must be members (`votequorum(5)`).
+    /// "All votes" is the largest of the highest expected votes and the votes in the nodelist. With
+    /// `last_man_standing`, `allow_downscale` or a quorum device in master mode, a minority may
+    /// become quorate, so all nodes must be members (`votequorum(5)`).
     pub fn has_majority(&self) -> bool {
         self.votes_are_current
             && self.votes.as_ref().is_some_and(|votes| votes.is_majority(&self.members))
     }
 
-    /// The fencing token of this ring: the sequence of its ring id. It is equal on all members, and
-    /// larger on every later ring that has one. `None` unless the ring is quorate and settled, and its
-    /// members [hold a majority](Self::has_majority).
+    /// Returns the fencing token of this ring: the sequence of its ring id.
+    ///
+    /// The token is equal on all members, and larger on every later ring that has one. Returns
+    /// `None` unless the ring is quorate and settled and its members [hold a
+    /// majority](Self::has_majority).
     pub fn fencing_token(&self) -> Option<FencingToken> {
         let ring_id = self.ring_id.filter(|_| self.quorum.is_quorate() && self.settled)?;
         self.has_majority().then_some(FencingToken(ring_id.seq))
@@ -263,7 +274,7 @@ impl Snapshot {
         }
     }
 
-    /// Whether both say the same, leaving aside when and how often that changed.
+    /// Whether both are equal except for `sequence` and `changed_at`.
     pub(super) fn same_state(&self, other: &Self) -> bool {
         self.quorum == other.quorum
             && self.connection == other.connection
@@ -279,36 +290,36 @@ impl Snapshot {
 }
 
 impl Connection {
-    /// [`Connecting`](Self::Connecting), for tests.
+    /// Returns [`Connecting`](Self::Connecting), for tests.
     pub fn connecting(attempt: u64, error: Option<Error>) -> Self {
         Self::Connecting { attempt, error }
     }
 
-    /// [`Disconnected`](Self::Disconnected), for tests.
+    /// Returns [`Disconnected`](Self::Disconnected), for tests.
     pub fn disconnected(error: Error) -> Self {
         Self::Disconnected { error }
     }
 
-    /// Whether there is one, so that what it tells counts.
+    /// Whether there is a connection, so that its events count.
     pub(crate) fn is_established(&self) -> bool {
         matches!(self, Self::Connected | Self::Stalled)
     }
 }
 
-/// A number that storage can check: it refuses a writer whose token is smaller than the largest that
-/// it has seen.
+/// A number with which storage can reject stale writers: it refuses a writer whose token is smaller
+/// than the largest one that it has received.
 ///
-/// It is the sequence of a settled, quorate ring whose members hold a majority of all votes. Two such
-/// rings share a member, and the sequence that a member has stored only grows (`exec/totemsrp.c`,
-/// `memb_ring_id_set`): so the token is equal on all members of a ring, and larger on every later
-/// ring that has one. That is void if nodes lose their stored ring sequence (`ringid_*` in Corosync's
-/// state directory).
+/// The token is the sequence of a settled, quorate ring whose members hold a majority of all votes.
+/// Two such rings share a member, and the sequence that a member stores only grows
+/// (`exec/totemsrp.c`, `memb_ring_id_set`). So the token is equal on all members of a ring, and
+/// larger on every later ring that has one. This does not hold if nodes lose their stored ring
+/// sequence (`ringid_*` in Corosync's state directory).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct FencingToken(pub(crate) u64);
 
 impl FencingToken {
-    /// The number.
+    /// Returns the token as a number.
     pub fn get(self) -> u64 {
         self.0
     }
@@ -326,7 +337,7 @@ impl From<u64> for FencingToken {
     }
 }
 
-/// In decimal.
+/// Formats the token in decimal.
 impl fmt::Display for FencingToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
@@ -341,7 +352,7 @@ impl std::str::FromStr for FencingToken {
     }
 }
 
-/// The first message to a subscriber: all that is known, as a change from nothing.
+/// Returns the first message to a subscriber: the current state, as a change from nothing known.
 pub(crate) fn first(current: &Arc<Snapshot>) -> QuorumChanged {
     QuorumChanged {
         previous: Arc::new(Snapshot::before_anything(current.changed_at)),

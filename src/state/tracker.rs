@@ -1,4 +1,4 @@
-//! The pure folding of what happens into what is true now.
+//! The rules that turn events into the current state.
 
 use std::{
     sync::Arc,
@@ -28,37 +28,38 @@ impl Default for BeliefPolicy {
     }
 }
 
-/// Folds events into the snapshot. Pure: no clock, no input, no output.
+/// Applies events to the snapshot. It is pure: it reads no clock and does no input or output.
 #[derive(Debug)]
 pub(crate) struct Tracker {
     policy: BeliefPolicy,
     current: Arc<Snapshot>,
-    /// What this connection has brought so far.
+    /// The state of the current connection.
     link: LinkState,
-    /// A test sets the state, and no deadline passes.
+    /// Whether a test sets the state. Then no deadline passes.
     is_scripted: bool,
 }
 
-/// What one connection has brought.
+/// The state of one connection.
 #[derive(Debug, Default)]
 struct LinkState {
     has_provider: bool,
     nodelist: Option<RingId>,
     decision: Option<Decision>,
-    /// Until when Corosync is held for alive.
+    /// The moment until which Corosync is believed to be alive.
     lease: Moment,
-    /// An answer to a request from before this renews no lease: a deadline has passed since.
+    /// An answer to an earlier request does not renew the lease, because a deadline has passed
+    /// since.
     not_before: Moment,
     ring: RingEvidence,
     continuity: Continuity,
-    /// When the membership or the decision changed last.
+    /// When the membership or the decision last changed.
     changed_at: Moment,
-    /// Since when the decision has not been about the membership.
+    /// The moment since which the decision has not been about the membership.
     unsettled_since: Option<Moment>,
-    /// The decision has been about the membership once. Until then it is not known for how long it
-    /// has not been, however young the connection is.
+    /// Whether the decision was about the membership once. Before that it is not known for how long
+    /// it has been about another one, even on a new connection.
     was_settled: bool,
-    /// Since when everything else has spoken for quorum.
+    /// The moment since which all conditions for quorum are met, except for `stable_after`.
     quorate_since: Option<Moment>,
 }
 
@@ -67,20 +68,20 @@ struct LinkState {
 struct Decision {
     quorate: bool,
     ring_id: RingId,
-    /// When it was applied, or votequorum was last asked about it.
+    /// When it was applied, or when votequorum was last asked about it.
     asked_at: Moment,
-    /// Votequorum, asked after that, says that there is no quorum.
+    /// Whether votequorum, asked after that, reported no quorum.
     contradicted: bool,
 }
 
-/// A change in the making.
-struct Draft {
+/// The change that an event is about to make.
+struct PendingChange {
     after: Snapshot,
     cause: Cause,
-    /// Quorum cannot be vouched for without a break.
-    broken: bool,
-    /// Members before and after that have left in between.
-    restarted: Vec<NodeId>,
+    /// Whether it cannot be proved that quorum was held without a break.
+    interrupted: bool,
+    /// The nodes that are members before and after and left in between.
+    rejoined: Vec<NodeId>,
 }
 
 impl Tracker {
@@ -93,8 +94,8 @@ impl Tracker {
         &self.current
     }
 
-    /// When time alone will change something, if nothing else does, while there is a connection:
-    /// until when quorum is believed, if it is.
+    /// Returns the moment at which time alone will change something. With quorum, this is the
+    /// moment until which quorum is believed. `None` without a connection.
     pub(crate) fn deadline(&self) -> Option<Moment> {
         if self.is_scripted {
             return (self.current.connection == Connection::Connected).then_some(Moment::NEVER);
@@ -106,29 +107,30 @@ impl Tracker {
             Connection::Stalled => return ring,
             _ => return None,
         }
-        let counts = link.quorate_since.is_some();
+        let is_counted = link.quorate_since.is_some();
         let grace = link.unsettled_since.map(|since| since.after(self.policy.settle_grace));
         let stable = link.quorate_since.map(|since| since.after(self.policy.stable_after));
-        // What is over does not come again.
-        let grace = grace.filter(|_| counts);
+        // A deadline that has had its effect is left out.
+        let grace = grace.filter(|_| is_counted);
         let stable = stable.filter(|_| !self.current.quorum.is_quorate());
         [Some(link.lease), grace, stable, ring].into_iter().flatten().min()
     }
 
-    /// Whether the ring is believed to live, for tests.
+    /// Whether the ring is believed to be alive, for tests.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn believes_in_ring(&self, now: Moment) -> bool {
         self.link.ring.until().is_some_and(|until| now < until)
     }
 
-    /// When the token was last seen on this connection, and for how long after that the ring is
-    /// believed to live.
+    /// Returns when the token was last seen on this connection, and for how long after that the
+    /// ring is believed to be alive.
     #[cfg(feature = "metrics")]
     pub(crate) fn token_seen(&self) -> Option<(Moment, Duration)> {
         self.link.ring.token_seen()
     }
 
-    /// Until when no other partition can be quorate; `None` if one may be now.
+    /// Returns the moment until which no other partition can be quorate, or `None` if one may be
+    /// now.
     pub(crate) fn exclusive_until(&self) -> Option<Moment> {
         let current = &self.current;
         if !(current.quorum.is_quorate() && current.settled && current.has_majority()) {
@@ -141,7 +143,7 @@ impl Tracker {
         Some(ring.min(self.deadline()?))
     }
 
-    /// Applies an event that happens `now`; `None` if nothing changes by it.
+    /// Applies an event that happens `now`. Returns `None` if it changes nothing.
     pub(crate) fn apply(&mut self, event: Event, now: Now) -> Option<QuorumChanged> {
         let before = Arc::clone(&self.current);
         if before.connection == Connection::Stopped {
@@ -152,22 +154,26 @@ impl Tracker {
             return self.script(*after, cause, now.wall);
         }
         let after = Snapshot::clone(&before);
-        let ran_out = self.expire(now.moment);
-        let mut draft =
-            Draft { after, cause: Cause::Quorum, broken: ran_out, restarted: Vec::new() };
-        if !self.take(event, now.moment, &mut draft) {
+        let has_expired = self.expire(now.moment);
+        let mut pending = PendingChange {
+            after,
+            cause: Cause::Quorum,
+            interrupted: has_expired,
+            rejoined: Vec::new(),
+        };
+        if !self.apply_event(event, now.moment, &mut pending) {
             return None;
         }
-        self.link_alive(now.moment, &mut draft);
-        // What was read may be old already.
+        self.update_connection(now.moment, &mut pending);
+        // The evidence may have been read too long ago.
         self.link.ring.expire_at(now.moment);
-        draft.after.ring = self.link.ring.state();
-        draft.after.settled = self.link.is_settled();
-        self.decide(ran_out, now.moment, &mut draft);
-        self.finish(draft, now.wall)
+        pending.after.ring = self.link.ring.state();
+        pending.after.settled = self.link.is_settled();
+        self.decide(has_expired, now.moment, &mut pending);
+        self.finish(pending, now.wall)
     }
 
-    /// Takes a state that a test has set. Its epoch never goes back.
+    /// Sets a state for a test. The epoch never decreases.
     fn script(
         &mut self,
         mut after: Snapshot,
@@ -176,11 +182,11 @@ impl Tracker {
     ) -> Option<QuorumChanged> {
         after.sequence = self.current.sequence;
         after.epoch = after.epoch.max(self.current.epoch);
-        self.finish(Draft { after, cause, broken: false, restarted: Vec::new() }, wall)
+        self.finish(PendingChange { after, cause, interrupted: false, rejoined: Vec::new() }, wall)
     }
 
-    /// Ends what a passed deadline ends. Returns whether one did that was not noticed before:
-    /// readers have seen it.
+    /// Applies the deadlines that have passed. Returns whether one passed unnoticed while there was
+    /// quorum or a connection: readers have seen that.
     fn expire(&mut self, now: Moment) -> bool {
         let (link, before) = (&mut self.link, &self.current);
         let lease_passed = before.connection == Connection::Connected && now >= link.lease;
@@ -192,7 +198,7 @@ impl Tracker {
         let ring_passed = link.ring.expire_at(now);
         let overdue = link.is_overdue(&self.policy, now);
         if ring_passed && !overdue && before.quorum.is_quorate() {
-            // The daemon, too, has to be seen to live after that.
+            // The daemon, too, must be found to be alive after that.
             link.not_before = link.not_before.max(ring_until.unwrap_or_default());
         }
         if overdue || ring_passed {
@@ -201,24 +207,24 @@ impl Tracker {
         lease_passed || before.quorum.is_quorate() && (overdue || ring_passed)
     }
 
-    /// Takes an event into the state of the link. Returns whether it counts at all.
-    fn take(&mut self, event: Event, now: Moment, draft: &mut Draft) -> bool {
+    /// Applies an event to the state of the link. Returns `false` if the event does not count.
+    fn apply_event(&mut self, event: Event, now: Moment, pending: &mut PendingChange) -> bool {
         let is_established = self.current.connection.is_established();
         match event {
             Event::Failed { attempt, error } => {
-                draft.cause = Cause::ConnectFailed;
-                draft.after.connection = Connection::Connecting { attempt, error: Some(error) };
-                if !is_worth_publishing(&self.current.connection, &draft.after.connection) {
+                pending.cause = Cause::ConnectFailed;
+                pending.after.connection = Connection::Connecting { attempt, error: Some(error) };
+                if !is_worth_publishing(&self.current.connection, &pending.after.connection) {
                     return false;
                 }
-                draft.broken |= is_established;
-                self.reset_link(draft);
+                pending.interrupted |= is_established;
+                self.reset_link(pending);
             }
             Event::Connected { has_provider, asked_at, watched } => {
-                draft.cause = Cause::Connected;
-                draft.after.connection = Connection::Connected;
-                draft.after.ring_id = None;
-                self.reset_link(draft);
+                pending.cause = Cause::Connected;
+                pending.after.connection = Connection::Connected;
+                pending.after.ring_id = None;
+                self.reset_link(pending);
                 self.link.has_provider = has_provider;
                 self.link.lease = asked_at.after(self.policy.lease);
                 if !watched {
@@ -226,127 +232,128 @@ impl Tracker {
                 }
             }
             Event::Disconnected(error) => {
-                draft.cause = Cause::Disconnected;
-                draft.broken = true;
-                draft.after.connection = Connection::Disconnected { error };
-                self.reset_link(draft);
+                pending.cause = Cause::Disconnected;
+                pending.interrupted = true;
+                pending.after.connection = Connection::Disconnected { error };
+                self.reset_link(pending);
             }
             Event::Stopped => {
-                draft.cause = Cause::Stopped;
-                draft.broken |= is_established;
-                draft.after.connection = Connection::Stopped;
+                pending.cause = Cause::Stopped;
+                pending.interrupted |= is_established;
+                pending.after.connection = Connection::Stopped;
                 self.link = LinkState::default();
             }
             _ if !is_established => return false,
             Event::Tick | Event::Scripted(..) => {}
-            Event::Lapsed => draft.broken = true,
-            Event::Answered(answer) => self.answered(answer, draft),
-            Event::Ring(update) => self.ring(update, draft),
+            Event::Lapsed => pending.interrupted = true,
+            Event::Answered(answer) => self.apply_answer(answer, pending),
+            Event::Ring(update) => self.apply_ring_update(update, pending),
             Event::Notified { notification, drained_at } => match notification {
                 Notification::Nodelist { ring_id, members, left, .. } => {
-                    self.nodelist(ring_id, members, left, drained_at, now, draft);
+                    self.apply_nodelist(ring_id, members, left, drained_at, now, pending);
                 }
                 Notification::Quorum { quorate, ring_id, members } => {
-                    self.quorum(quorate, ring_id, members, drained_at, now, draft);
+                    self.apply_quorum(quorate, ring_id, members, drained_at, now, pending);
                 }
             },
         }
         true
     }
 
-    /// Forgets everything that the connection has brought.
-    fn reset_link(&mut self, draft: &mut Draft) {
+    /// Forgets everything that the connection has reported.
+    fn reset_link(&mut self, pending: &mut PendingChange) {
         self.link = LinkState::default();
-        draft.after.votes = None;
-        draft.after.votes_are_current = false;
+        pending.after.votes = None;
+        pending.after.votes_are_current = false;
     }
 
-    fn answered(&mut self, answer: Answer, draft: &mut Draft) {
+    fn apply_answer(&mut self, answer: Answer, pending: &mut PendingChange) {
         let link = &mut self.link;
-        draft.cause = Cause::Votes;
+        pending.cause = Cause::Votes;
         if answer.asked_at >= link.not_before {
             link.lease = link.lease.max(answer.asked_at.after(self.policy.lease));
         }
-        // An answer to a request from before the decision may be older than it.
+        // An answer to a request from before the decision may be older than the decision.
         if let Some(decision) = link.decision.as_mut().filter(|d| answer.asked_at > d.asked_at) {
             decision.asked_at = answer.asked_at;
             decision.contradicted = !answer.quorate;
         }
-        draft.after.local = answer.local.or(draft.after.local);
-        draft.after.votes = answer.votes;
+        pending.after.local = answer.local.or(pending.after.local);
+        pending.after.votes = answer.votes;
         let is_current = link.decision.is_some() && answer.asked_at > link.changed_at;
-        draft.after.votes_are_current = is_current && draft.after.votes.is_some();
-        if let Some(votes) = &mut draft.after.votes {
+        pending.after.votes_are_current = is_current && pending.after.votes.is_some();
+        if let Some(votes) = &mut pending.after.votes {
             votes.configured = link.ring.configured_votes();
             if is_current {
-                draft.broken |= link.continuity.votes(votes) && link.quorate_since.is_some();
+                pending.interrupted |= link.continuity.votes(votes) && link.quorate_since.is_some();
             }
         }
     }
 
-    fn ring(&mut self, update: RingUpdate, draft: &mut Draft) {
-        draft.cause = Cause::Ring;
+    fn apply_ring_update(&mut self, update: RingUpdate, pending: &mut PendingChange) {
+        pending.cause = Cause::Ring;
         let link = &mut self.link;
         match update {
             RingUpdate::Read(reading) => link.ring.read(reading, self.policy.settle_grace),
             RingUpdate::Unwatched => link.ring.unwatch(),
         }
-        if let Some(votes) = &mut draft.after.votes {
+        if let Some(votes) = &mut pending.after.votes {
             votes.configured = link.ring.configured_votes();
         }
     }
 
-    fn nodelist(
+    fn apply_nodelist(
         &mut self,
         ring_id: RingId,
         members: Vec<NodeId>,
         left: Vec<NodeId>,
         drained_at: Moment,
         now: Moment,
-        draft: &mut Draft,
+        pending: &mut PendingChange,
     ) {
-        draft.cause = Cause::Membership;
+        pending.cause = Cause::Membership;
         let (link, before) = (&mut self.link, &self.current);
         let (members, left) = (sorted(members), sorted(left));
         let (votes, was_held) = (before.votes.as_ref(), link.quorate_since.is_some());
-        draft.broken |= link.continuity.membership(&members, &left, votes, was_held);
-        // A snapshot's lists are empty; and what corosync calls left is left of *its* previous
-        // nodelist, which after the first one is ours too.
-        draft.restarted = left;
-        draft
-            .restarted
+        pending.interrupted |= link.continuity.membership(&members, &left, votes, was_held);
+        // The lists of a first nodelist are empty. `left` refers to Corosync's previous nodelist,
+        // which after the first one is also ours.
+        pending.rejoined = left;
+        pending
+            .rejoined
             .retain(|node| contains(&before.members, *node) && contains(&members, *node));
-        draft.after.members = members;
-        draft.after.ring_id = Some(ring_id);
-        draft.after.votes_are_current = false;
+        pending.after.members = members;
+        pending.after.ring_id = Some(ring_id);
+        pending.after.votes_are_current = false;
         link.nodelist = Some(ring_id);
         link.changed_at = now;
         link.ring.announce(ring_id, now);
         if !link.has_provider {
-            // Nobody decides; the ring alone has to live.
+            // Without a provider there is no decision, and only the ring must be alive.
             link.ring.decide(ring_id, drained_at, now, self.policy.settle_grace);
-            link.continuity.decide(&draft.after.members);
+            link.continuity.decide(&pending.after.members);
         }
     }
 
-    fn quorum(
+    fn apply_quorum(
         &mut self,
         quorate: bool,
         ring_id: RingId,
         members: Vec<NodeId>,
         drained_at: Moment,
         now: Moment,
-        draft: &mut Draft,
+        pending: &mut PendingChange,
     ) {
         let link = &mut self.link;
         if link.nodelist.is_none() && link.has_provider {
-            draft.after.members = sorted(members);
-            draft.after.ring_id = Some(ring_id);
-            // Model V0 does not tell who was away: with any other ring, it may have been us.
-            draft.broken |= link.decision.is_some_and(|last| last.ring_id != ring_id);
+            pending.after.members = sorted(members);
+            pending.after.ring_id = Some(ring_id);
+            // Model V0 does not report which nodes were away: with any other ring, this node may
+            // have been.
+            pending.interrupted |= link.decision.is_some_and(|last| last.ring_id != ring_id);
         }
         link.decision = Some(Decision { quorate, ring_id, asked_at: now, contradicted: false });
-        draft.after.votes_are_current = false;
+        pending.after.votes_are_current = false;
         link.changed_at = now;
         if link.has_provider {
             if link.nodelist.is_none() {
@@ -354,53 +361,52 @@ impl Tracker {
             }
             link.ring.decide(ring_id, drained_at, now, self.policy.settle_grace);
             if link.decides_membership() {
-                link.continuity.decide(&draft.after.members);
+                link.continuity.decide(&pending.after.members);
             }
         }
     }
 
-    /// The first deadline: whether the daemon lives.
-    fn link_alive(&mut self, now: Moment, draft: &mut Draft) {
-        if !draft.after.connection.is_established() {
+    /// The first deadline: whether the daemon is alive.
+    fn update_connection(&mut self, now: Moment, pending: &mut PendingChange) {
+        if !pending.after.connection.is_established() {
             return;
         }
         let is_alive = now < self.link.lease;
-        if !is_alive && draft.after.connection != Connection::Stalled {
-            draft.after.connection = Connection::Stalled;
-            draft.cause = Cause::Stalled;
-        } else if is_alive && draft.after.connection == Connection::Stalled {
-            draft.after.connection = Connection::Connected;
-            draft.cause = Cause::Connected;
+        if !is_alive && pending.after.connection != Connection::Stalled {
+            pending.after.connection = Connection::Stalled;
+            pending.cause = Cause::Stalled;
+        } else if is_alive && pending.after.connection == Connection::Stalled {
+            pending.after.connection = Connection::Connected;
+            pending.cause = Cause::Connected;
         }
     }
 
-    /// What all of it means for quorum. A gain may be held back, and must have lasted without a
-    /// break.
-    fn decide(&mut self, ran_out: bool, now: Moment, draft: &mut Draft) {
+    /// Decides about quorum. A gain may be held back, and quorum must have lasted without a break.
+    fn decide(&mut self, has_expired: bool, now: Moment, pending: &mut PendingChange) {
         let before = &self.current;
-        let quorum = self.link.quorum(&self.policy, now, &draft.after);
+        let quorum = self.link.quorum(&self.policy, now, &pending.after);
         self.link.quorate_since = match quorum {
-            Quorum::Quorate if draft.broken => Some(now),
+            Quorum::Quorate if pending.interrupted => Some(now),
             Quorum::Quorate => self.link.quorate_since.or(Some(now)),
             _ => None,
         };
-        draft.after.quorum = quorum;
-        let held = if ran_out { Quorum::Unknown } else { before.quorum };
-        if quorum.is_quorate() && !held.is_quorate() {
+        pending.after.quorum = quorum;
+        let previous = if has_expired { Quorum::Unknown } else { before.quorum };
+        if quorum.is_quorate() && !previous.is_quorate() {
             let since = self.link.quorate_since.unwrap_or(now);
             if now < since.after(self.policy.stable_after) {
-                draft.after.quorum = held;
+                pending.after.quorum = previous;
             }
         }
     }
 
-    fn finish(&mut self, draft: Draft, wall: SystemTime) -> Option<QuorumChanged> {
-        let Draft { mut after, mut cause, broken, restarted } = draft;
+    fn finish(&mut self, pending: PendingChange, wall: SystemTime) -> Option<QuorumChanged> {
+        let PendingChange { mut after, mut cause, interrupted, rejoined } = pending;
         let before = Arc::clone(&self.current);
-        let joined = difference(&after.members, &before.members, &restarted);
-        let left = difference(&before.members, &after.members, &restarted);
+        let joined = difference(&after.members, &before.members, &rejoined);
+        let left = difference(&before.members, &after.members, &rejoined);
         let lost = before.quorum.is_quorate() && !after.quorum.is_quorate();
-        if broken || lost {
+        if interrupted || lost {
             after.epoch += 1;
         }
         if after.same_state(&before) && joined.is_empty() {
@@ -425,7 +431,7 @@ impl Tracker {
 }
 
 impl LinkState {
-    /// What this connection says about quorum, now.
+    /// Returns the quorum that this connection proves now.
     fn quorum(&mut self, policy: &BeliefPolicy, now: Moment, after: &Snapshot) -> Quorum {
         let matches = self.decides_membership();
         self.unsettled_since = match self.decision {
@@ -446,14 +452,13 @@ impl LinkState {
         }
     }
 
-    /// Whether a decision about this membership has not come within the grace.
+    /// Whether the decision about this membership has not arrived within the grace.
     fn is_overdue(&self, policy: &BeliefPolicy, now: Moment) -> bool {
         self.unsettled_since
             .is_some_and(|since| !self.was_settled || now >= since.after(policy.settle_grace))
     }
 
-    /// Whether the decision is about the membership that was told, and about the ring that the daemon
-    /// is in.
+    /// Whether the decision is about the reported membership and about the daemon's current ring.
     fn is_settled(&self) -> bool {
         self.decides_membership() && self.ring.is_settled()
     }
@@ -467,7 +472,7 @@ impl LinkState {
     }
 }
 
-/// The decision of a quorate node that does not trust `two_node`.
+/// Returns the quorum of a quorate node that does not trust `two_node`.
 fn without_two_node(after: &Snapshot) -> Quorum {
     match &after.votes {
         None => Quorum::Unknown,
@@ -480,8 +485,8 @@ fn without_two_node(after: &Snapshot) -> Quorum {
     }
 }
 
-/// Whether a failed attempt says anything new: the first one, another error, and then each time
-/// that the number of attempts has doubled, so that nobody is flooded while Corosync is down.
+/// Whether a failed attempt is published: the first one, a new error, and then each time that the
+/// number of attempts has doubled, which limits the messages while Corosync is down.
 fn is_worth_publishing(before: &Connection, after: &Connection) -> bool {
     match (before, after) {
         (

@@ -1,24 +1,25 @@
-//! What votes mean for quorum.
+//! The meaning of votes for quorum.
 
 use std::fmt;
 
 use crate::libquorum::{NodeId, VoteFlags, Votes};
 
 impl Votes {
-    /// Why there is no quorum, if there is none and the votes tell.
+    /// Returns the reason for missing quorum, if quorum is missing and the votes show the reason.
     pub(crate) fn shortage(&self) -> Option<Shortage<'_>> {
         let is_short = self.total < self.quorum || self.flags.contains(VoteFlags::WAIT_FOR_ALL);
         (is_short && !self.flags.contains(VoteFlags::QUORATE)).then_some(Shortage(self))
     }
 
-    /// All votes that the cluster may have: the largest number that anything tells.
+    /// Returns the number of all votes that the cluster may have: the largest of all reported
+    /// numbers.
     pub(crate) fn all(&self) -> u32 {
-        let told = [self.expected, self.highest_expected, self.total];
-        told.into_iter().chain(self.configured).max().unwrap_or(0)
+        let reported = [self.expected, self.highest_expected, self.total];
+        reported.into_iter().chain(self.configured).max().unwrap_or(0)
     }
 
-    /// Whether these members hold more than half of all votes by themselves; all of them where a
-    /// minority may become quorate by other means.
+    /// Whether these members alone hold more than half of all votes. If a minority may become
+    /// quorate by other means, they must hold all votes.
     pub(crate) fn is_majority(&self, members: &[NodeId]) -> bool {
         let ours: Option<Vec<u32>> = members.iter().map(|node| self.of(*node)).collect();
         let Some(ours) = ours else { return false };
@@ -35,7 +36,8 @@ impl Votes {
     }
 }
 
-/// Why there is no quorum: `2 of 4 votes, 3 required`, or `4 of 5 votes, waits for all nodes`.
+/// The reason for missing quorum: `2 of 4 votes, 3 required`, or `4 of 5 votes, waits for all
+/// nodes`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shortage<'a>(&'a Votes);
 

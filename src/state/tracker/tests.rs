@@ -13,7 +13,7 @@ const RULES: BeliefPolicy = BeliefPolicy {
     trust_two_node: true,
 };
 
-/// So many milliseconds after the beginning.
+/// Returns the time `ms` milliseconds after the beginning.
 fn at(ms: u64) -> Now {
     let moment = Moment::default().after(Duration::from_millis(ms));
     Now { wall: SystemTime::UNIX_EPOCH, moment }
@@ -66,7 +66,7 @@ impl Fold {
         Self(Tracker::new(policy, SystemTime::UNIX_EPOCH))
     }
 
-    /// Three nodes, quorate, on ring 1.9.
+    /// Returns three quorate nodes on ring 1.9.
     fn quorate() -> Self {
         let mut fold = Self::new();
         fold.change(connected(true));
@@ -75,15 +75,15 @@ impl Fold {
         fold
     }
 
-    /// The same, with one vote each.
-    fn counted() -> Self {
+    /// Returns three quorate nodes with one vote each.
+    fn with_votes() -> Self {
         let mut fold = Self::quorate();
-        fold.count(&[1, 2, 3]);
+        fold.report_votes(&[1, 2, 3]);
         fold
     }
 
-    /// Votequorum tells one vote each of these, and of as many as there are.
-    fn count(&mut self, members: &[u32]) {
+    /// Votequorum reports one vote for each of these members, and no other votes.
+    fn report_votes(&mut self, members: &[u32]) {
         let all = u32::try_from(members.len()).unwrap();
         let votes = Votes {
             members: ids(members).into_iter().map(|node| (node, 1)).collect(),
@@ -107,7 +107,7 @@ impl Fold {
     }
 
     #[track_caller]
-    fn nothing_at(&mut self, ms: u64, event: Event) {
+    fn no_change_at(&mut self, ms: u64, event: Event) {
         let change = self.0.apply(event, at(ms));
         assert!(change.is_none(), "{}", change.unwrap());
     }
@@ -150,12 +150,12 @@ fn a_lost_connection_is_unknown_and_breaks_continuity() {
     assert!(change.is_loss());
     assert_eq!(fold.now().quorum, Quorum::Unknown);
     assert_eq!(fold.now().connection, Connection::Disconnected { error: LOST });
-    assert_eq!(fold.now().members, ids(&[1, 2, 3]), "the last ones known");
+    assert_eq!(fold.now().members, ids(&[1, 2, 3]), "the last known ones");
     assert_eq!(change.current.epoch, change.previous.epoch + 1);
 }
 
 #[test]
-fn what_a_dead_connection_said_is_not_believed_after_reconnecting() {
+fn a_decision_of_an_ended_connection_does_not_count_after_reconnecting() {
     let mut fold = Fold::quorate();
     fold.change(Event::Disconnected(LOST));
     fold.change(connected(true));
@@ -173,7 +173,7 @@ fn notifications_without_a_connection_change_nothing() {
 }
 
 #[test]
-fn a_failed_attempt_is_no_connection() {
+fn a_failed_attempt_resets_the_connection() {
     let mut fold = Fold::quorate();
     let (asked_at, votes) = (at(1).moment, Some(Votes::default()));
     fold.change(Event::Answered(Answer { asked_at, quorate: true, votes, local: None }));
@@ -185,7 +185,7 @@ fn a_failed_attempt_is_no_connection() {
 }
 
 #[test]
-fn left_lists_a_node_that_vanished_while_we_were_away() {
+fn left_lists_a_node_that_vanished_while_the_connection_was_lost() {
     let mut fold = Fold::quorate();
     fold.change(Event::Disconnected(LOST));
     fold.change(connected(true));
@@ -195,44 +195,44 @@ fn left_lists_a_node_that_vanished_while_we_were_away() {
 
 #[test]
 fn a_node_that_restarted_quickly_is_in_both_lists() {
-    let mut fold = Fold::counted();
+    let mut fold = Fold::with_votes();
     let change = fold.change(nodelist(0x2c, &[1, 2, 3], &[3], &[3]));
     assert_eq!((&*change.joined, &*change.left), (&*ids(&[3]), &*ids(&[3])));
     assert_eq!(change.rejoined().collect::<Vec<_>>(), ids(&[3]));
-    assert_eq!(change.current.epoch, change.previous.epoch, "two others saw no break");
+    assert_eq!(change.current.epoch, change.previous.epoch, "a majority stayed together");
 }
 
 #[test]
-fn coming_back_from_a_pause_breaks_continuity() {
+fn a_return_from_a_pause_breaks_continuity() {
     let mut fold = Fold::quorate();
     let change = fold.change(nodelist(0x30, &[1, 2, 3], &[1, 2], &[1, 2]));
     assert_eq!(change.current.epoch, change.previous.epoch + 1);
 }
 
 #[test]
-fn coming_back_to_a_larger_cluster_breaks_continuity_too() {
+fn a_return_to_a_larger_cluster_breaks_continuity_too() {
     let mut fold = Fold::quorate();
     let change = fold.change(nodelist(0x30, &[1, 2, 3, 4], &[1, 2, 4], &[1, 2]));
     assert_eq!(change.current.epoch, change.previous.epoch + 1);
 }
 
 #[test]
-fn several_that_were_away_together_are_broken_too() {
+fn a_return_together_with_other_nodes_breaks_continuity_too() {
     let mut fold = Fold::new();
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2, 3, 4, 5], &[], &[]));
     fold.change(quorum(9, true, &[1, 2, 3, 4, 5]));
-    fold.count(&[1, 2, 3, 4, 5]);
+    fold.report_votes(&[1, 2, 3, 4, 5]);
     let change = fold.change(nodelist(17, &[1, 2, 3, 4, 5], &[1, 2, 3], &[1, 2, 3]));
-    assert_eq!(change.current.epoch, 1, "1, 2 and 3 had quorum without us");
+    assert_eq!(change.current.epoch, 1, "1, 2 and 3 may have had quorum without us");
     fold.change(quorum(17, true, &[1, 2, 3, 4, 5]));
     let change = fold.change(nodelist(21, &[1, 2, 3, 4, 5], &[1, 2], &[1, 2]));
-    assert_eq!(change.current.epoch, 1, "1 and 2 had not");
+    assert_eq!(change.current.epoch, 1, "1 and 2 have no majority");
 }
 
 #[test]
-fn a_membership_that_was_never_decided_upon_breaks_continuity() {
-    let mut fold = Fold::counted();
+fn a_membership_without_a_decision_breaks_continuity() {
+    let mut fold = Fold::with_votes();
     let change = fold.change(nodelist(13, &[3], &[], &[1, 2]));
     assert_eq!(change.current.epoch, 1, "1 and 2 may be quorate");
     let change = fold.change(nodelist(17, &[1, 2, 3], &[1, 2], &[]));
@@ -249,11 +249,11 @@ fn the_death_of_the_only_other_node_breaks_continuity() {
     fold.change(quorum(9, true, &[1, 2]));
     fold.change(nodelist(13, &[1], &[], &[2]));
     fold.change(quorum(13, true, &[1]));
-    assert_eq!(fold.now().epoch, 1, "by two_node or a quorum device it may be quorate alone");
+    assert_eq!(fold.now().epoch, 1, "with two_node or a quorum device it may be quorate alone");
 }
 
 #[test]
-fn with_two_nodes_either_may_have_been_away() {
+fn in_a_cluster_of_two_each_node_may_have_been_away() {
     let mut fold = Fold::new();
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2], &[], &[]));
@@ -263,7 +263,7 @@ fn with_two_nodes_either_may_have_been_away() {
 }
 
 #[test]
-fn lists_that_contradict_themselves_still_compose() {
+fn contradicting_lists_still_give_a_consistent_change() {
     let mut fold = Fold::quorate();
     let change = fold.change(nodelist(13, &[2, 2, 1], &[7, 2], &[9, 1, 3, 3]));
     assert_eq!(change.current.members, ids(&[1, 2]));
@@ -275,7 +275,7 @@ fn a_flip_without_a_membership_change_is_one_change() {
     let mut fold = Fold::quorate();
     assert!(fold.change(quorum(9, false, &[1, 2, 3])).is_loss());
     assert!(fold.change(quorum(9, true, &[1, 2, 3])).is_gain());
-    assert!(fold.0.apply(quorum(9, true, &[1, 2, 3]), at(1)).is_none(), "told twice");
+    assert!(fold.0.apply(quorum(9, true, &[1, 2, 3]), at(1)).is_none(), "nothing new");
     assert_eq!(fold.now().epoch, 1);
 }
 
@@ -288,7 +288,7 @@ fn model_v0_has_no_nodelist() {
     let change = fold.change(quorum(13, true, &[1, 2]));
     assert_eq!((&*change.left, change.current.epoch), (&*ids(&[3]), 1));
     let change = fold.change(quorum(17, true, &[1, 2]));
-    assert_eq!(change.current.epoch, 2, "another ring of the same members: somebody was away");
+    assert_eq!(change.current.epoch, 2, "another ring of the same members: a node was away");
     let change = fold.change(quorum(17, false, &[1, 2]));
     assert_eq!(change.current.epoch, 3);
     fold.change(quorum(17, true, &[1, 2]));
@@ -306,15 +306,15 @@ fn without_a_provider_decisions_have_no_ring() {
 }
 
 #[test]
-fn failed_attempts_are_told_ever_more_rarely() {
+fn failed_attempts_are_published_ever_more_rarely() {
     let mut fold = Fold::new();
-    let told: Vec<u64> = (1..=20)
+    let published: Vec<u64> = (1..=20)
         .filter(|attempt| {
             let error = Error::Connect(Code::LIBRARY);
             fold.0.apply(Event::Failed { attempt: *attempt, error }, at(1)).is_some()
         })
         .collect();
-    assert_eq!(told, [1, 2, 4, 8, 16]);
+    assert_eq!(published, [1, 2, 4, 8, 16]);
     let error = Error::Connect(Code::ACCESS);
     assert_eq!(fold.change(Event::Failed { attempt: 21, error }).cause, Cause::ConnectFailed);
 }
@@ -339,10 +339,10 @@ fn the_sequence_has_no_gaps() {
 }
 
 #[test]
-fn the_lease_runs_from_the_moment_of_the_question() {
+fn the_lease_runs_from_the_moment_of_the_request() {
     let mut fold = Fold::quorate();
-    fold.nothing_at(3_000, answered(2_000, true));
-    fold.nothing_at(6_999, Event::Tick);
+    fold.no_change_at(3_000, answered(2_000, true));
+    fold.no_change_at(6_999, Event::Tick);
     let change = fold.change_at(7_000, Event::Tick);
     assert_eq!(
         (change.cause, fold.now().connection.clone()),
@@ -351,19 +351,19 @@ fn the_lease_runs_from_the_moment_of_the_question() {
     assert!(change.is_loss() && fold.now().quorum == Quorum::Unknown);
     assert_eq!(change.current.epoch, change.previous.epoch + 1);
     // An answer that took too long proves nothing.
-    fold.nothing_at(8_000, answered(2_500, true));
+    fold.no_change_at(8_000, answered(2_500, true));
     let change = fold.change_at(9_000, answered(8_500, true));
     assert!(change.is_gain() && fold.now().connection == Connection::Connected);
 }
 
 #[test]
-fn a_lease_that_ran_out_unnoticed_breaks_continuity() {
+fn a_lease_that_expired_unnoticed_breaks_continuity() {
     let mut fold = Fold::quorate();
-    // We were stuck, and come to the answer before we come to the clock.
+    // This process was stuck, and handles the answer before it checks the clock.
     let change = fold.change_at(6_000, answered(5_900, true));
     assert!(change.current.quorum.is_quorate() && change.interrupted());
     assert_eq!(change.current.epoch, change.previous.epoch + 1);
-    fold.nothing_at(7_000, answered(6_900, true));
+    fold.no_change_at(7_000, answered(6_900, true));
 }
 
 #[test]
@@ -372,66 +372,66 @@ fn a_notification_does_not_extend_the_lease() {
     fold.change_at(4_000, quorum(9, false, &[1, 2, 3]));
     let change = fold.change_at(6_000, quorum(9, true, &[1, 2, 3]));
     assert_eq!(change.current.connection, Connection::Stalled);
-    assert_eq!(change.current.quorum, Quorum::Unknown, "it may have been queued for long");
+    assert_eq!(change.current.quorum, Quorum::Unknown, "it may have been queued for a long time");
     assert!(fold.change_at(7_000, answered(6_500, true)).is_gain());
 }
 
 #[test]
 fn votequorum_has_a_veto_until_the_next_decision() {
     let mut fold = Fold::quorate();
-    fold.nothing_at(10, answered(0, false));
+    fold.no_change_at(10, answered(0, false));
     let change = fold.change_at(20, answered(10, false));
     assert!(change.is_loss() && fold.now().quorum == Quorum::Inquorate);
     assert!(fold.change_at(40, answered(30, true)).is_gain());
     assert!(fold.change_at(60, answered(50, false)).is_loss());
     assert!(fold.change_at(70, quorum(9, true, &[1, 2, 3])).is_gain());
-    fold.nothing_at(80, answered(65, false));
+    fold.no_change_at(80, answered(65, false));
 }
 
 #[test]
-fn votequorum_alone_makes_no_quorum() {
+fn a_vote_answer_alone_does_not_make_quorum() {
     let mut fold = Fold::quorate();
     fold.change_at(10, quorum(9, false, &[1, 2, 3]));
-    fold.nothing_at(30, answered(20, true));
+    fold.no_change_at(30, answered(20, true));
     assert_eq!(fold.now().quorum, Quorum::Inquorate);
 }
 
 #[test]
-fn a_decision_about_another_membership_is_believed_for_a_moment() {
+fn a_decision_about_another_membership_counts_for_the_grace() {
     let mut fold = Fold::quorate();
     let change = fold.change_at(100, nodelist(13, &[1, 2], &[], &[3]));
     assert!(change.current.quorum.is_quorate() && !change.current.settled);
-    fold.nothing_at(1_099, Event::Tick);
+    fold.no_change_at(1_099, Event::Tick);
     let change = fold.change_at(1_100, Event::Tick);
     assert!(change.is_loss() && change.current.quorum == Quorum::Unknown);
-    fold.nothing_at(4_000, answered(3_900, true));
-    fold.nothing_at(8_000, answered(7_900, true));
+    fold.no_change_at(4_000, answered(3_900, true));
+    fold.no_change_at(8_000, answered(7_900, true));
     assert!(fold.change_at(8_100, quorum(13, true, &[1, 2])).is_gain());
 }
 
 #[test]
-fn a_connection_made_while_a_decision_is_awaited_has_no_grace() {
+fn a_connection_opened_before_the_decision_has_no_grace() {
     let mut fold = Fold::new();
     fold.change(connected(true));
     fold.change(nodelist(13, &[1, 2], &[], &[]));
-    fold.nothing_at(1, quorum(9, true, &[1, 2, 3]));
+    fold.no_change_at(1, quorum(9, true, &[1, 2, 3]));
     assert_eq!(fold.now().quorum, Quorum::Unknown);
     assert!(fold.change(quorum(13, true, &[1, 2])).is_gain());
 }
 
 #[test]
-fn an_older_answer_does_not_take_the_veto_back() {
+fn an_older_answer_does_not_withdraw_the_veto() {
     let mut fold = Fold::quorate();
     assert!(fold.change_at(40, answered(30, false)).is_loss());
-    fold.nothing_at(50, answered(20, true));
+    fold.no_change_at(50, answered(20, true));
     assert!(fold.change_at(70, answered(60, true)).is_gain());
 }
 
 #[test]
-fn a_grace_that_ran_out_unnoticed_breaks_continuity() {
+fn a_grace_that_expired_unnoticed_breaks_continuity() {
     let mut fold = Fold::quorate();
     fold.change_at(100, nodelist(13, &[1, 2], &[], &[3]));
-    // We were stuck, and come to the decision before we come to the clock.
+    // This process was stuck, and handles the decision before it checks the clock.
     let change = fold.change_at(1_100, quorum(13, true, &[1, 2]));
     assert!(change.current.quorum.is_quorate() && change.interrupted());
     fold.change_at(1_200, nodelist(17, &[1, 2, 3], &[3], &[]));
@@ -439,7 +439,7 @@ fn a_grace_that_ran_out_unnoticed_breaks_continuity() {
 }
 
 #[test]
-fn what_ran_out_unnoticed_is_a_gain_when_it_comes_back() {
+fn quorum_that_expired_unnoticed_is_gained_again_after_stable_after() {
     let stable_after = Duration::from_millis(500);
     let mut fold = Fold::with(BeliefPolicy { stable_after, ..RULES });
     fold.change(connected(true));
@@ -448,7 +448,7 @@ fn what_ran_out_unnoticed_is_a_gain_when_it_comes_back() {
     assert!(fold.change_at(501, Event::Tick).is_gain());
     assert!(fold.change_at(6_000, answered(5_900, true)).is_loss());
     assert_eq!(fold.now().quorum, Quorum::Unknown);
-    fold.nothing_at(6_499, Event::Tick);
+    fold.no_change_at(6_499, Event::Tick);
     assert!(fold.change_at(6_500, Event::Tick).is_gain());
 }
 
@@ -460,36 +460,36 @@ fn a_gain_is_held_back_and_must_last_without_a_break() {
     let change = fold.change_at(100, quorum(9, true, &[1, 2, 3]));
     assert!(change.current.settled && change.current.quorum == Quorum::Unknown);
     fold.change_at(400, quorum(9, false, &[1, 2, 3]));
-    fold.nothing_at(450, quorum(9, true, &[1, 2, 3]));
-    fold.nothing_at(949, Event::Tick);
+    fold.no_change_at(450, quorum(9, true, &[1, 2, 3]));
+    fold.no_change_at(949, Event::Tick);
     assert!(fold.change_at(950, Event::Tick).is_gain());
-    assert!(fold.change_at(960, quorum(9, false, &[1, 2, 3])).is_loss(), "a loss is told at once");
+    assert!(fold.change_at(960, quorum(9, false, &[1, 2, 3])).is_loss(), "at once");
 }
 
 #[test]
-fn what_ran_out_for_a_moment_is_of_another_epoch() {
+fn a_lapse_of_the_lease_begins_a_new_epoch() {
     let mut fold = Fold::quorate();
     let change = fold.change(Event::Lapsed);
     assert!(change.interrupted() && change.current.quorum.is_quorate());
     assert_eq!(change.current.epoch, change.previous.epoch + 1);
     fold.change(Event::Disconnected(LOST));
-    fold.nothing_at(2, Event::Lapsed);
+    fold.no_change_at(2, Event::Lapsed);
 }
 
 #[test]
-fn a_gain_that_is_held_back_starts_over_when_we_were_cut_off() {
+fn a_gain_that_is_held_back_starts_over_after_a_break() {
     let mut fold = Fold::with(BeliefPolicy { stable_after: Duration::from_millis(500), ..RULES });
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
     fold.change_at(100, quorum(9, true, &[1, 2, 3]));
     fold.change_at(400, nodelist(13, &[1, 2, 3], &[2, 3], &[2, 3]));
     fold.change_at(400, quorum(13, true, &[1, 2, 3]));
-    fold.nothing_at(899, Event::Tick);
+    fold.no_change_at(899, Event::Tick);
     assert!(fold.change_at(900, Event::Tick).is_gain());
 }
 
 #[test]
-fn the_deadline_is_when_time_alone_changes_something() {
+fn the_deadline_is_the_moment_at_which_time_alone_changes_something() {
     let mut fold = Fold::new();
     assert_eq!(fold.0.deadline(), None);
     fold.change(connected(true));
@@ -512,14 +512,14 @@ fn a_decision_that_is_held_back_is_overdue_on_time_too() {
     fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
     fold.change(quorum(9, false, &[1, 2, 3]));
     fold.change_at(100, nodelist(13, &[1, 2], &[], &[3]));
-    fold.nothing_at(200, quorum(9, true, &[1, 2, 3]));
+    fold.no_change_at(200, quorum(9, true, &[1, 2, 3]));
     assert_eq!(fold.0.deadline(), Some(at(1_100).moment));
     assert_eq!(fold.change_at(1_100, Event::Tick).current.quorum, Quorum::Unknown);
     assert_eq!(fold.0.deadline(), Some(at(5_000).moment));
 }
 
 #[test]
-fn votes_say_who_can_be_spared() {
+fn votes_show_which_nodes_can_be_removed() {
     let mut fold = Fold::quorate();
     assert_eq!(fold.now().quorate_without(&[]), None);
     let members = vec![(NodeId(1), 3), (NodeId(2), 1), (NodeId(3), 1)];
@@ -532,7 +532,7 @@ fn votes_say_who_can_be_spared() {
     assert_eq!(fold.now().quorate_without(&[NodeId(1)]), Some(false));
     assert_eq!(fold.now().quorate_without(&[NodeId(9)]), Some(true));
 
-    // More than votequorum can count.
+    // Far more votes than votequorum can count.
     let members = vec![(NodeId(1), u32::MAX), (NodeId(2), 2), (NodeId(3), 1)];
     let votes = Votes { total: 5, quorum: 3, members, ..Votes::default() };
     let answer = Answer { asked_at, quorate: true, votes: Some(votes), local };
@@ -541,7 +541,7 @@ fn votes_say_who_can_be_spared() {
 }
 
 #[test]
-fn votes_beyond_all_measure_can_be_asked_about() {
+fn votes_at_the_numeric_limit_do_not_overflow() {
     let mut fold = Fold::quorate();
     let members = [1, 2, 3].map(|node| (NodeId(node), u32::MAX)).to_vec();
     let votes = Votes { total: u32::MAX, quorum: u32::MAX, members, ..Votes::default() };
@@ -553,7 +553,7 @@ fn votes_beyond_all_measure_can_be_asked_about() {
 }
 
 #[test]
-fn one_of_two_nodes_is_inquorate_if_two_node_is_not_trusted() {
+fn a_node_of_two_is_inquorate_alone_if_two_node_is_not_trusted() {
     let mut fold = Fold::with(BeliefPolicy { trust_two_node: false, ..RULES });
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2], &[], &[]));
@@ -577,7 +577,7 @@ fn one_of_two_nodes_is_inquorate_if_two_node_is_not_trusted() {
     assert_eq!((fold.now().quorum, fold.now().has_majority()), (Quorum::Inquorate, false));
 }
 
-/// A read of the counters, after `tokens` tokens.
+/// Returns a read of the counters after `tokens` tokens.
 fn read(ms: u64, rings: u64, tokens: u64) -> Event {
     Event::Ring(RingUpdate::Read(RingReading {
         connection: 0,
@@ -591,13 +591,13 @@ fn read(ms: u64, rings: u64, tokens: u64) -> Event {
     }))
 }
 
-/// Three nodes, quorate, exclusive, with a fencing token.
+/// Returns three quorate nodes that are exclusive and have a fencing token.
 fn exclusive() -> Fold {
     let mut fold = Fold::new();
     fold.change(Event::Connected { has_provider: true, asked_at: at(0).moment, watched: true });
     fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
     fold.change(quorum(9, true, &[1, 2, 3]));
-    fold.count(&[1, 2, 3]);
+    fold.report_votes(&[1, 2, 3]);
     for n in 1..=20 {
         let ms = n * 100;
         fold.0.apply(read(ms, 1, n), at(ms));
@@ -607,12 +607,12 @@ fn exclusive() -> Fold {
 }
 
 #[test]
-fn a_membership_that_is_not_decided_is_neither_exclusive_nor_has_it_a_fencing_token() {
+fn a_membership_without_a_decision_is_not_exclusive_and_has_no_fencing_token() {
     let mut fold = exclusive();
     fold.change_at(2_010, nodelist(13, &[1, 2], &[], &[3]));
     assert!(fold.now().quorum.is_quorate() && !fold.now().settled);
     assert_eq!((fold.0.exclusive_until(), fold.now().fencing_token()), (None, None));
-    // Also once votequorum has counted its votes, and before the decision.
+    // The same once votequorum has counted its votes, before the decision.
     let votes = Votes {
         members: ids(&[1, 2]).into_iter().map(|node| (node, 1)).collect(),
         total: 2,
@@ -629,7 +629,7 @@ fn a_membership_that_is_not_decided_is_neither_exclusive_nor_has_it_a_fencing_to
 }
 
 #[test]
-fn conflated_changes_name_who_restarted_between() {
+fn a_merged_change_lists_the_nodes_that_restarted_in_between() {
     let mut fold = Fold::quorate();
     let seen = Arc::clone(fold.0.current());
     let mut departures = DepartureLog::default();
