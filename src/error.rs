@@ -8,12 +8,12 @@ use std::{
 
 use corosync_sys::{self as sys, LoadError};
 
-/// Why there is no connection to Corosync, or why one ended.
+/// The reason why there is no connection to Corosync, or why one ended.
 ///
-/// There is one variant for each phase; the number that libquorum returned is kept in its [`Code`].
-/// The [`Display`](fmt::Display) form is one line that says what failed and what to do next. It is
-/// complete: what an error of the operating system says is in it, and that error is its
-/// [`source`](std::error::Error::source) as well.
+/// There is one variant for each phase, and its [`Code`] keeps the number that libquorum returned.
+/// The [`Display`](fmt::Display) form is one complete line that reports what failed and what to do
+/// next. If an error of the operating system is the reason, the line contains its text, and the
+/// error is also the [`source`](std::error::Error::source).
 #[derive(Clone, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -25,44 +25,46 @@ pub enum Error {
     #[error("cannot connect to corosync: {0}{help}", help = connect_help(*.0))]
     Connect(Code),
 
-    /// libqb's sockets are in the file system (`/etc/libqb/force-filesystem-sockets`), and Corosync's
-    /// is not there.
+    /// libqb is configured to use sockets in the file system
+    /// (`/etc/libqb/force-filesystem-sockets`), and Corosync's socket is missing there.
     #[error(
-        "cannot connect to corosync: there is no socket of it in /run: it is not running (`systemctl \
-         start corosync`), or this process has another /run"
+        "cannot connect to corosync: its socket is not in /run: corosync is not running (`systemctl \
+         start corosync`), or this process has a different /run"
     )]
     NoSocket,
 
-    /// Too few file descriptors are left to load libquorum or to connect. It was not called:
-    /// without them it would close one that is not its own (libqb `lib/ipcc.c`).
+    /// Too few file descriptors are left to load libquorum or to connect. libquorum was not called:
+    /// without descriptors it would close one that is not its own (libqb `lib/ipcc.c`).
     #[error(
         "cannot connect to corosync: no file descriptors left; raise the limit (`ulimit -n`, \
          systemd's LimitNOFILE=)"
     )]
     NoDescriptors,
 
-    /// Another thread of this process has been connecting, without an end, for 5 seconds;
-    /// libquorum cannot make two handles at a time.
+    /// Another thread of this process has been connecting for 5 seconds. libquorum cannot open two
+    /// handles at a time.
     #[error(
-        "cannot connect to corosync: another thread hangs in connecting to it; see whether corosync \
+        "cannot connect to corosync: another thread hangs while it connects; check whether corosync \
          is stopped or overloaded"
     )]
     ConnectInProgress,
 
-    /// Corosync took a connection attempt, but has not answered it for 2 seconds. The attempt goes
-    /// on; after 10 seconds it is given up and made again.
+    /// Corosync took a connection attempt but has not answered it for 2 seconds. The attempt
+    /// continues; after 10 seconds it is cancelled and repeated.
     #[error(
         "corosync does not answer: it is stopped, hung or overloaded; if `corosync-quorumtool` hangs \
-         too, see who listens on the socket `quorum` (`ss -xlp`) and restart corosync"
+         too, check which process listens on the socket `quorum` (`ss -xlp`) and restart corosync"
     )]
     Unresponsive,
 
-    /// A thread that connects to Corosync or asks it could not be started, or has ended.
-    #[error("a thread that asks corosync failed: {0}; see whether the limit on tasks is reached")]
+    /// A thread that connects to Corosync or sends requests to it could not be started, or has
+    /// ended.
+    #[error(
+        "a thread that sends requests to corosync failed: {0}; check whether the limit on tasks is reached"
+    )]
     Thread(#[source] IoError),
 
-    /// The connection leads to a process of another user than Corosync's, so nothing that it says
-    /// is believed.
+    /// The server process belongs to another user than Corosync's, so its answers are not believed.
     #[error(
         "refused a service of corosync run by {}: expected uid {expected}; {}",
         Uid(*.found),
@@ -70,21 +72,21 @@ pub enum Error {
     )]
     #[non_exhaustive]
     UntrustedServer {
-        /// The user id of the process that accepted us, where the system tells.
+        /// The user id of the server process, if the system reports it.
         found: Option<u32>,
-        /// The user id that was asked for, 0 by default.
+        /// The user id that is required, 0 by default.
         expected: u32,
     },
 
-    /// Corosync runs without a quorum provider (`QUORUM_FREE`) and would call every node quorate.
+    /// Corosync runs without a quorum provider (`QUORUM_FREE`) and reports every node as quorate.
     #[error(
-        "corosync has no quorum provider and would call every node quorate; write `provider: \
+        "corosync has no quorum provider and would report every node as quorate; write `provider: \
          corosync_votequorum` into the section `quorum` of corosync.conf on all nodes and restart \
          corosync"
     )]
     NoProvider,
 
-    /// Connected, but Corosync would not start tracking (`quorum_trackstart`).
+    /// Corosync accepted the connection but refused to start tracking (`quorum_trackstart`).
     #[error("corosync refused to start tracking: {0}; see corosync's log")]
     TrackStart(Code),
 
@@ -93,13 +95,13 @@ pub enum Error {
     #[error("a request to corosync failed: {0}; see corosync's log")]
     Request(Code),
 
-    /// A working connection ended (`quorum_dispatch`). [`Code::LIBRARY`] is what libquorum says
-    /// when Corosync has stopped, died or closed the connection.
+    /// A working connection ended (`quorum_dispatch`). libquorum returns [`Code::LIBRARY`] when
+    /// Corosync has stopped, died or closed the connection.
     #[error("connection to corosync lost: {0}{help}", help = dispatch_help(*.0))]
     Dispatch(Code),
 
-    /// This thread has too little stack left for `quorum_dispatch`, which needs more than a
-    /// mebibyte (libquorum `lib/quorum.c`). libquorum was not called. Found out with glibc only.
+    /// This thread has too little stack left for `quorum_dispatch`, which needs more than 1 MiB
+    /// (libquorum `lib/quorum.c`). libquorum was not called. The check needs glibc.
     #[error(
         "{available} bytes of stack are left and libquorum needs {needed}; give the thread a larger \
          one (RUST_MIN_STACK, std::thread::Builder::stack_size)"
@@ -119,42 +121,41 @@ pub enum Error {
     )]
     Reactor(#[source] IoError),
 
-    /// The error of an actor in another process, of which only the line is known: what is read from
-    /// the JSON of another error.
+    /// The error of an actor in another process, read from JSON. Only its line is known.
     #[error("{0}")]
     Remote(String),
 }
 
 impl Error {
-    /// The error of a server that runs as another user: for tests of what handles it.
+    /// Returns the error for a server that runs as another user, for tests of error handlers.
     pub fn untrusted_server(found: Option<u32>, expected: u32) -> Self {
         Self::UntrustedServer { found, expected }
     }
 
-    /// A thread could not be started, or has ended.
+    /// Returns the error for a thread that could not be started or has ended.
     pub(crate) fn thread(error: io::Error) -> Self {
         Self::Thread(error.into())
     }
 
-    /// A thread has ended without the answer that it was asked for.
+    /// Returns the error for a thread that ended without an answer.
     pub(crate) fn no_answer() -> Self {
-        Self::thread(io::Error::other("it ended without an answer"))
+        Self::thread(io::Error::other("the thread ended without an answer"))
     }
 
-    /// The runtime could not watch a descriptor.
+    /// Returns the error for a descriptor that the runtime could not watch.
     pub(crate) fn reactor(error: impl Into<io::Error>) -> Self {
         Self::Reactor(error.into().into())
     }
 
-    /// Whether waiting cannot help: somebody has to install a library or change the program.
+    /// Whether waiting cannot help, because a library must be installed or the program changed.
     ///
-    /// Everything else is worth another try. The actor tries again in either case, the permanent
-    /// errors at its slowest rate.
+    /// All other errors may pass. The actor tries again in either case, after permanent errors at
+    /// its slowest rate.
     pub fn is_permanent(&self) -> bool {
         matches!(self, Self::Load(_) | Self::StackTooSmall { .. })
     }
 
-    /// The number that libquorum returned, where it was asked.
+    /// Returns the number that libquorum returned, if it was called.
     pub fn code(&self) -> Option<Code> {
         match self {
             Self::Connect(code)
@@ -167,7 +168,7 @@ impl Error {
     }
 }
 
-/// As its one line.
+/// Serializes the error as its line.
 #[cfg(feature = "serde")]
 impl serde::Serialize for Error {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -175,7 +176,7 @@ impl serde::Serialize for Error {
     }
 }
 
-/// As [`Error::Remote`]: the line is all that there is in JSON.
+/// Deserializes the line as [`Error::Remote`], because JSON contains nothing else.
 #[cfg(feature = "serde")]
 impl<'de> serde::Deserialize<'de> for Error {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -189,8 +190,8 @@ impl From<LoadError> for Error {
     }
 }
 
-/// An [`io::Error`] that can be cloned and compared: two are equal that are of the same kind and say
-/// the same.
+/// An [`io::Error`] that can be cloned and compared. Two errors are equal if their kinds and texts
+/// are equal.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct IoError(Arc<io::Error>);
@@ -224,30 +225,30 @@ impl Hash for IoError {
     }
 }
 
-/// A result code of Corosync's libraries (`cs_error_t`), as the number it has in C.
+/// A result code of Corosync's libraries (`cs_error_t`), with its number in C.
 ///
-/// Shown as `CS_ERR_LIBRARY (2)`. A number that this version does not know survives.
+/// Shown as `CS_ERR_LIBRARY (2)`. Unknown numbers are kept.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct Code(pub u32);
 
 impl Code {
     /// `CS_OK`: no error.
     pub const OK: Self = Self(sys::CS_OK);
-    /// `CS_ERR_LIBRARY`: no connection to the daemon, or not any more.
+    /// `CS_ERR_LIBRARY`: there is no connection to the daemon, or it has ended.
     pub const LIBRARY: Self = Self(sys::CS_ERR_LIBRARY);
-    /// `CS_ERR_TRY_AGAIN`: nothing waits (dispatch); the daemon is busy (everything else).
+    /// `CS_ERR_TRY_AGAIN`: the queue is empty (dispatch), or the daemon is busy (everything else).
     pub const TRY_AGAIN: Self = Self(sys::CS_ERR_TRY_AGAIN);
-    /// `CS_ERR_INVALID_PARAM`: an argument that the library or the daemon does not know.
+    /// `CS_ERR_INVALID_PARAM`: the library or the daemon does not know an argument.
     pub const INVALID_PARAM: Self = Self(sys::CS_ERR_INVALID_PARAM);
     /// `CS_ERR_NO_MEMORY`: out of memory.
     pub const NO_MEMORY: Self = Self(sys::CS_ERR_NO_MEMORY);
-    /// `CS_ERR_BAD_HANDLE`: the handle is not, or no longer, one of libquorum's.
+    /// `CS_ERR_BAD_HANDLE`: the handle is not, or is no longer, a handle of libquorum.
     pub const BAD_HANDLE: Self = Self(sys::CS_ERR_BAD_HANDLE);
-    /// `CS_ERR_ACCESS`: the daemon does not let this user in.
+    /// `CS_ERR_ACCESS`: the daemon refuses this user.
     pub const ACCESS: Self = Self(sys::CS_ERR_ACCESS);
     /// `CS_ERR_NOT_EXIST`: the shared memory of the connection was not found.
     pub const NOT_EXIST: Self = Self(sys::CS_ERR_NOT_EXIST);
-    /// `CS_ERR_EXIST`: tracking has been started already.
+    /// `CS_ERR_EXIST`: tracking is already started.
     pub const EXIST: Self = Self(sys::CS_ERR_EXIST);
     /// `CS_ERR_NO_SPACE`: /dev/shm is full.
     pub const NO_SPACE: Self = Self(sys::CS_ERR_NO_SPACE);
@@ -255,10 +256,10 @@ impl Code {
     pub const INTERRUPT: Self = Self(sys::CS_ERR_INTERRUPT);
     /// `CS_ERR_NOT_SUPPORTED`: the daemon does not know this request.
     pub const NOT_SUPPORTED: Self = Self(sys::CS_ERR_NOT_SUPPORTED);
-    /// `CS_ERR_MESSAGE_ERROR`: a message that is not well formed.
+    /// `CS_ERR_MESSAGE_ERROR`: a message is not well formed.
     pub const MESSAGE_ERROR: Self = Self(sys::CS_ERR_MESSAGE_ERROR);
 
-    /// The name in `corosync/corotypes.h`, where there is one.
+    /// Returns the name in `corosync/corotypes.h`, if it is known.
     pub fn name(self) -> Option<&'static str> {
         sys::error_name(self.0)
     }
@@ -287,23 +288,23 @@ impl fmt::Display for Uid {
     }
 }
 
-/// What an operator does about a server of another user.
+/// Returns what an operator can do about a server of another user.
 fn server_help(found: Option<u32>) -> &'static str {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let stands_for_unmapped = |uid| {
+    let is_overflow_uid = |uid| {
         let overflow = read("/proc/sys/kernel/overflowuid").trim().parse().unwrap_or(65534);
         uid == overflow && !is_mapped(uid, &read("/proc/self/uid_map"))
     };
-    if found.is_some_and(stands_for_unmapped) {
+    if found.is_some_and(is_overflow_uid) {
         "that uid stands for every user that is not mapped into the user namespace of this process \
-         (/proc/self/uid_map), the host's root among them: run outside of the namespace, as \
-         corosync's user cannot be told from the others here"
+         (/proc/self/uid_map), including the host's root: run outside of the namespace, because \
+         corosync's user cannot be distinguished from the others here"
     } else {
-        "see who listens on the sockets `quorum`, `votequorum` and `cmap` (`ss -xlp`)"
+        "check which process listens on the sockets `quorum`, `votequorum` and `cmap` (`ss -xlp`)"
     }
 }
 
-/// Whether a user of this user namespace is one of the namespace around it (`user_namespaces(7)`).
+/// Whether `uid_map` maps this user of the user namespace to a user outside (`user_namespaces(7)`).
 fn is_mapped(uid: u32, uid_map: &str) -> bool {
     uid_map.lines().any(|line| {
         let mut numbers = line.split_whitespace().map(|number| number.parse::<u64>().ok());
@@ -316,7 +317,8 @@ fn is_mapped(uid: u32, uid_map: &str) -> bool {
     })
 }
 
-/// What an operator does about a refused connection. The causes were found on a real daemon.
+/// Returns what an operator can do about a refused connection. The causes were found on a real
+/// daemon.
 fn connect_help(code: Code) -> &'static str {
     match code {
         Code::LIBRARY => {
@@ -325,11 +327,11 @@ fn connect_help(code: Code) -> &'static str {
         }
         Code::TRY_AGAIN => "; corosync is starting or busy",
         Code::ACCESS => {
-            "; corosync does not let this user in: run `printf 'uidgid {\\n  uid: USER\\n}\\n' > \
+            "; corosync refuses this user: run `printf 'uidgid {\\n  uid: USER\\n}\\n' > \
              /etc/corosync/uidgid.d/USER` with the user of this process, and `corosync-cfgtool -R`"
         }
         Code::NOT_EXIST => {
-            "; this process does not see corosync's shared memory: share /dev/shm with it, or have \
+            "; this process does not see corosync's shared memory: share /dev/shm with it, or let \
              both use sockets in the file system (/etc/libqb/force-filesystem-sockets)"
         }
         Code::NO_SPACE => {
@@ -358,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn each_error_says_what_to_do_next() {
+    fn each_error_reports_what_to_do_next() {
         for (error, help) in [
             (Error::Connect(Code::LIBRARY), "systemctl start corosync"),
             (Error::Connect(Code::ACCESS), "uidgid.d"),
@@ -385,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_is_mapped_if_its_namespace_says_so() {
+    fn a_user_is_mapped_if_the_map_of_its_namespace_contains_it() {
         assert!(is_mapped(65534, "         0          0 4294967295\n"));
         assert!(is_mapped(65534, "0 1000 1\n1 100000 65536\n"));
         assert!(!is_mapped(65534, "         0       1000          1\n"));
@@ -394,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_waiting_cannot_mend_is_permanent() {
+    fn only_errors_that_waiting_cannot_fix_are_permanent() {
         assert!(Error::StackTooSmall { available: 1, needed: 2 }.is_permanent());
         for error in
             [Error::Connect(Code::ACCESS), Error::NoProvider, Error::Dispatch(Code::LIBRARY)]
