@@ -4,11 +4,11 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use crate::error::{Code, Error};
 
-/// How long the actor waits before it connects again.
+/// How long the actor waits before it reconnects.
 ///
-/// Delays double from the lower end of a range to its upper end, and each is lengthened at random
-/// by up to its own length, so that the nodes of a cluster do not act in step. There is a range for
-/// each kind of failure, and each starts over once a connection has lasted.
+/// The delays double from the lower end of a range to its upper end. Each one is extended by a
+/// random time of up to its own length, so that the nodes of a cluster do not reconnect in step.
+/// Each kind of failure has its own range. All ranges start over once a connection has lasted.
 ///
 /// ```
 /// use std::time::Duration;
@@ -40,38 +40,38 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// While Corosync is not running or is starting, somebody else listens in its place, or it does not
-    /// answer. Default 10 to 40 ms: whoever restarts Corosync waits for this. After a minute of it the
-    /// delays grow further, to half a second if this is shorter, so that a node without Corosync is not
-    /// kept busy.
+    /// The delays while Corosync is not running or starting, while another process listens in its
+    /// place, and while it does not answer. Default 10 to 40 ms, because a restart of Corosync ends
+    /// this wait. After a minute the delays grow to 0.5 s if they are shorter, so that a node
+    /// without Corosync is not kept busy.
     ///
     /// # Panics
     ///
-    /// If the range is empty or begins at zero, as all of these.
+    /// Panics if the range is empty or begins at zero, like all methods with a range.
     pub fn not_running(self, delays: RangeInclusive<Duration>) -> Self {
         Self { not_running: checked(delays), ..self }
     }
 
-    /// After a connection that worked was lost. Default 10 to 100 ms: a Corosync that was killed takes
-    /// longer than that to start. After a minute of such delays they grow as those of
+    /// The delays after a working connection was lost. Default 10 to 100 ms: a killed Corosync
+    /// takes longer than that to start. After a minute of such delays they grow like those of
     /// [`not_running`](Self::not_running).
     pub fn disconnected(self, delays: RangeInclusive<Duration>) -> Self {
         Self { disconnected: checked(delays), ..self }
     }
 
-    /// When something is wrong that may pass, such as a full /dev/shm. Default 0.5 to 10 s.
+    /// The delays after a failure that may pass, such as a full /dev/shm. Default 0.5 to 10 s.
     pub fn transient(self, delays: RangeInclusive<Duration>) -> Self {
         Self { transient: checked(delays), ..self }
     }
 
-    /// When somebody has to act: permission refused, no library, no quorum provider, too small a stack.
-    /// Default 30 to 60 s; Corosync writes two lines to its log for
+    /// The delays after a failure that needs an operator: refused permission, no library, no quorum
+    /// provider, too small a stack. Default 30 to 60 s; Corosync writes two lines to its log for
     /// each refused attempt.
     pub fn needs_operator(self, delays: RangeInclusive<Duration>) -> Self {
         Self { needs_operator: checked(delays), ..self }
     }
 
-    /// How long a connection must have lasted for the delays to start over. Default 10 s.
+    /// How long a connection must last for the delays to start over. Default 10 s.
     pub fn reset_after(self, reset_after: Duration) -> Self {
         Self { reset_after, ..self }
     }
@@ -80,7 +80,7 @@ impl Backoff {
 fn checked(delays: RangeInclusive<Duration>) -> RangeInclusive<Duration> {
     assert!(
         !delays.is_empty() && !delays.start().is_zero(),
-        "backoff delays must be a range that is not empty and does not begin at zero, got {delays:?}"
+        "backoff delays must be a nonempty range that does not begin at zero, got {delays:?}"
     );
     delays
 }
@@ -96,11 +96,11 @@ pub(crate) struct Delays {
 /// The delays after failures of one kind.
 #[derive(Debug, Default)]
 struct Series {
-    /// Made when it is first needed.
+    /// Created when it is first needed.
     running: Option<ExponentialBackoff>,
-    /// How long they were in sum.
+    /// The sum of the delays.
     waited: Duration,
-    /// They are those after a long time.
+    /// Whether the delays are the longer ones after a long time.
     is_rare: bool,
 }
 
@@ -117,7 +117,7 @@ impl Delays {
         Self { backoff, series: Default::default() }
     }
 
-    /// How long to wait after this error.
+    /// Returns how long to wait after this error.
     pub(crate) fn after(&mut self, error: &Error) -> Duration {
         let kind = kind(error);
         let range = match kind {
@@ -127,13 +127,13 @@ impl Delays {
             Kind::NeedsOperator => &self.backoff.needs_operator,
         };
         let (mut shortest, mut longest) = (*range.start(), *range.end());
-        // Any other failure, and "busy", shows that Corosync is there.
+        // Any other failure, and "busy", proves that Corosync exists.
         if !matches!(error, Error::Connect(Code::LIBRARY)) {
             self.series[Kind::NotRunning as usize] = Series::default();
         }
         let series = &mut self.series[kind as usize];
-        if matches!(kind, Kind::NotRunning | Kind::Disconnected) && series.waited >= OFTEN {
-            (shortest, longest) = (longest, longest.max(RARELY));
+        if matches!(kind, Kind::NotRunning | Kind::Disconnected) && series.waited >= FREQUENT_FOR {
+            (shortest, longest) = (longest, longest.max(RARE_DELAY));
             if !std::mem::replace(&mut series.is_rare, true) {
                 series.running = None;
             }
@@ -151,7 +151,7 @@ impl Delays {
         delay
     }
 
-    /// Starts over if a connection that has ended had lasted long enough.
+    /// Resets the delays if the connection that has ended lasted long enough.
     pub(crate) fn connection_lasted(&mut self, lasted: Duration) {
         if lasted >= self.backoff.reset_after {
             self.series = Default::default();
@@ -159,20 +159,20 @@ impl Delays {
     }
 }
 
-/// For how long the delays without Corosync stay short: it takes less than that to restart.
-const OFTEN: Duration = Duration::from_secs(60);
+/// How long the delays without Corosync stay short. A restart takes less time.
+const FREQUENT_FOR: Duration = Duration::from_secs(60);
 
-/// To what they grow then; with the jitter up to twice as much. An attempt costs some 0.3 ms.
-const RARELY: Duration = Duration::from_millis(500);
+/// The delay after that, and up to twice as much with the jitter. An attempt costs some 0.3 ms.
+const RARE_DELAY: Duration = Duration::from_millis(500);
 
 fn kind(error: &Error) -> Kind {
     match error {
-        // Somebody else listens in its place, or an attempt has waited long already.
+        // Another process listens in Corosync's place, or the attempt has already waited long.
         Error::Connect(Code::LIBRARY | Code::TRY_AGAIN)
         | Error::NoSocket
         | Error::UntrustedServer { .. }
         | Error::Unresponsive => Kind::NotRunning,
-        // The daemon died between two requests of ours: it is restarting.
+        // The daemon died between two of our requests: it is restarting.
         Error::TrackStart(Code::LIBRARY | Code::TRY_AGAIN) | Error::Dispatch(_) => {
             Kind::Disconnected
         }
@@ -212,9 +212,10 @@ mod tests {
         }
     }
 
-    /// After a minute without Corosync attempts become rare, and after a sign of it frequent again.
+    /// After a minute without Corosync attempts become rare; after a sign of Corosync they become
+    /// frequent.
     #[test]
-    fn a_daemon_that_is_away_for_long_is_asked_for_rarely() {
+    fn attempts_become_rare_while_corosync_is_away_for_long() {
         let (absent, lost) = (Error::Connect(Code::LIBRARY), Error::Dispatch(Code::LIBRARY));
         for error in [&absent, &lost] {
             let mut delays = Delays::new(Backoff::default());
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_of_failure_do_not_lengthen_each_other() {
+    fn each_kind_of_failure_has_its_own_delays() {
         let mut delays = Delays::new(Backoff::default());
         for _ in 0..20 {
             delays.after(&Error::Connect(Code::ACCESS));
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_connection_that_lasted_starts_over() {
+    fn only_a_connection_that_lasted_resets_the_delays() {
         let lost = Error::Dispatch(Code::LIBRARY);
         let mut delays = Delays::new(Backoff::default());
         for _ in 0..20 {

@@ -5,11 +5,11 @@ use tokio::sync::oneshot;
 
 use crate::{error::Error, libquorum::canceller::Canceller};
 
-/// Runs the calls that make and close connections on a thread of its own: they can block for long when
-/// Corosync hangs, and the actor may not.
+/// Runs the calls that open and close connections on a separate thread. They can block for a long
+/// time when Corosync hangs, and the actor must not block.
 ///
-/// There is at most one such thread. It lives while there is something to do and does it in order,
-/// so a connection is closed before the next is made.
+/// There is at most one such thread. It runs while there are jobs and does them in order, so a
+/// connection is closed before the next one is opened.
 #[derive(Clone, Debug, Default)]
 pub struct BlockingWorker(Arc<Mutex<Jobs>>);
 
@@ -17,7 +17,7 @@ pub struct BlockingWorker(Arc<Mutex<Jobs>>);
 struct Jobs {
     waiting: VecDeque<Job>,
     running: bool,
-    /// What ends the job that runs.
+    /// Cancels the running job.
     canceller: Canceller,
 }
 
@@ -27,8 +27,8 @@ struct Job {
 }
 
 impl BlockingWorker {
-    /// Runs `call` and returns what it does, which may take until its line is cut. Not run at all if
-    /// the answer is no longer waited for by then.
+    /// Runs `call` and returns its result, which may take until it is cancelled. `call` is skipped
+    /// if the returned future was dropped before.
     pub(crate) fn run<T, F>(
         &self,
         canceller: Canceller,
@@ -41,7 +41,7 @@ impl BlockingWorker {
         let (sender, answer) = oneshot::channel();
         let call = Box::new(move || {
             if !sender.is_closed() {
-                // If nobody waits any more, what was made is dropped, and so closed, here.
+                // If the future was dropped, a new connection is dropped, and so closed, here.
                 drop(sender.send(call()));
             }
         });
@@ -52,18 +52,18 @@ impl BlockingWorker {
         }
     }
 
-    /// Drops `connection`, some time, which closes it.
+    /// Drops `connection` on the thread, which closes it.
     pub(crate) fn close(&self, connection: impl Send + 'static) {
         let call = Box::new(move || drop(connection));
         if let Err(error) = self.submit(Job { call, canceller: Canceller::default() }) {
             crate::foreign::log!(
                 log::Level::Warn,
-                "a connection to corosync is closed only with the next one: {error}"
+                "a connection to corosync stays open until the next one is opened or closed: {error}"
             );
         }
     }
 
-    /// Ends what waits for Corosync, and returns once everything asked for before this has been done.
+    /// Cancels the running job, and returns once all jobs submitted before have ended.
     pub(crate) fn idle(&self) -> impl Future<Output = ()> + Send + use<> {
         let (busy, canceller) = {
             let jobs = self.0.lock();

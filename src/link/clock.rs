@@ -1,8 +1,8 @@
-//! The clock that leases are measured with.
+//! The clock that measures leases.
 
 use std::time::Duration;
 
-/// A moment by a [`Clock`], in nanoseconds; zero is before all.
+/// A moment on a [`Clock`], in nanoseconds. Zero is before all other moments.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Moment(pub(crate) u64);
 
@@ -10,7 +10,7 @@ impl Moment {
     #[cfg(test)]
     pub(crate) const BEGINNING: Self = Self(0);
 
-    /// After every other.
+    /// A moment after all others.
     pub(crate) const NEVER: Self = Self(u64::MAX);
 
     pub(crate) fn after(self, duration: Duration) -> Self {
@@ -23,18 +23,18 @@ impl Moment {
         Self(self.0.saturating_sub(nanos))
     }
 
-    /// How long it is from `earlier` to this, zero if it is earlier.
+    /// Returns the time from `earlier` to this moment, or zero if `earlier` is later.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// What leases are measured by.
+/// The clock that measures leases.
 #[derive(Clone, Copy, Debug)]
 pub enum Clock {
-    /// A clock that goes on while the system is suspended: Corosync on the other nodes does.
+    /// A clock that also runs while the system is suspended, as Corosync on the other nodes does.
     System,
-    /// Tokio's, which a test can pause. Counts from this moment.
+    /// Tokio's clock, which a test can pause, counted from this moment.
     #[cfg(feature = "sim")]
     Tokio(tokio::time::Instant),
 }

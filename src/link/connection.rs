@@ -1,4 +1,4 @@
-//! What the actor needs of a connection to Corosync, whichever it is.
+//! The traits of a source of connections and of a connection.
 
 use std::{fmt, os::fd::AsRawFd, pin::Pin, sync::Arc};
 
@@ -14,11 +14,11 @@ use crate::{
     },
 };
 
-/// Where the actor connects to: [`Corosync`](crate::Corosync) on a cluster node, a node of a
-/// simulated cluster elsewhere.
+/// A source of connections for the actor: [`Corosync`](crate::Corosync) on a cluster node, or a
+/// node of a simulated cluster.
 ///
-/// Sealed: what is told about quorum has to be sound and fail safe, and only sources of this crate
-/// are trusted to be.
+/// The trait is sealed: reports of quorum must be sound and fail-safe, and only the sources of this
+/// crate are trusted to be.
 pub trait Source: sealed::Source {}
 
 impl<S: sealed::Source> Source for S {}
@@ -26,49 +26,49 @@ impl<S: sealed::Source> Source for S {}
 pub(crate) mod sealed {
     use super::*;
 
-    /// A connection that is being made.
+    /// A connection that is being opened.
     pub(crate) type Connecting =
         Pin<Box<dyn Future<Output = Result<Box<dyn QuorumConnection>, Error>> + Send>>;
 
     pub trait Source: fmt::Debug + Send + Sync + 'static {
-        /// What its moments are measured by.
+        /// Returns the clock that measures the moments of this source.
         fn clock(&self) -> Clock;
 
-        /// Connects and starts tracking. May never resolve, but does not block: what does is for
-        /// the connector's thread.
+        /// Connects and starts tracking. The future may never resolve but does not block: blocking
+        /// calls run on `blocking_worker`.
         fn connect(
             self: Arc<Self>,
             trust: TrustPolicy,
             blocking_worker: &BlockingWorker,
         ) -> Connecting;
 
-        /// What asks the daemon whether it lives. Does not connect yet.
+        /// Returns a probe that checks whether the daemon is alive. It does not connect yet.
         fn probe(self: Arc<Self>, trust: TrustPolicy) -> Result<Arc<dyn Probe>, Error>;
 
-        /// What reads the counters of the daemon's ring; `None` where there are none. Does not
+        /// Returns a reader of the daemon's ring counters, or `None` if there are none. It does not
         /// connect yet.
         fn ring_watch(self: Arc<Self>, trust: TrustPolicy) -> Option<Arc<dyn RingWatch>>;
 
-        /// The names of nodes.
+        /// Returns a source for the names of the nodes.
         #[cfg(any(feature = "metrics", feature = "web"))]
         fn node_names(&self, trust: TrustPolicy) -> crate::link::names::NameSource;
     }
 
     /// A connection that tracks quorum.
     ///
-    /// Its descriptor stays open and the same until it is closed or dropped; the readiness loop
-    /// relies on that.
+    /// Its descriptor stays open and unchanged until the connection is closed or dropped. The
+    /// readiness loop relies on that.
     pub trait QuorumConnection: AsRawFd + Send + fmt::Debug {
-        /// Takes at most one notification off, without blocking. `None`: nothing waits.
+        /// Dispatches at most one notification, without blocking. `None` if the queue is empty.
         fn dispatch(&mut self) -> Result<Option<Notification>, Error>;
 
         /// Whether a quorum provider decides. Without one, quorum decisions have no ring.
         fn has_provider(&self) -> bool;
 
-        /// Whether the descriptor tells when the daemon dies. If not, only a dispatch does.
+        /// Whether the descriptor reports the daemon's death. If not, only a dispatch does.
         fn hangs_up(&self) -> bool;
 
-        /// A moment that the daemon has lived after: when it was asked to start tracking.
+        /// Returns when the daemon was asked to start tracking. The daemon was alive after that.
         fn asked_at(&self) -> Moment;
 
         /// Closes the connection without blocking.

@@ -22,8 +22,8 @@ use crate::{
 
 /// The Corosync that runs on this node, reached through libquorum.
 ///
-/// It is the one in the network namespace of the thread that starts the actor: libqb's sockets
-/// belong to a network namespace.
+/// It is the Corosync in the network namespace of the thread that starts the actor, because libqb's
+/// sockets belong to a network namespace.
 #[derive(Clone, Debug, Default)]
 pub struct Corosync {
     file: Option<LibraryFile>,
@@ -31,24 +31,26 @@ pub struct Corosync {
 }
 
 impl Corosync {
-    /// Uses the libquorum that [`Library::load`] finds. It is looked for when the actor connects.
+    /// Uses the libquorum that [`Library::load`] finds. It is loaded when the actor connects.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Uses the libquorum in the file at `path`, which is loaded when the actor connects.
-    /// libvotequorum and libcmap are those that the dynamic linker finds: `LD_LIBRARY_PATH` is for
-    /// all three, and needs no `unsafe`.
+    /// Uses the libquorum in the file at `path`. It is loaded when the actor connects.
+    ///
+    /// The dynamic linker still selects libvotequorum and libcmap. `LD_LIBRARY_PATH` applies to all
+    /// three libraries and needs no `unsafe`.
     ///
     /// # Safety
     ///
-    /// As [`Library::load_from`]: the code in the file runs. It must be Corosync's libquorum, at any
-    /// time until the actor has stopped.
+    /// The conditions of [`Library::load_from`] apply: the code in the file runs. The file must be
+    /// Corosync's libquorum until the actor has stopped.
     ///
     /// ```no_run
     /// use actix_quorum::{Corosync, QuorumActor};
     ///
-    /// // SAFETY: only root can write there, and it is the libquorum of this machine's Corosync.
+    /// // SAFETY: only root can write there, and the file is the libquorum of this machine's
+    /// Corosync.
     /// let corosync = unsafe { Corosync::load_from("/opt/corosync/lib/libquorum.so.5") };
     /// let builder = QuorumActor::builder().source(corosync);
     /// ```
@@ -63,7 +65,7 @@ impl Corosync {
     }
 
     fn library(&self) -> Result<Library, Error> {
-        // A failure is not kept: the library may be installed while we try.
+        // A failure is not cached: the library may be installed meanwhile.
         if let Some(library) = self.library.get() {
             return Ok(*library);
         }
@@ -74,7 +76,7 @@ impl Corosync {
         Ok(*self.library.get_or_init(|| library))
     }
 
-    /// Blocks for as long as Corosync hangs, or until the line is cut.
+    /// Opens a connection and starts tracking. Blocks while Corosync hangs, until it is cancelled.
     fn track(
         &self,
         trust: TrustPolicy,
@@ -111,9 +113,11 @@ impl Source for Corosync {
         let tracking = blocking_worker.run(canceller.clone(), move || self.track(trust, &used));
         Box::pin(async move {
             let mut tracking = Box::pin(tracking);
-            // Whoever does not answer may be somebody else, who listens while Corosync is down.
-            for _ in 0..LOOKS {
-                if let Ok(tracking) = tokio::time::timeout(LOOK, &mut tracking).await {
+            // A silent server may be another process that listens while Corosync is down.
+            for _ in 0..SERVER_CHECKS {
+                if let Ok(tracking) =
+                    tokio::time::timeout(SERVER_CHECK_INTERVAL, &mut tracking).await
+                {
                     return tracking;
                 }
                 trust.server_uid.inspect(|uid| canceller.cancel_unless_run_by(*uid));
@@ -185,10 +189,10 @@ impl QuorumConnection for Tracking {
 
 const CLOCK: Clock = Clock::System;
 
-/// How long to wait for Corosync to let us in. It is asked anew then, for one that has lost a request is
-/// not to be waited for without end.
-const ATTEMPT: Duration = Duration::from_secs(10);
+/// How long to wait for Corosync to accept the connection. The attempt is then repeated, because a
+/// daemon that lost a request never answers it.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often to look meanwhile who is at the other end.
-const LOOK: Duration = Duration::from_millis(100);
-const LOOKS: u128 = ATTEMPT.as_millis() / LOOK.as_millis();
+/// How often to check the user of the server meanwhile.
+const SERVER_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+const SERVER_CHECKS: u128 = ATTEMPT_TIMEOUT.as_millis() / SERVER_CHECK_INTERVAL.as_millis();

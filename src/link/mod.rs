@@ -1,9 +1,10 @@
 //! Room 2: the connection of one actor to one daemon.
 //!
-//! Here are the traits of a source and of its connections, the threads that make blocking calls (connect,
-//! probe, ring watch, node names), the loop over the descriptor, and the delays between attempts. Nothing here
-//! decides whether there is quorum: what the daemon sends is passed on as it came. Begin reading at
-//! `notifications.rs`, which waits for the descriptor and dispatches.
+//! This room contains the traits of a source and its connections, the threads that make blocking
+//! calls (connect, probe, ring watch, node names), the loop over the descriptor, and the delays
+//! between attempts. Code in this room does not decide about quorum: it passes the daemon's
+//! messages on unchanged. Start reading at `notifications.rs`, which waits for the descriptor and
+//! dispatches.
 
 pub(crate) mod backoff;
 pub(crate) mod blocking_worker;

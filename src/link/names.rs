@@ -1,4 +1,4 @@
-//! What the nodes are called.
+//! The names of the nodes.
 
 use std::{
     fmt,
@@ -17,30 +17,30 @@ use crate::{
     libquorum::{canceller::Canceller, cmap::NodeNames},
 };
 
-/// Where the names come from.
+/// A source of names.
 pub enum NameSource {
-    /// They are known.
+    /// The names are known.
     Known(NodeNames),
-    /// They have to be read, which may block until the line is cut.
+    /// The names must be read, which may block until it is cancelled.
     Read {
-        /// Reads them.
+        /// Reads the names.
         read: Box<dyn Fn() -> Result<NodeNames, Error> + Send>,
-        /// What ends a reading.
+        /// Cancels a read.
         canceller: Canceller,
     },
 }
 
-/// The names that Corosync's configuration gives to nodes.
+/// The node names in Corosync's configuration.
 ///
-/// Reading them blocks while Corosync synchronises or hangs, so a thread does it that nobody waits
-/// for, and of which there is one at most. A reading that takes too long is ended.
+/// Reading them blocks while Corosync synchronises or hangs, so at most one separate thread reads
+/// them, and no other thread waits for it. A read that takes too long is cancelled.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     known: Mutex<Arc<NodeNames>>,
     reading: Mutex<Reading>,
     canceller: Mutex<Canceller>,
     read_at: Mutex<Option<Instant>>,
-    /// They were read, or could not be, at least once.
+    /// Whether at least one read was made, successfully or not.
     were_read: AtomicBool,
 }
 
@@ -48,44 +48,44 @@ pub(crate) struct Names {
 enum Reading {
     #[default]
     Idle,
-    /// The thread reads them.
+    /// The thread is reading.
     Busy,
-    /// They may have changed since it began to.
+    /// The thread is reading, and the names may have changed since it began.
     Again,
 }
 
-/// How long a reading may take: longer than Corosync waits for a silent quorum device when it
+/// How long a read may take. Corosync waits for a silent quorum device for less than that when it
 /// synchronises (`quorum.device.sync_timeout`, 30 s).
-const LONGEST: Duration = Duration::from_secs(40);
+const READ_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// How long to wait between two readings, however often there is reason to.
+/// The shortest pause between two reads.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How old they may be: a configuration that is read again tells only what it changes for votes.
-const AGE: Duration = Duration::from_secs(30);
+/// How old the names may be. A reload of the configuration is reported only if it changes votes.
+const MAX_AGE: Duration = Duration::from_secs(30);
 
 impl Names {
     pub(crate) fn known(&self) -> Arc<NodeNames> {
         Arc::clone(&self.known.lock())
     }
 
-    /// The same, once they were read or could not be.
+    /// Returns the names once at least one read was made.
     #[cfg(feature = "metrics")]
     pub(crate) fn once_read(&self) -> Option<Arc<NodeNames>> {
         self.were_read.load(Ordering::Acquire).then(|| self.known())
     }
 
-    /// Whether it is time to read them though nothing has happened.
+    /// Whether the names are old enough to be read again without any other reason.
     pub(crate) fn are_old(&self) -> bool {
-        self.read_at.lock().is_none_or(|read_at| read_at.elapsed() > AGE)
+        self.read_at.lock().is_none_or(|read_at| read_at.elapsed() > MAX_AGE)
     }
 
-    /// Has them read, some time.
+    /// Starts a read, or requests another one after the current read.
     pub(crate) fn read(self: &Arc<Self>, source: impl FnOnce() -> NameSource) {
         let mut reading = self.reading.lock();
         if *reading != Reading::Idle {
             *reading = Reading::Again;
-            if self.read_at.lock().is_some_and(|began_at| began_at.elapsed() > LONGEST) {
+            if self.read_at.lock().is_some_and(|began_at| began_at.elapsed() > READ_TIMEOUT) {
                 self.canceller.lock().interrupt();
             }
             return;
@@ -108,7 +108,7 @@ impl Names {
         if started.is_ok() {
             *reading = Reading::Busy;
         }
-        // The logger is not run under a lock.
+        // Dropped first: the logger must not run under a lock.
         drop(reading);
         if let Err(error) = started {
             crate::foreign::log!(
@@ -118,7 +118,7 @@ impl Names {
         }
     }
 
-    /// Ends a reading, and whatever it waits for.
+    /// Cancels a read.
     pub(crate) fn close(&self) {
         self.canceller.lock().cancel();
     }
@@ -127,15 +127,15 @@ impl Names {
         loop {
             match read() {
                 Ok(names) => *self.known.lock() = Arc::new(names),
-                // It may have gone again; the next connection reads them anew.
+                // Corosync may have ended. The next connection reads the names again.
                 Err(error) => {
                     crate::foreign::log!(log::Level::Debug, "node names are not known: {error}")
                 }
             }
             self.were_read.store(true, Ordering::Release);
-            // However long that took, they are as new as they get.
+            // The age counts from the end of the read, however long it took.
             *self.read_at.lock() = Some(Instant::now());
-            // The next reason to read them may be close behind.
+            // Another reason to read them may follow soon.
             thread::sleep(PAUSE);
             if self.is_done() {
                 return;
@@ -143,7 +143,7 @@ impl Names {
         }
     }
 
-    /// Whether nothing has changed since the reading began.
+    /// Whether no reason for another read has appeared since the read began.
     fn is_done(&self) -> bool {
         let mut reading = self.reading.lock();
         *reading = if *reading == Reading::Again { Reading::Busy } else { Reading::Idle };

@@ -26,62 +26,62 @@ use crate::{
 mod ring_reads;
 mod ticks;
 
-/// What one connection tells, in order; last, the error that ended it.
+/// A stream of the events of one connection, in order. The last item is the error that ended it.
 ///
-/// The connection is closed when the error has been taken, or when this is dropped; its descriptor
-/// has left the reactor by then.
+/// The connection is closed when the error has been read or the stream is dropped. By then its
+/// descriptor has left the reactor.
 pub(crate) struct Notifications {
-    /// `None` once the connection is over.
+    /// `None` once the connection has ended.
     connection: Option<AsyncFd<RegisteredFd>>,
     blocking_worker: BlockingWorker,
     probe: Arc<dyn Probe>,
     probe_interval: Duration,
     clock: Clock,
-    /// When to ask next, which is with a tick.
-    ask_at: Moment,
+    /// When to send the next probe, at a tick.
+    probe_at: Moment,
     ticks: Ticks,
-    /// Something was told, ever.
-    is_told: bool,
-    /// Something was told since it was last asked.
+    /// Whether any notification has arrived.
+    has_notified: bool,
+    /// Whether a notification has arrived since the last probe.
     has_news: bool,
-    asks_soon: bool,
-    /// What the next tick was moved for.
+    probes_soon: bool,
+    /// The moment for which the next tick was moved.
     armed_for: Moment,
-    asking: Option<PendingProbe>,
-    /// When its connection is given up if there is no answer.
+    pending_probe: Option<PendingProbe>,
+    /// When to close the probe's connection if no answer arrives.
     hang_up_at: Moment,
-    /// How long it is waited for.
-    patience: Duration,
-    /// Why it was not answered last.
+    /// How long to wait for an answer.
+    answer_timeout: Duration,
+    /// The error of the last probe, if it failed.
     unanswered: Option<Error>,
-    /// An answer that is held back until everything was dispatched that came before it.
+    /// An answer that is held back until all earlier notifications are dispatched.
     answer: Option<Answer>,
     members: Vec<NodeId>,
-    /// `None` where nobody watches the ring.
+    /// `None` if the ring is not watched.
     ring: Option<RingReads>,
-    /// A moment at which nothing waited that Corosync had sent.
+    /// A moment at which no message from Corosync was waiting.
     drained_at: Moment,
-    /// Something was told just now.
+    /// Whether a notification was just returned, so that the next poll yields.
     yields: bool,
     ended: bool,
 }
 
-/// What a connection tells.
+/// An event of a connection.
 #[derive(Debug)]
 pub(crate) enum LinkEvent {
-    /// Corosync told something, in a dispatch of its own, at some time after `drained_at`.
+    /// Corosync sent a notification after `drained_at`. Each one is dispatched separately.
     Notified { notification: Notification, drained_at: Moment },
-    /// Corosync answered, and nothing of what it had told waits any more.
+    /// Corosync answered a probe. No earlier notification is waiting.
     Answered(Answer),
-    /// The ring was looked at, and nothing of what Corosync had told waits any more.
+    /// The ring was read. No earlier notification is waiting.
     Ring(RingUpdate),
     /// Time passed.
     Tick,
 }
 
 impl Notifications {
-    /// Watches `connection` on the reactor of the current runtime, and asks `probe` whether the
-    /// daemon lives, every `probe_interval` by that clock.
+    /// Watches `connection` on the reactor of the current runtime, and sends a `probe` every
+    /// `probe_interval` by `clock`.
     pub(crate) fn new(
         connection: Box<dyn QuorumConnection>,
         blocking_worker: BlockingWorker,
@@ -91,7 +91,7 @@ impl Notifications {
         clock: Clock,
     ) -> Result<Self, Error> {
         let tick = if connection.hangs_up() { LONGEST_TICK } else { TICK };
-        // A whole number of them for each probe.
+        // The ticks divide the probe interval evenly.
         let ticks = match Ticks::new(divided(probe_interval, tick), clock) {
             Ok(ticks) => ticks,
             Err(error) => {
@@ -99,8 +99,9 @@ impl Notifications {
                 return Err(error);
             }
         };
-        // SAFETY: the descriptor of a `QuorumConnection`, a sealed trait, is open and the same until it is
-        // dropped, and it is dropped only after it was taken out of the `AsyncFd`.
+        // SAFETY: `QuorumConnection` is a sealed trait whose descriptor stays open and unchanged
+        // until the connection is dropped, and it is dropped only after it was taken out of the
+        // `AsyncFd`.
         let registered = unsafe {
             AsyncFd::register_with_interest(RegisteredFd(connection), Interest::READABLE)
         };
@@ -111,16 +112,16 @@ impl Notifications {
                 probe,
                 probe_interval,
                 clock,
-                // Or once it is told whose votes to ask for: see `note`.
-                ask_at: clock.now().after(probe_interval),
+                // The first notification moves this forward: see `note`.
+                probe_at: clock.now().after(probe_interval),
                 ticks,
-                is_told: false,
+                has_notified: false,
                 has_news: false,
-                asks_soon: false,
+                probes_soon: false,
                 armed_for: Moment::default(),
-                asking: None,
+                pending_probe: None,
                 hang_up_at: Moment::default(),
-                patience: LOST,
+                answer_timeout: ANSWER_TIMEOUT,
                 unanswered: None,
                 answer: None,
                 members: Vec::new(),
@@ -143,29 +144,29 @@ impl Notifications {
         }
     }
 
-    /// Takes note of what is passed on.
+    /// Records a notification that is passed on.
     fn note(&mut self, notification: &Notification) {
         let (Notification::Nodelist { members, .. } | Notification::Quorum { members, .. }) =
             notification;
-        if !self.is_told {
-            self.is_told = true;
-            self.ask_at = Moment::default();
+        if !self.has_notified {
+            self.has_notified = true;
+            self.probe_at = Moment::default();
         }
         if !members.is_empty() {
             self.members.clone_from(members);
         }
-        // The votes may have changed with it, and the ring.
+        // The votes and the ring may have changed too.
         self.has_news = true;
         if let Some(ring) = &mut self.ring {
             ring.hurry();
         }
     }
 
-    /// Has a tick come for what does not wait for the next one.
+    /// Moves the next tick forward if a probe or a read is due before it.
     fn arm(&mut self) {
-        let asks = self.asks_soon.then_some(self.ask_at);
+        let probes = self.probes_soon.then_some(self.probe_at);
         let reads = self.ring.as_ref().and_then(RingReads::next_at);
-        let Some(next) = asks.into_iter().chain(reads).min() else { return };
+        let Some(next) = probes.into_iter().chain(reads).min() else { return };
         let after = next.since(self.clock.now());
         if next != self.armed_for && after < self.ticks.period() * 3 / 4 {
             self.armed_for = next;
@@ -173,43 +174,43 @@ impl Notifications {
         }
     }
 
-    /// Asks when it is time to, and takes the answer when there is one.
+    /// Sends a probe when it is due, and receives its answer.
     fn poll_probe(&mut self, cx: &mut Context<'_>) {
         while self.answer.is_none() {
-            let Some(asking) = &mut self.asking else {
-                // Once until it is asked: who is told something all the time must not put it off.
-                if self.has_news && !self.asks_soon {
-                    self.asks_soon = true;
+            let Some(pending) = &mut self.pending_probe else {
+                // Set only once for each probe: frequent notifications must not postpone it.
+                if self.has_news && !self.probes_soon {
+                    self.probes_soon = true;
                     let soon = PROBE_COALESCE.min(self.ticks.period());
-                    self.ask_at = self.ask_at.min(self.clock.now().after(soon));
+                    self.probe_at = self.probe_at.min(self.clock.now().after(soon));
                 }
                 let now = self.clock.now();
-                // A daemon that answers votequorum only synchronises.
+                // A daemon that synchronises still answers votequorum.
                 let is_late = self.ring.as_mut().is_some_and(RingReads::has_become_late);
-                if now < self.ask_at && !is_late {
+                if now < self.probe_at && !is_late {
                     return;
                 }
-                (self.has_news, self.asks_soon) = (false, false);
-                // Not to wait for a tick more than that, should one come a little early.
+                (self.has_news, self.probes_soon) = (false, false);
+                // Half a tick earlier, so that a tick that arrives a little early counts.
                 let early = self.ticks.period() / 2;
-                self.ask_at = now.after(self.probe_interval.saturating_sub(early));
-                self.asking = Some(self.probe.ask(self.members.clone()));
-                self.hang_up_at = now.after(self.patience);
+                self.probe_at = now.after(self.probe_interval.saturating_sub(early));
+                self.pending_probe = Some(self.probe.ask(self.members.clone()));
+                self.hang_up_at = now.after(self.answer_timeout);
                 continue;
             };
-            let Poll::Ready(answer) = asking.as_mut().poll(cx) else {
-                // An answer that is lost never comes.
+            let Poll::Ready(answer) = pending.as_mut().poll(cx) else {
+                // A lost request is never answered.
                 if self.clock.now() >= self.hang_up_at {
-                    self.patience = (self.patience * 2).min(LOST_FOR_LONG);
-                    self.hang_up_at = self.clock.now().after(self.patience);
+                    self.answer_timeout = (self.answer_timeout * 2).min(LONGEST_ANSWER_TIMEOUT);
+                    self.hang_up_at = self.clock.now().after(self.answer_timeout);
                     self.probe.interrupt();
                 }
                 return;
             };
-            self.asking = None;
+            self.pending_probe = None;
             match answer {
                 Ok(answer) => {
-                    self.patience = LOST;
+                    self.answer_timeout = ANSWER_TIMEOUT;
                     self.unanswered = None;
                     if let Some(ring) = &mut self.ring {
                         ring.daemon_lives(answer.asked_at);
@@ -217,11 +218,11 @@ impl Notifications {
                     self.answer = Some(answer);
                 }
                 Err(error) => {
-                    // Told once, for what it is: if it lasts, it is told as stalled.
+                    // Logged once for each error. A lasting failure is published as stalled.
                     if self.unanswered.as_ref() != Some(&error) {
                         crate::foreign::log!(
                             log::Level::Warn,
-                            "corosync cannot be asked whether it lives: {error}"
+                            "corosync cannot be asked for a sign of life: {error}"
                         );
                         self.unanswered = Some(error);
                     }
@@ -236,7 +237,7 @@ impl Stream for Notifications {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        // Who was told of it comes first, and what else this arbiter has to do.
+        // Yields first, so that the subscribers and other tasks of this arbiter run.
         if std::mem::take(&mut this.yields) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -252,15 +253,15 @@ impl Stream for Notifications {
         };
         this.arm();
         let Some(connection) = &mut this.connection else { return Poll::Ready(None) };
-        // Over libqb's transport `socket` the descriptor does not tell that Corosync died; only a
-        // dispatch does. And an answer counts only when nothing waits that was told before it.
+        // With libqb's transport `socket` the descriptor does not report Corosync's death; only a
+        // dispatch does. And an answer counts only when no earlier notification is waiting.
         let before = this.clock.now();
         let dispatched = if due || is_read || this.answer.is_some() {
             connection.get_mut().0.dispatch()
         } else {
             ready!(poll_dispatch(connection, cx))
         };
-        let told = match dispatched {
+        let event = match dispatched {
             Ok(Some(notification)) => {
                 this.note(&notification);
                 this.yields = true;
@@ -281,7 +282,7 @@ impl Stream for Notifications {
                 Err(error)
             }
         };
-        Poll::Ready(Some(told))
+        Poll::Ready(Some(event))
     }
 }
 
@@ -291,7 +292,7 @@ impl Drop for Notifications {
     }
 }
 
-/// Waits until the descriptor is readable and something was dispatched.
+/// Waits until the descriptor is readable and a dispatch has returned a notification.
 fn poll_dispatch(
     connection: &mut AsyncFd<RegisteredFd>,
     cx: &mut Context<'_>,
@@ -300,7 +301,7 @@ fn poll_dispatch(
         match ready!(connection.poll_read_ready_mut(cx)) {
             Ok(mut guard) => match guard.get_inner_mut().0.dispatch() {
                 Ok(None) => guard.clear_ready(),
-                // There may be more, of which the reactor will not tell again: stay ready.
+                // More may be waiting, and the reactor does not report that again: stay ready.
                 dispatched => return Poll::Ready(dispatched),
             },
             Err(error) => return Poll::Ready(Err(Error::reactor(error))),
@@ -308,14 +309,14 @@ fn poll_dispatch(
     }
 }
 
-/// The longest period of no more than `longest` that goes into `duration` without a rest.
+/// Returns the longest period, at most `longest`, that divides `duration` evenly.
 fn divided(duration: Duration, longest: Duration) -> Duration {
     let parts = duration.as_nanos().div_ceil(longest.as_nanos());
     let parts = u32::try_from(parts).unwrap_or(u32::MAX).max(1);
     (duration / parts).min(longest)
 }
 
-/// A connection in the reactor.
+/// A connection that is registered with the reactor.
 struct RegisteredFd(Box<dyn QuorumConnection>);
 
 impl AsRawFd for RegisteredFd {
@@ -324,20 +325,20 @@ impl AsRawFd for RegisteredFd {
     }
 }
 
-/// How often at least a dispatch is tried that nothing asked for, where only that tells that the
-/// daemon has died.
+/// The longest time between two dispatches if only a dispatch reports the daemon's death.
 const TICK: Duration = Duration::from_millis(250);
 
-/// How often elsewhere: there is time to look at, and who has ended to forget.
+/// The longest time between two dispatches otherwise. Each tick also checks the deadlines and
+/// removes subscribers that have ended.
 pub(crate) const LONGEST_TICK: Duration = Duration::from_secs(1);
 
-/// How long an answer may take, which takes less than a millisecond, before it is asked for again on
-/// another connection; twice as long each time.
-const LOST: Duration = Duration::from_secs(10);
+/// How long an answer may take before the request is repeated on another connection. It usually
+/// takes less than a millisecond. The timeout doubles each time.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// To what that grows: each connection that is given up takes one of the 128 places (libqb
-/// `lib/ipc_setup.c`) in the queue of a daemon that is stopped, and is nothing to one that goes on.
-const LOST_FOR_LONG: Duration = Duration::from_secs(300);
+/// The longest timeout. Each abandoned connection takes one of the 128 places (libqb
+/// `lib/ipc_setup.c`) in the queue of a stopped daemon, and costs a running one nothing.
+const LONGEST_ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How soon after a notification to ask: with a flood of them, not for each.
+/// The delay of a probe after a notification, so that many notifications cause one probe.
 const PROBE_COALESCE: Duration = Duration::from_millis(50);

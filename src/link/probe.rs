@@ -14,42 +14,43 @@ use crate::{
     },
 };
 
-/// What a round trip to the daemon told.
+/// The result of one round trip to the daemon.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// When the request was sent: the answer proves that the daemon lived after it.
+    /// When the request was sent. The answer proves that the daemon was alive after that.
     pub(crate) asked_at: Moment,
-    /// Whether votequorum, or what was asked in its place, holds this node for quorate.
+    /// Whether votequorum, or its replacement, reports this node as quorate.
     pub(crate) quorate: bool,
-    /// What only votequorum tells.
+    /// The votes, which only votequorum reports.
     pub(crate) votes: Option<Votes>,
     pub(crate) local: Option<NodeId>,
 }
 
-/// An answer that is waited for.
+/// A future for an answer.
 pub(crate) type PendingProbe = Pending<Answer>;
 
-/// Asks a daemon whether it lives.
+/// Checks whether a daemon is alive.
 pub trait Probe: fmt::Debug + Send + Sync {
-    /// Asks for one answer, and for the votes of these members. It may never come.
+    /// Requests one answer, with the votes of these members. The answer may never arrive.
     fn ask(&self, members: Vec<NodeId>) -> PendingProbe;
 
-    /// Ends an answer that does not come, with the connection: asks once more on another.
+    /// Closes the connection of a request that is not answered, and repeats the request on a new
+    /// one.
     fn interrupt(&self) {}
 
-    /// Closes its connection, and ends what it waits for. Returns when that is done.
+    /// Closes the connection and cancels waiting requests. Returns when that is done.
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
-/// Makes one round trip to Corosync at a time, each asked for, on a thread of its own and on a
-/// connection of its own.
+/// Makes one round trip to Corosync at a time, on request, on its own thread and its own
+/// connection.
 #[derive(Debug)]
 pub(crate) struct ProbeThread {
     worker: Worker<Prober>,
     canceller: Canceller,
 }
 
-/// How to reach the daemon.
+/// The parameters of a probe.
 #[derive(Clone, Debug)]
 pub(crate) struct ProbeConfig {
     pub(crate) library: Library,
@@ -77,24 +78,25 @@ impl Probe for ProbeThread {
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        // Also if nobody waits until it is closed.
+        // Cancelled now, even if the returned future is not awaited.
         self.canceller.cancel();
         let (canceller, closed) = (self.canceller.clone(), self.worker.close());
         Box::pin(async move { canceller.cancel_until(closed).await })
     }
 }
 
-/// What the thread works with.
+/// The state of the thread.
 struct Prober {
     config: ProbeConfig,
     canceller: Canceller,
     connection: Option<Service>,
 }
 
-/// Who is asked.
+/// The service that is asked.
 enum Service {
     Votequorum(Votequorum),
-    /// Where there is no votequorum. It does not answer while Corosync synchronises.
+    /// The quorum service, for a daemon without votequorum. It does not answer while Corosync
+    /// synchronises.
     Quorum(Handle),
 }
 
@@ -103,7 +105,7 @@ impl Responder for Prober {
     type Answer = Answer;
 
     fn answer(&mut self, members: &Vec<NodeId>) -> Result<Answer, Error> {
-        // A connection from before may have died with its daemon, and another one be there.
+        // An old connection may have ended with its daemon, while a new daemon runs.
         let is_old = self.connection.is_some();
         self.ask(members).or_else(|error| match is_old {
             true => self.ask(members),
@@ -113,7 +115,7 @@ impl Responder for Prober {
 }
 
 impl Prober {
-    /// Makes one round trip. The connection is kept if it worked.
+    /// Makes one round trip. The connection is kept if that succeeds.
     fn ask(&mut self, members: &[NodeId]) -> Result<Answer, Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
@@ -141,11 +143,11 @@ fn connect(config: &ProbeConfig, canceller: &Canceller) -> Result<Service, Error
             config.trust.check_server(votequorum.server())?;
             return Ok(Service::Votequorum(votequorum));
         }
-        // The library is not installed, or another provider decides.
+        // The library is not installed, or another provider decides about quorum.
         Err(error @ (Error::Load(_) | Error::Connect(Code::LIBRARY))) => {
             crate::foreign::log!(
                 log::Level::Debug,
-                "asking quorum's service, which tells no votes: {error}"
+                "using the quorum service, which does not report votes: {error}"
             );
         }
         Err(error) => return Err(error),

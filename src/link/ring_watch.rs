@@ -1,4 +1,4 @@
-//! Reads the daemon's counters that show whether its ring lives (`cmap_keys(7)`, `stats.srp.*`).
+//! Reads the daemon's counters that show whether its ring is alive (`cmap_keys(7)`, `stats.srp.*`).
 
 use std::{
     ffi::CStr,
@@ -26,25 +26,25 @@ use crate::{
 /// One read of the daemon's counters (`stats.srp.*` in `cmap_keys(7)`).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RingReading {
-    /// Which connection to the counters this is: another one may have been opened while the daemon
-    /// synchronised.
+    /// The number of the connection to the counters. A new one may have been opened while the
+    /// daemon synchronised.
     pub(crate) connection: u64,
-    /// When the first counter was asked for, less the age that it may have.
+    /// When the first counter was requested, minus the possible age of the counters.
     pub(crate) asked_at: Moment,
-    /// When the last counter was there.
+    /// When the last counter was received.
     pub(crate) answered_at: Moment,
     pub(crate) counters: RingCounters,
-    /// `orf_token_rx`: moves with each token that arrives.
+    /// `orf_token_rx`: grows with each token that arrives.
     pub(crate) tokens: u64,
     /// `runtime.config.totem.token`: how long the daemon waits for a token.
     pub(crate) token: Duration,
-    /// `runtime.config.totem.consensus`: how long nodes in GATHER wait for one that is silent.
+    /// `runtime.config.totem.consensus`: how long nodes in GATHER wait for a silent node.
     pub(crate) consensus: Duration,
-    /// The votes of all nodes in the nodelist, where there is one.
+    /// The votes of all nodes in the nodelist, if there is a nodelist.
     pub(crate) configured_votes: Option<u32>,
 }
 
-/// The counters that move when a ring ends or forms, and stand still while it lives.
+/// The counters that change when a ring ends or forms, and stay the same while the ring is alive.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct RingCounters {
     pub(crate) gather_entered: u64,
@@ -52,38 +52,38 @@ pub(crate) struct RingCounters {
     pub(crate) token_lost: u64,
 }
 
-/// What looking at the ring brought.
+/// The result of one look at the ring.
 #[derive(Clone, Debug)]
 pub enum RingUpdate {
     /// The daemon's counters.
     Read(RingReading),
-    /// They cannot be read.
+    /// The counters cannot be read.
     Unwatched,
 }
 
-/// How far apart two reads must be. The first may be answered before an overdue timer of the daemon
-/// has run; within this time it has.
+/// The shortest time between two reads that confirm each other. The first one may be answered
+/// before an overdue timer of the daemon has fired; within this time it fires.
 pub(crate) const SECOND_READ: Duration = Duration::from_millis(50);
 
 /// Reads the counters of a daemon.
 pub trait RingWatch: fmt::Debug + Send + Sync {
-    /// Asks for one read. It may never come: a daemon that synchronises answers late.
+    /// Requests one read. The answer may never arrive: a daemon that synchronises answers late.
     fn read(&self) -> Pending<RingUpdate>;
 
-    /// Ends a read that the daemon does not answer though it lives; false if there is no connection
-    /// yet. The next read uses another connection, which is answered also while the daemon
-    /// synchronises.
+    /// Cancels a read that the daemon does not answer although it is alive. Returns `false` if
+    /// there is no connection yet. The next read opens another connection, which the daemon answers
+    /// even while it synchronises.
     ///
-    /// A request that waits has the daemon spin at real-time priority (libqb `lib/ipcs.c`: its
+    /// A waiting request makes the daemon spin at real-time priority (libqb `lib/ipcs.c`: its
     /// descriptor stays readable).
     fn cancel(&self) -> bool;
 
-    /// Closes its connections, and ends what it waits for. Returns when that is done.
+    /// Closes the connections and cancels waiting requests. Returns when that is done.
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
-/// Makes one read at a time, each asked for, on a thread and on connections of its own: libcmap may
-/// be silent while votequorum answers.
+/// Makes one read at a time, on request, on its own thread and its own connections: libcmap may be
+/// silent while votequorum answers.
 #[derive(Debug)]
 pub(crate) struct RingThread {
     trust: TrustPolicy,
@@ -91,13 +91,13 @@ pub(crate) struct RingThread {
     current: Mutex<Current>,
 }
 
-/// The thread that reads, and what ends the request that it waits for.
+/// The thread that reads, and the canceller of its waiting request.
 #[derive(Debug)]
 struct Current {
     worker: Worker<Reader>,
     canceller: Canceller,
-    /// Both connections are there.
-    is_made: Arc<AtomicBool>,
+    /// Whether both connections are open.
+    is_connected: Arc<AtomicBool>,
     connections: Arc<AtomicU64>,
 }
 
@@ -116,20 +116,20 @@ impl Current {
         connections: Arc<AtomicU64>,
     ) -> Self {
         let canceller = Canceller::default();
-        let is_made = Arc::new(AtomicBool::new(false));
-        let (used, made, count) =
-            (canceller.clone(), Arc::clone(&is_made), Arc::clone(&connections));
+        let is_connected = Arc::new(AtomicBool::new(false));
+        let (used, connected, count) =
+            (canceller.clone(), Arc::clone(&is_connected), Arc::clone(&connections));
         let worker = Worker::new("quorum-ring", move || Reader {
             trust,
             clock,
             maps: None,
             canceller: used.clone(),
-            is_made: Arc::clone(&made),
+            is_connected: Arc::clone(&connected),
             connections: Arc::clone(&count),
             was_watched,
-            is_warned: false,
+            has_warned: false,
         });
-        Self { worker, canceller, is_made, connections }
+        Self { worker, canceller, is_connected, connections }
     }
 }
 
@@ -140,8 +140,8 @@ impl RingWatch for RingThread {
 
     fn cancel(&self) -> bool {
         let mut current = self.current.lock();
-        // Without a connection the thread makes one, which takes as long as it does.
-        if !current.is_made.swap(false, Ordering::AcqRel) {
+        // Without a connection the thread is opening one, which cannot be cancelled here.
+        if !current.is_connected.swap(false, Ordering::AcqRel) {
             return false;
         }
         current.canceller.cancel();
@@ -153,43 +153,44 @@ impl RingWatch for RingThread {
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let current = self.current.lock();
-        // Also if nobody waits until it is closed.
+        // Cancelled now, even if the returned future is not awaited.
         current.canceller.cancel();
         let (canceller, closed) = (current.canceller.clone(), current.worker.close());
         Box::pin(async move { canceller.cancel_until(closed).await })
     }
 }
 
-/// What the thread works with.
+/// The state of the thread.
 struct Reader {
     trust: TrustPolicy,
     clock: Clock,
     maps: Option<Maps>,
     canceller: Canceller,
-    is_made: Arc<AtomicBool>,
-    /// How many connections were made.
+    is_connected: Arc<AtomicBool>,
+    /// The number of connections opened so far.
     connections: Arc<AtomicU64>,
-    /// A read has succeeded, so the next failure is none of what is installed.
+    /// Whether a read has succeeded. Then a later failure does not mean that the counters are
+    /// missing.
     was_watched: bool,
-    is_warned: bool,
+    has_warned: bool,
 }
 
 /// The connections to the daemon.
 struct Maps {
-    /// Which connection this is.
+    /// The number of this connection.
     number: u64,
-    /// Configuration and timeouts.
+    /// The map with the configuration and the timeouts.
     default: Cmap,
-    /// `None` with Corosync 2, which has the counters in the default map.
+    /// The map with the counters. `None` with Corosync 2, which has them in the default map.
     statistics: Option<Cmap>,
     keys: Keys,
-    /// What the nodelist said last, and when it was read.
+    /// The votes in the nodelist, and when they were read.
     configured_votes: (Option<u32>, Moment),
     /// The token and consensus timeouts, and when they were read.
     timeouts: Option<(Duration, Duration, Moment)>,
 }
 
-/// Where the counters are, and how old they may be.
+/// The keys of the counters, and how old their values may be.
 struct Keys {
     gather_entered: &'static CStr,
     operational_entered: &'static CStr,
@@ -198,7 +199,7 @@ struct Keys {
     age: Duration,
 }
 
-/// Corosync 3 reads them when it is asked (`exec/stats.c`).
+/// Corosync 3 reads the counters on request (`exec/stats.c`).
 const COROSYNC_3: Keys = Keys {
     gather_entered: c"stats.srp.gather_entered",
     operational_entered: c"stats.srp.operational_entered",
@@ -207,7 +208,7 @@ const COROSYNC_3: Keys = Keys {
     age: Duration::ZERO,
 };
 
-/// Corosync 2 copies them every 1.5 s (`exec/main.c`, `corosync_totem_stats_updater`).
+/// Corosync 2 copies the counters every 1.5 s (`exec/main.c`, `corosync_totem_stats_updater`).
 const COROSYNC_2: Keys = Keys {
     gather_entered: c"runtime.totem.pg.mrp.srp.gather_entered",
     operational_entered: c"runtime.totem.pg.mrp.srp.operational_entered",
@@ -216,21 +217,21 @@ const COROSYNC_2: Keys = Keys {
     age: Duration::from_millis(1500),
 };
 
-/// How old what the nodelist said may be. Votes that are added show in what votequorum expects at
+/// How old the votes of the nodelist may be. Added votes appear in votequorum's expected votes at
 /// once.
 const NODELIST_AGE: Duration = Duration::from_secs(10);
 
-/// How old the timeouts may be: a reload of the configuration changes them.
+/// How old the timeouts may be. A reload of the configuration changes them.
 const TIMEOUTS_AGE: Duration = Duration::from_secs(1);
 
-/// Why there is no read.
+/// The reason for a failed read.
 enum Failed {
-    /// There will be none, whatever is tried.
+    /// No read can succeed.
     Unwatchable(String),
-    /// The service does not take us. The next attempt may succeed if one has before.
+    /// The service refuses this process. The next attempt may succeed if one has succeeded before.
     Refused(Error),
     /// The next attempt may succeed.
-    For(Error),
+    Transient(Error),
 }
 
 impl Responder for Reader {
@@ -238,7 +239,7 @@ impl Responder for Reader {
     type Answer = RingUpdate;
 
     fn answer(&mut self, (): &()) -> Result<RingUpdate, Error> {
-        // A connection from before may have died with its daemon, and another one be there.
+        // An old connection may have ended with its daemon, while a new daemon runs.
         let is_old = self.maps.is_some();
         let read = self.read().or_else(|failed| if is_old { self.read() } else { Err(failed) });
         match read {
@@ -246,7 +247,7 @@ impl Responder for Reader {
                 self.was_watched = true;
                 Ok(RingUpdate::Read(reading))
             }
-            Err(Failed::For(error)) => Err(error),
+            Err(Failed::Transient(error)) => Err(error),
             Err(Failed::Refused(error)) if self.was_watched => Err(error),
             Err(Failed::Refused(error)) => Ok(self.unwatched(&error.to_string())),
             Err(Failed::Unwatchable(why)) => Ok(self.unwatched(&why)),
@@ -256,24 +257,24 @@ impl Responder for Reader {
 
 impl Reader {
     fn unwatched(&mut self, why: &str) -> RingUpdate {
-        if !std::mem::replace(&mut self.is_warned, true) {
+        if !std::mem::replace(&mut self.has_warned, true) {
             crate::foreign::log!(
                 log::Level::Warn,
-                "the ring is not watched, so a node that the others go on without may be called \
-                 quorate, and is_exclusive() is false: {why}"
+                "the ring is not watched, so a node may be reported quorate although the other nodes \
+                 continue without it, and is_exclusive() is false: {why}"
             );
         }
         RingUpdate::Unwatched
     }
 
-    /// Makes one read. The connections are kept if it worked.
+    /// Makes one read. The connections are kept if it succeeds.
     fn read(&mut self) -> Result<RingReading, Failed> {
         let mut maps = match self.maps.take() {
             Some(maps) => maps,
             None => {
-                self.is_made.store(false, Ordering::Release);
+                self.is_connected.store(false, Ordering::Release);
                 let maps = Maps::connect(self.trust, &self.canceller)?;
-                self.is_made.store(true, Ordering::Release);
+                self.is_connected.store(true, Ordering::Release);
                 let number = self.connections.fetch_add(1, Ordering::Relaxed);
                 Maps { number, ..maps }
             }
@@ -322,7 +323,7 @@ impl Maps {
     fn connect(trust: TrustPolicy, canceller: &Canceller) -> Result<Self, Failed> {
         let default = Cmap::initialize(trust.peer(canceller))?;
         trust.check_server(default.server())?;
-        // Corosync 2 dies of a request for another map than the default one.
+        // Corosync 2 dies when any other map than the default one is requested.
         let is_corosync_2 = default.is_corosync_2()?;
         let statistics = if is_corosync_2 {
             None
@@ -352,7 +353,7 @@ impl From<Error> for Failed {
         match error {
             Error::Load(_) | Error::UntrustedServer { .. } => Self::Unwatchable(error.to_string()),
             Error::Connect(Code::LIBRARY | Code::ACCESS) => Self::Refused(error),
-            error => Self::For(error),
+            error => Self::Transient(error),
         }
     }
 }

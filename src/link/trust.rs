@@ -1,4 +1,4 @@
-//! Which daemons are believed.
+//! The rules that decide which daemons are believed.
 
 use crate::{
     error::Error,
@@ -8,24 +8,24 @@ use crate::{
     },
 };
 
-/// What a connection must satisfy to be believed.
+/// The conditions that a connection must meet to be believed.
 #[derive(Clone, Copy, Debug)]
 pub struct TrustPolicy {
-    /// Refuse a Corosync without a quorum provider.
+    /// Whether to refuse a Corosync without a quorum provider.
     pub require_provider: bool,
-    /// Refuse a server that is not run by this user.
+    /// The user that must run the server, or `None` for any user.
     pub server_uid: Option<u32>,
-    /// The model to connect with; `None` to find out which one the daemon can take.
+    /// The model to connect with, or `None` to select it by the version of the daemon.
     pub model: Option<Model>,
 }
 
 impl TrustPolicy {
-    /// For whom a connection is made that must satisfy this.
+    /// Returns the peer for a connection that must meet these conditions.
     pub(crate) fn peer<'a>(&self, canceller: &'a Canceller) -> Peer<'a> {
         Peer { canceller, uid: self.server_uid }
     }
 
-    /// Whether this server may be believed.
+    /// Checks whether this server may be believed.
     pub(crate) fn check_server(&self, server: Option<PeerProcess>) -> Result<(), Error> {
         let found = server.map(|server| server.uid);
         match self.server_uid {
@@ -36,7 +36,7 @@ impl TrustPolicy {
         }
     }
 
-    /// Whether a Corosync with or without a provider may be believed.
+    /// Checks whether a Corosync with or without a provider may be believed.
     pub(crate) fn check_provider(&self, has_provider: bool) -> Result<(), Error> {
         if self.require_provider && !has_provider { Err(Error::NoProvider) } else { Ok(()) }
     }

@@ -18,14 +18,14 @@ pub(crate) trait Responder: Send + 'static {
     fn answer(&mut self, request: &Self::Request) -> Result<Self::Answer, Error>;
 }
 
-/// An answer that is waited for.
+/// A future for an answer.
 pub(crate) type Pending<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
 
-/// A thread that answers one request after the other. It is started by the first request, and anew
-/// if it has ended.
+/// A thread that answers requests one after another. The first request starts it, and a later
+/// request restarts it if it has ended.
 ///
-/// The thread blocks for as long as Corosync hangs, and nobody waits for it: its answer proves that
-/// Corosync lives, and its silence that it may not.
+/// The thread blocks for as long as Corosync hangs, and no other thread waits for it. Its answer
+/// proves that Corosync is alive; a missing answer is a sign that it may not be.
 pub(crate) struct Worker<R: Responder> {
     name: &'static str,
     responder: Arc<dyn Fn() -> R + Send + Sync>,
@@ -44,7 +44,8 @@ struct Request<R: Responder> {
 }
 
 impl<R: Responder> Worker<R> {
-    /// A thread called `name` that answers with what `responder` makes.
+    /// Creates a worker whose thread is called `name` and answers with the responder that
+    /// `responder` creates.
     pub(crate) fn new(
         name: &'static str,
         responder: impl Fn() -> R + Send + Sync + 'static,
@@ -52,7 +53,7 @@ impl<R: Responder> Worker<R> {
         Self { name, responder: Arc::new(responder), thread: Mutex::new(None) }
     }
 
-    /// Asks for an answer. It may never come.
+    /// Requests an answer. It may never arrive.
     pub(crate) fn ask(&self, request: R::Request) -> Pending<R::Answer> {
         let (sender, answer) = oneshot::channel();
         let submitted = self.submit(Request { request, answer: sender });
@@ -62,7 +63,7 @@ impl<R: Responder> Worker<R> {
         })
     }
 
-    /// Hands a request to the thread, and starts one if there is none (any more).
+    /// Passes a request to the thread. Starts the thread if it is not running.
     fn submit(&self, mut request: Request<R>) -> Result<(), Error> {
         let mut running = self.thread.lock();
         if let Some(thread) = &*running {
@@ -86,9 +87,9 @@ impl<R: Responder> Worker<R> {
         Ok(())
     }
 
-    /// Has the thread end, and returns when it has, which may be never.
+    /// Ends the thread. Returns when it has ended, which may be never.
     pub(crate) fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        // Without anybody to ask it, the thread ends.
+        // The thread ends when the sender of its requests is dropped.
         let ended = self.thread.lock().take().map(|thread| thread.ended);
         Box::pin(async move {
             if let Some(ended) = ended {
@@ -98,7 +99,7 @@ impl<R: Responder> Worker<R> {
     }
 }
 
-/// The work of the thread. It ends when nobody can ask any more.
+/// Runs on the thread until the sender of the requests is dropped.
 fn work<R: Responder>(mut responder: R, requests: &mpsc::Receiver<Request<R>>) {
     for Request { request, answer } in requests {
         if !answer.is_closed() {

@@ -19,18 +19,18 @@ pub(super) struct RingReads {
     clock: Clock,
     /// When to read next; `None` if the counters cannot be read.
     read_at: Option<Moment>,
-    /// A read that is waited for, and since when.
+    /// The read that is under way, and when it was requested.
     pending: Option<(Pending<RingUpdate>, Moment)>,
-    /// It was found to be late.
+    /// Whether the pending read was reported as late.
     is_late: bool,
-    /// When something happened last: only reads that are asked for later can confirm each other.
+    /// When the last notification arrived. Only later reads can confirm each other.
     hurried_at: Moment,
-    /// Held back until everything was dispatched that came before it.
+    /// A finished read that is held back until all earlier notifications are dispatched.
     update: Option<RingUpdate>,
     last: Option<RingReading>,
-    /// How often the token was seen to move since something happened.
+    /// How often the token was seen to move since the last notification.
     moves: u32,
-    /// Why there was no read last.
+    /// The error of the last read, if it failed.
     failed: Option<Error>,
 }
 
@@ -50,14 +50,14 @@ impl RingReads {
         }
     }
 
-    /// Something has happened to the ring: reads at once, and again as soon as that can confirm it.
+    /// Reads at once after a change of the ring, and again as soon as that read can be confirmed.
     pub(super) fn hurry(&mut self) {
         self.hurried_at = self.clock.now();
         self.moves = 0;
         self.read_at = self.read_at.map(|_| Moment::default());
     }
 
-    /// When this wants to be polled next: when it reads next, or when a read is late.
+    /// Returns when to poll next: when the next read is due, or when the pending one becomes late.
     pub(super) fn next_at(&self) -> Option<Moment> {
         match &self.pending {
             Some((_, since)) => Some(since.after(LATE)).filter(|_| !self.is_late),
@@ -65,15 +65,16 @@ impl RingReads {
         }
     }
 
-    /// Whether a read is late; true once for each. If the daemon lives, it cannot answer.
+    /// Whether a read has become late. Returns `true` once for each read. A daemon that is alive
+    /// but synchronises cannot answer it.
     pub(super) fn has_become_late(&mut self) -> bool {
         let (was_late, now) = (self.is_late, self.clock.now());
         self.is_late = self.pending.as_ref().is_some_and(|(_, since)| now >= since.after(LATE));
         self.is_late && !was_late
     }
 
-    /// The daemon has answered something else that it was asked for at that moment: ends a read that
-    /// was late by then.
+    /// Cancels a late read, because the daemon has answered another request that was sent at
+    /// `asked_at`, after the read became late.
     pub(super) fn daemon_lives(&mut self, asked_at: Moment) {
         let Some((_, since)) = &mut self.pending else { return };
         if asked_at < since.after(LATE) {
@@ -83,17 +84,17 @@ impl RingReads {
             self.pending = None;
             self.read_at = Some(Moment::default());
         } else {
-            // It connects, which takes as long as it does.
+            // The thread is opening a connection, which cannot be cancelled.
             (*since, self.is_late) = (self.clock.now(), false);
         }
     }
 
-    /// Takes the read that is there, once everything before it was dispatched.
+    /// Returns the finished read, once all earlier notifications are dispatched.
     pub(super) fn take(&mut self) -> Option<RingUpdate> {
         self.update.take()
     }
 
-    /// Reads when it is time to. Returns whether there is a read.
+    /// Makes a read when it is due. Returns whether a finished read is ready.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         while self.update.is_none() {
             let Some((pending, _)) = &mut self.pending else {
@@ -115,10 +116,7 @@ impl RingReads {
                 }
                 Err(error) => {
                     if self.failed.as_ref() != Some(&error) {
-                        crate::foreign::log!(
-                            log::Level::Warn,
-                            "the ring cannot be looked at: {error}"
-                        );
+                        crate::foreign::log!(log::Level::Warn, "the ring cannot be read: {error}");
                         self.failed = Some(error);
                     }
                     Some(RETRY)
@@ -129,7 +127,7 @@ impl RingReads {
         true
     }
 
-    /// How soon the next read follows; `None` if there is nothing to read.
+    /// Returns the delay before the next read, or `None` if there is nothing to read.
     fn next(&mut self, update: &RingUpdate) -> Option<Duration> {
         let RingUpdate::Read(reading) = update else { return None };
         let last = self.last.replace(reading.clone());
@@ -141,26 +139,27 @@ impl RingReads {
         }
         Some(match self.moves {
             CONFIRMED => interval(reading),
-            // It was asked for before something happened, and shows nothing of that.
+            // The read was requested before the last notification, and does not show its effect.
             _ if reading.asked_at < self.hurried_at => Duration::ZERO,
             _ => SECOND_READ,
         })
     }
 }
 
-/// How often to read. `is_exclusive()` ends so much earlier than the daemon notices that its token is
-/// lost, and is a twelfth of the time that a read is worth to it.
+/// Returns the interval between reads. `is_exclusive()` ends by up to this interval before the
+/// daemon notices the loss of its token. The interval is a twelfth of the time for which a read
+/// proves exclusivity.
 fn interval(reading: &RingReading) -> Duration {
     let exclusive = reading.consensus.saturating_sub(reading.token / 5);
     (exclusive / 12).clamp(SECOND_READ * 2, Duration::from_secs(10))
 }
 
-/// How often the token must have moved before reads are as rare as they may be.
+/// How often the token must have moved before reads become rare.
 const CONFIRMED: u32 = 2;
 
-/// How long a read may take. It takes less than a millisecond, unless the daemon synchronises, hangs or
-/// does not get a processor.
+/// How long a read may take before it is late. It takes less than a millisecond, unless the daemon
+/// synchronises, hangs or does not get a processor.
 const LATE: Duration = Duration::from_millis(50);
 
-/// How soon to try again after a read that failed.
+/// The delay after a failed read.
 const RETRY: Duration = Duration::from_millis(200);

@@ -5,14 +5,14 @@ use std::{
 
 use crate::{error::Error, link::clock::Clock};
 
-/// Comes round every so often, at once for the first time. Many that are late are one.
+/// A periodic tick, the first one at once. Several ticks that are overdue count as one.
 #[derive(Debug)]
 pub(super) enum Ticks {
-    /// One wake-up for each, where tokio's timer wheel takes two or three for a time as long as
-    /// this; and due as soon as a suspended system resumes.
+    /// A timer with one wake-up for each tick, where tokio's timer wheel needs two or three for a
+    /// period of this length. It is due as soon as a suspended system resumes.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     System(linux::Timer),
-    /// As tokio's clock, which a test can pause, says.
+    /// A timer on tokio's clock, which a test can pause.
     Tokio(tokio::time::Interval),
 }
 
@@ -34,7 +34,7 @@ impl Ticks {
         }
     }
 
-    /// The next comes after `duration`, and those after it as before.
+    /// Moves the next tick to `duration` from now. Later ticks follow at the same period.
     pub(super) fn reset_after(&mut self, duration: Duration) {
         match self {
             #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -77,7 +77,7 @@ mod linux {
 
     use crate::error::Error;
 
-    /// A `timerfd(2)` on the clock that leases are measured by.
+    /// A `timerfd(2)` on the clock that measures leases.
     #[derive(Debug)]
     pub(in super::super) struct Timer {
         fd: AsyncFd<OwnedFd>,
@@ -92,8 +92,8 @@ mod linux {
                     Errno::MFILE | Errno::NFILE => Error::NoDescriptors,
                     error => Error::reactor(error),
                 })?;
-            // SAFETY: an `OwnedFd` is open and the same until it is dropped, which the `AsyncFd` does
-            // after it has left the reactor.
+            // SAFETY: an `OwnedFd` stays open and unchanged until it is dropped, and the `AsyncFd`
+            // drops it only after it has left the reactor.
             let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
                 .map_err(Error::reactor)?;
             let mut timer = Self { fd, period };
@@ -105,16 +105,16 @@ mod linux {
             let time = |duration: Duration| {
                 Timespec::try_from(duration).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 })
             };
-            // Zero would disarm it.
+            // Zero would disarm the timer.
             let it_value = time(duration.max(Duration::from_nanos(1)));
             let times = Itimerspec { it_interval: time(self.period), it_value };
             timerfd_settime(&self.fd, TimerfdTimerFlags::empty(), &times)
-                .expect("the times are valid and the descriptor is that of a timer");
+                .expect("the times are valid and the descriptor is a timer");
         }
 
         pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
             loop {
-                // Fails when the runtime shuts down, which drops this: there is no next one.
+                // This fails when the runtime shuts down and drops the timer: no tick follows.
                 let Ok(mut guard) = ready!(self.fd.poll_read_ready_mut(cx)) else {
                     return Poll::Pending;
                 };
