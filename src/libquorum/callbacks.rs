@@ -1,4 +1,4 @@
-//! The callbacks that libquorum calls: they copy what they are given and return.
+//! The callbacks that libquorum calls. They copy their arguments and return.
 
 use std::{cell::Cell, collections::VecDeque, ptr};
 
@@ -18,36 +18,38 @@ pub(super) const V1: sys::quorum_model_v1_data_t = sys::quorum_model_v1_data_t {
     nodelist_notify_fn: Some(on_nodelist),
 };
 
-/// What the callbacks of one connection delivered.
+/// The notifications that the callbacks of one connection delivered.
 #[derive(Debug, Default)]
 pub(super) struct CallbackBuffer {
     notifications: VecDeque<Notification>,
-    /// A list was longer than a cluster can be, or a decision neither for quorum nor against it. What
-    /// is behind it cannot be trusted, nor what follows.
+    /// Whether a list was longer than a cluster can be, or a decision was neither for nor against
+    /// quorum. The rest of the message cannot be trusted then, nor can later messages.
     malformed: bool,
 }
 
 impl CallbackBuffer {
-    /// Runs `dispatch`, a call of `quorum_dispatch` for one notification, with this inbox open to
-    /// its callbacks. `Ok(None)` if nothing waits; after an error the connection is over.
+    /// Runs `dispatch`, a call of `quorum_dispatch` for one notification, and collects its
+    /// callbacks in this buffer. Returns `Ok(None)` if the queue is empty. After an error the
+    /// connection has ended.
     ///
-    /// libquorum calls back on the thread that dispatches and from nowhere else, and its callbacks
-    /// are not told of whom they are; so what tells them is kept for this thread and this call.
-    /// (The handle's context could tell, but it belongs to the user of the handle.)
+    /// libquorum calls the callbacks only on the dispatching thread, and without an argument that
+    /// identifies the connection. So a pointer to this buffer is kept for this thread during this
+    /// call. (The handle's context could hold the pointer, but it belongs to the user of the
+    /// handle.)
     pub(super) fn dispatch(
         &mut self,
         dispatch: impl FnOnce() -> sys::cs_error_t,
     ) -> Result<Option<Notification>, Error> {
-        let outer = HANDLES.replace(ptr::from_mut(self));
+        let outer = CURRENT_BUFFER.replace(ptr::from_mut(self));
         let code = Code(dispatch());
-        HANDLES.set(outer);
+        CURRENT_BUFFER.set(outer);
         if self.malformed {
             return Err(Error::Dispatch(Code::MESSAGE_ERROR));
         }
         match (code, self.notifications.pop_front()) {
             (Code::OK, Some(notification)) => Ok(Some(notification)),
             (Code::TRY_AGAIN, None) => Ok(None),
-            // `lib/quorum.c` says CS_OK for a connection whose descriptor is closed.
+            // `lib/quorum.c` returns CS_OK for a connection whose descriptor is closed.
             (Code::OK, None) => Err(Error::Dispatch(Code::BAD_HANDLE)),
             (code, _) => Err(Error::Dispatch(code)),
         }
@@ -62,38 +64,39 @@ impl CallbackBuffer {
 }
 
 thread_local! {
-    /// The inbox of the dispatch that this thread is in, or null.
-    static HANDLES: Cell<*mut CallbackBuffer> = const { Cell::new(ptr::null_mut()) };
+    /// The buffer of this thread's running dispatch, or null.
+    static CURRENT_BUFFER: Cell<*mut CallbackBuffer> = const { Cell::new(ptr::null_mut()) };
 }
 
 fn deliver(notification: Option<Notification>) {
-    // SAFETY: `CallbackBuffer::dispatch` put the pointer there from a `&mut` that it holds until the dispatch
-    // whose callback we are has returned, and takes it away again; nobody uses the inbox meanwhile.
-    if let Some(inbox) = unsafe { HANDLES.get().as_mut() } {
-        inbox.push(notification);
+    // SAFETY: `CallbackBuffer::dispatch` stored the pointer from a `&mut` that it holds until the
+    // dispatch whose callback this is has returned, and then removes the pointer. No other code
+    // uses the buffer meanwhile.
+    if let Some(buffer) = unsafe { CURRENT_BUFFER.get().as_mut() } {
+        buffer.push(notification);
     }
 }
 
 /// The longest list of nodes that Corosync can send (`PROCESSOR_COUNT_MAX`).
 const MAX_NODES: u32 = 384;
 
-/// Copies a list of node ids; `None` if it is longer than any that Corosync sends.
+/// Copies a list of node ids. Returns `None` if it is longer than any list that Corosync sends.
 ///
 /// # Safety
 ///
-/// Up to [`MAX_NODES`] entries, `list` is null or holds `entries` node ids for the length of the
-/// call, at any alignment.
+/// If `entries` is at most [`MAX_NODES`], `list` must be null or hold `entries` node ids for the
+/// length of the call, at any alignment.
 unsafe fn node_ids(list: *const u32, entries: u32) -> Option<Vec<NodeId>> {
     if list.is_null() || entries == 0 {
         return Some(Vec::new());
     }
-    // SAFETY: the caller gives `entries` node ids, and the index stays below that.
+    // SAFETY: the caller guarantees `entries` node ids, and the index stays below that.
     let id = |index: u32| NodeId(unsafe { list.add(index as usize).read_unaligned() });
     (entries <= MAX_NODES).then(|| (0..entries).map(id).collect())
 }
 
-/// Whether there is quorum, which Corosync tells as 0 or 1. Anything else is no decision: what a
-/// message that is cut short leaves out, libquorum makes up of what its stack held before.
+/// Whether there is quorum, which Corosync reports as 0 or 1. Any other value is no decision: for a
+/// truncated message, libquorum returns old contents of its stack.
 pub(super) fn is_quorate(quorate: u32) -> Option<bool> {
     match quorate {
         0 => Some(false),
@@ -102,7 +105,7 @@ pub(super) fn is_quorate(quorate: u32) -> Option<bool> {
     }
 }
 
-/// The notification of a decision; `None` if it is not well formed.
+/// Returns the notification of a decision, or `None` if it is not well formed.
 fn quorum(quorate: u32, ring_id: RingId, members: Option<Vec<NodeId>>) -> Option<Notification> {
     Some(Notification::Quorum { quorate: is_quorate(quorate)?, ring_id, members: members? })
 }
@@ -113,7 +116,7 @@ fn ring_id(ring_id: sys::quorum_ring_id) -> RingId {
 
 /// # Safety
 ///
-/// For libquorum only: it calls this inside `quorum_dispatch`, with `members` null or holding
+/// For libquorum only, which calls it inside `quorum_dispatch`, with `members` null or holding
 /// `entries` node ids for the length of the call.
 unsafe extern "C" fn on_quorum_v0(
     _handle: sys::quorum_handle_t,
@@ -129,7 +132,7 @@ unsafe extern "C" fn on_quorum_v0(
 
 /// # Safety
 ///
-/// As [`on_quorum_v0`].
+/// The conditions of [`on_quorum_v0`].
 unsafe extern "C" fn on_quorum(
     _handle: sys::quorum_handle_t,
     quorate: u32,
@@ -144,8 +147,8 @@ unsafe extern "C" fn on_quorum(
 
 /// # Safety
 ///
-/// As [`on_quorum_v0`], for all three lists. libquorum finds each list behind the one before it
-/// (`lib/quorum.c`), so none is read behind one that is too long.
+/// The conditions of [`on_quorum_v0`], for all three lists. libquorum locates each list after the
+/// previous one (`lib/quorum.c`), so no list after one that is too long may be read.
 unsafe extern "C" fn on_nodelist(
     _handle: sys::quorum_handle_t,
     ring: sys::quorum_ring_id,

@@ -1,5 +1,5 @@
-//! Ending calls that wait for a daemon: Corosync's libraries wait without a timeout, but not on a
-//! socket that was shut down.
+//! Cancels calls that wait for a daemon. Corosync's libraries wait without a timeout, but a call
+//! returns once its socket is shut down.
 
 use std::{os::fd::RawFd, sync::Arc, time::Duration};
 
@@ -8,47 +8,47 @@ use parking_lot::Mutex;
 use super::server::{self, PeerProcess, Stream};
 use crate::error::Error;
 
-/// The connections that one thread has and makes, and what ends the call that it waits in.
+/// Cancels the calls of one thread. It knows the thread's connections and connection attempts.
 #[allow(unreachable_pub, reason = "in a sealed trait with the features that read names")]
 #[derive(Clone, Debug, Default)]
 pub struct Canceller(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Nothing is to be waited for any more.
+    /// Whether all waiting was cancelled.
     is_cancelled: bool,
-    /// The user whose server was found to be at the other end of an attempt, and is not to be.
+    /// The user of a server that was found at the other end of an attempt and is not trusted.
     refused: Option<u32>,
-    /// The sockets of the connections. Each is open as long as it is here.
+    /// The sockets of the connections. Each one is open as long as it is listed here.
     sockets: Vec<RawFd>,
     connecting: Option<Attempt>,
 }
 
-/// An attempt to connect, whose socket only the library knows.
+/// A connection attempt. Only the library knows its socket.
 #[derive(Debug)]
 struct Attempt {
     service: &'static [u8],
-    /// Those that were there before: of other connections of this process, whosever they are.
+    /// The sockets that existed before, of any connection of this process.
     before: Vec<Stream>,
 }
 
 impl Canceller {
-    /// Cuts it for good: ends the call that waits, and every later one at once.
+    /// Cancels for good: ends the waiting call, and every later one at once.
     ///
-    /// A call that waits for an answer returns within two seconds (libqb `lib/ipcc.c`). One that is
-    /// about to wait is not seen yet: see [`cancel_until`](Self::cut_until).
+    /// A call that waits for an answer returns within two seconds (libqb `lib/ipcc.c`). A call that
+    /// is only about to wait is missed: see [`cancel_until`](Self::cancel_until).
     pub(crate) fn cancel(&self) {
         let mut state = self.0.lock();
         state.is_cancelled = true;
         state.interrupt();
     }
 
-    /// Ends the call that waits, with its connection. The thread may connect again.
+    /// Ends the waiting call and its connection. The thread may connect again.
     pub(crate) fn interrupt(&self) {
         self.0.lock().interrupt();
     }
 
-    /// Cuts it if whoever is at the other end of an attempt, and has not answered, is not this user.
+    /// Cancels if the silent server of an attempt does not run as this user.
     pub(crate) fn cancel_unless_run_by(&self, uid: u32) {
         let mut state = self.0.lock();
         let Some((_, server)) = state.attempt().filter(|(_, server)| server.uid != uid) else {
@@ -63,12 +63,12 @@ impl Canceller {
         self.0.lock().refused
     }
 
-    /// Cuts it, again and again until `done` is.
+    /// Cancels repeatedly until `done` resolves.
     pub(crate) async fn cancel_until<T>(&self, done: impl Future<Output = T>) -> T {
         let mut done = std::pin::pin!(done);
         loop {
             self.cancel();
-            if let Ok(done) = tokio::time::timeout(AGAIN, &mut done).await {
+            if let Ok(done) = tokio::time::timeout(CANCEL_INTERVAL, &mut done).await {
                 return done;
             }
         }
@@ -78,7 +78,7 @@ impl Canceller {
         self.0.lock().is_cancelled
     }
 
-    /// An attempt to connect begins, `before` which these sockets were there.
+    /// Records the begin of an attempt. The sockets in `before` existed before it.
     pub(super) fn begin(&self, service: &'static [u8], before: Vec<Stream>) -> Result<(), Error> {
         let mut state = self.0.lock();
         if state.is_cancelled {
@@ -88,7 +88,7 @@ impl Canceller {
         Ok(())
     }
 
-    /// The attempt has ended, with this socket if it succeeded and the socket is known.
+    /// Records the end of the attempt, with its socket if it succeeded and the socket is known.
     pub(super) fn end(&self, socket: Option<RawFd>) {
         let mut state = self.0.lock();
         state.connecting = None;
@@ -98,7 +98,7 @@ impl Canceller {
         }
     }
 
-    /// The connection with this socket is about to be closed.
+    /// Records that the connection with this socket is about to be closed.
     pub(super) fn closes(&self, socket: RawFd) {
         self.0.lock().sockets.retain(|other| *other != socket);
     }
@@ -114,25 +114,25 @@ impl State {
         }
     }
 
-    /// The socket of the attempt that waits, and who is at its other end.
+    /// Returns the socket of the waiting attempt, and the server at its other end.
     fn attempt(&self) -> Option<(Stream, PeerProcess)> {
         let Attempt { service, before } = self.connecting.as_ref()?;
         let mut new = server::streams(service);
         new.retain(|(stream, _)| !before.contains(stream));
-        // With several, other code of this process connects just now, too: which is ours is not known,
-        // and nobody else's may be shut down.
+        // Several sockets mean that other code of this process connects at the same time. Ours
+        // cannot be identified, and a socket of other code must not be shut down.
         if let [attempt] = new[..] { Some(attempt) } else { None }
     }
 }
 
-/// How soon to look again for a call that was not there yet.
-const AGAIN: Duration = Duration::from_millis(50);
+/// How soon to cancel again, for a call that was not yet waiting.
+const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// On whose behalf, and to whom, a connection is made.
+/// The canceller of a connection, and the user that its server must have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer<'a> {
-    /// What ends the attempt, and calls on the connection.
+    /// Cancels the attempt, and calls on the connection.
     pub(crate) canceller: &'a Canceller,
-    /// Who is to be at the other end; anybody if `None`.
+    /// The user that must run the server, or `None` for any user.
     pub(crate) uid: Option<u32>,
 }

@@ -1,4 +1,4 @@
-//! What is read of libcmap: the names of nodes, and the counters of totem.
+//! The reads through libcmap: the names of nodes, and the counters of totem.
 
 use std::{
     cell::Cell,
@@ -13,13 +13,13 @@ use super::NodeId;
 use super::{
     PeerProcess,
     canceller::Peer,
-    open::{HandleTable, Opened, Tie},
+    open::{HandleTable, Opened, PeerLink},
 };
 use crate::error::{Code, Error};
 #[cfg(any(feature = "metrics", feature = "web"))]
 use std::collections::BTreeMap;
 
-/// The names of those nodes that have one.
+/// The names of the nodes that have one.
 #[cfg(any(feature = "metrics", feature = "web"))]
 pub(crate) type NodeNames = BTreeMap<NodeId, String>;
 
@@ -28,8 +28,8 @@ pub(crate) type NodeNames = BTreeMap<NodeId, String>;
 pub(crate) struct Cmap {
     library: sys::Cmap,
     raw: sys::cmap_handle_t,
-    tie: Tie,
-    /// A request has failed: the daemon is gone, or the connection is.
+    peer_link: PeerLink,
+    /// Whether a request has failed because the daemon or the connection has ended.
     lost: Cell<bool>,
 }
 
@@ -37,17 +37,17 @@ impl Cmap {
     /// Connects to the default map. Blocks until the daemon answers.
     pub(crate) fn initialize(peer: Peer<'_>) -> Result<Self, Error> {
         let library = load()?;
-        // SAFETY: the pointer is to a local of `open`'s.
+        // SAFETY: the pointer is to a local of `open`.
         Self::open(library, peer, |raw| unsafe { (library.cmap_initialize)(raw) })
     }
 
     /// Connects to the map of statistics. Blocks until the daemon answers.
     ///
-    /// Not for a daemon [of Corosync 2](Self::is_corosync_2): it dies of this request.
+    /// Never call it for a daemon [of Corosync 2](Self::is_corosync_2): the request kills it.
     pub(crate) fn initialize_statistics(peer: Peer<'_>) -> Result<Self, Error> {
         let library = load()?;
         let initialize = library.initialize_map()?;
-        // SAFETY: the pointer is to a local of `open`'s.
+        // SAFETY: the pointer is to a local of `open`.
         Self::open(library, peer, |raw| unsafe { initialize(raw, sys::CMAP_MAP_STATS) })
     }
 
@@ -56,26 +56,26 @@ impl Cmap {
         peer: Peer<'_>,
         initialize: impl FnOnce(&mut u64) -> sys::cs_error_t,
     ) -> Result<Self, Error> {
-        let Opened { handle: raw, tie } = HANDLES.make(
+        let Opened { handle: raw, peer_link } = HANDLES.make(
             b"cmap",
             peer,
             initialize,
             // SAFETY: the handle is open; `fd` is a local of the caller.
             |raw, fd| unsafe { (library.cmap_fd_get)(raw, fd) },
-            // SAFETY: `raw` is a handle that nobody else has, or none.
+            // SAFETY: `raw` is a handle that no other code has, or no handle.
             |raw| unsafe { (library.cmap_finalize)(raw) },
         )?;
-        Ok(Self { library, raw, tie, lost: Cell::new(false) })
+        Ok(Self { library, raw, peer_link, lost: Cell::new(false) })
     }
 
     pub(crate) fn server(&self) -> Option<PeerProcess> {
-        self.tie.server
+        self.peer_link.server
     }
 
     #[cfg(any(feature = "metrics", feature = "web"))]
-    /// The names in `nodelist.node.N.name` (`cmap_keys(7)`); of a node without one the host name in
-    /// `ring0_addr`, if it is one. Blocks until the daemon answers, which it does not while it
-    /// synchronises.
+    /// Returns the names in `nodelist.node.N.name` (`cmap_keys(7)`). A node without one gets the
+    /// host name in `ring0_addr`, if that is a host name. Blocks until the daemon answers; it does
+    /// not answer while it synchronises.
     pub(crate) fn node_names(&self) -> Result<NodeNames, Error> {
         let mut names = NodeNames::new();
         for position in self.positions()? {
@@ -94,8 +94,9 @@ impl Cmap {
         Ok(names)
     }
 
-    /// The votes of all nodes in the nodelist: `nodelist.node.N.quorum_votes`, by default one.
-    /// `None` without a nodelist. Blocks as [`node_names`](Self::node_names) does.
+    /// Returns the votes of all nodes in the nodelist: the sum of `nodelist.node.N.quorum_votes`,
+    /// whose default is 1. Returns `None` without a nodelist. Blocks as
+    /// [`node_names`](Self::node_names) does.
     pub(crate) fn configured_votes(&self) -> Result<Option<u32>, Error> {
         let positions = self.positions()?;
         let mut votes = 0_u32;
@@ -106,7 +107,7 @@ impl Cmap {
         Ok((!positions.is_empty()).then_some(votes))
     }
 
-    /// The places in the node list, which are not node ids.
+    /// Returns the positions in the node list, which are not node ids.
     fn positions(&self) -> Result<Vec<u32>, Error> {
         let mut iteration = 0;
         // SAFETY: the handle is open; the string lives through the call, and the rest is a local.
@@ -118,7 +119,7 @@ impl Cmap {
         let result = loop {
             let mut key: [c_char; sys::CMAP_KEYNAME_MAXLEN + 1] = [0; sys::CMAP_KEYNAME_MAXLEN + 1];
             // SAFETY: the handle and the iteration are open; there is room for the longest key, and
-            // what is not wanted may be null.
+            // values that are not needed may be null.
             let code = unsafe {
                 let (length, kind) = (ptr::null_mut(), ptr::null_mut());
                 (self.library.cmap_iter_next)(self.raw, iteration, key.as_mut_ptr(), length, kind)
@@ -129,7 +130,7 @@ impl Cmap {
             if let Err(error) = self.succeeded(code) {
                 break Err(error);
             }
-            // SAFETY: it was all zero, and the last byte still is.
+            // SAFETY: the array was all zero, and its last byte still is.
             let key = unsafe { CStr::from_ptr(key.as_ptr()) }.to_string_lossy();
             let mut parts = key.split('.').skip(2);
             if let (Some(Ok(position)), Some("nodeid")) =
@@ -143,25 +144,25 @@ impl Cmap {
         result.map(|()| positions)
     }
 
-    /// Whether the daemon is one of Corosync 2. Blocks until it answers. On a connection to the
+    /// Whether the daemon is a Corosync 2. Blocks until the daemon answers. For a connection to the
     /// default map.
     pub(crate) fn is_corosync_2(&self) -> Result<bool, Error> {
         self.has(IS_COROSYNC_2)
     }
 
-    /// Whether there is such a key, of whatever type.
+    /// Whether a key of any type exists.
     fn has(&self, key: &CStr) -> Result<bool, Error> {
         let (mut length, mut kind) = (0, 0);
-        // SAFETY: the handle is open; the key lives through the call, and the rest are locals, or null
-        // for a value that is not wanted.
+        // SAFETY: the handle is open; the key lives through the call, and the rest are locals, or
+        // null for the value, which is not needed.
         self.found(unsafe {
             let value = ptr::null_mut();
             (self.library.cmap_get)(self.raw, key.as_ptr(), value, &mut length, &mut kind)
         })
     }
 
-    /// The number of this key, if there is one. Blocks until the daemon answers, which it does not
-    /// while it synchronises.
+    /// Returns the value of this key, if it exists. Blocks until the daemon answers; it does not
+    /// answer while it synchronises.
     pub(crate) fn get_u64(&self, key: &CStr) -> Result<Option<u64>, Error> {
         let mut value = 0;
         // SAFETY: the handle is open; the key lives through the call, and the value is a local.
@@ -169,7 +170,7 @@ impl Cmap {
             .map(|found| found.then_some(value))
     }
 
-    /// The same for a `u32`.
+    /// Returns the value of this key, if it exists. Blocks as [`get_u64`](Self::get_u64) does.
     pub(crate) fn get_u32(&self, key: &str) -> Result<Option<u32>, Error> {
         let (key, mut value) = (c_key(key), 0);
         // SAFETY: the handle is open; the key lives through the call, and the value is a local.
@@ -185,7 +186,7 @@ impl Cmap {
         if !self.found(code)? {
             return Ok(None);
         }
-        // SAFETY: it is a string that libcmap has just allocated for us.
+        // SAFETY: the value is a string that libcmap has just allocated for us.
         let string = unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned();
         // SAFETY: libcmap allocated it with malloc for the caller to free (`cmap_get(3)`).
         unsafe { libc::free(value.cast()) };
@@ -202,7 +203,7 @@ impl Cmap {
         }
     }
 
-    /// Whether there is such a key.
+    /// Whether the key exists, by the code of its request.
     fn found(&self, code: sys::cs_error_t) -> Result<bool, Error> {
         match self.succeeded(code) {
             Ok(()) => Ok(true),
@@ -216,29 +217,29 @@ fn load() -> Result<sys::Cmap, Error> {
     #[cfg(feature = "linked")]
     return Ok(sys::Cmap::linked());
     #[cfg(not(feature = "linked"))]
-    // SAFETY: what the dynamic linker finds by this name is libcmap: the system's administrator
-    // answers for it, as for each library that the program is linked with.
+    // SAFETY: the library that the dynamic linker finds by this name is libcmap. The system's
+    // administrator is responsible for that, as for each library that the program is linked with.
     return Ok(unsafe { sys::Cmap::load() }?);
 }
 
 /// A key that Corosync 2 has, and Corosync 3 does not.
 const IS_COROSYNC_2: &CStr = c"runtime.connections.active";
 
-/// Whether it is none of the addresses that name nobody. One of IPv6 may have a zone.
+/// Whether `ring0_addr` is a host name and not an IP address. An IPv6 address may have a zone.
 #[cfg(any(feature = "metrics", feature = "web"))]
 fn is_host_name(address: &str) -> bool {
     !address.is_empty() && !address.contains(':') && address.parse::<std::net::Ipv4Addr>().is_err()
 }
 
 fn c_key(key: &str) -> CString {
-    CString::new(key).expect("a key has no zero")
+    CString::new(key).expect("a key contains no zero byte")
 }
 
 impl Drop for Cmap {
     fn drop(&mut self) {
         let (library, raw) = (self.library, self.raw);
-        HANDLES.close(&self.tie, self.lost.get(), move || {
-            // SAFETY: the handle was open until now, and its owner gives it up.
+        HANDLES.close(&self.peer_link, self.lost.get(), move || {
+            // SAFETY: the handle was open until now, and its owner no longer uses it.
             unsafe { (library.cmap_finalize)(raw) }
         });
     }

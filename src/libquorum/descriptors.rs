@@ -1,9 +1,9 @@
-//! The guard around a connection attempt against a bug of libqb that closes descriptor 0.
+//! Guards a connection attempt against a bug of libqb that closes descriptor 0.
 //!
-//! When `socket()` fails in libqb's connect, it shuts down and closes the descriptor number that
-//! its zeroed memory holds (libqb `lib/ipcc.c`, `qb_ipcc_connect`): standard input, or whatever
-//! has number 0 by then. So we make sure that there are descriptors before libqb is called, and
-//! put descriptor 0 back should it be gone after a failure.
+//! When `socket()` fails in libqb's connect, libqb shuts down and closes the descriptor number in
+//! its zeroed memory (libqb `lib/ipcc.c`, `qb_ipcc_connect`): standard input, or any other file
+//! that has number 0. So this guard checks that descriptors are free before libqb is called, and
+//! restores descriptor 0 if a failed attempt has closed it.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -14,7 +14,8 @@ use rustix::{
 
 use crate::error::Error;
 
-/// How many descriptors libqb needs at a time to connect (three), with some for other threads.
+/// The number of descriptors that must be free: libqb needs three at a time, and other threads
+/// some.
 const HEADROOM: usize = 8;
 
 /// Descriptor 0 as it was before a connection attempt.
@@ -31,8 +32,8 @@ impl Guard {
     fn open() -> io::Result<Self> {
         let mut null = open_null()?;
         if is_zero(&null) {
-            // Number 0 was free. Left so, libqb would be given it for its socket. It stays open on
-            // purpose, as the standard input that this process did not have.
+            // Number 0 was free, and libqb would receive it for its socket. The file stays open on
+            // purpose, as the missing standard input of this process.
             std::mem::forget(null);
             null = open_null()?;
         }
@@ -59,7 +60,7 @@ pub(super) fn any_left() -> bool {
 
 fn open_null() -> io::Result<OwnedFd> {
     rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        // Where there is no /dev, as in a bare chroot, anything that can be opened will do.
+        // Without /dev, for example in a bare chroot, any file that can be opened will do.
         .or_else(|_| rustix::fs::open("/", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))
 }
 

@@ -1,7 +1,9 @@
-//! The empty directories in /dev/shm that libqb leaves of connections to a daemon that was killed.
+//! Removes the empty directories in /dev/shm that libqb leaves after a connection to a killed
+//! daemon.
 //!
-//! The daemon makes a directory for each connection, and removes it when the connection ends. If it was
-//! killed, the client removes the files in it, and the directory stays (libqb `lib/ipc_shm.c`).
+//! The daemon creates a directory for each connection and removes it when the connection ends. If
+//! the daemon was killed, the client removes the files in the directory, but the directory stays
+//! (libqb `lib/ipc_shm.c`).
 
 use std::{
     fs,
@@ -12,11 +14,11 @@ use std::{
 
 use rustix::{io::Errno, process::Pid};
 
-/// A daemon that was killed may not be gone yet.
+/// Whether a killed daemon may still have been running at the last removal.
 static MAY_BE_MORE: AtomicBool = AtomicBool::new(false);
 
-/// A connection to a daemon that may have been killed is closed. If its process is not gone, what is
-/// left is removed with the next connection.
+/// Removes the leftovers after a connection to a possibly killed daemon was closed. If its process
+/// still runs, they are removed with the next connection.
 pub(super) fn closed(server_is_gone: bool) {
     MAY_BE_MORE.fetch_or(!server_is_gone, Ordering::Relaxed);
     if server_is_gone {
@@ -24,14 +26,14 @@ pub(super) fn closed(server_is_gone: bool) {
     }
 }
 
-/// A connection is made.
+/// Removes the leftovers, if there may be any, after a connection was opened.
 pub(super) fn opened() {
     if MAY_BE_MORE.swap(false, Ordering::Relaxed) {
         remove();
     }
 }
 
-/// Removes those of this process whose daemon is gone. A directory that holds a file stays.
+/// Removes the directories of this process whose daemon has ended. A directory with a file stays.
 fn remove() {
     let Ok(entries) = fs::read_dir(DIRECTORY) else { return };
     let client = process::id().to_string();
@@ -44,15 +46,16 @@ fn remove() {
     }
 }
 
-/// The server of a connection of this client: `qb-SERVER-CLIENT-NUMBER-RANDOM`, both process ids.
+/// Returns the server in the name of a connection of this client. The name is
+/// `qb-SERVER-CLIENT-NUMBER-RANDOM`, with both process ids.
 fn server_of(name: &str, client: &str) -> Option<i32> {
     let mut parts = name.strip_prefix("qb-")?.split('-');
     let server = parts.next()?.parse().ok()?;
     (parts.next()? == client).then_some(server)
 }
 
-/// Whether there is no process of this id. One of another PID namespace may have it; then the ids in the
-/// names are of that namespace too, and what is removed is empty all the same.
+/// Whether no process has this id. A process of another PID namespace may have it; then the ids in
+/// the names are of that namespace too, and only empty directories are removed in any case.
 fn is_gone(pid: i32) -> bool {
     Pid::from_raw(pid)
         .is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(Errno::SRCH))
@@ -65,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_of_this_process_is_looked_at() {
+    fn only_the_directories_of_this_process_are_considered() {
         assert_eq!(server_of("qb-12-345-6-AbCdEf", "345"), Some(12));
         assert_eq!(server_of("qb-12-3456-6-AbCdEf", "345"), None);
         assert_eq!(server_of("qb-345-12-6-AbCdEf", "345"), None);

@@ -1,4 +1,4 @@
-//! libquorum, loaded or linked.
+//! The libquorum that is loaded or linked.
 
 use std::path::{Path, PathBuf};
 
@@ -7,62 +7,64 @@ use corosync_sys as sys;
 use super::descriptors;
 use crate::error::Error;
 
-/// libquorum, in memory.
+/// A libquorum in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Library(pub(super) sys::Quorum);
 
 impl Library {
-    /// Loads `libquorum.so.5` from where the dynamic linker finds it; with the feature `linked`,
-    /// takes the one that the program was linked with. It stays loaded.
+    /// Loads the `libquorum.so.5` that the dynamic linker finds. With the feature `linked`, returns
+    /// the library that the program was linked with. The library stays loaded.
     ///
     /// # Errors
     ///
-    /// [`Error::Load`] tells a missing library, one that lacks a symbol and one that is too old;
-    /// [`Error::NoDescriptors`] if there is none left to open it with.
+    /// [`Error::Load`] if the library is missing, lacks a symbol or is too old.
+    /// [`Error::NoDescriptors`] if no descriptor is left to open it.
     pub fn load() -> Result<Self, Error> {
         #[cfg(feature = "linked")]
         return Ok(Self(sys::Quorum::linked()));
         #[cfg(not(feature = "linked"))]
-        // SAFETY: what the dynamic linker finds by this name is libquorum: the system's
-        // administrator answers for it, as for each library that the program is linked with.
+        // SAFETY: the library that the dynamic linker finds by this name is libquorum. The system's
+        // administrator is responsible for that, as for each library that the program is linked
+        // with.
         return Ok(Self(unsafe { sys::Quorum::load() }.map_err(not_loaded)?));
     }
 
-    /// Loads libquorum from the file at `path`. It stays loaded.
+    /// Loads libquorum from the file at `path`. The library stays loaded.
     ///
     /// # Errors
     ///
-    /// As [`load`](Self::load).
+    /// The errors of [`load`](Self::load).
     ///
     /// # Safety
     ///
-    /// The code in the file runs, now and whenever a function of libquorum is called. It must be
-    /// Corosync's libquorum, and so must be what it depends on.
+    /// The code in the file runs, now and whenever a function of libquorum is called. The file and
+    /// its dependencies must be Corosync's libraries.
     pub unsafe fn load_from(path: impl AsRef<Path>) -> Result<Self, Error> {
-        // SAFETY: the caller vouches for the file.
+        // SAFETY: the caller guarantees that the file is libquorum.
         Ok(Self(unsafe { sys::Quorum::load_from(path) }.map_err(not_loaded)?))
     }
 }
 
-/// Why libquorum was not loaded. The dynamic linker calls a file missing that it cannot open.
+/// Returns the reason why libquorum was not loaded. The dynamic linker reports a file that it
+/// cannot open as missing.
 fn not_loaded(error: sys::LoadError) -> Error {
     if descriptors::any_left() { error.into() } else { Error::NoDescriptors }
 }
 
-/// A file that somebody has vouched for as libquorum.
+/// The path of a file that the caller has guaranteed to be libquorum.
 #[derive(Clone, Debug)]
 pub(crate) struct LibraryFile(PathBuf);
 
 impl LibraryFile {
     /// # Safety
     ///
-    /// As [`Library::load_from`], whenever it is loaded.
+    /// The conditions of [`Library::load_from`], each time it is loaded.
     pub(crate) unsafe fn new(path: PathBuf) -> Self {
         Self(path)
     }
 
     pub(crate) fn load(&self) -> Result<Library, Error> {
-        // SAFETY: it was made under the same condition.
+        // SAFETY: `new` has the same conditions.
         unsafe { Library::load_from(&self.0) }
     }
 }
@@ -73,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_library_that_is_not_installed_is_a_permanent_error() {
-        // SAFETY: there is no such file.
+        // SAFETY: the file does not exist.
         let error = unsafe { Library::load_from("/nowhere/libquorum.so.5") }.unwrap_err();
         assert!(error.is_permanent());
     }

@@ -1,7 +1,7 @@
-//! Safe, complete wrapper of libquorum, for programs that want no actor.
+//! A safe and complete wrapper of libquorum, for programs that need no actor.
 //!
-//! [`Handle`] is one connection to Corosync's quorum service. Its calls are those of libquorum, and
-//! so is what they block on: every request waits for the daemon, without a timeout.
+//! [`Handle`] is one connection to Corosync's quorum service. Its methods are the functions of
+//! libquorum, and they block as those do: every request waits for the daemon, without a timeout.
 //!
 //! ```no_run
 //! use actix_quorum::libquorum::{Dispatch, Handle, Track};
@@ -46,7 +46,7 @@ pub(crate) use self::library::LibraryFile;
 use self::{
     callbacks::CallbackBuffer,
     canceller::{Canceller, Peer},
-    open::{HandleTable, Opened, Tie},
+    open::{HandleTable, Opened, PeerLink},
 };
 pub use self::{
     library::Library,
@@ -61,18 +61,18 @@ use crate::error::{Code, Error};
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum QuorumType {
-    /// `QUORUM_FREE`: there is none, and Corosync calls every node quorate.
+    /// `QUORUM_FREE`: no provider is configured, and Corosync reports every node as quorate.
     Free,
-    /// `QUORUM_SET`: a provider decides.
+    /// `QUORUM_SET`: a provider decides about quorum.
     Set,
 }
 
 bitflags::bitflags! {
-    /// What `quorum_trackstart` is to deliver; `|` combines flags. Corosync accepts an empty set, and
-    /// delivers nothing.
+    /// The notifications that `quorum_trackstart` requests; `|` combines flags. Corosync accepts an
+    /// empty set and delivers nothing for it.
     ///
-    /// As measured on Corosync 3.1: each combination but `CHANGES_ONLY` alone delivers the current
-    /// nodelist and quorum at once; `CHANGES` and `CHANGES_ONLY` deliver each later change.
+    /// Measured on Corosync 3.1: every combination except `CHANGES_ONLY` alone delivers the current
+    /// nodelist and quorum at once. `CHANGES` and `CHANGES_ONLY` deliver each later change.
     #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
     pub struct Track: u32 {
         /// `CS_TRACK_CURRENT`: the current state.
@@ -84,23 +84,24 @@ bitflags::bitflags! {
     }
 }
 
-/// How much to dispatch, and whether to wait for it (`quorum_dispatch(3)`).
+/// How many notifications to dispatch, and whether to wait for them (`quorum_dispatch(3)`).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Dispatch {
-    /// `CS_DISPATCH_ONE`: one notification, however long it takes to come.
+    /// `CS_DISPATCH_ONE`: one notification. Waits until it arrives.
     One,
-    /// `CS_DISPATCH_ALL`: all that are waiting, without blocking.
+    /// `CS_DISPATCH_ALL`: all waiting notifications, without blocking.
     All,
-    /// `CS_DISPATCH_BLOCKING`: one after the other, until the connection ends.
+    /// `CS_DISPATCH_BLOCKING`: one notification after another, until the connection ends.
     Blocking,
-    /// `CS_DISPATCH_ONE_NONBLOCKING`: one if one is waiting, else [`Code::TRY_AGAIN`].
+    /// `CS_DISPATCH_ONE_NONBLOCKING`: one notification if one is waiting, otherwise
+    /// [`Code::TRY_AGAIN`].
     OneNonblocking,
 }
 
 /// A connection to Corosync's quorum service.
 ///
-/// It may move between threads, but is used by one at a time: libquorum's answers are wrong
-/// otherwise. Dropping it closes the connection, as [`finalize`](Self::finalize) does.
+/// It can move between threads, but only one thread may use it at a time: otherwise libquorum
+/// returns wrong answers. Dropping it closes the connection, as [`finalize`](Self::finalize) does.
 ///
 /// ```compile_fail,E0277
 /// fn used_by_two_at_a_time<T: Sync>() {}
@@ -112,26 +113,26 @@ pub struct Handle {
     raw: sys::quorum_handle_t,
     model: Model,
     quorum_type: QuorumType,
-    inbox: CallbackBuffer,
-    tie: Tie,
-    /// Since when something waits that is not dispatched.
+    buffer: CallbackBuffer,
+    peer_link: PeerLink,
+    /// When a waiting message was first found that could not be dispatched.
     stuck_since: Option<Instant>,
-    /// A call has said that the connection is over.
+    /// Whether a call has reported the end of the connection.
     lost: bool,
     closed: bool,
-    /// Not `Sync`.
+    /// Makes the type not `Sync`.
     one_thread_at_a_time: PhantomData<Cell<()>>,
 }
 
 impl Handle {
-    /// Connects with model V1, or with V0 where the library or the daemon does not know V1.
+    /// Connects with model V1, or with V0 if the library or the daemon does not know V1.
     ///
-    /// If the library knows V1, the daemon is asked on another connection first, through libcmap,
-    /// whether it is one of Corosync 2, which would die of the request for V1. Without libcmap V1 is
-    /// asked for, with a warning in the log.
+    /// If the library knows V1, this first asks the daemon on another connection, through libcmap,
+    /// whether it is a Corosync 2, which a request for V1 would kill. Without libcmap it requests
+    /// V1 and logs a warning.
     ///
-    /// Blocks until the daemon answers, which is never while it is stopped (`SIGSTOP`): nothing but
-    /// a signal ends it then. See [`Library::load`] for which libquorum is used.
+    /// Blocks until the daemon answers. A stopped daemon (`SIGSTOP`) never answers, and only a
+    /// signal ends the call then. [`Library::load`] describes which libquorum is used.
     ///
     /// # Errors
     ///
@@ -140,7 +141,7 @@ impl Handle {
         Self::initialize_with(Library::load()?)
     }
 
-    /// As [`initialize`](Self::initialize), through the given libquorum.
+    /// Connects like [`initialize`](Self::initialize), through the given libquorum.
     ///
     /// # Errors
     ///
@@ -150,7 +151,7 @@ impl Handle {
         Self::initialize_at_most(library, model::find(library, peer, |_| Ok(()))?, peer)
     }
 
-    /// Connects with this model, or with V0 where the library or the daemon does not know V1.
+    /// Connects with this model, or with V0 if the library or the daemon does not know V1.
     pub(crate) fn initialize_at_most(
         library: Library,
         model: Model,
@@ -166,30 +167,31 @@ impl Handle {
         }
     }
 
-    /// Connects with exactly this model: `quorum_model_initialize` for V1, `quorum_initialize`
-    /// for V0. Nothing is asked before: a daemon of Corosync 2 dies of V1.
+    /// Connects with exactly this model: `quorum_model_initialize` for V1, `quorum_initialize` for
+    /// V0. It does not check the daemon's version first: V1 kills a daemon of Corosync 2.
     ///
     /// # Errors
     ///
-    /// As [`initialize`](Self::initialize); [`Error::Load`] if the library has no models.
+    /// The errors of [`initialize`](Self::initialize), and [`Error::Load`] if the library has no
+    /// models.
     pub fn model_initialize(library: Library, model: Model) -> Result<Self, Error> {
         Self::connect(library, model, Peer { canceller: &Canceller::default(), uid: None })
     }
 
     pub(crate) fn connect(library: Library, model: Model, peer: Peer<'_>) -> Result<Self, Error> {
         let library = library.0;
-        let of_models = match model {
+        let model_initialize = match model {
             Model::V1 => Some(library.model_initialize()?),
             Model::V0 => None,
         };
         let mut quorum_type = sys::QUORUM_FREE;
-        let initialize = |raw: &mut _| match of_models {
+        let initialize = |raw: &mut _| match model_initialize {
             Some(initialize) => {
                 let mut callbacks = callbacks::V1;
                 let data = (&raw mut callbacks).cast();
                 let context = ptr::null_mut();
-                // SAFETY: all pointers are to locals of the types that the model asks for;
-                // libquorum copies the callbacks, which are functions and live for ever.
+                // SAFETY: all pointers are to locals of the types that the model requires.
+                // libquorum copies the callbacks, which are functions and stay valid.
                 unsafe { initialize(raw, sys::QUORUM_MODEL_V1, data, &mut quorum_type, context) }
             }
             None => {
@@ -198,13 +200,13 @@ impl Handle {
                 unsafe { (library.quorum_initialize)(raw, &mut callbacks, &mut quorum_type) }
             }
         };
-        let Opened { handle: raw, tie } = HANDLES.make(
+        let Opened { handle: raw, peer_link } = HANDLES.make(
             b"quorum",
             peer,
             initialize,
             // SAFETY: the handle is open; `fd` is a local of the caller.
             |raw, fd| unsafe { (library.quorum_fd_get)(raw, fd) },
-            // SAFETY: `raw` is a handle that nobody else has, or none.
+            // SAFETY: `raw` is a handle that no other code has, or no handle.
             |raw| unsafe { (library.quorum_finalize)(raw) },
         )?;
         let quorum_type =
@@ -214,8 +216,8 @@ impl Handle {
             raw,
             model,
             quorum_type,
-            inbox: CallbackBuffer::default(),
-            tie,
+            buffer: CallbackBuffer::default(),
+            peer_link,
             stuck_since: None,
             lost: false,
             closed: false,
@@ -223,28 +225,30 @@ impl Handle {
         })
     }
 
-    /// The model that the daemon and the library agreed to.
+    /// Returns the model that the daemon and the library agreed on.
     pub fn model(&self) -> Model {
         self.model
     }
 
-    /// Whether a quorum provider is configured, as the daemon said when it accepted us.
+    /// Whether a quorum provider is configured, as the daemon reported when it accepted the
+    /// connection.
     pub fn quorum_type(&self) -> QuorumType {
         self.quorum_type
     }
 
-    /// The process that accepted the connection, where the system tells (on Linux).
+    /// Returns the process that accepted the connection, if the system reports it (on Linux).
     ///
-    /// Whoever is first to listen may pose as Corosync while it is down: believe only a server of
-    /// the user that runs Corosync.
+    /// While Corosync is down, any process can listen in its place. Trust only a server of the user
+    /// that runs Corosync.
     pub fn server(&self) -> Option<PeerProcess> {
-        self.tie.server
+        self.peer_link.server
     }
 
-    /// The descriptor that becomes readable when a notification is waiting (`quorum_fd_get`).
+    /// Returns the descriptor that becomes readable when a notification is waiting
+    /// (`quorum_fd_get`).
     ///
-    /// It belongs to libquorum, which closes it with the handle: take it out of every reactor
-    /// before. Over the transport `socket` it does *not* become readable when Corosync dies.
+    /// It belongs to libquorum, which closes it with the handle: remove it from every reactor
+    /// before that. With the transport `socket` it does *not* become readable when Corosync dies.
     ///
     /// # Errors
     ///
@@ -256,37 +260,37 @@ impl Handle {
         Ok(fd)
     }
 
-    /// Whether the descriptor becomes readable when Corosync dies: over shared memory, whose
-    /// descriptor is the stream socket that was connected.
+    /// Whether the descriptor becomes readable when Corosync dies. That is so with shared memory,
+    /// whose descriptor is the connected stream socket.
     pub(crate) fn hangs_up(&self) -> bool {
-        self.fd().is_ok_and(|fd| self.tie.socket == Some(fd))
+        self.fd().is_ok_and(|fd| self.peer_link.socket == Some(fd))
     }
 
-    /// Dispatches notifications as `quorum_dispatch` does with the flag of this name.
+    /// Dispatches notifications, as `quorum_dispatch` does with the flag of this name.
     ///
-    /// The iterator is lazy. Each step is one call of `quorum_dispatch` for one notification, so
-    /// that your code runs between two of them and never under a C frame; to stop
-    /// [`Dispatch::Blocking`], stop iterating. It ends after an error, and as the flag says.
+    /// The iterator is lazy. Each step calls `quorum_dispatch` once for one notification, so your
+    /// code runs between the calls and never under a C frame. To stop [`Dispatch::Blocking`], stop
+    /// iterating. The iterator ends after an error, and as the flag defines.
     ///
     /// # Errors
     ///
-    /// [`Error::Dispatch`] with [`Code::TRY_AGAIN`] if nothing waits
-    /// ([`Dispatch::OneNonblocking`] only), with any other code if the connection is over: it must
-    /// be given up, and what was waiting in it is lost. [`Error::StackTooSmall`] on a thread whose stack
-    /// is too small.
-    #[must_use = "nothing is dispatched until it is iterated over"]
+    /// [`Error::Dispatch`] with [`Code::TRY_AGAIN`] if the queue is empty
+    /// ([`Dispatch::OneNonblocking`] only), and with any other code if the connection has ended:
+    /// drop it, its waiting notifications are lost. [`Error::StackTooSmall`] on a thread whose
+    /// stack is too small.
+    #[must_use = "iterate over it: otherwise nothing is dispatched"]
     pub fn dispatch(&mut self, dispatch: Dispatch) -> Notifications<'_> {
         Notifications { handle: self, dispatch, ended: false }
     }
 
-    /// Takes at most one notification off the connection, without blocking.
+    /// Dispatches at most one notification, without blocking.
     ///
-    /// `Ok(None)` means that nothing waits and the descriptor may be waited on again. After
-    /// `Some` there may be more: call again before waiting.
+    /// `Ok(None)` means that the queue is empty and the descriptor may be waited on again. After
+    /// `Some` more may be waiting: call it again before waiting.
     ///
     /// # Errors
     ///
-    /// As [`dispatch`](Self::dispatch), without [`Code::TRY_AGAIN`].
+    /// The errors of [`dispatch`](Self::dispatch), without [`Code::TRY_AGAIN`].
     pub fn try_dispatch(&mut self) -> Result<Option<Notification>, Error> {
         self.dispatch_one(sys::CS_DISPATCH_ONE_NONBLOCKING)
     }
@@ -298,7 +302,7 @@ impl Handle {
         stack::check()?;
         let (library, raw) = (self.library, self.raw);
         // SAFETY: the handle is open until `close`, and `&mut self` keeps other threads out of it.
-        let dispatched = self.inbox.dispatch(|| unsafe { (library.quorum_dispatch)(raw, flag) });
+        let dispatched = self.buffer.dispatch(|| unsafe { (library.quorum_dispatch)(raw, flag) });
         let dispatched = match dispatched {
             Ok(None) if self.is_stuck() => Err(Error::Dispatch(Code::MESSAGE_ERROR)),
             dispatched => dispatched,
@@ -311,31 +315,31 @@ impl Handle {
         dispatched
     }
 
-    /// Whether something waits and has not been dispatched for a while, though it was tried: a
-    /// message that is larger than libquorum's buffer stays where it is, and what follows behind it
-    /// (libqb `lib/ringbuffer.c`; libquorum says that nothing waits).
+    /// Whether a message has been waiting for a while although a dispatch was tried. A message that
+    /// is larger than libquorum's buffer stays in the queue and blocks all later ones (libqb
+    /// `lib/ringbuffer.c`; libquorum reports an empty queue).
     fn is_stuck(&mut self) -> bool {
         if !self.is_readable() {
             self.stuck_since = None;
             return false;
         }
         // It may have become readable only now.
-        self.stuck_since.get_or_insert_with(Instant::now).elapsed() >= STUCK
+        self.stuck_since.get_or_insert_with(Instant::now).elapsed() >= STUCK_AFTER
     }
 
     fn is_readable(&self) -> bool {
         let Ok(fd) = self.fd() else { return false };
-        // SAFETY: libquorum has just given the descriptor out; it stays open until `close`.
+        // SAFETY: libquorum has just returned the descriptor; it stays open until `close`.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         let mut polled = [PollFd::new(&fd, PollFlags::IN)];
         poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
-    /// Whether the cluster has quorum, asked of the daemon (`quorum_getquorate`).
+    /// Asks the daemon whether the cluster has quorum (`quorum_getquorate`).
     ///
-    /// Blocks until it answers: for ever while it is stopped, and as long as its synchronisation
-    /// takes (30 s and more with a silent quorum device). What it says then can be old; prefer the
-    /// notifications.
+    /// Blocks until the daemon answers: for ever while the daemon is stopped, and for the length of
+    /// its synchronisation (30 s and more with a silent quorum device). The answer can then be old,
+    /// so prefer the notifications.
     ///
     /// # Errors
     ///
@@ -345,19 +349,19 @@ impl Handle {
         // SAFETY: the handle is open until `close`, and `&mut self` keeps other threads out of it;
         // `quorate` is a local.
         let code = unsafe { (self.library.quorum_getquorate)(self.raw, &mut quorate) };
-        self.answered(code)?;
+        self.check_answer(code)?;
         let quorate = u32::try_from(quorate).ok().and_then(callbacks::is_quorate);
         quorate.ok_or(Error::Request(Code::MESSAGE_ERROR))
     }
 
-    /// Has notifications sent to this connection (`quorum_trackstart`).
+    /// Starts the notifications of this connection (`quorum_trackstart`).
     ///
     /// Blocks as [`quorate`](Self::quorate) does.
     ///
     /// # Errors
     ///
-    /// [`Error::TrackStart`], with [`Code::EXIST`] if tracking was on already: the current state is
-    /// delivered once more then.
+    /// [`Error::TrackStart`], with [`Code::EXIST`] if tracking was already started: the current
+    /// state is then delivered once more.
     pub fn track_start(&mut self, track: Track) -> Result<(), Error> {
         // SAFETY: the handle is open until `close`, and `&mut self` keeps other threads out of it.
         let code = Code(unsafe { (self.library.quorum_trackstart)(self.raw, track.bits()) });
@@ -365,7 +369,7 @@ impl Handle {
         if code == Code::OK { Ok(()) } else { Err(Error::TrackStart(code)) }
     }
 
-    /// Has no more notifications sent (`quorum_trackstop`). Those already sent still arrive.
+    /// Stops the notifications (`quorum_trackstop`). Notifications already sent still arrive.
     ///
     /// Blocks as [`quorate`](Self::quorate) does.
     ///
@@ -375,21 +379,24 @@ impl Handle {
     pub fn track_stop(&mut self) -> Result<(), Error> {
         // SAFETY: the handle is open until `close`, and `&mut self` keeps other threads out of it.
         let code = unsafe { (self.library.quorum_trackstop)(self.raw) };
-        self.answered(code)
+        self.check_answer(code)
     }
 
-    /// Keeps a pointer with the handle (`quorum_context_set`). libquorum does not look at it.
+    /// Stores a pointer in the handle (`quorum_context_set`). libquorum does not dereference it.
     ///
     /// # Errors
     ///
     /// [`Error::Request`].
-    #[expect(clippy::not_unsafe_ptr_arg_deref, reason = "libquorum does not follow the pointer")]
+    #[expect(
+        clippy::not_unsafe_ptr_arg_deref,
+        reason = "libquorum does not dereference the pointer"
+    )]
     pub fn context_set(&mut self, context: *const c_void) -> Result<(), Error> {
-        // SAFETY: the handle is open until `close`; libquorum stores the pointer and no more.
+        // SAFETY: the handle is open until `close`; libquorum only stores the pointer.
         request(unsafe { (self.library.quorum_context_set)(self.raw, context) })
     }
 
-    /// The pointer that was last set, null if none was (`quorum_context_get`).
+    /// Returns the pointer that was last set, or null if none was set (`quorum_context_get`).
     ///
     /// # Errors
     ///
@@ -403,10 +410,10 @@ impl Handle {
 
     /// Closes the connection (`quorum_finalize`).
     ///
-    /// If the daemon has died this waits up to 200 ms for its process to be gone, since only then
+    /// If the daemon has died, this waits up to 200 ms for its process to end, since only then
     /// libqb removes the connection's files from /dev/shm (libqb `lib/ipc_shm.c`), and libqb itself
-    /// may wait 40 ms more. If another thread hangs in connecting, this returns after 100 ms, and the
-    /// connection is closed when that has ended.
+    /// may wait another 40 ms. If another thread hangs in connecting, this returns after 100 ms,
+    /// and the connection is closed when that thread has finished.
     ///
     /// # Errors
     ///
@@ -418,14 +425,14 @@ impl Handle {
     fn close(&mut self) -> sys::cs_error_t {
         self.closed = true;
         let (library, raw) = (self.library, self.raw);
-        let closed = HANDLES.close(&self.tie, self.lost, move || {
+        let closed = HANDLES.close(&self.peer_link, self.lost, move || {
             // SAFETY: the handle was open until now, and its owner gives it up.
             unsafe { (library.quorum_finalize)(raw) }
         });
         closed.unwrap_or(sys::CS_OK)
     }
 
-    fn answered(&mut self, code: sys::cs_error_t) -> Result<(), Error> {
+    fn check_answer(&mut self, code: sys::cs_error_t) -> Result<(), Error> {
         self.lost |= is_over(Code(code));
         request(code)
     }
@@ -439,7 +446,7 @@ impl Drop for Handle {
     }
 }
 
-/// The notifications of one [`Handle::dispatch`].
+/// An iterator over the notifications of one [`Handle::dispatch`].
 #[derive(Debug)]
 pub struct Notifications<'a> {
     handle: &'a mut Handle,
@@ -477,12 +484,13 @@ fn request(code: sys::cs_error_t) -> Result<(), Error> {
     }
 }
 
-/// Whether this code means that the connection is over.
+/// Whether this code means that the connection has ended.
 fn is_over(code: Code) -> bool {
     matches!(code, Code::LIBRARY | Code::BAD_HANDLE)
 }
 
-/// How long something may wait that is not dispatched; what can be is so at the next try.
-const STUCK: Duration = Duration::from_millis(200);
+/// How long a message may wait without being dispatched. A dispatchable message is dispatched at
+/// the next try.
+const STUCK_AFTER: Duration = Duration::from_millis(200);
 
 static HANDLES: HandleTable = HandleTable::new();

@@ -1,27 +1,28 @@
-//! Which model to connect with: what it is, and how to find out which one a daemon can take.
+//! The model of a connection, and the selection of the model by the daemon's version.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Library, PeerProcess, canceller::Peer, cmap::Cmap};
 use crate::error::{Code, Error};
 
-/// Which callbacks a connection has (`quorum_model_initialize(3)`).
+/// The set of callbacks of a connection (`quorum_model_initialize(3)`).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Model {
-    /// Quorum notifications only, the ring without its node id. All versions.
+    /// Quorum notifications only; the ring has no node id. All versions.
     V0,
-    /// Nodelist notifications too, which say who joined and who left. Corosync 3.1.0 and later.
+    /// Nodelist notifications too, with the nodes that joined and left. Corosync 3.1.0 and later.
     ///
-    /// A daemon of Corosync 2 **dies** of the request for it: it has no such request, and does not
-    /// check that it has.
+    /// A request for it **kills** a daemon of Corosync 2, which has no such request and does not
+    /// check the number of a request.
     V1,
 }
 
-/// The model to ask the daemon for: V1, unless the library does not know it or the daemon is one of
-/// Corosync 2. `check` says whether a server may be believed.
+/// Returns the model to request: V1, unless the library does not know it or the daemon is a
+/// Corosync 2. `check` checks whether a server may be believed.
 ///
-/// Blocks until the daemon answers. What it is asked harms none: one key of the default map.
+/// Blocks until the daemon answers. The request is safe for every daemon: it reads one key of the
+/// default map.
 pub(crate) fn find(
     library: Library,
     peer: Peer<'_>,
@@ -36,7 +37,7 @@ pub(crate) fn find(
             warn(&why.to_string());
             return Ok(Model::V1);
         }
-        // Not known is not V1: the daemon that does not take this request may take the next.
+        // An unknown version does not allow V1: the next daemon may be a Corosync 2.
         Err(error) => return Err(error),
     };
     check(cmap.server())?;
@@ -47,14 +48,14 @@ pub(crate) fn find(
     }
 }
 
-/// Says once what cannot be found out.
+/// Warns once that the version cannot be read.
 fn warn(why: &str) {
-    static IS_WARNED: AtomicBool = AtomicBool::new(false);
-    if !IS_WARNED.swap(true, Ordering::Relaxed) {
+    static HAS_WARNED: AtomicBool = AtomicBool::new(false);
+    if !HAS_WARNED.swap(true, Ordering::Relaxed) {
         crate::foreign::log!(
             log::Level::Warn,
-            "corosync is not asked for its version, and taken for Corosync 3: {why}. A daemon of \
-             Corosync 2 would die of that: with one, set QuorumBuilder::model(Model::V0)"
+            "corosync's version cannot be read, and Corosync 3 is assumed: {why}. This kills a daemon of \
+             Corosync 2: with one, set QuorumBuilder::model(Model::V0)"
         );
     }
 }

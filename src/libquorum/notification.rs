@@ -23,7 +23,7 @@ impl From<NodeId> for u32 {
     }
 }
 
-/// From a decimal number.
+/// Parses a decimal number.
 impl FromStr for NodeId {
     type Err = ParseIntError;
 
@@ -32,12 +32,12 @@ impl FromStr for NodeId {
     }
 }
 
-/// Names one membership of the cluster: the node that formed it and a number that grows.
+/// Identifies one membership of the cluster by the node that formed it and a growing number.
 ///
-/// Shown as Corosync shows it, in hexadecimal: `1.2a` (`CS_PRI_RING_ID` in `corotypes.h`); `2a` where
-/// the node is not known.
+/// Shown in hexadecimal, as Corosync shows it: `1.2a` (`CS_PRI_RING_ID` in `corotypes.h`), or `2a`
+/// if the node is not known.
 ///
-/// Ordered by the number first: of two rings that a node was in, the later one is the larger.
+/// Ordered by the number first: of two rings that a node was in, the later one is larger.
 ///
 /// ```
 /// use actix_quorum::{NodeId, RingId};
@@ -49,9 +49,9 @@ impl FromStr for NodeId {
 /// ```
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct RingId {
-    /// The representative of the membership. Zero where the daemon does not tell, as in model V0.
+    /// The representative of the membership. Zero if the daemon does not report it, as in model V0.
     pub node_id: NodeId,
-    /// The number of the membership; later memberships of a cluster have larger ones.
+    /// The number of the membership. A later membership of a cluster has a larger number.
     pub seq: u64,
 }
 
@@ -76,13 +76,13 @@ impl fmt::Display for RingId {
     }
 }
 
-/// As it is shown.
+/// Parses the form in which a ring id is shown.
 impl FromStr for RingId {
     type Err = ParseRingIdError;
 
     fn from_str(text: &str) -> Result<Self, ParseRingIdError> {
         let (node_id, seq) = text.split_once('.').unwrap_or(("0", text));
-        // `from_str_radix` takes a sign.
+        // `from_str_radix` accepts a sign.
         if text.contains('+') {
             return Err(ParseRingIdError { source: None });
         }
@@ -93,7 +93,7 @@ impl FromStr for RingId {
     }
 }
 
-/// A text is no [`RingId`].
+/// The text is not a [`RingId`].
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("a ring id is a node and a number in hexadecimal, such as `1.2a`")]
 pub struct ParseRingIdError {
@@ -114,26 +114,27 @@ impl serde::Serialize for RingId {
     }
 }
 
-/// What libquorum delivers: one call of one of its callbacks, with everything copied.
+/// A notification from libquorum: the copied arguments of one callback.
 ///
-/// On a membership change Corosync sends the nodelist first and the quorum decision after it;
-/// the decision may take as long as a quorum device does. A flip of quorum without a membership
-/// change is a quorum notification alone (`quorum_model_initialize(3)`, `exec/vsf_quorum.c`).
+/// On a membership change, Corosync sends the nodelist first and the quorum decision later; with a
+/// quorum device the decision takes as long as the device does. A change of quorum without a
+/// membership change is a quorum notification alone (`quorum_model_initialize(3)`,
+/// `exec/vsf_quorum.c`).
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Notification {
-    /// The membership changed, or is told for the first time. Model V1 only.
+    /// The membership changed, or is reported for the first time. Model V1 only.
     #[non_exhaustive]
     Nodelist {
         /// The new membership.
         ring_id: RingId,
-        /// Who is in it, in Corosync's order.
+        /// The members, in Corosync's order.
         members: Vec<NodeId>,
-        /// Who was not in the membership before. Empty in the first one after
-        /// [`track_start`](super::Handle::track_start).
+        /// The members that were not in the membership before. Empty in the first notification
+        /// after [`track_start`](super::Handle::track_start).
         joined: Vec<NodeId>,
-        /// Who was in the membership before. A node that restarted before anybody noticed is in
-        /// both lists.
+        /// The nodes that were in the membership before. A node that restarted before the other
+        /// nodes noticed is in both lists.
         left: Vec<NodeId>,
     },
     /// The quorum decision, whether or not it differs from the one before.
@@ -141,15 +142,15 @@ pub enum Notification {
     Quorum {
         /// Whether this partition of the cluster has quorum.
         quorate: bool,
-        /// The membership that was decided upon.
+        /// The membership of the decision.
         ring_id: RingId,
-        /// Who was in it, in Corosync's order.
+        /// The members, in Corosync's order.
         members: Vec<NodeId>,
     },
 }
 
 impl Notification {
-    /// A change of membership, for tests of what handles it.
+    /// Returns a change of membership, for tests of handlers.
     pub fn nodelist(
         ring_id: RingId,
         members: Vec<NodeId>,
@@ -159,7 +160,7 @@ impl Notification {
         Self::Nodelist { ring_id, members, joined, left }
     }
 
-    /// A quorum decision, for tests of what handles it.
+    /// Returns a quorum decision, for tests of handlers.
     pub fn quorum(quorate: bool, ring_id: RingId, members: Vec<NodeId>) -> Self {
         Self::Quorum { quorate, ring_id, members }
     }
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_read_as_they_are_shown() {
+    fn ids_are_parsed_as_they_are_shown() {
         assert_eq!("42".parse(), Ok(NodeId(42)));
         assert!("2a".parse::<NodeId>().is_err());
         let rings = [(1, 0x2a), (26, 1), (0, 0x2a), (u32::MAX, u64::MAX)];
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_ring_is_the_larger_one_whoever_formed_it() {
+    fn a_later_ring_is_larger_whichever_node_formed_it() {
         let ring = |node: u32, seq| RingId { node_id: NodeId(node), seq };
         assert!(ring(2, 9) < ring(1, 13));
         assert!(ring(1, 9) < ring(2, 9));

@@ -1,4 +1,4 @@
-//! The lock around making and closing the handles of one library.
+//! The lock around opening and closing the handles of one library.
 
 use std::{
     os::fd::{BorrowedFd, RawFd},
@@ -15,30 +15,30 @@ use super::{
 };
 use crate::error::{Code, Error};
 
-/// Makes and closes the handles of one of Corosync's libraries, one at a time: the libraries' tables of
-/// handles have no lock of their own (libqb `lib/hdb.c`), and connecting in two threads at a time
-/// corrupts them.
+/// Opens and closes the handles of one of Corosync's libraries, one at a time. The libraries'
+/// handle tables have no lock of their own (libqb `lib/hdb.c`), and two threads that connect at the
+/// same time corrupt them.
 pub(super) struct HandleTable {
     one_at_a_time: Mutex<()>,
-    /// Handles to be closed once that is unlocked, by who unlocks it.
+    /// Handles that the thread that unlocks the table must close.
     closing: Mutex<Vec<Close>>,
 }
 
 type Close = Box<dyn FnOnce() + Send>;
 
-/// A connection that was made.
+/// An open connection.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) handle: u64,
-    pub(super) tie: Tie,
+    pub(super) peer_link: PeerLink,
 }
 
-/// What ties a connection to its server.
+/// The link of a connection to its server.
 #[derive(Clone, Debug)]
-pub(super) struct Tie {
-    /// Who accepted it, where the system tells.
+pub(super) struct PeerLink {
+    /// The process that accepted the connection, if the system reports it.
     pub(super) server: Option<PeerProcess>,
-    /// The socket that was connected, if it is known for sure.
+    /// The connected socket, if it was identified with certainty.
     pub(super) socket: Option<RawFd>,
     canceller: Canceller,
 }
@@ -48,10 +48,11 @@ impl HandleTable {
         Self { one_at_a_time: Mutex::new(()), closing: Mutex::new(Vec::new()) }
     }
 
-    /// Makes a handle of the `service`. Blocks until the daemon answers, or `peer`'s line is cut.
+    /// Opens a handle of the `service`. Blocks until the daemon answers or `peer`'s canceller
+    /// cancels it.
     ///
-    /// The calls are those of the library, for a handle and its descriptor; all of its handles are
-    /// numbers.
+    /// The closures call the library's functions for a handle and its descriptor. All of its
+    /// handles are numbers.
     pub(super) fn make(
         &self,
         service: &'static [u8],
@@ -75,19 +76,21 @@ impl HandleTable {
         made
     }
 
-    /// Closes a handle by `finalize`, now or, if another thread hangs in making one, once that has
-    /// ended. If the connection is `lost`, its server's process is waited for to be gone: only then
-    /// libqb removes the connection's files from /dev/shm (libqb `lib/ipc_shm.c`).
+    /// Closes a handle with `finalize`. If another thread hangs in opening a handle, the handle is
+    /// closed once that thread has finished, and this returns `None`. If the connection is `lost`,
+    /// this first waits for the end of the server's process: only then libqb removes the
+    /// connection's files from /dev/shm (libqb `lib/ipc_shm.c`).
     pub(super) fn close<T: Send + 'static>(
         &'static self,
-        tie: &Tie,
+        peer_link: &PeerLink,
         lost: bool,
         finalize: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        let is_gone = tie.server.filter(|_| lost).and_then(|it| it.wait_gone(SERVER_GONE));
-        if let Some(socket) = tie.socket {
-            // From here on its number may stand for another file.
-            tie.canceller.closes(socket);
+        let is_gone =
+            peer_link.server.filter(|_| lost).and_then(|server| server.wait_gone(SERVER_GONE));
+        if let Some(socket) = peer_link.socket {
+            // From now on the number may refer to another file.
+            peer_link.canceller.closes(socket);
         }
         let close = move || {
             let finalized = finalize();
@@ -101,7 +104,8 @@ impl HandleTable {
             self.unlock(alone);
             return Some(closed);
         }
-        // It must still be closed: Corosync would queue notifications for it without a bound.
+        // It must still be closed: otherwise Corosync would queue notifications for it without a
+        // limit.
         self.closing.lock().push(Box::new(move || drop(close())));
         if let Some(alone) = self.one_at_a_time.try_lock() {
             self.unlock(alone);
@@ -109,13 +113,13 @@ impl HandleTable {
         None
     }
 
-    /// Closes what others could not, and lets others in.
+    /// Closes the handles that other threads could not close, and unlocks the table.
     fn unlock<'a>(&'a self, mut alone: MutexGuard<'a, ()>) {
         loop {
             let waiting = std::mem::take(&mut *self.closing.lock());
             waiting.into_iter().for_each(|close| close());
             drop(alone);
-            // Who has come since then found it locked.
+            // A thread that came since then found the table locked.
             if self.closing.lock().is_empty() {
                 return;
             }
@@ -143,15 +147,15 @@ fn make(
     let code = Code(initialize(&mut handle));
     if code != Code::OK {
         peer.canceller.end(None);
-        // An error that the daemon sent leaves the handle open (libquorum `lib/quorum.c`). For one
-        // that is no more, and for zero, this is CS_ERR_BAD_HANDLE.
+        // After an error from the daemon the handle is still open (libquorum `lib/quorum.c`). For a
+        // closed handle, and for zero, this returns CS_ERR_BAD_HANDLE.
         finalize(handle);
         *restored = descriptors.restore();
         return Err(not_connected(code, service, peer));
     }
     let (mut fd, mut found) = (-1, None);
     if Code(fd_get(handle, &mut fd)) == Code::OK {
-        // SAFETY: the library has just given the descriptor out; it is open until `close`.
+        // SAFETY: the library has just returned the descriptor; it is open until `close`.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         found = PeerProcess::of(fd, service, &before);
     }
@@ -159,10 +163,10 @@ fn make(
     peer.canceller.end(socket);
     leftovers::opened();
     let server = found.map(|found| found.server);
-    Ok(Opened { handle, tie: Tie { server, socket, canceller: peer.canceller.clone() } })
+    Ok(Opened { handle, peer_link: PeerLink { server, socket, canceller: peer.canceller.clone() } })
 }
 
-/// Why there is no connection, where the library's code has several causes.
+/// Returns the reason for a failed connection, if the library's code has several causes.
 fn not_connected(code: Code, service: &[u8], peer: Peer<'_>) -> Error {
     match (peer.uid, peer.canceller.refused()) {
         (Some(expected), Some(found)) => {
@@ -177,11 +181,12 @@ fn not_connected(code: Code, service: &[u8], peer: Peer<'_>) -> Error {
     if is_absent { Error::NoSocket } else { Error::Connect(code) }
 }
 
-/// How long to wait to make a handle: connecting takes milliseconds, unless the daemon is hung.
+/// How long to wait for the lock to open a handle: connecting takes milliseconds, unless the daemon
+/// hangs.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to wait to close one.
+/// How long to wait for the lock to close a handle.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How long to wait for the process of a dead daemon to be gone.
+/// How long to wait for the process of a dead daemon to end.
 const SERVER_GONE: Duration = Duration::from_millis(200);

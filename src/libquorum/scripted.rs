@@ -1,4 +1,4 @@
-//! A libquorum that delivers what it is told to, well formed or not, to the real callbacks.
+//! A libquorum whose calls of the real callbacks a test scripts, well formed or not.
 
 use std::ptr;
 
@@ -9,14 +9,15 @@ use super::{
 };
 use crate::error::Error;
 
-/// A list of node ids, as a callback is given it.
+/// A list of node ids, as a callback receives it.
 #[derive(Debug)]
 pub(crate) enum List {
-    /// No list, whatever its length is said to be.
+    /// A null pointer, with any length.
     Null(u32),
-    /// Nothing that may be read, for it has no entries or too many, or is behind one that has.
+    /// A pointer that must not be read: the list has no entries or too many, or follows a list that
+    /// has too many.
     Dangling(u32),
-    /// The ids, allocated to the byte, so many bytes off their alignment.
+    /// The ids, in an allocation of exactly their size, this many bytes off their alignment.
     Ids(Vec<u32>, usize),
 }
 
@@ -28,12 +29,12 @@ pub(crate) enum Call {
     Nodelist { ring: (u32, u64), members: List, joined: List, left: List },
 }
 
-/// What a connection delivers.
+/// The callback buffer of a scripted connection.
 #[derive(Debug, Default)]
 pub(crate) struct Scripted(CallbackBuffer);
 
 impl Scripted {
-    /// One dispatch, which makes these calls and returns this code.
+    /// Runs one dispatch, which makes these calls and returns this code.
     pub(crate) fn dispatch(
         &mut self,
         calls: &[Call],
@@ -53,7 +54,8 @@ impl Call {
         let on_nodelist = V1.nodelist_notify_fn.expect("the model has it");
         match self {
             Self::QuorumV0 { quorate, seq, members } => members.lend(|entries, members| {
-                // SAFETY: `List` holds as many ids as it says or cannot be read; until this returns.
+                // SAFETY: `List` holds as many ids as `entries` says, until this returns, or must
+                // not be read.
                 unsafe { on_quorum_v0(0, *quorate, *seq, entries, members.cast_mut()) };
             }),
             Self::Quorum { quorate, ring, members } => members.lend(|entries, members| {
@@ -101,7 +103,7 @@ impl List {
         }
     }
 
-    /// What was to be read in it; `None` if it is too long for that.
+    /// Returns the ids that a callback must read, or `None` if the list is too long.
     pub(crate) fn ids(&self) -> Option<Vec<u32>> {
         match self {
             Self::Null(_) | Self::Dangling(0) => Some(Vec::new()),

@@ -1,4 +1,4 @@
-//! Who is at the other end: the process that accepted a connection.
+//! The server of a connection: the process that accepted it.
 
 use std::{
     ffi::OsStr,
@@ -18,28 +18,28 @@ use rustix::process::Pid;
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub struct PeerProcess {
-    /// Its user id when it began to listen: 0 for the real Corosync.
+    /// Its user id at the time when it started to listen: 0 for the real Corosync.
     pub uid: u32,
-    /// Its process id, where this process can see it (not across PID namespaces).
+    /// Its process id, if this process can see it (not across PID namespaces).
     pub pid: Option<i32>,
 }
 
 impl PeerProcess {
-    /// The server of the connection that `fd` belongs to, and the socket that tells; `None` where
-    /// the system does not tell.
+    /// Returns the server of the connection of `fd`, and the socket that identifies it, or `None`
+    /// if the system does not report it.
     ///
-    /// Over shared memory, libqb's default, `fd` is the stream socket that was connected and the
-    /// kernel knows its peer. With `system { qb_ipc_type: socket }` it is a datagram socket, which
-    /// has no peer credentials; its stream socket is found among this process's descriptors, as the
-    /// one that is connected to the socket of that `service` and was not there `before`.
+    /// With shared memory, libqb's default, `fd` is the connected stream socket, and the kernel
+    /// knows its peer. With `system { qb_ipc_type: socket }` it is a datagram socket, which has no
+    /// peer credentials. Then the stream socket is searched among this process's descriptors: it is
+    /// connected to the socket of that `service` and is not in `before`.
     pub(super) fn of(fd: BorrowedFd<'_>, service: &[u8], before: &[Stream]) -> Option<Found> {
         if is_stream(fd) {
             return Some(Found { server: peer(fd)?, socket: fd.as_raw_fd(), is_ours: true });
         }
         let mut ours = streams(service);
         ours.retain(|(stream, _)| !before.contains(stream));
-        // If other code of this process has just connected, too, they must at least agree who the
-        // servers are; which process is ours is then not known, if they are of several.
+        // If other code of this process has just connected too, the users of all servers must
+        // agree. With different processes, the process of this connection is not known.
         let &(stream, Self { uid, pid }) = ours.first()?;
         let pid = pid.filter(|_| ours.iter().all(|(_, server)| server.pid == pid));
         let server = Self { uid, pid };
@@ -47,11 +47,11 @@ impl PeerProcess {
         agree.then_some(Found { server, socket: stream.fd, is_ours: ours.len() == 1 })
     }
 
-    /// Waits until the process is gone, for `patience` at most. `None` if this process does not see
-    /// it, otherwise whether it is gone.
-    pub(super) fn wait_gone(self, patience: Duration) -> Option<bool> {
+    /// Waits until the process has ended, at most for `timeout`. Returns whether it has ended, or
+    /// `None` if this process cannot see it.
+    pub(super) fn wait_gone(self, timeout: Duration) -> Option<bool> {
         let pid = self.pid.and_then(Pid::from_raw)?;
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         while rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH) {
             if Instant::now() >= deadline {
                 return Some(false);
@@ -67,33 +67,35 @@ impl PeerProcess {
 pub(super) struct Found {
     pub(super) server: PeerProcess,
     pub(super) socket: RawFd,
-    /// The socket is that of the connection for sure, and not one of other code of this process.
+    /// Whether the socket is certainly the socket of the connection, and not of other code of this
+    /// process.
     pub(super) is_ours: bool,
 }
 
-/// A socket, which is another one once its number stands for another inode.
+/// A socket. If its number refers to another inode, it is another socket.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Stream {
     pub(super) fd: RawFd,
     inode: u64,
 }
 
-/// Ends what waits on this socket, which has to be open.
+/// Ends the calls that wait on this socket, which must be open.
 pub(super) fn shut_down(socket: RawFd) {
-    // SAFETY: the caller knows that it is open.
+    // SAFETY: the caller guarantees that the socket is open.
     let socket = unsafe { BorrowedFd::borrow_raw(socket) };
-    // It may not be connected any more.
+    // The socket may no longer be connected.
     let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
 }
 
-/// Whether libqb's sockets are in the file system, which it finds out once, too (`lib/unix.c`).
+/// Whether libqb uses sockets in the file system. Read once, as libqb itself does (`lib/unix.c`).
 pub(super) fn uses_file_system() -> bool {
     static USES: OnceLock<bool> = OnceLock::new();
 
     *USES.get_or_init(|| cfg!(not(target_os = "linux")) || Path::new(FORCE_FILE_SYSTEM).exists())
 }
 
-/// Where the socket of a service is then, in a libqb that distributions build.
+/// Returns the path of a service's socket in the file system, for a libqb as distributions build
+/// it.
 pub(super) fn socket_file(service: &[u8]) -> PathBuf {
     Path::new("/var/run").join(OsStr::from_bytes(service))
 }
@@ -105,14 +107,14 @@ fn is_stream(fd: BorrowedFd<'_>) -> bool {
     rustix::net::sockopt::socket_type(fd) == Ok(rustix::net::SocketType::STREAM)
 }
 
-/// `SO_PEERCRED`. Not through rustix: its process ids are never zero, and that of a peer in another
-/// PID namespace is.
+/// Reads `SO_PEERCRED`. rustix cannot represent the process id 0, which a peer in another PID
+/// namespace has.
 #[cfg(target_os = "linux")]
 fn peer(fd: BorrowedFd<'_>) -> Option<PeerProcess> {
     let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut size = libc::socklen_t::try_from(size_of_val(&peer)).ok()?;
     // SAFETY: `fd` is open as long as it is borrowed; `peer` and `size` are locals, and `size` is
-    // that of `peer`.
+    // the size of `peer`.
     let code = unsafe {
         libc::getsockopt(
             fd.as_raw_fd(),
@@ -122,20 +124,20 @@ fn peer(fd: BorrowedFd<'_>) -> Option<PeerProcess> {
             &mut size,
         )
     };
-    // A socket without a peer has the overflow uid of no user.
+    // A socket without a peer has an invalid uid.
     let known = code == 0 && peer.uid != libc::uid_t::MAX;
     known.then_some(PeerProcess { uid: peer.uid, pid: (peer.pid > 0).then_some(peer.pid) })
 }
 
-/// The stream sockets of this process that are connected to the socket of `service`, and their
-/// servers.
+/// Returns the stream sockets of this process that are connected to the socket of `service`, with
+/// their servers.
 #[cfg(target_os = "linux")]
 pub(super) fn streams(service: &[u8]) -> Vec<(Stream, PeerProcess)> {
     let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
     open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok())
         .filter_map(|number| {
-            // SAFETY: the number was open a moment ago. Should it have been closed since, or be
-            // another file by now, the calls below fail or tell about that one: all only look.
+            // SAFETY: the number was open a moment ago. If it was closed since, or refers to
+            // another file, the calls below fail or describe that file: they only read.
             let fd = unsafe { BorrowedFd::borrow_raw(number) };
             let address = rustix::net::getpeername(fd).ok()??;
             let address = rustix::net::SocketAddrUnix::try_from(address).ok()?;
@@ -148,7 +150,7 @@ pub(super) fn streams(service: &[u8]) -> Vec<(Stream, PeerProcess)> {
 }
 
 /// Whether this is the address of a service: the abstract socket of its name, which libqb pads with
-/// zeros, or a socket of that name in the file system.
+/// zeros, or a socket of its name in the file system.
 #[cfg(target_os = "linux")]
 fn is_of(address: &rustix::net::SocketAddrUnix, service: &[u8]) -> bool {
     let unpadded = |name: &[u8]| name.split(|byte| *byte == 0).next() == Some(service);

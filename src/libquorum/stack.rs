@@ -1,13 +1,14 @@
-//! The stack check: `quorum_dispatch` has a buffer of a mebibyte on its stack.
+//! The stack check: `quorum_dispatch` has a buffer of 1 MiB on its stack.
 
 use crate::error::Error;
 
-/// What a dispatch needs: the 1 MiB buffer of libquorum's `quorum_dispatch` (`IPC_DISPATCH_SIZE`),
-/// and what the calls around it take. Distributions build libquorum without stack probes, so a
-/// stack that is too small is not caught by the guard page: it runs over what lies below.
+/// The stack that a dispatch needs: the 1 MiB buffer of libquorum's `quorum_dispatch`
+/// (`IPC_DISPATCH_SIZE`), and the frames around it. Distributions build libquorum without stack
+/// probes, so the guard page does not catch a small stack: the buffer overwrites the memory below
+/// it.
 const NEEDED: usize = 1024 * 1024 + 128 * 1024;
 
-/// Fails where this thread has too little stack left to call `quorum_dispatch`.
+/// Fails if this thread has too little stack left to call `quorum_dispatch`.
 pub(super) fn check() -> Result<(), Error> {
     let Some(lowest) = lowest_address() else { return Ok(()) };
     let here = 0u8;
@@ -19,19 +20,19 @@ pub(super) fn check() -> Result<(), Error> {
     }
 }
 
-/// The lowest usable address of this thread's stack, where the system tells.
+/// Returns the lowest usable address of this thread's stack, if the system reports it.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn lowest_address() -> Option<usize> {
     use std::{cell::OnceCell, mem::MaybeUninit, ptr};
 
     thread_local! {
-        // Asked once a thread: on the main thread glibc reads /proc/self/maps for the answer.
+        // Read once a thread: on the main thread glibc reads /proc/self/maps for it.
         static LOWEST: OnceCell<Option<usize>> = const { OnceCell::new() };
     }
 
-    fn ask() -> Option<usize> {
+    fn read() -> Option<usize> {
         let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
-        // SAFETY: `attributes` is ours and large enough; glibc fills it in when it returns 0.
+        // SAFETY: `attributes` is a local and large enough; glibc fills it in when it returns 0.
         if unsafe { libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) } != 0 {
             return None;
         }
@@ -45,10 +46,11 @@ fn lowest_address() -> Option<usize> {
         (code == 0).then(|| lowest.addr())
     }
 
-    LOWEST.with(|lowest| *lowest.get_or_init(ask))
+    LOWEST.with(|lowest| *lowest.get_or_init(read))
 }
 
-// Other C libraries tell too little: musl, for one, only what the main thread has used so far.
+// Other C libraries report too little: musl, for example, only the used part of the main thread's
+// stack.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn lowest_address() -> Option<usize> {
     None
@@ -66,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_small_stack_is_refused_before_libquorum_is_called() {
-        // The C library may give a thread a used stack of up to four times this size.
+        // The C library may reuse a stack of up to four times this size for a thread.
         let error = on_a_stack_of(256 * 1024).unwrap_err();
         assert!(matches!(error, Error::StackTooSmall { available, needed } if available < needed));
         assert_eq!(on_a_stack_of(2 * 1024 * 1024), Ok(()));

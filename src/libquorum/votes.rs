@@ -11,8 +11,8 @@ use super::NodeId;
 
 /// The votes of the cluster, as votequorum counts them on this node (`votequorum_getinfo(3)`).
 ///
-/// In JSON the votes of the members are an object with the node ids as keys, and `margin` is what
-/// [`margin`](Self::margin) returns.
+/// In JSON, the votes of the members are an object with the node ids as keys, and `margin` is the
+/// result of [`margin`](Self::margin).
 ///
 /// ```
 /// use actix_quorum::{NodeId, QuorumActor, sim::Cluster};
@@ -21,7 +21,7 @@ use super::NodeId;
 /// # let quorum = QuorumActor::builder().source(Cluster::new(3).node(1)).start();
 ///
 /// let now = quorum.wait_for(|now| now.quorum.is_quorate() && now.votes.is_some()).await?;
-/// let votes = now.votes.as_ref().expect("it was waited for");
+/// let votes = now.votes.as_ref().expect("`wait_for` has checked it");
 /// assert_eq!((votes.total, votes.expected, votes.quorum), (3, 3, 2));
 /// assert_eq!((votes.margin(), votes.of(NodeId(1))), (1, Some(1)));
 /// # quorum.stop().await;
@@ -32,28 +32,29 @@ use super::NodeId;
 #[cfg_attr(feature = "serde", derive(serde::Deserialize))]
 #[non_exhaustive]
 pub struct Votes {
-    /// The votes that this node expects of the whole cluster.
+    /// The number of votes that this node expects in the whole cluster.
     pub expected: u32,
     /// The highest number of votes that any member expects.
     pub highest_expected: u32,
-    /// The votes of all members, and of the quorum device.
+    /// The votes of all members and of the quorum device.
     pub total: u32,
-    /// How many votes make a quorum.
+    /// The number of votes that make a quorum.
     pub quorum: u32,
     /// The votes of the quorum device.
     pub qdevice: u32,
-    /// The votes of all nodes in the nodelist of `corosync.conf`, where that can be read.
+    /// The votes of all nodes in the nodelist of `corosync.conf`, if the nodelist can be read.
     pub configured: Option<u32>,
     /// The votes of each member, ascending by node.
     #[cfg_attr(feature = "serde", serde(deserialize_with = "by_node"))]
     pub members: Vec<(NodeId, u32)>,
-    /// How votequorum is configured, and how the quorum device does.
+    /// The configuration of votequorum and the state of the quorum device.
     pub flags: VoteFlags,
 }
 
 impl Votes {
-    /// How many votes can go before quorum does. Zero if there is none, as for a node that waits for
-    /// all others though there are votes enough, and where a tie-breaker alone makes quorum.
+    /// Returns the number of votes that this partition can lose and keep quorum. Zero without
+    /// quorum, for example while a node with enough votes still waits for all other nodes, and zero
+    /// if only a tie-breaker makes quorum.
     ///
     /// ```
     /// # use actix_quorum::{VoteFlags, Votes};
@@ -71,7 +72,7 @@ impl Votes {
         }
     }
 
-    /// The votes of a member.
+    /// Returns the votes of a member.
     pub fn of(&self, node: NodeId) -> Option<u32> {
         self.members.iter().find(|(member, _)| *member == node).map(|(_, votes)| *votes)
     }
@@ -106,8 +107,8 @@ fn by_node<'de, D: serde::Deserializer<'de>>(
 }
 
 bitflags::bitflags! {
-    /// The flags of votequorum (`VOTEQUORUM_INFO_*` in `votequorum.h`). Bits that have no name here are
-    /// kept.
+    /// The flags of votequorum (`VOTEQUORUM_INFO_*` in `votequorum.h`). Bits without a name here
+    /// are kept.
     ///
     /// ```
     /// use actix_quorum::VoteFlags;
@@ -120,9 +121,9 @@ bitflags::bitflags! {
     pub struct VoteFlags: u32 {
         /// `two_node` is configured.
         const TWO_NODE = sys::VOTEQUORUM_INFO_TWONODE;
-        /// Votequorum holds this node for quorate.
+        /// Votequorum reports this node as quorate.
         const QUORATE = sys::VOTEQUORUM_INFO_QUORATE;
-        /// `wait_for_all` is configured. It does not say whether it still waits.
+        /// `wait_for_all` is configured. The flag does not show whether the node still waits.
         const WAIT_FOR_ALL = sys::VOTEQUORUM_INFO_WAIT_FOR_ALL;
         /// `last_man_standing` is configured.
         const LAST_MAN_STANDING = sys::VOTEQUORUM_INFO_LAST_MAN_STANDING;
@@ -134,17 +135,18 @@ bitflags::bitflags! {
         const QDEVICE_REGISTERED = sys::VOTEQUORUM_INFO_QDEVICE_REGISTERED;
         /// The quorum device answers.
         const QDEVICE_ALIVE = sys::VOTEQUORUM_INFO_QDEVICE_ALIVE;
-        /// The quorum device gives us its votes.
+        /// The quorum device gives this partition its votes.
         const QDEVICE_CAST_VOTE = sys::VOTEQUORUM_INFO_QDEVICE_CAST_VOTE;
-        /// The partition with the quorum device is quorate, whatever votes it has (`master_wins`).
+        /// The partition with the quorum device is quorate, however many votes it has
+        /// (`master_wins`).
         const QDEVICE_MASTER_WINS = sys::VOTEQUORUM_INFO_QDEVICE_MASTER_WINS;
-        // What has no name.
+        // The bits without a name.
         const _ = !0;
     }
 }
 
 impl VoteFlags {
-    /// The names of those that are set, as in `votequorum.h`, in lower case.
+    /// Returns the names of the flags that are set, as in `votequorum.h`, in lower case.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         NAMES.into_iter().filter(move |(flag, _)| self.contains(*flag)).map(|(_, name)| name)
     }
@@ -163,7 +165,7 @@ const NAMES: [(VoteFlags, &str); 10] = [
     (VoteFlags::QDEVICE_MASTER_WINS, "qdevice_master_wins"),
 ];
 
-/// As a list of names.
+/// Serializes the flags as a list of names.
 #[cfg(feature = "serde")]
 impl serde::Serialize for VoteFlags {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -171,7 +173,7 @@ impl serde::Serialize for VoteFlags {
     }
 }
 
-/// From a list of names. What has no name here, as from a later version, is left out.
+/// Deserializes a list of names. Unknown names, for example of a later version, are ignored.
 #[cfg(feature = "serde")]
 impl<'de> Deserialize<'de> for VoteFlags {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -191,16 +193,16 @@ mod tests {
         assert_eq!(flags.names().collect::<Vec<_>>(), ["two_node", "quorate", "wait_for_all"]);
         assert!(flags.contains(VoteFlags::TWO_NODE | VoteFlags::QUORATE));
         assert!(!flags.contains(VoteFlags::QDEVICE_ALIVE));
-        assert_eq!(flags.bits(), 7 | 1 << 30, "what we do not know survives");
+        assert_eq!(flags.bits(), 7 | 1 << 30, "unknown bits are kept");
     }
 
     #[test]
-    fn the_margin_is_what_can_go() {
+    fn the_margin_is_the_number_of_votes_that_can_be_lost() {
         let quorate = VoteFlags::QUORATE;
         let votes = |total, quorum, flags| Votes { total, quorum, flags, ..Votes::default() };
         let margin = |total, quorum| votes(total, quorum, quorate).margin();
         assert_eq!((margin(3, 2), margin(2, 2), margin(1, 2)), (1, 0, 0));
-        // As with `wait_for_all`.
+        // A node that still waits for all other nodes.
         assert_eq!(votes(4, 3, VoteFlags::default()).margin(), 0);
     }
 }
