@@ -1,7 +1,8 @@
-//! Calls of code that is not ours: recorders of metrics, loggers, wakers of other runtimes.
+//! Contains calls of code outside of this crate: recorders of metrics, loggers, wakers of other
+//! runtimes.
 //!
-//! It may call back, so no lock is held while it runs. It may panic, also while another panic unwinds,
-//! so its panic ends here.
+//! Such code may call back, so no lock is held while it runs. It may panic, even while another
+//! panic unwinds, so its panic is caught here.
 
 use std::{
     future::poll_fn,
@@ -11,12 +12,12 @@ use std::{
     task::{Context, Wake, Waker},
 };
 
-/// Runs foreign code. Its panic is reported by the panic hook, and by nothing else.
+/// Runs foreign code and catches its panic. Only the panic hook reports the panic.
 pub(crate) fn contain(call: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(call));
 }
 
-/// Logs as `log::log!` does, contained.
+/// Logs like `log::log!`, and catches a panic of the logger.
 macro_rules! log_contained {
     ($level:expr, $($message:tt)+) => {
         $crate::foreign::contain(|| ::log::log!($level, $($message)+))
@@ -24,8 +25,8 @@ macro_rules! log_contained {
 }
 pub(crate) use log_contained as log;
 
-/// Awaits a future that wakes its task by a waker whose panic is contained: one that panics must not
-/// keep others from being woken.
+/// Awaits a future with a waker whose panic is caught, so that it does not keep other tasks from
+/// waking.
 pub(crate) async fn contain_wakers<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|cx| {

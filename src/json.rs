@@ -1,7 +1,7 @@
-//! What the routes of [`web`](crate::web) send, for a client in Rust. Feature `serde`.
+//! The JSON types of the [`web`](crate::web) routes, for a client in Rust. Feature `serde`.
 //!
-//! A client needs neither actix-web nor Corosync: only this crate with the feature `serde`, a JSON
-//! parser and a HTTP client.
+//! A client needs neither actix-web nor Corosync, only this crate with the feature `serde`, a JSON
+//! parser and an HTTP client.
 //!
 //! ```
 //! use actix_quorum::json::State;
@@ -18,8 +18,8 @@
 //! # Ok::<(), serde_json::Error>(())
 //! ```
 //!
-//! A service of a later version may send fields that are not here, which are ignored; a cause or
-//! a state that this version does not know is an error of the parser. The errors in it are
+//! A later version of the service may send additional fields, which are ignored. A cause or a state
+//! that this version does not know is a parse error. Errors in the JSON become
 //! [`Error::Remote`](crate::Error::Remote).
 
 use std::{collections::BTreeMap, time::SystemTime};
@@ -31,11 +31,11 @@ use crate::{
     state::{Cause, Connection, FencingToken, Quorum, RingState, rfc3339},
 };
 
-/// What is true now: the answer of `/quorum`, and in each [`Change`].
+/// The current state: the answer of `/quorum`, also contained in each [`Change`].
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct State {
-    /// [`QuorumHandle::quorum`](crate::QuorumHandle::quorum), when this was sent.
+    /// [`QuorumHandle::quorum`](crate::QuorumHandle::quorum) at the time of sending.
     pub quorum: Quorum,
     /// [`Snapshot::connection`](crate::Snapshot::connection).
     pub connection: Connection,
@@ -49,7 +49,7 @@ pub struct State {
     pub settled: bool,
     /// [`Snapshot::ring`](crate::Snapshot::ring).
     pub ring: RingState,
-    /// [`QuorumHandle::is_exclusive`](crate::QuorumHandle::is_exclusive), when this was sent.
+    /// [`QuorumHandle::is_exclusive`](crate::QuorumHandle::is_exclusive) at the time of sending.
     pub exclusive: bool,
     /// [`Snapshot::fencing_token`](crate::Snapshot::fencing_token).
     pub fencing_token: Option<FencingToken>,
@@ -57,7 +57,7 @@ pub struct State {
     pub epoch: u64,
     /// [`Snapshot::votes`](crate::Snapshot::votes).
     pub votes: Option<Votes>,
-    /// Why there is no quorum, where the votes tell: `2 of 4 votes, 3 required`.
+    /// The reason for missing quorum, if the votes show it: `2 of 4 votes, 3 required`.
     pub shortage: Option<String>,
     /// [`Snapshot::local`](crate::Snapshot::local).
     pub local: Option<NodeId>,
@@ -68,13 +68,13 @@ pub struct State {
     pub changed_at: SystemTime,
 }
 
-/// A change as it happens: the data of a `changed` event of `/quorum/events`.
+/// A change: the data of a `changed` event of `/quorum/events`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Change {
     /// [`QuorumChanged::cause`](crate::QuorumChanged::cause).
     pub cause: Cause,
-    /// One line for an operator.
+    /// The change on one line, for an operator.
     pub text: String,
     /// [`QuorumChanged::joined`](crate::QuorumChanged::joined).
     pub joined: Vec<NodeId>,
@@ -84,19 +84,19 @@ pub struct Change {
     pub missed: u64,
     /// [`QuorumChanged::is_loss`](crate::QuorumChanged::is_loss).
     pub is_loss: bool,
-    /// What is true now.
+    /// The current state.
     pub current: State,
 }
 
-/// What is true between two changes: the data of an `alive` event of `/quorum/events`.
+/// The current state between two changes: the data of an `alive` event of `/quorum/events`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Alive {
-    /// That of the last change.
+    /// The sequence of the last change.
     pub sequence: u64,
-    /// Whether there is quorum now.
+    /// The quorum now.
     pub quorum: Quorum,
-    /// Whether it is exclusive now.
+    /// Whether quorum is exclusive now.
     pub exclusive: bool,
     /// The names of the nodes that have one.
     pub names: BTreeMap<NodeId, String>,
@@ -106,35 +106,35 @@ pub struct Alive {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct History {
-    /// The latest last.
+    /// The changes, the latest last.
     pub changes: Vec<HistoryEntry>,
 }
 
-/// A change as it is told afterwards.
+/// A change in the history.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct HistoryEntry {
-    /// That of the state after it.
+    /// The sequence of the state after the change.
     pub sequence: u64,
-    /// When it was, in milliseconds.
+    /// The time of the change, in milliseconds.
     #[serde(with = "rfc3339")]
     pub changed_at: SystemTime,
-    /// How many seconds it was so; `None` for the latest.
+    /// How many seconds the state lasted; `None` for the latest state.
     pub seconds: Option<f64>,
-    /// The quorum after it.
+    /// The quorum after the change.
     pub quorum: Quorum,
-    /// The ring after it.
+    /// The ring after the change.
     pub ring_id: Option<RingId>,
-    /// The members after it.
+    /// The members after the change.
     pub members: Vec<NodeId>,
     /// [`QuorumChanged::joined`](crate::QuorumChanged::joined).
     pub joined: Vec<NodeId>,
     /// [`QuorumChanged::left`](crate::QuorumChanged::left).
     pub left: Vec<NodeId>,
-    /// The epoch after it.
+    /// The epoch after the change.
     pub epoch: u64,
     /// [`QuorumChanged::cause`](crate::QuorumChanged::cause).
     pub cause: Cause,
-    /// One line for an operator.
+    /// The change on one line, for an operator.
     pub text: String,
 }

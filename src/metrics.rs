@@ -1,51 +1,51 @@
-//! What is measured, through the [`metrics`](https://docs.rs/metrics) facade. Feature `metrics`.
+//! Metrics, through the [`metrics`](https://docs.rs/metrics) facade. Feature `metrics`.
 //!
-//! There is one set of them in a process: of two actors in it, each overwrites what the other has
-//! recorded. What is counted before a recorder is installed is lost.
+//! Metrics are process-wide: two actors overwrite each other's. Values recorded before a recorder
+//! is installed are discarded.
 //!
 //! | name | type, unit | |
 //! |---|---|---|
 //! | `quorum_quorate` | gauge, 0 or 1 | this node has quorum |
 //! | `quorum_exclusive` | gauge, 0 or 1 | no other partition can have quorum: [`QuorumHandle::is_exclusive`](crate::QuorumHandle::is_exclusive) |
-//! | `quorum_connected` | gauge, 0 or 1 | Corosync has accepted us, and answers |
+//! | `quorum_connected` | gauge, 0 or 1 | Corosync has accepted the connection, and answers |
 //! | `quorum_settled` | gauge, 0 or 1 | the decision is about the current membership |
 //! | `quorum_ring_watched` | gauge, 0 or 1 | the counters of Corosync's ring can be read |
-//! | `quorum_ring_reforming` | gauge, 0 or 1 | Corosync has left its ring, or has found one that is not decided upon |
-//! | `quorum_members` | gauge, nodes | the members of this node's partition; the last ones known while there is no connection |
-//! | `quorum_votes_expected` | gauge, votes | the votes that this node expects of the whole cluster; 0, as the next four, while they are not known |
-//! | `quorum_votes_highest_expected` | gauge, votes | the most that any member expects |
+//! | `quorum_ring_reforming` | gauge, 0 or 1 | Corosync has left its ring, or has formed one without a decision |
+//! | `quorum_members` | gauge, nodes | the members of this node's partition; without a connection, the last known ones |
+//! | `quorum_votes_expected` | gauge, votes | the votes that this node expects in the whole cluster; this metric and the next four are 0 while the votes are not known |
+//! | `quorum_votes_highest_expected` | gauge, votes | the most votes that any member expects |
 //! | `quorum_votes_present` | gauge, votes | the votes of all members and of the quorum device ("total votes" of `corosync-quorumtool`) |
-//! | `quorum_votes_required` | gauge, votes | how many votes make a quorum |
+//! | `quorum_votes_required` | gauge, votes | the number of votes that make a quorum |
 //! | `quorum_votes_qdevice` | gauge, votes | the votes of the quorum device |
-//! | `quorum_last_contact_timestamp_seconds` | gauge, seconds since 1970 | Corosync is known to have lived then |
-//! | `quorum_lease_seconds` | gauge, seconds | for how long after that it is believed |
+//! | `quorum_last_contact_timestamp_seconds` | gauge, seconds since 1970 | Corosync is known to have been alive then |
+//! | `quorum_lease_seconds` | gauge, seconds | how long Corosync is believed after that |
 //! | `quorum_token_last_seen_timestamp_seconds` | gauge, seconds since 1970 | the ring's token is known to have moved after that; 0 if it was not seen on this connection |
-//! | `quorum_token_lease_seconds` | gauge, seconds | for how long after that the ring is believed to live: the token and the consensus timeout and [`settle_grace`](crate::QuorumBuilder::settle_grace) |
+//! | `quorum_token_lease_seconds` | gauge, seconds | how long the ring is believed to be alive after that: the sum of the token timeout, the consensus timeout and [`settle_grace`](crate::QuorumBuilder::settle_grace) |
 //! | `quorum_changes_total` | counter | changes, labelled by their `cause`, as in [`Cause`] |
 //! | `quorum_losses_total` | counter | changes that lost quorum |
-//! | `quorum_disconnects_total` | counter | connections to Corosync that ended; labelled by the `reason`, a code such as `CS_ERR_LIBRARY` or what failed |
-//! | `quorum_connect_failures_total` | counter | attempts to connect that failed; labelled in the same way |
-//! | `quorum_probe_round_trip_seconds` | histogram, seconds | from asking Corosync whether it lives to the actor having taken the answer |
+//! | `quorum_disconnects_total` | counter | connections to Corosync that ended, labelled by their `reason`: a code such as `CS_ERR_LIBRARY`, or what failed |
+//! | `quorum_connect_failures_total` | counter | attempts to connect that failed, labelled in the same way |
+//! | `quorum_probe_round_trip_seconds` | histogram, seconds | the time from sending a probe to Corosync until the actor has handled the answer |
 //! | `quorum_subscribers` | gauge, actors | the actors that are subscribed |
-//! | `quorum_conflated_deliveries_total` | counter | messages to subscribers in place of several that they were too slow for |
+//! | `quorum_conflated_deliveries_total` | counter | messages to slow subscribers that replace several changes |
 //!
 //! All gauges are recorded with each change and with each answer of Corosync, so at least every
-//! [`probe_interval`](crate::QuorumBuilder::probe_interval) while it answers. A recorder may be installed
-//! later, and may forget what was not recorded for some time. Counters begin at 0.
+//! [`probe_interval`](crate::QuorumBuilder::probe_interval) while it answers. So a recorder may be
+//! installed later, and may drop values that were not updated for some time. Counters start at 0.
 //!
-//! A gauge says what was last recorded. If this process hangs, `quorum_quorate` stays what it was:
-//! an alert, and a dashboard, should hold a node for quorate only while
-//! `time() - quorum_last_contact_timestamp_seconds` is below `quorum_lease_seconds` and the interval of
-//! scraping. The file `alerts/quorum.policy.yml` in the repository has Prometheus rules that do, with
-//! 30 s for the latter.
+//! A gauge keeps its last recorded value. If this process hangs, `quorum_quorate` does not change.
+//! So an alert or a dashboard must treat a node as quorate only while `time() -
+//! quorum_last_contact_timestamp_seconds` is less than the sum of `quorum_lease_seconds` and the
+//! scrape interval. The file `alerts/quorum.policy.yml` in the repository contains Prometheus rules
+//! that do so, for a scrape interval of 30 s.
 //!
 //! # Dashboards made for `ha_cluster_exporter`
 //!
-//! With [`QuorumBuilder::ha_cluster_metrics`](crate::QuorumBuilder::ha_cluster_metrics) there are
-//! also `ha_cluster_corosync_quorate` (gauge, 0 or 1), `ha_cluster_corosync_quorum_votes` (gauge,
+//! [`QuorumBuilder::ha_cluster_metrics`](crate::QuorumBuilder::ha_cluster_metrics) adds
+//! `ha_cluster_corosync_quorate` (gauge, 0 or 1), `ha_cluster_corosync_quorum_votes` (gauge,
 //! labelled `type`: `expected_votes`, `highest_expected`, `total_votes`, `quorum`) and
 //! `ha_cluster_corosync_member_votes` (gauge, labelled `node_id`, `node` and `local`; 0 once a node
-//! has left), under the names and labels of that exporter. The quorum device is node 0 with the name
+//! has left), with the names and labels of that exporter. The quorum device is node 0 with the name
 //! `Qdevice`. The votes of the members are recorded once the names of the nodes were read.
 
 use std::{
@@ -65,30 +65,30 @@ use crate::{
     state::{Cause, Connection, QuorumChanged, RingState, Snapshot},
 };
 
-/// What is recorded of one actor.
+/// The recorded values of one actor that must be remembered.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     lease: OnceLock<Duration>,
-    /// What each node was last labelled with, if `ha_cluster_metrics` is set.
+    /// The last labels of each node, if `ha_cluster_metrics` is set.
     ha_cluster: Mutex<Option<BTreeMap<NodeId, Labels>>>,
 }
 
-/// What the gauges are set to.
+/// The values of the gauges.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) exclusive: bool,
-    /// How long ago the token was last seen, and for how long after that the ring is believed.
+    /// How long ago the token was last seen, and how long the ring is believed after that.
     pub(crate) token_seen: Option<(Duration, Duration)>,
-    /// `None` until they were read.
+    /// The names of the nodes, or `None` before the first read.
     pub(crate) names: Option<Arc<NodeNames>>,
 }
 
-/// `node` and `local`.
+/// The labels `node` and `local`.
 type Labels = (String, &'static str);
 
 impl Metrics {
-    /// Sets what does not change. Nothing is recorded before this.
+    /// Sets the values that do not change. Nothing is recorded before this.
     pub(crate) fn begin(&self, lease: Duration, ha_cluster: bool) {
         *self.ha_cluster.lock() = ha_cluster.then(BTreeMap::new);
         let _ = self.lease.set(lease);
@@ -102,7 +102,7 @@ impl Metrics {
         }
     }
 
-    /// Describes all metrics, and has every counter begin at 0.
+    /// Describes all metrics and starts every counter at 0.
     pub(crate) fn describe() {
         describe();
         begin_counters();
@@ -113,7 +113,7 @@ impl Metrics {
         let Some(lease) = self.lease.get() else { return };
         gauge!("quorum_lease_seconds").set(*lease);
         record_state(state);
-        // The lock is not held while the recorder runs: it may call back.
+        // The lock must not be held while the recorder runs: it may call back.
         let mut labelled = self.ha_cluster.lock();
         let Some(before) = labelled.as_mut() else { return };
         let members = state.names.as_ref().map(|names| member_votes(before, state, names));
@@ -121,18 +121,18 @@ impl Metrics {
         record_ha_cluster(state, members.unwrap_or_default());
     }
 
-    /// Corosync has answered a question that was asked so long ago.
+    /// Records an answer of Corosync to a request that was sent `round_trip` ago.
     pub(crate) fn answered(round_trip: Duration) {
         histogram!("quorum_probe_round_trip_seconds").record(round_trip);
         gauge!("quorum_last_contact_timestamp_seconds").set(timestamp(round_trip));
     }
 
-    /// A connection ended.
+    /// Counts a connection that ended.
     pub(crate) fn disconnected(error: &Error) {
         counter!("quorum_disconnects_total", "reason" => reason(error)).increment(1);
     }
 
-    /// An attempt to connect failed.
+    /// Counts a failed attempt to connect.
     pub(crate) fn connect_failed(error: &Error) {
         counter!("quorum_connect_failures_total", "reason" => reason(error)).increment(1);
     }
@@ -159,11 +159,11 @@ fn record_state(state: &State) {
         gauge!(name).set(number(holds));
     }
     gauge!("quorum_members").set(u32::try_from(snapshot.members.len()).unwrap_or(u32::MAX));
-    let (seen, lease) = match state.token_seen {
+    let (seen_at, lease) = match state.token_seen {
         Some((ago, lease)) => (timestamp(ago), lease),
         None => (0.0, Duration::ZERO),
     };
-    gauge!("quorum_token_last_seen_timestamp_seconds").set(seen);
+    gauge!("quorum_token_last_seen_timestamp_seconds").set(seen_at);
     gauge!("quorum_token_lease_seconds").set(lease);
     let none = Votes::default();
     let votes = snapshot.votes.as_ref().unwrap_or(&none);
@@ -178,7 +178,7 @@ fn record_state(state: &State) {
     }
 }
 
-/// A member, how it is labelled, and its votes.
+/// The members, their labels and their votes.
 type MemberVotes = Vec<(NodeId, Labels, u32)>;
 
 fn record_ha_cluster(state: &State, members: MemberVotes) {
@@ -204,8 +204,8 @@ fn record_ha_cluster(state: &State, members: MemberVotes) {
     }
 }
 
-/// The votes of each member, and of those that were one `before`. A series cannot be removed, so a
-/// node that has left or has another name now has 0 votes under the old one.
+/// Returns the votes of each member, and of each node in `before`. A series cannot be removed, so a
+/// node that has left or changed its name has 0 votes under the old one.
 fn member_votes(
     before: &mut BTreeMap<NodeId, Labels>,
     state: &State,
@@ -221,7 +221,7 @@ fn member_votes(
             (*id, ((node, local), *votes))
         })
         .collect();
-    // As `corosync-quorumtool` lists it.
+    // As in the list of `corosync-quorumtool`.
     if let Some(votes) = votes.filter(|votes| votes.flags.contains(VoteFlags::QDEVICE_REGISTERED)) {
         now.insert(NodeId(0), (("Qdevice".to_owned(), "false"), votes.qdevice));
     }
@@ -240,7 +240,7 @@ fn number(yes: bool) -> f64 {
     f64::from(u8::from(yes))
 }
 
-/// The seconds since 1970 at a moment so long ago; 0 if it was before that.
+/// Returns the time `ago` in seconds since 1970, or 0 if it was before 1970.
 fn timestamp(ago: Duration) -> f64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.saturating_sub(ago).as_secs_f64()
@@ -261,7 +261,7 @@ fn cause(cause: Cause) -> &'static str {
     }
 }
 
-/// The causes of changes that are counted: `Subscribed` is no change.
+/// The causes that are counted. `Subscribed` is not a change.
 const CAUSES: [Cause; 9] = [
     Cause::ConnectFailed,
     Cause::Connected,
@@ -297,7 +297,7 @@ fn reason(error: &Error) -> String {
     }
 }
 
-/// Reasons that are expected, so that an increase from nothing is seen.
+/// The expected reasons. They start at 0, so that their first increase is visible.
 const REASONS: [&str; 10] = [
     "CS_ERR_LIBRARY",
     "CS_ERR_TRY_AGAIN",
@@ -327,7 +327,7 @@ fn describe() {
     for (name, description) in [
         ("quorum_quorate", "Whether this node has quorum."),
         ("quorum_exclusive", "Whether no other partition can have quorum."),
-        ("quorum_connected", "Whether corosync has accepted us and answers."),
+        ("quorum_connected", "Whether corosync has accepted the connection and answers."),
         ("quorum_settled", "Whether the decision is about the current membership."),
         ("quorum_ring_watched", "Whether the counters of corosync's ring can be read."),
         ("quorum_ring_reforming", "Whether corosync's ring is re-forming."),
@@ -336,20 +336,20 @@ fn describe() {
     }
     for (name, description) in [
         ("quorum_members", "The members of this node's partition."),
-        ("quorum_votes_expected", "The votes that this node expects of the cluster."),
+        ("quorum_votes_expected", "The votes that this node expects in the cluster."),
         ("quorum_votes_highest_expected", "The most votes that any member expects."),
         ("quorum_votes_present", "The votes of all members and of the quorum device."),
-        ("quorum_votes_required", "How many votes make a quorum."),
+        ("quorum_votes_required", "The number of votes that make a quorum."),
         ("quorum_votes_qdevice", "The votes of the quorum device."),
         ("quorum_subscribers", "The actors that are subscribed."),
     ] {
         describe_gauge!(name, Unit::Count, description);
     }
     for (name, description) in [
-        ("quorum_last_contact_timestamp_seconds", "When corosync is known to have lived."),
-        ("quorum_lease_seconds", "For how long after the last contact corosync is believed."),
+        ("quorum_last_contact_timestamp_seconds", "When corosync was last known to be alive."),
+        ("quorum_lease_seconds", "How long corosync is believed after the last contact."),
         ("quorum_token_last_seen_timestamp_seconds", "When the ring's token was last seen."),
-        ("quorum_token_lease_seconds", "For how long after that the ring is believed to live."),
+        ("quorum_token_lease_seconds", "How long the ring is believed to be alive after that."),
     ] {
         describe_gauge!(name, Unit::Seconds, description);
     }
@@ -360,7 +360,7 @@ fn describe() {
         ("quorum_connect_failures_total", "Attempts to connect that failed, by the reason."),
         (
             "quorum_conflated_deliveries_total",
-            "Messages to subscribers in place of several that they were too slow for.",
+            "Messages to slow subscribers that replace several changes.",
         ),
     ] {
         describe_counter!(name, Unit::Count, description);
@@ -368,7 +368,7 @@ fn describe() {
     describe_histogram!(
         "quorum_probe_round_trip_seconds",
         Unit::Seconds,
-        "From asking corosync whether it lives to having taken the answer."
+        "The time from sending a probe to corosync until the answer is handled."
     );
 }
 
@@ -400,7 +400,7 @@ mod tests {
         State { snapshot: Arc::new(snapshot), exclusive: false, token_seen: None, names }
     }
 
-    /// The rows of `ha_cluster_corosync_member_votes` after recording each of these in turn.
+    /// Returns the rows of `ha_cluster_corosync_member_votes` after these states were recorded.
     fn member_rows(states: &[State]) -> Vec<String> {
         let recorder = PrometheusBuilder::new().build_recorder();
         let metrics = Metrics::default();
@@ -438,7 +438,7 @@ mod tests {
         let rows = member_rows(&[state(registered.bits(), names)]);
         assert_eq!((rows.len(), &rows[0]), (3, &device(1)));
         let rows = member_rows(&[state(registered.bits(), names), state(0, names)]);
-        assert_eq!((rows.len(), &rows[0]), (3, &device(0)), "it is gone");
+        assert_eq!((rows.len(), &rows[0]), (3, &device(0)), "it is no longer registered");
     }
 
     #[test]

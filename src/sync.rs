@@ -1,5 +1,5 @@
-//! The atomics that are tried in every order that the memory model allows, by loom, under
-//! `--cfg loom_check`.
+//! Atomics that loom replaces under `--cfg loom_check`, to test every order that the memory model
+//! allows.
 
 #[cfg(all(test, loom_check))]
 pub(crate) use loom::sync::atomic::{AtomicU8, AtomicU64, Ordering};

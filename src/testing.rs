@@ -1,8 +1,8 @@
-//! A handle that tells what a test sets, for tests of services that read one.
+//! A handle whose state a test sets, for tests of services that use a [`QuorumHandle`].
 //!
-//! There is no actor, no Corosync and no feature to enable: a test of a web service or of an actor sets
-//! the state, and reads what its own code does. [`sim`](crate::sim) is for tests of what happens in a
-//! cluster, and how it is noticed.
+//! It needs no actor, no Corosync and no feature: a test of a web service or of an actor sets the
+//! state and checks the reaction of its own code. For tests of what happens in a cluster, and of
+//! how the actor notices it, use [`sim`](crate::sim).
 //!
 //! ```
 //! use actix_quorum::{Connection, Quorum, Snapshot, testing::ScriptedQuorum};
@@ -21,7 +21,7 @@
 //! # Ok::<(), actix_quorum::ParseRingIdError>(())
 //! ```
 //!
-//! With the feature `web`, a test of a handler behind a gate:
+//! With the feature `web`, a test of a handler behind a gate looks like this:
 //!
 //! ```
 //! # #[cfg(feature = "web")]
@@ -54,22 +54,22 @@ use crate::{
     state::{BeliefPolicy, Cause, Connection, Event, Snapshot},
 };
 
-/// Sets what its handles tell. A clone sets the same.
+/// Sets the state of its handles. A clone sets the state of the same handles.
 ///
-/// A handle of it works as that of an actor does: subscribers, [`changes`](QuorumHandle::changes),
-/// guards and the routes of `web` see each state that is published. Only
-/// [`addr`](QuorumHandle::addr) leads nowhere, and no deadline passes by itself.
+/// A handle works like the handle of an actor: subscribers, [`changes`](QuorumHandle::changes),
+/// guards and the routes of `web` see each published state. But the address that
+/// [`addr`](QuorumHandle::addr) returns has no actor, and no deadline passes by itself.
 ///
-/// [`is_exclusive`](QuorumHandle::is_exclusive) holds for a quorate state that is settled, whose ring
+/// [`is_exclusive`](QuorumHandle::is_exclusive) is `true` in a quorate and settled state whose ring
 /// is operational and whose votes are a [majority](Snapshot::has_majority).
 #[derive(Clone, Debug)]
-#[must_use = "a script does nothing without its handle"]
+#[must_use = "a script has no effect without its handle"]
 pub struct ScriptedQuorum {
     quorum: QuorumHandle,
 }
 
 impl ScriptedQuorum {
-    /// Begins with this state.
+    /// Creates a script with `first` as its state.
     pub fn new(first: Snapshot) -> Self {
         let policy = BeliefPolicy::default();
         let shared = Arc::new(Shared::new(policy, Clock::System));
@@ -80,22 +80,23 @@ impl ScriptedQuorum {
         script
     }
 
-    /// A handle that tells what is published.
+    /// Returns a handle with the state of this script.
     pub fn handle(&self) -> QuorumHandle {
         self.quorum.clone()
     }
 
-    /// Publishes a state. It does nothing if that is the last one, or the actor counts as stopped.
+    /// Publishes a state. Does nothing if the state is equal to the last one, or after
+    /// [`Connection::Stopped`].
     ///
-    /// `sequence` and `changed_at` are set as an actor sets them. `epoch` grows by one after a loss of
-    /// quorum and is never less than before; set a larger one for an interruption between two quorate
+    /// `sequence` and `changed_at` are set as an actor sets them. `epoch` grows by one after a loss
+    /// of quorum and never decreases; set a larger one for an interruption between two quorate
     /// states.
     pub fn publish(&self, snapshot: Snapshot) {
         let cause = self.cause_of(&snapshot);
         self.quorum.shared.publish(Event::Scripted(Box::new(snapshot), cause));
     }
 
-    /// What an actor would say has happened.
+    /// Returns the cause that an actor would publish.
     fn cause_of(&self, after: &Snapshot) -> Cause {
         let before = self.quorum.shared.snapshot();
         match &after.connection {
