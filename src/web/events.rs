@@ -26,34 +26,34 @@ use crate::{
     state::{Cause, Connection, Quorum, QuorumChanged, Snapshot},
 };
 
-/// How many streams there may be at a time.
+/// How many streams are served at a time.
 const CLIENTS: usize = 1024;
 
-/// The longest silence.
+/// The longest time without an event.
 const ALIVE: Duration = Duration::from_secs(10);
 
-/// How often to see whether quorum has become exclusive.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often to check whether quorum has become exclusive.
+const EXCLUSIVE_CHECK: Duration = Duration::from_secs(1);
 
-/// How long a client whose stream has ended is to wait before it comes again.
+/// The delay before a client whose stream has ended reconnects.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How long one that found no place is to wait, and up to as long again.
+/// The shortest delay before a refused client reconnects. The longest is twice as long.
 const RETRY_WHEN_FULL: Duration = Duration::from_secs(10);
 
-/// `GET /quorum/events`
+/// Answers `GET /quorum/events`.
 pub(super) fn stream(quorum: &QuorumHandle, request: &HttpRequest) -> HttpResponse {
     let mut response = no_store_response(StatusCode::OK);
     response
         .content_type("text/event-stream")
-        // A proxy that buffers would keep the news to itself.
+        // A proxy that buffers would delay the events.
         .insert_header(("X-Accel-Buffering", "no"));
     if request.method() == Method::HEAD {
         return response.streaming(stream::empty::<Result<Bytes, actix_web::Error>>());
     }
     let clients = quorum.shared.web_state::<EventClients>();
     let Some(slot) = clients.enter() else {
-        // A browser comes again after a stream that has ended, and never after another status.
+        // A browser reconnects after a stream that has ended, and never after another status.
         let retry = RETRY_WHEN_FULL + RETRY_WHEN_FULL.mul_f64(fastrand::f64());
         let retry = retry.as_millis();
         return response.body(format!("event: full\nretry: {retry}\ndata: {{}}\n\n"));
@@ -66,16 +66,17 @@ pub(super) fn stream(quorum: &QuorumHandle, request: &HttpRequest) -> HttpRespon
     response.streaming(events(quorum.clone(), last_seen, slot))
 }
 
-/// The events of one client. It is asked for the next one when the last is on its way, so a client
-/// that does not read takes no memory here; what it misses meanwhile it finds in the history.
+/// Returns the events of one client. The next event is created when the last one has been sent, so
+/// a client that does not read uses no memory here. It receives the missed changes from the
+/// history.
 fn events(
     quorum: QuorumHandle,
-    seen: Option<Arc<Snapshot>>,
+    last_sent: Option<Arc<Snapshot>>,
     slot: Arc<ClientSlot>,
 ) -> impl Stream<Item = Result<Bytes, actix_web::Error>> {
     let latest = quorum.shared.watch();
-    let client =
-        Client { quorum, latest, seen, told: (Quorum::Unknown, false), slot, has_ended: false };
+    let last_quorum = (Quorum::Unknown, false);
+    let client = Client { quorum, latest, last_sent, last_quorum, slot, has_ended: false };
     stream::unfold(client, |mut client| async {
         let event = client.next().await?;
         Some((Ok(event), client))
@@ -85,42 +86,42 @@ fn events(
 struct Client {
     quorum: QuorumHandle,
     latest: ChangeSignal,
-    /// What it was told last.
-    seen: Option<Arc<Snapshot>>,
-    /// The quorum that it was told last, and whether that was exclusive.
-    told: (Quorum, bool),
+    /// The state in the last `changed` event.
+    last_sent: Option<Arc<Snapshot>>,
+    /// The last quorum that was sent, and whether it was exclusive.
+    last_quorum: (Quorum, bool),
     slot: Arc<ClientSlot>,
     has_ended: bool,
 }
 
 impl Client {
     async fn next(&mut self) -> Option<Bytes> {
-        let silent = Instant::now() + ALIVE;
+        let alive_at = Instant::now() + ALIVE;
         loop {
             if self.has_ended || !self.slot.touch() {
                 return None;
             }
             self.latest.mark_unchanged();
-            if let Some(change) = self.quorum.shared.history.next_after(self.seen.as_ref()) {
+            if let Some(change) = self.quorum.shared.history.next_after(self.last_sent.as_ref()) {
                 return Some(self.changed(&change));
             }
             let now = (self.quorum.quorum(), self.quorum.is_exclusive());
-            if now != self.told || Instant::now() >= silent {
-                self.told = now;
+            if now != self.last_quorum || Instant::now() >= alive_at {
+                self.last_quorum = now;
                 return Some(self.alive(now));
             }
-            // The lease may run out without anybody to publish that, and nobody publishes when
-            // quorum becomes exclusive.
+            // The lease may expire although the actor cannot publish that, and no change is
+            // published when quorum becomes exclusive.
             let lease = &self.quorum.shared.lease;
             let lease = match now {
                 (Quorum::Quorate, true) => Instant::now() + lease.exclusive_remaining(),
-                (Quorum::Quorate, false) => Instant::now() + lease.remaining().min(LOOK),
-                _ => silent,
+                (Quorum::Quorate, false) => Instant::now() + lease.remaining().min(EXCLUSIVE_CHECK),
+                _ => alive_at,
             };
             let changed = pin!(self.latest.changed());
-            let woken = pin!(sleep_until(silent.min(lease)));
+            let woken = pin!(sleep_until(alive_at.min(lease)));
             if let Either::Left((Err(_), _)) = select(changed, woken).await {
-                // The sender is in the handle, so this cannot be.
+                // The sender is in the handle, so this does not happen.
                 return None;
             }
         }
@@ -128,15 +129,15 @@ impl Client {
 
     fn changed(&mut self, change: &QuorumChanged) -> Bytes {
         let current = &change.current;
-        self.seen = Some(Arc::clone(current));
-        // The others tell what was, the latest what is: it goes by the lease.
+        self.last_sent = Some(Arc::clone(current));
+        // An older change reports the past. The latest reports the present, so the lease applies.
         let is_latest = self.quorum.snapshot().sequence == current.sequence;
-        let ran_out = is_latest && current.quorum.is_quorate() && !self.quorum.is_quorate();
-        let quorum = if ran_out { Quorum::Unknown } else { current.quorum };
+        let has_expired = is_latest && current.quorum.is_quorate() && !self.quorum.is_quorate();
+        let quorum = if has_expired { Quorum::Unknown } else { current.quorum };
         let exclusive = is_latest && self.quorum.is_exclusive();
-        self.told = (quorum, exclusive);
+        self.last_quorum = (quorum, exclusive);
         self.has_ended = current.connection == Connection::Stopped;
-        self.quorum.shared.web_state::<EventClients>().rendered(change, ran_out, || {
+        self.quorum.shared.web_state::<EventClients>().rendered(change, has_expired, || {
             let names = self.quorum.node_names();
             let state = State::of(current, (quorum, exclusive), &names);
             let data = serde_json::to_string(&Change::of(change, state));
@@ -148,8 +149,9 @@ impl Client {
     }
 
     fn alive(&self, (quorum, exclusive): (Quorum, bool)) -> Bytes {
-        let sequence = self.seen.as_ref().map_or(0, |seen| seen.sequence);
-        // They are read after a connection was told of.
+        let sequence = self.last_sent.as_ref().map_or(0, |last_sent| last_sent.sequence);
+        // Sent with each event, because the names are read only after a new connection is
+        // published.
         let names = self.quorum.node_names();
         let alive = Alive { sequence, quorum, exclusive, names: (*names).clone() };
         let data = serde_json::to_string(&alive);
@@ -158,20 +160,20 @@ impl Client {
     }
 }
 
-/// Those who read the events.
+/// The clients of the event streams.
 #[derive(Debug)]
 pub(crate) struct EventClients {
-    /// Which actor this is, of all processes.
+    /// A random number that identifies the actor among all processes.
     actor: u64,
     slots: Mutex<Vec<Weak<ClientSlot>>>,
-    /// The event of one change, which most of them are told at about the same time.
+    /// The event of the last rendered change, which most clients receive at about the same time.
     rendered: Mutex<Option<(u64, Bytes)>>,
 }
 
-/// The place of one of them, for as long as it is there.
+/// The slot of one client, for as long as its stream exists.
 #[derive(Debug)]
 pub(crate) struct ClientSlot {
-    /// When it last took something; `None` once the place was given to somebody else.
+    /// When the client last read; `None` once the slot was given to another client.
     read_at: Mutex<Option<Instant>>,
 }
 
@@ -182,12 +184,12 @@ impl Default for EventClients {
 }
 
 impl EventClients {
-    /// The id of the event that tells the change with this sequence.
+    /// Returns the id of the event for the change with this sequence.
     fn id_of(&self, sequence: u64) -> String {
         format!("{:016x}-{sequence}", self.actor)
     }
 
-    /// The sequence in an id, if it is one of this actor's.
+    /// Returns the sequence in an id, if the id is from this actor.
     fn sequence_of(&self, id: &str) -> Option<u64> {
         let (actor, sequence) = id.split_once('-')?;
         let is_ours = u64::from_str_radix(actor, 16) == Ok(self.actor);
@@ -208,15 +210,15 @@ impl EventClients {
         Some(slot)
     }
 
-    /// The event that tells a change. It is the same for all, but for who is told it as the first
-    /// or in place of others, or when the lease has run out.
+    /// Returns the event for a change. The event is the same for all clients, except for a first
+    /// event, for a merged change, and after the lease has expired.
     fn rendered(
         &self,
         change: &QuorumChanged,
-        ran_out: bool,
+        has_expired: bool,
         render: impl FnOnce() -> Bytes,
     ) -> Bytes {
-        if change.cause == Cause::Subscribed || change.missed > 0 || ran_out {
+        if change.cause == Cause::Subscribed || change.missed > 0 || has_expired {
             return render();
         }
         let mut rendered = self.rendered.lock();
@@ -232,14 +234,15 @@ impl EventClients {
 }
 
 impl ClientSlot {
-    /// Takes the place from who has not read for long. Who reads is asked at least every [`ALIVE`].
+    /// Whether the client has not read for long. Its slot is then free. A client that reads does so
+    /// at least every [`ALIVE`].
     fn is_stale(&self) -> bool {
         let mut read_at = self.read_at.lock();
         *read_at = read_at.filter(|read_at| read_at.elapsed() < STALLED);
         read_at.is_none()
     }
 
-    /// Whether it still has its place, now that it reads.
+    /// Records that the client reads. Returns whether it still has its slot.
     fn touch(&self) -> bool {
         let mut read_at = self.read_at.lock();
         *read_at = read_at.map(|_| Instant::now());
@@ -252,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_has_not_read_for_long_loses_its_place_to_who_comes() {
+    fn a_client_that_has_not_read_for_long_loses_its_slot_to_a_new_one() {
         actix::System::new().block_on(async {
             tokio::time::pause();
             let clients = EventClients::default();

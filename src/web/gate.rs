@@ -17,13 +17,13 @@ use pin_project_lite::pin_project;
 use super::refusal::{NotQuorate, RETRY_AFTER};
 use crate::actor::QuorumHandle;
 
-/// Middleware that lets a request through only if this node has quorum when it comes.
+/// Middleware that passes a request on only if this node has quorum when the request arrives.
 ///
-/// Others are answered 503 with `Retry-After` and `application/problem+json`, see [`NotQuorate`].
-/// It looks at the lease and waits for nothing.
+/// Other requests are answered with 503, `Retry-After` and `application/problem+json`: see
+/// [`NotQuorate`]. The gate checks the lease and never waits.
 ///
-/// What was let through is not called back when quorum is lost meanwhile, and a response that is
-/// being streamed is not cut: a handler that has to stop runs under a guard, see [`Quorate`](super::Quorate).
+/// A loss of quorum does not stop a request that was passed on, nor a streamed response. A handler
+/// that must stop runs under a guard: see [`Quorate`](super::Quorate).
 ///
 /// ```
 /// use std::time::Duration;
@@ -31,21 +31,21 @@ use crate::actor::QuorumHandle;
 /// use actix_web::web::{self, ServiceConfig};
 ///
 /// async fn read() -> &'static str {
-///     "what is there"
+///     "the records"
 /// }
 ///
 /// async fn write() -> &'static str {
 ///     "written"
 /// }
 ///
-/// /// Anybody may read; writing takes quorum.
+/// /// Reading is always allowed; writing requires quorum.
 /// fn records(config: &mut ServiceConfig, quorum: QuorumHandle) {
 ///     let gate = QuorumGate::new(quorum).allow_safe_methods(true).retry_after(Duration::from_secs(5));
 ///     config.service(web::resource("/records").wrap(gate).get(read).post(write));
 /// }
 /// ```
 #[derive(Clone, Debug)]
-#[must_use = "a gate keeps nobody out before it is given to `wrap`"]
+#[must_use = "a gate has no effect before it is given to `wrap`"]
 pub struct QuorumGate {
     quorum: QuorumHandle,
     allow_safe_methods: bool,
@@ -54,29 +54,29 @@ pub struct QuorumGate {
 }
 
 impl QuorumGate {
-    /// Refuses every request unless this node has quorum.
+    /// Creates a gate that refuses every request unless this node has quorum.
     pub fn new(quorum: QuorumHandle) -> Self {
         Self { quorum, allow_safe_methods: false, exclusive: false, retry_after: RETRY_AFTER }
     }
 
-    /// Whether to let GET, HEAD and OPTIONS through without quorum: what they answer may be stale.
-    /// Default false.
+    /// Whether to pass on GET, HEAD and OPTIONS without quorum. Their answers may be stale. Default
+    /// false.
     ///
-    /// Not if they ask for an upgrade of the connection, as a WebSocket does with a GET: what follows
-    /// would not be asked for quorum.
+    /// A request for an upgrade of the connection, such as a WebSocket's GET, is still refused,
+    /// because the gate does not check the messages after it.
     pub fn allow_safe_methods(self, allow_safe_methods: bool) -> Self {
         Self { allow_safe_methods, ..self }
     }
 
-    /// Whether to let requests through only while no other partition can have quorum: asks
+    /// Whether to pass requests on only while no other partition can have quorum: calls
     /// [`QuorumHandle::is_exclusive`] in place of [`is_quorate`](QuorumHandle::is_quorate). Default
     /// false.
     pub fn exclusive(self, exclusive: bool) -> Self {
         Self { exclusive, ..self }
     }
 
-    /// When clients are told to try again, rounded up to seconds and with up to a quarter more at
-    /// random. Default 2 s.
+    /// The time in `Retry-After`. It is rounded up to seconds and extended at random by up to a
+    /// quarter. Default 2 s.
     pub fn retry_after(self, retry_after: Duration) -> Self {
         Self { retry_after, ..self }
     }
@@ -116,7 +116,7 @@ pub struct Gated<S> {
 }
 
 pin_project! {
-    /// The answer of a service behind a [`QuorumGate`].
+    /// The future of a service behind a [`QuorumGate`].
     #[project = AnswerProjected]
     #[derive(Debug)]
     pub enum Answer<F> {
@@ -136,22 +136,22 @@ where
         match self.project() {
             AnswerProjected::Passed { answer } => answer.poll(cx).map_ok(boxed),
             AnswerProjected::Refused { answer } => {
-                let answer = answer.take().expect("it is polled until it is ready, and no more");
+                let answer = answer.take().expect("a future is not polled after it was ready");
                 Poll::Ready(Ok(answer))
             }
         }
     }
 }
 
-/// Boxes the body. Most are boxed already: to map such a response to itself would double what the
-/// gate costs.
+/// Boxes the body. Most bodies are already boxed; mapping them again would double the cost of the
+/// gate.
 fn boxed<B: MessageBody + 'static>(response: ServiceResponse<B>) -> ServiceResponse {
     let mut response = Some(response);
     let same = (&mut response as &mut dyn Any).downcast_mut::<Option<ServiceResponse>>();
     if let Some(response) = same.and_then(Option::take) {
         return response;
     }
-    response.expect("it is of another type").map_into_boxed_body()
+    response.expect("the body is not boxed yet").map_into_boxed_body()
 }
 
 impl<S, B> Service<ServiceRequest> for Gated<S>

@@ -1,4 +1,4 @@
-//! `/livez` and `/readyz`, as those of Kubernetes and etcd answer.
+//! The routes `/livez` and `/readyz`, in the format of Kubernetes and etcd.
 
 use std::{fmt::Write, time::Duration};
 
@@ -10,12 +10,12 @@ use crate::{
     state::{Connection, Quorum, Snapshot},
 };
 
-/// How long the actor may not run before it counts as stuck. It runs every second.
+/// How long the actor may not run before it counts as stuck. Normally it runs every second.
 const STUCK: Duration = Duration::from_secs(10);
 
 struct Check {
     name: &'static str,
-    /// Why it fails, if it does.
+    /// Returns the reason for a failure, if the check fails.
     why: fn(&QuorumHandle, &Snapshot) -> Option<String>,
 }
 
@@ -39,7 +39,7 @@ const READYZ: [Check; 2] = [
         name: "connection",
         why: |quorum, snapshot| match &snapshot.connection {
             Connection::Connected if quorum.quorum_of(snapshot) == snapshot.quorum => None,
-            Connection::Connected => Some("not heard from corosync in time".to_owned()),
+            Connection::Connected => Some("corosync has not answered in time".to_owned()),
             connection => Some(connection.to_string()),
         },
     },
@@ -48,7 +48,7 @@ const READYZ: [Check; 2] = [
         why: |quorum, snapshot| match quorum.quorum_of(snapshot) {
             Quorum::Quorate => None,
             now if now == snapshot.quorum => Some(snapshot.to_string()),
-            now => Some(format!("{now}: not heard from corosync in time")),
+            now => Some(format!("{now}: corosync has not answered in time")),
         },
     },
 ];
@@ -72,17 +72,17 @@ fn answer(
     if only.is_some_and(|only| checks.iter().all(|check| check.name != only)) {
         return no_store_response(StatusCode::NOT_FOUND).body("there is no such check\n");
     }
-    let asked = Asked::of(request.query_string());
+    let options = CheckOptions::of(request.query_string());
     let mut list = String::new();
     let mut failed = false;
     for check in checks.iter().filter(|check| only.is_none_or(|only| check.name == only)) {
         let Check { name, why } = check;
         let line = match why(quorum, &snapshot) {
-            _ if asked.excludes.contains(name) => format!("[+]{name} excluded: ok"),
+            _ if options.excludes.contains(name) => format!("[+]{name} excluded: ok"),
             None => format!("[+]{name} ok"),
             Some(why) => {
                 failed = true;
-                match asked.verbose {
+                match options.verbose {
                     true => format!("[-]{name} failed: {why}"),
                     false => format!("[-]{name} failed: reason withheld, ask with ?verbose"),
                 }
@@ -91,9 +91,9 @@ fn answer(
         list.push_str(&line);
         list.push('\n');
     }
-    for unknown in &asked.excludes {
+    for unknown in &options.excludes {
         if checks.iter().all(|check| check.name != *unknown) {
-            // Not repeated: it is the client's.
+            // The name is not repeated, because it is the client's input.
             list.push_str("warn: a check to exclude is not known\n");
         }
     }
@@ -101,7 +101,7 @@ fn answer(
     let body = if failed {
         let _ = writeln!(list, "{endpoint} check failed");
         list
-    } else if asked.verbose {
+    } else if options.verbose {
         let _ = writeln!(list, "{endpoint} check passed");
         list
     } else {
@@ -110,22 +110,22 @@ fn answer(
     no_store_response(status).content_type("text/plain; charset=utf-8").body(body)
 }
 
-/// What a query asks for: `verbose&exclude=quorum`.
-struct Asked<'a> {
+/// The options in a query: `verbose&exclude=quorum`.
+struct CheckOptions<'a> {
     verbose: bool,
     excludes: Vec<&'a str>,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> CheckOptions<'a> {
     fn of(query: &'a str) -> Self {
-        let mut asked = Self { verbose: false, excludes: Vec::new() };
+        let mut options = Self { verbose: false, excludes: Vec::new() };
         for part in query.split('&') {
             match part.split_once('=').unwrap_or((part, "")) {
-                ("verbose", value) => asked.verbose = !matches!(value, "false" | "0"),
-                ("exclude", name) => asked.excludes.push(name),
+                ("verbose", value) => options.verbose = !matches!(value, "false" | "0"),
+                ("exclude", name) => options.excludes.push(name),
                 _ => {}
             }
         }
-        asked
+        options
     }
 }

@@ -1,4 +1,4 @@
-//! The state and its changes in the words that [`routes`](super::routes) documents.
+//! The state and its changes as JSON, with the fields that [`routes`](super::routes) documents.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,25 +14,25 @@ use crate::{
     state::{Quorum, QuorumChanged, Snapshot},
 };
 
-/// `GET /quorum`
+/// Answers `GET /quorum`.
 pub(super) fn now(quorum: &QuorumHandle, _: &HttpRequest) -> HttpResponse {
     let names = quorum.node_names();
     let latest = quorum.snapshot();
     json(&State::of(&latest, (quorum.quorum_of(&latest), quorum.is_exclusive()), &names))
 }
 
-/// `GET /quorum/history`
+/// Answers `GET /quorum/history`.
 pub(super) fn history(quorum: &QuorumHandle, request: &HttpRequest) -> HttpResponse {
     #[derive(Deserialize)]
-    struct Wanted {
+    struct Parameters {
         last: Option<usize>,
     }
 
-    let wanted = Query::<Wanted>::from_query(request.query_string());
-    let last = wanted.ok().map(|wanted| wanted.last.unwrap_or(100));
+    let parameters = Query::<Parameters>::from_query(request.query_string());
+    let last = parameters.ok().map(|parameters| parameters.last.unwrap_or(100));
     let Some(last) = last.filter(|last| (1..=HISTORY_LEN).contains(last)) else {
         return no_store_response(StatusCode::BAD_REQUEST)
-            .body(format!("last is how many changes are wanted, 1 to {HISTORY_LEN}\n"));
+            .body(format!("last is the number of changes, 1 to {HISTORY_LEN}\n"));
     };
     let changes = quorum.shared.history.last(last);
     let until = changes.iter().skip(1).map(|next| Some(next.current.changed_at)).chain([None]);
@@ -51,7 +51,7 @@ fn json(value: &impl Serialize) -> HttpResponse {
 }
 
 impl State {
-    /// With what readers find of it: its quorum, and whether it is exclusive.
+    /// Returns the state with the quorum that readers see now, and whether it is exclusive.
     pub(super) fn of(
         snapshot: &Snapshot,
         (quorum, exclusive): (Quorum, bool),
@@ -97,7 +97,7 @@ impl Change {
 impl HistoryEntry {
     pub(super) fn of(change: &QuorumChanged, until: Option<SystemTime>) -> Self {
         let current = &change.current;
-        // The wall clock may have been set back.
+        // `until` is earlier if the wall clock was set back.
         let lasted =
             |until: SystemTime| until.duration_since(current.changed_at).unwrap_or_default();
         Self {

@@ -1,4 +1,4 @@
-//! A page that shows it all as it happens.
+//! The page that shows the state live.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -10,15 +10,16 @@ use crate::actor::QuorumHandle;
 
 const PAGE: &str = include_str!("live.html");
 
-/// What the page may do: run its own script, which makes no markup out of text, and talk to where it
-/// came from. The hashes are those of its script and its style, as a test makes sure.
+/// The content security policy of the page. The page may run its own script, which never turns text
+/// into markup, and connect to its own server. The hashes belong to its script and its style; a
+/// test checks that.
 const POLICY: &str = "default-src 'none'; \
     script-src 'sha256-qSL7Ql5qNDMGOs6Tgha1J8IXzIHgAO3xdC9/D8Rw+rg='; \
     style-src 'sha256-JfAk8Xoz6clHbZX8R/NL/3k1yIIJT1yn+ZJlClT+bZY='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// `GET /quorum/live`
+/// Answers `GET /quorum/live`.
 pub(super) fn page(_: &QuorumHandle, _: &HttpRequest) -> HttpResponse {
     no_store_response(StatusCode::OK)
         .content_type("text/html; charset=utf-8")
@@ -35,14 +36,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_policy_is_that_of_this_page() {
+    fn the_policy_has_the_hashes_of_this_page() {
         for tag in ["script", "style"] {
             let (_, rest) = PAGE.split_once(&format!("<{tag}>")).unwrap();
             let (inside, rest) = rest.split_once(&format!("</{tag}>")).unwrap();
-            assert!(!rest.contains(&format!("<{tag}")), "there is one of each");
+            assert!(!rest.contains(&format!("<{tag}")), "the page has one {tag}");
             let hash = BASE64_STANDARD.encode(Sha256::digest(inside));
             let allowed = format!("{tag}-src 'sha256-{hash}'");
-            assert!(POLICY.contains(&allowed), "live.rs must say {allowed}");
+            assert!(POLICY.contains(&allowed), "live.rs must contain {allowed}");
         }
     }
 }

@@ -1,11 +1,11 @@
-//! What an actix-web service needs to know of quorum. Feature `web`.
+//! Middleware, an extractor and routes for actix-web services. Feature `web`.
 //!
-//! [`QuorumGate`] is middleware that lets requests through only while this node has quorum, and
-//! [`Quorate`] an extractor that does the same for one handler and hands it a
+//! [`QuorumGate`] is middleware that passes requests on only while this node has quorum.
+//! [`Quorate`] is an extractor that does the same for one handler and gives the handler a
 //! [`QuorumGuard`](crate::QuorumGuard). [`routes`] adds health checks for Kubernetes and load
 //! balancers, the state as JSON, a stream of its changes, and a page that shows all of it live.
 //!
-//! All of them read the [`QuorumHandle`]: no request waits for the actor, or for Corosync.
+//! All of them read the [`QuorumHandle`]: no request waits for the actor or for Corosync.
 //!
 //! ```no_run
 //! use actix_quorum::{QuorumActor, web::{QuorumGate, routes}};
@@ -27,10 +27,10 @@
 //!     })
 //!     .on_connect(actix_quorum::web::drop_stalled_clients)
 //!     .shutdown_signal(async move {
-//!         // In place of the server's own signals.
-//!         let mut terminated = signal(SignalKind::terminate()).expect("there are signals");
+//!         // Replaces the server's own signal handling.
+//!         let mut terminated = signal(SignalKind::terminate()).expect("signals are supported");
 //!         tokio::select! { _ = terminated.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
-//!         // Ends the event streams, which would be waited for.
+//!         // Ends the event streams, for which the server would otherwise wait.
 //!         stopping.stop().await;
 //!     })
 //!     .bind(("127.0.0.1", 8080))?
@@ -39,12 +39,12 @@
 //! }
 //! ```
 //!
-//! # Who may see it
+//! # Access
 //!
-//! The routes only tell, and carry no secret: node ids and names, the ring, votes, and why there is
-//! no connection to Corosync. Where even that is not for everybody, put them behind the
-//! application's own authentication, as any route: in a [`scope`](actix_web::web::scope) of its own
-//! with the middleware that checks it.
+//! The routes only report, and contain no secrets: node ids and names, the ring, votes, and the
+//! reason for a missing connection to Corosync. To restrict access, put them behind your
+//! application's own authentication, like any other route: in a separate
+//! [`scope`](actix_web::web::scope) with the middleware that checks it.
 //!
 //! ```
 //! # use actix_quorum::{QuorumHandle, web::routes};
@@ -58,7 +58,7 @@
 //! }
 //!
 //! fn configure(quorum: QuorumHandle) -> impl FnOnce(&mut web::ServiceConfig) {
-//!     // At /internal/quorum, /internal/readyz, and so on.
+//!     // The paths are /internal/quorum, /internal/readyz, and so on.
 //!     |config| {
 //!         let scope = web::scope("/internal").wrap(from_fn(signed_in));
 //!         config.service(scope.configure(routes(quorum)));
@@ -87,70 +87,75 @@ use actix_web::{
 pub use self::{gate::QuorumGate, quorate::Quorate, refusal::NotQuorate};
 use crate::actor::QuorumHandle;
 
-/// Mounts everything that tells about quorum:
+/// Mounts the routes that report about quorum:
 ///
 /// | `GET` or `HEAD` | answers |
 /// |---|---|
-/// | `/quorum` | what is true now, as JSON |
-/// | `/quorum/events` | the same as server-sent events: now, and at each change |
-/// | `/quorum/history` | the last changes, as JSON; `?last=20` for fewer than 100, or up to 1024 |
-/// | `/quorum/live` | a page that shows it as it happens |
-/// | `/livez` | whether this process is fit to go on; never depends on quorum |
+/// | `/quorum` | the current state, as JSON |
+/// | `/quorum/events` | the state as server-sent events: now, and at each change |
+/// | `/quorum/history` | the last changes, as JSON: 100, or as many as `?last=20` requests, up to 1024 |
+/// | `/quorum/live` | a page that shows the state live |
+/// | `/livez` | whether this process works; never depends on quorum |
 /// | `/readyz` | whether this node has quorum |
 ///
 /// # `/quorum`
 ///
 /// | field | |
 /// |---|---|
-/// | `quorum` | `quorate`, `inquorate` or `unknown`; as [`QuorumHandle::quorum`] it applies the lease |
-/// | `connection` | `state` is `connecting`, `connected`, `stalled`, `disconnected` or `stopped`; `attempt` and `error` with some |
-/// | `ring_id` | as Corosync shows it, `1.2a`; `null` if none is known |
+/// | `quorum` | `quorate`, `inquorate` or `unknown`; like [`QuorumHandle::quorum`] it obeys the lease |
+/// | `connection` | `state` is `connecting`, `connected`, `stalled`, `disconnected` or `stopped`; some states have `attempt` and `error` |
+/// | `ring_id` | in Corosync's form, `1.2a`; `null` if no ring is known |
 /// | `members` | node ids, ascending |
-/// | `names` | the names of nodes by their ids, where `corosync.conf` has any: [`QuorumHandle::node_names`] |
+/// | `names` | the names of nodes by their ids, if `corosync.conf` has any: [`QuorumHandle::node_names`] |
 /// | `settled` | whether the decision is about this membership |
-/// | `ring` | whether the ring is known to live: `operational`, `gather` (it is re-forming), `unknown`, or `unwatched` where it cannot be read |
+/// | `ring` | whether the ring is known to be alive: `operational`, `gather` (it is re-forming), `unknown`, or `unwatched` if it cannot be read |
 /// | `exclusive` | whether no other partition can be quorate: [`QuorumHandle::is_exclusive`] |
 /// | `fencing_token` | [`Snapshot::fencing_token`](crate::Snapshot::fencing_token); `null` if the ring has none |
 /// | `epoch` | grows whenever quorum was, or may have been, interrupted |
 /// | `votes` | `expected`, `highest_expected`, `total`, `quorum`, `qdevice`, `configured` (votes of all nodes in the nodelist; `null` if not known), `margin`, `members` (votes by node id), `flags`; `null` if not known |
-/// | `shortage` | why there is no quorum, where the votes tell: `2 of 4 votes, 3 required`, or `4 of 5 votes, waits for all nodes`; else `null` |
+/// | `shortage` | the reason for missing quorum, if the votes show it: `2 of 4 votes, 3 required`, or `4 of 5 votes, waits for all nodes`; otherwise `null` |
 /// | `local` | the id of this node; `null` if not known |
 /// | `sequence` | grows by one with each change |
-/// | `changed_at` | when the last change was, RFC 3339 |
+/// | `changed_at` | the time of the last change, RFC 3339 |
 ///
 /// # `/quorum/events`
 ///
-/// Each `changed` event has an `id` of this process and the `sequence`, and in its data `cause`, `text` (one line for
-/// an operator), `joined`, `left`, `missed`, `is_loss`, and as `current` all that `/quorum` told then.
-/// The first one is the current state, with the cause `subscribed`. Who reconnects with a
-/// `Last-Event-ID` that is among those kept (1024) gets what came after it first.
+/// Each `changed` event has an `id` with a number of this process and the `sequence`. Its data
+/// contains `cause`, `text` (one line for an operator), `joined`, `left`, `missed`, `is_loss`, and
+/// in `current` the fields of `/quorum` at that time. The first event is the current state, with
+/// the cause `subscribed`. A client that reconnects with a `Last-Event-ID` among the last 1024
+/// first receives the changes after it.
 ///
-/// In between, every ten seconds, whenever the lease runs out and when `exclusive` changes, comes an
-/// `alive` event with `sequence`, `quorum`, `exclusive` and `names`: who hears nothing for longer knows that the stream is dead.
+/// Between the changes, an `alive` event with `sequence`, `quorum`, `exclusive` and `names` is sent
+/// every ten seconds, when the lease expires and when `exclusive` changes. A client that receives
+/// no event for longer knows that the stream is dead.
 ///
-/// The stream ends when the actor is stopped. At most 1024 are served at a time. Beyond that the answer
-/// is a stream that ends after one `full` event, whose `retry` has a browser come again in 10 to 20
-/// seconds: after a 503 it would not. One whose connection has been full for 30 seconds, as it does not
-/// read, loses its place, and the connection with [`drop_stalled_clients`]. A client that comes with an
-/// id of another process receives the current state first.
+/// The stream ends when the actor is stopped. At most 1024 streams are served at a time. Beyond
+/// that, the answer is a stream that ends after one `full` event, whose `retry` makes a browser
+/// reconnect in 10 to 20 seconds; after a 503 a browser would not reconnect. A client that does not
+/// read, so that its connection has been full for 30 seconds, loses its slot, and with
+/// [`drop_stalled_clients`] its connection. A client with an id of another process receives the
+/// current state first.
 ///
 /// # `/quorum/history`
 ///
-/// `changes` are the last ones, the latest last, each with its `sequence`, `changed_at`, `seconds`
-/// (how long it was so; `null` for the latest), `quorum`, `ring_id`, `members`, `joined`, `left`,
-/// `epoch`, `cause` and `text`. A `last` that is no number from 1 to 1024 is answered 400.
-///
+/// `changes` lists the last changes, the latest last, each with its `sequence`, `changed_at`,
+/// `seconds` (how long the state lasted; `null` for the latest), `quorum`, `ring_id`, `members`,
+/// `joined`, `left`, `epoch`, `cause` and `text`. If `last` is not a number from 1 to 1024, the
+/// answer is 400.
 /// # `/livez` and `/readyz`
 ///
-/// Answer 200 or 503 and list the checks, as those of Kubernetes and etcd do: `?verbose` lists them
-/// also when all is well, and tells why one fails; `?exclude=quorum` leaves one out; `/readyz/quorum`
-/// is one check alone. The checks of `/livez` are `ping` and `actor` (the quorum actor has not
-/// ended, and its arbiter has run in the last 10 seconds: if it is stuck, a restart helps); those of `/readyz` are `connection` (Corosync has accepted us, and answers) and `quorum`.
+/// These routes answer 200 or 503 and list the checks, as in Kubernetes and etcd: `?verbose` lists
+/// them also when all pass, with the reason for a failure; `?exclude=quorum` leaves one out;
+/// `/readyz/quorum` runs one check alone. The checks of `/livez` are `ping` and `actor` (the quorum
+/// actor has not ended, and its arbiter has run in the last 10 seconds: a restart helps if it is
+/// stuck). The checks of `/readyz` are `connection` (Corosync has accepted the connection, and
+/// answers) and `quorum`.
 ///
-/// They answer OPTIONS as well, as HAProxy's `option httpchk` asks by default.
+/// They also answer OPTIONS, which HAProxy's `option httpchk` sends by default.
 ///
-/// None of the routes takes a request body, or is ever cached. Each is there with and without a slash
-/// behind its path, whatever `NormalizePath` makes of it.
+/// No route accepts a request body or allows caching. Each path works with and without a trailing
+/// slash, with any setting of `NormalizePath`.
 pub fn routes(quorum: QuorumHandle) -> impl FnOnce(&mut ServiceConfig) {
     move |config| {
         config
@@ -163,24 +168,26 @@ pub fn routes(quorum: QuorumHandle) -> impl FnOnce(&mut ServiceConfig) {
     }
 }
 
-/// Has the system drop a connection that has been full for 30 seconds, as its client does not read.
-/// Without, one that stops reading an event stream keeps its connection for as long as it lives.
+/// Lets the system drop a connection that has been full for 30 seconds because its client does not
+/// read. Otherwise a client that stops reading an event stream keeps its connection for as long as
+/// it lives.
 ///
-/// For [`HttpServer::on_connect`](actix_web::HttpServer::on_connect). It is about connections
-/// without TLS, on Linux; for others set the option `TCP_USER_TIMEOUT` on the listening socket.
+/// Pass it to [`HttpServer::on_connect`](actix_web::HttpServer::on_connect). It works for
+/// connections without TLS, on Linux. For other connections set the option `TCP_USER_TIMEOUT` on
+/// the listening socket.
 pub fn drop_stalled_clients(connection: &dyn Any, _: &mut dev::Extensions) {
     #[cfg(target_os = "linux")]
     if let Some(stream) = connection.downcast_ref::<TcpStream>() {
         let millis = u32::try_from(STALLED.as_millis()).unwrap_or(u32::MAX);
-        // It has hung up again, if this fails.
+        // This fails if the client has already closed the connection.
         let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, millis);
     }
 }
 
-/// How long a client may not read.
+/// How long a client may stop reading.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// Answers GET and HEAD without a body, and nothing else.
+/// Returns a route that answers GET and HEAD without a body, and refuses everything else.
 fn resource(
     path: &str,
     quorum: &QuorumHandle,
@@ -190,8 +197,8 @@ fn resource(
     answering(&[path], quorum, answer, methods, "GET, HEAD")
 }
 
-/// Answers OPTIONS as well, as it answers HEAD: load balancers ask so whether a server is well
-/// (HAProxy's `option httpchk`).
+/// Returns a route that also answers OPTIONS, in the same way as HEAD: load balancers send it to
+/// check a server (HAProxy's `option httpchk`).
 fn health_resource(
     path: &str,
     quorum: &QuorumHandle,
@@ -202,7 +209,7 @@ fn health_resource(
     answering(&[path, &check], quorum, answer, methods, "GET, HEAD, OPTIONS")
 }
 
-/// Each path is there with and without a slash behind it: middleware may add one, or take it away
+/// Adds each path with and without a trailing slash: middleware may add or remove one
 /// (`NormalizePath`).
 fn answering(
     paths: &[&str],
@@ -215,7 +222,7 @@ fn answering(
     let answer = move |request: HttpRequest| {
         ready(match has_body(&request) {
             true => no_store_response(StatusCode::PAYLOAD_TOO_LARGE)
-                .body("no request body is taken here\n"),
+                .body("a request body is not accepted here\n"),
             false => answer(&quorum, &request),
         })
     };
@@ -236,7 +243,7 @@ fn has_body(request: &HttpRequest) -> bool {
         || request.headers().contains_key(header::TRANSFER_ENCODING)
 }
 
-/// An answer that is true only now.
+/// Starts a response that must not be cached, because it is true only now.
 fn no_store_response(status: StatusCode) -> HttpResponseBuilder {
     let mut response = HttpResponse::build(status);
     response

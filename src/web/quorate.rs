@@ -10,19 +10,20 @@ use actix_web::{
 use super::refusal::{NotQuorate, RETRY_AFTER};
 use crate::actor::{QuorumGuard, QuorumHandle};
 
-/// Extractor for a handler that may run only while this node has quorum; carries the
-/// [`QuorumGuard`] that tells when it ends.
+/// Extractor for a handler that may run only while this node has quorum. It contains a
+/// [`QuorumGuard`], which reports the end of quorum.
 ///
-/// It finds the handle in [`web::Data<QuorumHandle>`](actix_web::web::Data). Without quorum the
-/// answer is that of a [`QuorumGate`](super::QuorumGate) as it comes, [`NotQuorate`].
+/// It takes the handle from [`web::Data<QuorumHandle>`](actix_web::web::Data). Without quorum the
+/// answer is the same as from a [`QuorumGate`](super::QuorumGate) with default settings:
+/// [`NotQuorate`].
 ///
 /// ```
 /// use actix_quorum::{QuorumHandle, QuorumLost, web::Quorate};
 /// use actix_web::{HttpResponse, Responder, web};
 ///
-/// /// Many writes, which must end with quorum.
+/// /// Many writes, which must stop when quorum is lost.
 /// async fn import(quorate: Quorate) -> impl Responder {
-///     match quorate.run(async { /* one after the other */ }).await {
+///     match quorate.run(async { /* one write after another */ }).await {
 ///         Ok(()) => HttpResponse::Ok().body("all written"),
 ///         Err(QuorumLost) => HttpResponse::ServiceUnavailable().body("some may be written"),
 ///     }
@@ -35,14 +36,14 @@ use crate::actor::{QuorumGuard, QuorumHandle};
 ///
 /// # Errors
 ///
-/// [`NotQuorate`] without quorum; 500 if there is no `web::Data<QuorumHandle>`, and the log says what
+/// [`NotQuorate`] without quorum. 500 without a `web::Data<QuorumHandle>`; a log line explains what
 /// to add.
 #[derive(Clone, Debug)]
-#[must_use = "it is the proof of quorum: work under its guard"]
+#[must_use = "it proves quorum: work under its guard"]
 pub struct Quorate(QuorumGuard);
 
 impl Quorate {
-    /// The guard of the epoch in which the request was let in.
+    /// Returns the guard, which is valid in the epoch in which the request was accepted.
     pub fn into_guard(self) -> QuorumGuard {
         self.0
     }
@@ -64,7 +65,7 @@ impl FromRequest for Quorate {
         let Some(quorum) = request.app_data::<Data<QuorumHandle>>() else {
             crate::foreign::log!(
                 log::Level::Error,
-                "{} {} cannot tell whether there is quorum: add \
+                "{} {} cannot check quorum: add \
                  `.app_data(web::Data::new(quorum.clone()))` to the App, `quorum` being its \
                  QuorumHandle",
                 request.method(),

@@ -13,23 +13,23 @@ use crate::{
     state::{Connection, Quorum, RingState},
 };
 
-/// A request was refused: this node is not known to have quorum.
+/// The error of a refused request: this node is not known to have quorum.
 ///
-/// Answers 503 with `Retry-After` and `application/problem+json` (RFC 9457), whose `type` is the address
-/// of this page. It tells `quorum`, a `reason` and the `ring_id`, and in its `detail`, where the votes are
-/// known, how many are missing for quorum, or that this node waits for all others. It tells nothing else
-/// of what is inside. The reasons are
+/// The answer is 503 with `Retry-After` and `application/problem+json` (RFC 9457), whose `type` is
+/// the address of this page. It contains `quorum`, a `reason` and the `ring_id`. If the votes are
+/// known, its `detail` contains the number of missing votes, or that this node waits for all nodes.
+/// It reveals nothing else about the service. The reasons are
 ///
 /// | `reason` | |
 /// |---|---|
-/// | `connecting`, `disconnected` | there is no connection to Corosync, or none any more |
-/// | `stalled` | Corosync, or the actor, has not been heard for the lease |
+/// | `connecting`, `disconnected` | there is no connection to Corosync yet, or it was lost |
+/// | `stalled` | Corosync, or the actor, has not answered for the length of the lease |
 /// | `inquorate` | this partition of the cluster has no quorum |
-/// | `unsettled` | the membership has changed, and the decision about it is awaited |
-/// | `ring` | the ring is re-forming, or was not seen to live in time |
+/// | `unsettled` | the membership has changed, and Corosync has not decided about it yet |
+/// | `ring` | the ring is re-forming, or was not found to be alive in time |
 /// | `not_exclusive` | there is quorum, but another partition may have it too ([`QuorumGate::exclusive`](super::QuorumGate::exclusive)) |
 /// | `unstable` | there is quorum, but not yet for [`stable_after`](crate::QuorumBuilder::stable_after) |
-/// | `regained` | there is quorum again: it came back while the request was refused |
+/// | `regained` | quorum returned while the request was refused |
 /// | `stopped` | the actor has ended |
 #[derive(Clone, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[error("{detail}")]
@@ -41,15 +41,15 @@ pub struct NotQuorate {
     retry_after: Duration,
 }
 
-/// Where the reader of a problem document finds what its members mean.
+/// The address of the documentation of the problem's members.
 const PROBLEM_TYPE: &str =
     "https://docs.rs/actix-quorum/latest/actix_quorum/web/struct.NotQuorate.html";
 
-/// When to try again, unless set otherwise: about as long as a ring takes to form.
+/// The default of `Retry-After`: about as long as a ring takes to form.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 impl NotQuorate {
-    /// The refusal of somebody who asks for quorum, or for `exclusive` quorum.
+    /// Returns the refusal for a request that needs quorum, or `exclusive` quorum.
     pub(super) fn new(quorum: &QuorumHandle, exclusive: bool, retry_after: Duration) -> Self {
         let snapshot = quorum.shared.snapshot();
         let quorum = quorum.quorum_of(&snapshot);
@@ -64,19 +64,19 @@ impl NotQuorate {
                 if matches!(snapshot.ring, RingState::Gather)
                     || snapshot.settled && snapshot.ring == RingState::Unknown =>
             {
-                ("ring", "the cluster's ring is not known to live")
+                ("ring", "the cluster's ring is not known to be alive")
             }
             (Connection::Connected, Quorum::Unknown) if !snapshot.settled => {
                 ("unsettled", "the cluster has not decided about quorum yet")
             }
-            // A lease that has run out unnoticed was published as quorate.
+            // An expired lease whose state is still published as quorate is not unstable.
             (Connection::Connected, Quorum::Unknown) if snapshot.quorum == Quorum::Unknown => {
                 ("unstable", "quorum has not lasted long enough yet")
             }
             (_, Quorum::Quorate) if exclusive => {
                 ("not_exclusive", "another partition of the cluster may have quorum too")
             }
-            // It may have come back since the request was refused.
+            // Quorum may have returned since the request was refused.
             (_, Quorum::Quorate) => ("regained", "quorum has just been regained"),
             _ => ("stalled", "the cluster does not answer"),
         };
@@ -87,7 +87,8 @@ impl NotQuorate {
         Self { quorum, reason, detail, ring_id: snapshot.ring_id, retry_after }
     }
 
-    /// Whole seconds, up to a quarter more at random, so that not all clients come back at once.
+    /// Returns whole seconds, extended at random by up to a quarter, so that not all clients return
+    /// at once.
     fn retry_after(&self) -> u64 {
         let nanos = u64::from(self.retry_after.subsec_nanos() > 0);
         let seconds = self.retry_after.as_secs().saturating_add(nanos).max(1);
@@ -97,7 +98,7 @@ impl NotQuorate {
 
 #[derive(Serialize)]
 struct Problem<'a> {
-    /// With members of its own a problem has a type of its own (RFC 9457).
+    /// A problem with additional members has its own type (RFC 9457).
     r#type: &'a str,
     title: &'a str,
     status: u16,

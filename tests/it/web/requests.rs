@@ -607,7 +607,10 @@ async fn what_is_told_of_quorum_looks_at_the_lease() {
     assert_eq!(now["quorum"], "unknown");
     let (status, why) = get(&quorum, "/readyz?verbose").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(why.contains("[-]quorum failed: unknown: not heard from corosync in time\n"), "{why}");
+    assert!(
+        why.contains("[-]quorum failed: unknown: corosync has not answered in time\n"),
+        "{why}"
+    );
     let response = ask(gated(QuorumGate::new(quorum)), TestRequest::get().uri("/it")).await;
     assert_eq!(body(response).await["reason"], "stalled");
     drop(unblock);
