@@ -1,4 +1,4 @@
-//! The connections of the nodes of a simulated cluster, and the passing of its time.
+//! The connections of a simulated cluster's nodes, and the passage of its time.
 
 use std::{collections::HashMap, pin::pin, sync::Arc};
 
@@ -13,11 +13,11 @@ pub(super) struct State {
     pub(super) nodes: HashMap<NodeId, Clients>,
 }
 
-/// Who is connected to a node, and how that goes wrong.
+/// The clients of a node, and the node's faults.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     pub(super) connected: Vec<Client>,
-    /// How many sources there are whose actor may connect.
+    /// The number of sources whose actor may connect.
     pub(super) sources: usize,
     pub(super) faults: Faults,
 }
@@ -40,28 +40,28 @@ impl State {
         self.world.start(id, alone, restarted);
     }
 
-    /// Ends a node's connections as the death of its daemon does.
+    /// Ends a node's connections, as the death of its daemon does.
     pub(super) fn disconnect(&mut self, id: NodeId) {
         let clients = self.clients(id);
         let silent = clients.faults.silent;
         clients.connected.drain(..).for_each(|client| client.hang_up(silent));
     }
 
-    /// Passes on what the nodes have told.
-    pub(super) fn tell(&mut self) {
+    /// Delivers the notifications that the nodes have sent.
+    pub(super) fn deliver(&mut self) {
         for node in &mut self.world.nodes {
-            let told = std::mem::take(&mut node.told);
+            let sent = std::mem::take(&mut node.sent);
             if let Some(clients) = self.nodes.get_mut(&node.id) {
                 clients.connected.retain(|client| client.is_open());
                 for client in &clients.connected {
-                    told.iter().for_each(|notification| client.tell(notification.clone()));
+                    sent.iter().for_each(|notification| client.send(notification.clone()));
                 }
             }
         }
     }
 }
 
-/// Something that goes wrong between a node's daemon and its clients.
+/// A fault between a node's daemon and its clients.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -69,22 +69,22 @@ pub enum Fault {
     Connect(Code),
     /// `quorum_trackstart` fails with this code.
     TrackStart(Code),
-    /// `quorum_dispatch` fails with this code, once, on each connection that there is.
+    /// `quorum_dispatch` fails with this code, once, on each current connection.
     Dispatch(Code),
-    /// The server is run by this user. Connections that there are keep what they know.
+    /// The server runs as this user. Current connections are not affected.
     ServerUid(u32),
-    /// When the daemon dies the descriptor does not tell, as with `qb_ipc_type: socket`.
+    /// The descriptor does not report the daemon's death, as with `qb_ipc_type: socket`.
     SilentDeath,
 }
 
 impl Cluster {
-    /// A client has been told everything. A daemon that was alone for its sake joins the others
-    /// when all have.
+    /// Called when a client has received everything. A daemon that was alone for its clients joins
+    /// the others when all clients have.
     pub(super) fn drained(&self, id: NodeId) {
         let joins = |state: &mut State| {
             let clients = state.clients(id);
-            let told = clients.connected.iter().filter(|client| client.is_drained()).count();
-            told >= clients.sources
+            let up_to_date = clients.connected.iter().filter(|client| client.is_drained()).count();
+            up_to_date >= clients.sources
         };
         let alone = self.state.lock().world.node(id).is_some_and(|node| node.alone);
         if alone {
@@ -96,7 +96,7 @@ impl Cluster {
         }
     }
 
-    /// Lets time have its effect for as long as the cluster is there.
+    /// Applies the passage of time for as long as the cluster exists.
     pub(super) async fn drive(self) {
         let (state, sender, made_at) =
             (Arc::downgrade(&self.state), Arc::downgrade(&self.changed), self.made_at);

@@ -12,29 +12,29 @@ use super::{
 };
 use crate::libquorum::NodeId;
 
-/// A simulated cluster. A clone is the same cluster.
+/// A simulated cluster. Clones refer to the same cluster.
 ///
-/// Its nodes have the ids `1..=size`, are called `n1` and so on, have one vote each, and their
-/// daemons run. What a verb does is
-/// done when it returns; the actors on the nodes that it concerns are told as soon as they look.
+/// Its nodes have the ids `1..=size`, the names `n1` and so on, and one vote each, and their
+/// daemons run. A method has had its effect on the cluster when it returns. The actors on the
+/// affected nodes receive the notifications when they next run.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     pub(super) state: Arc<Mutex<State>>,
-    /// Moves on whenever a connection attempt that waits may succeed.
+    /// Changes whenever a waiting connection attempt may succeed.
     pub(super) changed: Arc<watch::Sender<()>>,
-    /// What its time is counted from.
+    /// The beginning of the cluster's time.
     pub(super) made_at: Instant,
 }
 
-/// How many nodes a cluster can have (`PROCESSOR_COUNT_MAX`).
+/// The largest number of nodes (`PROCESSOR_COUNT_MAX`).
 pub(super) const MAX_NODES: u32 = 384;
 
 impl Cluster {
-    /// A cluster of this many nodes that has formed and is quorate.
+    /// Creates a cluster of this many nodes that has formed and is quorate.
     ///
     /// # Panics
     ///
-    /// If `size` is not 1 to 384, which is what Corosync can have.
+    /// Panics if `size` is not 1 to 384, the limits of Corosync.
     #[track_caller]
     pub fn new(size: u32) -> Self {
         assert!(
@@ -47,58 +47,58 @@ impl Cluster {
         Self { state, changed: Arc::new(watch::Sender::new(())), made_at: Instant::now() }
     }
 
-    /// With `two_node: 1` in the section `quorum`: of two nodes either alone is quorate, once both
-    /// have been seen. Corosync turns `wait_for_all` on with it, and so does this.
+    /// Sets `two_node: 1` in the section `quorum`: each of two nodes is quorate alone, once it has
+    /// seen both. As in Corosync, this also turns on `wait_for_all`.
     pub fn two_node(self, two_node: bool) -> Self {
         self.change(|world| world.configure_two_node(two_node));
         self
     }
 
-    /// With `wait_for_all: 1` in the section `quorum`: a node that starts, or loses quorum, is not
-    /// quorate until it sees all nodes at once, or somebody who is quorate.
+    /// Sets `wait_for_all: 1` in the section `quorum`: a node that starts or loses quorum is not
+    /// quorate until it sees all nodes at once, or a quorate node.
     pub fn wait_for_all(self, wait_for_all: bool) -> Self {
         self.change(|world| world.configure_wait_for_all(wait_for_all));
         self
     }
 
-    /// With `auto_tie_breaker: 1` in the section `quorum`: of two halves the one with the lowest node
-    /// is quorate. As Corosync does, this ignores it for an odd number of nodes without
+    /// Sets `auto_tie_breaker: 1` in the section `quorum`: of two halves, the one with the lowest
+    /// node is quorate. As in Corosync, this is ignored for an odd number of nodes without
     /// [`wait_for_all`](Self::wait_for_all).
     pub fn auto_tie_breaker(self, auto_tie_breaker: bool) -> Self {
         self.change(|world| world.configure_auto_tie_breaker(auto_tie_breaker));
         self
     }
 
-    /// With `last_man_standing: 1` and this `last_man_standing_window` in the section `quorum`: once the
-    /// window has passed after nodes have left a quorate partition, no more votes are expected than it
-    /// has. Turns `wait_for_all` on, too.
+    /// Sets `last_man_standing: 1` and this `last_man_standing_window` in the section `quorum`:
+    /// when the window has passed after nodes left a quorate partition, the expected votes are
+    /// reduced to the votes of the partition. As in Corosync, this also turns on `wait_for_all`.
     pub fn last_man_standing(self, window: Duration) -> Self {
         self.change(|world| world.configure_last_man_standing(window));
         self
     }
 
-    /// With a quorum device that has this many votes: one with the algorithm `ffsplit`, one less than
-    /// there are nodes with `lms`. It gives them to the largest partition that reaches it, of several to
-    /// the one with the lowest node, as soon as a ring forms.
+    /// Adds a quorum device with this many votes: one with the algorithm `ffsplit`, one less than
+    /// the number of nodes with `lms`. As soon as a ring forms, the device gives its votes to the
+    /// largest partition that reaches it, of equal ones to the one with the lowest node.
     pub fn quorum_device(self, votes: u32) -> Self {
         self.change(|world| world.configure_device(votes));
         self
     }
 
-    /// Has rings end and form in time, as with this `token` and `consensus` in the section `totem`: who
-    /// has not seen the token for the one leaves its ring, and who has waited for the other forms one
-    /// without those that are silent. By tokio's clock, which a test may pause. Without this a ring
-    /// forms at once, and the daemons say that the timeouts are 1 s and 1.2 s.
+    /// Sets `token` and `consensus` in the section `totem`, so that rings end and form in time: a
+    /// node that has not seen the token for `token` leaves its ring, and a node that has waited for
+    /// `consensus` forms a ring without the silent nodes. The time is tokio's, which a test can
+    /// pause. Without this, a ring forms at once, and the daemons report timeouts of 1 s and 1.2 s.
     pub fn timeouts(self, token: Duration, consensus: Duration) -> Self {
         self.change(|world| world.totem.timeouts = Some(Timeouts { token, consensus }));
         self
     }
 
-    /// The node with this id, as a source for an actor.
+    /// Returns the node with this id, as a source for an actor.
     ///
     /// # Panics
     ///
-    /// If there is no such node.
+    /// Panics if the node does not exist.
     #[track_caller]
     pub fn node(&self, id: u32) -> Node {
         match self.check(id) {
@@ -107,12 +107,12 @@ impl Cluster {
         }
     }
 
-    /// The ids of all nodes, ascending.
+    /// Returns the ids of all nodes, ascending.
     pub fn nodes(&self) -> Vec<NodeId> {
         self.state.lock().world.nodes.iter().map(|node| node.id).collect()
     }
 
-    /// Cuts the cluster into groups that do not hear each other.
+    /// Splits the cluster into groups that cannot reach each other.
     ///
     /// # Errors
     ///
@@ -134,52 +134,52 @@ impl Cluster {
         Ok(())
     }
 
-    /// Lets all nodes hear each other again, and the quorum device: ends partitions and losses.
+    /// Ends all partitions and losses: all nodes reach each other and the quorum device.
     pub fn heal(&self) {
         self.change(World::heal);
     }
 
-    /// Loses all that a node sends to the others. It hears them, so it leaves its ring and forms none:
-    /// its daemon goes on answering with what it knew.
+    /// Loses all packets that a node sends to the others. The node still receives theirs, so it
+    /// leaves its ring and forms no other: its daemon still answers with its old state.
     ///
     /// # Errors
     ///
-    /// If there is no such node.
+    /// If the node does not exist.
     pub fn lose_sends(&self, id: u32) -> Result<(), Error> {
         let id = self.check(id)?;
         self.lose(self.nodes().into_iter().map(|peer| (id, peer)).collect());
         Ok(())
     }
 
-    /// Loses all that is sent to a node. It forms a ring alone. (Those who hear it on a real cluster leave
-    /// their ring, and form it anew, again and again.)
+    /// Loses all packets that are sent to a node, which then forms a ring alone. (In a real
+    /// cluster, the nodes that receive its packets leave their ring and form it again, repeatedly.)
     ///
     /// # Errors
     ///
-    /// If there is no such node.
+    /// If the node does not exist.
     pub fn lose_receives(&self, id: u32) -> Result<(), Error> {
         let id = self.check(id)?;
         self.lose(self.nodes().into_iter().map(|peer| (peer, id)).collect());
         Ok(())
     }
 
-    /// Loses what a node sends to one peer. The peer's packets still arrive.
+    /// Loses the packets that a node sends to one peer. The peer's packets still arrive.
     ///
     /// # Errors
     ///
-    /// If there is no such node.
+    /// If a node does not exist.
     pub fn lose_sends_to(&self, id: u32, peer: u32) -> Result<(), Error> {
         let loss = (self.check(id)?, self.check(peer)?);
         self.lose(vec![loss]);
         Ok(())
     }
 
-    /// Loses what two nodes send to each other. If a third one hears both, rings form again and again,
+    /// Loses the packets between two nodes. If a third node reaches both, rings form repeatedly,
     /// and none of them is announced.
     ///
     /// # Errors
     ///
-    /// If there is no such node.
+    /// If a node does not exist.
     pub fn lose_link(&self, id: u32, peer: u32) -> Result<(), Error> {
         let (id, peer) = (self.check(id)?, self.check(peer)?);
         self.lose(vec![(id, peer), (peer, id)]);
@@ -191,17 +191,18 @@ impl Cluster {
         self.change(|world| world.lose(losses));
     }
 
-    /// Lets no ring form: nodes that lose theirs stay in totem's GATHER state, and tell nobody.
+    /// Prevents rings from forming: nodes that lose their ring stay in totem's GATHER state and
+    /// send no notification.
     pub fn hold_rings(&self) {
         self.change(|world| world.hold_rings(true));
     }
 
-    /// Lets rings form again.
+    /// Allows rings to form again.
     pub fn release_rings(&self) {
         self.change(|world| world.hold_rings(false));
     }
 
-    /// Ends the quorum device's server. Its votes are gone.
+    /// Stops the quorum device's server. Its votes are lost.
     pub fn stop_quorum_device(&self) {
         self.change(|world| world.set_device(false, |_| false));
     }
@@ -211,33 +212,33 @@ impl Cluster {
         self.change(|world| world.set_device(true, |_| false));
     }
 
-    /// Cuts these nodes off from the quorum device, and no others.
+    /// Separates these nodes from the quorum device, and no others.
     ///
     /// # Errors
     ///
-    /// If there is no such node.
+    /// If a node does not exist.
     pub fn cut_quorum_device(&self, ids: &[u32]) -> Result<(), Error> {
         let ids = self.check_all(ids)?;
         self.change(|world| world.set_device(world.device_runs(), |id| ids.contains(&id)));
         Ok(())
     }
 
-    /// Kills a node's daemon (`SIGKILL`). Its clients lose their connections, and what was waiting
-    /// in them.
+    /// Kills a node's daemon (`SIGKILL`). Its clients lose their connections and the messages that
+    /// wait in them.
     ///
     /// # Errors
     ///
-    /// If there is no such node, or its daemon is down.
+    /// If the node does not exist, or its daemon is down.
     pub fn crash(&self, id: u32) -> Result<(), Error> {
         self.end(id, |world, id| world.set_daemons(&[id], Daemon::Down))
     }
 
-    /// Stops a node's daemon in order (`SIGTERM`). It says good-bye to the others, so that with
+    /// Stops a node's daemon (`SIGTERM`). It takes leave of the other nodes, so that with
     /// [`timeouts`](Self::timeouts) they do not wait for it.
     ///
     /// # Errors
     ///
-    /// As [`crash`](Self::crash).
+    /// The errors of [`crash`](Self::crash).
     pub fn stop(&self, id: u32) -> Result<(), Error> {
         self.end(id, World::say_goodbye)
     }
@@ -253,24 +254,24 @@ impl Cluster {
 
     /// Starts a node's daemon.
     ///
-    /// As a real one it takes clients before it has found the others: it is alone, and inquorate,
-    /// until each actor that was given this node has connected and been told so.
+    /// Like a real daemon, it accepts clients before it has found the other nodes. It is alone and
+    /// inquorate until each actor with this node has connected and received that state.
     ///
     /// # Errors
     ///
-    /// If there is no such node, or its daemon runs.
+    /// If the node does not exist, or its daemon runs.
     pub fn start(&self, id: u32) -> Result<(), Error> {
         let id = self.expect(id, &[Daemon::Down])?;
         self.change_all(|state| state.start(id, false));
         Ok(())
     }
 
-    /// Kills a node's daemon and starts it at once, before the others notice: to them it has joined
-    /// and left in one.
+    /// Kills a node's daemon and starts it at once, before the other nodes notice: they see it join
+    /// and leave in one change.
     ///
     /// # Errors
     ///
-    /// As [`crash`](Self::crash).
+    /// The errors of [`crash`](Self::crash).
     pub fn restart(&self, id: u32) -> Result<(), Error> {
         let id = self.expect(id, &[Daemon::Running, Daemon::Paused])?;
         self.change_all(|state| {
@@ -280,12 +281,12 @@ impl Cluster {
         Ok(())
     }
 
-    /// Stops a node's daemon where it is (`SIGSTOP`), as if it hung. Its clients are told nothing,
-    /// and connecting to it waits. The others go on without it.
+    /// Suspends a node's daemon (`SIGSTOP`), as if it hung. Its clients receive nothing, and new
+    /// connections to it wait. The other nodes continue without it.
     ///
     /// # Errors
     ///
-    /// If there is no such node, or its daemon does not run.
+    /// If the node does not exist, or its daemon does not run.
     pub fn pause(&self, id: u32) -> Result<(), Error> {
         self.pause_all(&[id])
     }
@@ -294,42 +295,42 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// As [`pause`](Self::pause), for any of them; then none is paused.
+    /// The errors of [`pause`](Self::pause), for any of the nodes; then none is paused.
     pub fn pause_all(&self, ids: &[u32]) -> Result<(), Error> {
         let ids = self.expect_all(ids, &[Daemon::Running])?;
         self.change(|world| world.set_daemons(&ids, Daemon::Paused));
         Ok(())
     }
 
-    /// Lets a paused daemon go on. Its clients are told that everybody else left and joined.
+    /// Resumes a paused daemon. Its clients receive that all other nodes left and joined.
     ///
     /// # Errors
     ///
-    /// If there is no such node, or it is not paused.
+    /// If the node does not exist, or is not paused.
     pub fn resume(&self, id: u32) -> Result<(), Error> {
         self.resume_all(&[id])
     }
 
-    /// Lets several paused daemons go on at the same moment.
+    /// Resumes several paused daemons at the same moment.
     ///
     /// # Errors
     ///
-    /// As [`resume`](Self::resume), for any of them; then none goes on.
+    /// The errors of [`resume`](Self::resume), for any of the nodes; then none is resumed.
     pub fn resume_all(&self, ids: &[u32]) -> Result<(), Error> {
         let ids = self.expect_all(ids, &[Daemon::Paused])?;
         self.change(|world| world.set_daemons(&ids, Daemon::Running));
-        // Those they were alone for may be gone.
+        // The clients for which they were alone may have ended.
         ids.into_iter().for_each(|id| self.drained(id));
         Ok(())
     }
 
     /// Sets the expected votes (the cmap key `quorum.expected_votes`) on every node whose daemon
-    /// runs: quorum can flip by it with no change of membership. Ends with the daemon, and with a
-    /// [`reload`](Self::reload).
+    /// runs. Quorum can change without a change of membership. The setting ends with the daemon,
+    /// and with a [`reload`](Self::reload).
     ///
     /// # Errors
     ///
-    /// If it is zero.
+    /// If `votes` is zero.
     pub fn expected_votes(&self, votes: u32) -> Result<(), Error> {
         if votes == 0 {
             return Err(Error::ExpectedVotes(votes));
@@ -342,22 +343,22 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// If there is no such node.
+    /// If the node does not exist.
     pub fn votes(&self, id: u32, votes: u32) -> Result<(), Error> {
         let id = self.check(id)?;
         self.change(|world| world.set_votes(id, votes));
         Ok(())
     }
 
-    /// Reloads the configuration (`corosync-cfgtool -R`) on every node whose daemon runs, with
-    /// nodes `1..=size` in the nodelist. Their votes are expected from then on, whether or not they
-    /// run: new ones are down until they are [started](Self::start).
+    /// Reloads the configuration (`corosync-cfgtool -R`) on every node whose daemon runs, with the
+    /// nodes `1..=size` in the nodelist. Their votes are expected from then on, whether they run or
+    /// not. New nodes are down until they are [started](Self::start).
     ///
-    /// With the size that the cluster has it ends what was set at run time, and no more.
+    /// With the current size, it only ends the settings made at run time.
     ///
     /// # Errors
     ///
-    /// If `size` is not 1 to 384, or the daemon of a node that is not listed any more runs.
+    /// If `size` is not 1 to 384, or the daemon of a node that is no longer listed runs.
     pub fn reload(&self, size: u32) -> Result<(), Error> {
         if !(1..=MAX_NODES).contains(&size) {
             return Err(Error::Size(size));
@@ -369,28 +370,28 @@ impl Cluster {
         Ok(())
     }
 
-    /// Whether a quorum provider is configured. Without one Corosync calls every node quorate,
-    /// which the actor refuses. Holds for connections made from now on.
+    /// Sets whether a quorum provider is configured. Without one Corosync reports every node as
+    /// quorate, which the actor refuses. Affects connections made from now on.
     pub fn provider(&self, provider: bool) {
         self.change(|world| world.provider = provider);
     }
 
-    /// Keeps quorum decisions back: memberships are told, what they mean for quorum is not, as
-    /// while a quorum device takes its time.
+    /// Delays quorum decisions: memberships are reported, decisions about them are not, as while a
+    /// slow quorum device decides.
     pub fn hold_sync(&self) {
         self.change(|world| world.hold_sync(true));
     }
 
-    /// Makes the decisions that were kept back.
+    /// Makes the delayed decisions.
     pub fn release_sync(&self) {
         self.change(|world| world.hold_sync(false));
     }
 
-    /// Has something go wrong between a node's daemon and its clients, until [`mend`](Self::mend).
+    /// Causes a fault between a node's daemon and its clients, until [`mend`](Self::mend).
     ///
     /// # Errors
     ///
-    /// If there is no such node.
+    /// If the node does not exist.
     pub fn fault(&self, id: u32, fault: Fault) -> Result<(), Error> {
         let id = self.check(id)?;
         self.change_all(|state| {
@@ -412,7 +413,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// If there is no such node.
+    /// If the node does not exist.
     pub fn mend(&self, id: u32) -> Result<(), Error> {
         let id = self.check(id)?;
         self.change_all(|state| state.clients(id).faults = Faults::default());
@@ -455,13 +456,13 @@ impl Cluster {
         self.change_all(|state| change(&mut state.world));
     }
 
-    /// Changes something, and tells whom it concerns.
+    /// Changes the state and delivers the resulting notifications.
     pub(super) fn change_all(&self, change: impl FnOnce(&mut State)) {
         {
             let mut state = self.state.lock();
             state.world.advance(self.made_at.elapsed());
             change(&mut state);
-            state.tell();
+            state.deliver();
         }
         self.changed.send_replace(());
     }

@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Client {
     queue: Arc<Mutex<Queue>>,
-    /// A byte in it says that something waits.
+    /// A byte in it reports that a notification waits.
     doorbell: UnixStream,
 }
 
@@ -32,25 +32,25 @@ pub(super) struct Simulated {
     doorbell: UnixStream,
     has_provider: bool,
     asked_at: Moment,
-    /// Called when everything has been taken.
+    /// Called when the queue is empty.
     drained: Box<dyn Fn() + Send>,
 }
 
 #[derive(Debug)]
 struct Queue {
     waiting: VecDeque<Notification>,
-    /// What the next dispatch fails with, and every one after it.
+    /// The code with which the next dispatch fails, and every later one.
     failed: Option<Code>,
-    /// Whether everything was taken since it was last filled.
+    /// Whether the client has found the queue empty since the last notification.
     drained: bool,
-    /// Whether the client is there.
+    /// Whether the client exists.
     open: bool,
     /// Kept open by a daemon that died without closing it.
     kept: Option<UnixStream>,
 }
 
 impl Client {
-    /// Makes a connection in which `snapshot` waits.
+    /// Opens a connection in which `snapshot` waits.
     pub(super) fn connect(
         has_provider: bool,
         asked_at: Moment,
@@ -72,31 +72,31 @@ impl Client {
             kept: None,
         }));
         let client = Self { queue: Arc::clone(&queue), doorbell: ours };
-        snapshot.into_iter().for_each(|notification| client.tell(notification));
+        snapshot.into_iter().for_each(|notification| client.send(notification));
         Ok((client, Simulated { queue, doorbell: theirs, has_provider, asked_at, drained }))
     }
 
-    pub(super) fn tell(&self, notification: Notification) {
+    pub(super) fn send(&self, notification: Notification) {
         let mut queue = self.queue.lock();
         queue.waiting.push_back(notification);
         queue.drained = false;
         self.ring();
     }
 
-    /// Ends the connection; what waits in it is lost.
+    /// Ends the connection. The notifications in it are lost.
     pub(super) fn hang_up(self, silently: bool) {
         let mut queue = self.queue.lock();
         queue.failed = Some(Code::LIBRARY);
         if silently {
             queue.kept = Some(self.doorbell);
         } else {
-            // A process that is being started has a copy of the descriptor until it runs, so that
-            // closing ours could be noticed late.
+            // A process that is being started has a copy of the descriptor until it runs, so
+            // closing our descriptor could be noticed late.
             let _ = self.doorbell.shutdown(Shutdown::Both);
         }
     }
 
-    /// Has dispatching fail with this code.
+    /// Makes dispatching fail with this code.
     pub(super) fn fail(self, code: Code) {
         self.queue.lock().failed = Some(code);
         self.ring();
@@ -112,7 +112,7 @@ impl Client {
         queue.drained && queue.open
     }
 
-    /// Wakes the client. If the pipe is full it is awake.
+    /// Wakes the client. If the socket is full, the client is already awake.
     fn ring(&self) {
         let _ = (&self.doorbell).write(&[0]);
     }
@@ -133,7 +133,7 @@ impl QuorumConnection for Simulated {
         if let Some(notification) = queue.waiting.pop_front() {
             return Ok(Some(notification));
         }
-        // With the queue locked nobody rings: what is told after this rings anew.
+        // While the queue is locked no notification arrives; a later one rings again.
         silence(&self.doorbell);
         queue.drained = true;
         drop(queue);
@@ -145,7 +145,7 @@ impl QuorumConnection for Simulated {
         self.has_provider
     }
 
-    /// It may be told to die silently.
+    /// The connection may be set to die silently.
     fn hangs_up(&self) -> bool {
         false
     }
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hang_up_is_noticed_beside_a_copy_of_the_descriptor() {
+    fn a_hang_up_is_noticed_although_a_copy_of_the_descriptor_is_open() {
         let (client, simulated) =
             Client::connect(true, Moment::default(), Vec::new(), Box::new(|| {})).unwrap();
         let copy = client.doorbell.try_clone().unwrap();

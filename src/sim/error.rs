@@ -1,37 +1,37 @@
 use crate::libquorum::NodeId;
 
-/// Why a verb was refused. Nothing has changed.
+/// The reason why a method was refused. Nothing has changed.
 #[derive(Clone, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is no such node.
+    /// The node does not exist.
     #[error("there is no node {node}; this cluster has nodes 1 to {size}")]
     #[non_exhaustive]
     NoNode {
-        /// What was asked for.
+        /// The requested node.
         node: NodeId,
-        /// How many nodes there are.
+        /// The number of nodes.
         size: u32,
     },
 
-    /// The node's daemon is not in a state for this.
+    /// The node's daemon is not in a state that allows this.
     #[error("node {node} is {state}: {help}")]
     #[non_exhaustive]
     State {
         /// The node.
         node: NodeId,
-        /// What its daemon is: down, running or paused.
+        /// The state of its daemon: down, running or paused.
         state: &'static str,
-        /// Which verb would help.
+        /// The method that would help.
         help: &'static str,
     },
 
     /// A node is in two groups of a partition.
-    #[error("node {0} is in two groups; a node can hear one group only")]
+    #[error("node {0} is in two groups; a node can be in one group only")]
     Overlap(NodeId),
 
     /// A node is in no group of a partition.
-    #[error("node {0} is in no group; name each node once, one that is alone as `&[{0}]`")]
+    #[error("node {0} is in no group; list each node once, a single node as `&[{0}]`")]
     LeftOut(NodeId),
 
     /// A number of nodes that Corosync refuses.
@@ -39,6 +39,6 @@ pub enum Error {
     Size(u32),
 
     /// A number of votes that Corosync refuses.
-    #[error("{0} expected votes: corosync takes 1 and more")]
+    #[error("{0} expected votes: corosync accepts 1 or more")]
     ExpectedVotes(u32),
 }

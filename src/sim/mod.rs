@@ -1,18 +1,18 @@
 //! A simulated Corosync cluster, for examples and for tests of your own actors. Feature `sim`.
 //!
-//! [`Cluster::new`] makes nodes that have formed a cluster; [`Cluster::node`] is a
-//! [`Source`](crate::Source) for [`QuorumActor::builder`](crate::QuorumActor::builder). The verbs of
-//! [`Cluster`] then do to the cluster what happens to real ones, and the actor tells what it would
-//! tell there: everything but the daemons is the real thing.
+//! [`Cluster::new`] creates nodes that have formed a cluster. [`Cluster::node`] is a
+//! [`Source`](crate::Source) for [`QuorumActor::builder`](crate::QuorumActor::builder). The methods
+//! of [`Cluster`] then cause the events of real clusters, and the actor publishes what it would
+//! publish there: everything except the daemons is the real code.
 //!
 //! # Testing your actors
 //!
-//! Nothing here needs Corosync, root or real time. A [`Recorder`] says what was told. With tokio's
-//! clock paused a test of what happens after half a minute takes milliseconds; the actor has to run
-//! on the test's own arbiter then, whose clock it is:
-//! [`start_in_arbiter`](crate::QuorumBuilder::start_in_arbiter). When a recorder on that arbiter has
-//! seen a change, a subscriber on it has it in its mailbox, and handles it before what it is sent
-//! after.
+//! These tests need neither Corosync nor root nor real time. A [`Recorder`] waits for published
+//! changes. With tokio's clock paused, a test of what happens after half a minute takes
+//! milliseconds. The clock belongs to the test's own arbiter, so the actor must run there:
+//! [`start_in_arbiter`](crate::QuorumBuilder::start_in_arbiter). When a recorder on that arbiter
+//! has received a change, a subscriber on it has the change in its mailbox, and handles it before
+//! any message that is sent later.
 //!
 //! ```toml
 //! [dev-dependencies]
@@ -24,7 +24,7 @@
 //! use actix::prelude::*;
 //! use actix_quorum::{QuorumActor, QuorumChanged, sim::{Cluster, Recorder}};
 //!
-//! /// Your actor: may write while there is quorum.
+//! /// Your actor, which may write while this node has quorum.
 //! #[derive(Default)]
 //! struct Writer {
 //!     writing: bool,
@@ -56,7 +56,7 @@
 //!
 //! # fn main() {
 //! # System::new().block_on(
-//! // With `#[actix::test]` above it, this is a test.
+//! // Put `#[actix::test]` above an `async fn` with this body.
 //! async {
 //!     tokio::time::pause();
 //!     let cluster = Cluster::new(3);
@@ -77,19 +77,19 @@
 //!     tokio::time::sleep(std::time::Duration::from_secs(3600)).await; // takes no time
 //!     cluster.heal();
 //!     let change = recorder.expect_gain().await;
-//!     assert!(change.current.epoch > 0, "others may have written meanwhile");
+//!     assert!(change.current.epoch > 0, "other nodes may have written meanwhile");
 //!     assert_eq!(writer.send(IsWriting).await, Ok(true));
 //!     quorum.stop().await;
 //! }
 //! # ); }
 //! ```
 //!
-//! # What it leaves out
+//! # Limits
 //!
-//! Time, unless [`Cluster::timeouts`] is set: what a verb does to the cluster is done when it returns,
-//! where a real cluster takes a token and a consensus timeout, and may form a ring in between that
-//! nobody meant. A quorum device decides at once. The option `allow_downscale` of votequorum, and a
-//! quorum device with `master_wins`.
+//! Unless [`Cluster::timeouts`] is set, the simulation has no delays: a method has had its effect
+//! on the cluster when it returns. A real cluster takes a token and a consensus timeout, and may
+//! form an unintended ring in between. A quorum device decides at once. Not simulated are
+//! votequorum's option `allow_downscale` and a quorum device with `master_wins`.
 
 mod clients;
 mod cluster;

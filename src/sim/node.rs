@@ -1,4 +1,4 @@
-//! A node of a simulated cluster, as an actor connects to it.
+//! A node of a simulated cluster, as the source of an actor's connections.
 
 use std::{
     fmt,
@@ -32,12 +32,12 @@ use crate::{
     },
 };
 
-/// A node of a simulated cluster: a [`Source`](crate::Source) for an actor.
+/// A node of a simulated cluster, which is a [`Source`](crate::Source) for an actor.
 pub struct Node {
     cluster: Cluster,
     id: NodeId,
     clock: Clock,
-    /// Something on the actor's arbiter lets the cluster's time go on.
+    /// Whether a task on the actor's arbiter advances the cluster's time.
     is_driven: AtomicBool,
 }
 
@@ -47,22 +47,22 @@ impl Node {
         Self { cluster, id, clock: Clock::Tokio(Instant::now()), is_driven: AtomicBool::new(false) }
     }
 
-    /// Its id.
+    /// Returns the node's id.
     pub fn id(&self) -> NodeId {
         self.id
     }
 
-    /// What the daemon answers to a connection attempt now; `None` while it is paused.
+    /// Returns the daemon's answer to a connection attempt, or `None` while it is paused.
     fn answer(&self, trust: TrustPolicy) -> Option<Result<Simulated, Error>> {
-        let answer = self.ask(trust);
+        let answer = self.accept(trust);
         if matches!(answer, Some(Err(_))) {
-            // Who is refused is told nothing that the others would have to wait for.
+            // A refused client receives nothing, so the other clients need not wait for it.
             self.cluster.change(|world| world.join(self.id));
         }
         answer
     }
 
-    fn ask(&self, trust: TrustPolicy) -> Option<Result<Simulated, Error>> {
+    fn accept(&self, trust: TrustPolicy) -> Option<Result<Simulated, Error>> {
         let mut state = self.cluster.state.lock();
         match state.world.node(self.id).map(|node| node.daemon) {
             Some(Daemon::Running) => {}
@@ -147,7 +147,7 @@ impl sealed::Source for Node {
     }
 }
 
-/// Asks a node's daemon inline: it answers at once or, while it is paused, when it is resumed.
+/// Asks a node's daemon directly. It answers at once or, while it is paused, when it is resumed.
 #[derive(Debug)]
 struct SimulatedProbe(Arc<Node>);
 
@@ -173,13 +173,14 @@ impl Probe for SimulatedProbe {
     }
 }
 
-/// Reads a node's counters inline: there at once, or when the daemon is not paused any more. While it
-/// synchronises it answers on connections that were made meanwhile only.
+/// Reads a node's counters directly. They are available at once or, while the daemon is paused,
+/// when it is resumed. While it synchronises, it answers only on connections that were opened
+/// meanwhile.
 #[derive(Debug)]
 struct SimulatedRingWatch {
     node: Arc<Node>,
     connection: AtomicU64,
-    /// The connection was made while the daemon synchronised.
+    /// Whether the connection was opened while the daemon synchronised.
     is_new: Arc<AtomicBool>,
 }
 
@@ -213,7 +214,7 @@ impl RingWatch for SimulatedRingWatch {
 }
 
 impl Node {
-    /// What the daemon's counters are now; `None` while it does not answer.
+    /// Returns the daemon's counters now, or `None` while it does not answer.
     fn read_ring(
         &self,
         asked_at: Moment,
@@ -221,9 +222,9 @@ impl Node {
         is_new: &AtomicBool,
     ) -> Option<Result<RingReading, Error>> {
         let mut state = self.cluster.state.lock();
-        // Tokens are counted by the time that has passed.
+        // Advances the time, by which tokens are counted.
         state.world.advance(self.cluster.made_at.elapsed());
-        state.tell();
+        state.deliver();
         let world = &state.world;
         if world.node(self.id)?.daemon == Daemon::Down {
             return Some(Err(Error::Request(Code::LIBRARY)));
@@ -254,7 +255,7 @@ impl Node {
         }))
     }
 
-    /// What votequorum answers now; `None` while the daemon is paused.
+    /// Returns votequorum's answer now, or `None` while the daemon is paused.
     fn probed(&self, asked_at: Moment) -> Option<Result<Answer, Error>> {
         let state = self.cluster.state.lock();
         match state.world.node(self.id)?.daemon {
@@ -268,9 +269,9 @@ impl Node {
     }
 }
 
-/// What the daemons say of rings that form at once.
+/// The timeouts that the daemons report if rings form at once.
 const TIMEOUTS: Timeouts =
     Timeouts { token: Duration::from_millis(1000), consensus: Duration::from_millis(1200) };
 
-/// How often the token comes then.
+/// The time between two tokens if rings form at once.
 const TOKEN_HOLD: Duration = Duration::from_millis(10);

@@ -5,18 +5,18 @@ use futures_util::StreamExt;
 
 use crate::{actor::QuorumHandle, state::QuorumChanged};
 
-/// Says in a test what was told.
+/// Records published changes for a test.
 ///
-/// Each expectation waits for a change that meets it, and passes over those that do not. It panics
-/// at its deadline, or when the actor has stopped, with what it has seen since the last one; so a
-/// test neither hangs nor sleeps. By tokio's clock, which a test may pause.
+/// Each expectation waits for a change that meets it and skips the others. It panics at its
+/// deadline, or when the actor has stopped, and lists the changes since the last expectation. So a
+/// test neither hangs nor sleeps. The time is tokio's, which a test can pause.
 pub struct Recorder {
     changes: Pin<Box<dyn Stream<Item = QuorumChanged> + Send>>,
     deadline: Duration,
 }
 
 impl Recorder {
-    /// Listens to what `quorum` tells: the current state first, then every change.
+    /// Records the changes that `quorum` publishes: the current state first, then every change.
     pub fn new(quorum: &QuorumHandle) -> Self {
         Self { changes: Box::pin(quorum.changes()), deadline: Duration::from_secs(10) }
     }
@@ -27,62 +27,64 @@ impl Recorder {
         Self { deadline, ..self }
     }
 
-    /// The next change.
+    /// Returns the next change.
     ///
     /// # Panics
     ///
-    /// If there is none before the deadline.
+    /// Panics if there is none before the deadline.
     pub async fn next_change(&mut self) -> QuorumChanged {
         self.expect("a change", |_| true).await
     }
 
-    /// The next loss of quorum.
+    /// Returns the next loss of quorum.
     ///
     /// # Panics
     ///
-    /// If there is none before the deadline.
+    /// Panics if there is none before the deadline.
     pub async fn expect_loss(&mut self) -> QuorumChanged {
         self.expect("a loss of quorum", QuorumChanged::is_loss).await
     }
 
-    /// The next gain of quorum. The first change is one if there is quorum already.
+    /// Returns the next gain of quorum. With quorum, the first change is a gain.
     ///
     /// # Panics
     ///
-    /// If there is none before the deadline.
+    /// Panics if there is none before the deadline.
     pub async fn expect_gain(&mut self) -> QuorumChanged {
         self.expect("a gain of quorum", QuorumChanged::is_gain).await
     }
 
-    /// The next change that `wanted` holds for; `what` names it in the panic.
+    /// Returns the next change for which `wanted` is true. `what` describes the change in the panic
+    /// message.
     ///
     /// # Panics
     ///
-    /// If there is none before the deadline.
+    /// Panics if there is none before the deadline.
     pub async fn expect(
         &mut self,
         what: &str,
         wanted: impl Fn(&QuorumChanged) -> bool,
     ) -> QuorumChanged {
-        self.up_to(what, wanted).await.pop().expect("it ends with the one that was wanted")
+        self.up_to(what, wanted).await.pop().expect("the last change is the wanted one")
     }
 
-    /// All changes up to the first that `wanted` holds for, with it; `what` names it in the panic.
+    /// Returns all changes up to and including the first one for which `wanted` is true. `what`
+    /// describes that change in the panic message.
     ///
     /// # Panics
     ///
-    /// If there is none before the deadline.
+    /// Panics if there is none before the deadline.
     pub async fn up_to(
         &mut self,
         what: &str,
         wanted: impl Fn(&QuorumChanged) -> bool,
     ) -> Vec<QuorumChanged> {
-        let mut seen = Vec::new();
+        let mut received = Vec::new();
         let (changes, deadline) = (&mut self.changes, self.deadline);
         let waited = tokio::time::timeout(deadline, async {
             while let Some(change) = changes.next().await {
                 let found = wanted(&change);
-                seen.push(change);
+                received.push(change);
                 if found {
                     return true;
                 }
@@ -91,9 +93,9 @@ impl Recorder {
         })
         .await;
         match waited {
-            Ok(true) => seen,
-            Ok(false) => panic!("the actor stopped before {what} came; seen:{}", Lines(&seen)),
-            Err(_) => panic!("waited {deadline:?} for {what}; seen:{}", Lines(&seen)),
+            Ok(true) => received,
+            Ok(false) => panic!("the actor stopped before {what}; received:{}", Lines(&received)),
+            Err(_) => panic!("waited {deadline:?} for {what}; received:{}", Lines(&received)),
         }
     }
 }

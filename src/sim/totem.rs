@@ -1,5 +1,4 @@
-//! When rings end and form: at once, or as the token and consensus timeouts have it
-//! (`exec/totemsrp.c`).
+//! When rings end and form: at once, or after the token and consensus timeouts (`exec/totemsrp.c`).
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -11,22 +10,22 @@ use crate::libquorum::NodeId;
 pub(super) struct Timeouts {
     /// How long a daemon waits for a token.
     pub(super) token: Duration,
-    /// How long nodes in GATHER wait for one that is silent.
+    /// How long nodes in GATHER wait for a silent node.
     pub(super) consensus: Duration,
 }
 
-/// Who hears whom, and what happens later.
+/// The packet losses, and the steps that are due later.
 #[derive(Debug, Default)]
 pub(super) struct Totem {
     /// If set, rings take time to end and to form.
     pub(super) timeouts: Option<Timeouts>,
-    /// Directions in which everything is lost: from, to.
+    /// The directions in which all packets are lost: from, to.
     pub(super) losses: BTreeSet<(NodeId, NodeId)>,
-    /// No ring forms.
+    /// Whether rings are prevented from forming.
     pub(super) held: bool,
-    /// The time since the cluster was made.
+    /// The time since the cluster was created.
     pub(super) now: Duration,
-    /// What is due, and when.
+    /// The scheduled steps, each with its time.
     steps: Vec<(Duration, Step)>,
 }
 
@@ -36,23 +35,23 @@ pub(super) enum Step {
     TokenLost(NodeId),
     /// A node has waited for the consensus timeout.
     Consensus(NodeId),
-    /// The window of `last_man_standing` is over on a node.
+    /// The window of `last_man_standing` has ended on a node.
     LastManStanding(NodeId),
 }
 
-/// What becomes of nodes that run.
+/// What happens to a set of running nodes.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// They form a ring, ascending.
     Ring(Vec<NodeId>),
-    /// It hears others that do not hear it: it stays in GATHER.
+    /// The node receives packets of nodes that do not receive its packets: it stays in GATHER.
     Gathers(NodeId),
-    /// Not all of them hear each other: rings form again and again, and none is announced.
+    /// Not all of them reach each other: rings form repeatedly, and none is announced.
     Unstable(Vec<NodeId>),
 }
 
 impl Totem {
-    /// Has the step come after this time, in place of an earlier plan for it.
+    /// Schedules the step after this time, in place of an earlier schedule for it.
     pub(super) fn schedule(&mut self, after: Duration, step: Step) {
         self.cancel(step);
         self.steps.push((self.now + after, step));
@@ -66,19 +65,19 @@ impl Totem {
         self.steps.retain(|(_, planned)| *planned != step);
     }
 
-    /// Forgets what a daemon would have done.
+    /// Cancels all steps of a daemon.
     pub(super) fn cancel_all(&mut self, id: NodeId) {
         for step in [Step::TokenLost(id), Step::Consensus(id), Step::LastManStanding(id)] {
             self.cancel(step);
         }
     }
 
-    /// When the next step is due.
+    /// Returns when the next step is due.
     pub(super) fn next_due(&self) -> Option<Duration> {
         self.steps.iter().map(|(due, _)| *due).min()
     }
 
-    /// Takes the next step that is due by then.
+    /// Removes and returns the next step that is due by `now`.
     fn take_due(&mut self, now: Duration) -> Option<(Duration, Step)> {
         let next = self.next_due().filter(|due| *due <= now)?;
         let at = self.steps.iter().position(|(due, _)| *due == next)?;
@@ -87,14 +86,14 @@ impl Totem {
 }
 
 impl World {
-    /// Lets time go on, and everything happen that is due by then.
+    /// Advances the time, and executes everything that is due by then.
     pub(super) fn advance(&mut self, now: Duration) {
         while let Some((due, step)) = self.totem.take_due(now) {
             self.pass_time(due);
             match step {
                 Step::TokenLost(id) => {
                     self.gather(id, true);
-                    self.disturb();
+                    self.update_rings();
                 }
                 Step::Consensus(id) => self.consensus_expired(id),
                 Step::LastManStanding(id) => self.last_man_standing(id),
@@ -103,7 +102,7 @@ impl World {
         self.pass_time(now);
     }
 
-    /// Counts the time in which each node has received tokens, while nothing changes.
+    /// Adds the time that has passed to the token time of each node that received tokens.
     fn pass_time(&mut self, now: Duration) {
         let passed = now.saturating_sub(self.totem.now);
         let receive: Vec<bool> =
@@ -114,8 +113,8 @@ impl World {
         self.totem.now = now.max(self.totem.now);
     }
 
-    /// Whether the node before this one in its ring sends it tokens. It sends one that is not answered
-    /// again and again, until it leaves the ring.
+    /// Whether the previous node in its ring sends it tokens. A token without an answer is sent
+    /// repeatedly, until its sender leaves the ring.
     fn receives_tokens(&self, id: NodeId) -> bool {
         let node = self.member(id);
         if node.daemon != Daemon::Running {
@@ -130,11 +129,11 @@ impl World {
             && self.node(before).is_some_and(|other| other.ring == node.ring && !other.gathers)
     }
 
-    /// Whether packets of one node arrive at the other.
+    /// Whether packets of `from` arrive at `to`.
     fn hears(&self, to: NodeId, from: NodeId) -> bool {
         let (a, b) = (self.member(to), self.member(from));
         let reachable = |node: &super::world::Node| {
-            node.daemon == Daemon::Running && !node.alone && !node.hushed
+            node.daemon == Daemon::Running && !node.alone && !node.unaware
         };
         reachable(a) && reachable(b) && a.link == b.link && !self.totem.losses.contains(&(from, to))
     }
@@ -143,20 +142,20 @@ impl World {
         self.hears(a, b) && self.hears(b, a)
     }
 
-    /// What becomes of all nodes that run, with the packets that are lost now.
+    /// Returns what happens to all running nodes with the current packet losses.
     pub(super) fn outcomes(&self) -> Vec<Outcome> {
         let running = self.nodes.iter().filter(|node| node.daemon == Daemon::Running);
-        let mut left: Vec<NodeId> = running.map(|node| node.id).collect();
+        let mut remaining: Vec<NodeId> = running.map(|node| node.id).collect();
         let mut outcomes = Vec::new();
-        while let Some(first) = left.first().copied() {
-            let component = self.component(first, &left);
-            left.retain(|id| !component.contains(id));
+        while let Some(first) = remaining.first().copied() {
+            let component = self.component(first, &remaining);
+            remaining.retain(|id| !component.contains(id));
             self.resolve(component, &mut outcomes);
         }
         outcomes
     }
 
-    /// The nodes that packets connect with this one, in whichever direction, ascending.
+    /// Returns the nodes that packets in any direction connect with this one, ascending.
     fn component(&self, first: NodeId, among: &[NodeId]) -> Vec<NodeId> {
         let mut component = vec![first];
         let mut at = 0;
@@ -171,8 +170,8 @@ impl World {
         component
     }
 
-    /// Takes out nodes that not all others hear and are heard by, those with the most such others first,
-    /// of several the one whose packets are lost.
+    /// Removes the nodes that cannot exchange packets with all others: first the node with the most
+    /// such others, of equal ones the node whose packets are lost.
     fn resolve(&self, component: Vec<NodeId>, outcomes: &mut Vec<Outcome>) {
         let mut ring = component.clone();
         let mut out = Vec::new();
@@ -203,10 +202,10 @@ impl World {
         }));
     }
 
-    /// Something has changed: rings that cannot go on end, and others form.
+    /// Lets rings end that cannot continue, and others form, after a change.
     pub(super) fn reform(&mut self) {
         if self.totem.timeouts.is_some() {
-            self.disturb();
+            self.update_rings();
         } else {
             self.reform_at_once();
         }
@@ -241,7 +240,7 @@ impl World {
             })
     }
 
-    /// Whether they miss nobody but a daemon that was restarted before they noticed.
+    /// Whether these nodes miss only a daemon that was restarted before they noticed.
     fn goes_unnoticed(&self, ring: &[NodeId]) -> bool {
         let first = self.member(ring[0]);
         let unnoticed = |id| {
@@ -257,9 +256,10 @@ impl World {
         members == ring && ring.iter().all(together)
     }
 
-    /// Rings in which the token cannot go round lose it later, who hears nodes of another ring leaves
-    /// its own at once, and who waits for nobody forms a ring.
-    fn disturb(&mut self) {
+    /// Updates the rings with timeouts. A ring whose token cannot go round loses it later. A node
+    /// that reaches nodes of another ring leaves its own ring at once. Nodes that wait for no other
+    /// node form a ring.
+    fn update_rings(&mut self) {
         let Some(timeouts) = self.totem.timeouts else { return };
         for outcome in self.outcomes() {
             let (ids, ring) = match &outcome {
@@ -270,8 +270,8 @@ impl World {
             let intact = ring.is_some_and(|ring| self.is_intact(ring));
             for id in ids {
                 let node = self.member(id);
-                // One that was paused does not know yet.
-                let meets_others = !node.hushed
+                // A daemon that was paused does not know yet.
+                let meets_others = !node.unaware
                     && ring.is_some_and(|ring| {
                         ring.iter().any(|other| self.member(*other).ring != node.ring)
                             || node.members.iter().all(|member| {
@@ -285,26 +285,28 @@ impl World {
                 } else if meets_others {
                     self.gather(id, false);
                 } else if !self.totem.is_scheduled(Step::TokenLost(id)) {
-                    // They see the token one after the other, the last one a round after the first.
+                    // The nodes see the token one after another, the last one a round after the
+                    // first.
                     let round = timeouts.token * 19 / 100;
                     let turn = (node.ring.seq / 4 + u64::from(id.0) * 3) % 8;
                     let earlier = round * u32::try_from(turn).unwrap_or(0) / 8;
-                    let after = if node.hushed { timeouts.token } else { timeouts.token - earlier };
+                    let after =
+                        if node.unaware { timeouts.token } else { timeouts.token - earlier };
                     self.totem.schedule(after, Step::TokenLost(id));
                 }
             }
         }
-        self.form_what_is_agreed(None);
+        self.form_agreed_rings(None);
     }
 
-    /// A node leaves its ring, and whoever hears that does too.
+    /// Makes a node leave its ring. Each node that receives its packets does the same.
     fn gather(&mut self, id: NodeId, token_lost: bool) {
         let timeouts = self.totem.timeouts;
         let node = self.member_mut(id);
         if std::mem::replace(&mut node.gathers, true) {
             return;
         }
-        node.hushed = false;
+        node.unaware = false;
         node.counters.gather_entered += 1;
         node.counters.token_lost += u64::from(token_lost);
         let Some(timeouts) = timeouts else { return };
@@ -314,7 +316,7 @@ impl World {
             self.nodes.iter().map(|node| node.id).filter(|other| self.hears(*other, id)).collect();
         for other in hear.into_iter().filter(|other| *other != id) {
             if self.member(other).gathers {
-                // What it hears is new to it, so it begins to wait anew.
+                // The packets are new to it, so it starts to wait again.
                 self.member_mut(other).counters.gather_entered += 1;
                 self.totem.schedule(timeouts.consensus, Step::Consensus(other));
             } else {
@@ -323,8 +325,9 @@ impl World {
         }
     }
 
-    /// Forms those rings whose nodes wait for nobody, or have waited long enough, as one of them has.
-    fn form_what_is_agreed(&mut self, expired: Option<NodeId>) {
+    /// Forms the rings whose nodes wait for no other node, and the ring of `expired`, which has
+    /// waited long enough.
+    fn form_agreed_rings(&mut self, expired: Option<NodeId>) {
         if self.totem.held {
             return;
         }
@@ -332,7 +335,7 @@ impl World {
             let Outcome::Ring(ring) = outcome else { continue };
             let waits = expired.is_none_or(|id| !ring.contains(&id));
             if ring.iter().all(|id| self.member(*id).gathers)
-                && !(waits && self.misses_somebody(&ring))
+                && !(waits && self.misses_members(&ring))
             {
                 ring.iter().for_each(|id| self.totem.cancel(Step::Consensus(*id)));
                 self.form(&ring);
@@ -340,8 +343,8 @@ impl World {
         }
     }
 
-    /// Whether nodes of their old rings are silent that have not said good-bye.
-    fn misses_somebody(&self, ring: &[NodeId]) -> bool {
+    /// Whether a silent node of their old rings has not taken leave.
+    fn misses_members(&self, ring: &[NodeId]) -> bool {
         let members = ring.iter().flat_map(|id| &self.member(*id).members);
         members
             .filter(|id| !ring.contains(id))
@@ -349,7 +352,7 @@ impl World {
     }
 
     fn consensus_expired(&mut self, id: NodeId) {
-        self.form_what_is_agreed(Some(id));
+        self.form_agreed_rings(Some(id));
         let unstable = self.outcomes().iter().any(|outcome| match outcome {
             Outcome::Unstable(ids) => ids.contains(&id),
             _ => false,
@@ -357,7 +360,7 @@ impl World {
         let Some(timeouts) = self.totem.timeouts else { return };
         let node = self.member_mut(id);
         if node.gathers {
-            // It begins anew.
+            // It starts to wait again.
             node.counters.gather_entered += 1;
             node.counters.operational_entered += u64::from(unstable);
             self.totem.schedule(timeouts.consensus, Step::Consensus(id));

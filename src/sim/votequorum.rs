@@ -1,4 +1,4 @@
-//! How a daemon decides whether it is quorate, as `exec/votequorum.c` does it.
+//! The decision of a daemon about quorum, as in `exec/votequorum.c`.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,18 +8,18 @@ use crate::libquorum::NodeId;
 #[derive(Clone, Debug)]
 pub(super) struct Votequorum {
     id: NodeId,
-    /// What is known of the members, this node among them.
+    /// The votes of the members, including this node.
     members: BTreeMap<NodeId, Votes>,
-    /// The quorum device's votes, while it gives them to this node, and whether there is a device.
+    /// The votes that the quorum device gives to this node, or `None` without a device.
     pub(super) device: Option<u32>,
-    /// How many members the ring before had.
+    /// The number of members of the previous ring.
     previous_members: usize,
-    /// The lowest node id of the last ring that had enough votes.
+    /// The lowest node id of the last ring with enough votes.
     lowest: NodeId,
-    /// How many votes it takes.
+    /// The number of votes that make a quorum.
     quorum: u32,
     pub(super) quorate: bool,
-    /// Whether it has to see all nodes before it may be quorate (`wait_for_all_status`).
+    /// Whether it must see all nodes before it may be quorate (`wait_for_all_status`).
     waiting: bool,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Votes {
     pub(super) expected: u32,
 }
 
-/// Options of the section `quorum`.
+/// The options of the section `quorum`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Options {
     pub(super) two_node: bool,
@@ -39,7 +39,7 @@ pub(super) struct Options {
     pub(super) last_man_standing: Option<Duration>,
 }
 
-/// What the daemons of a ring say to each other.
+/// The messages between the daemons of a ring.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Message {
     /// `MESSAGE_REQ_EXEC_VOTEQUORUM_NODEINFO`
@@ -50,7 +50,7 @@ pub(super) enum Message {
     Expected(u32),
 }
 
-/// What a node says of itself.
+/// The report of a node about itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Info {
     id: NodeId,
@@ -60,7 +60,7 @@ pub(super) struct Info {
 }
 
 impl Votequorum {
-    /// Of a daemon that has just started.
+    /// Creates the votequorum of a daemon that has just started.
     pub(super) fn new(id: NodeId, votes: Votes, options: Options) -> Self {
         let mut votequorum = Self {
             id,
@@ -81,7 +81,7 @@ impl Votequorum {
         Info { id: self.id, votes, quorate: self.quorate, waiting: self.waiting }
     }
 
-    /// What `votequorum_getinfo` tells.
+    /// Returns the result of `votequorum_getinfo`.
     pub(super) fn votes(&self) -> crate::libquorum::Votes {
         let members = self.members.iter().map(|(id, member)| (*id, member.votes));
         crate::libquorum::Votes {
@@ -100,22 +100,22 @@ impl Votequorum {
         }
     }
 
-    /// Decides about a ring, given what its members, ascending, said of themselves when it formed.
+    /// Decides about a ring. `infos` are the reports of its members when it formed, ascending.
     ///
-    /// All at once: where they expect different things, a real ring may decide by who was heard
-    /// first.
+    /// All reports are applied together. If the members expect different votes, a real ring may
+    /// decide by the order of the messages.
     pub(super) fn sync(&mut self, infos: &[Info], options: Options) {
         self.previous_members = self.members.len();
         self.members.retain(|id, _| infos.binary_search_by_key(id, |info| info.id).is_ok());
         let (quorate, others): (Vec<&Info>, Vec<&Info>) =
             infos.iter().partition(|info| info.quorate);
         let adopts = !self.quorate && !quorate.is_empty();
-        quorate.into_iter().chain(others).for_each(|info| self.note(info));
+        quorate.into_iter().chain(others).for_each(|info| self.record(info));
         self.recalculate(adopts, options);
     }
 
-    /// Heeds this configuration (`votequorum_refresh_config`); returns what the members of the
-    /// ring, and this node, are to be sent.
+    /// Applies this configuration (`votequorum_refresh_config`). Returns the messages to send to
+    /// the members of the ring, including this node.
     pub(super) fn refresh(&mut self, new: Votes) -> Vec<Message> {
         let old = std::mem::replace(self.own(), new);
         let mut messages = vec![Message::Info(self.info())];
@@ -132,7 +132,7 @@ impl Votequorum {
         match message {
             Message::Info(info) => {
                 let adopts = !self.quorate && info.quorate;
-                self.note(&info);
+                self.record(&info);
                 self.recalculate(adopts, options);
             }
             Message::Votes(id, votes) => {
@@ -148,8 +148,9 @@ impl Votequorum {
         }
     }
 
-    /// Who is quorate knows better than who is not what to expect, and need not wait.
-    fn note(&mut self, info: &Info) {
+    /// Records the report of a member. The expected votes of a quorate member replace those of a
+    /// node without quorum, which then need not wait.
+    fn record(&mut self, info: &Info) {
         let mut votes = info.votes;
         if !info.quorate {
             votes.expected = self.own().expected;
@@ -172,7 +173,7 @@ impl Votequorum {
                 || enough <= self.quorum && options.auto_tie_breaker && has_lowest)
     }
 
-    /// The window of `last_man_standing` is over: who is here now is all that is expected.
+    /// Ends the window of `last_man_standing`: from now on only the present nodes are expected.
     pub(super) fn last_man_standing(&mut self, options: Options) {
         if self.quorate {
             let nodes =
@@ -183,8 +184,8 @@ impl Votequorum {
         }
     }
 
-    /// The quorum device gives so many votes to this node from now on (`votequorum_qdevice_poll`).
-    /// Returns whether that changes anything.
+    /// Sets the votes that the quorum device gives to this node (`votequorum_qdevice_poll`).
+    /// Returns whether they have changed.
     pub(super) fn poll_device(&mut self, votes: Option<u32>, options: Options) -> bool {
         let changed = self.device != votes;
         self.device = votes;
@@ -199,7 +200,7 @@ impl Votequorum {
         members.fold(self.device.unwrap_or(0), u32::saturating_add)
     }
 
-    /// `recalculate_quorum`, and with it `calculate_quorum` and `are_we_quorate`.
+    /// Does what `recalculate_quorum` does, with `calculate_quorum` and `are_we_quorate`.
     fn recalculate(&mut self, allow_decrease: bool, options: Options) {
         let total = self.total();
         let own = self.own();
@@ -223,15 +224,15 @@ impl Votequorum {
         if self.quorate {
             self.lowest = *self.members.keys().next().expect("a node is a member of its ring");
         } else if options.auto_tie_breaker {
-            // The others may not have quorum either.
-            // (Corosync subtracts without a sign, so that nobody gains quorum with who joins.)
+            // The other half may not have quorum either. (Corosync subtracts without a sign, so a
+            // node never gains quorum when others join.)
             let gone = self.previous_members.checked_sub(self.members.len());
             self.quorate = total == expected / 2
                 && gone
                     .is_some_and(|gone| u32::try_from(gone).is_ok_and(|gone| gone < self.quorum))
                 && self.members.contains_key(&self.lowest);
         }
-        // Who has lost quorum waits for all again.
+        // A node that has lost quorum waits for all nodes again.
         self.waiting = options.wait_for_all && !self.quorate;
     }
 

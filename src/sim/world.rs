@@ -1,6 +1,8 @@
-//! The nodes and their links, and what each tells its clients. No clock, no I/O.
+//! The nodes, their links, and the notifications that each node sends. It reads no clock and does
+//! no input or output.
 //!
-//! The rules are Corosync's: the quorum service's for who joined and left (`exec/vsf_quorum.c`), votequorum's for who is quorate.
+//! The rules are Corosync's: those of the quorum service for the nodes that joined and left
+//! (`exec/vsf_quorum.c`), and those of votequorum for quorum.
 
 mod decisions;
 
@@ -20,7 +22,7 @@ pub(super) struct World {
     pub(super) nodes: Vec<Node>,
     pub(super) provider: bool,
     options: Options,
-    /// Memberships are told, decisions are kept back.
+    /// Whether decisions are delayed. Memberships are still reported.
     sync_held: bool,
     pub(super) totem: Totem,
     device: Option<Device>,
@@ -43,28 +45,30 @@ pub(super) struct Node {
     /// The cmap key `quorum.expected_votes`, if it was set at run time.
     expected_votes: Option<u32>,
     pub(super) daemon: Daemon,
-    /// Nodes with the same number can hear each other.
+    /// Nodes with the same number can reach each other.
     pub(super) link: usize,
-    /// A daemon that has just started is alone until its clients have seen so.
+    /// Whether a daemon that has just started is alone, until its clients have received that.
     pub(super) alone: bool,
-    /// Its daemon was restarted, and those that are on this ring with it have not noticed.
+    /// The ring whose other members have not noticed that this node's daemon was restarted.
     pub(super) unnoticed: Option<RingId>,
-    /// What the daemon told last. Survives it as the number that the next ring must exceed.
+    /// The last reported ring. It survives the daemon, as the number that the next ring must
+    /// exceed.
     pub(super) ring: RingId,
     pub(super) members: Vec<NodeId>,
     votequorum: Votequorum,
     decision: Decision,
     pub(super) counters: RingCounters,
-    /// For how long it has received tokens.
+    /// How long it has received tokens.
     pub(super) token_time: Duration,
-    /// It is in totem's GATHER state.
+    /// Whether it is in totem's GATHER state.
     pub(super) gathers: bool,
-    /// It was paused, and has not noticed yet that the others have gone on.
-    pub(super) hushed: bool,
-    /// It was stopped in order.
+    /// Whether it was paused and has not yet noticed that the other nodes have continued without
+    /// it.
+    pub(super) unaware: bool,
+    /// Whether it took leave of the other nodes when it stopped.
     pub(super) said_goodbye: bool,
-    /// What clients have not been told yet, oldest first; taken by whoever passes it on.
-    pub(super) told: Vec<Notification>,
+    /// The notifications that were not delivered yet, oldest first.
+    pub(super) sent: Vec<Notification>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -82,7 +86,7 @@ struct Decision {
 }
 
 impl World {
-    /// Nodes `1..=size`, with a vote each, that have formed a cluster.
+    /// Creates the nodes `1..=size`, with one vote each, that have formed a cluster.
     pub(super) fn new(size: u32) -> Self {
         let nodes = (1..=size).map(|id| Node::new(NodeId(id), size, Daemon::Running)).collect();
         let options = Options::default();
@@ -95,12 +99,12 @@ impl World {
             device: None,
         };
         world.reform();
-        world.forget();
+        world.discard_sent();
         world
     }
 
     pub(super) fn node(&self, id: NodeId) -> Option<&Node> {
-        // Nodes are numbered from 1 on.
+        // Nodes are numbered from 1.
         self.nodes.get((id.0 as usize).checked_sub(1)?)
     }
 
@@ -108,9 +112,9 @@ impl World {
         self.nodes.get_mut((id.0 as usize).checked_sub(1)?)
     }
 
-    /// Takes back what was told so far: nobody was there to hear it.
-    pub(super) fn forget(&mut self) {
-        self.nodes.iter_mut().for_each(|node| node.told.clear());
+    /// Discards the notifications so far, because no client existed to receive them.
+    pub(super) fn discard_sent(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.sent.clear());
     }
 
     pub(super) fn configure_two_node(&mut self, two_node: bool) {
@@ -123,7 +127,7 @@ impl World {
     }
 
     pub(super) fn configure_auto_tie_breaker(&mut self, auto_tie_breaker: bool) {
-        // With an odd number of votes Corosync turns it off, unless it waits for all.
+        // With an odd number of votes Corosync turns it off, unless `wait_for_all` is on.
         let even = self.nodelist_votes().is_multiple_of(2);
         self.options.auto_tie_breaker = auto_tie_breaker && (even || self.options.wait_for_all);
     }
@@ -137,10 +141,10 @@ impl World {
         self.device = Some(Device { votes, runs: true, cut: BTreeSet::new() });
         self.reload();
         self.poll_device();
-        self.forget();
+        self.discard_sent();
     }
 
-    /// Whether the quorum device runs, and which nodes cannot reach it.
+    /// Sets whether the quorum device runs, and which nodes cannot reach it.
     pub(super) fn set_device(&mut self, runs: bool, cut: impl Fn(NodeId) -> bool) {
         let ids: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
         if let Some(device) = &mut self.device {
@@ -154,13 +158,13 @@ impl World {
         self.device.as_ref().is_some_and(|device| device.runs)
     }
 
-    /// Loses what goes from one node to another.
+    /// Loses the packets in these directions.
     pub(super) fn lose(&mut self, losses: impl IntoIterator<Item = (NodeId, NodeId)>) {
         self.totem.losses.extend(losses);
         self.reform();
     }
 
-    /// Lets all nodes hear each other, and the quorum device.
+    /// Lets all nodes reach each other and the quorum device.
     pub(super) fn heal(&mut self) {
         self.totem.losses.clear();
         self.link(|_| 0);
@@ -193,12 +197,13 @@ impl World {
         }
         self.reform();
         if !self.sync_held {
-            // A daemon that goes on may have a decision to make that was kept back before.
+            // A resumed daemon may have to make a decision that was delayed.
             self.decide_unsettled();
         }
     }
 
-    /// A daemon goes on. If the others have left it behind, it notices when its token is late.
+    /// Resumes a daemon. If the others have continued without it, it notices when its token is
+    /// late.
     fn wake(&mut self, id: NodeId) {
         let Some(timeouts) = self.totem.timeouts else { return };
         let node = self.member(id);
@@ -210,13 +215,13 @@ impl World {
         if gathers {
             self.totem.schedule(timeouts.consensus, Step::Consensus(id));
         } else if left_behind {
-            self.member_mut(id).hushed = true;
+            self.member_mut(id).unaware = true;
         }
-        // Those that waited for it.
+        // The tokens that waited for it.
         self.member_mut(id).token_time += timeouts.token;
     }
 
-    /// A daemon is stopped in order.
+    /// Stops a daemon that takes leave of the other nodes.
     pub(super) fn say_goodbye(&mut self, id: NodeId) {
         if let Some(node) = self.node_mut(id) {
             node.said_goodbye = true;
@@ -224,29 +229,30 @@ impl World {
         self.set_daemons(&[id], Daemon::Down);
     }
 
-    /// Starts a daemon, alone at first if it is told to be, and then unnoticed by the others if it
-    /// was restarted.
+    /// Starts a daemon. With `alone`, it is alone at first; the others do not notice yet if it was
+    /// `restarted`.
     pub(super) fn start(&mut self, id: NodeId, alone: bool, restarted: bool) {
         let expected = self.configured_votes();
         let options = self.options;
         self.totem.cancel_all(id);
         let Some(node) = self.node_mut(id) else { return };
         node.daemon = Daemon::Running;
-        (node.gathers, node.hushed, node.said_goodbye) = (false, false, false);
-        // Restarted again while it was alone, it is missed by those that missed it before.
+        (node.gathers, node.unaware, node.said_goodbye) = (false, false, false);
+        // If it is restarted again while it is alone, the members of the earlier ring still miss
+        // it.
         let was_with = if node.alone { node.unnoticed } else { Some(node.ring) };
         node.alone = alone;
-        // While they synchronise the others wait for it, and notice.
+        // Nodes that synchronise wait for it, and so they notice.
         let settled = node.decision.ring == node.ring;
         node.unnoticed = was_with.filter(|_| alone && restarted && settled);
         node.expected_votes = None;
-        // A new daemon begins on a ring of its own, numbered after the last one it was on
-        // (`main_iface_change_fn`, and then as any ring).
+        // A new daemon begins on its own ring, numbered after the last ring that it was on
+        // (`main_iface_change_fn`, and then like any ring).
         node.ring = RingId { node_id: id, seq: node.ring.seq + 5 };
         node.members = vec![id];
         node.votequorum = Votequorum::new(id, Votes { votes: node.votes, expected }, options);
         node.decide();
-        node.told.clear();
+        node.sent.clear();
         self.reform();
     }
 
@@ -262,11 +268,11 @@ impl World {
         }
     }
 
-    /// Sets the cmap key `quorum.expected_votes` on one running node after the other.
+    /// Sets the cmap key `quorum.expected_votes` on one running node after another.
     pub(super) fn set_expected_votes(&mut self, votes: u32) {
         for group in self.groups() {
             for id in &group {
-                // To set a key to what it is notifies nobody (`icmap_set`).
+                // Setting a key to its current value notifies no node (`icmap_set`).
                 if self.member(*id).expected_votes != Some(votes) {
                     self.member_mut(*id).expected_votes = Some(votes);
                     self.refresh(&group, &[*id]);
@@ -283,7 +289,7 @@ impl World {
         }
     }
 
-    /// Has the nodelist list nodes `1..=size`, and reloads. New nodes are down.
+    /// Sets the nodelist to the nodes `1..=size`, and reloads. New nodes are down.
     pub(super) fn set_nodelist(&mut self, size: u32) {
         self.nodes.retain(|node| node.id.0 <= size);
         let first = self.nodes.last().map_or(1, |node| node.id.0 + 1);
@@ -292,7 +298,8 @@ impl World {
         self.reload();
     }
 
-    /// Has all running nodes read their configuration again, which ends what was set at run time.
+    /// Lets all running nodes read their configuration again, which ends the settings made at run
+    /// time.
     fn reload(&mut self) {
         for group in self.groups() {
             group.iter().for_each(|id| self.member_mut(*id).expected_votes = None);
@@ -300,7 +307,7 @@ impl World {
         }
     }
 
-    /// Has these `nodes` of a ring heed their configuration.
+    /// Applies the configuration of these `nodes` of a ring.
     fn refresh(&mut self, group: &[NodeId], nodes: &[NodeId]) {
         let configured = self.configured_votes();
         let mut messages = Vec::new();
@@ -314,11 +321,11 @@ impl World {
             for id in group {
                 let node = self.member_mut(*id);
                 node.votequorum.receive(message, options);
-                // While a decision is kept back there is none to change.
+                // A delayed decision is not changed.
                 let settled = node.decision.ring == node.ring;
                 if settled && node.decision.quorate != node.votequorum.quorate {
                     node.decide();
-                    node.tell_decision(provider);
+                    node.send_decision(provider);
                 }
             }
         }
@@ -329,7 +336,7 @@ impl World {
         self.nodes.iter().map(|node| node.votes).fold(0, u32::saturating_add)
     }
 
-    /// What a node expects that is told nothing else.
+    /// Returns the votes that a node expects by default.
     fn configured_votes(&self) -> u32 {
         let device = self.device.as_ref().map_or(0, |device| device.votes);
         self.nodelist_votes().saturating_add(device)
@@ -342,7 +349,8 @@ impl World {
         }
     }
 
-    /// What votequorum says on a node: whether it is quorate, and the votes, if it decides at all.
+    /// Returns whether votequorum reports a node as quorate, and the votes if votequorum decides at
+    /// all.
     pub(super) fn votes(&self, id: NodeId) -> (bool, Option<crate::libquorum::Votes>) {
         let Some(node) = self.node(id).filter(|_| self.provider) else { return (true, None) };
         let quorate = node.decision.quorate;
@@ -370,21 +378,22 @@ impl World {
         (quorate, Some(votes))
     }
 
-    /// The counters of a node's daemon, the votes in the nodelist, and whether it synchronises;
-    /// `None` while it is paused.
+    /// Returns the counters of a node's daemon, the votes in the nodelist, and whether the daemon
+    /// synchronises. Returns `None` while it is paused.
     pub(super) fn ring_counters(&self, id: NodeId) -> Option<(RingCounters, u32, bool)> {
         let node = self.node(id).filter(|node| node.daemon == Daemon::Running)?;
         let synchronises = self.provider && node.decision.ring != node.ring;
         Some((node.counters, self.nodelist_votes(), synchronises))
     }
 
-    /// How many tokens a node has received, if one comes every `hold` where time matters.
+    /// Returns how many tokens a node has received, if one arrives every `hold` while it receives
+    /// any.
     pub(super) fn tokens(&self, id: NodeId, hold: Duration) -> u64 {
         let time = self.node(id).map_or(Duration::ZERO, |node| node.token_time);
         u64::try_from(time.as_nanos() / hold.as_nanos().max(1)).unwrap_or(u64::MAX)
     }
 
-    /// What a client is told first: the membership, then the decision.
+    /// Returns the first notifications of a client: the membership, then the decision.
     pub(super) fn snapshot(&self, id: NodeId) -> Vec<Notification> {
         let Some(node) = self.node(id) else { return Vec::new() };
         vec![
@@ -397,7 +406,7 @@ impl World {
             if self.provider {
                 node.decision.notification()
             } else {
-                // Without a provider corosync calls every node quorate, on no ring.
+                // Without a provider Corosync reports every node as quorate, on no ring.
                 let ring_id = RingId::default();
                 Notification::Quorum { quorate: true, ring_id, members: Vec::new() }
             },
@@ -412,7 +421,7 @@ impl World {
         self.node_mut(id).expect("groups are made of nodes")
     }
 
-    /// Has a new ring decide whether it is quorate, and tells it.
+    /// Decides about the quorum of a new ring, and sends the decision.
     fn decide(&mut self, group: &[NodeId]) {
         let (options, provider) = (self.options, self.provider);
         let infos: Vec<Info> =
@@ -426,11 +435,11 @@ impl World {
             }
             let votes = given.get(id).copied();
             let node = self.member_mut(*id);
-            // The device is asked while the ring synchronises, before it decides.
+            // The device is asked while the ring synchronises, before the decision.
             node.votequorum.device = votes;
             node.votequorum.sync(&infos, options);
             node.decide();
-            node.tell_decision(provider);
+            node.send_decision(provider);
         }
         self.poll_device();
     }
@@ -453,24 +462,24 @@ impl Node {
             counters: RingCounters::default(),
             token_time: Duration::ZERO,
             gathers: false,
-            hushed: false,
+            unaware: false,
             said_goodbye: false,
             votequorum: Votequorum::new(id, votes, Options::default()),
             decision: Decision { quorate: false, ring, members: vec![id] },
-            told: Vec::new(),
+            sent: Vec::new(),
         }
     }
 
-    /// What its votequorum says now is about the ring that it is on now.
+    /// Makes votequorum's current result the decision about the current ring.
     fn decide(&mut self) {
         let (quorate, members) = (self.votequorum.quorate, self.members.clone());
         self.decision = Decision { quorate, ring: self.ring, members };
     }
 
-    /// Without a provider nothing is told of what nobody decides.
-    fn tell_decision(&mut self, provider: bool) {
+    /// Sends the decision. Without a provider there is none.
+    fn send_decision(&mut self, provider: bool) {
         if provider {
-            self.told.push(self.decision.notification());
+            self.sent.push(self.decision.notification());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The rings that form in a simulated cluster, and what votequorum decides on them.
+//! The forming of rings in a simulated cluster, and votequorum's decisions about them.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::{Daemon, Outcome, World};
 use crate::libquorum::{NodeId, Notification, RingId};
 
 impl World {
-    /// The nodes of each ring that there is, ascending.
+    /// Returns the running nodes of each ring, ascending.
     pub(in crate::sim) fn groups(&self) -> Vec<Vec<NodeId>> {
         let mut groups: Vec<(RingId, Vec<NodeId>)> = Vec::new();
         for node in self.nodes.iter().filter(|node| node.daemon == Daemon::Running) {
@@ -25,8 +25,8 @@ impl World {
         let before: Vec<(NodeId, RingId)> =
             group.iter().map(|id| (*id, self.member(*id).ring)).collect();
         for (id, ring) in &before {
-            // Totem's transitional membership: who comes along from the same ring. Everybody else
-            // of the old ring has left, and everybody else of the new one has joined.
+            // Totem's transitional membership: the nodes from the same old ring. All other nodes of
+            // the old ring have left, and all other nodes of the new one have joined.
             let along = |node: &NodeId| before.binary_search(&(*node, *ring)).is_ok();
             let node = self.member_mut(*id);
             let (mut joined, mut left) = (group.to_vec(), std::mem::take(&mut node.members));
@@ -34,10 +34,10 @@ impl World {
             left.retain(|node| !along(node));
             node.ring = ring_id;
             node.members = group.to_vec();
-            // Nobody becomes OPERATIONAL but from GATHER.
+            // A node becomes OPERATIONAL only from GATHER.
             node.counters.gather_entered += u64::from(!std::mem::take(&mut node.gathers));
             node.counters.operational_entered += 1;
-            node.told.push(Notification::Nodelist {
+            node.sent.push(Notification::Nodelist {
                 ring_id,
                 members: group.to_vec(),
                 joined,
@@ -58,8 +58,8 @@ impl World {
         }
     }
 
-    /// How many votes the quorum device gives to each node that runs. All go to one partition: to the
-    /// largest, of several to the one with the lowest node.
+    /// Returns the votes that the quorum device gives to each running node. All go to one
+    /// partition: the largest, of equal ones the one with the lowest node.
     pub(in crate::sim) fn device_votes(&self) -> BTreeMap<NodeId, u32> {
         let Some(device) = &self.device else { return BTreeMap::new() };
         let reaches = |id: &NodeId| device.runs && !device.cut.contains(id);
@@ -77,7 +77,7 @@ impl World {
         self.nodes.iter().map(|node| (node.id, votes(node.id))).collect()
     }
 
-    /// Has the quorum device give its votes anew, outside of a synchronisation.
+    /// Lets the quorum device give its votes again, outside of a synchronisation.
     pub(in crate::sim) fn poll_device(&mut self) {
         let given = self.device_votes();
         let (options, provider) = (self.options, self.provider);
@@ -87,19 +87,19 @@ impl World {
                 settled && node.votequorum.poll_device(given.get(&node.id).copied(), options);
             if changed && node.decision.quorate != node.votequorum.quorate {
                 node.decide();
-                node.tell_decision(provider);
+                node.send_decision(provider);
             }
         }
     }
 
-    /// The window of `last_man_standing` is over on a node.
+    /// Ends the window of `last_man_standing` on a node.
     pub(in crate::sim) fn last_man_standing(&mut self, id: NodeId) {
         let (options, provider) = (self.options, self.provider);
         let node = self.member_mut(id);
         node.votequorum.last_man_standing(options);
         if node.decision.quorate != node.votequorum.quorate {
             node.decide();
-            node.tell_decision(provider);
+            node.send_decision(provider);
         }
     }
 }
