@@ -1,4 +1,4 @@
-//! What `corosync/cmap.h` declares, but for most of the shortcuts by value type.
+//! The declarations of `corosync/cmap.h`, except for most of the shortcuts for value types.
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
@@ -11,9 +11,9 @@ pub type cmap_iter_handle_t = u64;
 /// A tracked key or prefix.
 pub type cmap_track_handle_t = u64;
 
-/// The most bytes that a key has. A buffer for a key needs one more, for the zero.
+/// The longest key, in bytes. A buffer for a key needs one more, for the NUL.
 pub const CMAP_KEYNAME_MAXLEN: usize = 255;
-/// The fewest bytes that a key has.
+/// The shortest key, in bytes.
 pub const CMAP_KEYNAME_MINLEN: usize = 3;
 
 /// Tracks keys that are added; as an event: the key was added.
@@ -48,7 +48,7 @@ pub const CMAP_VALUETYPE_UINT64: cmap_value_types_t = 8;
 pub const CMAP_VALUETYPE_FLOAT: cmap_value_types_t = 9;
 /// `f64`.
 pub const CMAP_VALUETYPE_DOUBLE: cmap_value_types_t = 10;
-/// Characters and a zero.
+/// A string that ends with a NUL.
 pub const CMAP_VALUETYPE_STRING: cmap_value_types_t = 11;
 /// Bytes.
 pub const CMAP_VALUETYPE_BINARY: cmap_value_types_t = 12;

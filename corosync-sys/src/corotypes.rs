@@ -1,10 +1,11 @@
-//! What `corosync/corotypes.h` declares and the three libraries use.
+//! The declarations of `corosync/corotypes.h` that the three libraries use.
 
 use std::ffi::c_uint;
 
 /// The result of every call: [`CS_OK`] or one of `CS_ERR_*`.
 ///
-/// An enum in C. A number here, for a newer library may return what this crate has no name for.
+/// An enum in C, and a number here, because a newer library may return a value without a name in
+/// this crate.
 pub type cs_error_t = c_uint;
 
 /// How much a dispatch call does: one of `CS_DISPATCH_*`. An enum in C.
@@ -35,7 +36,7 @@ macro_rules! codes {
 
         /// The C name of a result: `error_name(2)` is `Some("CS_ERR_LIBRARY")`.
         ///
-        /// It stands in for `cs_strerror`, which is in yet another library.
+        /// Does the same as `cs_strerror`, which is in another library.
         #[must_use]
         pub const fn error_name(code: cs_error_t) -> Option<&'static str> {
             match code {

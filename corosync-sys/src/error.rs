@@ -1,37 +1,37 @@
-/// Why there is no table of a library's functions.
+/// The reason why a table of a library's functions could not be filled.
 #[derive(Clone, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// There is no such library, or the dynamic linker refuses it.
+    /// The library does not exist, or the dynamic linker refuses it.
     #[error("cannot load {library}: {reason}; {}", load_help(library, reason))]
     Library {
-        /// The soname of the library that was wanted.
+        /// The soname of the requested library.
         library: &'static str,
-        /// What the dynamic linker says.
+        /// The message of the dynamic linker.
         reason: String,
     },
-    /// A library opened, but lacks a function that each supported version of it has.
+    /// The file was opened, but lacks a function that every supported version of the library has.
     ///
-    /// It is another library, or a damaged one.
+    /// It is a different library or is damaged.
     #[error(
         "{library} has no {symbol}; check that it is corosync's, then reinstall {} (Debian, Ubuntu) \
          or corosynclib (Fedora, RHEL)",
         debian_package(library)
     )]
     Symbol {
-        /// The soname of the library that was wanted.
+        /// The soname of the requested library.
         library: &'static str,
-        /// The function it lacks.
+        /// The missing function.
         symbol: &'static str,
     },
-    /// The library is there, but it is that of a Corosync that is too old.
+    /// The library belongs to a Corosync that is too old.
     #[error("{found} is too old: {library} of {needs} or later is needed; upgrade corosync")]
     TooOld {
-        /// The soname of the library that was wanted.
+        /// The soname of the requested library.
         library: &'static str,
-        /// What is there instead.
+        /// The library that was found.
         found: String,
-        /// The oldest Corosync that will do.
+        /// The oldest Corosync that is supported.
         needs: &'static str,
     },
 }

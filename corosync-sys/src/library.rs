@@ -128,7 +128,7 @@ macro_rules! library {
             ) -> Result<Self, $crate::LoadError> {
                 Ok(Self {
                     $(
-                        // SAFETY: the caller vouches for the library; `tests/abi.rs` for the type
+                        // SAFETY: the caller guarantees the library; `tests/abi.rs` checks the type
                         // of this function in it.
                         $name: unsafe { library.symbol(stringify!($name)) }?,
                     )*
@@ -142,20 +142,21 @@ macro_rules! library {
     };
 }
 
-/// A library in this process. It is never closed: the tables hold addresses in it.
+/// A library in this process. It is never closed, because the tables hold addresses in it.
 pub(crate) struct Loaded {
     soname: &'static str,
     library: ManuallyDrop<Library>,
 }
 
 impl Loaded {
-    /// Opens a library where the dynamic linker finds it.
+    /// Opens the library that the dynamic linker finds.
     ///
     /// # Safety
     ///
-    /// The constructors run of whatever is found as `soname`, or as an older version of it.
+    /// The constructors of the library that is found as `soname`, or as an older version of it,
+    /// run.
     pub(crate) unsafe fn by_soname(soname: &'static str) -> Result<Self, LoadError> {
-        // SAFETY: the caller vouches for what is found.
+        // SAFETY: the caller guarantees the library that is found.
         let error = match unsafe { Self::open(soname, soname.as_ref()) } {
             Ok(library) => return Ok(library),
             Err(error) => error,
@@ -177,7 +178,7 @@ impl Loaded {
     ///
     /// The constructors of the file run.
     pub(crate) unsafe fn by_path(soname: &'static str, path: &Path) -> Result<Self, LoadError> {
-        // SAFETY: the caller vouches for the file.
+        // SAFETY: the caller guarantees the file.
         let library = unsafe { Self::open(soname, path.as_os_str()) }?;
         let path = canonical(path);
         match major_of_file(soname, &path) {
@@ -188,37 +189,37 @@ impl Loaded {
         }
     }
 
-    /// Opens a library for good.
+    /// Opens a library and never closes it.
     ///
     /// # Safety
     ///
     /// The library's constructors run.
     unsafe fn open(soname: &'static str, name: &OsStr) -> Result<Self, LoadError> {
-        // `RTLD_NOW`: a library whose own needs are not met fails here, not in a later call.
-        // SAFETY: the caller vouches for the library.
+        // `RTLD_NOW`: a library with unresolved symbols fails here, and not in a later call.
+        // SAFETY: the caller guarantees the library.
         let library = unsafe { Library::open(Some(name), RTLD_NOW | RTLD_LOCAL) }
             .map_err(|error| LoadError::Library { library: soname, reason: reason(&error) })?;
         Ok(Self { soname, library: ManuallyDrop::new(library) })
     }
 
-    /// The address of a function.
+    /// Returns the address of a function.
     ///
     /// # Safety
     ///
-    /// `F` must be a function pointer, of the type that the library's header gives to `symbol`.
+    /// `F` must be a function pointer of the type that the library's header declares for `symbol`.
     pub(crate) unsafe fn symbol<F: Copy>(&self, symbol: &'static str) -> Result<F, LoadError> {
-        // SAFETY: the caller vouches for the type.
+        // SAFETY: the caller guarantees the type.
         let found = unsafe { self.library.get::<F>(symbol) };
         found.map(|found| *found).map_err(|_| missing(self.soname, symbol))
     }
 }
 
-/// What the dynamic linker says. libloading's own message is only that it failed.
+/// Returns the message of the dynamic linker. libloading's own message only reports a failure.
 fn reason(error: &libloading::Error) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// What it means that a library lacks a function.
+/// Returns the error for a library without this function.
 pub(crate) fn missing(library: &'static str, symbol: &'static str) -> LoadError {
     match ADDED.iter().find(|(added, _)| *added == symbol) {
         Some(&(_, needs)) => {
@@ -232,13 +233,14 @@ fn too_old(library: &'static str, found: String) -> LoadError {
     LoadError::TooOld { library, found, needs: oldest(library) }
 }
 
-/// `libquorum.so.5` → `libquorum.so.` and `5`.
+/// Splits `libquorum.so.5` into `libquorum.so.` and `5`.
 fn split(soname: &'static str) -> (&'static str, u32) {
     let (stem, major) = soname.split_at(soname.len() - 1);
     (stem, major.parse().expect("each soname here ends in one digit"))
 }
 
-/// The file that a path leads to. A name without a slash is not a path to `dlopen(3)`: it stays.
+/// Returns the file that a path leads to. For `dlopen(3)`, a name without a slash is not a path: it
+/// is returned unchanged.
 fn canonical(path: &Path) -> PathBuf {
     if path.parent().is_some_and(|parent| parent.as_os_str().is_empty()) {
         return path.to_owned();
@@ -246,20 +248,20 @@ fn canonical(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
-/// The soname's number in the name of a file such as `libquorum.so.5.1.0`.
+/// Returns the soname's number in the name of a file such as `libquorum.so.5.1.0`.
 fn major_of_file(soname: &'static str, path: &Path) -> Option<u32> {
     let version = path.file_name()?.to_str()?.strip_prefix(split(soname).0)?;
     version.split('.').next()?.parse().ok()
 }
 
-/// Functions that came later than the soname of their library, and the Corosync they came with.
+/// The functions that are newer than the soname of their library, and the Corosync that added them.
 const ADDED: [(&str, &str); 2] =
     [("cmap_initialize_map", "corosync 3.0.0"), ("quorum_model_initialize", "corosync 3.1.0")];
 
-/// The number that the sonames of Corosync 1 had.
+/// The number in the sonames of Corosync 1.
 const OLDEST_MAJOR: u32 = 4;
 
-/// The Corosync that a soname came with.
+/// Returns the Corosync that introduced a soname.
 fn oldest(library: &str) -> &'static str {
     if library.starts_with("libvotequorum") { "corosync 2.4.2" } else { "corosync 2.0.0" }
 }
@@ -269,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_of_a_file_tells_its_soname() {
+    fn the_name_of_a_file_contains_its_soname() {
         let major = |name| major_of_file("libquorum.so.5", Path::new(name));
         assert_eq!(major("/usr/lib/libquorum.so.4.0.0"), Some(4));
         assert_eq!(major("libquorum.so.5"), Some(5));
@@ -280,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_soname_is_of_an_older_corosync() {
+    fn an_older_soname_belongs_to_an_older_corosync() {
         let needs = |library| match too_old(library, String::new()) {
             LoadError::TooOld { needs, .. } => needs,
             other => panic!("{other}"),
@@ -291,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_that_came_late_means_an_old_library() {
+    fn a_missing_newer_function_means_an_old_library() {
         assert_eq!(
             missing("libquorum.so.5", "quorum_model_initialize"),
             LoadError::TooOld {

@@ -1,4 +1,4 @@
-//! What `corosync/quorum.h` declares.
+//! The declarations of `corosync/quorum.h`.
 
 use std::ffi::{c_int, c_uint, c_void};
 
@@ -7,7 +7,7 @@ use crate::cs_dispatch_flags_t;
 /// A connection to the quorum service.
 pub type quorum_handle_t = u64;
 
-/// Which callbacks a connection has: one of `QUORUM_MODEL_*`. An enum in C.
+/// The set of callbacks of a connection: one of `QUORUM_MODEL_*`. An enum in C.
 pub type quorum_model_t = c_uint;
 
 /// [`quorum_model_v0_data_t`]: one callback, without node lists.
@@ -15,12 +15,12 @@ pub const QUORUM_MODEL_V0: quorum_model_t = 0;
 /// [`quorum_model_v1_data_t`]: callbacks with ring id and node lists.
 pub const QUORUM_MODEL_V1: quorum_model_t = 1;
 
-/// A quorum type: no quorum provider is configured, so the node always says that it is quorate.
+/// A quorum type: no quorum provider is configured, so the node always reports that it is quorate.
 pub const QUORUM_FREE: u32 = 0;
 /// A quorum type: a quorum provider is configured.
 pub const QUORUM_SET: u32 = 1;
 
-/// The identity of a ring: who formed it, and a number that grows.
+/// The identity of a ring: the node that formed it, and a growing number.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct quorum_ring_id {
@@ -52,7 +52,8 @@ pub type quorum_v1_quorum_notification_fn_t = Option<
     ),
 >;
 
-/// Called with the members, and who joined and left (model 1). The lists are valid during the call.
+/// Called with the members, and the nodes that joined and left (model 1). The lists are valid
+/// during the call.
 pub type quorum_v1_nodelist_notification_fn_t = Option<
     unsafe extern "C" fn(
         handle: quorum_handle_t,
@@ -74,11 +75,11 @@ pub struct quorum_callbacks_t {
     pub quorum_notify_fn: quorum_notification_fn_t,
 }
 
-/// What each of the `quorum_model_v*_data_t` begins with.
+/// The beginning of each `quorum_model_v*_data_t`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct quorum_model_data_t {
-    /// Which of them it is.
+    /// The model: one of `QUORUM_MODEL_*`.
     pub model: quorum_model_t,
 }
 
@@ -119,12 +120,12 @@ library! {
         /// Closes a connection and its fd, which blocks for some 40 ms if the daemon has just died:
         /// `quorum_finalize(3)`.
         fn quorum_finalize(handle: quorum_handle_t);
-        /// Gives the fd that becomes readable when there is something to dispatch, and never
+        /// Returns the fd that becomes readable when there is something to dispatch, and never
         /// blocks: `quorum_fd_get(3)`.
         fn quorum_fd_get(handle: quorum_handle_t, fd: *mut c_int);
-        /// Calls the callbacks for what is queued, and blocks for events with
+        /// Calls the callbacks for the queued events, and blocks for events only with
         /// [`CS_DISPATCH_ONE`](crate::CS_DISPATCH_ONE) and
-        /// [`CS_DISPATCH_BLOCKING`](crate::CS_DISPATCH_BLOCKING) only: `quorum_dispatch(3)`.
+        /// [`CS_DISPATCH_BLOCKING`](crate::CS_DISPATCH_BLOCKING): `quorum_dispatch(3)`.
         fn quorum_dispatch(handle: quorum_handle_t, dispatch_types: cs_dispatch_flags_t);
         /// Asks the daemon whether the node is quorate, which blocks for as long as the daemon hangs
         /// or the cluster synchronises: `quorum_getquorate(3)`.
@@ -135,10 +136,10 @@ library! {
         /// Asks the daemon to stop notifications, which blocks for as long as the daemon hangs or
         /// the cluster synchronises: `quorum_trackstop(3)`.
         fn quorum_trackstop(handle: quorum_handle_t);
-        /// Keeps a pointer of the caller's with the connection, and never blocks:
+        /// Stores a pointer of the caller's in the connection, and never blocks:
         /// `quorum_context_set(3)`.
         fn quorum_context_set(handle: quorum_handle_t, context: *const c_void);
-        /// Gives the pointer kept with the connection, and never blocks: `quorum_context_get(3)`.
+        /// Returns the pointer stored in the connection, and never blocks: `quorum_context_get(3)`.
         fn quorum_context_get(handle: quorum_handle_t, context: *mut *const c_void);
     }
     optional {

@@ -1,4 +1,4 @@
-//! What `corosync/votequorum.h` declares, but for the calls of quorum devices.
+//! The declarations of `corosync/votequorum.h`, except for the calls of quorum devices.
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
@@ -11,7 +11,8 @@ pub type votequorum_handle_t = u64;
 pub const VOTEQUORUM_INFO_TWONODE: c_uint = 1;
 /// A flag of [`votequorum_info`]: the node is quorate.
 pub const VOTEQUORUM_INFO_QUORATE: c_uint = 2;
-/// A flag of [`votequorum_info`]: `wait_for_all` is configured (not: it still waits).
+/// A flag of [`votequorum_info`]: `wait_for_all` is configured. It does not mean that the node
+/// still waits.
 pub const VOTEQUORUM_INFO_WAIT_FOR_ALL: c_uint = 4;
 /// A flag of [`votequorum_info`]: `last_man_standing` is configured.
 pub const VOTEQUORUM_INFO_LAST_MAN_STANDING: c_uint = 8;
@@ -27,23 +28,24 @@ pub const VOTEQUORUM_INFO_QDEVICE_ALIVE: c_uint = 128;
 pub const VOTEQUORUM_INFO_QDEVICE_CAST_VOTE: c_uint = 256;
 /// A flag of [`votequorum_info`]: the quorum device's master wins.
 pub const VOTEQUORUM_INFO_QDEVICE_MASTER_WINS: c_uint = 512;
-/// A flag of [`votequorum_info`]: the quorum device has more to tell of this node. After Corosync
-/// 3.1.10.
+/// A flag of [`votequorum_info`]: the quorum device has more information about this node. Added
+/// after Corosync 3.1.10.
 pub const VOTEQUORUM_INFO_QDEVICE_HAS_EXTRA_INFO: c_uint = 1024;
 
 /// A model of `votequorum_model_initialize`, which is not declared here. After Corosync 3.1.10.
 pub const VOTEQUORUM_MODEL_V1: c_uint = 1;
 
-/// The node id that stands for the quorum device.
+/// The node id of the quorum device.
 pub const VOTEQUORUM_QDEVICE_NODEID: c_uint = 0;
 /// The size of [`votequorum_info::qdevice_name`].
 pub const VOTEQUORUM_QDEVICE_MAX_NAME_LEN: usize = 255;
-/// After how many milliseconds without a poll a quorum device is dead.
+/// The time without a poll after which a quorum device counts as dead, in milliseconds.
 pub const VOTEQUORUM_QDEVICE_DEFAULT_TIMEOUT: c_uint = 10000;
-/// The same while the cluster synchronises.
+/// The same time while the cluster synchronises.
 pub const VOTEQUORUM_QDEVICE_DEFAULT_SYNC_TIMEOUT: c_uint = 30000;
 
-/// The most bytes that a quorum device has to tell of a node. After Corosync 3.1.10.
+/// The largest size of a quorum device's information about a node, in bytes. Added after Corosync
+/// 3.1.10.
 pub const VOTEQUORUM_QDEVICE_EXTRA_NODEINFO_MAXSIZE: usize = 4096;
 
 /// A node state: a member.
@@ -53,11 +55,11 @@ pub const VOTEQUORUM_NODESTATE_DEAD: c_uint = 2;
 /// A node state: a member that is shutting down.
 pub const VOTEQUORUM_NODESTATE_LEAVING: c_uint = 3;
 
-/// What [`VoteQuorum::votequorum_getinfo`] tells of a node and of the cluster.
+/// The result of [`VoteQuorum::votequorum_getinfo`], about a node and the cluster.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct votequorum_info {
-    /// The node asked for.
+    /// The requested node.
     pub node_id: c_uint,
     /// Its state: one of `VOTEQUORUM_NODESTATE_*`.
     pub node_state: c_uint,
@@ -106,7 +108,7 @@ pub struct votequorum_node_t {
     pub state: u32,
 }
 
-/// The identity of a ring, as [`quorum_ring_id`](crate::quorum_ring_id).
+/// The identity of a ring, like [`quorum_ring_id`](crate::quorum_ring_id).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct votequorum_ring_id_t {
@@ -116,7 +118,8 @@ pub struct votequorum_ring_id_t {
     pub seq: u64,
 }
 
-/// Called with the quorum and all known nodes, dead ones too. The list is valid during the call.
+/// Called with the quorum and all known nodes, including dead ones. The list is valid during the
+/// call.
 pub type votequorum_quorum_notification_fn_t = Option<
     unsafe extern "C" fn(
         handle: votequorum_handle_t,
@@ -157,7 +160,7 @@ pub struct votequorum_callbacks_t {
 library! {
     /// The functions of libvotequorum.
     ///
-    /// The daemon answers these during the cluster's synchronisation too.
+    /// The daemon answers these requests even while the cluster synchronises.
     pub struct VoteQuorum("libvotequorum.so.8") {
         /// Connects to the daemon, which blocks for as long as the daemon hangs, and fails unless
         /// votequorum is the quorum provider: `votequorum_initialize(3)`.
@@ -168,11 +171,11 @@ library! {
         /// Closes a connection and its fd, which blocks for some 40 ms if the daemon has just died:
         /// `votequorum_finalize(3)`.
         fn votequorum_finalize(handle: votequorum_handle_t);
-        /// Calls the callbacks for what is queued, and blocks for events with
+        /// Calls the callbacks for the queued events, and blocks for events only with
         /// [`CS_DISPATCH_ONE`](crate::CS_DISPATCH_ONE) and
-        /// [`CS_DISPATCH_BLOCKING`](crate::CS_DISPATCH_BLOCKING) only: `votequorum_dispatch(3)`.
+        /// [`CS_DISPATCH_BLOCKING`](crate::CS_DISPATCH_BLOCKING): `votequorum_dispatch(3)`.
         fn votequorum_dispatch(handle: votequorum_handle_t, dispatch_types: cs_dispatch_flags_t);
-        /// Gives the fd that becomes readable when there is something to dispatch, and never
+        /// Returns the fd that becomes readable when there is something to dispatch, and never
         /// blocks: `votequorum_fd_get(3)`.
         fn votequorum_fd_get(handle: votequorum_handle_t, fd: *mut c_int);
         /// Asks the daemon for the votes and the state of a node (0: this one), which blocks for as
@@ -194,10 +197,10 @@ library! {
         /// Asks the daemon to stop notifications, which blocks for as long as the daemon hangs:
         /// `votequorum_trackstop(3)`.
         fn votequorum_trackstop(handle: votequorum_handle_t);
-        /// Gives the pointer kept with the connection, and never blocks:
+        /// Returns the pointer stored in the connection, and never blocks:
         /// `votequorum_context_get(3)`.
         fn votequorum_context_get(handle: votequorum_handle_t, context: *mut *mut c_void);
-        /// Keeps a pointer of the caller's with the connection, and never blocks:
+        /// Stores a pointer of the caller's in the connection, and never blocks:
         /// `votequorum_context_set(3)`.
         fn votequorum_context_set(handle: votequorum_handle_t, context: *mut c_void);
     }
