@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 
 use super::{Client, TempDir};
 
-/// A browser with a profile of its own. It and its driver are alone in a process namespace, whose
-/// end none of their processes survives.
+/// A browser with its own profile. The browser and its driver run in a process namespace, and all
+/// of their processes end with it.
 #[derive(Debug)]
 pub struct Browser {
     unshare: Child,
-    /// What the driver prints is not read on, but must have a reader.
+    /// The driver's output, which is not used but must be readable.
     _prints: BufReader<ChildStdout>,
     driver: SocketAddr,
     session: String,
@@ -29,7 +29,7 @@ impl Browser {
     #[track_caller]
     pub fn start() -> Self {
         let home = TempDir::new();
-        // It exits if the port that it was given for IPv4 is taken for IPv6.
+        // The driver exits if its port for IPv4 is in use for IPv6.
         let driver = (0..10).find_map(|_| start_driver(&home));
         let (unshare, prints, port) =
             driver.expect("chromedriver starts: apt-get install chromium chromium-driver");
@@ -61,7 +61,7 @@ impl Browser {
         );
         let id = session["sessionId"].as_str().expect("a session has an id");
         browser.session = format!("/session/{id}");
-        // In place of the browser's own first page.
+        // Replaces the browser's own first page.
         browser.open("about:blank");
         browser.requests();
         browser
@@ -79,14 +79,14 @@ impl Browser {
         self.post("execute/sync", &json!({ "script": script, "args": [] }))
     }
 
-    /// Clicks on the middle of an element, which must be what is there.
+    /// Clicks on the middle of an element, which must not be covered.
     #[track_caller]
     pub fn click(&self, css: &str) {
         let element = self.element(css);
         self.post(&format!("element/{element}/click"), &json!({}));
     }
 
-    /// Types into a field, in place of what is there.
+    /// Types into a field and replaces its content.
     #[track_caller]
     pub fn fill(&self, css: &str, text: &str) {
         let element = self.element(css);
@@ -107,7 +107,7 @@ impl Browser {
         self.post("goog/cdp/execute", &json!({ "cmd": command, "params": parameters }))
     }
 
-    /// Has pages look as on a screen of this size.
+    /// Makes pages look as on a screen of this size.
     #[track_caller]
     pub fn screen(&self, width: u32, height: u32) {
         let screen =
@@ -115,7 +115,7 @@ impl Browser {
         self.devtools("Emulation.setDeviceMetricsOverride", screen);
     }
 
-    /// Has pages see these media features, as `prefers-color-scheme`.
+    /// Makes pages see these media features, such as `prefers-color-scheme`.
     #[track_caller]
     pub fn media(&self, features: &[(&str, &str)]) {
         let features: Vec<_> =
@@ -123,8 +123,8 @@ impl Browser {
         self.devtools("Emulation.setEmulatedMedia", json!({ "features": features }));
     }
 
-    /// What pages complained of since the last call, as script errors, refused loads and answers
-    /// that are errors.
+    /// Returns the errors of pages since the last call: script errors, refused loads and error
+    /// responses.
     #[track_caller]
     pub fn complaints(&self) -> Vec<String> {
         let text = |entry: &Value| entry["message"].as_str().unwrap_or_default().to_owned();
@@ -132,7 +132,7 @@ impl Browser {
         self.log("browser").iter().filter(is_bad).map(text).collect()
     }
 
-    /// What pages asked for since the last call.
+    /// Returns the requests of pages since the last call.
     #[track_caller]
     pub fn requests(&self) -> Vec<String> {
         let url = |entry: &Value| {
@@ -166,7 +166,7 @@ impl Browser {
     }
 }
 
-/// Starts the driver, and reads the port that it says it listens on.
+/// Starts the driver, and reads the port on which it listens.
 fn start_driver(home: &TempDir) -> Option<(Child, BufReader<ChildStdout>, u16)> {
     let mut unshare = Command::new("unshare");
     unshare
@@ -176,8 +176,8 @@ fn start_driver(home: &TempDir) -> Option<(Child, BufReader<ChildStdout>, u16)> 
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
-    // If this process is killed, so are they: the signal is tied to this thread.
-    // SAFETY: `prctl` is a plain system call, allowed between fork and exec.
+    // If this process is killed, the driver and the browser are too: the signal is tied to this
+    // thread. SAFETY: `prctl` is a plain system call, allowed between fork and exec.
     unsafe {
         unshare.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
     }
@@ -196,7 +196,7 @@ fn start_driver(home: &TempDir) -> Option<(Child, BufReader<ChildStdout>, u16)> 
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // The driver, which is the first process of the namespace: all others end with it.
+        // The driver is the first process of the namespace, so all other processes end with it.
         let unshare = self.unshare.id();
         let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children"));
         for child in children.unwrap_or_default().split_whitespace() {

@@ -1,4 +1,4 @@
-//! Processes that end, of which each is one case of a test.
+//! Processes that end, each of which is one case of a test.
 
 use std::{
     env,
@@ -8,7 +8,7 @@ use std::{
 
 use super::eventually_within;
 
-/// What a process does: the name of the case and what it is made of.
+/// One case: its name and the function that the process runs.
 pub type Case = (&'static str, fn());
 
 /// A process that ends with the test.
@@ -22,14 +22,14 @@ impl Drop for Process {
     }
 }
 
-/// This program again, for one case of a test, given by its path.
+/// Returns a command that runs one case of the test with this path in this program.
 pub fn case_command(test: &str, case: &str) -> Command {
     let mut command = Command::new(env::current_exe().expect("it is running"));
     command.args(["--exact", test, "--nocapture"]).env(CASE, case);
     command
 }
 
-/// Runs the case that this process was made for, if it was made for one. Returns otherwise.
+/// Runs the case for which this process was started. Returns in any other process.
 pub fn run_case(cases: &[Case]) {
     if let Ok(name) = env::var(CASE) {
         let (_, case) = cases.iter().find(|(case, _)| *case == name).expect("there is such a case");
@@ -38,7 +38,7 @@ pub fn run_case(cases: &[Case]) {
     }
 }
 
-/// Runs each case in a process of its own, if this is not one of them, and expects each to end.
+/// Runs each case in its own process, unless this is such a process, and expects each to end.
 #[track_caller]
 pub fn run_cases(
     test: &str,

@@ -42,7 +42,7 @@ impl Node {
         self.netns.run(f)
     }
 
-    /// Waits until the node's quorumtool shows what is `wanted`, and returns it.
+    /// Waits until the node's quorumtool shows the `wanted` state, and returns its output.
     #[track_caller]
     pub fn wait(&self, what: &str, wanted: impl Fn(&Quorumtool) -> bool) -> Quorumtool {
         eventually(&format!("n{}: {what}", self.id), || self.corosync.quorumtool().filter(&wanted))
@@ -59,7 +59,7 @@ impl Node {
 /// Up to nine nodes, `n1` to `n9`, each in a namespace linked to a switch.
 #[derive(Debug)]
 pub struct Cluster {
-    /// Above the nodes, for they are clients of the nodes' daemons.
+    /// Declared above the nodes, because they are clients of the nodes' daemons.
     qdevices: BTreeMap<u32, Qdevice>,
     qnetd: Option<Qnetd>,
     nodes: BTreeMap<u32, Node>,
@@ -160,7 +160,7 @@ impl Cluster {
     pub fn wait_formed(&self) {
         let all: Vec<u32> = self.nodes.keys().copied().collect();
         if !self.has_provider {
-            // Then `corosync-quorumtool` has nothing to show.
+            // Before that `corosync-quorumtool` has nothing to show.
             let formed = || self.nodes.values().all(|node| node.corosync.members() == all);
             return eventually("the cluster forms", || formed().then_some(()));
         }
@@ -181,11 +181,11 @@ impl Cluster {
         self.nodes.values()
     }
 
-    /// Separates these groups from one another, and from the nodes in none of them. Links that
-    /// are down stay down.
+    /// Separates these groups from one another, and from the nodes in no group. Links that are down
+    /// stay down.
     ///
-    /// Returns once every daemon that can answer has noticed over knet: if it noticed after a heal,
-    /// it would leave the ring that formed then.
+    /// Returns once every running daemon has noticed that over knet. A daemon that noticed it after
+    /// a heal would leave the new ring.
     #[track_caller]
     pub fn partition(&self, groups: &[&[u32]]) {
         let group_of = |id: &u32| groups.iter().position(|group| group.contains(id));
@@ -229,7 +229,7 @@ impl Cluster {
         self.node(id).corosync.terminate();
     }
 
-    /// Starts a node that has ended, and does not wait for it.
+    /// Starts a node that has ended, without waiting for it.
     pub fn start_node(&self, id: u32) {
         self.node(id).corosync.start();
     }
@@ -248,7 +248,7 @@ impl Cluster {
     }
 }
 
-/// The nodelist of a cluster with nodes `1..=size`, whether or not there are as many.
+/// Returns the nodelist of a cluster with nodes `1..=size`, however many nodes run.
 pub fn nodelist(size: u32) -> Vec<(u32, String)> {
     (1..=size).map(|id| (id, format!("10.0.0.{id}"))).collect()
 }

@@ -10,9 +10,10 @@ use std::{
 
 use super::command;
 
-/// Compiles to a file of this name, and returns its path. The flags come last, libraries too.
+/// Compiles a source to a file of this name, and returns the path of the file. The flags, including
+/// libraries, come last.
 ///
-/// The same source is compiled once, and copied after: what is loaded from two paths is two libraries.
+/// The same source is compiled once and then copied: two paths load as two libraries.
 #[track_caller]
 pub(super) fn compile(name: &str, source: &str, flags: &[&str]) -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -29,7 +30,7 @@ pub(super) fn compile(name: &str, source: &str, flags: &[&str]) -> PathBuf {
         fs::rename(out, &compiled).expect("both are in one directory");
         fs::remove_file(c).expect("it is ours");
     }
-    // Other processes may use an older one: rename, never write.
+    // Other processes may use an older file, so it is renamed and never overwritten.
     let copy = draft("copy");
     fs::copy(&compiled, &copy).expect("there is room");
     fs::rename(copy, &path).expect("both are in one directory");

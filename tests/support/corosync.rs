@@ -35,7 +35,7 @@ pub struct Corosync {
     config: Mutex<Config>,
     directory: TempDir,
     daemon: Mutex<Option<Arc<Daemon>>>,
-    /// Where the log of the daemon starts that was started last.
+    /// The position in the log at which the last started daemon began.
     log_start: AtomicUsize,
 }
 
@@ -58,7 +58,7 @@ impl Corosync {
         corosync
     }
 
-    /// Changes the configuration file. A running daemon heeds it on [`reload`](Self::reload).
+    /// Changes the configuration file. A running daemon applies it on [`reload`](Self::reload).
     pub fn configure(&self, change: impl FnOnce(&mut Config)) {
         let mut config = self.config.lock().unwrap();
         change(&mut config);
@@ -68,7 +68,7 @@ impl Corosync {
         fs::write(self.config_file(), file).expect("the directory is ours");
     }
 
-    /// Starts the daemon, which must not be running, and does not wait for it.
+    /// Starts the daemon, which must not be running, without waiting for it.
     pub fn start(&self) {
         let mut daemon = self.daemon.lock().unwrap();
         let running = daemon.as_ref().is_some_and(|daemon| daemon.exit_status().is_none());
@@ -97,8 +97,8 @@ impl Corosync {
         self.config.lock().unwrap().ipc
     }
 
-    /// A shell command that has libqb's sockets in the file system, for the daemon and its clients: with
-    /// an /etc and a /run of their own.
+    /// Returns a shell command that puts libqb's sockets into the file system, for the daemon and
+    /// its clients, with their own /etc and /run.
     pub fn files(&self) -> String {
         let directory = self.directory.path();
         let (etc, run) = (directory.join("host-etc"), directory.join("host-run"));
@@ -111,7 +111,8 @@ impl Corosync {
         format!("mount --bind {} /etc && mount --bind {} /run", etc.display(), run.display())
     }
 
-    /// Waits until clients can connect, for which the daemon must have formed its first ring.
+    /// Waits until clients can connect. The daemon accepts clients after it has formed its first
+    /// ring.
     #[track_caller]
     pub fn wait_ready(&self) {
         eventually(&format!("{} accepts clients", self.name), || {
@@ -122,8 +123,8 @@ impl Corosync {
         });
     }
 
-    /// Whether the daemon has logged that it takes clients. A tool that comes a moment too early
-    /// sleeps for a second before it tries again.
+    /// Whether the daemon has logged that it accepts clients. A tool that connects a moment too
+    /// early sleeps for a second before it tries again.
     fn is_synchronized(&self) -> bool {
         let started = self.log_start.load(Ordering::Relaxed);
         self.log()[started..].contains("ready to provide service.")
@@ -135,7 +136,7 @@ impl Corosync {
         self.daemon().wait();
     }
 
-    /// Asks the daemon to end with SIGTERM and returns when it is reaped.
+    /// Ends the daemon with SIGTERM and returns when it is reaped.
     pub fn terminate(&self) {
         self.daemon().signal(Signal::TERM);
         self.daemon().wait();
@@ -147,12 +148,12 @@ impl Corosync {
         self.start();
     }
 
-    /// Stops the daemon where it is (SIGSTOP), as if it hung.
+    /// Suspends the daemon (SIGSTOP), as if it hung.
     pub fn pause(&self) {
         self.daemon().pause();
     }
 
-    /// Lets a paused daemon go on.
+    /// Resumes a paused daemon.
     pub fn resume(&self) {
         self.daemon().signal(Signal::CONT);
     }
@@ -167,7 +168,7 @@ impl Corosync {
         !state.starts_with('T')
     }
 
-    /// Whether knet has a link to this node; `None` over another transport, and for a node that the
+    /// Whether knet has a link to this node. `None` with another transport, and for a node that the
     /// daemon does not know.
     pub fn knet_is_connected(&self, peer: u32) -> Option<bool> {
         let key = format!("stats.knet.node{peer}.link0.connected");
@@ -176,13 +177,13 @@ impl Corosync {
         line.rsplit(" = ").next()?.trim().parse::<u8>().ok().map(|connected| connected == 1)
     }
 
-    /// Has the daemon, and with it the whole cluster, read its configuration again.
+    /// Makes the daemon, and with it the whole cluster, read its configuration again.
     #[track_caller]
     pub fn reload(&self) {
         self.tool_ok("corosync-cfgtool", &["-R"]);
     }
 
-    /// Lets a user in that is not root.
+    /// Allows a user other than root to connect.
     #[track_caller]
     pub fn let_in(&self, user: &str) {
         let file = self.config_dir().join("uidgid.d/test");
@@ -202,7 +203,8 @@ impl Corosync {
         self.cmap_set("quorum.expected_votes", "u32", &votes.to_string());
     }
 
-    /// What `corosync-quorumtool` says, or `None` if it cannot tell, as while the daemon starts.
+    /// Returns the output of `corosync-quorumtool`, or `None` if it has none, for example while the
+    /// daemon starts.
     pub fn quorumtool(&self) -> Option<Quorumtool> {
         if !self.is_synchronized() {
             return None;
@@ -212,14 +214,15 @@ impl Corosync {
         Quorumtool::parse(&String::from_utf8_lossy(&output.stdout))
     }
 
-    /// The number in `corosync-cmapctl` for this key of the default map, or `None` if there is none.
+    /// Returns the number in `corosync-cmapctl` for this key of the default map, or `None` without
+    /// the key.
     pub fn cmap_number(&self, key: &str) -> Option<u64> {
         let output = self.tool("corosync-cmapctl", &["-g", key]);
         let line = String::from_utf8_lossy(&output.stdout).into_owned();
         line.rsplit(" = ").next()?.trim().parse().ok()
     }
 
-    /// The votes that the node counts in its partition, with those of a quorum device.
+    /// Returns the votes that the node counts in its partition, including those of a quorum device.
     pub fn total_votes(&self) -> Option<u32> {
         if !self.is_synchronized() {
             return None;
@@ -230,7 +233,7 @@ impl Corosync {
         votes.trim().parse().ok()
     }
 
-    /// The nodes that the daemon has in its ring, ascending; none while it starts.
+    /// Returns the nodes in the daemon's ring, ascending, or none while it starts.
     pub fn members(&self) -> Vec<u32> {
         if !self.is_synchronized() {
             return Vec::new();
@@ -248,8 +251,8 @@ impl Corosync {
         members
     }
 
-    /// Runs one of Corosync's tools against the daemon, for ten seconds at most: they wait for a
-    /// paused daemon without end.
+    /// Runs one of Corosync's tools against the daemon, for at most ten seconds: the tools wait
+    /// endlessly for a paused daemon.
     pub fn tool(&self, program: &str, arguments: &[&str]) -> Output {
         let pid = self.pid().to_string();
         Command::new("nsenter")
@@ -260,7 +263,7 @@ impl Corosync {
             .expect("nsenter can be run")
     }
 
-    /// Like [`tool`](Self::tool), and returns what it prints; panics unless it succeeds.
+    /// Runs a tool like [`tool`](Self::tool), and returns its output. Panics unless it succeeds.
     #[track_caller]
     pub fn tool_ok(&self, program: &str, arguments: &[&str]) -> String {
         let output = self.tool(program, arguments);
@@ -270,17 +273,17 @@ impl Corosync {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// The process id of the daemon, also of one that has ended.
+    /// Returns the process id of the daemon, even after it has ended.
     pub fn pid(&self) -> u32 {
         self.daemon().pid
     }
 
-    /// How the daemon ended, if it did.
+    /// Returns how the daemon ended, if it has.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         self.daemon().exit_status()
     }
 
-    /// What all daemons started so far have logged.
+    /// Returns the log of all daemons started so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
     }
@@ -323,19 +326,19 @@ impl Drop for Corosync {
     }
 }
 
-/// What goes into `corosync.conf`. The default is one node on the loopback interface.
+/// The settings in `corosync.conf`. The default is one node on the loopback interface.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Node ids and addresses. A daemon knows itself by the address.
+    /// Node ids and addresses. A daemon recognises itself by the address.
     pub nodes: Vec<(u32, String)>,
     /// Whether the nodes have names: `n1` and so on.
     pub names: bool,
-    /// The votes of nodes that have not one.
+    /// The votes of the nodes that do not have one vote.
     pub votes: BTreeMap<u32, u32>,
     pub ipc: Ipc,
     pub provider: Option<&'static str>,
     pub two_node: bool,
-    /// `None` leaves it to Corosync: off, or on with `two_node`.
+    /// `None` means Corosync's default: off, or on with `two_node`.
     pub wait_for_all: Option<bool>,
     /// Further lines of the `quorum` section, `key: value`.
     pub quorum: Vec<String>,
@@ -345,7 +348,7 @@ pub struct Config {
     pub device: Option<Device>,
 }
 
-/// How the daemons reach one another.
+/// The transport between the daemons.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Transport {
     Knet,
@@ -362,21 +365,21 @@ impl Transport {
     }
 }
 
-/// After how long without a token a daemon begins to form a new ring.
+/// The time without a token after which a daemon starts to form a new ring.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Token {
-    /// So many milliseconds, whatever the number of nodes.
+    /// A number of milliseconds, for any number of nodes.
     Millis(u32),
     /// Corosync's own default, which grows with the number of nodes.
     Default,
 }
 
-/// How clients talk to the daemon.
+/// The transport between clients and the daemon.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Ipc {
     Shm,
     Socket,
-    /// As `Shm`, over sockets in the file system.
+    /// Like `Shm`, with sockets in the file system.
     Files,
 }
 
@@ -399,7 +402,7 @@ impl Default for Config {
     }
 }
 
-/// Whether the daemon refuses to talk without encryption, as one may that is newer than 3.1.10.
+/// Whether the daemon refuses to start without encryption, as one newer than 3.1.10 may.
 fn needs_crypto() -> bool {
     static NEEDS: OnceLock<bool> = OnceLock::new();
 
@@ -416,9 +419,9 @@ fn needs_crypto() -> bool {
     })
 }
 
-/// The key of all clusters of this process, removed with what else it leaves.
+/// Returns the key file of all clusters of this process. It is removed with the other leftovers.
 fn key_file() -> &'static Path {
-    // The directory stays as long as the process; a later process sweeps it.
+    // The directory stays as long as the process; a later process removes it.
     static KEY: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
 
     let (_, path) = KEY.get_or_init(|| {
@@ -434,7 +437,8 @@ fn key_file() -> &'static Path {
 }
 
 impl Config {
-    /// With the file of a key, encrypted; only knet can be.
+    /// Renders the configuration. With a key file the transport is encrypted, which only knet
+    /// supports.
     fn render(&self, state: &str, key: Option<&Path>) -> String {
         let mut file = String::new();
         let mut section = |name: &str, lines: &[String]| {
@@ -497,7 +501,8 @@ impl Config {
         let mut system = vec![
             line("allow_knet_handle_fallback", "yes"),
             line("state_dir", state),
-            // Daemons of real time, each with a turn of 100 ms, would keep one another from the token.
+            // Daemons with real-time priority, each with a time slice of 100 ms, would keep one
+            // another from the token.
             line("sched_rr", "no"),
             line("priority", "max"),
         ];
@@ -513,11 +518,11 @@ impl Config {
     }
 }
 
-/// What `corosync-quorumtool -s` says.
+/// The output of `corosync-quorumtool -s`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Quorumtool {
     pub quorate: bool,
-    /// As Corosync shows it: `1.2a`.
+    /// The ring id in Corosync's form: `1.2a`.
     pub ring_id: String,
     /// Node ids, ascending.
     pub members: Vec<u32>,
@@ -530,7 +535,7 @@ impl Quorumtool {
         };
         let (_, table) = text.split_once("Membership information")?;
         let member = |line: &str| line.split_whitespace().next()?.parse().ok();
-        // A quorum device has a row, too, with node id 0.
+        // A quorum device has a row too, with node id 0.
         let is_node = |id: &u32| *id != 0;
         let mut members: Vec<u32> = table.lines().filter_map(member).filter(is_node).collect();
         members.sort_unstable();

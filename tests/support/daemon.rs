@@ -1,4 +1,4 @@
-//! A process that serves clients, and what reaps it.
+//! A server process, and the thread that reaps it.
 
 use std::{
     os::{
@@ -16,14 +16,14 @@ use rustix::process::{
 
 use super::{DEADLINE, Netns, eventually, process::is_stopped};
 
-/// The ends of its standard input and output that are pipes.
+/// The pipes to its standard input and output.
 pub(super) type Pipes = (Option<ChildStdin>, Option<ChildStdout>);
 
-/// A daemon's process. Its own thread reaps it at once, for libqb clients wait for a zombie.
+/// A daemon's process. Its own thread reaps it at once, because libqb clients wait for a zombie.
 #[derive(Debug)]
 pub(super) struct Daemon {
     pub(super) pid: u32,
-    /// Unlike the process id it never comes to mean another process.
+    /// Unlike the process id, it never refers to another process.
     pidfd: OwnedFd,
     exit: Mutex<Option<ExitStatus>>,
     exited: Condvar,
@@ -61,11 +61,11 @@ impl Daemon {
     }
 
     pub(super) fn signal(&self, signal: Signal) {
-        // It may have ended by itself.
+        // The process may have ended by itself.
         let _ = pidfd_send_signal(self.pidfd.as_fd(), signal);
     }
 
-    /// Stops it where it is (SIGSTOP), as if it hung.
+    /// Suspends the process (SIGSTOP), as if it hung.
     pub(super) fn pause(&self) {
         self.signal(Signal::STOP);
         eventually(&format!("process {} stops", self.pid), || is_stopped(self.pid).then_some(()));

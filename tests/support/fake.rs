@@ -1,4 +1,4 @@
-//! A libquorum that does what a test tells it to.
+//! A libquorum that follows a test's script.
 
 use std::{
     ffi::{CString, c_char, c_int},
@@ -18,24 +18,24 @@ pub fn fake_libquorum(name: &str, source: &str) -> PathBuf {
     compile_library(name, source, &[])
 }
 
-/// Which libquorum to pretend.
+/// The kind of libquorum to imitate.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Variant {
-    /// That of Corosync 3.1 and later.
+    /// The libquorum of Corosync 3.1 and later.
     Model,
-    /// An older one, without `quorum_model_initialize`.
+    /// An older libquorum, without `quorum_model_initialize`.
     NoModel,
-    /// One whose failing initialize stores a handle that must be finalized.
+    /// A libquorum whose failing initialize stores a handle that must be finalized.
     FailKeepsHandle,
-    /// One whose failing initialize closes descriptor 0 of this process.
+    /// A libquorum whose failing initialize closes descriptor 0 of this process.
     FailClosesZero,
-    /// One whose connections do not tell who is at the other end.
+    /// A libquorum whose connections do not identify their server.
     Datagram,
 }
 
-/// A fake libquorum of its own: load it by its [`path`](Self::path).
+/// A separate fake libquorum: load it by its [`path`](Self::path).
 ///
-/// A function is named by its C name. Without orders it succeeds.
+/// Functions are named by their C names. By default they succeed.
 #[derive(Debug)]
 pub struct FakeLibquorum {
     library: Library,
@@ -85,7 +85,7 @@ impl FakeLibquorum {
     fn set_return(&self, function: &str, code: c_int, times: c_int) {
         type Control = unsafe extern "C" fn(*const c_char, c_int, c_int);
         let function = c_name(function);
-        // SAFETY: the type is that in the C source.
+        // SAFETY: the type is the one in the C source.
         let f: Symbol<'_, Control> = unsafe { self.symbol("fake_return") };
         // SAFETY: the string lives through the call.
         unsafe { f(function.as_ptr(), code, times) };
@@ -103,71 +103,74 @@ impl FakeLibquorum {
     fn set_blocked(&self, function: &str, blocked: bool) {
         type Control = unsafe extern "C" fn(*const c_char, c_int);
         let function = c_name(function);
-        // SAFETY: the type is that in the C source.
+        // SAFETY: the type is the one in the C source.
         let f: Symbol<'_, Control> = unsafe { self.symbol("fake_block") };
         // SAFETY: the string lives through the call.
         unsafe { f(function.as_ptr(), blocked.into()) };
     }
 
-    /// How often `function` was called, blocked calls included.
+    /// Returns how often `function` was called, including blocked calls.
     pub fn calls(&self, function: &str) -> usize {
         type Control = unsafe extern "C" fn(*const c_char) -> c_int;
         let function = c_name(function);
-        // SAFETY: the type is that in the C source.
+        // SAFETY: the type is the one in the C source.
         let f: Symbol<'_, Control> = unsafe { self.symbol("fake_calls") };
         // SAFETY: the string lives through the call.
         let calls = unsafe { f(function.as_ptr()) };
         usize::try_from(calls).expect("a count")
     }
 
-    /// How many handles are initialized and not finalized.
+    /// Returns the number of handles that are initialized and not finalized.
     pub fn open_handles(&self) -> usize {
-        // SAFETY: the type is that in the C source.
+        // SAFETY: the type is the one in the C source.
         let f: Symbol<'_, extern "C" fn() -> c_int> = unsafe { self.symbol("fake_open_handles") };
         usize::try_from(f()).expect("a count")
     }
 
-    /// How many of them track: the connections of actors, without those of their probes.
+    /// Returns the number of handles that track: the connections of actors, without those of their
+    /// probes.
     pub fn tracking_handles(&self) -> usize {
-        // SAFETY: the type is that in the C source.
+        // SAFETY: the type is the one in the C source.
         let f: Symbol<'_, extern "C" fn() -> c_int> =
             unsafe { self.symbol("fake_tracking_handles") };
         usize::try_from(f()).expect("a count")
     }
 
-    /// The type that the next initialize tells: `QUORUM_FREE` is 0, `QUORUM_SET` 1 (at first).
+    /// Sets the type that the next initialize reports: `QUORUM_FREE` is 0, `QUORUM_SET` 1 (the
+    /// default).
     pub fn quorum_type(&self, quorum_type: u32) {
-        // SAFETY: the type is that in the C source.
+        // SAFETY: the type is the one in the C source.
         let f: Symbol<'_, extern "C" fn(u32)> = unsafe { self.symbol("fake_quorum_type") };
         f(quorum_type);
     }
 
-    /// What `quorum_getquorate` says from now on; 0 at first, and then what was pushed last.
+    /// Sets the answer of `quorum_getquorate`. The default is 0, and then the last pushed value.
     pub fn quorate(&self, quorate: c_int) {
-        // SAFETY: the type is that in the C source.
+        // SAFETY: the type is the one in the C source.
         let f: Symbol<'_, extern "C" fn(c_int)> = unsafe { self.symbol("fake_quorate") };
         f(quorate);
     }
 
     /// Makes the connections' fds readable with nothing to dispatch.
     pub fn wake(&self) {
-        // SAFETY: the type is that in the C source.
+        // SAFETY: the type is the one in the C source.
         let f: Symbol<'_, extern "C" fn()> = unsafe { self.symbol("fake_wake") };
         f();
     }
 
-    /// The daemon dies: fds hang up, dispatch fails, and what was queued is lost.
+    /// Simulates the daemon's death: fds hang up, dispatch fails, and queued notifications are
+    /// lost.
     pub fn hang_up(&self) {
         self.end_connections(false);
     }
 
-    /// The same with fds that do not tell, as with `qb_ipc_type: socket`.
+    /// Does the same with fds that do not report it, as with `qb_ipc_type: socket`.
     pub fn hang_up_silently(&self) {
         self.end_connections(true);
     }
 
     fn end_connections(&self, silently: bool) {
-        // SAFETY: the type is that in the C source.
+        // SAFETY: the type is the one in the C source.
         let f: Symbol<'_, extern "C" fn(c_int)> = unsafe { self.symbol("fake_hang_up") };
         f(silently.into());
     }
@@ -176,13 +179,13 @@ impl FakeLibquorum {
     pub fn push_quorum(&self, quorate: u32, ring: (u32, u64), members: List<'_>) {
         type Push = unsafe extern "C" fn(u32, u32, u64, u32, *const u32);
         let (entries, ids) = c_list(members);
-        // SAFETY: the type is that in the C source.
+        // SAFETY: the type is the one in the C source.
         let f: Symbol<'_, Push> = unsafe { self.symbol("fake_push_quorum") };
-        // SAFETY: the list is null or as long as said, and copied.
+        // SAFETY: the list is null or has `entries` ids, and is copied.
         unsafe { f(quorate, ring.0, ring.1, entries, ids) };
     }
 
-    /// Queues a nodelist notification for dispatch. A V0 connection does not see it.
+    /// Queues a nodelist notification for dispatch. A V0 connection does not receive it.
     pub fn push_nodelist(
         &self,
         ring: (u32, u64),
@@ -193,25 +196,25 @@ impl FakeLibquorum {
         type Push =
             unsafe extern "C" fn(u32, u64, u32, *const u32, u32, *const u32, u32, *const u32);
         let [(n, members), (j, joined), (l, left)] = [members, joined, left].map(c_list);
-        // SAFETY: the type is that in the C source.
+        // SAFETY: the type is the one in the C source.
         let f: Symbol<'_, Push> = unsafe { self.symbol("fake_push_nodelist") };
-        // SAFETY: each list is null or as long as said, and copied.
+        // SAFETY: each list is null or has its number of ids, and is copied.
         unsafe { f(ring.0, ring.1, n, members, j, joined, l, left) };
     }
 
-    /// Has the notification that was queued last say that its lists (members, joined, left) are this
-    /// long, whatever they hold. It must not have been dispatched.
+    /// Makes the last queued notification claim these lengths for its lists (members, joined,
+    /// left), whatever they contain. It must not have been dispatched.
     pub fn claim(&self, members: u32, joined: u32, left: u32) {
-        // SAFETY: the type is that in the C source.
+        // SAFETY: the type is the one in the C source.
         let f: Symbol<'_, extern "C" fn(u32, u32, u32)> = unsafe { self.symbol("fake_claim") };
         f(members, joined, left);
     }
 
     /// # Safety
     ///
-    /// `T` is the symbol's type in the C source.
+    /// `T` must be the symbol's type in the C source.
     unsafe fn symbol<T>(&self, name: &str) -> Symbol<'_, T> {
-        // SAFETY: as our caller says.
+        // SAFETY: the caller guarantees the type.
         unsafe { self.library.get(name) }.expect("the C source defines it")
     }
 }
@@ -227,7 +230,7 @@ fn c_name(function: &str) -> CString {
     CString::new(function).expect("no NUL in a name")
 }
 
-/// Compiles a shared library under the name, and returns its path.
+/// Compiles a shared library with this name, and returns its path.
 #[track_caller]
 pub(super) fn compile_library(name: &str, source: &str, flags: &[&str]) -> PathBuf {
     compile(&format!("{name}.so"), source, &[&["-shared", "-fPIC", "-pthread"], flags].concat())

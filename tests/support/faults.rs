@@ -1,8 +1,8 @@
 //! Packets lost on the way between nodes, and packets refused by a node's own firewall.
 //!
-//! The switch drops what is lost (nftables, family `bridge`, hook `forward`), so a loss has a
-//! direction, and the sender gets no error. A chain on a node's own `output` hook is another fault:
-//! it fails `sendto` with `EPERM`, and Corosync acts on that. Address resolution goes on working.
+//! The switch drops the lost packets (nftables, family `bridge`, hook `forward`), so a loss has a
+//! direction, and the sender gets no error. A chain on a node's own `output` hook is a different
+//! fault: `sendto` fails with `EPERM`, and Corosync reacts to that. Address resolution still works.
 
 use std::{
     collections::BTreeSet,
@@ -20,15 +20,15 @@ pub(super) struct Faults {
     refused: Mutex<BTreeSet<u32>>,
 }
 
-/// What the switch drops.
+/// The packets that the switch drops.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Losses {
     losses: BTreeSet<Loss>,
-    /// What separates the groups of a partition.
+    /// The losses that separate the groups of a partition.
     partition: BTreeSet<Loss>,
 }
 
-/// What the switch drops: packets from a node, to a node, or both; `None` is any.
+/// A rule of the switch: it drops packets from a node, to a node, or both. `None` is any node.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 struct Loss {
     from: Option<u32>,
@@ -40,7 +40,7 @@ impl Loss {
         self.from == Some(id) || self.to == Some(id)
     }
 
-    /// The rule for it. The switch's port of node 1 is `v1`.
+    /// Returns the nftables rule. The switch's port of node 1 is `v1`.
     fn rule(self) -> String {
         let from = self.from.map(|id| format!("iifname v{id} ")).unwrap_or_default();
         let to = self.to.map(|id| format!("oifname v{id} ")).unwrap_or_default();
@@ -48,24 +48,26 @@ impl Loss {
     }
 }
 
-/// Each fault lasts until [`heal_faults`](Cluster::heal_faults) or [`heal`](Cluster::heal). Faults add up.
+/// Each fault lasts until [`heal_faults`](Cluster::heal_faults) or [`heal`](Cluster::heal). Faults
+/// accumulate.
 impl Cluster {
-    /// Loses all that the node sends, to other nodes and to a quorum device. The node still receives.
+    /// Loses all packets that the node sends, to other nodes and to a quorum device. The node still
+    /// receives.
     pub fn lose_sends(&self, id: u32) {
         self.lose(&[Loss { from: Some(id), to: None }]);
     }
 
-    /// Loses all that is sent to the node. The others still receive what the node sends.
+    /// Loses all packets that are sent to the node. The others still receive the node's packets.
     pub fn lose_receives(&self, id: u32) {
         self.lose(&[Loss { from: None, to: Some(id) }]);
     }
 
-    /// Loses what the node sends to one peer. The peer's packets still arrive.
+    /// Loses the packets that the node sends to one peer. The peer's packets still arrive.
     pub fn lose_sends_to(&self, id: u32, peer: u32) {
         self.lose(&[Loss { from: Some(id), to: Some(peer) }]);
     }
 
-    /// Loses what two nodes send to each other. Others still reach both.
+    /// Loses the packets between two nodes. Other nodes still reach both.
     pub fn lose_link(&self, id: u32, peer: u32) {
         self.lose(&[
             Loss { from: Some(id), to: Some(peer) },
@@ -73,13 +75,13 @@ impl Cluster {
         ]);
     }
 
-    /// Loses all that the node sends and all that is sent to it. The link stays up, unlike with
-    /// [`isolate`](Cluster::isolate).
+    /// Loses all packets from and to the node. Unlike with [`isolate`](Cluster::isolate), the link
+    /// stays up.
     pub fn cut(&self, id: u32) {
         self.lose(&[Loss { from: Some(id), to: None }, Loss { from: None, to: Some(id) }]);
     }
 
-    /// Refuses all that the node sends, but to itself: its own firewall drops the packets, and
+    /// Refuses all packets that the node sends to other nodes: its own firewall drops them, and
     /// `sendto` fails with `EPERM`. The node still receives.
     pub fn refuse_sends(&self, id: u32) {
         self.node(id).netns.nft(
@@ -89,8 +91,8 @@ impl Cluster {
         self.faults.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
     }
 
-    /// Separates the nodes of different groups from one another, all at the same time: were they
-    /// separated one after the other, some could form a ring on the way. Ends the partition before.
+    /// Separates the nodes of different groups from one another, all at the same time: otherwise
+    /// some could form a ring in between. Ends the partition before.
     pub(super) fn separate(&self, group_of: impl Fn(u32) -> Option<usize>) {
         let ids: Vec<u32> = self.nodes().map(|node| node.id).collect();
         let pairs = ids.iter().flat_map(|from| ids.iter().map(move |to| (*from, *to)));
@@ -101,7 +103,7 @@ impl Cluster {
         self.change_losses(|all| all.partition = partition);
     }
 
-    /// Ends every fault that concerns the node but a partition, whether as sender or as receiver.
+    /// Ends every fault of the node, as a sender or a receiver, except for a partition.
     pub fn heal_faults(&self, id: u32) {
         self.change_losses(|all| all.losses.retain(|loss| !loss.concerns(id)));
         self.accept_sends(|refused| refused == id);
@@ -137,7 +139,7 @@ impl Cluster {
         if *losses == before {
             return;
         }
-        // The first line makes the second right in either case; all take effect together.
+        // The first line makes sure that the second one succeeds; all take effect together.
         let mut lines = String::from("table bridge faults\ndelete table bridge faults\n");
         let dropped: BTreeSet<Loss> = losses.losses.union(&losses.partition).copied().collect();
         if !dropped.is_empty() {

@@ -1,8 +1,8 @@
-//! Flips of quorum, as fast as Corosync takes them.
+//! Changes of quorum, as fast as Corosync makes them.
 
 use corosync_sys::Cmap;
 
-/// Sets the expected votes through libcmap, which is quicker than the tool.
+/// Sets the expected votes through libcmap, which is faster than the tool.
 #[derive(Debug)]
 pub struct Flipper {
     cmap: Cmap,
@@ -10,7 +10,7 @@ pub struct Flipper {
 }
 
 impl Flipper {
-    /// Must be called in the daemon's namespace.
+    /// Connects to the daemon. Must be called in the daemon's namespace.
     pub fn new() -> Self {
         // SAFETY: the system's libcmap.
         let cmap = unsafe { Cmap::load() }.unwrap();
@@ -32,7 +32,7 @@ impl Flipper {
 
 impl Drop for Flipper {
     fn drop(&mut self) {
-        // SAFETY: the handle is open, and given up.
+        // SAFETY: the handle is open and is not used again.
         unsafe { (self.cmap.cmap_finalize)(self.handle) };
     }
 }

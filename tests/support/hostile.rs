@@ -1,4 +1,4 @@
-//! A server in Corosync's place that does what a test tells it to.
+//! A server in Corosync's place that follows a test's script.
 
 use std::{
     collections::HashMap,
@@ -21,10 +21,9 @@ use super::{
 
 /// A server on the sockets of Corosync's services in a network namespace.
 ///
-/// At first it behaves as Corosync 3 does on a quorate node 1 of the nodes 1 and 2, which has no
-/// counters of its ring. What it sees are
-/// facts to wait for: `accept SERVICE`, `request SERVICE NUMBER`, `closed SERVICE`. Drop kills it
-/// and removes what it left behind.
+/// By default it behaves like a Corosync 3 without ring counters, on the quorate node 1 of the
+/// nodes 1 and 2. A test can wait for the facts that it reports: `accept SERVICE`, `request SERVICE
+/// NUMBER`, `closed SERVICE`. Drop kills it and removes its leftovers.
 #[derive(Debug)]
 pub struct Hostile {
     server: Arc<Daemon>,
@@ -46,14 +45,14 @@ struct Seen {
 }
 
 impl Hostile {
-    /// Root's, over shared memory, on both services.
+    /// Starts a server of root with shared memory, for both services.
     #[track_caller]
     pub fn start(netns: &Arc<Netns>) -> Self {
         Self::start_as(netns, 0, Ipc::Shm, &["quorum", "votequorum"])
     }
 
-    /// One that poses as Corosync 2: it has the key that tells, speaks model V0, and dies, as a daemon
-    /// of 2.4 does, of a request that came with Corosync 3.
+    /// Starts a server that poses as Corosync 2: it has that version's key, uses model V0, and dies
+    /// of a request that came with Corosync 3, as a daemon of 2.4 does.
     #[track_caller]
     pub fn start_as_corosync_2(netns: &Arc<Netns>) -> Self {
         let hostile = Self::start(netns);
@@ -65,8 +64,8 @@ impl Hostile {
         hostile
     }
 
-    /// On these services; with quorum on cmap, too, where clients ask first what they may ask of quorum.
-    /// Waits until it listens.
+    /// Starts a server for these services. A server for quorum also serves cmap, where clients read
+    /// the version first. Waits until it listens.
     #[track_caller]
     pub fn start_as(netns: &Arc<Netns>, uid: u32, ipc: Ipc, services: &[&str]) -> Self {
         let cmap: &[&str] = if services.contains(&"quorum") { &["cmap"] } else { &[] };
@@ -102,7 +101,7 @@ impl Hostile {
         hostile
     }
 
-    /// Has the service behave as Corosync's does.
+    /// Makes the service behave like Corosync's.
     #[track_caller]
     pub fn behave(&self, service: &str) {
         self.on(service, "accept", &[]);
@@ -123,7 +122,7 @@ impl Hostile {
         self.on(service, TRACKSTART, &tracked(true));
     }
 
-    /// No key is there, and nothing in the nodelist.
+    /// Makes cmap report that no key exists and the nodelist is empty.
     fn behave_as_empty_map(&self) {
         let (not_exist, no_sections) = (12, 27);
         for (request, reply) in [
@@ -137,46 +136,47 @@ impl Hostile {
         }
     }
 
-    /// What to do when a client connects (`accept`), has gone (`closed`) or makes a request.
+    /// Sets what to do when a client connects (`accept`), has disconnected (`closed`) or sends a
+    /// request.
     #[track_caller]
     pub fn on(&self, service: &str, when: &str, steps: &[Step]) {
         self.order(&format!("on {service} {when}{}", written(steps)));
     }
 
-    /// What to do on the connections that track quorum, now.
+    /// Does this now on the connections that track quorum.
     #[track_caller]
     pub fn now(&self, steps: &[Step]) {
         self.order(&format!("now quorum{}", written(steps)));
     }
 
-    /// Lets messages be larger than libquorum can take, on connections from now on.
+    /// Allows messages larger than libquorum's buffer, on connections from now on.
     #[track_caller]
     pub fn enlarge(&self) {
         self.order("large quorum");
     }
 
-    /// Returns once it is obeyed, or was the last.
+    /// Returns once the order is executed, or the server has ended.
     #[track_caller]
     fn order(&self, line: &str) {
         let done = self.times("done");
-        // It may have died.
+        // The server may have died.
         let _ = writeln!(self.orders.lock().unwrap(), "{line}");
         self.wait_or_end("done", done + 1);
     }
 
-    /// How often this was seen; up to the last order, surely.
+    /// Returns how often this fact was reported, including all facts up to the last order.
     pub fn times(&self, fact: &str) -> usize {
         self.facts.seen.lock().unwrap().times.get(fact).copied().unwrap_or_default()
     }
 
-    /// Waits until this was seen so many times.
+    /// Waits until this fact was reported this many times.
     #[track_caller]
     pub fn wait(&self, fact: &str, times: usize) {
         self.wait_or_end(fact, times);
         assert!(self.times(fact) >= times, "ended without {times} times {fact:?}");
     }
 
-    /// Waits until it is seen so many times more.
+    /// Waits until this fact is reported this many more times.
     #[track_caller]
     pub fn wait_more(&self, fact: &str, times: usize) {
         self.wait(fact, self.times(fact) + times);
@@ -193,7 +193,7 @@ impl Hostile {
         assert_eq!(told, None, "not {times} times {fact:?}");
     }
 
-    /// Stops it where it is (SIGSTOP).
+    /// Suspends the server (SIGSTOP).
     pub fn pause(&self) {
         self.server.pause();
     }
@@ -202,13 +202,13 @@ impl Hostile {
         self.server.signal(Signal::CONT);
     }
 
-    /// Kills it and returns when it is reaped.
+    /// Kills the server and returns when it is reaped.
     pub fn kill(&self) {
         self.server.signal(Signal::KILL);
         self.server.wait();
     }
 
-    /// Returns when it has ended by itself and is reaped.
+    /// Returns when the server has ended by itself and is reaped.
     #[track_caller]
     pub fn wait_dead(&self) {
         self.server.wait();
@@ -225,19 +225,19 @@ impl Drop for Hostile {
     }
 }
 
-/// What the server does.
+/// An action of the server.
 #[derive(Clone, Debug)]
 pub enum Step {
     Reply(Message),
     Event(Message),
-    /// So many events, the one and the other in turn. `flooded` is a fact when all are sent.
+    /// Sends this many events, alternating the two. Reports `flooded` when all are sent.
     Flood(u32, Message, Message),
-    /// Lets a connection not in, with this errno.
+    /// Refuses a connection with this errno.
     Refuse(i32),
     Disconnect,
-    /// SIGSTOP, to itself.
+    /// Sends SIGSTOP to itself.
     Stop,
-    /// SIGKILL, to itself.
+    /// Sends SIGKILL to itself.
     Die,
 }
 
@@ -259,8 +259,8 @@ fn written(steps: &[Step]) -> String {
     steps.iter().map(|step| format!(" {step}")).collect()
 }
 
-/// Bytes on the wire: a header of the message's number, its size and an error (`CS_OK` or another),
-/// each in eight bytes (libqb `qb/qbipc_common.h`), and what follows it.
+/// The bytes of a message: a header with its number, its size and an error (`CS_OK` or another),
+/// each in eight bytes (libqb `qb/qbipc_common.h`), and the rest.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Message(Vec<u8>);
 
@@ -272,41 +272,41 @@ impl Message {
         Self(header).sized()
     }
 
-    /// The answer `CS_OK`.
+    /// Returns the answer `CS_OK`.
     pub fn reply(number: i32) -> Self {
         Self::new(number, 1)
     }
 
-    /// Any notification.
+    /// Returns an empty notification with this number.
     pub fn event(number: i32) -> Self {
         Self::new(number, 1)
     }
 
-    /// The same, with another error.
+    /// Replaces the error.
     pub fn error(mut self, error: u32) -> Self {
         self.0[16..20].copy_from_slice(&error.to_ne_bytes());
         self
     }
 
-    /// The same, with another number.
+    /// Replaces the number.
     pub fn numbered(mut self, number: i32) -> Self {
         self.0[..4].copy_from_slice(&number.to_ne_bytes());
         self
     }
 
-    /// The same, lying about its size.
+    /// Replaces the size in the header.
     pub fn claiming(mut self, size: i32) -> Self {
         self.0[8..12].copy_from_slice(&size.to_ne_bytes());
         self
     }
 
-    /// The same, cut off or filled up with ones.
+    /// Truncates the message, or fills it up with ones.
     pub fn cut(mut self, size: usize) -> Self {
         self.0.resize(size, 0xff);
         self
     }
 
-    /// Adds a field that is aligned to eight bytes, as most are.
+    /// Adds a field that is aligned to eight bytes, as most fields are.
     pub fn u32(mut self, value: u32) -> Self {
         self.0.resize(self.0.len().next_multiple_of(8), 0);
         self.0.extend(value.to_ne_bytes());
@@ -340,20 +340,20 @@ impl fmt::Display for Message {
     }
 }
 
-/// A quorum notification of model V1 that says that its list is `entries` long
+/// Returns a quorum notification of model V1 that claims a list of `entries` entries
 /// (`res_lib_quorum_v1_quorum_notification` in corosync's `include/corosync/ipc_quorum.h`).
 pub fn quorum_told(quorate: u32, ring: (u32, u64), entries: u32, members: &[u32]) -> Message {
     Message::event(6).u32(quorate).ring(ring).u32(entries).list(members)
 }
 
-/// A nodelist notification that says that its three lists are `entries` long
+/// Returns a nodelist notification that claims three lists of `entries` entries
 /// (`res_lib_quorum_v1_nodelist_notification`, as above).
 pub fn nodelist_told(ring: (u32, u64), entries: [u32; 3], nodes: &[u32]) -> Message {
     let [members, joined, left] = entries;
     Message::event(7).ring(ring).u32(members).u32(joined).u32(left).list(nodes)
 }
 
-/// What Corosync sends to who starts to track: the state, and then the answer.
+/// Returns what Corosync sends to a client that starts tracking: the state, and then the answer.
 pub fn tracked(quorate: bool) -> [Step; 3] {
     [
         Step::Event(nodelist_told(RING, [2, 0, 0], &[1, 2])),
@@ -362,15 +362,15 @@ pub fn tracked(quorate: bool) -> [Step; 3] {
     ]
 }
 
-/// The same in model V0 (`res_lib_quorum_notification`).
+/// Does the same in model V0 (`res_lib_quorum_notification`).
 pub fn tracked_v0(quorate: bool) -> [Step; 2] {
     let (_, seq) = RING;
     let told = Message::event(3).u32(quorate.into()).u64(seq).u32(2).list(&[1, 2]);
     [Step::Event(told), Step::Reply(Message::reply(1))]
 }
 
-/// An answer of votequorum, of a node with one vote of two
-/// (`res_lib_votequorum_getinfo` in `include/corosync/ipc_votequorum.h`).
+/// Returns an answer of votequorum, for a node with one vote of two (`res_lib_votequorum_getinfo`
+/// in `include/corosync/ipc_votequorum.h`).
 pub fn info(node: u32, flags: u32) -> Message {
     let (state, votes, expected, total, quorum, qdevice) = (1, 1, 2, 2, 2, 0);
     Message::reply(1)
@@ -378,13 +378,13 @@ pub fn info(node: u32, flags: u32) -> Message {
         .list(&[0; 65])
 }
 
-/// The ring of everything that the server tells.
+/// The ring in everything that the server sends.
 pub const RING: (u32, u64) = (1, 9);
 
 /// `VOTEQUORUM_INFO_QUORATE`.
 pub const QUORATE: u32 = 2;
 
-/// Requests by their numbers (`include/corosync/ipc_quorum.h`, `ipc_votequorum.h`, `ipc_cmap.h`).
+/// The numbers of the requests (`include/corosync/ipc_quorum.h`, `ipc_votequorum.h`, `ipc_cmap.h`).
 pub const GETQUORATE: &str = "0";
 pub const TRACKSTART: &str = "1";
 pub const TRACKSTOP: &str = "2";
@@ -397,7 +397,7 @@ pub const SET_CURRENT_MAP: &str = "9";
 /// `CMAP_VALUETYPE_UINT32`.
 const CMAP_VALUETYPE_UINT32: u32 = 6;
 
-/// Where the server is, compiled once for each test process.
+/// Returns the path of the server, which is compiled once for each test process.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<std::path::PathBuf> = OnceLock::new();
 

@@ -1,4 +1,4 @@
-//! A plain HTTP client, so that a test knows what is on the wire and when.
+//! A plain HTTP client that shows a test what arrives and when.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -25,7 +25,7 @@ pub struct Event {
     /// The sequence in its id.
     pub id: Option<u64>,
     pub whole_id: String,
-    /// Milliseconds.
+    /// The delay in milliseconds.
     pub retry: Option<u64>,
     pub data: String,
 }
@@ -43,7 +43,7 @@ impl Client {
         self.0.get_ref()
     }
 
-    /// Sends a request without a body; `fields` are whole lines.
+    /// Sends a request without a body. `fields` are whole lines.
     #[track_caller]
     pub fn send(&mut self, method: &str, path: &str, fields: &[&str]) {
         self.send_body(method, path, fields, "");
@@ -84,14 +84,14 @@ impl Client {
         (head.status, String::from_utf8(body).unwrap())
     }
 
-    /// Asks for a stream of events and returns the status.
+    /// Requests a stream of events and returns the status.
     #[track_caller]
     pub fn open_events(&mut self, fields: &[&str]) -> u16 {
         self.send("GET", "/quorum/events", fields);
         self.head().status
     }
 
-    /// The next event of a stream; `None` at its end.
+    /// Returns the next event of a stream, or `None` at its end.
     pub fn event(&mut self) -> Option<Event> {
         let mut event = Event::default();
         loop {
@@ -105,7 +105,7 @@ impl Client {
                 Some(("retry", retry)) => event.retry = retry.parse().ok(),
                 Some(("data", data)) => event.data = data.to_owned(),
                 None if line.is_empty() && !event.event.is_empty() => return Some(event),
-                // The length of a chunk, the end of one, or a field that does not matter here.
+                // The length of a chunk, the end of a chunk, or a field that is not needed.
                 _ => {}
             }
         }
@@ -115,7 +115,7 @@ impl Client {
         let mut line = String::new();
         let read = self.0.read_line(&mut line).expect("the connection is there");
         line.truncate(line.trim_end().len());
-        // The last chunk ends a stream whose connection goes on.
+        // The last chunk ends a stream whose connection stays open.
         (read > 0 && line != "0").then_some(line)
     }
 }

@@ -1,4 +1,4 @@
-//! Somebody who takes connections in Corosync's place, and never says anything.
+//! A server in Corosync's place that accepts connections and never answers.
 
 use std::{
     os::{
@@ -39,7 +39,7 @@ impl Impostor {
         Self { taken, ends, thread: Some(thread::spawn(take)) }
     }
 
-    /// Waits until it has taken so many connections.
+    /// Waits until it has accepted this many connections.
     #[track_caller]
     pub fn wait_taken(&self, connections: usize) {
         eventually(&format!("it takes {connections} connections"), || {
@@ -47,7 +47,7 @@ impl Impostor {
         });
     }
 
-    /// Lets somebody else listen; who is connected stays so.
+    /// Stops listening, so that another server can. The connections stay open.
     pub fn stop_listening(&mut self) {
         self.ends.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
@@ -62,13 +62,13 @@ impl Drop for Impostor {
     }
 }
 
-/// Connects to a service in the namespace as other code of a process may.
+/// Connects to a service in the namespace, as other code of the process may.
 pub fn connect_as_other_code(netns: &Netns, service: &str) -> UnixStream {
     let name = address(service);
     netns.run(|| UnixStream::connect_addr(&name)).expect("somebody listens there")
 }
 
-/// libqb fills the name up with zeros.
+/// Returns the service's address. libqb pads the name with zeros.
 fn address(service: &str) -> SocketAddr {
     let mut name = [0; 107];
     name[..service.len()].copy_from_slice(service.as_bytes());

@@ -1,4 +1,4 @@
-//! Names that tell whose they are, and the removal of what dead test processes left behind.
+//! Names that identify their process, and the removal of the leftovers of dead test processes.
 
 use std::{
     env, fs,
@@ -39,9 +39,9 @@ impl Drop for TempDir {
     }
 }
 
-/// A name, `aq-<process id>-<number>`, for something that must not outlive this process.
+/// Returns a name, `aq-<process id>-<number>`, for something that must not outlive this process.
 ///
-/// The first call sweeps.
+/// The first call removes the leftovers of dead processes.
 pub fn unique_name() -> String {
     static SWEPT: Once = Once::new();
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -50,8 +50,8 @@ pub fn unique_name() -> String {
     format!("{PREFIX}{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Removes the processes, namespaces, directories and shared memory of test processes that are
-/// gone. Others may be sweeping at the same time.
+/// Removes the processes, namespaces, directories and shared memory of test processes that have
+/// ended. Other processes may do the same at the same time.
 pub fn sweep() {
     for name in command("ip", &["netns", "list"]).lines() {
         let name = name.split_whitespace().next().unwrap_or_default();
@@ -73,13 +73,13 @@ pub fn sweep() {
     }
 }
 
-/// Deletes a network namespace and kills every process in it. It may be gone already.
+/// Deletes a network namespace, if it exists, and kills every process in it.
 pub(super) fn remove_netns(name: &str) {
     let inside = || -> Vec<u32> {
         let output = process::Command::new("ip").args(["netns", "pids", name]).output();
         let output = output.expect("ip can be run");
         let pids = String::from_utf8_lossy(&output.stdout).into_owned();
-        // A test that has entered the namespace from its main thread is listed too.
+        // A test that has entered the namespace on its main thread is listed too.
         let other = |pid: &u32| *pid != process::id();
         pids.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(other).collect()
     };
@@ -94,14 +94,14 @@ pub(super) fn remove_netns(name: &str) {
     let _ = process::Command::new("ip").args(["netns", "delete", name]).output();
 }
 
-/// What the daemon `pid` has in `/dev/shm`.
+/// Returns the entries of the daemon `pid` in `/dev/shm`.
 pub fn shm_of(pid: u32) -> Vec<String> {
     let connections = format!("qb-{pid}-");
     let blackbox = format!("qb-corosync-{pid}-blackbox");
     dev_shm(|name| name.starts_with(&connections) || name.starts_with(&blackbox))
 }
 
-/// Removes what the daemon `pid`, which is gone, left there.
+/// Removes the entries of the daemon `pid`, which has ended.
 pub(super) fn remove_shm_of(pid: u32) {
     for name in shm_of(pid) {
         let path = Path::new("/dev/shm").join(name);
@@ -109,7 +109,7 @@ pub(super) fn remove_shm_of(pid: u32) {
     }
 }
 
-/// Notes a daemon's process id in its directory, for a later sweep.
+/// Records a daemon's process id in its directory, for a later removal.
 pub(super) fn note_pid(directory: &Path, pid: u32) {
     let mut pids = read_pids(directory);
     pids.push(pid);
@@ -117,7 +117,7 @@ pub(super) fn note_pid(directory: &Path, pid: u32) {
     fs::write(directory.join(PIDS), lines.join("\n")).expect("the directory is ours");
 }
 
-/// The process ids noted in a directory.
+/// Returns the process ids recorded in a directory.
 pub(super) fn read_pids(directory: &Path) -> Vec<u32> {
     let pids = fs::read_to_string(directory.join(PIDS)).unwrap_or_default();
     pids.lines().filter_map(|pid| pid.parse().ok()).collect()

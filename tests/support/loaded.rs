@@ -9,7 +9,7 @@ use actix_quorum::{
 
 use super::{FakeLibquorum, List, Variant, Watcher, eventually, quick};
 
-/// A fake libquorum, loaded as the actor loads it.
+/// A fake libquorum that is loaded as the actor loads it.
 #[derive(Debug)]
 pub struct Fake {
     fake: FakeLibquorum,
@@ -32,7 +32,7 @@ impl Fake {
         connect(self.library).unwrap()
     }
 
-    /// The next call of `function` returns `code`.
+    /// Makes the next call of `function` return `code`.
     pub fn refuse(&self, function: &str, code: Code) {
         self.fail(function, code.0.try_into().unwrap(), 1);
     }
@@ -51,12 +51,12 @@ impl Fake {
         })
     }
 
-    /// A quorum notification of ring 1.`seq` with the members 1, 2 and 3.
+    /// Pushes a quorum notification of ring 1.`seq` with the members 1, 2 and 3.
     pub fn push(&self, quorate: bool, seq: u64) {
         self.push_quorum(quorate.into(), (1, seq), THREE);
     }
 
-    /// What Corosync tells of ring 1.`seq` when tracking starts.
+    /// Pushes what Corosync sends about ring 1.`seq` when tracking starts.
     pub fn push_both(&self, quorate: bool, seq: u64) {
         self.push_nodelist((1, seq), THREE, Some(&[]), Some(&[]));
         self.push(quorate, seq);
@@ -84,7 +84,7 @@ impl Deref for Fake {
 }
 
 impl Drop for Fake {
-    /// A call that still hangs returns.
+    /// Lets a call that still hangs return.
     fn drop(&mut self) {
         for function in FUNCTIONS {
             self.fake.unblock(function);
@@ -100,7 +100,7 @@ pub fn connect(library: Library) -> Result<Handle, Error> {
     }
 }
 
-/// Has the actor use a fake libquorum. There is no daemon that could be asked for its version.
+/// Makes the actor use a fake libquorum. No daemon exists whose version could be read.
 pub fn fake_source(builder: QuorumBuilder, path: &Path) -> QuorumBuilder {
     // SAFETY: it has the functions of libquorum.
     builder.source(unsafe { Corosync::load_from(path) }).model(Model::V1)
@@ -113,7 +113,7 @@ pub fn ids(nodes: &[u32]) -> Vec<NodeId> {
     nodes.iter().copied().map(NodeId).collect()
 }
 
-/// The changes up to the first that is connected.
+/// Returns the changes up to the first connected one.
 #[track_caller]
 pub fn until_connected(watcher: &Watcher) -> Vec<QuorumChanged> {
     watcher.until("connected", |change| change.current.connection == Connection::Connected)

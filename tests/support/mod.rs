@@ -1,11 +1,11 @@
-//! Real Corosync daemons in network namespaces, impostors of them, a fake libquorum, and a browser,
-//! for the tests.
+//! Support for the tests: real Corosync daemons in network namespaces, impostors of them, a fake
+//! libquorum, and a browser.
 //!
-//! Everything here removes what it made when it is dropped, and sweeps away what a test process
-//! that died could not remove. It needs root, Corosync and `ip`, except for the fake library;
-//! the impostors need libqb's development files, and the browser is Chromium.
+//! Everything here removes what it created when it is dropped, and removes the leftovers of test
+//! processes that died. It needs root, Corosync and `ip`, except for the fake library; the
+//! impostors need libqb's development files, and the browser is Chromium.
 
-// Each of the two programs of tests uses its own part.
+// Each of the two test programs uses a part of this module.
 #![allow(dead_code, unreachable_pub, unused_imports, unused_macros)]
 
 mod browser;
@@ -79,12 +79,12 @@ pub use self::{
     },
 };
 
-/// How long a test waits for what has to come. Nobody waits that long but for what does not come, so
-/// it is long enough for a busy machine, and no time of the product's depends on it.
+/// How long a test waits for an expected event. A test waits that long only if the event does not
+/// happen, so the time is long enough for a busy machine. No time of the product depends on it.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
-/// The turn of a test that asserts how long something takes. Of these one runs at a time, whichever
-/// process it is in. Drop the file to end the turn.
+/// Locks out the other tests that assert how long something takes, in all processes. Drop the file
+/// to unlock.
 #[must_use]
 pub fn alone() -> File {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("alone");
@@ -93,13 +93,13 @@ pub fn alone() -> File {
     file
 }
 
-/// Runs a future of code that is no actor.
+/// Runs a future outside of actors.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(future)
 }
 
-/// Keeps an arbiter busy until what is returned is dropped.
+/// Blocks an arbiter until the returned sender is dropped.
 #[must_use]
 pub fn hold(arbiter: &Arbiter) -> mpsc::Sender<()> {
     let (release, held) = mpsc::channel();
@@ -109,15 +109,16 @@ pub fn hold(arbiter: &Arbiter) -> mpsc::Sender<()> {
     release
 }
 
-/// Polls `condition` until it gives a value, and panics with `what` when it has not in [`DEADLINE`].
+/// Polls `condition` until it returns a value. Panics with `what` if it has not within
+/// [`DEADLINE`].
 ///
-/// The only place in the tests that sleeps, with [`eventually_async`].
+/// Only this and [`eventually_async`] sleep in the tests.
 #[track_caller]
 pub fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
     eventually_within(DEADLINE, what, condition)
 }
 
-/// The same where the deadline is what is guaranteed.
+/// Does the same with a guaranteed deadline.
 #[track_caller]
 pub fn eventually_within<T>(
     deadline: Duration,
@@ -145,8 +146,8 @@ fn in_time<T>(
     value
 }
 
-/// Waits until everything has been published that follows by itself once there is quorum: the votes
-/// and that the ring lives. Returns the last snapshot.
+/// Waits until everything that follows a gain of quorum is published: the votes and the state of
+/// the ring. Returns the last snapshot.
 #[track_caller]
 pub fn all_published(quorum: &QuorumHandle) -> Arc<Snapshot> {
     eventually("all of a quorate ring is published", || {
@@ -155,7 +156,7 @@ pub fn all_published(quorum: &QuorumHandle) -> Arc<Snapshot> {
     })
 }
 
-/// The same as [`eventually`] for a thread that has more to do.
+/// Does the same as [`eventually`] on a thread with other tasks.
 pub async fn eventually_async<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {

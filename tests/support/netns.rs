@@ -36,14 +36,14 @@ impl Netns {
         &self.name
     }
 
-    /// Moves the calling thread, and the threads and processes it will start, into the namespace
-    /// for good.
+    /// Moves the calling thread, and the threads and processes that it will start, into the
+    /// namespace permanently.
     pub fn enter(&self) {
         move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
             .expect("root may enter a network namespace");
     }
 
-    /// Runs `f` on a fresh thread inside the namespace. A panic in it goes on in the caller.
+    /// Runs `f` on a new thread inside the namespace. A panic in it continues in the caller.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         on_fresh_thread(|| {
             self.enter();
@@ -51,20 +51,21 @@ impl Netns {
         })
     }
 
-    /// Runs `ip` commands, one a line, in the namespace.
+    /// Runs `ip` commands, one per line, in the namespace.
     #[track_caller]
     pub fn ip(&self, lines: &str) {
         feed(Command::new("ip").args(["-n", &self.name, "-batch", "-"]), lines);
     }
 
-    /// Runs `nft` commands, one a line, in the namespace: all of them take effect at once, or none.
+    /// Runs `nft` commands, one per line, in the namespace. Either all of them take effect at once,
+    /// or none.
     #[track_caller]
     pub fn nft(&self, lines: &str) {
         feed(Command::new("ip").args(["netns", "exec", &self.name, "nft", "-f", "-"]), lines);
     }
 }
 
-/// Runs a program with this standard input; panics unless it succeeds.
+/// Runs a program with this standard input. Panics unless it succeeds.
 #[track_caller]
 fn feed(command: &mut Command, lines: &str) {
     let mut child = command

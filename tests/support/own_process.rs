@@ -1,4 +1,4 @@
-//! Tests that run in a process of their own.
+//! Tests that run in their own process.
 
 use std::{
     env,
@@ -9,8 +9,8 @@ use std::{
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-/// Runs the test that it begins in a process of its own: what follows runs there alone, and the test
-/// in this process passes if that one does.
+/// Runs the test in its own process. The code after it runs only there, and the test in this
+/// process passes if it passes there.
 macro_rules! own_process {
     () => {
         fn here() {}
@@ -20,11 +20,11 @@ macro_rules! own_process {
     };
 }
 
-/// Returns `false` in the process made for the test. Elsewhere makes that process, and returns `true`
+/// Returns `false` in the test's own process. Elsewhere it starts that process, and returns `true`
 /// when the test has passed in it. `within` is the path of a function in the test.
 #[track_caller]
 pub fn is_run_elsewhere(within: &str) -> bool {
-    // Without the name of the program and that of the function.
+    // Removes the name of the program and of the function.
     let (_, path) = within.split_once("::").expect("a path begins with the program");
     let (test, _) = path.rsplit_once("::").expect("a path ends with the function");
     if env::var_os(MARK).is_some_and(|mark| mark == test) {
@@ -38,13 +38,13 @@ pub fn is_run_elsewhere(within: &str) -> bool {
         .stdin(Stdio::null())
         .stdout(writer.try_clone().expect("a pipe can be duplicated"))
         .stderr(writer);
-    // If this process is killed, so is that one: the signal is tied to this thread.
-    // SAFETY: `prctl` is a plain system call, allowed between fork and exec.
+    // If this process is killed, the child is too: the signal is tied to this thread. SAFETY:
+    // `prctl` is a plain system call, allowed between fork and exec.
     unsafe {
         command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
     }
     let mut child = command.spawn().expect("this program can be run again");
-    // With it go our ends of the pipe.
+    // Closes our ends of the pipe.
     drop(command);
     let mut has_run = false;
     for line in BufReader::new(output).split(b'\n') {
@@ -59,7 +59,7 @@ pub fn is_run_elsewhere(within: &str) -> bool {
     true
 }
 
-/// The test that a process was made for, if it was.
+/// Returns the test for which this process was started, if it was.
 pub(super) fn own_test() -> Option<String> {
     env::var(MARK).ok()
 }

@@ -1,4 +1,4 @@
-//! What the kernel says about this process, and running others.
+//! Facts about processes from the kernel, and running programs.
 
 use std::{
     fs,
@@ -27,13 +27,13 @@ pub fn command(program: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// How many file descriptors this process has open.
+/// Returns the number of open file descriptors of this process.
 pub fn open_fds() -> usize {
     let listed = fs::read_dir("/proc/self/fd").expect("/proc is mounted").count();
     listed - 1 // the one that lists
 }
 
-/// How many threads this process has.
+/// Returns the number of threads of this process.
 pub fn threads() -> usize {
     fs::read_dir("/proc/self/task").expect("/proc is mounted").count()
 }
@@ -47,7 +47,7 @@ pub fn runs_thread(name: &str) -> bool {
     })
 }
 
-/// The resident memory of this process, in KiB.
+/// Returns the resident memory of this process, in KiB.
 pub fn rss_kib() -> u64 {
     fs::read_to_string("/proc/self/status")
         .expect("/proc is mounted")
@@ -56,7 +56,8 @@ pub fn rss_kib() -> u64 {
         .expect("a process has a VmRSS line")
 }
 
-/// The names in `/dev/shm` of the connections that the client process `pid` has to any libqb server.
+/// Returns the entries in `/dev/shm` of the connections of the client process `pid` to any libqb
+/// server.
 ///
 /// libqb names them `qb-<server>-<client>-<number>-<random>`.
 pub fn dev_shm_entries(pid: u32) -> Vec<String> {
@@ -66,7 +67,7 @@ pub fn dev_shm_entries(pid: u32) -> Vec<String> {
     })
 }
 
-/// The names in `/dev/shm` that `wanted` accepts.
+/// Returns the entries in `/dev/shm` that `wanted` accepts.
 pub(super) fn dev_shm(wanted: impl Fn(&str) -> bool) -> Vec<String> {
     fs::read_dir("/dev/shm")
         .expect("/dev/shm is mounted")
@@ -75,7 +76,7 @@ pub(super) fn dev_shm(wanted: impl Fn(&str) -> bool) -> Vec<String> {
         .collect()
 }
 
-/// Whether the process is there, as more than a zombie.
+/// Whether the process exists and is not a zombie.
 pub(super) fn is_alive(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| state(&stat) != Some('Z'))
 }
@@ -91,12 +92,12 @@ pub(super) fn is_stopped(pid: u32) -> bool {
     })
 }
 
-/// The state letter in a `stat` file. The name before it may hold anything.
+/// Returns the state letter in a `stat` file. The name before it may contain any character.
 fn state(stat: &str) -> Option<char> {
     stat.rsplit(") ").next()?.chars().next()
 }
 
-/// Stops a process where it is (SIGSTOP), and returns when it has stopped.
+/// Suspends a process (SIGSTOP), and returns when it has stopped.
 #[track_caller]
 pub fn pause_process(pid: u32) {
     let process = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");

@@ -1,11 +1,11 @@
-//! Prometheus' own tool.
+//! Prometheus's own tool.
 
 use std::{
     io::Write,
     process::{Command, Stdio},
 };
 
-/// Runs promtool, which must succeed and complain of nothing.
+/// Runs promtool, which must succeed without a warning.
 #[track_caller]
 pub fn promtool(arguments: &[&str], input: &str) {
     let mut promtool = Command::new("promtool")

@@ -10,12 +10,12 @@ use rustix::process::Signal;
 
 use super::{Netns, TempDir, daemon::Daemon, leftovers::remove_shm_of};
 
-/// How the device gives its votes when the nodes are divided.
+/// How the device gives its votes when the nodes are separated.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Algorithm {
     /// One vote, to one of two halves.
     Ffsplit,
-    /// One vote less than there are nodes, so that the last node goes on alone.
+    /// One vote less than the number of nodes, so that the last node can continue alone.
     Lms,
 }
 
@@ -26,9 +26,9 @@ pub struct Device {
     pub votes: u32,
     /// The address of `corosync-qnetd`.
     pub host: String,
-    /// After how many milliseconds without a vote the device counts as dead.
+    /// The time without a vote after which the device counts as dead, in milliseconds.
     pub timeout: u32,
-    /// How many milliseconds a new membership waits for the device's vote.
+    /// How long a new membership waits for the device's vote, in milliseconds.
     pub sync_timeout: u32,
 }
 
@@ -41,7 +41,7 @@ impl Device {
         Self { algorithm, votes, host: host.to_owned(), timeout: 4000, sync_timeout: 8000 }
     }
 
-    /// The subsection of `quorum`.
+    /// Returns the subsection of `quorum`.
     pub(super) fn render(&self) -> String {
         let Self { votes, host, timeout, sync_timeout, .. } = self;
         let algorithm = match self.algorithm {
@@ -56,7 +56,7 @@ impl Device {
     }
 }
 
-/// The server of a quorum device, in a network namespace of its own.
+/// The server of a quorum device, in its own network namespace.
 ///
 /// Drop kills it; while panicking it prints its log.
 #[derive(Debug)]
@@ -76,22 +76,22 @@ impl Qnetd {
         &self.netns
     }
 
-    /// Starts it, after [`kill`](Self::kill), and does not wait for it.
+    /// Starts the server, after [`kill`](Self::kill), without waiting for it.
     pub fn start(&self) {
         self.program.start();
     }
 
-    /// Kills it with SIGKILL and returns when it is reaped.
+    /// Kills the server with SIGKILL and returns when it is reaped.
     pub fn kill(&self) {
         self.program.kill();
     }
 
-    /// Stops it where it is (SIGSTOP), as if it hung.
+    /// Suspends the server (SIGSTOP), as if it hung.
     pub fn pause(&self) {
         self.program.pause();
     }
 
-    /// Lets a paused one go on.
+    /// Resumes a paused server.
     pub fn resume(&self) {
         self.program.resume();
     }
@@ -109,34 +109,34 @@ impl Qdevice {
         Self(Program::new(&format!("qdevice of n{id}"), netns, command))
     }
 
-    /// Starts it, after [`kill`](Self::kill) or the daemon's end, and does not wait for it. The
-    /// daemon must accept clients.
+    /// Starts the client, after [`kill`](Self::kill) or the daemon's end, without waiting for it.
+    /// The daemon must accept clients.
     pub fn start(&self) {
         self.0.start();
     }
 
-    /// Kills it with SIGKILL and returns when it is reaped.
+    /// Kills the client with SIGKILL and returns when it is reaped.
     pub fn kill(&self) {
         self.0.kill();
     }
 
-    /// Stops it where it is (SIGSTOP), as if it hung.
+    /// Suspends the client (SIGSTOP), as if it hung.
     pub fn pause(&self) {
         self.0.pause();
     }
 
-    /// Lets a paused one go on.
+    /// Resumes a paused client.
     pub fn resume(&self) {
         self.0.resume();
     }
 }
 
-/// A program in a network namespace, with a `/run` of its own.
+/// A program in a network namespace, with its own `/run`.
 #[derive(Debug)]
 struct Program {
     name: String,
     netns: Arc<Netns>,
-    /// Run by a shell in its mount namespace.
+    /// The command, which a shell runs in its mount namespace.
     command: &'static str,
     directory: TempDir,
     daemon: Mutex<Option<Arc<Daemon>>>,

@@ -1,10 +1,10 @@
-//! What a failing test prints for the person who has to find out why.
+//! The output of a failing test that helps to find the reason.
 
 use std::{collections::BTreeSet, env, sync::Mutex, thread};
 
 use super::own_process::own_test;
 
-/// Prints, once for each test, the command that runs the failing test alone.
+/// Prints the command that runs the failing test alone, once for each test.
 pub(super) fn print_command() {
     static PRINTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
@@ -23,7 +23,7 @@ fn command(test: &str) -> String {
     format!("cargo test --features '{features}' --test {name} -- --include-ignored --exact {test}")
 }
 
-/// The features that the tests are built with, as Cargo takes them.
+/// Returns the features that the tests are built with, as Cargo accepts them.
 pub(super) fn features() -> String {
     let features = [
         ("linked", cfg!(feature = "linked")),
@@ -36,7 +36,7 @@ pub(super) fn features() -> String {
     features.join(" ")
 }
 
-/// The name of the test that the calling thread runs, or was started by.
+/// Returns the name of the test that the calling thread runs, or was started by.
 fn test_name() -> Option<String> {
     let current = thread::current();
     own_test().or_else(|| current.name().filter(|name| name.contains("::")).map(str::to_owned))

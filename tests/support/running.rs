@@ -1,4 +1,4 @@
-//! The examples, as the documentation has them run.
+//! The examples, run as in the documentation.
 
 use std::{
     env,
@@ -14,8 +14,8 @@ use super::{DEADLINE, Netns, command, report::features};
 /// A program, killed on drop.
 #[derive(Debug)]
 pub struct Running {
-    /// Each program on the way replaced itself by the next, so this is the program's own process
-    /// once it has printed something.
+    /// The child process. Each wrapper replaces itself with the next program, so this is the
+    /// program's own process once it has printed something.
     pub child: Child,
     lines: mpsc::Receiver<String>,
 }
@@ -76,21 +76,22 @@ impl Drop for Running {
     }
 }
 
-/// Where an example is, once it is built.
+/// Returns the path of an example, after building it.
 #[track_caller]
 pub fn example(name: &str) -> PathBuf {
     built().join("examples").join(name)
 }
 
-/// Where a program of the workspace is, once it is built.
+/// Returns the path of a program of the workspace, after building it.
 #[track_caller]
 pub fn binary(name: &str) -> PathBuf {
     built().join(name)
 }
 
-/// Where the programs are: beside this test.
+/// Returns the directory of the programs, which is the one of this test.
 ///
-/// `make test` has built all of them with the tests, with these features; then this finds as much.
+/// `make test` has built all of them with the tests and with these features, so Cargo builds
+/// nothing here then.
 #[track_caller]
 fn built() -> PathBuf {
     static BUILT: Once = Once::new();

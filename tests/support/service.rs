@@ -31,11 +31,11 @@ pub struct Service {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What one service has that others have not.
+/// The settings in which services differ.
 pub struct Setup {
     /// How its actor starts.
     pub start: Box<dyn FnOnce(QuorumBuilder) -> QuorumHandle + Send>,
-    /// What is served in place of what is otherwise.
+    /// The routes that replace the default ones.
     pub instead: fn(&mut ServiceConfig),
 }
 
@@ -50,7 +50,7 @@ impl Service {
         Self::start_with(Setup::default())
     }
 
-    /// Has its actor on the arbiter that is returned, which a test can block.
+    /// Runs the actor on the returned arbiter, which a test can block.
     pub fn on_arbiter(lease: Duration) -> (Self, Arbiter) {
         let (send, received) = mpsc::channel();
         let start = move |builder: QuorumBuilder| {
@@ -114,7 +114,7 @@ impl Service {
         });
     }
 
-    /// Takes quorum away and returns when the handle says so.
+    /// Ends quorum and returns when the handle reports that.
     pub fn lose(&self) {
         self.cluster.partition(&[&[1], &[2, 3]]).unwrap();
         self.until(false);

@@ -1,4 +1,4 @@
-//! The real libquorum, with something done right before it is called.
+//! The real libquorum, with a hook before its calls.
 
 use std::{
     ffi::{CStr, c_char},
@@ -10,7 +10,7 @@ use libloading::{Library, Symbol};
 
 use super::fake::compile_library;
 
-/// A library that is libquorum, except that a test is told when a function is about to be called.
+/// A libquorum that runs a hook of the test before a function is called.
 #[derive(Debug)]
 pub struct StagedLibquorum {
     library: Library,
@@ -19,7 +19,8 @@ pub struct StagedLibquorum {
 
 type Act = Box<dyn FnOnce() + Send>;
 
-/// What is done before the next call of a function. One for the process: C knows no closures.
+/// The hook before the next call of a function. There is one for the process, because C has no
+/// closures.
 static NEXT: Mutex<Option<(String, Act)>> = Mutex::new(None);
 
 impl StagedLibquorum {
@@ -36,11 +37,11 @@ impl StagedLibquorum {
         &self.path
     }
 
-    /// Has `act` done on the thread that next calls `function`, right before the call:
+    /// Runs `act` on the thread that next calls `function`, right before the call. The function is
     /// `quorum_model_initialize`, `quorum_trackstart` or `quorum_finalize`.
     pub fn before(&self, function: &str, act: impl FnOnce() + Send + 'static) {
         *NEXT.lock().unwrap() = Some((function.to_owned(), Box::new(act)));
-        // SAFETY: the type is that in the C source.
+        // SAFETY: the type is the one in the C source.
         let f: Symbol<'_, extern "C" fn(extern "C" fn(*const c_char))> =
             unsafe { self.library.get("staged_before") }.expect("the C source defines it");
         f(act_before);

@@ -9,7 +9,7 @@ use rustix::{
 
 use super::Netns;
 
-/// Runs `f` on a fresh thread, which has the name of this one. A panic in it goes on in the caller.
+/// Runs `f` on a new thread with the name of this one. A panic in it continues in the caller.
 pub fn on_fresh_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     let name = thread::current().name().unwrap_or("fresh").to_owned();
     let thread = thread::Builder::new().name(name);
@@ -17,16 +17,16 @@ pub fn on_fresh_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     ended.expect("a thread can start").unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// Runs `f` on a fresh thread that has a `/dev/shm` of `size` (as `mount` takes it: `4m`) of its
-/// own, shared with the threads and the daemons that it starts.
+/// Runs `f` on a new thread with its own `/dev/shm` of `size` (as `mount` takes it: `4m`), which is
+/// shared with the threads and daemons that `f` starts.
 pub fn small_dev_shm<T: Send>(size: &str, f: impl FnOnce() -> T + Send) -> T {
-    // `ip` shares `/run/netns` among mount namespaces once it is there: then those made by `f` are
-    // seen outside, and those deleted outside go away inside.
+    // `ip` shares an existing `/run/netns` among mount namespaces: then namespaces created by `f`
+    // are visible outside, and namespaces deleted outside disappear inside.
     drop(Netns::new());
     on_fresh_thread(|| {
         let flags = UnshareFlags::NEWNS | UnshareFlags::FS;
-        // SAFETY: `FILES`, which would leave other threads without our descriptors, is not among
-        // the flags.
+        // SAFETY: the flags do not include `FILES`, which would separate the descriptors of other
+        // threads.
         unsafe { rustix::thread::unshare_unsafe(flags) }.expect("root may unshare");
         mount_change("/dev/shm", MountPropagationFlags::PRIVATE).expect("/dev/shm is a mount");
         let options = std::ffi::CString::new(format!("size={size}")).expect("no NUL in a size");
@@ -36,7 +36,7 @@ pub fn small_dev_shm<T: Send>(size: &str, f: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Fills `/dev/shm`, one of [`small_dev_shm`], until the file that is returned is removed.
+/// Fills `/dev/shm`, one of [`small_dev_shm`], until the returned file is removed.
 pub fn fill_dev_shm() -> PathBuf {
     let path = PathBuf::from("/dev/shm/filler");
     let mut file = File::create(&path).expect("it is not full yet");
@@ -44,9 +44,9 @@ pub fn fill_dev_shm() -> PathBuf {
     path
 }
 
-/// Runs `f` on a fresh thread of this user and group, with no other groups.
+/// Runs `f` on a new thread with this user and group, and no other groups.
 ///
-/// The rest of the process stays what it is: these are the raw system calls.
+/// The rest of the process keeps its user, because these are the raw system calls.
 pub fn as_user<T: Send>(uid: u32, gid: u32, f: impl FnOnce() -> T + Send) -> T {
     on_fresh_thread(|| {
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));

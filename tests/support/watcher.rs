@@ -1,4 +1,4 @@
-//! A quorum actor in a namespace, and what its subscriber is told.
+//! A quorum actor in a namespace, and the changes that its subscriber receives.
 
 use std::{
     cell::RefCell,
@@ -19,15 +19,15 @@ use super::{DEADLINE, Netns, block_on, eventually, report::print_command};
 /// How many changes of each kind a failing test prints.
 const PRINTED: usize = 100;
 
-/// The second that a stop may take, and one that a busy machine may add.
+/// How long a stop may take: a second, and one more for a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-/// A quorum actor on a `System` of its own, on a thread in a network namespace, with a subscriber on
-/// another arbiter. Drop ends all of it.
+/// A quorum actor in its own `System`, on a thread in a network namespace, with a subscriber on
+/// another arbiter. All of it ends on drop.
 pub struct Watcher {
     pub quorum: QuorumHandle,
     changes: mpsc::Receiver<QuorumChanged>,
-    /// The last of those that the test has taken, for when it fails.
+    /// The last changes that the test has read, for its failure message.
     taken: RefCell<VecDeque<QuorumChanged>>,
     system: System,
     thread: Option<JoinHandle<()>>,
@@ -45,11 +45,12 @@ impl Watcher {
         netns.run(|| Self::here(settings))
     }
 
-    /// In the namespaces, and as the user, of the calling thread.
+    /// Starts the actor in the namespaces, and as the user, of the calling thread.
     pub fn here(settings: impl FnOnce(QuorumBuilder) -> QuorumBuilder + Send) -> Self {
         let (sender, receiver) = mpsc::channel();
         let (tell, changes) = mpsc::channel();
-        // A scoped thread would have to end here; so what is not 'static is called on this one.
+        // A scoped thread would have to end here, so everything that is not 'static is called on
+        // this thread.
         let builder = settings(QuorumActor::builder());
         let run = move || {
             let runner = System::new();
@@ -66,12 +67,12 @@ impl Watcher {
         Self { quorum, changes, taken: RefCell::default(), system, thread: Some(thread) }
     }
 
-    /// The next change, if there is one in good time.
+    /// Returns the next change, if one arrives before the deadline.
     pub fn try_next(&self) -> Option<QuorumChanged> {
         self.take().ok()
     }
 
-    /// The next change.
+    /// Returns the next change.
     #[track_caller]
     pub fn next(&self) -> QuorumChanged {
         match self.take() {
@@ -80,7 +81,7 @@ impl Watcher {
         }
     }
 
-    /// The changes up to the first that `wanted` holds for, with it.
+    /// Returns the changes up to and including the first one for which `wanted` is true.
     #[track_caller]
     pub fn until(&self, what: &str, wanted: impl Fn(&QuorumChanged) -> bool) -> Vec<QuorumChanged> {
         let mut seen = Vec::new();
@@ -97,8 +98,8 @@ impl Watcher {
         }
     }
 
-    /// The changes up to this quorum, settled, with these members, once it is known whether the ring
-    /// is watched.
+    /// Returns the changes up to this quorum, settled, with these members, once it is known whether
+    /// the ring is watched.
     #[track_caller]
     pub fn until_settled(&self, quorum: Quorum, members: &[u32]) -> Vec<QuorumChanged> {
         self.until(&format!("{quorum} with members {members:?}"), |change| {
@@ -115,7 +116,7 @@ impl Watcher {
         self.until(&format!("{quorum}"), |change| change.current.quorum == quorum)
     }
 
-    /// The changes up to the loss of the connection.
+    /// Returns the changes up to the loss of the connection.
     #[track_caller]
     pub fn until_lost(&self) -> Vec<QuorumChanged> {
         self.until("the connection is lost", |change| {
@@ -128,14 +129,14 @@ impl Watcher {
         self.until(&format!("{cause:?}"), |change| change.cause == cause)
     }
 
-    /// The message of the error that the connection is in, once it is in one.
+    /// Returns the message of the connection's error, once it has one.
     #[track_caller]
     pub fn error(&self) -> actix_quorum::Error {
         let seen = self.until("an error", |change| change_error(change).is_some());
         change_error(&seen[seen.len() - 1]).unwrap()
     }
 
-    /// What has arrived and was not looked at.
+    /// Returns the changes that have arrived and were not read.
     pub fn rest(&self) -> Vec<QuorumChanged> {
         self.changes.try_iter().inspect(|change| self.note(change)).collect()
     }
@@ -152,7 +153,7 @@ impl Watcher {
         }
     }
 
-    /// Stops the actor, in time whatever hangs.
+    /// Stops the actor within the guaranteed time, even if a call hangs.
     #[track_caller]
     pub fn stops_at_once(&self) {
         let start = Instant::now();
@@ -162,7 +163,7 @@ impl Watcher {
         assert!(!self.quorum.is_quorate());
     }
 
-    /// Stops the actor, and returns when it has.
+    /// Stops the actor, and returns when it has stopped.
     pub fn stop(&self) {
         block_on(self.quorum.stop());
     }
@@ -185,7 +186,7 @@ impl Drop for Watcher {
     }
 }
 
-/// Passes on what it is told.
+/// A subscriber that passes each change on to the test.
 pub struct Forward(pub mpsc::Sender<QuorumChanged>);
 
 impl Actor for Forward {
@@ -209,19 +210,19 @@ fn change_error(change: &QuorumChanged) -> Option<actix_quorum::Error> {
     }
 }
 
-/// Waits until it is connected.
+/// Waits until the actor is connected.
 pub async fn connected(quorum: &QuorumHandle) {
     let connected = |snapshot: &Snapshot| snapshot.connection == Connection::Connected;
     timeout(DEADLINE, quorum.wait_for(connected)).await.expect("connected in time").unwrap();
 }
 
-/// Waits until it is quorate.
+/// Waits until the actor is quorate.
 pub async fn quorate(quorum: &QuorumHandle) {
     timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate in time").unwrap();
 }
 
-/// How long after `since` the handle said for the last time that it is quorate. The time is taken
-/// before it is asked, so a thread that comes late to ask does not add to it.
+/// Returns how long after `since` the handle last reported quorum. The time is read before the
+/// handle is, so a late thread does not add to it.
 #[track_caller]
 pub fn last_quorate(quorum: &QuorumHandle, since: Instant) -> Duration {
     let mut last = Duration::ZERO;
@@ -235,7 +236,7 @@ pub fn last_quorate(quorum: &QuorumHandle, since: Instant) -> Duration {
     })
 }
 
-/// Delays short enough for a test, whatever the error.
+/// Returns delays that are short enough for a test, for every error.
 pub fn quick() -> Backoff {
     let delays = Duration::from_millis(10)..=Duration::from_millis(50);
     Backoff::default()
@@ -245,7 +246,7 @@ pub fn quick() -> Backoff {
         .needs_operator(delays)
 }
 
-/// One line each.
+/// Formats one change per line.
 pub fn lines(changes: &[QuorumChanged]) -> String {
     changes.iter().map(|change| format!("\n  {change}")).collect()
 }
