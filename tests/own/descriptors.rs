@@ -71,7 +71,7 @@ fn without_zero<T>(f: impl FnOnce() -> T) -> T {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn without_descriptors_an_attempt_fails_and_harms_nothing() {
+fn without_descriptors_an_attempt_fails_without_harm() {
     own_process!();
     let node = Node::single();
     node.run(|| {
@@ -150,7 +150,7 @@ fn a_closed_descriptor_0_is_not_given_to_libquorum() {
 /// A libquorum that does what libqb does when it gets no socket.
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_descriptor_0_that_a_failed_attempt_closes_is_put_back() {
+fn a_descriptor_0_that_a_failed_attempt_closes_is_restored() {
     own_process!();
     let fake = FakeLibquorum::variant("descriptors_closes_zero", Variant::FailClosesZero);
     // SAFETY: it has the functions of libquorum.
@@ -177,7 +177,7 @@ fn a_descriptor_0_that_a_failed_attempt_closes_is_put_back() {
 /// A descriptor is needed to load a library, too; that none is left is no fault of the library.
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_library_that_cannot_be_opened_for_want_of_descriptors_is_not_missing() {
+fn a_library_that_cannot_be_opened_without_descriptors_is_not_reported_as_missing() {
     own_process!();
     let source = "int quorum_answer(void) { return 42; }";
     let path = crate::support::fake_libquorum("descriptors_not_loaded", source);
@@ -247,7 +247,7 @@ fn the_server_is_known_over_the_transport_socket_too() {
 
 /// An arbiter takes a thread and descriptors.
 #[test]
-fn an_actor_without_an_arbiter_says_so_and_ends() {
+fn an_actor_without_an_arbiter_publishes_an_error_and_ends() {
     own_process!();
     System::new().block_on(async {
         let exhausted = Exhausted::but(0);

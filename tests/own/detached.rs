@@ -50,7 +50,7 @@ fn an_executor_without_timers_reads_waits_and_streams() {
 }
 
 #[test]
-fn its_thread_ends_with_the_actor() {
+fn the_thread_of_a_detached_actor_ends_with_it() {
     own_process!();
     let run = || {
         let quorum = QuorumActor::builder().source(Cluster::new(3).node(1)).start_detached();

@@ -19,7 +19,7 @@ exec corosync "$@"
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_corosync_that_requires_encryption_gets_it() {
+fn encryption_is_used_if_corosync_requires_it() {
     own_process!();
     let directory = TempDir::new();
     let program = directory.path().join("corosync");

@@ -64,7 +64,7 @@ fn wait_for_ever() -> ! {
 
 /// Everything is called, and the grace is given: the program ends by what was stopped.
 #[test]
-fn a_program_on_tokio_is_told_to_stop_and_ends_in_order() {
+fn a_program_on_tokio_is_asked_to_stop_and_ends_normally() {
     let case = || {
         let (stop, stopped) = oneshot::channel();
         let first = Arc::new(AtomicBool::new(false));
@@ -81,7 +81,7 @@ fn a_program_on_tokio_is_told_to_stop_and_ends_in_order() {
         exit(GRACEFUL);
     };
     let cases: &[Case] = &[("in order", case)];
-    run("a_program_on_tokio_is_told_to_stop_and_ends_in_order", cases, with_code(GRACEFUL));
+    run("a_program_on_tokio_is_asked_to_stop_and_ends_normally", cases, with_code(GRACEFUL));
 }
 
 fn every_worker_is_stuck() {
@@ -142,7 +142,7 @@ fn nothing_to_stop() {
 }
 
 #[test]
-fn the_process_ends_with_the_code_whatever_is_stuck() {
+fn the_process_ends_with_the_code_even_if_everything_is_stuck() {
     let cases: &[Case] = &[
         ("every_worker_is_stuck", every_worker_is_stuck),
         ("a_part_blocks", a_part_blocks),
@@ -151,11 +151,11 @@ fn the_process_ends_with_the_code_whatever_is_stuck() {
         ("the_actor_is_dead", the_actor_is_dead),
         ("nothing_to_stop", nothing_to_stop),
     ];
-    run("the_process_ends_with_the_code_whatever_is_stuck", cases, with_code(CODE));
+    run("the_process_ends_with_the_code_even_if_everything_is_stuck", cases, with_code(CODE));
 }
 
 #[test]
-fn a_program_that_is_stopped_in_order_is_left_alone() {
+fn a_program_that_stops_its_actor_is_not_ended() {
     let case = || {
         let cluster = Cluster::new(3);
         let quorum = start(&cluster);
@@ -166,5 +166,5 @@ fn a_program_that_is_stopped_in_order_is_left_alone() {
         exit(ALONE);
     };
     let cases: &[Case] = &[("stopped", case)];
-    run("a_program_that_is_stopped_in_order_is_left_alone", cases, with_code(ALONE));
+    run("a_program_that_stops_its_actor_is_not_ended", cases, with_code(ALONE));
 }

@@ -13,7 +13,7 @@ use crate::support::{Ipc, Node, Watcher};
 /// A Corosync that was stopped in order takes its socket with it.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_corosync_that_comes_back_is_found_at_once_by_its_file() {
+fn a_restarted_corosync_is_found_at_once_through_its_socket_file() {
     if env::var_os("CLIENT").is_some() {
         return be_client();
     }
@@ -27,7 +27,10 @@ fn a_corosync_that_comes_back_is_found_at_once_by_its_file() {
                 &format!("{} && exec \"$0\" \"$@\"", node.corosync.files()),
             ])
             .arg(env::current_exe().unwrap())
-            .args(["--exact", "files::a_corosync_that_comes_back_is_found_at_once_by_its_file"])
+            .args([
+                "--exact",
+                "files::a_restarted_corosync_is_found_at_once_through_its_socket_file",
+            ])
             .args(["--ignored", "--nocapture"])
             .env("CLIENT", "yes")
             .stdout(Stdio::piped())

@@ -9,7 +9,7 @@ use crate::support::{Node, Watcher, eventually, quick, runs_thread, wait_asleep}
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_hung_daemon_is_told_and_holds_up_neither_stop_nor_start() {
+fn a_hung_daemon_is_reported_and_blocks_neither_stop_nor_start() {
     own_process!();
     let node = Node::single();
     node.corosync.pause();

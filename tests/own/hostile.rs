@@ -61,7 +61,7 @@ impl Place {
 /// Without this the others would show nothing.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_server_that_behaves_is_believed() {
+fn a_correct_server_is_believed() {
     own_process!();
     let place = Place::new();
     for ipc in [Ipc::Shm, Ipc::Socket] {
@@ -130,7 +130,7 @@ fn a_server_of_corosync_2_survives_a_thousand_connections() {
 /// libcorosync_common (`common_lib/error_conversion.c`).
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_refused_connection_is_the_error_of_its_errno() {
+fn a_refused_connection_becomes_the_error_of_its_errno() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -174,7 +174,7 @@ fn codes() -> impl Iterator<Item = u32> {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn each_error_of_an_answer_is_that_of_the_call() {
+fn each_error_in_an_answer_becomes_the_error_of_the_call() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -233,7 +233,7 @@ fn until_not_believed(server: &Hostile, watcher: &Watcher, request: &str) {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn an_error_is_no_answer_to_the_probe() {
+fn an_error_does_not_count_as_an_answer_to_the_probe() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -259,7 +259,7 @@ fn an_error_is_no_answer_to_the_probe() {
 /// never answer. Root can, too; then there is no telling but by waiting.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn somebody_who_never_answers_does_not_keep_us_from_corosync() {
+fn a_silent_impostor_does_not_prevent_a_connection_to_corosync() {
     own_process!();
     let place = Place::new();
     for uid in [NOBODY, 0] {
@@ -292,7 +292,7 @@ fn somebody_who_never_answers_does_not_keep_us_from_corosync() {
 /// No thread of an actor's waits for somebody who never answers once the actor is stopped.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn no_thread_is_left_behind_with_somebody_who_never_answers() {
+fn a_silent_server_leaves_no_thread_behind() {
     own_process!();
     let place = Place::new();
     let impostor = Impostor::start(&place.netns, 0, "cmap");
@@ -310,7 +310,7 @@ fn no_thread_is_left_behind_with_somebody_who_never_answers() {
 /// One answer that never comes ends nothing for good.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_lost_answer_of_votequorum_is_asked_for_again() {
+fn a_request_whose_answer_from_votequorum_is_lost_is_repeated() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -326,7 +326,7 @@ fn a_lost_answer_of_votequorum_is_asked_for_again() {
 /// The names are read on a thread that ends when they were read.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_lost_answer_about_the_names_is_asked_for_again() {
+fn a_request_whose_answer_about_the_names_is_lost_is_repeated() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -343,7 +343,7 @@ fn a_lost_answer_about_the_names_is_asked_for_again() {
 /// Where there is no votequorum, and over the other transport.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_lost_answer_is_asked_for_again_whoever_is_asked() {
+fn a_request_whose_answer_is_lost_is_repeated_for_every_service() {
     own_process!();
     for (ipc, services, asked, request) in [
         (Ipc::Socket, &["quorum", "votequorum"][..], "votequorum", GETINFO),
@@ -365,7 +365,7 @@ fn a_lost_answer_is_asked_for_again_whoever_is_asked() {
 /// Each connection that is given up takes one of 128 places of a daemon that is stopped.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_votequorum_that_never_answers_is_asked_on_another_connection_ever_more_rarely() {
+fn a_silent_votequorum_is_asked_on_new_connections_ever_more_rarely() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -383,7 +383,7 @@ fn a_votequorum_that_never_answers_is_asked_on_another_connection_ever_more_rare
 /// Each step of connecting at which a server may leave its client waiting.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_server_that_hangs_while_we_connect_is_told_and_holds_up_nobody() {
+fn a_server_that_hangs_during_the_connect_is_reported_and_blocks_nothing() {
     own_process!();
     let place = Place::new();
     let [nodelist, quorum, _] = tracked(true);
@@ -413,7 +413,7 @@ fn a_server_that_hangs_while_we_connect_is_told_and_holds_up_nobody() {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_server_that_hangs_once_it_has_told_is_not_believed_for_longer_than_the_lease() {
+fn a_server_that_hangs_after_its_notifications_is_believed_for_at_most_the_lease() {
     own_process!();
     let _alone = alone();
     let place = Place::new();
@@ -438,7 +438,7 @@ fn a_server_that_hangs_once_it_has_told_is_not_believed_for_longer_than_the_leas
 /// The server lives, and tells of quorum all the time; only the probe gets no answer.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_votequorum_that_alone_hangs_ends_belief() {
+fn a_hung_votequorum_alone_ends_quorum() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -464,7 +464,7 @@ fn a_votequorum_that_alone_hangs_ends_belief() {
 /// Where there is no votequorum, `quorum_getquorate` is asked in its place.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_quorum_service_that_answers_the_probe_in_no_way_ends_belief() {
+fn a_quorum_service_that_does_not_answer_the_probe_ends_quorum() {
     own_process!();
     let place = Place::new();
     let server = Hostile::start_as(&place.netns, 0, Ipc::Shm, &["quorum"]);
@@ -510,7 +510,7 @@ fn assert_ends(server: &Hostile, watcher: &Watcher, event: &Message, code: Code)
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_notification_of_no_known_number_ends_the_connection() {
+fn an_unknown_notification_ends_the_connection() {
     own_process!();
     let place = Place::new();
     let (server, watcher) = inquorate(&place, Ipc::Shm);
@@ -523,7 +523,7 @@ fn a_notification_of_no_known_number_ends_the_connection() {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_decision_that_is_neither_yes_nor_no_ends_the_connection() {
+fn a_decision_that_is_neither_true_nor_false_ends_the_connection() {
     own_process!();
     let place = Place::new();
     let (server, watcher) = inquorate(&place, Ipc::Shm);
@@ -543,7 +543,7 @@ fn a_decision_that_is_neither_yes_nor_no_ends_the_connection() {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_list_of_another_length_than_it_says_harms_nothing() {
+fn a_list_with_a_wrong_length_does_no_harm() {
     own_process!();
     let place = Place::new();
     let (server, watcher) = inquorate(&place, Ipc::Shm);
@@ -583,7 +583,7 @@ fn a_list_of_another_length_than_it_says_harms_nothing() {
 /// may look like a decision, and votequorum has a veto.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_notification_of_another_size_harms_nothing() {
+fn a_notification_with_a_wrong_size_does_no_harm() {
     own_process!();
     const BUFFER: usize = 1 << 20; // of `quorum_dispatch`
     let place = Place::new();
@@ -614,7 +614,7 @@ fn a_notification_of_another_size_harms_nothing() {
 /// Nothing that is behind it could ever be dispatched.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_notification_that_is_too_large_to_take_ends_the_connection() {
+fn a_notification_that_is_too_large_ends_the_connection() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -636,7 +636,7 @@ fn a_notification_that_is_too_large_to_take_ends_the_connection() {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_decision_about_another_ring_is_believed_for_the_grace_only() {
+fn a_decision_about_another_ring_counts_for_the_grace_only() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -669,7 +669,7 @@ fn a_decision_about_another_ring_is_believed_for_the_grace_only() {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn an_answer_of_votequorum_that_makes_no_sense_harms_nothing() {
+fn an_invalid_answer_of_votequorum_does_no_harm() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -723,7 +723,7 @@ fn an_answer_of_votequorum_that_makes_no_sense_harms_nothing() {
 /// Every moment of an exchange at which a server may die.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_server_that_dies_in_the_middle_of_an_exchange_is_survived() {
+fn the_actor_survives_a_server_that_dies_during_an_exchange() {
     own_process!();
     let place = Place::new();
     let [nodelist, quorum, tracking] = tracked(true);
@@ -765,7 +765,7 @@ fn a_server_that_dies_in_the_middle_of_an_exchange_is_survived() {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_server_that_dies_while_a_connection_is_closed_is_survived() {
+fn the_actor_survives_a_server_that_dies_during_a_close() {
     own_process!();
     let place = Place::new();
     for service in ["quorum", "votequorum"] {
@@ -887,7 +887,7 @@ impl Handler<Call> for Echo {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_flood_is_told_or_counted_and_keeps_nobody_from_being_served() {
+fn a_flood_is_delivered_or_counted_and_blocks_nothing() {
     own_process!();
     const EVENTS: u32 = 100_000;
     let place = Place::new();
@@ -941,7 +941,7 @@ fn a_flood_is_told_or_counted_and_keeps_nobody_from_being_served() {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn nothing_is_left_of_hundreds_of_bad_connections() {
+fn hundreds_of_bad_connections_leave_nothing_behind() {
     own_process!();
     let place = Place::new();
     let (server, watcher) = inquorate(&place, Ipc::Shm);

@@ -15,7 +15,7 @@ use crate::support::{
 /// The lock around libquorum is not waited for without an end.
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_hung_initialize_holds_no_other_thread_up() {
+fn a_hung_initialize_blocks_no_other_thread() {
     own_process!();
     /// Five seconds, and what a loaded machine adds.
     const SLACK: Duration = Duration::from_secs(15);
@@ -54,7 +54,7 @@ fn a_hung_initialize_holds_no_other_thread_up() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_corosync_that_does_not_answer_is_told_and_waited_for() {
+fn a_silent_corosync_is_reported_and_waited_for() {
     own_process!();
     let fake = Fake::new("unresponsive");
     fake.push_both(true, 9);
@@ -71,7 +71,7 @@ fn a_corosync_that_does_not_answer_is_told_and_waited_for() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn stopping_does_not_wait_for_a_corosync_that_does_not_answer() {
+fn stopping_does_not_wait_for_a_silent_corosync() {
     own_process!();
     let fake = Fake::new("stop_unresponsive");
     fake.push_both(true, 9);
@@ -91,7 +91,7 @@ fn stopping_does_not_wait_for_a_corosync_that_does_not_answer() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_connection_that_does_not_close_is_waited_for_before_the_next() {
+fn the_next_connection_waits_for_one_that_does_not_close() {
     own_process!();
     let fake = Fake::new("hung_close");
     let watcher = fake.watch();
@@ -147,7 +147,7 @@ fn stopping_does_not_wait_for_a_connection_that_does_not_close() {
 /// From the call on, not from when the connection is closed.
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn who_stops_the_actor_is_told_of_no_quorum_from_then_on() {
+fn no_reader_sees_quorum_from_the_call_of_stop_on() {
     own_process!();
     let fake = Fake::new("stop_at_once");
     let watcher = fake.watch();

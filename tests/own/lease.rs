@@ -53,7 +53,7 @@ fn a_live_daemon_keeps_the_lease() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_hung_daemon_is_not_believed_for_longer_than_the_lease() {
+fn a_hung_daemon_is_believed_for_at_most_the_lease() {
     own_process!();
     let _alone = alone();
     let (node, watcher) = watched();
@@ -179,7 +179,7 @@ fn readers_are_safe_from_a_suspended_system() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_guard_drops_the_work_that_quorum_was_lost_under() {
+fn a_guard_drops_its_work_when_quorum_is_lost() {
     own_process!();
     let (node, watcher) = watched();
     block_on(async {
@@ -203,7 +203,7 @@ fn a_guard_drops_the_work_that_quorum_was_lost_under() {
 /// The daemon tells what changes, but does not answer: on the fake one.
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_daemon_that_only_talks_is_not_believed() {
+fn a_daemon_that_sends_but_does_not_answer_is_not_believed() {
     own_process!();
     let _alone = alone();
     let fake = Arc::new(FakeLibquorum::new("lease_talks"));
@@ -235,7 +235,7 @@ fn a_daemon_that_only_talks_is_not_believed() {
 /// is asked in its place does.
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn what_is_asked_has_a_veto() {
+fn the_answer_to_the_probe_has_a_veto() {
     own_process!();
     let fake = FakeLibquorum::new("lease_veto");
     let watcher =

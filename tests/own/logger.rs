@@ -46,7 +46,7 @@ static LOGGER: Blocking = Blocking { blocked: Mutex::new(None), told: AtomicBool
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_logger_that_blocks_does_not_keep_quorum_up() {
+fn a_loss_is_published_while_the_logger_blocks() {
     own_process!();
     log::set_logger(&LOGGER).unwrap();
     log::set_max_level(LevelFilter::Info);

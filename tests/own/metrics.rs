@@ -43,7 +43,7 @@ impl Handler<QuorumChanged> for Slow {
 
 #[test]
 #[ignore = "needs promtool: make test"]
-fn what_happens_is_measured() {
+fn events_are_recorded_as_metrics() {
     own_process!();
     let prometheus = PrometheusBuilder::new().install_recorder().unwrap();
     System::new().block_on(async {
@@ -132,7 +132,7 @@ fn what_happens_is_measured() {
 
 /// So does one that forgets what was not recorded for some time.
 #[test]
-fn a_recorder_that_is_installed_late_gets_every_gauge() {
+fn a_recorder_that_is_installed_late_receives_every_gauge() {
     own_process!();
     System::new().block_on(async {
         tokio::time::pause();

@@ -25,7 +25,7 @@ fn the_names_are_those_of_the_configuration() {
 /// As Pacemaker and corosync-quorumtool call it.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_node_without_a_name_is_called_by_the_host_name_in_its_address() {
+fn a_node_without_a_name_gets_the_host_name_in_its_address() {
     own_process!();
     let node = Node::single_with(|config| {
         config.names = false;

@@ -133,7 +133,7 @@ fn observe(seen: &Seen, quorum: &QuorumHandle) {
 
 #[test]
 #[ignore = "needs root and corosync: make soak"]
-fn nobody_says_quorate_that_corosync_does_not() {
+fn the_actor_never_reports_quorum_that_corosync_does_not_report() {
     own_process!();
     let number = |name: &str| env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
     let duration = Duration::from_secs(number("SOAK_SECONDS").unwrap_or(60));

@@ -39,7 +39,7 @@ async fn wait(what: &str, condition: impl Fn() -> bool) {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_stop_that_the_arbiter_is_too_busy_for_is_not_forgotten() {
+fn a_stop_takes_effect_after_the_arbiter_was_busy() {
     own_process!();
     let fake = FakeLibquorum::new("stop_busy");
     System::new().block_on(async {
@@ -58,7 +58,7 @@ fn a_stop_that_the_arbiter_is_too_busy_for_is_not_forgotten() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_stop_that_is_not_awaited_is_one_too() {
+fn a_stop_takes_effect_without_being_awaited() {
     own_process!();
     let fake = FakeLibquorum::new("stop_dropped");
     System::new().block_on(async {
@@ -113,7 +113,7 @@ impl Handler<QuorumChanged> for Subscriber {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn after_a_stop_nothing_is_left_on_an_arbiter_of_the_callers() {
+fn a_stop_leaves_nothing_on_an_arbiter_of_the_caller() {
     own_process!();
     let fake = FakeLibquorum::new("stop_shared");
     System::new().block_on(async {
@@ -134,7 +134,7 @@ fn after_a_stop_nothing_is_left_on_an_arbiter_of_the_callers() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn the_end_of_its_arbiter_is_its_end() {
+fn the_actor_ends_with_its_arbiter() {
     own_process!();
     let fake = FakeLibquorum::new("stop_arbiter");
     System::new().block_on(async {
@@ -151,7 +151,7 @@ fn the_end_of_its_arbiter_is_its_end() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_condition_may_ask_the_handle() {
+fn a_condition_may_call_the_handle() {
     own_process!();
     let fake = Arc::new(FakeLibquorum::new("stop_wait"));
     System::new().block_on(async {

@@ -151,7 +151,7 @@ fn logger_blocks() {
 }
 
 #[test]
-fn the_process_ends_with_the_code_whatever_is_stuck() {
+fn the_process_ends_with_the_code_even_if_everything_is_stuck() {
     let cases: &[Case] = &[
         #[cfg(feature = "web")]
         ("web_main", web_main),
@@ -162,11 +162,11 @@ fn the_process_ends_with_the_code_whatever_is_stuck() {
         ("main_is_stuck", main_is_stuck),
         ("logger_blocks", logger_blocks),
     ];
-    run("the_process_ends_with_the_code_whatever_is_stuck", cases, with_code(CODE));
+    run("the_process_ends_with_the_code_even_if_everything_is_stuck", cases, with_code(CODE));
 }
 
 #[test]
-fn a_main_that_is_given_the_code_ends_in_order() {
+fn a_main_that_receives_the_code_ends_normally() {
     let case = || {
         let runner = System::new();
         let cluster = Cluster::new(3);
@@ -177,7 +177,7 @@ fn a_main_that_is_given_the_code_ends_in_order() {
         let code = runner.run_with_code().unwrap();
         exit(if code == CODE { GRACEFUL } else { code });
     };
-    run("a_main_that_is_given_the_code_ends_in_order", &[("in order", case)], with_code(GRACEFUL));
+    run("a_main_that_receives_the_code_ends_normally", &[("in order", case)], with_code(GRACEFUL));
 }
 
 #[test]
@@ -232,11 +232,11 @@ fn never_quorate() {
 }
 
 #[test]
-fn a_process_without_a_loss_is_left_alone() {
+fn a_process_without_a_loss_continues() {
     let cases: &[Case] = &[
         ("regained_in_time", regained_in_time),
         ("stopped_in_order", stopped_in_order),
         ("never_quorate", never_quorate),
     ];
-    run("a_process_without_a_loss_is_left_alone", cases, with_code(ALONE));
+    run("a_process_without_a_loss_continues", cases, with_code(ALONE));
 }

@@ -162,12 +162,12 @@ fn abstract_socket() -> UnixDatagram {
 }
 
 #[test]
-fn it_is_ready_once_then_has_a_status_and_then_stops() {
+fn ready_status_and_stopping_are_sent_in_this_order() {
     run_case(CASES);
     let directory = TempDir::new();
     let path = UnixDatagram::bind(directory.path().join("notify")).unwrap();
     for socket in [path, abstract_socket()] {
-        let test = "it_is_ready_once_then_has_a_status_and_then_stops";
+        let test = "ready_status_and_stopping_are_sent_in_this_order";
         let mut service = Service::start(test, "plain", socket, None);
         let mut told = service.until("READY=1\n");
         assert!(told[0].starts_with("STATUS=unknown: "), "{told:?}");
@@ -189,10 +189,10 @@ fn it_is_ready_once_then_has_a_status_and_then_stops() {
 }
 
 #[test]
-fn a_node_without_quorum_is_ready_and_left_alone() {
+fn a_service_that_never_had_quorum_is_ready_and_fed() {
     run_case(CASES);
     let service =
-        Service::watched("a_node_without_quorum_is_ready_and_left_alone", "without_quorum");
+        Service::watched("a_service_that_never_had_quorum_is_ready_and_fed", "without_quorum");
     let told = service.until("READY=1\n");
     assert!(told.last().unwrap().starts_with("STATUS=inquorate"), "{told:?}");
     service.is_fed();
@@ -218,9 +218,9 @@ fn the_watchdog_is_fed_by_the_arbiter_of_the_user() {
 }
 
 #[test]
-fn the_watchdog_is_fed_only_with_quorum_if_asked_for() {
+fn the_watchdog_is_fed_only_with_quorum_if_configured() {
     run_case(CASES);
-    let test = "the_watchdog_is_fed_only_with_quorum_if_asked_for";
+    let test = "the_watchdog_is_fed_only_with_quorum_if_configured";
     let mut service = Service::watched(test, "while_quorate");
     service.until("READY=1\n");
     service.is_fed();
@@ -237,9 +237,9 @@ fn the_watchdog_is_fed_only_with_quorum_if_asked_for() {
 
 /// The status says so, though no message does.
 #[test]
-fn an_actor_that_is_stuck_is_no_quorum() {
+fn a_stuck_actor_counts_as_a_loss_of_quorum() {
     run_case(CASES);
-    let mut service = Service::watched("an_actor_that_is_stuck_is_no_quorum", "while_quorate");
+    let mut service = Service::watched("a_stuck_actor_counts_as_a_loss_of_quorum", "while_quorate");
     service.until("READY=1\n");
     service.is_fed();
     service.order("block the actor");
@@ -249,9 +249,9 @@ fn an_actor_that_is_stuck_is_no_quorum() {
 
 /// Its queue is full, so nothing can be sent. The service goes on, and is heard of later.
 #[test]
-fn a_systemd_that_is_behind_holds_up_nobody() {
+fn a_slow_systemd_does_not_block_the_service() {
     run_case(CASES);
-    let (test, socket) = ("a_systemd_that_is_behind_holds_up_nobody", abstract_socket());
+    let (test, socket) = ("a_slow_systemd_does_not_block_the_service", abstract_socket());
     let other = UnixDatagram::unbound().unwrap();
     other.set_nonblocking(true).unwrap();
     let address = socket.local_addr().unwrap();

@@ -6,7 +6,7 @@ use actix_quorum::Error;
 
 #[test]
 #[ignore = "needs root: make test"]
-fn an_unmapped_user_is_not_called_an_impostor() {
+fn the_error_for_an_unmapped_user_explains_the_namespace() {
     let error = Error::untrusted_server(Some(65534), 0).to_string();
     if env::var_os("IN_NAMESPACE").is_some() {
         assert!(error.contains("/proc/self/uid_map") && !error.contains("ss -xlp"), "{error}");
@@ -16,7 +16,7 @@ fn an_unmapped_user_is_not_called_an_impostor() {
     let ran = Command::new("unshare")
         .args(["--user", "--map-root-user"])
         .arg(env::current_exe().unwrap())
-        .args(["--exact", "user_namespace::an_unmapped_user_is_not_called_an_impostor"])
+        .args(["--exact", "user_namespace::the_error_for_an_unmapped_user_explains_the_namespace"])
         .args(["--include-ignored", "--nocapture"])
         .env("IN_NAMESPACE", "1")
         .output()

@@ -34,7 +34,7 @@ fn a_partition_separates_its_groups() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn nodes_end_and_come_back() {
+fn nodes_stop_and_start_again() {
     let cluster = Cluster::start(3);
     let node = cluster.node(3);
     let ring = cluster.node(1).wait_members(true, &[1, 2, 3]).ring_id;

@@ -14,7 +14,7 @@ fn exclusive(watcher: &Watcher) -> FencingToken {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_node_that_the_others_go_on_without_is_not_believed() {
+fn a_node_that_the_others_continue_without_is_not_believed() {
     let cluster = Cluster::start_with(3, |config| config.transport = Transport::Udpu);
     let [one, two] = [1, 2]
         .map(|id| Watcher::start_with(&cluster.node(id).netns, |builder| builder.backoff(quick())));

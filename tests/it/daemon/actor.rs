@@ -29,7 +29,7 @@ fn watched() -> (Node, Watcher) {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_subscriber_gets_the_current_state_first() {
+fn a_subscriber_receives_the_current_state_first() {
     let (node, watcher) = watched();
     let (send, received) = mpsc::channel();
     let first = System::new().block_on(async {
@@ -48,7 +48,7 @@ fn a_subscriber_gets_the_current_state_first() {
 /// that never reads, one that panics and one that died, which disturb nobody.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_thousand_flips_arrive_complete_and_in_order_beside_bad_subscribers() {
+fn a_thousand_changes_arrive_complete_and_in_order_despite_bad_subscribers() {
     let (node, watcher) = watched();
     let (unblock, stuck) = mpsc::channel::<()>();
     let quorum = watcher.quorum.clone();
@@ -136,7 +136,7 @@ impl Handler<Die> for Panics {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn the_address_takes_messages_for_what_the_handle_does() {
+fn the_actor_accepts_messages_in_place_of_handle_methods() {
     let (_node, watcher) = watched();
     let addr = watcher.quorum.addr();
     let (send, _received) = mpsc::channel();
@@ -158,7 +158,7 @@ fn the_address_takes_messages_for_what_the_handle_does() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn code_that_is_no_actor_waits_and_reads_a_stream() {
+fn code_outside_of_actors_waits_and_reads_a_stream() {
     let node = Node::single();
     let quorum = Watcher::start(&node.netns);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
@@ -196,7 +196,7 @@ fn code_that_is_no_actor_waits_and_reads_a_stream() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn stopping_tells_so_and_closes_the_connection() {
+fn stopping_publishes_stopped_and_closes_the_connection() {
     let (node, watcher) = watched();
     // Those to the quorum service, and the probe's to votequorum.
     let connected = || {
@@ -245,7 +245,7 @@ fn the_end_of_the_system_ends_quorum() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn an_arbiter_of_the_callers_serves_as_well() {
+fn the_actor_runs_on_an_arbiter_of_the_caller() {
     let node = Node::single();
     node.run(|| {
         System::new().block_on(async {
@@ -272,7 +272,7 @@ fn an_arbiter_of_the_callers_serves_as_well() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_daemon_that_is_not_there_is_waited_for() {
+fn the_actor_waits_for_a_daemon_that_is_not_running() {
     let node = Node::single();
     node.corosync.terminate();
     let watcher = Watcher::start(&node.netns);
@@ -297,7 +297,7 @@ fn another_network_namespace_has_no_daemon() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_refused_user_is_told_what_to_write_and_let_in_after() {
+fn a_refused_user_receives_the_remedy_and_connects_after_it() {
     let node = Node::single();
     let watcher =
         node.run(|| as_user(65534, 65534, || Watcher::here(|builder| builder.backoff(quick()))));
@@ -330,7 +330,7 @@ fn refused_attempts_are_rare_by_default() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_full_dev_shm_is_told_and_survived() {
+fn a_full_dev_shm_is_reported_and_survived() {
     small_dev_shm("64m", || {
         let node = Node::single();
         let filler = fill_dev_shm();
@@ -345,7 +345,7 @@ fn a_full_dev_shm_is_told_and_survived() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_dev_shm_of_its_own_is_told() {
+fn a_separate_dev_shm_is_reported() {
     let node = Node::single();
     let error = small_dev_shm("64m", || {
         node.netns.enter();
@@ -357,7 +357,7 @@ fn a_dev_shm_of_its_own_is_told() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_corosync_without_a_provider_is_refused_unless_asked_for() {
+fn a_corosync_without_a_provider_is_refused_unless_allowed() {
     let node = Node::single_with(|config| config.provider = None);
     let watcher = Watcher::start(&node.netns);
     // The process may be connecting to a daemon that another test has paused.
@@ -390,7 +390,7 @@ fn only_a_server_of_the_right_user_is_believed() {
 /// Kills the daemon at moments spread over its start and the connection, again and again.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_daemon_that_dies_in_the_middle_of_anything_is_survived() {
+fn the_actor_survives_the_death_of_the_daemon_at_any_moment() {
     let node = Node::single();
     let watcher = Watcher::start_with(&node.netns, |builder| {
         let delays = Duration::from_micros(100)..=Duration::from_millis(2);
@@ -424,7 +424,7 @@ fn a_daemon_that_dies_in_the_middle_of_anything_is_survived() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_small_stack_is_told_and_harms_nothing() {
+fn a_small_stack_is_reported_without_harm() {
     let node = Node::single();
     node.run(|| {
         let small = thread::Builder::new().stack_size(256 * 1024);
@@ -468,7 +468,7 @@ fn the_actor_outlives_its_handles() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn the_votes_are_told() {
+fn the_votes_are_published() {
     let node = Node::single();
     let watcher = Watcher::start(&node.netns);
     watcher.until("the votes", |change| {

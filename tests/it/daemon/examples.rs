@@ -29,7 +29,7 @@ fn watch_prints_every_change_until_interrupted() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn watch_says_what_to_do_where_there_is_no_corosync() {
+fn watch_prints_what_to_do_without_corosync() {
     let nowhere = Netns::new();
     let mut watch = Running::example(Some(&nowhere), "watch", "--corosync");
     watch.until("systemctl start corosync");
@@ -37,7 +37,7 @@ fn watch_says_what_to_do_where_there_is_no_corosync() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn watch_simulates_a_loss_and_a_regain_where_there_is_no_corosync() {
+fn watch_simulates_a_loss_and_a_regain_without_corosync() {
     let nowhere = Netns::new();
     let mut watch = Running::example(Some(&nowhere), "watch", "");
     watch.until_start("quorate: ring");
@@ -52,7 +52,7 @@ fn watch_simulates_a_loss_and_a_regain_where_there_is_no_corosync() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn supervised_pauses_and_goes_on_across_a_restart_of_corosync() {
+fn supervised_pauses_and_continues_across_a_restart_of_corosync() {
     let node = Node::single();
     let mut supervised = Running::example(Some(&node.netns), "supervised", "--corosync");
     supervised.until("working");
@@ -81,7 +81,7 @@ fn the_shortest_program_runs_to_its_end() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn gate_takes_writes_while_there_is_quorum() {
+fn gate_accepts_writes_only_with_quorum() {
     let node = Node::single();
     let mut gate = Running::example(Some(&node.netns), "gate", "--corosync");
     gate.until("http://127.0.0.1:8080/value");
@@ -122,7 +122,7 @@ fn gate_takes_writes_while_there_is_quorum() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn tokio_works_under_a_guard_and_begins_again_after_a_loss() {
+fn tokio_works_under_a_guard_and_starts_again_after_a_loss() {
     let node = Node::single();
     let mut worker = Running::example(Some(&node.netns), "tokio", "--corosync");
     worker.until("begins in epoch");
@@ -145,7 +145,7 @@ fn tokio_works_under_a_guard_and_begins_again_after_a_loss() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn axum_takes_writes_while_no_other_partition_can_have_quorum() {
+fn axum_accepts_writes_while_no_other_partition_can_have_quorum() {
     let node = Node::single();
     let mut service = Running::example(Some(&node.netns), "axum", "--corosync");
     service.until("http://127.0.0.1:8081/value");

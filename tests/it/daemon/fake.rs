@@ -55,7 +55,7 @@ fn all(handle: &mut Handle) -> Vec<Result<Notification, Error>> {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn each_error_of_an_initialize_is_connect() {
+fn each_error_of_initialize_becomes_error_connect() {
     let fake = Fake::new("error_initialize");
     for (model, function) in
         [(Model::V1, "quorum_model_initialize"), (Model::V0, "quorum_initialize")]
@@ -101,7 +101,7 @@ fn only_invalid_param_of_model_initialize_falls_back_to_model_v0() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn each_error_of_trackstart_is_track_start() {
+fn each_error_of_trackstart_becomes_error_track_start() {
     let fake = Fake::new("error_trackstart");
     let mut handle = fake.connect();
     for code in CODES {
@@ -113,7 +113,7 @@ fn each_error_of_trackstart_is_track_start() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn each_error_of_any_other_request_is_request() {
+fn each_error_of_any_other_request_becomes_error_request() {
     let fake = Fake::new("error_request");
     let mut handle = fake.connect();
     for code in CODES {
@@ -143,7 +143,7 @@ fn each_error_of_any_other_request_is_request() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn each_error_of_a_dispatch_is_dispatch() {
+fn each_error_of_dispatch_becomes_error_dispatch() {
     let fake = Fake::new("error_dispatch");
     let mut handle = fake.connect();
     for code in CODES.into_iter().filter(|code| *code != Code::TRY_AGAIN) {
@@ -159,7 +159,7 @@ fn each_error_of_a_dispatch_is_dispatch() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn try_again_of_a_dispatch_means_that_nothing_waits() {
+fn try_again_from_a_dispatch_means_an_empty_queue() {
     let fake = Fake::new("try_again");
     let mut handle = fake.connect();
     let nothing = [Err(Error::Dispatch(Code::TRY_AGAIN))];
@@ -181,7 +181,7 @@ fn try_again_of_a_dispatch_means_that_nothing_waits() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_dispatch_that_succeeds_without_a_callback_is_bad_handle() {
+fn a_successful_dispatch_without_a_callback_becomes_bad_handle() {
     let fake = Fake::new("no_callback");
     let mut handle = fake.connect();
     for flag in FLAGS {
@@ -249,7 +249,7 @@ fn the_handle_that_the_fallback_to_model_v0_leaves_behind_is_finalized() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_list_that_is_null_or_empty_is_empty() {
+fn a_null_list_and_an_empty_list_are_empty() {
     let fake = Fake::new("empty_lists");
     let mut handle = fake.connect();
     let quorum = Notification::quorum(true, ring(1, 9), vec![]);
@@ -295,7 +295,7 @@ fn a_list_of_384_nodes_is_the_longest() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_list_that_is_too_long_is_message_error_for_good() {
+fn a_list_that_is_too_long_ends_the_connection_with_message_error() {
     let fake = Fake::new("long_lists");
     let old = FakeLibquorum::variant("fake_long_lists_v0", Variant::NoModel);
     // SAFETY: it has the functions of libquorum.
@@ -354,7 +354,7 @@ fn a_list_that_is_too_long_is_message_error_for_good() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_decision_that_is_neither_0_nor_1_is_message_error() {
+fn a_decision_that_is_neither_0_nor_1_becomes_message_error() {
     let fake = Fake::new("decisions");
     let malformed = Error::Dispatch(Code::MESSAGE_ERROR);
     for model in [Model::V0, Model::V1] {
@@ -373,7 +373,7 @@ fn a_decision_that_is_neither_0_nor_1_is_message_error() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn dispatch_all_takes_everything_and_ends() {
+fn dispatch_all_returns_everything_and_ends() {
     let fake = Fake::new("dispatch_all");
     let mut handle = fake.connect();
     assert_eq!(all(&mut handle), []);
@@ -385,7 +385,7 @@ fn dispatch_all_takes_everything_and_ends() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn dispatch_one_takes_one_of_many() {
+fn dispatch_one_returns_one_of_many() {
     let fake = Fake::new("dispatch_one");
     let mut handle = fake.connect();
     (0..3).for_each(|seq| fake.push(true, seq));
@@ -399,7 +399,7 @@ fn dispatch_one_takes_one_of_many() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn dispatch_one_nonblocking_takes_one_of_many_or_says_try_again() {
+fn dispatch_one_nonblocking_returns_one_of_many_or_try_again() {
     let fake = Fake::new("dispatch_nonblocking");
     let mut handle = fake.connect();
     (0..2).for_each(|seq| fake.push(true, seq));
@@ -414,7 +414,7 @@ fn dispatch_one_nonblocking_takes_one_of_many_or_says_try_again() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn dispatch_blocking_takes_everything_until_the_connection_ends() {
+fn dispatch_blocking_returns_everything_until_the_connection_ends() {
     let fake = Fake::new("dispatch_blocking");
     let mut handle = fake.connect();
     (0..50).for_each(|seq| fake.push(true, seq));
@@ -442,7 +442,7 @@ fn dispatch_blocking_takes_everything_until_the_connection_ends() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn nothing_is_dispatched_before_it_is_asked_for() {
+fn nothing_is_dispatched_before_the_iteration() {
     let fake = Fake::new("lazy");
     let mut handle = fake.connect();
     fake.push(true, 9);
@@ -459,7 +459,7 @@ fn nothing_is_dispatched_before_it_is_asked_for() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_handle_is_finalized_once_and_is_the_last_call() {
+fn a_handle_is_finalized_once_as_the_last_call() {
     let fake = Fake::new("finalize_once");
     let calls = || FUNCTIONS.map(|function| fake.calls(function)).iter().sum::<usize>();
     let end = |what: &str, handle: Handle, end: &dyn Fn(Handle)| {
@@ -508,7 +508,7 @@ fn assert_says(text: &str, parts: &[&str]) {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_library_that_cannot_be_used_says_why() {
+fn the_error_of_an_unusable_library_contains_the_reason() {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
 
     let missing = directory.join("fake_is_not_there.so");
@@ -567,7 +567,7 @@ fn a_corosync_without_a_provider_is_refused_until_it_has_one() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_corosync_without_a_provider_is_believed_by_who_asks_for_it() {
+fn a_corosync_without_a_provider_is_believed_if_allowed() {
     let fake = Fake::new("free");
     fake.quorum_type(0);
     // As a real one does: the ring of the decision is none.
@@ -593,7 +593,7 @@ fn assert_refused(fake: &Fake, watcher: &Watcher, error: &Error) {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_server_that_nobody_can_identify_is_refused() {
+fn a_server_that_cannot_be_identified_is_refused() {
     let fake = Fake::variant("unknown_server", Variant::Datagram);
     fake.push_both(true, 9);
     assert_eq!(fake.connect().server(), None);
@@ -622,7 +622,7 @@ fn a_server_of_another_user_is_refused() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn what_fails_after_an_initialize_is_told_and_tried_again() {
+fn a_failure_after_initialize_is_published_and_retried() {
     let fake = Fake::new("half_connected");
     for (function, error) in [
         ("quorum_trackstart", Error::TrackStart(Code::MESSAGE_ERROR)),
@@ -645,7 +645,7 @@ fn what_fails_after_an_initialize_is_told_and_tried_again() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_connection_that_hangs_up_is_unknown_and_made_again() {
+fn a_lost_connection_is_published_as_unknown_and_reopened() {
     let fake = Fake::new("hang_up");
     let watcher = fake.watch();
     for (round, silently) in [(0, false), (1, true), (2, false)] {
@@ -705,7 +705,7 @@ fn a_malformed_notification_ends_the_connection() {
 /// is one every 625 ms, two for each probe.
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn being_woken_for_nothing_disturbs_nothing() {
+fn a_spurious_wake_up_has_no_effect() {
     let fake = Fake::new("wake");
     let watcher = fake.watch();
     fake.push_both(true, 9);
@@ -730,7 +730,7 @@ fn being_woken_for_nothing_disturbs_nothing() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_flood_arrives_in_order_and_whole() {
+fn a_flood_of_notifications_arrives_complete_and_in_order() {
     const FLIPS: u64 = 5_000;
 
     let fake = Fake::new("flood");
@@ -752,7 +752,7 @@ fn a_flood_arrives_in_order_and_whole() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_flood_does_not_keep_the_actor_from_stopping() {
+fn the_actor_stops_during_a_flood_of_notifications() {
     let fake = Fake::new("stop_in_flood");
     let watcher = fake.watch();
     fake.push_both(false, 9);

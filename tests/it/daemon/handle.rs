@@ -84,7 +84,7 @@ fn initialize_connects_with_model_v1() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn quorate_is_what_the_daemon_says() {
+fn quorate_returns_the_answer_of_the_daemon() {
     let node = Node::single();
     node.run(|| {
         for model in [Model::V0, Model::V1] {
@@ -100,7 +100,7 @@ fn quorate_is_what_the_daemon_says() {
 /// The table of what `quorum_trackstart` delivers for each combination of flags.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn track_start_delivers_what_its_flags_say() {
+fn track_start_delivers_what_its_flags_request() {
     let (current, changes, only) = (Track::CURRENT, Track::CHANGES, Track::CHANGES_ONLY);
     let node = Node::single();
     node.run(|| {
@@ -139,7 +139,7 @@ fn track_start_delivers_what_its_flags_say() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn tracking_twice_is_an_error_that_tells_the_state_once_more() {
+fn starting_tracking_twice_fails_and_delivers_the_state_again() {
     let node = Node::single();
     node.run(|| {
         let ring = ring(&node, Model::V1);
@@ -212,7 +212,7 @@ fn the_context_is_kept_with_the_handle() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn dispatch_one_nonblocking_takes_one_or_says_try_again() {
+fn dispatch_one_nonblocking_returns_one_or_try_again() {
     let node = Node::single();
     node.run(|| {
         let ring = ring(&node, Model::V1);
@@ -234,7 +234,7 @@ fn dispatch_one_nonblocking_takes_one_or_says_try_again() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn dispatch_all_takes_all_that_wait_and_does_not_block() {
+fn dispatch_all_returns_all_waiting_notifications_without_blocking() {
     let node = Node::single();
     node.run(|| {
         let ring = ring(&node, Model::V1);
@@ -252,7 +252,7 @@ fn dispatch_all_takes_all_that_wait_and_does_not_block() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn dispatch_one_blocks_until_one_comes() {
+fn dispatch_one_blocks_until_a_notification_arrives() {
     let node = Node::single();
     node.run(|| {
         let ring = ring(&node, Model::V1);
@@ -275,7 +275,7 @@ fn dispatch_one_blocks_until_one_comes() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn dispatch_blocking_goes_on_until_it_is_told_to_stop() {
+fn dispatch_blocking_continues_until_the_iteration_stops() {
     let node = Node::single();
     node.run(|| {
         let ring = ring(&node, Model::V1);
@@ -322,7 +322,7 @@ fn dispatch_blocking_ends_with_the_connection() {
 /// The flags mean what they mean in C: the same on the raw function.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn the_raw_functions_are_there_for_who_needs_them() {
+fn the_raw_functions_are_available() {
     let node = Node::single();
     node.run(|| {
         // SAFETY: the system's libquorum.
@@ -367,7 +367,7 @@ fn finalize_closes_the_connection() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_dead_daemon_is_an_error_of_every_call() {
+fn every_call_fails_after_the_daemon_has_died() {
     let node = Node::single();
     node.run(|| {
         let mut handle = connect(Model::V1);
@@ -391,7 +391,7 @@ fn a_dead_daemon_is_an_error_of_every_call() {
 /// libqb removes the files of a connection only when its server's process is gone.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_dead_daemons_connection_leaves_no_files() {
+fn a_connection_to_a_dead_daemon_leaves_no_files() {
     let node = Node::single();
     node.run(|| {
         let handle = connect(Model::V1);
@@ -415,13 +415,13 @@ fn a_dead_daemons_connection_leaves_no_files() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn no_daemon_is_library() {
+fn connecting_without_a_daemon_returns_err_library() {
     Netns::new().run(|| assert_eq!(library_error(Handle::initialize()), Code::LIBRARY));
 }
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_user_that_was_not_let_in_is_access_until_it_is() {
+fn connecting_as_a_refused_user_returns_err_access() {
     let node = Node::single();
     let try_as_nobody = || node.run(|| as_user(65534, 65534, || Handle::initialize().map(drop)));
     assert_eq!(library_error(try_as_nobody()), Code::ACCESS);
@@ -431,7 +431,7 @@ fn a_user_that_was_not_let_in_is_access_until_it_is() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_full_dev_shm_is_no_space() {
+fn connecting_with_a_full_dev_shm_returns_err_no_space() {
     small_dev_shm("64m", || {
         let node = Node::single();
         let filler = fill_dev_shm();
@@ -445,7 +445,7 @@ fn a_full_dev_shm_is_no_space() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn another_dev_shm_is_not_exist() {
+fn connecting_with_another_dev_shm_returns_err_not_exist() {
     let node = Node::single();
     let code = small_dev_shm("64m", || {
         node.netns.enter();
@@ -493,7 +493,7 @@ fn a_handle_moves_to_another_thread() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_small_stack_is_refused_and_harms_nothing() {
+fn a_small_stack_is_refused_without_harm() {
     let node = Node::single();
     node.run(|| {
         let mut handle = connect(Model::V1);

@@ -38,7 +38,7 @@ fn one_node_comes_up_quorate() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn two_single_nodes_at_once_do_not_clash() {
+fn two_single_nodes_run_at_the_same_time() {
     let (a, b) = (Node::single(), Node::single_with(|config| config.ipc = Ipc::Socket));
     a.corosync.expected_votes(3);
     a.wait_members(false, &[1]);
@@ -100,7 +100,7 @@ fn drop_leaves_nothing_behind() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_leftover_of_a_dead_process_is_swept() {
+fn leftovers_of_a_dead_process_are_removed() {
     unique_name(); // the first one sweeps: have that behind us
     let mut owner = Command::new("sleep").arg("1000").spawn().unwrap();
     let name = format!("aq-{}-0", owner.id());
@@ -150,7 +150,7 @@ fn a_small_dev_shm_is_shared_with_the_daemon() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn another_user_is_the_threads_alone() {
+fn only_the_thread_changes_its_user() {
     let me = || rustix::thread::gettid();
     let ids = || fs::read_to_string(format!("/proc/self/task/{}/status", me().as_raw_pid()));
     as_user(65534, 65533, || {
@@ -163,7 +163,7 @@ fn another_user_is_the_threads_alone() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_panic_inside_a_namespace_is_the_callers() {
+fn a_panic_inside_a_namespace_reaches_the_caller() {
     let netns = Netns::new();
     let caught = panic::catch_unwind(|| netns.run(|| panic!("inside {}", netns.name())));
     let message = *caught.unwrap_err().downcast::<String>().unwrap();
@@ -196,7 +196,7 @@ fn a_connection_is_seen_in_dev_shm_while_it_is_open() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_fake_libquorum_does_as_told() {
+fn a_fake_libquorum_follows_its_script() {
     static SEEN: Mutex<Vec<(u32, Option<Vec<u32>>)>> = Mutex::new(Vec::new());
 
     extern "C" fn on_quorum(
@@ -267,7 +267,7 @@ fn a_blocked_function_waits() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn the_variants_differ_as_named() {
+fn the_variants_of_the_fake_differ() {
     let old = FakeLibquorum::variant("harness_no_model", Variant::NoModel);
     assert!(Fake::load(&old).0.model_initialize().is_err(), "and it has all others");
 

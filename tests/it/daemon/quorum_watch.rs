@@ -28,7 +28,7 @@ fn said(output: &Output) -> String {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_script_can_ask() {
+fn a_script_can_query_the_state() {
     let node = Node::single();
     let output = run(&node.netns, "");
     let ring = node.wait_members(true, &[1]).ring_id;
@@ -76,7 +76,7 @@ fn a_script_can_ask() {
 /// What CONTRIBUTING.md says of it.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_cluster_can_be_had_and_broken() {
+fn the_cluster_script_starts_and_breaks_a_cluster() {
     let name = unique_name();
     let script = |arguments: &[&str]| {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/cluster");

@@ -17,7 +17,7 @@ fn start(cluster: &Cluster) -> QuorumHandle {
 }
 
 #[test]
-fn what_waits_ends_with_the_actor() {
+fn waiting_calls_end_with_the_actor() {
     System::new().block_on(async {
         let cluster = Cluster::new(3);
         cluster.partition(&[&[1], &[2, 3]]).unwrap();
@@ -44,7 +44,7 @@ fn what_waits_ends_with_the_actor() {
 }
 
 #[test]
-fn a_guard_is_acquired_once_there_is_quorum() {
+fn acquire_returns_a_guard_once_there_is_quorum() {
     System::new().block_on(async {
         let cluster = Cluster::new(3);
         cluster.partition(&[&[1], &[2, 3]]).unwrap();
@@ -77,7 +77,7 @@ fn votes(members: &[u32]) -> Votes {
 }
 
 #[test]
-fn a_scripted_handle_tells_what_is_set() {
+fn a_scripted_handle_returns_the_published_state() {
     let script = ScriptedQuorum::new(quorate("1.9", &[1, 2, 3]));
     let quorum = script.handle();
     assert!(quorum.is_quorate() && !quorum.is_exclusive(), "the votes are not known");
@@ -112,7 +112,7 @@ fn a_scripted_handle_tells_what_is_set() {
 }
 
 #[test]
-fn a_scripted_handle_is_waited_for_and_streamed_as_any_other() {
+fn waiting_and_streaming_work_on_a_scripted_handle() {
     System::new().block_on(async {
         let script = ScriptedQuorum::new(Snapshot::without_quorum(Connection::Connected));
         let quorum = script.handle();
@@ -143,7 +143,7 @@ fn a_scripted_handle_is_waited_for_and_streamed_as_any_other() {
 }
 
 #[test]
-fn changes_are_made_for_unit_tests() {
+fn a_change_for_unit_tests_has_the_correct_lists() {
     let (before, after) = (quorate("1.9", &[1, 2, 3]), quorate("1.d", &[3, 1, 4, 4]));
     let change = QuorumChanged::new(before, after, Cause::Membership);
     assert_eq!((change.joined.to_string(), change.left.to_string()), ("4".into(), "2".into()));
@@ -158,7 +158,7 @@ fn changes_are_made_for_unit_tests() {
 
 /// What is handed to other threads.
 #[test]
-fn what_users_hold_moves_between_threads() {
+fn handles_and_guards_move_between_threads() {
     fn moves<T: Send + Sync + Clone + std::fmt::Debug + 'static>() {}
     moves::<QuorumHandle>();
     moves::<actix_quorum::QuorumGuard>();

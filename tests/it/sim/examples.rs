@@ -3,7 +3,7 @@
 use crate::support::Running;
 
 #[test]
-fn storage_that_checks_the_fencing_token_refuses_the_writer_that_was_left_behind() {
+fn storage_that_checks_the_fencing_token_refuses_a_stale_writer() {
     let mut fencing = Running::example(None, "fencing", "");
     for line in ["node 1 with token", "node 2 with token"] {
         assert!(fencing.until(line).ends_with(": written"));

@@ -33,7 +33,7 @@ const fn ms(ms: u64) -> Duration {
 }
 
 #[test]
-fn a_hung_daemon_is_believed_for_the_lease_and_no_longer() {
+fn a_hung_daemon_is_believed_for_at_most_the_lease() {
     run(async {
         let cluster = Cluster::new(3);
         let (quorum, mut recorder) = start(&cluster, |builder| builder.lease(ms(2_000)));
@@ -58,7 +58,7 @@ fn a_hung_daemon_is_believed_for_the_lease_and_no_longer() {
 }
 
 #[test]
-fn a_lease_without_an_end_does_not_keep_a_death_from_being_noticed() {
+fn the_death_of_the_daemon_is_noticed_despite_an_endless_lease() {
     run(async {
         let cluster = Cluster::new(3);
         let (quorum, mut recorder) = start(&cluster, |builder| builder.lease(Duration::MAX));
@@ -74,7 +74,7 @@ fn a_lease_without_an_end_does_not_keep_a_death_from_being_noticed() {
 }
 
 #[test]
-fn who_never_asks_is_told_that_the_lease_ran_out() {
+fn the_lease_expires_on_time_without_any_probe() {
     run(async {
         let cluster = Cluster::new(3);
         let settings = |builder: QuorumBuilder| builder.probe_interval(Duration::MAX);
@@ -89,7 +89,7 @@ fn who_never_asks_is_told_that_the_lease_ran_out() {
 
 /// Each is news, after which is asked soon: that must not put off what was to be asked sooner.
 #[test]
-fn news_do_not_cost_a_short_lease() {
+fn frequent_notifications_do_not_let_a_short_lease_expire() {
     run(async {
         let cluster = Cluster::new(3);
         let (quorum, mut recorder) = start(&cluster, |builder| builder.lease(ms(40)));
@@ -125,7 +125,7 @@ fn an_overdue_decision_is_not_believed() {
 }
 
 #[test]
-fn a_decision_in_time_is_no_loss() {
+fn a_decision_within_the_grace_is_not_a_loss() {
     run(async {
         let cluster = Cluster::new(3);
         let (quorum, mut recorder) = start(&cluster, |builder| builder);
@@ -170,7 +170,7 @@ fn a_gain_is_held_back_until_it_has_lasted() {
 }
 
 #[test]
-fn a_guard_is_of_one_epoch() {
+fn a_guard_is_valid_in_one_epoch() {
     run(async {
         let cluster = Cluster::new(3);
         let (quorum, mut recorder) = start(&cluster, |builder| builder);
@@ -192,7 +192,7 @@ fn a_guard_is_of_one_epoch() {
 }
 
 #[test]
-fn being_cut_off_and_back_without_a_loss_ends_a_guard() {
+fn a_separation_without_a_loss_invalidates_a_guard() {
     run(async {
         let cluster = Cluster::new(3);
         let (quorum, mut recorder) = start(&cluster, |builder| builder);
@@ -208,7 +208,7 @@ fn being_cut_off_and_back_without_a_loss_ends_a_guard() {
 }
 
 #[test]
-fn the_votes_are_told_with_each_membership() {
+fn the_votes_are_published_with_each_membership() {
     run(async {
         let cluster = Cluster::new(5);
         let (quorum, mut recorder) = start(&cluster, |builder| builder);

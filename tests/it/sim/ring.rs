@@ -116,7 +116,7 @@ const FAULTS: [Fault; 6] = [
 ];
 
 #[test]
-fn a_node_that_the_others_go_on_without_is_not_believed() {
+fn a_node_that_the_others_continue_without_is_not_believed() {
     run(async {
         for (what, fault) in FAULTS {
             let nodes = Nodes::formed(Cluster::new(3).timeouts(TOKEN, CONSENSUS)).await;
@@ -168,7 +168,7 @@ fn fencing_tokens_grow_with_each_ring_and_are_the_same_on_all_members() {
 }
 
 #[test]
-fn a_daemon_that_wakes_is_not_believed_on_what_it_knew() {
+fn the_old_state_of_a_resumed_daemon_is_not_believed() {
     run(async {
         let nodes = Nodes::formed(Cluster::new(3).timeouts(TOKEN, CONSENSUS)).await;
         nodes.cluster.pause(1).unwrap();
@@ -187,7 +187,7 @@ fn a_daemon_that_wakes_is_not_believed_on_what_it_knew() {
 }
 
 #[test]
-fn two_daemons_that_pause_and_resume_together_find_that_the_third_went_on() {
+fn two_daemons_that_were_paused_together_notice_that_the_third_continued() {
     run(async {
         let cluster = Cluster::new(3).timeouts(TOKEN, CONSENSUS);
         cluster.votes(3, 3).unwrap();
@@ -223,7 +223,7 @@ fn a_pause_that_is_shorter_than_the_token_timeout_changes_nothing() {
 
 /// It says good-bye, so nobody waits for it.
 #[test]
-fn a_daemon_that_is_stopped_in_order_is_left_out_at_once() {
+fn a_stopped_daemon_is_excluded_at_once() {
     run(async {
         let nodes = Nodes::formed(Cluster::new(3).timeouts(TOKEN, CONSENSUS)).await;
         nodes.cluster.stop(1).unwrap();
@@ -253,7 +253,7 @@ fn last_man_standing_may_make_two_partitions_quorate_and_neither_exclusive() {
 }
 
 #[test]
-fn a_ring_that_does_not_form_is_told_and_ends_belief() {
+fn a_ring_that_does_not_form_is_published_and_ends_quorum() {
     run(async {
         for timeouts in [false, true] {
             let cluster = Cluster::new(3);
@@ -281,7 +281,7 @@ fn a_ring_that_does_not_form_is_told_and_ends_belief() {
 
 /// Rings form again and again, and none is announced: the daemons' member list stays as it was.
 #[test]
-fn rings_that_form_in_vain_are_not_believed() {
+fn rings_that_form_repeatedly_are_not_believed() {
     run(async {
         let nodes = Nodes::formed(Cluster::new(3).timeouts(TOKEN, CONSENSUS)).await;
         let ring_id = nodes.node(3).snapshot().ring_id;
@@ -362,7 +362,7 @@ fn with_a_tie_breaker_one_half_is_quorate_and_not_exclusive() {
 }
 
 #[test]
-fn with_last_man_standing_fewer_are_quorate_once_the_window_has_passed() {
+fn with_last_man_standing_fewer_nodes_are_quorate_after_the_window() {
     run(async {
         let window = Duration::from_secs(10);
         let nodes = Nodes::formed(Cluster::new(4).last_man_standing(window)).await;

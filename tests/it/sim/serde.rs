@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
 #[test]
-fn a_snapshot_is_told_under_the_names_of_its_fields() {
+fn a_snapshot_is_serialized_with_the_names_of_its_fields() {
     System::new().block_on(async {
         // SAFETY: there is no such file.
         let nowhere = unsafe { Corosync::load_from("/nowhere/libquorum.so.5") };
@@ -31,7 +31,7 @@ fn a_snapshot_is_told_under_the_names_of_its_fields() {
 }
 
 #[test]
-fn ids_are_told_as_they_are_shown() {
+fn ids_are_serialized_as_they_are_shown() {
     assert_eq!(serde_json::to_value(NodeId(42)).unwrap(), json!(42));
     let ring_id = RingId { node_id: NodeId(1), seq: 0x2a };
     assert_eq!(serde_json::to_value(ring_id).unwrap(), json!("1.2a"));
@@ -43,7 +43,7 @@ fn through_json<T: Serialize + DeserializeOwned>(value: &T) -> T {
 }
 
 #[test]
-fn what_is_told_is_read_as_it_was() {
+fn serialized_values_are_deserialized_unchanged() {
     for quorum in [Quorum::Quorate, Quorum::Inquorate, Quorum::Unknown] {
         assert_eq!(through_json(&quorum), quorum);
     }
@@ -90,7 +90,7 @@ fn what_is_told_is_read_as_it_was() {
 }
 
 #[test]
-fn of_an_error_the_line_is_read() {
+fn an_error_is_deserialized_from_its_line() {
     let error = Error::Connect(Code::ACCESS);
     for connection in [
         Connection::connecting(3, Some(error.clone())),

@@ -7,18 +7,18 @@ use actix_quorum::{
 
 #[test]
 #[should_panic(expected = "a cluster has 1 to 384 nodes, got 0")]
-fn there_is_no_cluster_without_nodes() {
+fn a_cluster_without_nodes_is_refused() {
     Cluster::new(0);
 }
 
 #[test]
 #[should_panic(expected = "a cluster has 1 to 384 nodes, got 385")]
-fn there_is_no_cluster_of_more_nodes_than_corosync_takes() {
+fn a_cluster_with_more_nodes_than_corosync_allows_is_refused() {
     Cluster::new(385);
 }
 
 #[test]
-fn the_largest_cluster_is_as_large_as_corosyncs() {
+fn a_cluster_with_as_many_nodes_as_corosync_allows_works() {
     let cluster = Cluster::new(384);
     assert_eq!(cluster.nodes().len(), 384);
     cluster.crash(384).unwrap();
@@ -26,12 +26,12 @@ fn the_largest_cluster_is_as_large_as_corosyncs() {
 
 #[test]
 #[should_panic(expected = "there is no node 4; this cluster has nodes 1 to 3")]
-fn there_is_no_node_outside() {
+fn a_node_outside_of_the_cluster_is_refused() {
     Cluster::new(3).node(4);
 }
 
 #[test]
-fn verbs_on_unknown_nodes_say_which_there_are() {
+fn the_error_for_an_unknown_node_lists_the_known_ones() {
     let cluster = Cluster::new(3);
     let error = cluster.crash(4).unwrap_err();
     assert!(matches!(error, Error::NoNode { node: NodeId(4), size: 3, .. }));
@@ -52,7 +52,7 @@ fn verbs_on_unknown_nodes_say_which_there_are() {
 }
 
 #[test]
-fn partitions_name_each_node_once() {
+fn a_partition_must_list_each_node_once() {
     let cluster = Cluster::new(3);
     let overlap = cluster.partition(&[&[1, 2], &[2, 3]]).unwrap_err();
     assert_eq!(overlap, Error::Overlap(NodeId(2)));
@@ -63,7 +63,7 @@ fn partitions_name_each_node_once() {
 }
 
 #[test]
-fn verbs_that_do_not_fit_say_what_would() {
+fn the_error_for_a_wrong_state_suggests_a_method() {
     let cluster = Cluster::new(3);
     let text = |result: Result<(), Error>| result.unwrap_err().to_string();
     assert_eq!(text(cluster.start(1)), "node 1 is running: crash or stop it first, or restart it");

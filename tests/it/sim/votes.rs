@@ -45,7 +45,7 @@ fn too_few_votes_are_counted_for_the_operator() {
 }
 
 #[test]
-fn a_node_that_waits_for_all_says_so_and_has_nothing_to_spare() {
+fn a_node_that_waits_for_all_reports_it_and_has_no_margin() {
     on(Cluster::new(5).wait_for_all(true), |cluster, _, mut recorder| async move {
         cluster.partition(&[&[1], &[2], &[3], &[4], &[5]]).unwrap();
         let change = recorder.expect("1 of 5", settled(1, 1)).await;
@@ -66,7 +66,7 @@ fn a_node_that_waits_for_all_says_so_and_has_nothing_to_spare() {
 }
 
 #[test]
-fn a_half_that_has_the_tie_breaker_survives_as_it_is() {
+fn the_half_with_the_tie_breaker_is_quorate_without_a_margin() {
     on(Cluster::new(4).auto_tie_breaker(true), |cluster, _, mut recorder| async move {
         cluster.partition(&[&[1, 2], &[3, 4]]).unwrap();
         let change = recorder.expect("2 of 4", settled(2, 2)).await;
@@ -81,7 +81,7 @@ fn a_half_that_has_the_tie_breaker_survives_as_it_is() {
 }
 
 #[test]
-fn the_votes_of_another_membership_answer_nothing() {
+fn the_votes_of_another_membership_do_not_count() {
     on(Cluster::new(4), |cluster, quorum, mut recorder| async move {
         quorum.wait_for(|now| now.quorate_without(&[]) == Some(true)).await.unwrap();
         assert_eq!(quorum.snapshot().quorate_without(&[NodeId(2)]), Some(true));

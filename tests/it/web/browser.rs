@@ -183,7 +183,7 @@ fn signal(dashboard: &Running, signal: Signal) {
 
 #[test]
 #[ignore = "needs chromium: make test"]
-fn a_service_that_is_gone_is_no_news_until_its_successor_tells() {
+fn the_page_shows_no_news_until_the_next_service_reports() {
     let (mut first, url) = dashboard("--port 0");
     let live = Live::open(Browser::start(), url.clone());
     live.shows("Quorate");
@@ -218,7 +218,7 @@ fn a_service_that_is_gone_is_no_news_until_its_successor_tells() {
 /// A stream that is taken up again tells first what happened meanwhile.
 #[test]
 #[ignore = "needs chromium: make test"]
-fn who_was_cut_off_is_shown_what_is_and_not_what_was() {
+fn a_page_that_was_offline_shows_the_current_state() {
     let (first, url) = dashboard("--port 0");
     let live = Live::open(Browser::start(), url.clone());
     live.shows("Quorate");
@@ -247,7 +247,7 @@ fn who_was_cut_off_is_shown_what_is_and_not_what_was() {
 
 #[test]
 #[ignore = "needs chromium: make test"]
-fn a_service_that_says_nothing_is_no_news() {
+fn a_silent_service_is_shown_as_no_news() {
     let (service, url) = dashboard("--port 0");
     let live = Live::open(Browser::start(), url);
     live.shows("Quorate");
@@ -264,7 +264,7 @@ fn a_service_that_says_nothing_is_no_news() {
 
 #[test]
 #[ignore = "needs chromium: make test"]
-fn an_actor_that_is_stuck_is_not_believed_beyond_the_lease() {
+fn a_stuck_actor_is_believed_for_at_most_the_lease() {
     let (service, arbiter) = Service::on_arbiter(Duration::from_secs(3));
     let live = Live::of(&service);
     live.shows("Quorate");
@@ -287,7 +287,7 @@ fn an_actor_that_is_stuck_is_not_believed_beyond_the_lease() {
 /// While a computer sleeps one of its clocks stands still and the other does not.
 #[test]
 #[ignore = "needs chromium: make test"]
-fn what_waited_while_the_computer_slept_is_not_believed() {
+fn events_that_waited_during_a_sleep_are_not_believed() {
     let service = Service::start();
     let live = Live::of(&service);
     for clock in ["Date", "performance"] {
@@ -360,7 +360,7 @@ fn hostile_name(id: u32) -> String {
 
 #[test]
 #[ignore = "needs chromium: make test"]
-fn whatever_is_told_is_shown_as_text() {
+fn all_values_are_shown_as_text() {
     let service = Service::start_with(Setup { instead: hostile, ..Setup::default() });
     let live = Live::of(&service);
     live.shows("Quorate");
@@ -394,7 +394,7 @@ const TOO_WIDE: &str = "
 
 #[test]
 #[ignore = "needs chromium: make test"]
-fn a_narrow_screen_shows_all_of_it() {
+fn a_narrow_screen_shows_the_whole_page() {
     let service = Service::start_with(Setup { instead: hostile, ..Setup::default() });
     let live = Live::of(&service);
     live.shows("Quorate");
@@ -443,7 +443,7 @@ const TOO_FAINT: &str = "
 
 #[test]
 #[ignore = "needs chromium: make test"]
-fn it_can_be_read_in_each_state_and_scheme() {
+fn the_page_is_readable_in_each_state_and_colour_scheme() {
     let (service, url) = dashboard("--port 0");
     let live = Live::open(Browser::start(), url.clone());
     let mut seen = BTreeMap::new();
@@ -482,7 +482,7 @@ fn it_can_be_read_in_each_state_and_scheme() {
 
 #[test]
 #[ignore = "needs chromium: make test"]
-fn the_keyboard_and_a_screen_reader_reach_all_of_it() {
+fn the_keyboard_and_a_screen_reader_reach_the_whole_page() {
     let service = Service::start();
     let live = Live::of(&service);
     live.shows("Quorate");
@@ -529,7 +529,7 @@ fn the_keyboard_and_a_screen_reader_reach_all_of_it() {
 
 #[test]
 #[ignore = "needs chromium: make test"]
-fn the_policy_stops_what_is_not_the_pages_own() {
+fn the_policy_blocks_foreign_scripts_and_connections() {
     let service = Service::start();
     let live = Live::of(&service);
     live.shows("Quorate");
@@ -557,7 +557,7 @@ fn the_policy_stops_what_is_not_the_pages_own() {
 /// As a proxy does that adds a policy of its own to each answer.
 #[test]
 #[ignore = "needs chromium: make test"]
-fn a_page_whose_script_is_forbidden_says_so() {
+fn a_page_without_its_script_shows_a_message() {
     fn strict(config: &mut ServiceConfig) {
         async fn add(
             request: ServiceRequest,
@@ -582,7 +582,7 @@ fn a_page_whose_script_is_forbidden_says_so() {
 
 #[test]
 #[ignore = "needs chromium: make test"]
-fn the_page_works_with_a_slash_behind_its_path() {
+fn the_page_works_with_a_trailing_slash() {
     let service = Service::start();
     let live = Live::of(&service);
     live.browser.open(&format!("http://{}/quorum/live/", service.server));
@@ -634,7 +634,7 @@ impl Dashboard {
 
 #[test]
 #[ignore = "needs chromium: make test"]
-fn the_buttons_of_the_dashboard_do_what_they_say() {
+fn the_buttons_of_the_dashboard_work() {
     let (mut process, url) = dashboard("--port 0");
     let dashboard = Dashboard { browser: Browser::start() };
     dashboard.browser.open(&url);
@@ -704,7 +704,7 @@ fn the_dashboard_of_a_real_node_has_no_buttons() {
 }
 
 #[test]
-fn the_dashboard_says_why_it_does_not_start() {
+fn the_dashboard_prints_why_it_does_not_start() {
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let run = |arguments: &[&str]| {

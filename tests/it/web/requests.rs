@@ -84,7 +84,7 @@ fn gated(gate: QuorumGate) -> impl FnOnce(&mut ServiceConfig) {
 }
 
 #[actix_web::test]
-async fn a_gate_lets_through_only_with_quorum() {
+async fn a_gate_passes_requests_on_only_with_quorum() {
     let (cluster, quorum, mut recorder) = quorate().await;
     let status = async |quorum: &QuorumHandle| {
         ask(gated(QuorumGate::new(quorum.clone())), TestRequest::get().uri("/it")).await.status()
@@ -102,7 +102,7 @@ async fn a_gate_lets_through_only_with_quorum() {
 }
 
 #[actix_web::test]
-async fn a_refusal_says_what_it_may_and_no_more() {
+async fn a_refusal_reveals_only_the_documented_fields() {
     let (_cluster, quorum) = inquorate().await;
     let response = ask(gated(QuorumGate::new(quorum)), TestRequest::post().uri("/it")).await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -136,7 +136,7 @@ async fn two_of_four() -> (Cluster, QuorumHandle) {
 }
 
 #[actix_web::test]
-async fn everybody_is_told_why_there_is_no_quorum() {
+async fn each_report_contains_the_reason_for_missing_quorum() {
     let (cluster, quorum) = two_of_four().await;
     let why = "2 of 4 votes, 3 required";
     let gate = QuorumGate::new(quorum.clone());
@@ -155,7 +155,7 @@ async fn everybody_is_told_why_there_is_no_quorum() {
 }
 
 #[actix_web::test]
-async fn the_error_of_a_connection_is_not_told_to_clients() {
+async fn a_refusal_does_not_reveal_the_error_of_the_connection() {
     let (cluster, quorum, mut recorder) = quorate().await;
     cluster.crash(1).unwrap();
     recorder.expect_loss().await;
@@ -180,7 +180,7 @@ async fn a_gain_that_is_held_back_is_refused_as_such() {
 }
 
 #[actix_web::test]
-async fn clients_are_told_to_come_again_a_little_apart() {
+async fn retry_after_is_spread_at_random() {
     let (_cluster, quorum) = inquorate().await;
     let retry_after = async |gate: QuorumGate| {
         let response = ask(gated(gate), TestRequest::get().uri("/it")).await;
@@ -197,7 +197,7 @@ async fn clients_are_told_to_come_again_a_little_apart() {
 }
 
 #[actix_web::test]
-async fn safe_methods_are_let_through_where_allowed() {
+async fn safe_methods_pass_if_allowed() {
     let (_cluster, quorum) = inquorate().await;
     let gate = QuorumGate::new(quorum).allow_safe_methods(true);
     let status = async |method: Method| {
@@ -214,7 +214,7 @@ async fn safe_methods_are_let_through_where_allowed() {
 
 /// A WebSocket, which begins with a GET, is for writing too.
 #[actix_web::test]
-async fn an_upgrade_is_no_safe_method() {
+async fn an_upgrade_is_not_a_safe_method() {
     let (_cluster, quorum) = inquorate().await;
     let gate = QuorumGate::new(quorum).allow_safe_methods(true);
     for (connection, upgrade) in [
@@ -270,7 +270,7 @@ async fn guarded(quorate: Quorate) -> impl Responder {
 }
 
 #[actix_web::test]
-async fn an_extractor_carries_the_guard() {
+async fn the_extractor_contains_a_guard() {
     let (cluster, quorum, mut recorder) = quorate().await;
     let configure = |quorum: &QuorumHandle| {
         let data = web::Data::new(quorum.clone());
@@ -307,7 +307,7 @@ async fn work_under_the_extractors_guard_ends_with_quorum() {
 }
 
 #[actix_web::test]
-async fn a_missing_handle_is_an_error_of_the_service() {
+async fn a_missing_handle_is_answered_with_500() {
     log::set_logger(&Logger).unwrap();
     log::set_max_level(log::LevelFilter::Error);
     let configure = |config: &mut ServiceConfig| {
@@ -341,7 +341,7 @@ impl log::Log for Logger {
 }
 
 #[actix_web::test]
-async fn a_response_under_way_is_not_cut_by_the_gate() {
+async fn the_gate_does_not_cut_a_streamed_response() {
     let (cluster, quorum, mut recorder) = quorate().await;
     let (send, chunks) = tokio::sync::mpsc::unbounded_channel::<&'static str>();
     let chunks = Mutex::new(Some(chunks));
@@ -427,7 +427,7 @@ async fn readiness_is_quorum() {
 }
 
 #[actix_web::test]
-async fn the_routes_take_get_and_head_without_a_body() {
+async fn the_routes_accept_get_and_head_without_a_body() {
     let (_cluster, quorum, _probe) = quorate().await;
     for uri in
         ["/quorum", "/quorum/events", "/quorum/history", "/quorum/live", "/livez", "/readyz/quorum"]
@@ -451,7 +451,7 @@ async fn the_routes_take_get_and_head_without_a_body() {
 
 /// HAProxy's `option httpchk` asks with OPTIONS.
 #[actix_web::test]
-async fn health_is_told_to_who_asks_with_options() {
+async fn the_health_routes_answer_options() {
     let (cluster, quorum, mut recorder) = quorate().await;
     let options = async |uri: &str| {
         let request = TestRequest::with_uri(uri).method(Method::OPTIONS);
@@ -468,7 +468,7 @@ async fn health_is_told_to_who_asks_with_options() {
 }
 
 #[actix_web::test]
-async fn each_route_is_there_however_paths_are_normalized() {
+async fn each_route_works_with_every_normalization_of_paths() {
     let (_cluster, quorum, _probe) = quorate().await;
     for normalized in [
         NormalizePath::new(TrailingSlash::Always),
@@ -497,7 +497,7 @@ async fn each_route_is_there_however_paths_are_normalized() {
 
 /// What others rely on: the names, and what kind each is of.
 #[actix_web::test]
-async fn the_state_is_told_as_documented() {
+async fn the_state_is_sent_as_documented() {
     let (cluster, quorum, mut recorder) = quorate().await;
     actix::clock::timeout(PATIENCE, async {
         while !quorum.is_exclusive() {
@@ -542,7 +542,7 @@ async fn the_state_is_told_as_documented() {
 }
 
 #[actix_web::test]
-async fn the_history_is_told_as_documented() {
+async fn the_history_is_sent_as_documented() {
     let (cluster, quorum, mut recorder) = quorate().await;
     cluster.partition(&[&[1], &[2, 3]]).unwrap();
     recorder.expect_loss().await;
@@ -585,7 +585,7 @@ async fn the_history_is_told_as_documented() {
 }
 
 #[actix_web::test]
-async fn what_is_told_of_quorum_looks_at_the_lease() {
+async fn the_reported_quorum_obeys_the_lease() {
     let cluster = Cluster::new(3);
     let arbiter = Arbiter::new();
     // The actor's own arbiter will be stuck, so that it cannot tell.
@@ -716,7 +716,7 @@ async fn a_service_is_tested_with_a_scripted_handle() {
 }
 
 #[actix_web::test]
-async fn what_is_switched_on_is_switched_off_the_same_way() {
+async fn an_option_that_is_switched_on_can_be_switched_off() {
     let inquorate = Snapshot::new(Quorum::Inquorate, "3.d".parse().unwrap(), [3]);
     let script = ScriptedQuorum::new(inquorate);
     let gate = QuorumGate::new(script.handle());

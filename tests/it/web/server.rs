@@ -90,7 +90,7 @@ fn changed(client: &mut Client) -> Option<Event> {
 }
 
 #[test]
-fn a_stream_tells_the_state_and_then_each_change() {
+fn a_stream_sends_the_state_and_then_each_change() {
     let service = Service::start();
     all_published(&service.quorum);
     let mut client = service.connect();
@@ -157,7 +157,7 @@ fn a_client_in_rust_reads_the_stream() {
 }
 
 #[test]
-fn a_stream_begins_with_what_the_lease_says() {
+fn the_first_event_of_a_stream_obeys_the_lease() {
     let (service, arbiter) = Service::on_arbiter(Duration::from_secs(2));
     let held = hold(&arbiter);
     service.until(false);
@@ -182,7 +182,7 @@ fn a_stream_begins_with_what_the_lease_says() {
 }
 
 #[test]
-fn who_comes_back_is_told_what_it_missed() {
+fn a_client_that_reconnects_receives_the_missed_changes() {
     let service = Service::start();
     let mut client = service.connect();
     client.open_events(&[]);
@@ -291,7 +291,7 @@ fn five_hundred_streams_end_at_the_latest_state() {
 }
 
 #[test]
-fn streams_beyond_the_limit_end_at_once_until_there_is_a_place() {
+fn streams_beyond_the_limit_end_at_once_until_a_slot_is_free() {
     let service = Service::start();
     let mut clients = Vec::new();
     for _ in 0..1024 {

@@ -118,7 +118,7 @@ fn verbs() -> impl Strategy<Value = Verb> {
 }
 
 #[test]
-fn nobody_is_exclusive_while_another_partition_is_quorate() {
+fn no_node_is_exclusive_while_another_partition_is_quorate() {
     let (mut config, seed) = config();
     let all = config.cases;
     config.cases /= 10;

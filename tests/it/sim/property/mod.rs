@@ -50,7 +50,7 @@ const HOURS: Duration = Duration::from_secs(100 * 3600);
 const WAIT: Duration = Duration::from_secs(3);
 
 #[test]
-fn nobody_is_told_of_quorum_that_is_not_there() {
+fn no_reader_sees_quorum_that_the_cluster_does_not_have() {
     let (config, seed) = config();
     let cases = config.cases;
     let system = System::new();

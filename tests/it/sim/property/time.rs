@@ -50,7 +50,7 @@ fn settings() -> impl Strategy<Value = Settings> {
 }
 
 #[test]
-fn nobody_is_told_of_quorum_for_longer_than_it_may_be_believed() {
+fn no_reader_sees_quorum_after_its_deadlines() {
     let (mut config, seed) = config();
     let all = config.cases;
     // Each takes ten times as long as one without time.
