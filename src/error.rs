@@ -404,12 +404,14 @@ mod tests {
             assert!(!error.is_permanent(), "{error}");
         }
     }
+
     #[test]
     fn an_error_of_the_system_is_kept_as_the_source() {
         let refused = || io::Error::from_raw_os_error(libc::EAGAIN);
         let error = Error::thread(refused());
-        let source = std::error::Error::source(&error).expect("it has one");
-        let source = source.downcast_ref::<IoError>().expect("it is of the system");
+        let source = std::error::Error::source(&error).expect("the error has a source");
+        let source =
+            source.downcast_ref::<IoError>().expect("the source is an error of the system");
         assert_eq!(source.raw_os_error(), Some(libc::EAGAIN));
         assert!(error.to_string().contains(&refused().to_string()), "{error}");
         assert_eq!(error, Error::thread(refused()));

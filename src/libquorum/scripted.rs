@@ -97,7 +97,8 @@ impl List {
             Self::Ids(ids, off) => {
                 let mut memory = vec![0; *off];
                 memory.extend(ids.iter().flat_map(|id| id.to_ne_bytes()));
-                let entries = u32::try_from(ids.len()).expect("a list that fits into memory");
+                let entries =
+                    u32::try_from(ids.len()).expect("the length of a list fits into 32 bits");
                 to(entries, memory.into_boxed_slice()[*off..].as_ptr().cast());
             }
         }

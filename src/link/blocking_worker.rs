@@ -72,7 +72,7 @@ impl BlockingWorker {
         let done = busy.then(|| self.run(Canceller::default(), || Ok(())));
         async move {
             if let Some(done) = done {
-                // An error means that the thread is gone, and with it what there was to do.
+                // An error means that the thread has ended, and its jobs with it.
                 let _ = canceller.cancel_until(done).await;
             }
         }
@@ -91,7 +91,7 @@ impl BlockingWorker {
                 jobs.running = true;
                 Ok(())
             }
-            // What waits is done by the next thread that can be started.
+            // The waiting jobs are run by the next thread that can be started.
             Err(error) => Err(Error::thread(error)),
         }
     }

@@ -94,7 +94,7 @@ mod in_every_order {
     }
 
     impl Work {
-        /// Does what an acknowledgement does: counts and asks for the next message.
+        /// Acts like an acknowledgement: counts and asks for the next message.
         fn want(&self) {
             self.wanted.fetch_add(1, Ordering::AcqRel);
             self.runner.run(|| {

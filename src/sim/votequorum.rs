@@ -200,7 +200,7 @@ impl Votequorum {
         members.fold(self.device.unwrap_or(0), u32::saturating_add)
     }
 
-    /// Does what `recalculate_quorum` does, with `calculate_quorum` and `are_we_quorate`.
+    /// Recalculates quorum like `recalculate_quorum`, with `calculate_quorum` and `are_we_quorate`.
     fn recalculate(&mut self, allow_decrease: bool, options: Options) {
         let total = self.total();
         let own = self.own();
