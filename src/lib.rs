@@ -1,5 +1,5 @@
-// The picture and the links of the README for the documentation, which has no files beside it. The first
-// definition of a link is used, so these replace those at the end of the README.
+// The README's picture and links, defined for the documentation, where its files do not exist. The first
+// definition of a link is used, so these replace the definitions at the end of the README.
 #![doc = include_str!("architecture.md")]
 #![doc = "[failures]: crate::failures"]
 #![doc = "[guide]: crate::guide"]

@@ -44,7 +44,7 @@ impl Guard {
         Ok(Self { standard_input })
     }
 
-    /// Opens descriptor 0 again if a failed attempt has closed it.
+    /// Restores descriptor 0 if a failed attempt has closed it.
     pub(super) fn restore(self) -> io::Result<()> {
         match io::fcntl_getfd(rustix::stdio::stdin()) {
             Err(Errno::BADF) => rustix::stdio::dup2_stdin(&self.standard_input),
