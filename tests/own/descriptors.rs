@@ -1,4 +1,4 @@
-//! No file descriptors left, and libqb's way with number 0.
+//! Attempts without free file descriptors, and libqb's handling of number 0.
 
 use std::{fs::File, os::fd::OwnedFd};
 
@@ -18,7 +18,7 @@ use crate::support::{
     FakeLibquorum, Forward, Ipc, Node, Variant, Watcher, eventually_async, open_fds, quick,
 };
 
-/// Takes all file descriptors but a few, until it is dropped.
+/// Takes all file descriptors except for a few, until it is dropped.
 struct Exhausted {
     held: Vec<OwnedFd>,
     limit: Rlimit,
@@ -48,7 +48,7 @@ impl Drop for Exhausted {
     }
 }
 
-/// The file that descriptor 0 is.
+/// Returns the file behind descriptor 0.
 #[track_caller]
 fn zero() -> (u64, u64, u64) {
     let stat = fstat(stdin()).expect("descriptor 0 is open");
@@ -59,10 +59,10 @@ fn has_zero() -> bool {
     fcntl_getfd(stdin()) != Err(Errno::BADF)
 }
 
-/// Runs `f` with this process's descriptor 0 closed, and puts it back.
+/// Runs `f` with this process's descriptor 0 closed, and restores it.
 fn without_zero<T>(f: impl FnOnce() -> T) -> T {
     let before = dup(stdin()).unwrap();
-    // SAFETY: nobody reads from the standard input of a test, and the caller is alone.
+    // SAFETY: no code reads from the standard input of a test, and the caller runs alone.
     assert_eq!(unsafe { libc::close(0) }, 0);
     let result = f();
     dup2_stdin(&before).unwrap();
@@ -75,7 +75,7 @@ fn without_descriptors_an_attempt_fails_without_harm() {
     own_process!();
     let node = Node::single();
     node.run(|| {
-        // What is loaded or asked for once is so now.
+        // Libraries are loaded and values are cached once, before the descriptors are taken.
         Handle::initialize().unwrap().finalize().unwrap();
         let (before, open) = (zero(), open_fds());
         let exhausted = Exhausted::but(0);
@@ -147,13 +147,13 @@ fn a_closed_descriptor_0_is_not_given_to_libquorum() {
     });
 }
 
-/// A libquorum that does what libqb does when it gets no socket.
+/// The fake libquorum does what libqb does without a socket.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_descriptor_0_that_a_failed_attempt_closes_is_restored() {
     own_process!();
     let fake = FakeLibquorum::variant("descriptors_closes_zero", Variant::FailClosesZero);
-    // SAFETY: it has the functions of libquorum.
+    // SAFETY: the file has the functions of libquorum.
     let library = unsafe { Library::load_from(fake.path()) }.unwrap();
     let (before, open) = (zero(), open_fds());
     for (model, function) in
@@ -174,7 +174,7 @@ fn a_descriptor_0_that_a_failed_attempt_closes_is_restored() {
     assert_eq!((zero(), open_fds(), fake.open_handles()), (before, open, 0));
 }
 
-/// A descriptor is needed to load a library, too; that none is left is no fault of the library.
+/// Loading a library also needs a descriptor. Their lack is not a fault of the library.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_library_that_cannot_be_opened_without_descriptors_is_not_reported_as_missing() {
@@ -182,12 +182,12 @@ fn a_library_that_cannot_be_opened_without_descriptors_is_not_reported_as_missin
     let source = "int quorum_answer(void) { return 42; }";
     let path = crate::support::fake_libquorum("descriptors_not_loaded", source);
     let exhausted = Exhausted::but(0);
-    // SAFETY: nothing in it runs.
+    // SAFETY: the file contains no code that runs.
     let load = || unsafe { Library::load_from(&path) };
     let error = load().unwrap_err();
     drop(exhausted);
     assert_eq!(error, Error::NoDescriptors);
-    // Now it is seen for what it is.
+    // With descriptors, the file is found not to be a library.
     assert!(matches!(load(), Err(Error::Load(_))));
 }
 
@@ -205,7 +205,7 @@ fn an_actor_without_descriptors_connects_once_there_are_some() {
     node.run(|| Handle::initialize().unwrap().finalize().unwrap());
     let before = zero();
 
-    // It has never connected.
+    // The actor has never connected.
     node.corosync.kill();
     let watcher = Watcher::start_with(&node.netns, |builder| builder.backoff(quick()));
     assert!(matches!(watcher.error(), Error::Connect(_)));
@@ -217,7 +217,7 @@ fn an_actor_without_descriptors_connects_once_there_are_some() {
     watcher.until_settled(Quorum::Quorate, &[1]);
     assert_eq!(zero(), before);
 
-    // It has lost its connection, which leaves it one descriptor.
+    // The actor has lost its connection, which frees one descriptor.
     let exhausted = Exhausted::but(0);
     node.corosync.kill();
     watcher.until_lost();
@@ -231,8 +231,8 @@ fn an_actor_without_descriptors_connects_once_there_are_some() {
     watcher.until_cause(Cause::Stopped);
 }
 
-/// Over `qb_ipc_type: socket` the server is found among the sockets of this process. Another
-/// connection of this process to another daemon would leave the process id unknown.
+/// With `qb_ipc_type: socket` the server is found among the sockets of this process. Another
+/// connection of this process to another daemon would hide the process id.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn the_server_is_known_over_the_transport_socket_too() {
@@ -245,7 +245,7 @@ fn the_server_is_known_over_the_transport_socket_too() {
     });
 }
 
-/// An arbiter takes a thread and descriptors.
+/// An arbiter needs a thread and descriptors.
 #[test]
 fn an_actor_without_an_arbiter_publishes_an_error_and_ends() {
     own_process!();

@@ -36,7 +36,7 @@ fn an_executor_without_timers_reads_waits_and_streams() {
     own_process!();
     let cluster = Cluster::new(3);
     let quorum = QuorumActor::builder().source(cluster.node(1)).start_detached();
-    // Neither io nor time are enabled, so a timer would panic.
+    // Neither io nor time is enabled, so a timer would panic.
     let runtime = Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let mut changes = pin!(quorum.changes());
@@ -60,7 +60,7 @@ fn the_thread_of_a_detached_actor_ends_with_it() {
         assert_eq!(quorum.snapshot().connection, Connection::Stopped);
         eventually("its thread ends", || (!runs_thread("quorum")).then_some(()));
     };
-    // What tokio opens once for the process is open after the first.
+    // The first run opens the descriptors that tokio keeps for the process.
     run();
     let before = open_fds();
     run();

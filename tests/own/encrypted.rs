@@ -1,4 +1,4 @@
-//! A Corosync that does not talk without encryption, as one may that is newer than 3.1.10.
+//! A Corosync that requires encryption, as one newer than 3.1.10 may.
 
 use std::{env, fs, os::unix::fs::PermissionsExt};
 
@@ -6,7 +6,7 @@ use actix_quorum::Quorum;
 
 use crate::support::{Cluster, TempDir, Watcher};
 
-/// Such a daemon, but for what it says of a configuration.
+/// Imitates such a daemon when it checks a configuration.
 const REFUSES: &str = r#"#!/bin/sh
 if [ "$1" = -t ]; then
     grep -q 'crypto_cipher: none' "$3" || exit 0
@@ -26,7 +26,7 @@ fn encryption_is_used_if_corosync_requires_it() {
     fs::write(&program, REFUSES).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let path = env::var("PATH").unwrap();
-    // SAFETY: no other thread of this process looks at its environment yet.
+    // SAFETY: no other thread of this process reads the environment yet.
     unsafe { env::set_var("PATH", format!("{}:{path}", directory.path().display())) };
     let cluster = Cluster::start(2);
     let node = cluster.node(1);

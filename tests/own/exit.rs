@@ -1,5 +1,5 @@
-//! A process ends, whichever call into a hung daemon it is in. Each runs in a process of its own, on
-//! the real libquorum and a real daemon that is stopped exactly there.
+//! A process ends, whichever call into a hung daemon it is in. Each case runs in its own process,
+//! with the real libquorum and a real daemon that is stopped exactly there.
 
 use std::{
     env,
@@ -16,12 +16,12 @@ use actix_quorum::{
 
 use crate::support::{Node, StagedLibquorum, eventually_within, pause_process};
 
-/// Where the daemon stops, and what the process does then.
+/// The calls at which the daemon is stopped. The process then ends.
 const STAGES: [&str; 5] =
     ["before", "quorum_model_initialize", "quorum_trackstart", "tracking", "quorum_finalize"];
 const ENDINGS: [&str; 2] = ["stop", "system"];
 
-/// The second that ending may take, and two that a busy machine may add.
+/// How long ending may take: a second, and two more for a busy machine.
 const BOUND: Duration = Duration::from_secs(3);
 
 #[test]
@@ -56,7 +56,7 @@ fn a_process_ends_wherever_the_daemon_hangs() {
     }
 }
 
-/// What each process does.
+/// The code of each process.
 fn end_in(stage: &str) {
     let daemon = env::var("DAEMON").unwrap().parse().unwrap();
     let library = StagedLibquorum::new("exit");
@@ -66,14 +66,14 @@ fn end_in(stage: &str) {
         let _ = tell.send(());
     };
     System::new().block_on(async {
-        // SAFETY: it calls the real libquorum.
+        // SAFETY: the file calls the real libquorum.
         let source = unsafe { Corosync::load_from(library.path()) };
         let builder: QuorumBuilder = QuorumActor::builder().source(source);
         let quorum = match stage {
             "before" => {
                 pause();
                 let quorum = builder.start();
-                // The connector is about to connect, or does already.
+                // The worker is connecting or about to connect.
                 assert!(!quorum.is_quorate());
                 quorum
             }

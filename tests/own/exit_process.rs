@@ -1,5 +1,5 @@
-//! The policy that ends any process, in processes of their own, on the simulated cluster. In real time.
-//! What it shares with `StopSystem` is tested in `stop_system`.
+//! The policy that ends any process, in separate processes, on the simulated cluster. In real time.
+//! `stop_system` tests what it shares with `StopSystem`.
 
 use std::{
     process::{ExitStatus, exit},
@@ -19,14 +19,14 @@ use crate::support::{Case, block_on, run_cases, with_code};
 
 /// The code of the policy.
 const CODE: i32 = 75;
-/// The code of a `main` that has ended by itself.
+/// The exit code of a `main` that ended by itself.
 const GRACEFUL: i32 = 10;
-/// The code of a `main` that the policy has left alone.
+/// The exit code of a `main` that the policy did not end.
 const ALONE: i32 = 11;
 
 const GRACE: Duration = Duration::from_millis(500);
 
-/// The lease, the grace, and what a busy machine may add.
+/// The lease, the grace, and some time for a busy machine.
 const BOUND: Duration = Duration::from_secs(30);
 
 /// Longer than a test waits.
@@ -42,7 +42,7 @@ fn start(cluster: &Cluster) -> QuorumHandle {
     builder.lease(Duration::from_secs(1)).start_detached()
 }
 
-/// A cluster whose node 1 loses its quorum, which a policy watches.
+/// A cluster whose node 1 loses its quorum while a policy watches it.
 fn lose(policy: ExitProcess) -> QuorumHandle {
     let cluster = Cluster::new(3);
     let quorum = start(&cluster);
@@ -62,7 +62,7 @@ fn wait_for_ever() -> ! {
     }
 }
 
-/// Everything is called, and the grace is given: the program ends by what was stopped.
+/// All functions are called, and the grace passes: the stopped parts end the program.
 #[test]
 fn a_program_on_tokio_is_asked_to_stop_and_ends_normally() {
     let case = || {
@@ -111,7 +111,7 @@ fn a_part_panics() {
     wait_for_ever();
 }
 
-/// The part that is stuck comes first, and the other is called.
+/// The function that blocks comes first; the other one is called nevertheless.
 fn a_part_blocks_and_another_is_told() {
     let (told, stopped) = mpsc::channel();
     let policy = policy().grace(NEVER).stop(|| wait_for_ever()).stop(move || drop(told));
@@ -135,7 +135,7 @@ fn the_actor_is_dead() {
     wait_for_ever();
 }
 
-/// There is nothing to wait for.
+/// Without a function to call there is nothing to wait for.
 fn nothing_to_stop() {
     let _quorum = lose(policy().grace(NEVER));
     wait_for_ever();

@@ -10,7 +10,7 @@ use actix_quorum::{Connection, Error, Quorum};
 
 use crate::support::{Ipc, Node, Watcher};
 
-/// A Corosync that was stopped in order takes its socket with it.
+/// A Corosync that stops normally removes its socket.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_restarted_corosync_is_found_at_once_through_its_socket_file() {
@@ -54,7 +54,7 @@ fn be_client() {
     watcher.until_settled(Quorum::Quorate, &[1]);
     println!("\nquorate");
     watcher.until_lost();
-    // With the delays of an error that may pass, so many attempts would take ten minutes.
+    // With the delays of a transient error, this many attempts would take ten minutes.
     watcher.until("it has tried many times", |change| {
         let Connection::Connecting { attempt, error, .. } = &change.current.connection else {
             return false;

@@ -1,5 +1,5 @@
-//! Code that is not ours runs within ours: a recorder and a logger that call back, or panic. Both are
-//! the process's. In real time.
+//! Code outside of the crate runs within it: a recorder and a logger that call back, or panic. Both
+//! are process-wide. In real time.
 
 use std::{
     cell::Cell,
@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 
 use crate::support::{DEADLINE, eventually, eventually_async, hold};
 
-/// What foreign code does each time that it is called.
+/// What foreign code does on each call.
 struct Foreign {
     does: AtomicU8,
     called: AtomicUsize,
@@ -40,7 +40,7 @@ static FOREIGN: Foreign = Foreign {
 };
 
 thread_local! {
-    /// It does not call itself.
+    /// Prevents it from calling itself.
     static WITHIN: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -74,7 +74,7 @@ impl Foreign {
         }
     }
 
-    /// From now on, with nothing known of before.
+    /// Sets what it does from now on, and forgets the calls before.
     fn does(&self, what: u8) {
         self.called.store(0, Ordering::Release);
         self.does.store(what, Ordering::Release);
@@ -164,8 +164,8 @@ async fn quorate(quorum: &QuorumHandle) {
     timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate").unwrap();
 }
 
-/// Two subscribers, one of them busy, on an arbiter of their own, see quorum, its loss by a crash,
-/// its gain and the end while foreign code does `what`.
+/// Two subscribers, one of them busy, on their own arbiter receive quorum, its loss by a crash, its
+/// gain and the end, while foreign code does `what`.
 async fn life(what: u8) {
     let cluster = Cluster::new(3);
     let (others, busy) = (Arbiter::new(), Arbiter::new());
@@ -184,7 +184,7 @@ async fn life(what: u8) {
     let held = hold(&busy);
     quorum.subscribe(second.clone().recipient());
     quorate(&quorum).await;
-    // The busy one falls behind by more than is kept.
+    // The busy subscriber falls further behind than the history reaches.
     for votes in [7, 3].into_iter().cycle().take(1100) {
         let before = quorum.snapshot().sequence;
         cluster.expected_votes(votes).unwrap();
@@ -216,7 +216,7 @@ async fn life(what: u8) {
     FOREIGN.subscriber.lock().take();
 }
 
-/// On a thread that may hang.
+/// Runs it on a thread that may hang.
 fn survives(what: u8) {
     panic::set_hook(Box::new(|panic| {
         if panic.payload().downcast_ref::<&str>() != Some(&"on purpose") {

@@ -1,5 +1,5 @@
-//! Daemons that hang. A thread that hangs in connecting keeps every other of the process from it, so
-//! these tests run one after the other, apart from all others.
+//! Daemons that hang. A thread that hangs in connecting blocks every other connection of the
+//! process, so these tests run one after another, apart from all others.
 
 use std::{ptr, sync::mpsc, thread, time::Duration};
 
@@ -22,14 +22,14 @@ fn a_hung_daemon_is_reported_and_blocks_neither_stop_nor_start() {
     watcher.until_settled(Quorum::Quorate, &[1]);
 }
 
-/// Though the daemon goes on to hang.
+/// Although the daemon still hangs.
 fn no_thread_waits() {
     for name in ["quorum-connect", "quorum-probe", "quorum-ring", "quorum-names"] {
         eventually(&format!("{name} ends"), || (!runs_thread(name)).then_some(()));
     }
 }
 
-/// With the daemon stopped in each phase of a connection, stopping and starting return.
+/// Stopping and starting return with the daemon stopped in each phase of a connection.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn stop_is_bounded_wherever_the_daemon_hangs() {
@@ -39,7 +39,7 @@ fn stop_is_bounded_wherever_the_daemon_hangs() {
         let lease = Duration::from_millis(1500);
         Watcher::start_with(&node.netns, |builder| builder.lease(lease).backoff(quick()))
     };
-    // Before it connects, while it tracks, and when it has stalled.
+    // Before the actor connects, while it tracks, and when it has stalled.
     node.corosync.pause();
     watch().stops_at_once();
     no_thread_waits();
@@ -60,7 +60,7 @@ fn stop_is_bounded_wherever_the_daemon_hangs() {
     watch().until_settled(Quorum::Quorate, &[1]);
 }
 
-/// `CS_ERR_TRY_AGAIN` of an initialize: a daemon that hangs, and a signal.
+/// `CS_ERR_TRY_AGAIN` from an initialize means a daemon that hangs, and a signal.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_signal_ends_waiting_for_a_hung_daemon_with_try_again() {
@@ -68,7 +68,7 @@ fn a_signal_ends_waiting_for_a_hung_daemon_with_try_again() {
     let node = Node::single();
     node.run(|| {
         extern "C" fn nothing(_: i32) {}
-        // SAFETY: the handler does nothing; without SA_RESTART it interrupts what waits.
+        // SAFETY: the handler does nothing; without SA_RESTART it interrupts the waiting call.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = nothing as extern "C" fn(i32) as usize;
@@ -82,11 +82,11 @@ fn a_signal_ends_waiting_for_a_hung_daemon_with_try_again() {
         });
         let thread = received.recv().unwrap().as_raw_nonzero().get();
         wait_asleep(thread);
-        // SAFETY: a plain system call, which harms no thread that has ended.
+        // SAFETY: a plain system call, which has no effect on a thread that has ended.
         let interrupt = || unsafe {
             libc::syscall(libc::SYS_tgkill, std::process::id(), thread, libc::SIGUSR1)
         };
-        // Newer libqb tries again a few times.
+        // A newer libqb repeats the call a few times.
         eventually("the attempt ends", || {
             interrupt();
             connecting.is_finished().then_some(())

@@ -1,7 +1,7 @@
-//! A server in Corosync's place that does its worst, through the real libquorum.
+//! A hostile server in Corosync's place, through the real libquorum.
 //!
-//! A thread that hangs in connecting keeps every other of the process from it, and descriptors and
-//! threads are counted.
+//! A thread that hangs in connecting blocks every other connection of the process, and the tests
+//! count descriptors and threads.
 
 use std::{
     io::{ErrorKind, Read},
@@ -50,7 +50,7 @@ impl Place {
         Watcher::start_with(&self.netns, |builder| settings(builder.backoff(quick())))
     }
 
-    /// An actor that believes the server.
+    /// Returns an actor that believes the server.
     fn believer(&self) -> Watcher {
         let watcher = self.watch();
         watcher.until_settled(Quorum::Quorate, &[1, 2]);
@@ -58,7 +58,7 @@ impl Place {
     }
 }
 
-/// Without this the others would show nothing.
+/// Without this test the others would prove nothing.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_correct_server_is_believed() {
@@ -75,7 +75,7 @@ fn a_correct_server_is_believed() {
             assert_eq!(handle.quorate(), Ok(true));
         });
         let watcher = place.believer();
-        // It may have been asked first before it had told who is a member.
+        // The probe may be sent before the members are reported.
         let now = eventually("the votes of both", || {
             let now = watcher.quorum.snapshot();
             let votes = now.votes.as_ref().filter(|votes| votes.members.len() == 2);
@@ -96,7 +96,7 @@ fn a_correct_server_is_believed() {
     }
 }
 
-/// A daemon of Corosync 2.4 dies of the request for model V1, and of that for the map of statistics.
+/// A daemon of Corosync 2.4 dies of a request for model V1 or for the map of statistics.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_server_of_corosync_2_survives_a_thousand_connections() {
@@ -109,7 +109,7 @@ fn a_server_of_corosync_2_survives_a_thousand_connections() {
             assert_eq!((handle.model(), handle.quorate()), (Model::V0, Ok(true)));
         }
     });
-    // An actor, whose ring watch and names ask, too, and whose connections end at once.
+    // An actor, whose ring watch and names also send requests, and whose connections end at once.
     let [told, answer] = tracked_v0(true);
     server.on("quorum", TRACKSTART, &[told.clone(), answer.clone(), Step::Disconnect]);
     let watcher = place.watch();
@@ -119,15 +119,15 @@ fn a_server_of_corosync_2_survives_a_thousand_connections() {
     let ring = watcher.quorum.snapshot().ring_id.unwrap();
     assert_eq!((ring.node_id, ring.seq), (NodeId(0), RING.1));
     watcher.stop();
-    // It obeys, so it lives.
+    // The server obeys, so it is alive.
     server.behave("quorum");
     assert_eq!(server.times(&format!("request quorum {MODEL_GETTYPE}")), 0);
     assert_eq!(server.times(&format!("request cmap {SET_CURRENT_MAP}")), 0);
     assert!(server.times("request cmap 2") >= 1000);
 }
 
-/// libqb sends what `connection_accept` returns, and CS_ERR_* is made of it by
-/// libcorosync_common (`common_lib/error_conversion.c`).
+/// libqb sends what `connection_accept` returns, and libcorosync_common converts it to CS_ERR_*
+/// (`common_lib/error_conversion.c`).
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_refused_connection_becomes_the_error_of_its_errno() {
@@ -167,7 +167,7 @@ fn a_refused_connection_becomes_the_error_of_its_errno() {
     assert_never_quorate(&told[..told.len() - 1]);
 }
 
-/// Every number of `cs_error_t`, and some that are none.
+/// Returns every number of `cs_error_t`, and some other numbers.
 fn codes() -> impl Iterator<Item = u32> {
     (0..=32).chain([77, 100, 101, 1 << 31, u32::MAX])
 }
@@ -220,7 +220,7 @@ fn until_believed(watcher: &Watcher) {
     eventually("it is believed", || watcher.quorum.is_quorate().then_some(()));
 }
 
-/// Once what was answered before has been taken, nothing extends the lease.
+/// Once earlier answers have been handled, nothing extends the lease.
 #[track_caller]
 fn until_not_believed(server: &Hostile, watcher: &Watcher, request: &str) {
     server.wait_more(request, 3);
@@ -255,8 +255,8 @@ fn an_error_does_not_count_as_an_answer_to_the_probe() {
     until_believed(&watcher);
 }
 
-/// While Corosync is down any user can listen in its place, take connections, let go of the name and
-/// never answer. Root can, too; then there is no telling but by waiting.
+/// While Corosync is down, any user can listen in its place, accept connections, release the name
+/// and never answer. Root can, too; then only waiting helps.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_silent_impostor_does_not_prevent_a_connection_to_corosync() {
@@ -267,7 +267,7 @@ fn a_silent_impostor_does_not_prevent_a_connection_to_corosync() {
         let others = connect_as_other_code(&place.netns, "cmap");
         let (watcher, second) = (place.watch(), place.watch());
         if uid == NOBODY {
-            // It is not waited for, and so keeps nobody waiting.
+            // No thread waits for it, so it delays nothing.
             for watcher in [&watcher, &second] {
                 let error = Error::untrusted_server(Some(NOBODY), 0);
                 assert_eq!(watcher.error(), error);
@@ -281,7 +281,7 @@ fn a_silent_impostor_does_not_prevent_a_connection_to_corosync() {
         for watcher in [&watcher, &second] {
             watcher.until_settled(Quorum::Quorate, &[1, 2]);
         }
-        // What was ended is ours, and none of other code's connections.
+        // Only our connection was shut down, and no connection of other code.
         others.set_nonblocking(true).unwrap();
         let error = (&others).read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::WouldBlock);
@@ -289,7 +289,7 @@ fn a_silent_impostor_does_not_prevent_a_connection_to_corosync() {
     }
 }
 
-/// No thread of an actor's waits for somebody who never answers once the actor is stopped.
+/// Once the actor is stopped, none of its threads waits for a silent server.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_silent_server_leaves_no_thread_behind() {
@@ -307,7 +307,7 @@ fn a_silent_server_leaves_no_thread_behind() {
     drop(impostor);
 }
 
-/// One answer that never comes ends nothing for good.
+/// One missing answer ends nothing permanently.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_request_whose_answer_from_votequorum_is_lost_is_repeated() {
@@ -323,7 +323,7 @@ fn a_request_whose_answer_from_votequorum_is_lost_is_repeated() {
     assert_eq!(told[told.len() - 1].current.connection, Connection::Connected);
 }
 
-/// The names are read on a thread that ends when they were read.
+/// The thread that reads the names ends after the read.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_request_whose_answer_about_the_names_is_lost_is_repeated() {
@@ -340,7 +340,7 @@ fn a_request_whose_answer_about_the_names_is_lost_is_repeated() {
     watcher.stops_at_once();
 }
 
-/// Where there is no votequorum, and over the other transport.
+/// Without votequorum, and with the other transport.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_request_whose_answer_is_lost_is_repeated_for_every_service() {
@@ -362,7 +362,7 @@ fn a_request_whose_answer_is_lost_is_repeated_for_every_service() {
     }
 }
 
-/// Each connection that is given up takes one of 128 places of a daemon that is stopped.
+/// Each abandoned connection takes one of 128 places of a stopped daemon.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_silent_votequorum_is_asked_on_new_connections_ever_more_rarely() {
@@ -375,7 +375,7 @@ fn a_silent_votequorum_is_asked_on_new_connections_ever_more_rarely() {
     server.wait(accepted, 2);
     let second = Instant::now();
     server.wait(accepted, 3);
-    // Not ten seconds again, nor twelve: libqb looks at a connection every other second.
+    // Neither ten seconds again nor twelve: libqb checks a connection every other second.
     assert!(second.elapsed() > Duration::from_secs(15), "{:?}", second.elapsed());
     watcher.stops_at_once();
 }
@@ -426,7 +426,7 @@ fn a_server_that_hangs_after_its_notifications_is_believed_for_at_most_the_lease
         assert!(stayed < SHORT_LEASE + Duration::from_secs(1), "believed for {stayed:?}");
         let told = || watcher.quorum.snapshot().connection == Connection::Stalled;
         eventually("it is told as stalled", || told().then_some(()));
-        // A busy machine may have stalled it before, too.
+        // A busy machine may have stalled it before.
         watcher.rest();
         server.resume();
     }
@@ -435,7 +435,7 @@ fn a_server_that_hangs_after_its_notifications_is_believed_for_at_most_the_lease
     watcher.stops_at_once();
 }
 
-/// The server lives, and tells of quorum all the time; only the probe gets no answer.
+/// The server is alive and sends notifications all the time; only the probe gets no answer.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_hung_votequorum_alone_ends_quorum() {
@@ -457,11 +457,11 @@ fn a_hung_votequorum_alone_ends_quorum() {
     }
     assert_never_quorate(&watcher.rest());
     watcher.stops_at_once();
-    // The probe's thread waits for an answer; let it go.
+    // The probe's thread waits for an answer; killing the server ends the wait.
     server.kill();
 }
 
-/// Where there is no votequorum, `quorum_getquorate` is asked in its place.
+/// Without votequorum, the probe calls `quorum_getquorate`.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_quorum_service_that_does_not_answer_the_probe_ends_quorum() {
@@ -487,7 +487,7 @@ fn a_quorum_service_that_does_not_answer_the_probe_ends_quorum() {
     watcher.until_quorum(Quorum::Inquorate);
 }
 
-/// A server that says that there is no quorum, until it says something wrong.
+/// Returns a server that reports no quorum until it sends something wrong.
 fn inquorate(place: &Place, ipc: Ipc) -> (Hostile, Watcher) {
     let server = Hostile::start_as(&place.netns, 0, ipc, &["quorum", "votequorum"]);
     server.on("quorum", TRACKSTART, &tracked(false));
@@ -497,7 +497,7 @@ fn inquorate(place: &Place, ipc: Ipc) -> (Hostile, Watcher) {
     (server, watcher)
 }
 
-/// Such an event ends the connection with this code, and the next one is as good as the first.
+/// Such an event ends the connection with this code, and the next connection works like the first.
 #[track_caller]
 fn assert_ends(server: &Hostile, watcher: &Watcher, event: &Message, code: Code) {
     server.now(&[Step::Event(event.clone())]);
@@ -514,7 +514,7 @@ fn an_unknown_notification_ends_the_connection() {
     own_process!();
     let place = Place::new();
     let (server, watcher) = inquorate(&place, Ipc::Shm);
-    // 3 is that of model V0.
+    // 3 belongs to model V0.
     for number in [0, 1, 2, 3, 4, 5, 8, 99, -1, i32::MIN, i32::MAX] {
         let event = quorum_told(1, RING, 2, &[1, 2]).numbered(number);
         assert_ends(&server, &watcher, &event, Code::LIBRARY);
@@ -548,7 +548,7 @@ fn a_list_with_a_wrong_length_does_no_harm() {
     let place = Place::new();
     let (server, watcher) = inquorate(&place, Ipc::Shm);
     let two = &[1, 2];
-    // libquorum passes the numbers on as they are, and finds each list behind the one before.
+    // libquorum passes the numbers on unchanged, and locates each list after the previous one.
     let with = |entries| {
         [
             quorum_told(0, RING, entries, two),
@@ -579,8 +579,8 @@ fn a_list_with_a_wrong_length_does_no_harm() {
     }
 }
 
-/// What a message that is cut short leaves out, libquorum takes of what its stack held before. That
-/// may look like a decision, and votequorum has a veto.
+/// libquorum fills a truncated message with old contents of its stack. That may look like a
+/// decision, but votequorum has a veto.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_notification_with_a_wrong_size_does_no_harm() {
@@ -594,7 +594,7 @@ fn a_notification_with_a_wrong_size_does_no_harm() {
         let claims = [i32::MIN, -1, 0, 1, 23, 24, 59, 61, 1 << 16, 1 << 20, i32::MAX];
         let claims = claims.into_iter().map(|size| no.clone().claiming(size));
         let sizes = [1, 4, 8, 23, 24, 28, 48, 52, 59, 61, 4096, 1 << 16, BUFFER - 64];
-        // What does not fit into a datagram is not sent.
+        // A message that does not fit into a datagram is not sent.
         let sizes = sizes.into_iter().filter(|size| ipc == Ipc::Shm || *size <= 1 << 16);
         let cut = sizes.map(|size| no.clone().cut(size));
         for event in claims.chain(cut) {
@@ -605,13 +605,13 @@ fn a_notification_with_a_wrong_size_does_no_harm() {
             server.now(&[Step::Event(quorum_told(0, (1, 13), 1, &[1]))]);
             server.now(&[Step::Event(nodelist_told(RING, [2, 0, 0], &[1, 2]))]);
             server.now(&[Step::Event(no.clone())]);
-            // If it ended the connection, the next one tells the same.
+            // If the message ended the connection, the next one reports the same state.
             watcher.until_settled(Quorum::Inquorate, &[1, 2]);
         }
     }
 }
 
-/// Nothing that is behind it could ever be dispatched.
+/// No message after it can be dispatched.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_notification_that_is_too_large_ends_the_connection() {
@@ -647,7 +647,7 @@ fn a_decision_about_another_ring_counts_for_the_grace_only() {
     server.now(std::slice::from_ref(&newer));
     watcher.until_quorum(Quorum::Unknown);
     assert!(!watcher.quorum.is_quorate());
-    // However often it is said, and confirmed by votequorum.
+    // However often it is sent and confirmed by votequorum.
     for _ in 0..3 {
         server.now(std::slice::from_ref(&decision));
         server.wait_more(&format!("request votequorum {GETINFO}"), 1);
@@ -657,7 +657,7 @@ fn a_decision_about_another_ring_counts_for_the_grace_only() {
     let told = watcher.until_settled(Quorum::Quorate, &[1, 2]);
     assert_never_quorate(&told[..told.len() - 1]);
 
-    // Nobody knows for how long it has been so when we connect: there is no grace.
+    // When the actor connects, it is not known how old this state is: there is no grace.
     server.on("quorum", TRACKSTART, &[newer, decision, reply]);
     server.now(&[Step::Disconnect]);
     watcher.until_lost();
@@ -678,7 +678,7 @@ fn an_invalid_answer_of_votequorum_does_no_harm() {
     let good = info(1, QUORATE);
     let request = format!("request votequorum {GETINFO}");
 
-    // Its number and size are not looked at; a name may have no end.
+    // Its number and size are not checked, and a name may have no NUL.
     let unread = [0, 2, 99, -1].map(|number| good.clone().numbered(number));
     let sizes = [i32::MIN, -1, 0, 24, 1 << 20, i32::MAX].map(|size| good.clone().claiming(size));
     let endless = good.clone().cut(60).cut(320);
@@ -688,15 +688,15 @@ fn an_invalid_answer_of_votequorum_does_no_harm() {
         server.wait_more(&request, 15);
         until_believed(&watcher);
     }
-    // What is too long for libvotequorum to read is no answer.
+    // An answer that is too long for libvotequorum is no answer.
     for size in [321, 4096] {
         server.on("votequorum", GETINFO, &[Step::Reply(good.clone().cut(size))]);
         until_not_believed(&server, &watcher, &request);
         server.behave("votequorum");
         until_believed(&watcher);
     }
-    // What is too short is filled up with what libvotequorum's stack held. What it says then is
-    // open, but nothing of it lasts.
+    // An answer that is too short is filled with old contents of libvotequorum's stack. The result
+    // is undefined, but none of it lasts.
     for size in [0, 1, 4, 24, 28, 56, 60, 100, 319] {
         server.on("votequorum", GETINFO, &[Step::Reply(good.clone().cut(size))]);
         server.wait_more(&request, 6);
@@ -801,7 +801,7 @@ fn a_server_of_another_user_is_never_believed() {
         watcher.stops_at_once();
         assert_never_quorate(&refused);
         assert_never_quorate(&watcher.rest());
-        // Only the handle above went as far as that.
+        // Only the handle above connected that far.
         for (unasked, times) in [("accept quorum", 1), ("accept votequorum", 0)] {
             assert_eq!(server.times(unasked), times, "{unasked}");
         }
@@ -835,7 +835,7 @@ fn a_votequorum_of_another_user_proves_nothing() {
     }
 }
 
-/// What a subscriber was told.
+/// The changes that a subscriber received.
 #[derive(Default)]
 struct Tally {
     first: Option<Arc<Snapshot>>,
@@ -905,7 +905,7 @@ fn a_flood_is_delivered_or_counted_and_blocks_nothing() {
                 .subscribe(counter.recipient())
                 .start_in_arbiter(&arbiter.handle());
             let counted = |votes: &Votes| votes.members.len() == 2;
-            // Nobody listens on the socket of libcmap.
+            // No server listens on the socket of libcmap.
             let is_known = move |now: &Snapshot| {
                 now.votes.as_ref().is_some_and(counted) && now.ring == RingState::Unwatched
             };
@@ -974,7 +974,7 @@ fn hundreds_of_bad_connections_leave_nothing_behind() {
         server.wait_more(&request, 4);
         server.on("votequorum", GETINFO, &[Step::Reply(info(1, 0))]);
         server.wait_more(&request, 3);
-        // As many again without an actor.
+        // The same number of connections again without an actor.
         place.netns.run(|| {
             for (when, steps) in refusals.iter().cycle().take(21) {
                 server.on("quorum", when, steps);
@@ -988,7 +988,7 @@ fn hundreds_of_bad_connections_leave_nothing_behind() {
     let client = std::process::id();
     let held = || (open_fds(), threads(), dev_shm_entries(client).len());
     round();
-    // The connector's thread ends when it has nothing to do.
+    // The worker's thread ends when it has no more jobs.
     let before = eventually("one connection and its probe's", || {
         let held = held();
         (held.2 == 2).then_some(held)

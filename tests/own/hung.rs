@@ -1,4 +1,4 @@
-//! Calls of libquorum that hang: of a fake one, which hangs as it is told.
+//! Calls of libquorum that hang. The fake libquorum hangs as scripted.
 
 use std::{
     thread,
@@ -12,12 +12,12 @@ use crate::support::{
     until_connected,
 };
 
-/// The lock around libquorum is not waited for without an end.
+/// No thread waits endlessly for the lock around libquorum.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_hung_initialize_blocks_no_other_thread() {
     own_process!();
-    /// Five seconds, and what a loaded machine adds.
+    /// Five seconds for a loaded machine, beyond the expected time.
     const SLACK: Duration = Duration::from_secs(15);
 
     let fake = Fake::new("hung_initialize");
@@ -101,7 +101,7 @@ fn the_next_connection_waits_for_one_that_does_not_close() {
     fake.hang_up();
     let told = watcher.until_lost();
     assert_eq!(told[told.len() - 1].current.quorum, Quorum::Unknown);
-    // By then the actor has asked for the next connection, two seconds ago.
+    // The actor requested the next connection two seconds before.
     let told = watcher.until("it does not answer", |change| {
         let Connection::Connecting { error, .. } = &change.current.connection else { return false };
         *error == Some(Error::Unresponsive)
@@ -136,7 +136,7 @@ fn stopping_does_not_wait_for_a_connection_that_does_not_close() {
         fake.wait_calls("quorum_finalize", before + 1);
         drop(watcher);
         fake.unblock("quorum_finalize");
-        // The probe may connect yet, or not.
+        // The probe may or may not have connected yet.
         eventually("each is closed once", || {
             let made = fake.calls("quorum_initialize") + fake.calls("quorum_model_initialize");
             (fake.open_handles() == 0 && fake.calls("quorum_finalize") == made).then_some(())
@@ -144,7 +144,7 @@ fn stopping_does_not_wait_for_a_connection_that_does_not_close() {
     }
 }
 
-/// From the call on, not from when the connection is closed.
+/// From the call on, and not only when the connection is closed.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn no_reader_sees_quorum_from_the_call_of_stop_on() {

@@ -1,7 +1,8 @@
-//! Fail safe: what is not known to be true any more is not told, whatever hangs, on a real daemon.
+//! Fail-safe on a real daemon: a state that is no longer known to be true is not reported, even if
+//! anything hangs.
 //!
-//! A hung daemon holds up others of the process. Where a time is asserted it is when the handle said
-//! that there was quorum, or when the actor published a change, and not when a test came to see it.
+//! A hung daemon delays other threads of the process. Asserted times are those at which the handle
+//! reported quorum or the actor published a change, and not those at which a test noticed it.
 
 use std::{
     fs::{self, File},
@@ -22,7 +23,7 @@ use crate::support::{
 
 const LEASE: Duration = Duration::from_millis(1500);
 
-/// What a busy machine may take longer.
+/// The additional time of a busy machine.
 const SLACK: Duration = Duration::from_secs(1);
 
 fn short_lease(builder: QuorumBuilder) -> QuorumBuilder {
@@ -77,7 +78,7 @@ fn a_hung_daemon_is_believed_for_at_most_the_lease() {
     let told = watcher.until_quorum(Quorum::Quorate);
     assert_eq!(told.last().unwrap().current.connection, Connection::Connected);
     assert!(!guard.is_valid(), "it is of another epoch");
-    // The daemon that was woken may form another ring, so quorum may be away once more.
+    // The resumed daemon may form another ring, so quorum may be lost once more.
     let again = eventually("there is a guard again", || watcher.quorum.guard());
     assert!(again.epoch() > epoch);
 }
@@ -130,8 +131,8 @@ fn readers_are_safe_from_a_dead_actor() {
     });
 }
 
-/// While the system is suspended nothing runs but a clock. A reader in a process of its own enters a
-/// time namespace in which that clock is an hour ahead; the others are as they were.
+/// While the system is suspended, only one clock runs. A reader in its own process enters a time
+/// namespace in which that clock is an hour ahead; the other clocks are unchanged.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn readers_are_safe_from_a_suspended_system() {
@@ -140,13 +141,13 @@ fn readers_are_safe_from_a_suspended_system() {
     let guard = watcher.quorum.guard().expect("quorate");
     let mut ahead = Command::new("unshare")
         .args(["--time", "--boottime", "3600", "--fork", "--kill-child", "sleep", "60"])
-        // It may outlive us for a moment, and must not hold our output.
+        // It may outlive this process for a moment, and must not keep our output open.
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("unshare can be run");
-    // The one of its child.
+    // The time namespace of its child.
     let of_children = format!("/proc/{}/ns/time_for_children", ahead.id());
     let ours = fs::metadata("/proc/self/ns/time").unwrap().ino();
     let namespace = eventually("there is a time namespace", || {
@@ -154,12 +155,12 @@ fn readers_are_safe_from_a_suspended_system() {
         (namespace.metadata().unwrap().ino() != ours).then_some(namespace)
     });
     let fd = namespace.as_raw_fd();
-    // SAFETY: the child only reads what is copied to it, makes a system call, and exits.
+    // SAFETY: the child only reads its copy of the memory, makes a system call, and exits.
     let status = unsafe {
         let reader = libc::fork();
         if reader == 0 {
             let before = watcher.quorum.is_quorate() && guard.is_valid();
-            // Only a process of one thread may, which the child is.
+            // Only a process with one thread may enter, and the child has one.
             let entered = libc::setns(fd, libc::CLONE_NEWTIME) == 0;
             let after = watcher.quorum.is_quorate() || guard.is_valid();
             libc::_exit(i32::from(!before) | i32::from(!entered) << 1 | i32::from(after) << 2);
@@ -200,7 +201,7 @@ fn a_guard_drops_its_work_when_quorum_is_lost() {
     });
 }
 
-/// The daemon tells what changes, but does not answer: on the fake one.
+/// The fake daemon reports changes but does not answer.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_daemon_that_sends_but_does_not_answer_is_not_believed() {
@@ -231,8 +232,8 @@ fn a_daemon_that_sends_but_does_not_answer_is_not_believed() {
     watcher.until_quorum(Quorum::Quorate);
 }
 
-/// Votequorum, asked after the decision, says that there is no quorum: on the fake one, where what
-/// is asked in its place does.
+/// Votequorum, asked after the decision, reports no quorum. With the fake daemon, the quorum
+/// service does so in its place.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn the_answer_to_the_probe_has_a_veto() {

@@ -1,4 +1,4 @@
-//! A logger that blocks. The logger is the process's, so this is the one test of its file.
+//! A logger that blocks. The logger is process-wide, so this file has one test.
 
 use std::{
     sync::{
@@ -15,10 +15,10 @@ use parking_lot::Mutex;
 
 use crate::support::{FakeLibquorum, connected, eventually, fake_source, quorate};
 
-/// Blocks while the other end of its channel is there.
+/// Blocks while the other end of its channel exists.
 struct Blocking {
     blocked: Mutex<Option<mpsc::Receiver<()>>>,
-    /// It has been told of the gain, after which the actor has nothing to say.
+    /// Whether it has logged the gain, after which the actor logs nothing more.
     told: AtomicBool,
 }
 

@@ -1,9 +1,10 @@
-//! The tests that need a process of their own: they count its descriptors, threads or memory, end
-//! it, set its logger or its metrics recorder, or leave a thread hanging in libquorum, which keeps
-//! every other thread of the process from connecting.
+//! The tests that need their own process: they count its descriptors, threads or memory, end it,
+//! set its logger or its metrics recorder, or leave a thread hanging in libquorum, which blocks
+//! every other connection of the process.
 //!
-//! Each begins with `own_process!()`, which runs it alone in a new process of this program (`exit`
-//! and the policies that end the process start theirs themselves). So they too run side by side.
+//! Each test begins with `own_process!()`, which runs it alone in a new process of this program
+//! (`exit` and the policies that end the process start their own processes). So these tests also
+//! run in parallel.
 
 #[path = "../support/mod.rs"]
 #[macro_use]

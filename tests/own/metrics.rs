@@ -1,4 +1,4 @@
-//! What is measured, as Prometheus would scrape it, on the simulated cluster.
+//! The recorded metrics, as Prometheus would scrape them, on the simulated cluster.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use crate::support::{DEADLINE, promtool};
 
-/// The value of each series, by its name with its labels.
+/// Returns the value of each series, by its name with its labels.
 fn scrape(prometheus: &PrometheusHandle) -> BTreeMap<String, f64> {
     let rendered = prometheus.render();
     let lines = rendered.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -26,7 +26,7 @@ fn scrape(prometheus: &PrometheusHandle) -> BTreeMap<String, f64> {
     lines.map(series).collect()
 }
 
-/// Takes its first message when it is let to.
+/// Handles its first message when the test allows it.
 struct Slow(Option<mpsc::Receiver<()>>);
 
 impl Actor for Slow {
@@ -90,7 +90,7 @@ fn events_are_recorded_as_metrics() {
         let slow = Slow::start_in_arbiter(&Arbiter::new().handle(), |_| Slow(Some(until)));
         let id = quorum.subscribe(slow.clone().recipient());
         assert_eq!(value("quorum_subscribers"), 1.0);
-        // More than are kept for who does not read them.
+        // More changes than are kept for a slow subscriber.
         for _ in 0..1_000 {
             cluster.partition(&[&[1], &[2, 3]]).unwrap();
             cluster.heal();
@@ -103,7 +103,7 @@ fn events_are_recorded_as_metrics() {
         let deadline = Instant::now() + DEADLINE;
         while value("quorum_conflated_deliveries_total") == 0.0 {
             assert!(Instant::now() < deadline, "it is told of what it missed");
-            // It is recorded by the actor, once a second if there is no change.
+            // The actor records it, once a second without a change.
             clock::sleep(Duration::from_millis(100)).await;
         }
         quorum.unsubscribe(id);
@@ -130,7 +130,7 @@ fn events_are_recorded_as_metrics() {
     promtool(&["check", "metrics"], &prometheus.render());
 }
 
-/// So does one that forgets what was not recorded for some time.
+/// So does a recorder that forgets values that were not updated for some time.
 #[test]
 fn a_recorder_that_is_installed_late_receives_every_gauge() {
     own_process!();
@@ -160,7 +160,7 @@ fn a_recorder_that_is_installed_late_receives_every_gauge() {
         assert_eq!((value("quorum_ring_watched"), value("quorum_ring_reforming")), (1.0, 0.0));
         assert_eq!((value("quorum_members"), value("quorum_votes_required")), (3.0, 2.0));
         assert_eq!((value("quorum_lease_seconds"), value("quorum_subscribers")), (4.0, 0.0));
-        // Token and consensus timeout of the simulation, and the default grace.
+        // The token and consensus timeouts of the simulation, and the default grace.
         assert_eq!(value("quorum_token_lease_seconds"), 1.0 + 1.2 + 1.0);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
         for name in

@@ -22,7 +22,7 @@ fn the_names_are_those_of_the_configuration() {
     eventually("the names are read", || (names(&watcher) == expected).then_some(()));
 }
 
-/// As Pacemaker and corosync-quorumtool call it.
+/// As in Pacemaker and corosync-quorumtool.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_node_without_a_name_gets_the_host_name_in_its_address() {
@@ -52,7 +52,8 @@ fn a_node_without_a_name_has_none_and_a_new_name_is_read() {
     eventually("the name is read", named);
 }
 
-/// A libcmap of Corosync 2 is the installed one, but for the function that came with Corosync 3.
+/// The libcmap of Corosync 2 is imitated by the installed one without the function that Corosync 3
+/// added.
 #[test]
 #[ignore = "needs root, corosync and a C compiler: make test"]
 fn the_names_are_read_through_a_libcmap_of_corosync_2() {
@@ -61,13 +62,13 @@ fn the_names_are_read_through_a_libcmap_of_corosync_2() {
     let mut library = fs::read(installed.trim()).unwrap();
     let name = b"\0cmap_initialize_map\0";
     let place = library.windows(name.len()).position(|bytes| bytes == name).unwrap();
-    // What is looked up by the old name finds it no more.
+    // A lookup of the old name then finds nothing.
     library[place + name.len() - 2] = b'_';
     let directory = TempDir::new();
     let path = directory.path().join("libcmap.so.4");
     fs::write(&path, library).unwrap();
-    // From now on it is the one of this name in this process.
-    // SAFETY: it is the installed library, which has no initializers that matter here.
+    // From now on it is the library of this name in this process. SAFETY: it is the installed
+    // library, which has no initializers that matter here.
     let library = unsafe { libloading::Library::new(&path) }.unwrap();
     // SAFETY: the function is not called.
     let missing = unsafe { library.get::<extern "C" fn()>("cmap_initialize_map") };
@@ -78,7 +79,7 @@ fn the_names_are_read_through_a_libcmap_of_corosync_2() {
     watcher.until_settled(Quorum::Quorate, &[1]);
     let named = || (names(&watcher) == [(1, "n1".to_owned())]).then_some(());
     eventually("the names are read", named);
-    // There is no way to the counters of a daemon of Corosync 3.
+    // The counters of a daemon of Corosync 3 cannot be read with it.
     assert_eq!(watcher.quorum.snapshot().ring, RingState::Unwatched);
     assert!(watcher.quorum.is_quorate());
     let maps = fs::read_to_string("/proc/self/maps").unwrap();

@@ -1,4 +1,5 @@
-//! Fifty deaths of Corosync in a row: told at once, connected again, and nothing grows.
+//! Fifty deaths of Corosync in a row: each is published at once, the actor reconnects, and nothing
+//! grows.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +11,7 @@ use crate::support::{
 
 const CYCLES: usize = 50;
 
-/// Milliseconds, or a tick of 250, and what a loaded machine adds.
+/// Milliseconds, or a tick of 250 ms, and some time for a loaded machine.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 #[test]
@@ -31,7 +32,7 @@ fn fifty_deaths(ipc: Ipc) {
     let node = Node::single_with(|config| config.ipc = ipc);
     let watcher = Watcher::start(&node.netns);
     watcher.until_settled(Quorum::Quorate, &[1]);
-    // Fill the history of changes, so that it does not grow later.
+    // Fills the history of changes, so that it does not grow later.
     node.run(|| {
         let flipper = Flipper::new();
         (0..1100).for_each(|n| flipper.flip(n % 2 == 1));
@@ -41,7 +42,7 @@ fn fifty_deaths(ipc: Ipc) {
     watcher.rest();
     let mut before = None;
     for cycle in 0..CYCLES {
-        // SIGTERM takes a second each time; one death in ten is such a one.
+        // SIGTERM takes a second each time, so it is used for one death in ten.
         if cycle % 10 == 9 {
             node.corosync.terminate();
         } else {
@@ -50,7 +51,7 @@ fn fifty_deaths(ipc: Ipc) {
         let dead = SystemTime::now();
         let told = watcher.until_lost();
         let last = told.last().unwrap();
-        // It may have been noticed before the daemon was reaped.
+        // The death may have been noticed before the daemon was reaped.
         let took = last.current.changed_at.duration_since(dead).unwrap_or_default();
         assert!(took < AT_ONCE, "cycle {cycle}: {took:?}");
         assert!(last.is_loss(), "cycle {cycle}: {}", lines(&told));
@@ -58,7 +59,7 @@ fn fifty_deaths(ipc: Ipc) {
         assert!(!watcher.quorum.is_quorate());
         node.corosync.start();
         let told = watcher.until_settled(Quorum::Quorate, &[1]);
-        // By then the probe is connected too.
+        // Then the probe is connected too.
         eventually("the votes are known", || watcher.quorum.snapshot().votes.clone());
         let connected = |change: &&actix_quorum::QuorumChanged| {
             change.current.connection == Connection::Connected
@@ -66,7 +67,7 @@ fn fifty_deaths(ipc: Ipc) {
         let first = told.iter().find(connected).expect("connected before it is quorate");
         assert_eq!(first.current.quorum, Quorum::Unknown, "nothing is believed before it is told");
         assert!(!told.iter().any(|change| change.missed > 0));
-        // By now what is made once has been made.
+        // By now everything that is allocated once has been allocated.
         if cycle == CYCLES * 3 / 5 {
             let reads = || (!runs_thread("quorum-names")).then_some(());
             eventually("the names of the nodes are read", reads);
@@ -75,9 +76,9 @@ fn fifty_deaths(ipc: Ipc) {
     }
     let (fds, rss, heap) = before.unwrap();
     eventually("as many descriptors as before", || (open_fds() == fds).then_some(()));
-    // A connection that was lost would be 1 MiB of heap and 3 MiB of mappings. Two hundred deaths in
-    // a row take some 200 bytes of heap each, which are the harness's. Resident memory varies by the
-    // stacks that the C library keeps of threads that have ended; a dispatch touches 1 MiB of one.
+    // A leaked connection would be 1 MiB of heap and 3 MiB of mappings. Two hundred deaths in a row
+    // take some 200 bytes of heap each, which belong to the harness. Resident memory varies with
+    // the stacks of ended threads that the C library keeps; a dispatch touches 1 MiB of a stack.
     let fits = |(heap_now, rss_now)| heap_now < heap + 1_048_576 && rss_now < rss + 6144;
     eventually("no more heap or memory than before", || {
         let now = (heap_in_use(), rss_kib());
@@ -86,8 +87,8 @@ fn fifty_deaths(ipc: Ipc) {
         }
         fits(now).then_some(())
     });
-    // Nothing is left of a server that was killed; but for a connection that is closed while its server
-    // dies, as one that reads names may be.
+    // Nothing is left of a killed server, except for a connection that is closed while its server
+    // dies, such as the one that reads names.
     for entry in dev_shm_entries(std::process::id()) {
         if entry.starts_with(&format!("qb-{}-", node.corosync.pid())) {
             continue;
@@ -100,6 +101,6 @@ fn fifty_deaths(ipc: Ipc) {
 }
 
 fn heap_in_use() -> usize {
-    // SAFETY: it has no preconditions; it counts under the allocator's own locks.
+    // SAFETY: the function has no preconditions; it counts under the allocator's own locks.
     unsafe { libc::mallinfo2() }.uordblks
 }

@@ -1,8 +1,8 @@
-//! Chaos on a real cluster of three, with an observer of the truth beside our handle on each node, and
-//! one of all of them: half of the time over knet, half of it over udpu.
+//! Random faults on a real cluster of three nodes. An independent observer checks the handle of
+//! each node, and another one all nodes: half of the time with knet, half of it with udpu.
 //!
-//! `make test-long` runs it for two minutes, `make soak` for ten. `SOAK_SEED` repeats the faults of a
-//! run, `SOAK_SECONDS` sets how long it takes.
+//! `make test-long` runs it for two minutes, `make soak` for ten. `SOAK_SEED` repeats the faults of
+//! a run, `SOAK_SECONDS` sets its duration.
 
 use std::{
     env,
@@ -23,11 +23,12 @@ use crate::support::{
 
 const LEASE: Duration = Duration::from_secs(2);
 
-/// How long our handle may take to know what the daemon says: the liveness tick, the pace of the
-/// observer, and what a loaded machine adds. Less than the lease, which would hide it.
+/// How long the handle may take to report what the daemon reports: the tick, the interval of the
+/// observer, and some time for a loaded machine. It is less than the lease, which would hide the
+/// delay.
 const LAG: Duration = Duration::from_millis(1500);
 
-/// A small generator with a seed; the faults need no better one.
+/// A small random generator with a seed, good enough for the faults.
 struct Random(u64);
 
 impl Random {
@@ -43,21 +44,22 @@ impl Random {
     }
 }
 
-/// What the observers saw.
+/// The findings of the observers.
 #[derive(Default)]
 struct Seen {
     answers: AtomicU64,
     inquorate: AtomicU64,
     disagreements: AtomicU64,
-    /// How often a node was found to be exclusive.
+    /// How often a node was exclusive.
     exclusive: AtomicU64,
-    /// How often two were on different rings, or one whose fencing token is not the highest.
+    /// How often two exclusive nodes were on different rings, or one had a token that was not the
+    /// highest.
     violations: AtomicU64,
     ended: AtomicBool,
 }
 
-/// Watches all nodes: those that are exclusive are on one ring, and their fencing token is the
-/// highest that anybody had before.
+/// Watches all nodes: exclusive nodes are on one ring, and their fencing token is the highest so
+/// far.
 fn observe_exclusive(seen: &Seen, quorums: &[QuorumHandle]) {
     let mut highest: Option<FencingToken> = None;
     let exclusive = |quorum: &QuorumHandle| {
@@ -71,7 +73,7 @@ fn observe_exclusive(seen: &Seen, quorums: &[QuorumHandle]) {
             seen.exclusive.fetch_add(1, Ordering::Relaxed);
             let other = quorums[at + 1..].iter().find_map(|other| {
                 let theirs = exclusive(other).filter(|theirs| *theirs != token)?;
-                // It was so all the time that the other was.
+                // It was exclusive all the time that the other one was.
                 (exclusive(quorum) == Some(token)).then_some(theirs)
             });
             if other.is_some() || highest > Some(token) {
@@ -80,7 +82,7 @@ fn observe_exclusive(seen: &Seen, quorums: &[QuorumHandle]) {
                 eprintln!("exclusive with token {token}, {other:?}, after {highest:?}: {now:#?}");
             }
         }
-        // Also those of nodes that are not exclusive now, or not any more.
+        // Includes the tokens of nodes that are not exclusive now, or no longer.
         for token in quorums.iter().filter_map(|quorum| quorum.guard()?.fencing_token()) {
             highest = highest.max(Some(token));
         }
@@ -88,7 +90,7 @@ fn observe_exclusive(seen: &Seen, quorums: &[QuorumHandle]) {
     }
 }
 
-/// Asks votequorum on a node, through the C functions and nothing of ours, and compares.
+/// Asks votequorum on a node, through the C functions only, and compares.
 fn observe(seen: &Seen, quorum: &QuorumHandle) {
     // SAFETY: the system's libvotequorum.
     let library = unsafe { VoteQuorum::load() }.unwrap();
@@ -101,7 +103,7 @@ fn observe(seen: &Seen, quorum: &QuorumHandle) {
         while connected == corosync_sys::CS_OK && !seen.ended.load(Ordering::Relaxed) {
             let said = quorum.is_quorate();
             let mut info = corosync_sys::votequorum_info::default();
-            // SAFETY: the handle is open, and used by this thread alone; `info` is a local.
+            // SAFETY: the handle is open, and only this thread uses it; `info` is a local.
             if unsafe { (library.votequorum_getinfo)(handle, 0, &mut info) } != corosync_sys::CS_OK
             {
                 break;
@@ -112,7 +114,8 @@ fn observe(seen: &Seen, quorum: &QuorumHandle) {
             } else {
                 seen.inquorate.fetch_add(1, Ordering::Relaxed);
                 let since = *inquorate_since.get_or_insert_with(Instant::now);
-                // The daemon said so before we were asked and after, and all the time for LAG.
+                // The daemon reported it before and after the handle was read, and all the time for
+                // LAG.
                 if said && since.elapsed() > LAG {
                     seen.disagreements.fetch_add(1, Ordering::Relaxed);
                     eprintln!(
@@ -125,7 +128,7 @@ fn observe(seen: &Seen, quorum: &QuorumHandle) {
             thread::park_timeout(Duration::from_millis(10));
         }
         inquorate_since = None;
-        // SAFETY: the handle is ours and given up, or was never opened.
+        // SAFETY: the handle is ours and not used again, or was never opened.
         unsafe { (library.votequorum_finalize)(handle) };
         thread::park_timeout(Duration::from_millis(20));
     }
@@ -232,7 +235,7 @@ fn soak(transport: Transport, duration: Duration, random: &mut Random, seed: u64
                 cluster.resume(id);
             }
             5 => cluster.restart_node(id),
-            // The ring dies, and the daemon lives.
+            // The ring ends while the daemon is alive.
             7 => {
                 cluster.lose_sends(id);
                 wait(random.below(8_000));
@@ -258,7 +261,7 @@ fn soak(transport: Transport, duration: Duration, random: &mut Random, seed: u64
                 wait(random.below(8_000));
                 cluster.heal();
             }
-            // Two at a time.
+            // Two faults at a time.
             12 => {
                 cluster.lose_sends_to(id, peer);
                 wait(random.below(2_000));
@@ -285,7 +288,7 @@ fn soak(transport: Transport, duration: Duration, random: &mut Random, seed: u64
                 }
             }
             _ => {
-                // Asked for on a node that may be busy, or forming.
+                // The node that executes it may be busy, or forming a ring.
                 let _ = cluster.node(id).corosync.tool("corosync-cfgtool", &["-R"]);
             }
         }

@@ -1,5 +1,5 @@
-//! However the actor is stopped, it ends, and lets go of everything. On a fake libquorum, which can
-//! be made to hang, so these tests run one after the other.
+//! The actor ends and releases everything, however it is stopped. The fake libquorum can be made to
+//! hang, so these tests run one after another.
 
 use std::{
     sync::{
@@ -23,7 +23,7 @@ fn builder(fake: &FakeLibquorum) -> QuorumBuilder {
     fake_source(QuorumActor::builder(), fake.path()).server_uid(None).backoff(quick())
 }
 
-/// Loses the connection and waits for the next. What is between may be too short to see.
+/// Loses the connection and waits for the next one. The state in between may be too short to see.
 async fn reconnected(fake: &FakeLibquorum, quorum: &QuorumHandle) {
     let before = quorum.snapshot().sequence;
     fake.hang_up();
@@ -185,7 +185,7 @@ fn the_first_delay_after_a_connection_that_lasted_is_short() {
     own_process!();
     let fake = FakeLibquorum::new("stop_backoff");
     System::new().block_on(async {
-        // Were the delay taken from those that have grown, it would be two seconds or more.
+        // If the delay were one of those that have grown, it would be two seconds or more.
         let minute = Duration::from_secs(60);
         let backoff = Backoff::default()
             .disconnected(Duration::from_millis(1)..=minute)

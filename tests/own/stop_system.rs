@@ -1,4 +1,4 @@
-//! The policy that ends the process, in processes of their own, on the simulated cluster. In real time.
+//! The policy that ends the process, in separate processes, on the simulated cluster. In real time.
 
 use std::{
     os::unix::process::ExitStatusExt,
@@ -17,14 +17,14 @@ use crate::support::{Case, hold, run_cases, with_code};
 
 /// The code of the policy.
 const CODE: i32 = 75;
-/// The code of a `main` that was given the policy's code.
+/// The exit code of a `main` that received the policy's code.
 const GRACEFUL: i32 = 10;
-/// The code of a `main` that the policy has left alone.
+/// The exit code of a `main` that the policy did not end.
 const ALONE: i32 = 11;
 
 const GRACE: Duration = Duration::from_millis(500);
 
-/// The lease, the grace, and what a busy machine may add.
+/// The lease, the grace, and some time for a busy machine.
 const BOUND: Duration = Duration::from_secs(30);
 
 #[track_caller]
@@ -40,7 +40,7 @@ fn policy() -> StopSystem {
     StopSystem::with_code(CODE).grace(GRACE)
 }
 
-/// An actor that knows of quorum, and is watched.
+/// Returns the handle of an actor that has had quorum and is watched by the policy.
 async fn watched(cluster: &Cluster, policy: StopSystem) -> QuorumHandle {
     let quorum = builder(cluster).start();
     policy.start(&quorum).unwrap();
@@ -48,7 +48,7 @@ async fn watched(cluster: &Cluster, policy: StopSystem) -> QuorumHandle {
     quorum
 }
 
-/// A `main` that goes on whatever happens to its `System`, as those of `#[actix::main]` do.
+/// A `main` that continues when its `System` stops, like those of `#[actix::main]`.
 fn main_that_awaits(body: impl AsyncFnOnce()) {
     System::new().block_on(async {
         body().await;
@@ -188,7 +188,7 @@ fn an_exit_that_hangs_is_aborted() {
         }
     }
     let case = || {
-        // SAFETY: the function is there for as long as the process.
+        // SAFETY: the function exists as long as the process.
         unsafe { libc::atexit(hang) };
         main_is_stuck();
     };

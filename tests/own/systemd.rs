@@ -1,5 +1,5 @@
-//! What systemd receives from a service, in a process of its own as it is told the socket by its
-//! environment. On the simulated cluster, in real time.
+//! The messages that systemd receives from a service. Each service is a separate process, because
+//! its environment contains the socket. On the simulated cluster, in real time.
 
 use std::{
     fs,
@@ -20,10 +20,10 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use crate::support::{Case, DEADLINE, Process, TempDir, case_command, hold, run_case, unique_name};
 
-/// The time that the service has to feed its watchdog.
+/// How long the service may take to feed its watchdog.
 const WATCHDOG: Duration = Duration::from_millis(400);
 
-/// Obeys the lines of its standard input, and prints when it has.
+/// Executes the lines of its standard input, and prints a line after each.
 fn serve(policy: Systemd, cluster: Cluster) {
     System::new().block_on(async {
         let arbiter = Arbiter::new();
@@ -70,7 +70,7 @@ fn without_quorum() {
 const CASES: &[Case] =
     &[("plain", plain), ("while_quorate", while_quorate), ("without_quorum", without_quorum)];
 
-/// A service, and systemd's end of what it reports.
+/// A service, and systemd's end of its socket.
 struct Service {
     socket: UnixDatagram,
     orders: ChildStdin,
@@ -79,7 +79,7 @@ struct Service {
 }
 
 impl Service {
-    /// Starts a case of a test, to report to this socket.
+    /// Starts a case of a test that reports to this socket.
     fn start(test: &str, case: &str, socket: UnixDatagram, watchdog: Option<Duration>) -> Self {
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         let address = socket.local_addr().unwrap();
@@ -100,26 +100,26 @@ impl Service {
         Self { socket, orders, prints, _process: Process(child) }
     }
 
-    /// With a watchdog, on an abstract address.
+    /// Starts a case with a watchdog and an abstract address.
     fn watched(test: &str, case: &str) -> Self {
         Self::start(test, case, abstract_socket(), Some(WATCHDOG))
     }
 
-    /// Returns when the service has done this.
+    /// Returns when the service has executed the order.
     fn order(&mut self, order: &str) {
         writeln!(self.orders, "{order}").unwrap();
         let done = format!("done: {order}");
         while self.prints.recv_timeout(DEADLINE).expect("the service obeys") != done {}
     }
 
-    /// What comes next.
+    /// Returns the next message.
     fn next(&self) -> String {
         let mut buffer = [0; 4096];
         let len = self.socket.recv(&mut buffer).expect("something is reported");
         String::from_utf8(buffer[..len].to_vec()).unwrap()
     }
 
-    /// Everything that comes up to the first message with this in it, which is the last.
+    /// Returns all messages up to and including the first one that contains this text.
     fn until(&self, text: &str) -> Vec<String> {
         let mut told = Vec::new();
         loop {
@@ -130,14 +130,14 @@ impl Service {
         }
     }
 
-    /// Asserts that the watchdog is fed again and again.
+    /// Asserts that the watchdog is fed repeatedly.
     fn is_fed(&self) {
         for _ in 0..4 {
             self.until("WATCHDOG=1\n");
         }
     }
 
-    /// Asserts that from now on the watchdog is not fed, for several times as long as it allows.
+    /// Asserts that from now on the watchdog is not fed, for several times the allowed time.
     fn is_not_fed(&self) {
         self.socket.set_read_timeout(Some(WATCHDOG * 3)).unwrap();
         let mut buffer = [0; 4096];
@@ -148,7 +148,7 @@ impl Service {
         self.socket.set_read_timeout(Some(DEADLINE)).unwrap();
     }
 
-    /// Takes what has come.
+    /// Discards the messages that have arrived.
     fn discard(&self) {
         self.socket.set_nonblocking(true).unwrap();
         while self.socket.recv(&mut []).is_ok() {}
@@ -235,7 +235,7 @@ fn the_watchdog_is_fed_only_with_quorum_if_configured() {
     service.is_fed();
 }
 
-/// The status says so, though no message does.
+/// The status reports the loss, although no change is published.
 #[test]
 fn a_stuck_actor_counts_as_a_loss_of_quorum() {
     run_case(CASES);
@@ -247,7 +247,7 @@ fn a_stuck_actor_counts_as_a_loss_of_quorum() {
     service.is_not_fed();
 }
 
-/// Its queue is full, so nothing can be sent. The service goes on, and is heard of later.
+/// Its queue is full, so nothing can be sent. The service continues, and its messages arrive later.
 #[test]
 fn a_slow_systemd_does_not_block_the_service() {
     run_case(CASES);
@@ -272,7 +272,7 @@ fn the_unit_file_of_the_guide_is_valid() {
     let (unit, _) = unit.split_once("```\n").expect("it ends");
     let directory = TempDir::new();
     let path = directory.path().join("replicator.service");
-    // The program has to be there.
+    // The program of the unit must exist.
     fs::write(&path, unit.replace("/usr/local/bin/replicator", "/bin/true")).unwrap();
     let output = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
     let complaints = String::from_utf8_lossy(&output.stderr);

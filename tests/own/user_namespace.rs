@@ -1,4 +1,4 @@
-//! Corosync seen from a user namespace of its own, where the host's root is an unmapped user.
+//! Corosync seen from a separate user namespace, in which the host's root is an unmapped user.
 
 use std::{env, process::Command};
 
