@@ -7,7 +7,7 @@ use std::{
 
 /// From the lowest to the highest. A room uses itself and the rooms before it.
 const ROOMS: [&[&str]; 8] = [
-    // What every room may use.
+    // The modules that every room may use.
     &["error", "foreign", "sync"],
     &["libquorum"],
     &["link"],
@@ -34,7 +34,8 @@ pub(crate) fn source_files(directory: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// The names that follow `crate::` in this code: those in braces, too, and none in comments.
+/// Returns the names that follow `crate::` in this code, including names in braces, but not in
+/// comments.
 fn names_of_the_root(code: &str) -> Vec<String> {
     let is_code = |line: &&str| !line.trim_start().starts_with("//");
     let code: String = code.lines().filter(is_code).flat_map(|line| [line, "\n"]).collect();

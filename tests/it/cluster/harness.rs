@@ -1,4 +1,4 @@
-//! The harness itself: if these fail, the other tests on several daemons show nothing.
+//! The harness itself: if these tests fail, the other tests on several daemons prove nothing.
 
 use crate::support::Cluster;
 

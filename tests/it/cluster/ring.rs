@@ -1,10 +1,10 @@
-//! The ring dies while the daemon lives: three real nodes that lose packets.
+//! The ring ends while the daemon is alive: three real nodes that lose packets.
 
 use actix_quorum::{FencingToken, NodeId, Quorum};
 
 use crate::support::{Cluster, Transport, Watcher, eventually, quick};
 
-/// The fencing token of a node, once it is exclusive.
+/// Returns the fencing token of a node, once it is exclusive.
 fn exclusive(watcher: &Watcher) -> FencingToken {
     eventually("it is exclusive", || {
         let token = watcher.quorum.guard()?.fencing_token()?;
@@ -21,7 +21,7 @@ fn a_node_that_the_others_continue_without_is_not_believed() {
     let before = exclusive(&one);
     assert_eq!(exclusive(&two), before, "all members of a ring have the same token");
 
-    // Node 1's daemon hears that its token goes round no more, and tells no client.
+    // Node 1's daemon learns that its token no longer goes round, and informs no client.
     cluster.lose_sends_to(1, 2);
     eventually("the others go on without node 1", || {
         let now = two.quorum.snapshot();
@@ -43,7 +43,7 @@ fn a_node_that_the_others_continue_without_is_not_believed() {
     assert!(after > during, "{after} after {during}");
 }
 
-/// What a round does to node 3, and how it is undone.
+/// A fault of node 3 in a round, and its repair.
 type Round = (&'static str, fn(&Cluster), fn(&Cluster));
 
 const ROUNDS: [Round; 5] = [
@@ -61,7 +61,7 @@ fn fencing_tokens_grow_through_partitions_kills_and_restarts() {
     let watchers = [1, 2, 3]
         .map(|id| Watcher::start_with(&cluster.node(id).netns, |builder| builder.backoff(quick())));
     let mut highest = None;
-    // All of these nodes have the same token, which is larger than all before.
+    // All of these nodes have the same token, which is larger than all earlier tokens.
     let mut agree = |what: &str, nodes: &[Watcher]| {
         let token = eventually(&format!("{what}: a new token"), || {
             let tokens: Option<Vec<FencingToken>> =

@@ -18,7 +18,7 @@ use crate::support::{
     eventually_async, fill_dev_shm, lines, quick, quorate, small_dev_shm,
 };
 
-/// A node that is quorate, and a watcher that has told so.
+/// Returns a quorate node, and a watcher that has received its state.
 fn watched() -> (Node, Watcher) {
     let node = Node::single();
     let watcher = Watcher::start(&node.netns);
@@ -44,8 +44,8 @@ fn a_subscriber_receives_the_current_state_first() {
     assert_eq!(first.to_string(), format!("quorate: ring {ring}, members 1"));
 }
 
-/// A thousand real flips, complete and in order, on another arbiter; and beside it a subscriber
-/// that never reads, one that panics and one that died, which disturb nobody.
+/// A thousand real changes of quorum arrive complete and in order on another arbiter, beside a
+/// subscriber that never reads, one that panics and one that has ended.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_thousand_changes_arrive_complete_and_in_order_despite_bad_subscribers() {
@@ -79,7 +79,8 @@ fn a_thousand_changes_arrive_complete_and_in_order_despite_bad_subscribers() {
         if let Some(last) = last {
             assert_eq!(change.previous, last.current, "flip {flips}");
         }
-        // The votes change with each flip; how often that is told is another matter.
+        // Each change of quorum also changes the votes; how often that is published does not matter
+        // here.
         if change.cause == Cause::Quorum {
             assert_eq!(change.current.quorum.is_quorate(), quorate(flips), "flip {flips}");
             assert_eq!(change.is_gain(), quorate(flips), "flip {flips}");
@@ -168,11 +169,11 @@ fn code_outside_of_actors_waits_and_reads_a_stream() {
         assert!(handle.is_quorate());
         assert_eq!(handle.quorum(), Quorum::Quorate);
 
-        // Many readers on many threads, each from its own beginning to the end.
+        // Many readers on many threads, each from its first change to the end.
         let mut readers = Vec::new();
         for _ in 0..8 {
             let mut changes = handle.changes();
-            // It begins where it is read first, which a spawned one may not be for long.
+            // The stream starts here, because a spawned task may start much later.
             let first = changes.next().await.unwrap();
             readers.push(tokio::spawn(stream::iter([first]).chain(changes).collect::<Vec<_>>()));
         }
@@ -198,7 +199,7 @@ fn code_outside_of_actors_waits_and_reads_a_stream() {
 #[ignore = "needs root and corosync: make test"]
 fn stopping_publishes_stopped_and_closes_the_connection() {
     let (node, watcher) = watched();
-    // Those to the quorum service, and the probe's to votequorum.
+    // The connections to the quorum service, and the probe's connection to votequorum.
     let connected = || {
         let stats = node.corosync.tool_ok("corosync-cmapctl", &["-m", "stats"]);
         [3, 5].map(|service| {
@@ -214,7 +215,7 @@ fn stopping_publishes_stopped_and_closes_the_connection() {
     let told = watcher.until_cause(Cause::Stopped);
     assert!(told.last().unwrap().is_loss());
     eventually("its arbiter ends", || (!watcher.quorum.addr().connected()).then_some(()));
-    // Whoever subscribes now is told as much.
+    // A later subscriber receives the same state.
     System::new().block_on(async {
         let changes: Vec<_> = watcher.quorum.changes().collect().await;
         assert_eq!(changes.len(), 1);
@@ -307,7 +308,7 @@ fn a_refused_user_receives_the_remedy_and_connects_after_it() {
     assert!(text.contains("uidgid.d") && text.contains("corosync-cfgtool -R"), "{text}");
     node.corosync.let_in("nobody");
     watcher.until_settled(Quorum::Quorate, &[1]);
-    // It stays let in across a restart of the daemon.
+    // The permission survives a restart of the daemon.
     node.corosync.restart();
     watcher.until_lost();
     watcher.until_settled(Quorum::Quorate, &[1]);
@@ -320,7 +321,7 @@ fn refused_attempts_are_rare_by_default() {
     let watcher = node.run(|| as_user(65534, 65534, || Watcher::here(|builder| builder)));
     watcher.error();
     let since = Instant::now();
-    // Another attempt would be 30 s away; the actor serves all the same.
+    // The next attempt follows in 30 s; meanwhile the actor answers messages.
     let snapshot = System::new().block_on(watcher.quorum.addr().send(GetSnapshot)).unwrap();
     assert_eq!(snapshot, watcher.quorum.snapshot());
     eventually("it would try again", || (since.elapsed() > Duration::from_secs(1)).then_some(()));
@@ -387,7 +388,7 @@ fn only_a_server_of_the_right_user_is_believed() {
     }
 }
 
-/// Kills the daemon at moments spread over its start and the connection, again and again.
+/// Kills the daemon repeatedly, at moments spread over its start and the connection.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn the_actor_survives_the_death_of_the_daemon_at_any_moment() {
@@ -405,7 +406,7 @@ fn the_actor_survives_the_death_of_the_daemon_at_any_moment() {
     for round in 0..30 {
         let start = Instant::now();
         node.corosync.restart();
-        // From half of the start to beyond the connecting, each round a little further.
+        // From half of the start to the end of the connection, each round a little later.
         let until = whole * (50 + 2 * round) / 100;
         eventually("the moment comes", || (start.elapsed() >= until).then_some(()));
         node.corosync.kill();

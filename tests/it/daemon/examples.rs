@@ -1,4 +1,4 @@
-//! The examples on a real daemon, with the arguments that the documentation gives them.
+//! The examples on a real daemon, with the arguments from their documentation.
 
 use std::net::TcpStream;
 
@@ -74,7 +74,7 @@ fn supervised_pauses_and_continues_across_a_restart_of_corosync() {
 fn the_shortest_program_runs_to_its_end() {
     let node = Node::single();
     let mut program = Running::example(Some(&node.netns), "replicator", "");
-    // How much it prints before it ends is open: it does not wait for its subscriber.
+    // Its output before it ends may vary: it does not wait for its subscriber.
     program.until("unknown: connecting");
     assert!(program.child.wait().unwrap().success());
 }
@@ -103,7 +103,7 @@ fn gate_accepts_writes_only_with_quorum() {
         let (status, why) = client.response();
         assert!(status == 503 && why.contains("[-]quorum failed: inquorate: ring"), "{why}");
 
-        // No request waits for a Corosync that hangs.
+        // No request waits for a hung Corosync.
         node.corosync.expected_votes(1);
         eventually("there is quorum again", || (put() == 200).then_some(()));
         node.corosync.pause();

@@ -1,4 +1,4 @@
-//! What a real daemon cannot be made to do, through a libquorum that does it.
+//! Cases that cannot be caused with a real daemon, with a fake libquorum.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ use crate::support::{
     connect, fake_libquorum, fake_source, ids, lines, quick, until_connected,
 };
 
-/// The errors that the manual pages name, and a number that is none.
+/// The errors in the manual pages, and a number without a name.
 const CODES: [Code; 9] = [
     Code::TRY_AGAIN,
     Code::INVALID_PARAM,
@@ -78,7 +78,7 @@ fn only_invalid_param_of_model_initialize_falls_back_to_model_v0() {
     for code in CODES {
         let before = (fake.calls("quorum_initialize"), fake.calls("quorum_model_initialize"));
         fake.refuse("quorum_model_initialize", code);
-        // As the probe of an actor is a connection with model V0, it is not to begin to ask.
+        // The probe of an actor is a connection with model V0, so it must not be sent yet.
         let watcher =
             fake.watch_with(|builder| builder.lease(DEADLINE).probe_interval(DEADLINE / 2));
         if code == Code::INVALID_PARAM {
@@ -166,7 +166,8 @@ fn try_again_from_a_dispatch_means_an_empty_queue() {
     for (flag, told) in [
         (Dispatch::OneNonblocking, &nothing[..]),
         (Dispatch::All, &[]),
-        // libquorum does not say it to who waits; if it did, it must not look like the end.
+        // libquorum does not return this to a waiting call; if it did, it must not look like the
+        // end.
         (Dispatch::One, &nothing),
         (Dispatch::Blocking, &nothing),
     ] {
@@ -259,7 +260,7 @@ fn a_null_list_and_an_empty_list_are_empty() {
         fake.push_nodelist((1, 9), list, list, list);
         assert_eq!(all(&mut handle), [Ok(quorum.clone()), Ok(nodelist.clone())]);
     }
-    // There is nothing at null, whatever it is said to hold.
+    // Null contains nothing, whatever length is claimed.
     for entries in [1, MAX_NODES, u32::MAX] {
         fake.push_quorum(1, (1, 9), None);
         fake.claim(entries, 0, 0);
@@ -267,7 +268,7 @@ fn a_null_list_and_an_empty_list_are_empty() {
         fake.claim(entries, entries, entries);
         assert_eq!(all(&mut handle), [Ok(quorum.clone()), Ok(nodelist.clone())]);
     }
-    // Nor is there anything in a list that says that it holds nothing.
+    // A list with a claimed length of zero is also empty.
     fake.push_quorum(1, (1, 9), THREE);
     fake.claim(0, 0, 0);
     assert_eq!(all(&mut handle), [Ok(quorum)]);
@@ -298,7 +299,7 @@ fn a_list_of_384_nodes_is_the_longest() {
 fn a_list_that_is_too_long_ends_the_connection_with_message_error() {
     let fake = Fake::new("long_lists");
     let old = FakeLibquorum::variant("fake_long_lists_v0", Variant::NoModel);
-    // SAFETY: it has the functions of libquorum.
+    // SAFETY: the file has the functions of libquorum.
     let old_library = unsafe { Library::load_from(old.path()) }.unwrap();
     let mut tried = 0;
     let too_long: Vec<u32> = (0..=MAX_NODES).collect();
@@ -337,7 +338,7 @@ fn a_list_that_is_too_long_ends_the_connection_with_message_error() {
         push(fake);
         fake.push_quorum(1, (1, 9), THREE);
         assert_eq!(handle.dispatch(flag).collect::<Vec<_>>(), malformed, "{tried}");
-        // The next is well formed, but whoever sent the one before cannot be believed.
+        // The next notification is well formed, but its sender cannot be trusted any more.
         assert_eq!(all(&mut handle), malformed, "{tried}");
         assert_eq!(handle.try_dispatch(), Err(Error::Dispatch(Code::MESSAGE_ERROR)), "{tried}");
         fake.hang_up();
@@ -426,7 +427,7 @@ fn dispatch_blocking_returns_everything_until_the_connection_ends() {
     });
     for seq in 0..100 {
         if seq == 50 {
-            // All that were queued are taken: it waits.
+            // All queued notifications were returned: it waits.
             fake.wait_calls("quorum_dispatch", 51);
             (50..100).for_each(|seq| fake.push(true, seq));
         }
@@ -450,7 +451,7 @@ fn nothing_is_dispatched_before_the_iteration() {
         drop(handle.dispatch(flag));
     }
     assert_eq!(fake.calls("quorum_dispatch"), 0);
-    // Who stops in the middle loses nothing.
+    // Stopping in the middle loses nothing.
     fake.push(false, 9);
     assert_eq!(handle.dispatch(Dispatch::All).next(), Some(Ok(quorum(true, 9))));
     assert_eq!(handle.dispatch(Dispatch::Blocking).next(), Some(Ok(quorum(false, 9))));
@@ -493,7 +494,7 @@ fn a_handle_is_finalized_once_as_the_last_call() {
 }
 
 fn load_error(path: &Path) -> String {
-    // SAFETY: it is refused, and nothing in it runs.
+    // SAFETY: the file is refused, and none of its code runs.
     let error = unsafe { Library::load_from(path) }.unwrap_err();
     assert!(error.is_permanent() && matches!(error, Error::Load(_)), "{error:?}");
     error.to_string()
@@ -570,7 +571,7 @@ fn a_corosync_without_a_provider_is_refused_until_it_has_one() {
 fn a_corosync_without_a_provider_is_believed_if_allowed() {
     let fake = Fake::new("free");
     fake.quorum_type(0);
-    // As a real one does: the ring of the decision is none.
+    // As with a real daemon, the decision has no ring.
     fake.push_nodelist((1, 9), THREE, Some(&[]), Some(&[]));
     fake.push_quorum(1, (0, 0), Some(&[]));
     let watcher = fake.watch_with(|builder| builder.require_provider(false));
@@ -578,7 +579,7 @@ fn a_corosync_without_a_provider_is_believed_if_allowed() {
     assert!(watcher.quorum.is_quorate());
 }
 
-/// Refused with this error, again and again, and closed each time.
+/// Asserts that the connection is refused with this error repeatedly, and closed each time.
 fn assert_refused(fake: &Fake, watcher: &Watcher, error: &Error) {
     assert_eq!(watcher.error(), *error);
     fake.wait_calls("quorum_model_initialize", 5);
@@ -600,7 +601,7 @@ fn a_server_that_cannot_be_identified_is_refused() {
     fake.wait_open(0);
     let before = fake.calls("quorum_model_initialize");
     assert_eq!((before, fake.calls("quorum_finalize")), (1, 1));
-    // The default is root's server alone.
+    // By default only a server of root is accepted.
     let watcher = Watcher::here(|builder| fake_source(builder, fake.path()).backoff(quick()));
     assert_refused(&fake, &watcher, &Error::untrusted_server(None, 0));
 }
@@ -701,8 +702,8 @@ fn a_malformed_notification_ends_the_connection() {
     watcher.until_settled(Quorum::Quorate, &[1, 2, 3]);
 }
 
-/// A descriptor that is readable for nothing costs two dispatches at most, and a tick costs one: there
-/// is one every 625 ms, two for each probe.
+/// A spuriously readable descriptor costs at most two dispatches, and a tick costs one: there is
+/// one every 625 ms, two for each probe.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_spurious_wake_up_has_no_effect() {
@@ -718,7 +719,7 @@ fn a_spurious_wake_up_has_no_effect() {
     let told = watcher.until_quorum(Quorum::Inquorate);
     assert_eq!(told.len(), 1, "{}", lines(&told));
 
-    // Were it spinning, these would come at once.
+    // If it were spinning, these calls would come at once.
     let (idle, calls) = (Instant::now(), fake.calls("quorum_dispatch"));
     fake.wait_calls("quorum_dispatch", calls + 8);
     assert!(idle.elapsed() >= Duration::from_millis(500), "{:?}", idle.elapsed());
@@ -761,7 +762,7 @@ fn the_actor_stops_during_a_flood_of_notifications() {
     let stopped = AtomicBool::new(false);
     let took = thread::scope(|scope| {
         scope.spawn(|| {
-            // Ten seconds of it, unless the actor stops.
+            // It lasts ten seconds, unless the actor stops.
             for n in 0..1_000_000 {
                 if stopped.load(Ordering::Acquire) {
                     break;
@@ -774,7 +775,7 @@ fn the_actor_stops_during_a_flood_of_notifications() {
         stopped.store(true, Ordering::Release);
         start.elapsed()
     });
-    // The flood has the fake's lock most of the time.
+    // The flood holds the fake's lock most of the time.
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert!(!watcher.quorum.is_quorate());
     let told = watcher.until_cause(Cause::Stopped);

@@ -1,4 +1,4 @@
-//! Every call of the safe wrapper, on a real daemon.
+//! Every method of the safe wrapper, on a real daemon.
 
 use std::{
     os::fd::{BorrowedFd, RawFd},
@@ -18,12 +18,12 @@ use crate::support::{
     DEADLINE, Ipc, Netns, Node, as_user, eventually, fill_dev_shm, small_dev_shm, wait_asleep,
 };
 
-/// The ring that the daemon of a single node is on, as its own tool shows it.
+/// Returns the ring of a single node's daemon, as its own tool shows it.
 fn ring(node: &Node, model: Model) -> RingId {
     let shown = node.wait("it is on a ring", |_| true).ring_id;
     let (node_id, seq) = shown.split_once('.').expect("a ring id has a dot");
     let hex = |digits| u64::from_str_radix(digits, 16).expect("a ring id is hexadecimal");
-    // Model V0 does not tell the node.
+    // Model V0 does not report the node.
     let node_id = if model == Model::V0 { 0 } else { hex(node_id) };
     RingId { node_id: NodeId(node_id.try_into().unwrap()), seq: hex(seq) }
 }
@@ -45,14 +45,14 @@ fn all(handle: &mut Handle) -> Vec<Notification> {
     handle.dispatch(Dispatch::All).collect::<Result<_, _>>().unwrap()
 }
 
-/// Waits until notifications have come, and takes all of them.
+/// Waits until notifications have arrived, and returns all of them.
 fn waited(handle: &mut Handle) -> Vec<Notification> {
     assert!(readable(handle.fd().unwrap(), DEADLINE), "nothing came");
     all(handle)
 }
 
 fn readable(fd: RawFd, patience: Duration) -> bool {
-    // SAFETY: the handle that gave the descriptor out is open.
+    // SAFETY: the handle that returned the descriptor is open.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     let patience = Timespec { tv_sec: patience.as_secs().try_into().unwrap(), tv_nsec: 0 };
     poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&patience)).unwrap() == 1
@@ -97,7 +97,7 @@ fn quorate_returns_the_answer_of_the_daemon() {
     });
 }
 
-/// The table of what `quorum_trackstart` delivers for each combination of flags.
+/// The notifications that `quorum_trackstart` delivers for each combination of flags.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn track_start_delivers_what_its_flags_request() {
@@ -118,7 +118,7 @@ fn track_start_delivers_what_its_flags_request() {
             ] {
                 let mut handle = connect(model);
                 handle.track_start(flags).unwrap();
-                // The snapshot is queued before the answer, so it is here by now.
+                // The snapshot is queued before the answer, so it has arrived.
                 let now = match (tells_now, model) {
                     (false, _) => vec![],
                     (true, Model::V0) => vec![quorum(ring, true)],
@@ -127,7 +127,7 @@ fn track_start_delivers_what_its_flags_request() {
                 assert_eq!(all(&mut handle), now, "{model:?} {flags:?}");
                 flip(&node, false);
                 flip(&node, true);
-                // The answer to a request follows what was queued before it.
+                // The answer to a request follows the notifications that were queued before it.
                 assert_eq!(handle.quorate(), Ok(true));
                 let later =
                     if tracks { vec![quorum(ring, false), quorum(ring, true)] } else { vec![] };
@@ -203,7 +203,7 @@ fn the_context_is_kept_with_the_handle() {
             other.context_set((&raw const its).cast()).unwrap();
             assert_eq!(handle.context_get(), Ok((&raw const mine).cast()));
             assert_eq!(other.context_get(), Ok((&raw const its).cast()));
-            // Nothing that is dispatched depends on it.
+            // No dispatched notification depends on it.
             handle.track_start(Track::CURRENT).unwrap();
             assert!(!all(&mut handle).is_empty());
         }
@@ -319,7 +319,7 @@ fn dispatch_blocking_ends_with_the_connection() {
     }
 }
 
-/// The flags mean what they mean in C: the same on the raw function.
+/// The flags mean the same as for the raw C function.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn the_raw_functions_are_available() {
@@ -334,15 +334,15 @@ fn the_raw_functions_are_available() {
         let code =
             unsafe { (library.quorum_initialize)(&mut handle, &mut callbacks, &mut quorum_type) };
         assert_eq!((Code(code), quorum_type), (Code::OK, corosync_sys::QUORUM_SET));
-        // SAFETY: the handle is open, and used by this thread alone.
+        // SAFETY: the handle is open, and only this thread uses it.
         let dispatch = |how| Code(unsafe { (library.quorum_dispatch)(handle, how) });
         assert_eq!(dispatch(corosync_sys::CS_DISPATCH_ONE_NONBLOCKING), Code::TRY_AGAIN);
         assert_eq!(dispatch(corosync_sys::CS_DISPATCH_ALL), Code::OK);
         assert_eq!(dispatch(0), Code::INVALID_PARAM);
         assert_eq!(dispatch(5), Code::INVALID_PARAM);
-        // SAFETY: the handle is open, and given up.
+        // SAFETY: the handle is open and is not used again.
         assert_eq!(Code(unsafe { (library.quorum_finalize)(handle) }), Code::OK);
-        // SAFETY: libquorum answers for a handle that is no more.
+        // SAFETY: libquorum accepts a closed handle.
         assert_eq!(Code(unsafe { (library.quorum_finalize)(handle) }), Code::BAD_HANDLE);
         assert_eq!(dispatch(corosync_sys::CS_DISPATCH_ALL), Code::BAD_HANDLE);
     });
@@ -356,7 +356,7 @@ fn finalize_closes_the_connection() {
         for close in [|handle: Handle| handle.finalize().unwrap(), drop] {
             let handle = connect(Model::V1);
             let fd = handle.fd().unwrap();
-            // A number can be another file's a moment later; what is behind it cannot.
+            // A number can refer to another file a moment later, so the file is compared.
             let behind = || std::fs::read_link(format!("/proc/self/fd/{fd}")).ok();
             let socket = behind();
             close(handle);
@@ -373,7 +373,7 @@ fn every_call_fails_after_the_daemon_has_died() {
         let mut handle = connect(Model::V1);
         handle.track_start(Track::CHANGES).unwrap();
         node.corosync.kill();
-        // What was queued is gone with it.
+        // The queued notifications are lost with the connection.
         assert_eq!(
             handle.dispatch(Dispatch::All).collect::<Vec<_>>(),
             [Err(Error::Dispatch(Code::LIBRARY))]
@@ -388,7 +388,7 @@ fn every_call_fails_after_the_daemon_has_died() {
     });
 }
 
-/// libqb removes the files of a connection only when its server's process is gone.
+/// libqb removes the files of a connection only when its server's process has ended.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_connection_to_a_dead_daemon_leaves_no_files() {
@@ -437,7 +437,7 @@ fn connecting_with_a_full_dev_shm_returns_err_no_space() {
         let filler = fill_dev_shm();
         node.run(|| assert_eq!(library_error(Handle::initialize()), Code::NO_SPACE));
         std::fs::remove_file(filler).unwrap();
-        // The daemon has to see that there is room again, and to clear up after the attempt.
+        // The daemon must notice the free space, and clean up after the failed attempt.
         let room = || node.run(|| Handle::initialize().ok().map(drop));
         eventually("there is room", room);
     });
@@ -454,7 +454,7 @@ fn connecting_with_another_dev_shm_returns_err_not_exist() {
     assert_eq!(code, Code::NOT_EXIST);
 }
 
-/// libqb's table of handles has no lock; ours keeps threads out of each other's way.
+/// libqb's handle table has no lock, so the wrapper locks it.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn many_threads_connect_at_once() {
@@ -498,7 +498,7 @@ fn a_small_stack_is_refused_without_harm() {
     node.run(|| {
         let mut handle = connect(Model::V1);
         handle.track_start(Track::CHANGES).unwrap();
-        // The C library may give a thread a used stack of up to four times this size.
+        // The C library may reuse a stack of up to four times this size for a thread.
         let small = thread::Builder::new().stack_size(256 * 1024);
         let dispatching = small.spawn(move || (handle.try_dispatch(), handle)).unwrap();
         let (refused, mut handle) = dispatching.join().unwrap();

@@ -1,4 +1,4 @@
-//! The harness itself: if these fail, the tests on real daemons say nothing.
+//! The harness itself: if these tests fail, the tests on real daemons prove nothing.
 
 use std::{
     env,
@@ -124,7 +124,7 @@ fn leftovers_of_a_dead_process_are_removed() {
     owner.wait().unwrap();
     sweep();
     assert_eq!(inside.wait().unwrap().signal(), Some(9));
-    // Another test process may be sweeping it too, and be ahead of us.
+    // Another test process may be removing it too, and be faster.
     eventually("all of it is gone", || {
         let named = command("ip", &["netns", "list"]).contains(&name);
         let there = fs::exists(&directory).unwrap() || fs::exists(&shm).unwrap();
@@ -138,7 +138,7 @@ fn a_small_dev_shm_is_shared_with_the_daemon() {
     small_dev_shm("32m", || {
         let node = Node::single();
         assert!(!shm_of(node.corosync.pid()).is_empty());
-        // The flight recorder takes 8 MiB, a connection 3, and the tool makes four.
+        // The flight recorder takes 8 MiB, a connection 3, and the tool opens four.
         fs::write("/dev/shm/ballast", vec![0; 20 << 20]).unwrap();
         let refused = node.corosync.tool("corosync-quorumtool", &["-s"]);
         assert!(!refused.status.success());
@@ -207,7 +207,7 @@ fn a_fake_libquorum_follows_its_script() {
         members: *const u32,
     ) {
         let members = (!members.is_null()).then(|| {
-            // SAFETY: the fake keeps the list through the call.
+            // SAFETY: the fake keeps the list during the call.
             unsafe { slice::from_raw_parts(members, entries as usize) }.to_vec()
         });
         SEEN.lock().unwrap().push((quorate, members));
@@ -293,17 +293,17 @@ fn another_fake_is_compiled_from_its_source() {
     // SAFETY: the library has no initializers.
     let library = unsafe { Library::new(path) }.unwrap();
     type Answer = extern "C" fn() -> c_int;
-    // SAFETY: it is the type in the source above.
+    // SAFETY: the type is the one in the source above.
     let answer: Symbol<'_, Answer> = unsafe { library.get("quorum_answer") }.unwrap();
     assert_eq!(answer(), 42);
 }
 
-/// A user of the fake.
+/// A client of the fake.
 struct Fake(Quorum);
 
 impl Fake {
     fn load(fake: &FakeLibquorum) -> Self {
-        // SAFETY: the library has no initializers, and its functions are as those of libquorum.
+        // SAFETY: the library has no initializers, and its functions have libquorum's types.
         Self(unsafe { Quorum::load_from(fake.path()) }.unwrap())
     }
 
@@ -325,12 +325,12 @@ impl Fake {
     }
 
     fn dispatch(&self, handle: quorum_handle_t) -> cs_error_t {
-        // SAFETY: the fake answers for a handle that is none.
+        // SAFETY: the fake accepts an invalid handle.
         unsafe { (self.0.quorum_dispatch)(handle, CS_DISPATCH_ONE_NONBLOCKING) }
     }
 
     fn finalize(&self, handle: quorum_handle_t) -> cs_error_t {
-        // SAFETY: the fake answers for a handle that is none.
+        // SAFETY: the fake accepts an invalid handle.
         unsafe { (self.0.quorum_finalize)(handle) }
     }
 

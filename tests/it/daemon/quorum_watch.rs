@@ -1,4 +1,5 @@
-//! `quorum-watch` on real daemons, as a script uses it; and the cluster to try it on.
+//! `quorum-watch` on real daemons, as a script uses it, and the script that starts a cluster for
+//! it.
 
 use std::{
     env,
@@ -73,7 +74,7 @@ fn a_script_can_query_the_state() {
     assert!(said(&output).contains("systemctl start corosync"), "{}", said(&output));
 }
 
-/// What CONTRIBUTING.md says of it.
+/// Checks the commands in CONTRIBUTING.md.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn the_cluster_script_starts_and_breaks_a_cluster() {
@@ -115,14 +116,14 @@ fn the_cluster_script_starts_and_breaks_a_cluster() {
     assert!(!command("ip", &["netns", "list"]).contains(&format!("{name}-n")));
 }
 
-/// The two ends of a terminal.
+/// Opens the two ends of a terminal.
 fn terminal() -> (File, OwnedFd) {
     let (mut ours, mut theirs) = (-1, -1);
     let none = std::ptr::null_mut();
-    // SAFETY: both numbers outlive the call, and neither name, mode nor size is asked for or set.
+    // SAFETY: both numbers outlive the call, and the name, mode and size are null.
     let opened = unsafe { libc::openpty(&mut ours, &mut theirs, none, none.cast(), none.cast()) };
     assert_eq!(opened, 0, "there are terminals");
-    // SAFETY: the call has opened both, and nobody else has them.
+    // SAFETY: the call has opened both, and no other code has them.
     unsafe { (File::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) }
 }
 
@@ -152,7 +153,7 @@ fn a_terminal_shows_the_state_in_colours() {
     watching.wait().unwrap();
 }
 
-/// While it waits for quorum there is no command to pass a signal to.
+/// While it waits for quorum, there is no command that could receive a signal.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_signal_ends_the_wait_for_quorum() {
@@ -161,7 +162,7 @@ fn a_signal_ends_the_wait_for_quorum() {
     let mut command = Command::new(program());
     command.args(["exec", "--", "echo", "ran"]).stdout(Stdio::piped());
     let waiting = node.run(|| command.spawn().unwrap());
-    // It has its handlers before it asks for anything.
+    // It installs its handlers before its first request.
     let pid = Pid::from_child(&waiting);
     let status = format!("/proc/{}/status", waiting.id());
     eventually("it waits for signals", || {
@@ -175,7 +176,7 @@ fn a_signal_ends_the_wait_for_quorum() {
     assert_eq!((output.status.code(), said(&output)), (Some(143), String::new()));
 }
 
-/// The command has quorum while it runs, and its exit code is the program's.
+/// The command runs while this node has quorum, and its exit code is the program's.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_command_runs_while_there_is_quorum() {
@@ -190,7 +191,7 @@ fn a_command_runs_while_there_is_quorum() {
     assert_eq!(code("--exclusive", "exit 7"), Some(7));
     assert_eq!(code("", "kill -9 $$"), Some(137));
 
-    // One ends at TERM in its own way, the other has to be killed.
+    // One command ends normally on TERM, the other one must be killed.
     for (shell, said) in [
         ("trap 'echo ends; exit' TERM; echo runs; while :; do sleep 0.02; done", "ends\n"),
         ("trap '' TERM; echo runs; while :; do sleep 0.02; done", ""),

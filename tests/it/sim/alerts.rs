@@ -1,4 +1,4 @@
-//! The alerts that the measures raise.
+//! The alerts on the metrics.
 
 use crate::support::promtool;
 

@@ -1,4 +1,4 @@
-//! What a caller meets at the edges of the API.
+//! Edge cases of the API.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ fn quorate(ring: &str, members: &[u32]) -> Snapshot {
     Snapshot::new(Quorum::Quorate, ring.parse().unwrap(), members.iter().copied())
 }
 
-/// Of three nodes with one vote each.
+/// Returns one vote for each member of a cluster of three nodes.
 fn votes(members: &[u32]) -> Votes {
     let mut votes = Votes::default();
     (votes.expected, votes.highest_expected, votes.quorum) = (3, 3, 2);
@@ -102,7 +102,7 @@ fn a_scripted_handle_returns_the_published_state() {
     script.publish(interrupted.clone());
     assert!(quorum.is_quorate() && !guard.is_valid(), "it was interrupted");
 
-    // What cannot be is not believed: nobody who is not connected has quorum.
+    // An impossible state is not believed: without a connection there is no quorum.
     interrupted.connection = Connection::Stalled;
     script.publish(interrupted);
     assert_eq!((quorum.quorum(), quorum.snapshot().quorum), (Quorum::Unknown, Quorum::Unknown));
@@ -156,7 +156,7 @@ fn a_change_for_unit_tests_has_the_correct_lists() {
     assert!(first.is_gain() && first.cause == Cause::Subscribed);
 }
 
-/// What is handed to other threads.
+/// The types that callers move to other threads.
 #[test]
 fn handles_and_guards_move_between_threads() {
     fn moves<T: Send + Sync + Clone + std::fmt::Debug + 'static>() {}

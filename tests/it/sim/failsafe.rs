@@ -1,4 +1,4 @@
-//! Fail safe, on the simulated cluster: with a paused clock, so that minutes take no time.
+//! Fail-safe behaviour on the simulated cluster, with a paused clock, so that minutes take no time.
 
 use std::{
     future::pending,
@@ -43,7 +43,7 @@ fn a_hung_daemon_is_believed_for_at_most_the_lease() {
         cluster.pause(1).unwrap();
         let since = clock::Instant::now();
         let change = recorder.expect_loss().await;
-        // Asked last at most a quarter of the lease before, by default.
+        // By default the last probe was sent at most a quarter of the lease before.
         assert!((ms(1_400)..ms(2_100)).contains(&since.elapsed()), "{:?}", since.elapsed());
         assert_eq!(
             (change.cause, &change.current.connection),
@@ -63,7 +63,7 @@ fn the_death_of_the_daemon_is_noticed_despite_an_endless_lease() {
         let cluster = Cluster::new(3);
         let (quorum, mut recorder) = start(&cluster, |builder| builder.lease(Duration::MAX));
         recorder.expect_gain().await;
-        // Whatever came of what was told is over.
+        // All effects of the notifications are over.
         clock::sleep(ms(60_000)).await;
         cluster.fault(1, Fault::SilentDeath).unwrap();
         cluster.crash(1).unwrap();
@@ -87,7 +87,7 @@ fn the_lease_expires_on_time_without_any_probe() {
     });
 }
 
-/// Each is news, after which is asked soon: that must not put off what was to be asked sooner.
+/// Each notification causes an early probe, which must not delay a probe that is due sooner.
 #[test]
 fn frequent_notifications_do_not_let_a_short_lease_expire() {
     run(async {

@@ -1,4 +1,4 @@
-//! Tests on the simulated cluster, and of what needs no cluster at all.
+//! Tests on the simulated cluster, and tests without a cluster.
 
 mod alerts;
 mod edges;

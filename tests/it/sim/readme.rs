@@ -14,7 +14,7 @@ fn the_shortest_program_is_the_example() {
     assert!(readme.contains(&format!("```rust,no_run\n{program}```\n")), "README.md differs");
 }
 
-/// What a page of documentation shows has no files beside it.
+/// A page of the documentation has no files beside it.
 #[test]
 fn the_documentation_has_the_picture_in_it() {
     let encoded = BASE64_STANDARD.encode(include_bytes!("../../../docs/architecture.svg"));

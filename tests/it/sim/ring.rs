@@ -1,4 +1,4 @@
-//! Rings that end and form in time, on the simulated cluster: seconds of it take milliseconds.
+//! Rings that end and form in time, on the simulated cluster: seconds take milliseconds.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const TOKEN: Duration = Duration::from_millis(1650);
 const CONSENSUS: Duration = Duration::from_millis(1980);
 const GRACE: Duration = Duration::from_millis(1000);
 
-/// How often everybody is asked.
+/// How often every node is checked.
 const LOOK: Duration = Duration::from_millis(5);
 
 fn run(test: impl Future<Output = ()>) {
@@ -42,17 +42,17 @@ struct Nodes {
     quorums: Vec<QuorumHandle>,
 }
 
-/// What happened to a victim and to the others.
+/// The result for a victim and the other nodes.
 #[derive(Debug, Default)]
 struct Outcome {
-    /// For how long the victim was believed while the others were quorate without it.
+    /// How long the victim was believed while the others were quorate without it.
     quorate: Duration,
     exclusive: Duration,
-    /// How long it was until the others were quorate without it.
+    /// The time until the others were quorate without it.
     others_after: Option<Duration>,
-    /// For how long the others were not.
+    /// How long the others were not quorate.
     others_interrupted: Duration,
-    /// For how long the others were not exclusive.
+    /// How long the others were not exclusive.
     others_not_exclusive: Duration,
 }
 
@@ -80,7 +80,7 @@ impl Nodes {
         panic!("not in time: {what}: {now:#?}");
     }
 
-    /// Looks at everybody for so long.
+    /// Checks every node for this time.
     async fn watch(&self, victim: u32, time: Duration) -> Outcome {
         let mut outcome = Outcome::default();
         let since = clock::Instant::now();
@@ -175,7 +175,7 @@ fn the_old_state_of_a_resumed_daemon_is_not_believed() {
         let asleep = nodes.watch(1, Duration::from_secs(14)).await;
         assert!(asleep.others_after.is_some());
         assert!(!nodes.node(1).is_quorate());
-        // For the token timeout it answers, and its counters show nothing.
+        // For the token timeout it answers, and its counters show no change.
         nodes.cluster.resume(1).unwrap();
         for _ in 0..300 {
             let with_others = nodes.node(1).snapshot().ring_id == nodes.node(2).snapshot().ring_id;
@@ -221,7 +221,7 @@ fn a_pause_that_is_shorter_than_the_token_timeout_changes_nothing() {
     });
 }
 
-/// It says good-bye, so nobody waits for it.
+/// The daemon takes leave, so no node waits for it.
 #[test]
 fn a_stopped_daemon_is_excluded_at_once() {
     run(async {
@@ -233,8 +233,8 @@ fn a_stopped_daemon_is_excluded_at_once() {
     });
 }
 
-/// It lowers the expected votes of three of five nodes; one of the three then makes up a majority of
-/// all with the other two, and two go on with a majority of three.
+/// It lowers the expected votes of three of five nodes. One of the three is then in a majority of
+/// all votes with the other two nodes, and the remaining two have a majority of three.
 #[test]
 fn last_man_standing_may_make_two_partitions_quorate_and_neither_exclusive() {
     run(async {
@@ -279,7 +279,7 @@ fn a_ring_that_does_not_form_is_published_and_ends_quorum() {
     });
 }
 
-/// Rings form again and again, and none is announced: the daemons' member list stays as it was.
+/// Rings form repeatedly, and none is announced: the daemons' member list does not change.
 #[test]
 fn rings_that_form_repeatedly_are_not_believed() {
     run(async {
@@ -297,7 +297,7 @@ fn rings_that_form_repeatedly_are_not_believed() {
     });
 }
 
-/// Whether each node is quorate, and whether exclusive, once the rings have settled.
+/// Returns whether each node is quorate, and whether exclusive, once the rings have settled.
 async fn settled(nodes: &Nodes) -> (Vec<u32>, Vec<u32>) {
     clock::sleep(Duration::from_secs(30)).await;
     let which = |holds: fn(&QuorumHandle) -> bool| {

@@ -1,4 +1,4 @@
-//! The names in JSON are for others to rely on.
+//! The names in JSON, on which clients rely.
 
 use actix::{Arbiter, System};
 use actix_quorum::{
@@ -37,7 +37,7 @@ fn ids_are_serialized_as_they_are_shown() {
     assert_eq!(serde_json::to_value(ring_id).unwrap(), json!("1.2a"));
 }
 
-/// What comes out of JSON that went into it.
+/// Serializes a value to JSON and deserializes it again.
 fn through_json<T: Serialize + DeserializeOwned>(value: &T) -> T {
     serde_json::from_str(&serde_json::to_string(value).unwrap()).unwrap()
 }

@@ -1,4 +1,4 @@
-//! What subscribers receive when the actor ends, or when they restart. In real time.
+//! The messages that subscribers receive when the actor ends, or when they restart. In real time.
 
 use actix::{
     Actor, ActorContext, Arbiter, AsyncContext, Context, Handler, Message, Supervisor, System,
@@ -26,7 +26,7 @@ impl Handler<QuorumChanged> for Subscriber {
     }
 }
 
-/// Subscribes so many actors on that arbiter.
+/// Subscribes this many actors on that arbiter.
 fn subscribe(
     quorum: &QuorumHandle,
     arbiter: &Arbiter,
@@ -77,7 +77,7 @@ fn every_subscriber_receives_the_end_of_an_actor_without_a_handle() {
     });
 }
 
-/// Loses what it knows when it restarts.
+/// An actor that loses its state when it restarts.
 struct Supervised {
     quorum: QuorumHandle,
     subscription: Option<SubscriptionId>,
@@ -133,7 +133,7 @@ fn a_supervised_subscriber_that_restarts_receives_the_current_state_again() {
         for _ in 0..3 {
             let mut change = timeout(DEADLINE, changes.recv()).await.unwrap().unwrap();
             while change.cause != Cause::Subscribed {
-                // The votes may have come meanwhile.
+                // The votes may have been published meanwhile.
                 change = timeout(DEADLINE, changes.recv()).await.unwrap().unwrap();
             }
             assert!(change.is_gain(), "{change}");

@@ -1,4 +1,4 @@
-//! What the simulated cluster refuses, and how it says so.
+//! The refusals of the simulated cluster and their error texts.
 
 use actix_quorum::{
     NodeId,

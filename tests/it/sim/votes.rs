@@ -1,4 +1,4 @@
-//! What the votes say: why there is no quorum, and who can be spared.
+//! The meaning of votes: the reason for missing quorum, and the nodes that can be removed.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use actix_quorum::{
     sim::{Cluster, Recorder},
 };
 
-/// A test with an actor on node 1, and virtual time.
+/// Runs a test with an actor on node 1, in virtual time.
 fn on<F: Future<Output = ()>>(
     cluster: Cluster,
     test: impl FnOnce(Cluster, QuorumHandle, Recorder) -> F,
@@ -23,7 +23,7 @@ fn on<F: Future<Output = ()>>(
     });
 }
 
-/// Who is a member is settled, and votequorum has told `total` votes.
+/// Matches a settled change with this many members and votes.
 fn settled(members: usize, total: u32) -> impl Fn(&QuorumChanged) -> bool {
     move |change| {
         let now = &change.current;
@@ -91,7 +91,7 @@ fn the_votes_of_another_membership_do_not_count() {
             changes.iter().filter(|change| change.current.members.len() == 3).collect();
         let (last, before) = changed.split_last().unwrap();
         assert!(!before.is_empty());
-        // As quorate as before, and with what was true of the four.
+        // As quorate as before, and with the votes of the four nodes.
         for change in before {
             assert_eq!(change.current.quorate_without(&[NodeId(2)]), None, "{change}");
             assert_eq!(change.current.quorate_without(&[]), None, "{change}");

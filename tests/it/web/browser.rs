@@ -27,7 +27,7 @@ use crate::support::{
 /// The live page in a browser.
 struct Live {
     browser: Browser,
-    /// Where its service is.
+    /// The address of its service.
     server: String,
 }
 
@@ -39,7 +39,7 @@ impl Live {
 
     #[track_caller]
     fn open(browser: Browser, server: String) -> Self {
-        // Notes what is ever shown, from the start.
+        // Records everything that is ever shown, from the start.
         let source = "
             window.shown = [];
             addEventListener('DOMContentLoaded', () => {
@@ -61,7 +61,7 @@ impl Live {
         text.as_str().expect("it is there").to_owned()
     }
 
-    /// Waits until this is the state it shows, in word and colour and title.
+    /// Waits until it shows this state, in word, colour and title.
     #[track_caller]
     fn shows(&self, word: &str) {
         let class = match word {
@@ -82,13 +82,13 @@ impl Live {
         eventually(&format!("it shows {word}"), shown);
     }
 
-    /// Waits until something it shows contains this.
+    /// Waits until any shown text contains this.
     #[track_caller]
     fn tells(&self, id: &str, text: &str) {
         eventually(&format!("{id} tells {text:?}"), || self.text(id).contains(text).then_some(()));
     }
 
-    /// Waits until it has heard nothing for as long as this, and says so.
+    /// Waits until it has received nothing for this long, and shows that.
     #[track_caller]
     fn stays_unheard(&self, time: Duration) {
         let script = format!("return Date.now() - heard > {}", time.as_millis());
@@ -98,12 +98,12 @@ impl Live {
         self.tells("since", " ago.");
     }
 
-    /// Forgets what was shown.
+    /// Forgets what was shown so far.
     fn forget(&self) {
         self.browser.run("shown.length = 0");
     }
 
-    /// Panics if quorum was ever shown, since it last forgot.
+    /// Panics if quorum was ever shown since the last `forget`.
     #[track_caller]
     fn never_showed_quorum(&self) {
         let shown = self.browser.run("return shown.filter((text) => /quorate/i.test(text))");
@@ -112,7 +112,7 @@ impl Live {
         assert_eq!(shown.iter().find(quorate), None, "never");
     }
 
-    /// Panics if the page complained of anything, or asked for anything elsewhere.
+    /// Panics if the page reported an error, or sent a request to another server.
     #[track_caller]
     fn was_well(&self) {
         assert_eq!(self.browser.complaints(), [] as [String; 0]);
@@ -161,14 +161,14 @@ fn a_loss_and_a_regain_are_shown() {
     live.was_well();
 }
 
-/// The dashboard's process, and the address it prints.
+/// Returns the dashboard's process, and the address that it prints.
 fn dashboard(arguments: &str) -> (Running, String) {
     let mut dashboard = Running::example(None, "dashboard", arguments);
     let url = dashboard.until("http://");
     (dashboard, url)
 }
 
-/// The status and the body of the answer to a request.
+/// Returns the status and the body of the answer to a request.
 #[track_caller]
 fn post(url: &str, path: &str, body: &str) -> (u16, String) {
     let server = url.strip_prefix("http://").unwrap().parse().unwrap();
@@ -215,7 +215,7 @@ fn the_page_shows_no_news_until_the_next_service_reports() {
     });
 }
 
-/// A stream that is taken up again tells first what happened meanwhile.
+/// A stream that is resumed first sends the changes that happened meanwhile.
 #[test]
 #[ignore = "needs chromium: make test"]
 fn a_page_that_was_offline_shows_the_current_state() {
@@ -231,7 +231,7 @@ fn a_page_that_was_offline_shows_the_current_state() {
         live.browser.devtools("Network.emulateNetworkConditions", conditions);
     };
     cut_off(true);
-    // Its changes are numbered as those of the first, and go on from there.
+    // Its changes are numbered like those of the first service, and continue from there.
     let (_second, _) = dashboard(&format!("--port {}", url.rsplit(':').next().unwrap()));
     for flip in 0..21 {
         let (verb, groups, status) =
@@ -254,7 +254,7 @@ fn a_silent_service_is_shown_as_no_news() {
     pause_process(service.child.id());
     live.shows("No news");
     live.forget();
-    // As often as it asks, it is not answered.
+    // However often it asks, it is not answered.
     live.stays_unheard(Duration::from_secs(20));
     live.never_showed_quorum();
     signal(&service, Signal::CONT);
@@ -284,7 +284,7 @@ fn a_stuck_actor_is_believed_for_at_most_the_lease() {
     live.was_well();
 }
 
-/// While a computer sleeps one of its clocks stands still and the other does not.
+/// While a computer sleeps, one of its clocks stops and the other does not.
 #[test]
 #[ignore = "needs chromium: make test"]
 fn events_that_waited_during_a_sleep_are_not_believed() {
@@ -305,7 +305,7 @@ fn events_that_waited_during_a_sleep_are_not_believed() {
     live.was_well();
 }
 
-/// Names, a ring and changes that want to be markup, or are long; 20 nodes and 60 changes.
+/// Names, a ring and changes that contain markup or are long; 20 nodes and 60 changes.
 fn hostile(config: &mut ServiceConfig) {
     let past = |sequence: u32| {
         let quorum = ["quorate", "inquorate", "unknown", "<b>"][(sequence % 4) as usize];
@@ -384,7 +384,7 @@ fn all_values_are_shown_as_text() {
     live.was_well();
 }
 
-/// What reaches beyond the right edge of the screen.
+/// The elements that extend beyond the right edge of the screen.
 const TOO_WIDE: &str = "
     const beyond = [...document.querySelectorAll('body, body *')]
         .filter((one) => one.getBoundingClientRect().right > innerWidth + .5)
@@ -411,7 +411,7 @@ fn a_narrow_screen_shows_the_whole_page() {
     }
 }
 
-/// The texts whose contrast is less than 4.5 (WCAG 2, AA), by the colours they are shown in.
+/// The texts with a contrast of less than 4.5 (WCAG 2, AA), by the colours that are shown.
 const TOO_FAINT: &str = "
     const linear = (c) => (c /= 255) <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
     const colour = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -523,7 +523,7 @@ fn the_keyboard_and_a_screen_reader_reach_the_whole_page() {
     assert_eq!(named("alert").len(), 1);
     let said = "return document.querySelector('[role=alert]').innerText";
     assert_eq!(live.browser.run(said), "Quorate\n\n3 members.");
-    // The time that passes is not said every second.
+    // The passing time is not announced every second.
     assert_eq!(live.browser.run("return !document.querySelector('[role=alert] time')"), true);
 }
 
@@ -554,7 +554,7 @@ fn the_policy_blocks_foreign_scripts_and_connections() {
     assert_eq!(stopped, json!(directives));
 }
 
-/// As a proxy does that adds a policy of its own to each answer.
+/// A proxy may add its own policy to each answer.
 #[test]
 #[ignore = "needs chromium: make test"]
 fn a_page_without_its_script_shows_a_message() {
@@ -592,7 +592,7 @@ fn the_page_works_with_a_trailing_slash() {
     assert_eq!(links, json!(["/quorum", "/quorum/history", "/readyz"]));
 }
 
-/// The dashboard, and the live page in it.
+/// The dashboard, with the live page in it.
 struct Dashboard {
     browser: Browser,
 }

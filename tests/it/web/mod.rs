@@ -1,4 +1,4 @@
-//! Tests of what the feature `web` serves.
+//! Tests of the feature `web`.
 
 mod browser;
 mod requests;

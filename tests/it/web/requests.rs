@@ -1,4 +1,4 @@
-//! What an actix-web service embeds, on the simulated cluster.
+//! The parts that an actix-web service embeds, on the simulated cluster.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Three nodes, and an actor on the first that knows of quorum.
+/// Returns three nodes, and an actor on the first one that has received quorum.
 async fn quorate() -> (Cluster, QuorumHandle, Recorder) {
     let cluster = Cluster::new(3);
     let builder = QuorumActor::builder().source(cluster.node(1));
@@ -41,7 +41,7 @@ async fn quorate() -> (Cluster, QuorumHandle, Recorder) {
     (cluster, quorum, recorder)
 }
 
-/// The same, cut off from the others.
+/// Returns the same, separated from the other nodes.
 async fn inquorate() -> (Cluster, QuorumHandle) {
     let (cluster, quorum, mut recorder) = quorate().await;
     cluster.partition(&[&[1], &[2, 3]]).unwrap();
@@ -49,7 +49,7 @@ async fn inquorate() -> (Cluster, QuorumHandle) {
     (cluster, quorum)
 }
 
-/// What one request to an app of these services is answered.
+/// Returns the answer to one request to an app with these services.
 async fn ask(
     configure: impl FnOnce(&mut ServiceConfig),
     request: TestRequest,
@@ -123,7 +123,8 @@ async fn a_refusal_reveals_only_the_documented_fields() {
     );
 }
 
-/// Cut off with one of the four, and once the votes of the two are known.
+/// Returns a node that is separated with one of the other three, once the votes of the two are
+/// known.
 async fn two_of_four() -> (Cluster, QuorumHandle) {
     let cluster = Cluster::new(4);
     let builder = QuorumActor::builder().source(cluster.node(1));
@@ -212,7 +213,7 @@ async fn safe_methods_pass_if_allowed() {
     }
 }
 
-/// A WebSocket, which begins with a GET, is for writing too.
+/// A WebSocket, which begins with a GET, can also write.
 #[actix_web::test]
 async fn an_upgrade_is_not_a_safe_method() {
     let (_cluster, quorum) = inquorate().await;
@@ -321,7 +322,7 @@ async fn a_missing_handle_is_answered_with_500() {
     assert!(line.contains(".app_data(web::Data::new(quorum.clone()))"), "{line}");
 }
 
-/// What was logged as an error.
+/// The lines that were logged as errors.
 static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct Logger;
@@ -449,7 +450,7 @@ async fn the_routes_accept_get_and_head_without_a_body() {
     }
 }
 
-/// HAProxy's `option httpchk` asks with OPTIONS.
+/// HAProxy's `option httpchk` sends OPTIONS.
 #[actix_web::test]
 async fn the_health_routes_answer_options() {
     let (cluster, quorum, mut recorder) = quorate().await;
@@ -495,7 +496,7 @@ async fn each_route_works_with_every_normalization_of_paths() {
     }
 }
 
-/// What others rely on: the names, and what kind each is of.
+/// Clients rely on the names and types of the fields.
 #[actix_web::test]
 async fn the_state_is_sent_as_documented() {
     let (cluster, quorum, mut recorder) = quorate().await;
@@ -588,7 +589,7 @@ async fn the_history_is_sent_as_documented() {
 async fn the_reported_quorum_obeys_the_lease() {
     let cluster = Cluster::new(3);
     let arbiter = Arbiter::new();
-    // The actor's own arbiter will be stuck, so that it cannot tell.
+    // The actor's own arbiter will be stuck, so that the actor cannot publish.
     let lease = Duration::from_secs(2);
     let quorum = QuorumActor::builder()
         .source(cluster.node(1))
@@ -616,7 +617,7 @@ async fn the_reported_quorum_obeys_the_lease() {
     drop(unblock);
 }
 
-/// A restart would help, so that is not alive.
+/// A restart would help, so the process is not alive.
 #[actix_web::test]
 async fn an_actor_that_is_stuck_is_not_alive() {
     let cluster = Cluster::new(3);
@@ -649,7 +650,7 @@ async fn an_actor_that_is_stuck_is_not_alive() {
     assert_eq!(get(&quorum, "/livez").await.0, StatusCode::OK);
 }
 
-/// Reads an answer as a client in Rust does, and writes it again.
+/// Parses an answer as a client in Rust does, and serializes it again.
 async fn read_and_written<T: Serialize + DeserializeOwned>(quorum: &QuorumHandle, uri: &str) -> T {
     let (status, body) = get(quorum, uri).await;
     assert_eq!(status, StatusCode::OK);
@@ -659,7 +660,7 @@ async fn read_and_written<T: Serialize + DeserializeOwned>(quorum: &QuorumHandle
     read
 }
 
-/// Without a cluster: each state is set.
+/// Without a cluster: the test sets each state.
 #[actix_web::test]
 async fn a_client_in_rust_reads_the_state_and_the_history() {
     let refused = Error::Connect(Code::ACCESS);
@@ -694,7 +695,7 @@ async fn a_client_in_rust_reads_the_state_and_the_history() {
     assert!(history.changes[1].seconds.is_some() && history.changes[2].seconds.is_none());
 }
 
-/// As a user tests a service: without a cluster, and without the feature `sim`.
+/// As a user tests a service: without a cluster and without the feature `sim`.
 #[actix_web::test]
 async fn a_service_is_tested_with_a_scripted_handle() {
     let script = ScriptedQuorum::new(Snapshot::without_quorum(Connection::Connected));
@@ -728,7 +729,7 @@ async fn an_option_that_is_switched_on_can_be_switched_off() {
     let closed = safe.allow_safe_methods(false);
     assert_eq!(status(closed, TestRequest::get()).await, StatusCode::SERVICE_UNAVAILABLE);
 
-    // There is quorum now, and whether it is exclusive is not known.
+    // There is quorum now, and it is not known whether it is exclusive.
     script.publish(Snapshot::new(Quorum::Quorate, "1.9".parse().unwrap(), [1, 2, 3]));
     let exclusive = gate.exclusive(true);
     let refused = status(exclusive.clone(), TestRequest::post()).await;

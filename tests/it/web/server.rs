@@ -19,15 +19,15 @@ use serde_json::Value;
 
 use crate::support::{Client, Event, Service, all_published, block_on, eventually, hold};
 
-/// A request that is sent when the handle says that there is no quorum is refused, and one that is
-/// sent when it says that there is one is not, however many are under way when that changes.
+/// A request that is sent while the handle reports no quorum is refused, and a request that is sent
+/// while it reports quorum is not, however many requests are under way when that changes.
 #[test]
 fn not_one_request_passes_without_quorum() {
     const CLIENTS: usize = 16;
     const FLIPS: u64 = 200;
 
     let service = Arc::new(Service::start());
-    // Odd while there is quorum, even while there is none, zero in between.
+    // Odd with quorum, even without, zero in between.
     let phase = Arc::new(AtomicU64::new(1));
     let ended = Arc::new(AtomicBool::new(false));
     let [refused, passed] = [(); 2].map(|()| Arc::new(AtomicU64::new(0)));
@@ -79,7 +79,7 @@ fn json(event: &Event) -> Value {
     serde_json::from_str(&event.data).unwrap()
 }
 
-/// The next change of a stream.
+/// Returns the next change of a stream.
 fn changed(client: &mut Client) -> Option<Event> {
     loop {
         let event = client.event()?;
@@ -125,7 +125,7 @@ fn a_stream_sends_the_state_and_then_each_change() {
     assert_eq!(loss["current"]["quorum"], "inquorate");
 }
 
-/// Reads what was sent as a client in Rust does, and writes it again.
+/// Parses an event as a client in Rust does, and serializes it again.
 fn read_and_written<T: Serialize + DeserializeOwned>(event: &Event) -> T {
     let read: T = serde_json::from_str(&event.data).unwrap();
     assert_eq!(serde_json::to_value(&read).unwrap(), json(event), "all of it");
@@ -172,7 +172,7 @@ fn the_first_event_of_a_stream_obeys_the_lease() {
         (&"subscribed".into(), &"unknown".into())
     );
     drop(held);
-    // That it is believed again is no change of what was published, or is told as one.
+    // That quorum is believed again is either published as a change or changes nothing.
     loop {
         let told = json(&client.event().unwrap());
         if told["quorum"] == "quorate" || told["current"]["quorum"] == "quorate" {
@@ -197,7 +197,7 @@ fn a_client_that_reconnects_receives_the_missed_changes() {
     for expected in seen + 1..=now.sequence {
         assert_eq!(changed(&mut client).unwrap().id, Some(expected));
     }
-    // Who is up to date, or comes with an id of another process, is told the state.
+    // A client that is up to date, or has an id of another process, receives the state.
     let (process, _) = id.split_once('-').unwrap();
     let of_another = Service::start();
     let mut client = of_another.connect();
@@ -299,7 +299,7 @@ fn streams_beyond_the_limit_end_at_once_until_a_slot_is_free() {
         assert_eq!(client.open_events(&[]), 200);
         clients.push(client);
     }
-    // A browser comes again after this, and not after another status.
+    // A browser reconnects after this, and not after another status.
     let mut client = service.connect();
     assert_eq!(client.open_events(&[]), 200);
     let full = client.event().unwrap();
@@ -317,7 +317,7 @@ fn streams_beyond_the_limit_end_at_once_until_a_slot_is_free() {
     });
 }
 
-/// A client that reads nothing is cut off, and those that do are not.
+/// A client that reads nothing is disconnected, and clients that read are not.
 #[test]
 #[ignore = "takes half a minute: make test"]
 fn a_client_that_does_not_read_is_dropped() {
@@ -327,13 +327,13 @@ fn a_client_that_does_not_read_is_dropped() {
     let mut reads = service.connect();
     reads.open_events(&[]);
     let reader = thread::spawn(move || while reads.event().is_some() {});
-    // Until what the system keeps for it is full, and half a minute more.
+    // Until the system's buffer for it is full, and half a minute longer.
     eventually("it is dropped", || {
         for _ in 0..10 {
             service.cluster.partition(&[&[1], &[2, 3]]).unwrap();
             service.cluster.heal();
         }
-        // The other end knows nothing of it: it has no room for that either.
+        // The other end does not notice: its buffer is full too.
         (!has_connection(service.server, stuck.stream().local_addr().unwrap())).then_some(())
     });
     let mut other = service.connect();
@@ -344,7 +344,7 @@ fn a_client_that_does_not_read_is_dropped() {
     reader.join().unwrap();
 }
 
-/// Whether the server's end of a connection is there, as the system lists it.
+/// Whether the server's end of a connection exists, according to the system.
 fn has_connection(server: SocketAddr, client: SocketAddr) -> bool {
     let [server, client] = [server, client].map(|end| format!(":{:04X} ", end.port()));
     let listed = std::fs::read_to_string("/proc/self/net/tcp").unwrap();

@@ -1,4 +1,4 @@
-//! What a scenario can do to a cluster, whichever it is.
+//! The operations of a scenario on a simulated or a real cluster.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::{Cluster, Watcher, nodelist, quick};
 
 /// A cluster with the nodes `1..=size`.
 pub(crate) trait Arm {
-    /// The model of libquorum that its actors use, or are like.
+    /// The model of libquorum that its actors use or imitate.
     const MODEL: Model = Model::V1;
 
     /// A cluster that has formed.
@@ -45,7 +45,7 @@ pub(crate) trait Arm {
     fn check_shown(&self, id: u32, snapshot: &Snapshot);
 }
 
-/// How a cluster is configured.
+/// The configuration of a cluster.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     pub(crate) two_node: bool,
@@ -272,7 +272,7 @@ impl Arm for RealV0 {
     }
 }
 
-/// Times are not compared: what only time changes has its own tests.
+/// Sets long deadlines, because times are not compared here: other tests cover them.
 fn patient(builder: QuorumBuilder) -> QuorumBuilder {
     let minutes = Duration::from_secs(600);
     let asked = Duration::from_millis(500);

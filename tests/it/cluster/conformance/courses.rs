@@ -1,5 +1,4 @@
-//! The courses that a real cluster may take where it may take several; the first of each is the
-//! simulated cluster's.
+//! The courses among which a real cluster may choose. The first of each is the simulated cluster's.
 
 /// The steps of a course.
 pub(crate) type Course = Vec<String>;
@@ -8,15 +7,15 @@ pub(crate) fn course(steps: &[&str]) -> Course {
     steps.iter().map(|step| (*step).to_owned()).collect()
 }
 
-/// A node's daemon starts, with an actor there that knows of the members `known`. In the end it is
-/// one of `members`, and its quorum is `quorum`.
+/// A node's daemon starts, with an actor that knows the members `known`. In the end the node is one
+/// of `members`, with this `quorum`.
 pub(crate) fn started(id: u32, known: &[u32], members: &[u32], quorum: &str) -> Vec<Course> {
     let others = list("; joined", without(members, &[id]));
     let alone = changed(known, &[id]);
     let changed = changed(known, members);
     let members = list("", members.to_vec());
     vec![
-        // It takes clients when it has a ring, of itself alone.
+        // The daemon accepts clients when it has its own ring of one node.
         course(&[
             "unknown: connected",
             &format!("unknown: new ring {id}, unsettled{alone}"),
@@ -24,7 +23,7 @@ pub(crate) fn started(id: u32, known: &[u32], members: &[u32], quorum: &str) -> 
             &format!("inquorate: new ring{members}, unsettled{others}"),
             &format!("{quorum}: ring{members}"),
         ]),
-        // The actor connects after it has found the others,
+        // The actor connects after the daemon has found the others,
         course(&[
             "unknown: connected",
             &format!("unknown: new ring{members}, unsettled{changed}"),
@@ -40,7 +39,7 @@ pub(crate) fn started(id: u32, known: &[u32], members: &[u32], quorum: &str) -> 
     ]
 }
 
-/// A node's daemon goes on that was paused among `before`. In the end it is one of `members`, who
+/// A daemon that was paused among `before` is resumed. In the end it is one of `members`, which
 /// have kept quorum.
 pub(crate) fn resumed(id: u32, before: &[u32], members: &[u32]) -> Vec<Course> {
     let joined = list("; joined", without(members, &[id]));
@@ -48,7 +47,7 @@ pub(crate) fn resumed(id: u32, before: &[u32], members: &[u32]) -> Vec<Course> {
     let members = list("", members.to_vec());
     let back = format!("quorate: ring{members}");
     vec![
-        // It hears from the others before it misses the token,
+        // It receives packets of the others before it misses the token,
         course(&[
             &format!("quorate: new ring{members}, unsettled{joined}{left}; interrupted"),
             &back,
@@ -60,7 +59,7 @@ pub(crate) fn resumed(id: u32, before: &[u32], members: &[u32]) -> Vec<Course> {
             &format!("inquorate: new ring{members}, unsettled{joined}"),
             &back,
         ]),
-        // and hears from them before it has decided.
+        // and receives their packets before it has decided.
         course(&[
             &format!("quorate: new ring {id}, unsettled{left}; interrupted"),
             &format!("quorate: new ring{members}, unsettled{joined}; interrupted"),
@@ -77,7 +76,7 @@ fn without(nodes: &[u32], these: &[u32]) -> Vec<u32> {
     nodes.iter().copied().filter(|node| !these.contains(node)).collect()
 }
 
-/// Nothing if there are no nodes.
+/// Formats the nodes, or nothing if there are none.
 fn list(what: &str, nodes: Vec<u32>) -> String {
     let ids: String = nodes.iter().map(|node| format!(" {node}")).collect();
     if ids.is_empty() { ids } else { format!("{what}{ids}") }

@@ -1,8 +1,8 @@
-//! The simulated cluster and a real one tell the same.
+//! The simulated cluster and a real one cause the same changes.
 //!
-//! Each scenario is written once, and runs on either. What it expects of a node are the changes that
-//! the actor there tells, in order; a step is told as [`told`] has it. Where a real cluster may take
-//! one of several courses, all of them stand in the scenario.
+//! Each scenario is written once, and runs on both. It expects of a node the changes that the actor
+//! there publishes, in order, in the form of [`told`]. If a real cluster may take one of several
+//! courses, the scenario contains all of them.
 
 mod arm;
 mod courses;
@@ -15,8 +15,8 @@ use arm::{Arm, Real, RealV0, Settings, Sim};
 use courses::{course, resumed, started};
 use nodes::{Nodes, formed};
 
-/// Has each scenario run on the simulated cluster and on a real one, and on that with model V0 but for
-/// those that V0 tells nothing of.
+/// Runs each scenario on the simulated cluster and on a real one, and again on a real one with
+/// model V0, except for the scenarios in which V0 reports nothing.
 macro_rules! scenarios {
     (with_any: $($name:ident)* ; not_with_v0: $($other:ident)*) => {
         mod sim {
@@ -77,7 +77,7 @@ scenarios! {
     two_node_cold_start
     ;
     not_with_v0:
-    // Then the decision names no members, and nothing follows it.
+    // With V0 the decision has no members, and nothing follows it.
     without_a_provider
 }
 
@@ -162,7 +162,7 @@ fn an_instant_restart<A: Arm>() {
                 "quorate: new ring 1 2 3, unsettled; joined 3; left 3",
                 "quorate: ring 1 2 3",
             ]),
-            // They notice before it is back.
+            // They notice before it has restarted.
             course(&[
                 "quorate: new ring 1 2, unsettled; left 3",
                 "quorate: ring 1 2",
@@ -176,7 +176,7 @@ fn an_instant_restart<A: Arm>() {
     nodes.agree(&arm);
 }
 
-/// What is said of who joined and who left, across a connection, is against the members last known.
+/// After a reconnect, `joined` and `left` refer to the last known members.
 fn reconnecting_after_a_crash<A: Arm>() {
     let (arm, nodes) = formed::<A>(3, Settings::default());
     arm.crash(3);
@@ -193,7 +193,7 @@ fn reconnecting_after_a_crash<A: Arm>() {
     arm.start(3);
     nodes.expect(&[1], &["inquorate: new ring 1 3, unsettled; joined 3", "quorate: ring 1 3"]);
     nodes.expect_one_of(&[3], &started(3, &[1, 2, 3], &[1, 3], "quorate"));
-    // With V0 it began another one with the ring that followed the first.
+    // With V0 the ring after the first one began another epoch.
     let epoch = nodes.quorum(3).snapshot().epoch;
     assert!(epoch == 1 || A::MODEL == Model::V0 && epoch == 2, "{epoch}");
     nodes.agree(&arm);
@@ -247,7 +247,7 @@ fn two_daemons_of_five_paused<A: Arm>() {
         .expect(&[1, 2, 3], &["quorate: new ring 1 2 3, unsettled; left 5", "quorate: ring 1 2 3"]);
     nodes.expect_quorate(&[1, 2, 3, 4, 5]);
 
-    // The first to go on does not find the other.
+    // The first resumed node does not find the other one.
     arm.resume(4);
     nodes.expect(
         &[1, 2, 3],
@@ -270,7 +270,7 @@ fn expected_votes_flip_quorum_on_the_same_ring<A: Arm>() {
     nodes.expect_quorate(&[]);
     arm.expected_votes(3);
     nodes.expect(&[1, 2, 3], &["quorate: ring 1 2 3"]);
-    // Three votes are enough of five, so nothing is told.
+    // Three votes are enough of five, so no change is published.
     arm.expected_votes(5);
     nodes.know_votes(&[1, 2, 3], |votes| votes.expected == 5);
     arm.stop(3);
@@ -287,7 +287,7 @@ fn expected_votes_flip_quorum_on_the_same_ring<A: Arm>() {
     nodes.agree(&arm);
 }
 
-/// The votes that there are count as expected; and quorum does not sink when they go.
+/// All present votes count as expected, and quorum does not decrease when they leave.
 fn expected_votes_of_less_than_there_are_leave_quorum_where_it_is<A: Arm>() {
     let (arm, nodes) = formed::<A>(3, Settings::default());
     arm.expected_votes(1);
@@ -300,7 +300,7 @@ fn expected_votes_of_less_than_there_are_leave_quorum_where_it_is<A: Arm>() {
         &[1],
         &["quorate: new ring 1, unsettled; left 2; interrupted", "inquorate: ring 1; interrupted"],
     );
-    // Set to what it is a key changes nothing, and one vote is not enough of two.
+    // Setting a key to its value changes nothing, and one vote is not enough of two.
     arm.expected_votes(1);
     arm.expected_votes(2);
     arm.expected_votes(1);
@@ -308,7 +308,8 @@ fn expected_votes_of_less_than_there_are_leave_quorum_where_it_is<A: Arm>() {
     nodes.agree(&arm);
 }
 
-/// A daemon that starts expects what its configuration says, and takes over what others expect.
+/// A starting daemon expects the votes of its configuration, and adopts the expectation of the
+/// others.
 fn expected_votes_outlive_the_restart_of_one_daemon<A: Arm>() {
     let (arm, nodes) = formed::<A>(3, Settings::default());
     arm.expected_votes(5);
@@ -334,14 +335,14 @@ fn expected_votes_outlive_the_restart_of_one_daemon<A: Arm>() {
     let interrupted = format!("{first}; interrupted");
     let last = "inquorate: ring 1 3; interrupted";
     nodes.expect(&[1], &[&interrupted, last]);
-    // Node 3 expected three votes until it heard of five.
+    // Node 3 expected three votes until it learned of five.
     nodes.expect_one_of(&[3], &[course(&[first, last]), course(&[&interrupted, last])]);
     nodes.agree(&arm);
 }
 
 fn votes_in_the_nodelist<A: Arm>() {
     let (arm, nodes) = formed::<A>(3, Settings::default());
-    // Node 3 has four of six votes now; the others expect them before they hear of them.
+    // Node 3 has four of six votes now; the others expect six before they learn of the four.
     arm.votes(3, 4);
     nodes.expect(&[1, 2], &["inquorate: ring 1 2 3; interrupted", "quorate: ring 1 2 3"]);
     nodes.know_votes(&[1, 2, 3], |votes| votes.of(NodeId(3)) == Some(4));
@@ -361,7 +362,7 @@ fn votes_in_the_nodelist<A: Arm>() {
     );
     nodes.expect(&[3], &["quorate: new ring 1 2 3, unsettled; joined 1 2", "quorate: ring 1 2 3"]);
     nodes.agree(&arm);
-    // Its votes are gone before fewer are expected.
+    // Its votes are removed before fewer are expected.
     arm.votes(3, 1);
     nodes.expect(&[1, 2, 3], &["inquorate: ring 1 2 3; interrupted", "quorate: ring 1 2 3"]);
     nodes.agree(&arm);
@@ -372,7 +373,7 @@ fn a_reload_that_changes_the_nodelist<A: Arm>() {
     arm.stop(3);
     nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
-    // Nothing is told of a reload that changes nothing.
+    // A reload without a change publishes nothing.
     arm.reload(3);
     arm.reload(5);
     nodes.expect(&[1, 2], &["inquorate: ring 1 2; interrupted"]);
@@ -404,7 +405,7 @@ fn wait_for_all_cold_start<A: Arm>() {
         &[1],
         &["unknown: connected", "unknown: new ring 1, unsettled; joined 1", "inquorate: ring 1"],
     );
-    // Two of three would have quorum.
+    // Two of three nodes would have quorum.
     arm.start(2);
     nodes.expect(&[1], &["inquorate: new ring 1 2, unsettled; joined 2", "inquorate: ring 1 2"]);
     nodes.expect_one_of(&[2], &started(2, &[], &[1, 2], "inquorate"));
@@ -417,7 +418,7 @@ fn wait_for_all_cold_start<A: Arm>() {
     nodes.expect_one_of(&[3], &started(3, &[], &[1, 2, 3], "quorate"));
     nodes.agree(&arm);
 
-    // All were seen: two are enough now, and who comes back to them does not wait.
+    // All nodes were seen: two are enough now, and a node that returns to them does not wait.
     arm.stop(3);
     nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
@@ -427,7 +428,8 @@ fn wait_for_all_cold_start<A: Arm>() {
     nodes.agree(&arm);
 }
 
-/// Who loses quorum waits for all again, unless it comes back to somebody who has kept it.
+/// A node that loses quorum waits for all nodes again, unless it returns to a node that has kept
+/// quorum.
 fn wait_for_all_after_a_loss_of_quorum<A: Arm>() {
     let settings = Settings { wait_for_all: true, ..Settings::default() };
     let (arm, nodes) = formed::<A>(3, settings);
@@ -542,7 +544,7 @@ fn without_a_provider<A: Arm>() {
         "unknown: new ring 1 2 3, unsettled; joined 1 2 3",
         "quorate: ring 1 2 3",
     ]);
-    // Nobody decides; a node alone is as quorate as all together.
+    // No provider decides; a single node is as quorate as all together.
     arm.partition(&[&[1], &[2, 3]]);
     accepted.expect(&["quorate: new ring 1; left 2 3; interrupted"]);
     arm.heal();

@@ -14,7 +14,7 @@ use crate::support::eventually;
 /// An actor on each of some nodes.
 pub(crate) struct Nodes(BTreeMap<u32, Told>);
 
-/// A cluster that has formed, with an actor on each node, which has said so.
+/// Returns a cluster that has formed, with an actor on each node that has published that.
 pub(crate) fn formed<A: Arm>(size: u32, settings: Settings) -> (A, Nodes) {
     let arm = A::formed(size, settings);
     let ids: Vec<u32> = (1..=size).collect();
@@ -38,19 +38,19 @@ impl Nodes {
         Self(ids.iter().map(|id| (*id, arm.watch(*id))).collect())
     }
 
-    /// The next steps on each of these nodes.
+    /// Expects these next steps on each of these nodes.
     #[track_caller]
     pub(crate) fn expect(&self, ids: &[u32], steps: &[&str]) {
         ids.iter().for_each(|id| self.0[id].expect(steps));
     }
 
-    /// The next steps on each of these nodes are one of these courses; see [`Told::expect_one_of`].
+    /// Expects one of these courses on each of these nodes; see [`Told::expect_one_of`].
     #[track_caller]
     pub(crate) fn expect_one_of(&self, ids: &[u32], courses: &[Course]) {
         ids.iter().for_each(|id| self.0[id].expect_one_of(courses));
     }
 
-    /// These and no others say that they are quorate, to who asks.
+    /// Expects that exactly these nodes report quorum.
     #[track_caller]
     pub(crate) fn expect_quorate(&self, ids: &[u32]) {
         let quorate = self.0.iter().filter(|(_, node)| node.quorum().is_quorate());
@@ -58,7 +58,7 @@ impl Nodes {
         assert_eq!(quorate, ids);
     }
 
-    /// Waits until votequorum has told these what is `wanted`.
+    /// Waits until votequorum reports the `wanted` votes on these nodes.
     #[track_caller]
     pub(crate) fn know_votes(&self, ids: &[u32], wanted: impl Fn(&Votes) -> bool) {
         for id in ids {
@@ -73,8 +73,8 @@ impl Nodes {
         self.0[&id].quorum()
     }
 
-    /// Checks that those with the same members have the same ring and the same quorum, and that it
-    /// is what Corosync's own tool shows.
+    /// Checks that nodes with the same members have the same ring and the same quorum, and that
+    /// Corosync's own tool shows the same.
     #[track_caller]
     pub(crate) fn agree<A: Arm>(&self, arm: &A) {
         let snapshots = self.0.iter().map(|(id, node)| (id, node.quorum().snapshot()));

@@ -1,4 +1,4 @@
-//! What an actor tells, reduced to what must be the same on both arms.
+//! The changes that an actor publishes, reduced to what must be equal on both clusters.
 
 use std::{cell::RefCell, thread};
 
@@ -14,40 +14,40 @@ use super::{
 
 use crate::support::{Watcher, eventually, lines};
 
-/// What the actor on one node tells. Drop stops the actor, and checks that nothing more was told
-/// than was expected.
+/// The changes that the actor on one node publishes. Drop stops the actor, and checks that it
+/// published no unexpected change.
 pub(crate) struct Told {
     id: u32,
     watcher: Watcher,
-    /// Whether only the first of several courses will do.
+    /// Whether only the first of several courses is accepted.
     first_only: bool,
-    /// Whether there is a provider, which tells votes.
+    /// Whether there is a provider, which reports votes.
     has_votes: bool,
     model: Model,
     seen: RefCell<Vec<QuorumChanged>>,
 }
 
 impl Told {
-    /// Of several courses any will do.
+    /// Accepts any of several courses.
     pub(crate) fn any(id: u32, watcher: Watcher, model: Model) -> Self {
         let seen = RefCell::default();
         Self { id, watcher, first_only: false, has_votes: true, model, seen }
     }
 
-    /// Of several courses only the first will do.
+    /// Accepts only the first of several courses.
     pub(crate) fn first_only(id: u32, watcher: Watcher) -> Self {
         let seen = RefCell::default();
         Self { id, watcher, first_only: true, has_votes: true, model: Model::V1, seen }
     }
 
-    /// The same where nobody tells votes.
+    /// Does the same without votes.
     pub(crate) fn without_votes(mut self) -> Self {
         self.has_votes = false;
         self
     }
 
-    /// Waits until the votes are known, if the node is connected and settled: what a change of
-    /// membership means for continuity is a matter of votes.
+    /// Waits until the votes are known, if the node is connected and settled: they decide whether a
+    /// change of membership interrupts quorum.
     fn know_votes(&self) {
         eventually("the votes are known", || {
             let now = self.quorum().snapshot();
@@ -60,14 +60,14 @@ impl Told {
         &self.watcher.quorum
     }
 
-    /// The next steps are these.
+    /// Expects these next steps.
     #[track_caller]
     pub(crate) fn expect(&self, steps: &[&str]) {
         self.expect_one_of(&[course(steps)]);
     }
 
-    /// The next steps are one of these courses: all that a real cluster may take, and first the one
-    /// of a cluster that takes no time.
+    /// Expects one of these courses: all that a real cluster may take, the first of which is that
+    /// of a cluster without delays.
     #[track_caller]
     pub(crate) fn expect_one_of(&self, courses: &[Course]) {
         let with_v0;
@@ -112,8 +112,8 @@ impl Told {
         }
     }
 
-    /// Why the next attempt to connect fails; that it takes long, as when this process is connecting to
-    /// a daemon that another test has paused, is not why.
+    /// Returns the reason why the next attempt to connect fails. A long attempt is not a reason:
+    /// this process may be connecting to a daemon that another test has paused.
     #[track_caller]
     pub(crate) fn error(&self) -> Error {
         loop {
@@ -128,14 +128,14 @@ impl Told {
         }
     }
 
-    /// The next step. Attempts to connect, votes and what the daemon's counters show of its ring are
-    /// none, unless quorum changes; nor is, on a real cluster, a new ring of the same members, which
-    /// totem forms whenever an attempt to form another one failed. A decision that counts only once
-    /// the ring was seen to live is told with that; and a loss that votequorum told when it was
-    /// asked, just before its decision, with the decision.
+    /// Returns the next step. Unless quorum changes, some changes are not steps: attempts to
+    /// connect, votes, and the state of the ring by the daemon's counters; on a real cluster also a
+    /// new ring of the same members, which totem forms whenever it failed to form another one. A
+    /// decision that counts only once the ring is found to be alive is reported then. A loss that
+    /// votequorum reported just before its decision is reported with the decision.
     ///
-    /// With model V0 the last two are steps as others are, which a real cluster may take beside those of
-    /// a course.
+    /// With model V0 the last two are ordinary steps, which a real cluster may take in addition to
+    /// those of a course.
     #[track_caller]
     fn next_step(&self) -> Step {
         let mut same_again = false;
@@ -199,18 +199,18 @@ impl Drop for Told {
     }
 }
 
-/// What one change comes down to.
+/// The comparable part of one change.
 struct Step {
     step: String,
-    /// The same if those had stayed who left and joined again. Real daemons may form a ring with some
-    /// of the members, and another with all of them before votequorum has decided about the first; who
-    /// was not in that one has rejoined.
+    /// The same as if the rejoined nodes had stayed. Real daemons may form a ring with some of the
+    /// members, and another one with all of them before votequorum has decided about the first;
+    /// nodes missing in the first have rejoined.
     without_rejoined: Option<String>,
-    /// Whether a real cluster may take this step beside those of a course.
+    /// Whether a real cluster may take this step in addition to those of a course.
     may_be_more: bool,
 }
 
-/// Whether only the ring is another, in the midst of a connection.
+/// Whether only the ring has changed, in the middle of a connection.
 fn is_same_again(change: &QuorumChanged) -> bool {
     let (before, now) = (&change.previous, &change.current);
     let was_settled = before.settled || before.ring == RingState::Gather;
@@ -218,18 +218,18 @@ fn is_same_again(change: &QuorumChanged) -> bool {
     told && before.members == now.members && change.left.is_empty() && before.quorum == now.quorum
 }
 
-/// Whether this decision counts only once the ring was seen to live.
+/// Whether this decision counts only once the ring is found to be alive.
 fn waits_for_ring(change: &QuorumChanged) -> bool {
     let now = &change.current;
     now.settled && now.ring == RingState::Unknown && now.quorum == Quorum::Unknown
 }
 
-/// Whether this settles what was so before.
+/// Whether this settles an unchanged state.
 fn is_still_so(change: &QuorumChanged) -> bool {
     change.current.settled && change.previous.quorum == change.current.quorum
 }
 
-/// Whether quorum is lost on a ring that has not decided.
+/// Whether quorum is lost on a ring without a decision.
 fn is_early(change: &QuorumChanged) -> bool {
     let (before, now) = (&change.previous, &change.current);
     change.is_loss()
@@ -242,15 +242,15 @@ fn is_new_ring(change: &QuorumChanged) -> bool {
     change.previous.ring_id != change.current.ring_id
 }
 
-/// Whether this is another ring of the same members, and nothing else.
+/// Whether this is only another ring of the same members.
 fn is_ring_again(change: &QuorumChanged) -> bool {
     let (before, now) = (&change.previous, &change.current);
     is_new_ring(change) && before.members == now.members && before.quorum == now.quorum
 }
 
-/// One line with all that is compared: ring numbers are not, but whether the ring is a new one. What
-/// is new is so since `before`, or else since the change before. If nodes have rejoined, the second is
-/// the line as if they had stayed.
+/// Returns one line with everything that is compared. The line contains whether the ring is new,
+/// but not its number. New facts are new since `before`, or otherwise since the change before. If
+/// nodes have rejoined, the second value is the line as if they had stayed.
 fn step(change: &QuorumChanged, before: Option<&Snapshot>) -> (String, Option<String>) {
     let now = &change.current;
     let (joined, left) = match before {
@@ -295,7 +295,7 @@ fn step(change: &QuorumChanged, before: Option<&Snapshot>) -> (String, Option<St
     (step, rejoined.then_some(without_rejoined))
 }
 
-/// Checks what holds of every change.
+/// Checks the properties of every change.
 #[track_caller]
 fn check(last: Option<&QuorumChanged>, change: &QuorumChanged) {
     let (before, now) = (&change.previous, &change.current);

@@ -1,15 +1,15 @@
-//! What model V0 changes of what is told. The scenarios are written for model V1; this is all that
-//! differs.
+//! The differences of model V0. The scenarios are written for model V1.
 //!
-//! - There are no nodelists, so a membership is told with the decision about it, and not before it:
-//!   nothing is ever unsettled.
-//! - Who joined and who left is the difference of two memberships: a node that restarted before
-//!   anybody noticed is in neither list.
-//! - Each other ring interrupts, for nobody tells who was away; but not the first of a connection.
+//! - There are no nodelists, so a membership is reported with the decision about it, and not before
+//!   it: no state is unsettled.
+//! - `joined` and `left` are the difference of two memberships: a node that restarted before the
+//!   other nodes noticed is in neither list.
+//! - Each other ring interrupts, because V0 does not report which nodes were away; the first ring
+//!   of a connection does not.
 
 use super::courses::Course;
 
-/// A course as it is told with model V0 to who knows these members.
+/// Returns the course as model V0 reports it to an actor that knows these members.
 pub(crate) fn told_with_v0(course: &Course, known: &[u32]) -> Course {
     let mut known = known.to_vec();
     let mut is_first = false;
@@ -47,7 +47,7 @@ pub(crate) fn told_with_v0(course: &Course, known: &[u32]) -> Course {
     told
 }
 
-/// The members in a step that has a ring: `quorate: new ring 1 2, unsettled; left 3`.
+/// Returns the members in a step that has a ring: `quorate: new ring 1 2, unsettled; left 3`.
 fn members(step: &str) -> Option<Vec<u32>> {
     let (_, ring) = step.split_once("ring")?;
     let list = ring.split([',', ';']).next()?;

@@ -1,4 +1,4 @@
-//! A cluster with faults, simulated or real, and what its nodes come to.
+//! A cluster with faults, simulated or real, and the final states of its nodes.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,7 +6,7 @@ use actix_quorum::{Quorum, QuorumBuilder, QuorumHandle, sim};
 
 use crate::support::{Algorithm, Cluster, Config, Transport, Watcher, eventually, quick};
 
-/// How a cluster is configured.
+/// The configuration of a cluster.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Settings {
     pub(crate) device: Option<Algorithm>,
@@ -16,7 +16,7 @@ pub(crate) struct Settings {
     pub(crate) udpu: bool,
 }
 
-/// What a scenario can do to a cluster with the nodes `1..=size`.
+/// The operations of a scenario on a cluster with the nodes `1..=size`.
 pub(crate) trait Lab {
     fn formed(size: u32, settings: Settings) -> Self;
 
@@ -24,10 +24,10 @@ pub(crate) trait Lab {
     fn lose_receives(&self, id: u32);
     fn lose_sends_to(&self, id: u32, peer: u32);
 
-    /// Two nodes of a cluster of two do not hear each other. Both reach the quorum device.
+    /// Separates two nodes of a cluster of two. Both reach the quorum device.
     fn separate(&self, id: u32, peer: u32);
 
-    /// A node reaches nobody, nor the quorum device.
+    /// Separates a node from all others and from the quorum device.
     fn cut(&self, id: u32);
 
     fn partition(&self, groups: &[&[u32]]);
@@ -48,7 +48,7 @@ pub(crate) fn expect<L: Lab>(lab: &L, states: &[(u32, &str)]) {
     expect_all(lab, states, state);
 }
 
-/// The same, whether or not they are exclusive.
+/// Does the same, and ignores whether the nodes are exclusive.
 #[track_caller]
 pub(crate) fn expect_quorum<L: Lab>(lab: &L, states: &[(u32, &str)]) {
     let quorum = |of: &QuorumHandle| state(of).split(',').next().unwrap_or_default().to_owned();
@@ -69,7 +69,7 @@ fn expect_all<L: Lab>(lab: &L, states: &[(u32, &str)], state: impl Fn(&QuorumHan
     assert!(waited.is_ok(), "wanted {states:#?}\ngot {now:#?}");
 }
 
-/// Waits until a node is told of so many votes, present, expected, and required.
+/// Waits until votequorum reports these votes on a node: present, expected, and required.
 #[track_caller]
 pub(crate) fn expect_votes<L: Lab>(lab: &L, id: u32, wanted: (u32, u32, u32)) {
     eventually("the votes are known", || {
@@ -87,7 +87,7 @@ fn state(quorum: &QuorumHandle) -> String {
     let exclusive = match (exclusive, now.fencing_token()) {
         (true, Some(_)) => ", exclusive",
         (false, None) => "",
-        // One comes before the other.
+        // One is reported before the other.
         _ => ", and not settled",
     };
     format!("{}{members}{exclusive}", now.quorum)

@@ -1,8 +1,9 @@
-//! The simulated cluster and a real one come to the same, whatever the network or a quorum device does.
+//! The simulated cluster and a real one reach the same states, for every fault of the network or a
+//! quorum device.
 //!
-//! Each scenario is written once, and runs on either. A scenario expects states, not the changes on the
-//! way to them as the scenarios of [`conformance`](super::conformance) do: with these faults a real
-//! cluster takes other ways each time.
+//! Each scenario is written once, and runs on both. A scenario expects states, and not the changes
+//! before them as the scenarios of [`conformance`](super::conformance) do: with these faults a real
+//! cluster behaves differently each time.
 
 mod lab;
 
@@ -12,7 +13,7 @@ use lab::{Lab, Real, Settings, Sim, expect, expect_quorum, expect_votes};
 
 use crate::support::Algorithm;
 
-/// Has each scenario run on both.
+/// Runs each scenario on both clusters.
 macro_rules! scenarios {
     ($($name:ident)*) => {
         mod sim {
@@ -53,7 +54,7 @@ fn all_three<L: Lab>(lab: &L) {
     expect(lab, &[(1, ALL), (2, ALL), (3, ALL)]);
 }
 
-/// Node 1 loses its ring, and hears that others have another one: it can form none.
+/// Node 1 loses its ring, and learns that the others have another one: it can form none.
 fn without_node_1<L: Lab>(lab: &L) {
     let others = "quorate 2 3, exclusive";
     expect(lab, &[(1, "unknown"), (2, others), (3, others)]);
@@ -72,7 +73,7 @@ fn lost_receives<L: Lab>() {
     let lab = L::formed(3, Settings { udpu: true, ..Settings::default() });
     all_three(&lab);
     lab.lose_receives(1);
-    // Nodes 2 and 3 hear it, and form their ring anew again and again.
+    // Nodes 2 and 3 receive its packets, and form their ring repeatedly.
     expect_quorum(&lab, &[(1, "inquorate 1"), (2, "quorate 2 3"), (3, "quorate 2 3")]);
     lab.heal();
     all_three(&lab);
@@ -151,7 +152,7 @@ fn a_device_that_is_killed<L: Lab>() {
 fn a_device_with_lms<L: Lab>() {
     let device = Some(Algorithm::Lms);
     let lab = L::formed(3, Settings { device, ..Settings::default() });
-    // Three of five votes are their own.
+    // Three of five votes belong to the nodes.
     all_three(&lab);
     expect_votes(&lab, 1, (5, 5, 3));
     lab.kill(2);
@@ -181,15 +182,15 @@ fn last_man_standing<L: Lab>() {
     let all = "quorate 1 2 3 4, exclusive";
     expect(&lab, &[(1, all), (2, all), (3, all), (4, all)]);
     lab.kill(4);
-    // After the window they expect no more votes than they have.
+    // After the window they expect only the votes that they have.
     expect_votes(&lab, 1, (3, 3, 2));
     expect(&lab, &[(1, "quorate 1 2 3"), (2, "quorate 1 2 3"), (3, "quorate 1 2 3")]);
     lab.kill(3);
     expect(&lab, &[(1, "quorate 1 2"), (2, "quorate 1 2")]);
 }
 
-/// Three of five nodes have lowered the votes that they expect. One of them makes up a majority of all
-/// with the other two nodes, and two go on with a majority of three.
+/// Three of five nodes have lowered their expected votes. One of them is in a majority of all votes
+/// with the other two nodes, and the remaining two have a majority of three.
 fn last_man_standing_in_two_partitions<L: Lab>() {
     let window = Some(Duration::from_secs(2));
     let lab = L::formed(5, Settings { last_man_standing: window, ..Settings::default() });

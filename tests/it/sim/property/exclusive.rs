@@ -1,8 +1,9 @@
-//! Histories in which rings take time, packets are lost one way, daemons are paused together, and votes
-//! are uneven or a quorum device's: who may be exclusive, and what its fencing token is.
+//! Histories in which rings take time, packets are lost in one direction, daemons are paused
+//! together, and votes are uneven or belong to a quorum device. They check which nodes may be
+//! exclusive, and the fencing tokens.
 //!
-//! What is checked is written from the guarantees, and from votes that this test keeps account of: it
-//! asks nobody for the votes, the majority or the ring's deadlines.
+//! The checks are written from the guarantees, and from votes that this test counts itself: it asks
+//! no actor for the votes, the majority or the deadlines of the ring.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -24,13 +25,13 @@ const TOKEN: Duration = Duration::from_millis(1_000);
 const CONSENSUS: Duration = Duration::from_millis(1_200);
 const GRACE: Duration = Duration::from_millis(500);
 
-/// How often everybody is asked.
+/// How often every node is checked.
 const LOOK: Duration = Duration::from_millis(45);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Extra {
     None,
-    /// A quorum device with so many votes.
+    /// A quorum device with this many votes.
     Device(u32),
     TieBreaker,
     LastManStanding,
@@ -44,7 +45,7 @@ struct History {
     steps: Vec<(Verb, Duration)>,
 }
 
-/// Nodes are numbered from 0 here, modulo how many there are.
+/// The nodes are numbered from 0 here, modulo their number.
 #[derive(Clone, Debug)]
 enum Verb {
     Partition(Vec<bool>),
@@ -82,9 +83,9 @@ fn histories() -> impl Strategy<Value = History> {
         .prop_map(Duration::from_millis);
     (votes, extra, vec((verbs(), pause), 1..14)).prop_map(|(mut votes, extra, steps)| {
         let extra = match extra {
-            // One vote less than there are nodes, as the algorithm `lms` has it.
+            // One vote less than the number of nodes, as with the algorithm `lms`.
             Extra::Device(u32::MAX) => Extra::Device(votes.iter().sum::<u32>() - 1),
-            // Corosync takes them with other votes for misconfigured.
+            // Corosync treats these options with other votes as a misconfiguration.
             Extra::TieBreaker | Extra::LastManStanding => {
                 votes.iter_mut().for_each(|votes| *votes = 1);
                 extra
@@ -145,14 +146,14 @@ fn no_node_is_exclusive_while_another_partition_is_quorate() {
     assert!(cases < 1_000 || enough, "hardly anything happened");
 }
 
-/// What was seen in all histories, to know that it was.
+/// Counts of what happened in all histories, to prove that it did.
 #[derive(Debug, Default)]
 struct Tally {
     exclusive: u64,
     tokens: u64,
-    /// Others were quorate on a later ring without a node that had been quorate.
+    /// How often others were quorate on a later ring without a node that had been quorate.
     left_behind: u64,
-    /// Guards that had to be invalid.
+    /// The number of guards that had to be invalid.
     guards: u64,
 }
 
@@ -170,27 +171,27 @@ struct Run {
     quorums: Vec<QuorumHandle>,
     down: Vec<bool>,
     paused: Vec<bool>,
-    /// When each daemon was started again last.
+    /// When each daemon last started.
     started: Vec<Option<Instant>>,
     votes: Vec<u32>,
     extra: Extra,
-    /// The rings that had a fencing token, and when one was first seen.
+    /// The rings that had a fencing token, and the tokens.
     rings: BTreeMap<RingId, FencingToken>,
-    /// The latest quorate ring that each node was not in, of those that were seen.
+    /// The latest observed quorate ring without each node.
     without: Vec<Option<RingId>>,
-    /// Since when a node has been exclusive beside a later ring that a node has joined: see
+    /// Since when a node has been exclusive while another node has joined a later ring: see
     /// [`check_exclusive`](Self::check_exclusive).
     beside: Vec<Option<Instant>>,
-    /// Since when a node has been quorate beside a later quorate ring.
+    /// Since when a node has been quorate while a later ring is quorate.
     overlaps: Vec<Option<Instant>>,
     guards: Vec<Option<Taken>>,
 }
 
 struct Taken {
     guard: QuorumGuard,
-    /// Whether it was valid when last asked.
+    /// Whether it was valid at its last check.
     valid: bool,
-    /// A later ring without the node has been quorate since it was taken.
+    /// A later ring without the node that has been quorate since the guard was taken.
     left_behind: Option<RingId>,
 }
 
@@ -244,7 +245,7 @@ impl Run {
                 .await
                 .map_err(|error| TestCaseError::fail(format!("after {verb:?}: {error}")))?;
         }
-        // Once nothing is in the way, all of them are exclusive again.
+        // Without any fault, all nodes are exclusive again.
         for verb in [Verb::Resume, Verb::Start, Verb::StartDevice, Verb::ReleaseRings, Verb::Heal] {
             self.act(&verb);
         }
@@ -260,7 +261,7 @@ impl Run {
         number % u32::try_from(self.quorums.len()).unwrap() + 1
     }
 
-    /// Those on one side.
+    /// Returns the nodes on one side.
     fn chosen(&self, sides: &[bool]) -> Vec<u32> {
         let nodes = (1..).zip(sides).take(self.quorums.len());
         nodes.filter(|(_, side)| **side).map(|(id, _)| id).collect()
@@ -336,7 +337,7 @@ impl Run {
         }
     }
 
-    /// No time passes while everybody is asked.
+    /// Checks all nodes at one moment.
     fn check(&mut self, tally: &mut Tally) -> Checked {
         let now: Vec<_> = self.quorums.iter().map(QuorumHandle::snapshot).collect();
         let exclusive: Vec<bool> = self.quorums.iter().map(QuorumHandle::is_exclusive).collect();
@@ -354,9 +355,10 @@ impl Run {
         Ok(())
     }
 
-    /// It holds a majority, and no later ring without it is quorate. For the token timeout there may be
-    /// one that a node has joined, or has come back to after a restart: the others leave their ring for
-    /// it without having missed a token, and who starts has none to miss.
+    /// An exclusive node holds a majority, and no later ring without it is quorate. There is one
+    /// exception for the token timeout: a later ring that a node has joined, or has joined again
+    /// after a restart. The others leave their ring for it without missing a token, and a starting
+    /// daemon has no token to miss.
     fn check_exclusive(&mut self, at: usize, now: &[Arc<Snapshot>]) -> Checked {
         let ours = &now[at];
         prop_assert!(ours.quorum.is_quorate() && ours.settled, "exclusive: {ours}");
@@ -376,7 +378,8 @@ impl Run {
         Ok(())
     }
 
-    /// What those say who are quorate on a later ring without this node, and whose daemons run.
+    /// Returns the snapshots of the nodes that are quorate on a later ring without this node and
+    /// whose daemons run.
     fn later_without<'a>(
         &'a self,
         at: usize,
@@ -403,7 +406,7 @@ impl Run {
         all && 2 * ours > nodes + device
     }
 
-    /// Equal for one ring, and larger than those of all rings that had one before.
+    /// Tokens are equal for one ring, and larger than the tokens of all earlier rings.
     fn check_token(&mut self, snapshot: &Snapshot, tally: &mut Tally) -> Checked {
         let Some(token) = snapshot.fencing_token() else { return Ok(()) };
         let ring = snapshot.ring_id.expect("a token is of a ring");
@@ -420,7 +423,7 @@ impl Run {
         Ok(())
     }
 
-    /// For how long a node is believed while others are quorate on a later ring.
+    /// Checks how long a node is believed while others are quorate on a later ring.
     fn check_left_behind(
         &mut self,
         at: usize,
@@ -437,18 +440,18 @@ impl Run {
                 taken.left_behind = Some(ring);
             }
         }
-        // With these votequorum may decide for two partitions: see
-        // `last_man_standing_may_make_two_partitions_quorate_and_neither_exclusive`. And a node that
-        // restarts alone takes itself for the one that the tie breaker favours, since it has not seen
-        // the other one.
+        // With these options votequorum may decide for two partitions: see
+        // `last_man_standing_may_make_two_partitions_quorate_and_neither_exclusive`. And a node
+        // that restarts alone considers itself the one with the tie-breaker, because it has not
+        // seen the other one.
         let is_bounded = !matches!(self.extra, Extra::LastManStanding | Extra::TieBreaker);
         if later.is_some() && is_quorate && is_bounded {
             let since = *self.overlaps[at].get_or_insert_with(|| {
                 tally.left_behind += 1;
                 Instant::now()
             });
-            // With several faults others may leave a ring before their own token is late. Whatever they
-            // do, a ring is believed for so long after it was seen to live.
+            // With several faults, others may leave a ring before their own token is late. Even
+            // then, a ring is believed only for this long after it was found to be alive.
             let most = TOKEN + CONSENSUS + GRACE + LOOK;
             prop_assert!(since.elapsed() <= most, "for {:?}: {ours}", since.elapsed());
         } else {
@@ -457,8 +460,9 @@ impl Run {
         Ok(())
     }
 
-    /// A guard is invalid once its node has come to a ring after others were quorate without it. It is
-    /// kept until there is another, so that this is looked at however long ago it became invalid.
+    /// A guard is invalid once its node has joined a ring after others were quorate without it. The
+    /// guard is kept until there is another one, so that this is checked however long ago it became
+    /// invalid.
     fn check_guard(&mut self, at: usize, snapshot: &Snapshot, tally: &mut Tally) -> Checked {
         let seq = snapshot.ring_id.map(|ring| ring.seq);
         if let Some(taken) = &mut self.guards[at] {

@@ -1,4 +1,4 @@
-//! What happens in one history, and how histories are made at random.
+//! The steps of one history, and the random generation of histories.
 
 use std::fmt;
 
@@ -8,14 +8,14 @@ use actix_quorum::{
 };
 use proptest::{collection::vec, prelude::*};
 
-/// A cluster, who watches it, and what is done to it.
+/// A cluster, its actors, and the steps that are applied to it.
 #[derive(Clone, Debug)]
 pub(crate) struct History {
     pub(crate) size: u32,
     pub(crate) two_node: bool,
     pub(crate) wait_for_all: bool,
     pub(crate) provider: bool,
-    /// The node of each actor.
+    /// The nodes on which the actors run.
     pub(crate) actors: Vec<u32>,
     pub(crate) steps: Vec<Step>,
 }
@@ -26,7 +26,7 @@ pub(crate) struct Step {
     pub(crate) pace: Pace,
 }
 
-/// In one line.
+/// Formats the step on one line.
 impl fmt::Debug for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}, {:?}", self.verb, self.pace)
@@ -48,9 +48,9 @@ pub(crate) enum Verb {
     ReleaseSync,
     Fault(u32, Fault),
     Mend(u32),
-    /// More changes at once than are kept for who is slow.
+    /// Causes more changes at once than are kept for slow subscribers.
     Flood(Flood),
-    /// Has one more subscribe to an actor.
+    /// Adds a subscriber to an actor.
     Subscribe {
         actor: usize,
         weak: bool,
@@ -63,7 +63,7 @@ pub(crate) enum Verb {
     EndSubscriber {
         actor: usize,
     },
-    /// Lets the slow ones read this many messages.
+    /// Lets the slow subscribers read this many messages.
     LetRead {
         actor: usize,
         messages: usize,
@@ -71,12 +71,12 @@ pub(crate) enum Verb {
     StopActor {
         actor: usize,
     },
-    /// Long enough for every patience to end.
+    /// Waits until every timeout has ended.
     Wait,
 }
 
 impl Verb {
-    /// Whether it is done to an actor and who listens to it, and not to the cluster.
+    /// Whether it applies to an actor and its subscribers, and not to the cluster.
     pub(crate) fn is_of_actor(&self) -> bool {
         matches!(
             self,
@@ -100,11 +100,11 @@ pub(crate) enum Flood {
 /// What follows a verb.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Pace {
-    /// All there is to do is done.
+    /// All effects of the verb happen.
     Settle,
     /// Actors get this many turns.
     Turns(u8),
-    /// The next verb, at once.
+    /// The next verb follows at once.
     Go,
 }
 
@@ -148,11 +148,11 @@ pub(crate) fn histories() -> impl Strategy<Value = History> {
         })
 }
 
-/// A node, before it is known how many there are.
+/// A node, before the number of nodes is known.
 #[derive(Clone, Copy, Debug)]
 struct Pick(u32);
 
-/// One in so many picks is of no node.
+/// One in this many picks is an unknown node.
 const NOBODY: u32 = 64;
 
 fn nodes() -> impl Strategy<Value = Pick> {
@@ -169,7 +169,7 @@ impl Pick {
     }
 }
 
-/// A verb, before it is known what it is about.
+/// A verb, before its nodes are known.
 #[derive(Clone, Debug)]
 enum Raw {
     Daemon(Pick, u8),
@@ -181,7 +181,7 @@ enum Raw {
     Plain(Verb),
 }
 
-/// What is wrong with a partition.
+/// The mistake in a partition.
 #[derive(Clone, Copy, Debug)]
 enum Mistake {
     None,
@@ -198,7 +198,7 @@ enum Daemon {
 }
 
 impl Raw {
-    /// Makes verbs on daemons mostly legal: that is where there is something to see.
+    /// Makes verbs on daemons mostly legal, because legal verbs show more.
     fn resolve(self, size: u32, actors: usize, daemons: &mut [Daemon]) -> Verb {
         match self {
             Self::Daemon(pick, choice) => {
@@ -259,7 +259,7 @@ impl Raw {
     }
 }
 
-/// What a daemon is after a verb that is for daemons that are `wanted`.
+/// Returns the state of a daemon after a verb for daemons that are `wanted`.
 fn or(before: Daemon, wanted: Daemon, after: Daemon) -> Daemon {
     if before as u8 == wanted as u8 { after } else { before }
 }
@@ -270,8 +270,8 @@ fn verbs() -> impl Strategy<Value = Raw> {
         80 => (vec(0..3_usize, MAX_SIZE as usize), mistakes())
             .prop_map(|(groups, mistake)| Raw::Groups(groups, mistake)),
         50 => Just(Raw::Plain(Verb::Heal)),
-        // What other votes do depends on who was there when, which the model is too plain for; the
-        // conformance suite holds it to what Corosync does.
+        // The effect of other votes depends on the order in which nodes met, for which the model is
+        // too simple. The conformance suite compares it with Corosync.
         5 => Just(Raw::Plain(Verb::ExpectedVotes(0))),
         20 => Just(Raw::Plain(Verb::HoldSync)),
         40 => Just(Raw::Plain(Verb::ReleaseSync)),
@@ -279,7 +279,7 @@ fn verbs() -> impl Strategy<Value = Raw> {
         50 => nodes().prop_map(Raw::Mend),
         80 => (any::<usize>(), any::<u8>()).prop_map(|(actor, choice)| Raw::OfActor(actor, choice)),
         10 => Just(Raw::Plain(Verb::Wait)),
-        // Takes as long as many histories without.
+        // Takes as long as many histories without it.
         1 => (nodes(), any::<u8>()).prop_map(|(node, kind)| Raw::Flood(node, kind)),
     ]
 }

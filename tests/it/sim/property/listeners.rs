@@ -1,4 +1,4 @@
-//! Those who are told, and what must hold of all that one of them is told.
+//! The subscribers, and the properties of the messages that one of them receives.
 
 use std::{cell::RefCell, pin::Pin, rc::Rc, sync::Arc};
 
@@ -12,10 +12,10 @@ use tokio::sync::Semaphore;
 
 pub(crate) type Checked = Result<(), TestCaseError>;
 
-/// What one has been told, oldest first.
+/// The messages that one subscriber has received, oldest first.
 type Heard = Rc<RefCell<Vec<QuorumChanged>>>;
 
-/// Listens, and keeps up.
+/// A subscriber that keeps up.
 struct Keen(Heard);
 
 impl Actor for Keen {
@@ -30,7 +30,7 @@ impl Handler<QuorumChanged> for Keen {
     }
 }
 
-/// Keeps a clone, so that the message itself is let go of.
+/// Keeps a clone, so that the message itself is dropped.
 fn hear(heard: &Heard, change: &QuorumChanged) {
     let mut heard = heard.borrow_mut();
     assert!(heard.len() < 200_000, "told for ever: {change}");
@@ -49,7 +49,7 @@ impl Handler<End> for Keen {
     }
 }
 
-/// Handles a message only when it is let.
+/// A subscriber that handles a message only when the test allows it.
 struct Slow {
     heard: Heard,
     gate: Rc<Semaphore>,
@@ -73,7 +73,7 @@ impl Handler<QuorumChanged> for Slow {
     }
 }
 
-/// Where somebody's messages are, and how many of them have been looked at.
+/// The messages of one subscriber, and the number of checked ones.
 #[derive(Default)]
 pub(crate) struct Told {
     heard: Heard,
@@ -90,13 +90,13 @@ impl Told {
         self.last.as_ref().map(|last| last.sequence)
     }
 
-    /// The messages from the one with this number on.
+    /// Returns the messages from the one with this number on.
     pub(crate) fn since(&self, number: usize) -> Vec<QuorumChanged> {
         self.heard.borrow()[number..].to_vec()
     }
 
-    /// Looks at what is new: what every sequence of messages must be, whoever it is told.
-    /// `log` is all that there was to tell.
+    /// Checks the new messages for the properties of every sequence of messages. `log` contains all
+    /// published changes.
     fn check(&mut self, log: &[QuorumChanged]) -> Checked {
         for change in &self.since(self.looked_at) {
             let (previous, current) = (&change.previous, &change.current);
@@ -132,7 +132,7 @@ fn check_first(change: &QuorumChanged) -> Checked {
     Ok(())
 }
 
-/// One change must say what all that happened between its two states says together.
+/// Checks that one change summarizes all changes between its two states.
 fn check_between(change: &QuorumChanged, log: &[QuorumChanged]) -> Checked {
     let between = &log[number_of(&change.previous) + 1..=number_of(&change.current)];
     prop_assert!(Arc::ptr_eq(&change.current, &between[between.len() - 1].current));
@@ -152,12 +152,12 @@ fn check_between(change: &QuorumChanged, log: &[QuorumChanged]) -> Checked {
     Ok(())
 }
 
-/// Where a state is in all that there was to tell.
+/// Returns the position of a state among the published changes.
 fn number_of(snapshot: &Snapshot) -> usize {
     usize::try_from(snapshot.sequence).expect("few")
 }
 
-/// Who joined and left leads from the members before to the members after.
+/// Checks that `joined` and `left` lead from the members before to the members after.
 fn check_members(change: &QuorumChanged) -> Checked {
     let (before, after) = (&change.previous.members, &change.current.members);
     for nodes in [before, after, &change.joined.to_vec(), &change.left.to_vec()] {
@@ -182,22 +182,22 @@ fn check_snapshot(snapshot: &Snapshot) -> Checked {
     Ok(())
 }
 
-/// Somebody who subscribed later and may end earlier.
+/// A subscriber that subscribed later and may end earlier.
 struct Extra {
     told: Told,
-    /// What keeps it alive, if its subscription does not.
+    /// Keeps its actor alive, if its subscription does not.
     held: Option<Addr<Keen>>,
     addr: WeakAddr<Keen>,
     id: SubscriptionId,
-    /// What was true when it subscribed.
+    /// The state at its subscription.
     since: Arc<Snapshot>,
-    /// How many messages it had when it ended.
+    /// The number of its messages when it ended.
     ended: Option<usize>,
 }
 
-/// All who listen to one actor.
+/// All subscribers of one actor.
 pub(crate) struct Listeners {
-    /// Subscribed before the start: sees all there is to see.
+    /// Subscribed before the start: receives every change.
     pub(crate) all: Told,
     slow: Told,
     gate: Rc<Semaphore>,
@@ -214,7 +214,7 @@ pub(crate) struct First {
 }
 
 impl First {
-    /// Those who subscribe before the start.
+    /// Creates the subscribers that subscribe before the start.
     pub(crate) fn new() -> Self {
         let (all, slow, gate) = (Told::default(), Told::default(), Rc::new(Semaphore::new(0)));
         let keen = Keen(Rc::clone(&all.heard)).start();
@@ -222,7 +222,7 @@ impl First {
         Self { all, slow, gate, recipients: [keen.recipient(), slow_actor.recipient()] }
     }
 
-    /// And those who come after it.
+    /// Adds the subscribers that subscribe after the start.
     pub(crate) fn started(self, quorum: &QuorumHandle) -> Listeners {
         let stream = || (Box::pin(quorum.changes().fuse()) as Pin<Box<_>>, Told::default());
         let Self { all, slow, gate, .. } = self;
@@ -246,7 +246,7 @@ impl Listeners {
         self.extras.push(Extra { told, held, addr, id, since, ended: None });
     }
 
-    /// Ends the oldest subscription that there is.
+    /// Ends the oldest remaining subscription.
     pub(crate) fn unsubscribe(&mut self, quorum: &QuorumHandle) -> Checked {
         if let Some(extra) = self.extras.iter_mut().find(|extra| extra.ended.is_none()) {
             let stopped = quorum.snapshot().connection == Connection::Stopped;
@@ -258,7 +258,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// Ends the oldest subscriber that there is.
+    /// Ends the oldest remaining subscriber.
     pub(crate) fn end_subscriber(&mut self) {
         if let Some(extra) = self.extras.iter_mut().find(|extra| extra.ended.is_none()) {
             if extra.held.take().is_none()
@@ -266,12 +266,12 @@ impl Listeners {
             {
                 addr.do_send(End);
             }
-            // It has to be given a turn to end, in which it is told what waits for it.
+            // It needs a turn to end, in which it receives the waiting message.
             extra.ended = Some(usize::MAX);
         }
     }
 
-    /// How many subscriptions there are while the actor has not stopped.
+    /// Returns the number of subscriptions while the actor has not stopped.
     pub(crate) fn subscribed(&self) -> usize {
         2 + self.extras.iter().filter(|extra| extra.ended.is_none()).count()
     }
@@ -281,13 +281,13 @@ impl Listeners {
         drain(&mut self.lazy_stream, messages);
     }
 
-    /// How many changes the slow ones have missed.
+    /// Returns the number of changes that the slow subscribers have missed.
     pub(crate) fn missed(&self) -> u64 {
         let of = |told: &Told| told.heard.borrow().iter().map(|change| change.missed).sum::<u64>();
         of(&self.slow) + of(&self.lazy_stream.1)
     }
 
-    /// All who keep up must have been told `now`.
+    /// Checks that all subscribers that keep up have received `now`.
     pub(crate) fn check_settled(&mut self, now: &Snapshot) -> Checked {
         self.check()?;
         prop_assert_eq!(self.all.last_sequence(), Some(now.sequence), "who is subscribed");
@@ -305,7 +305,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// Those who are slow must have been told `now`, once they were let.
+    /// Checks that the slow subscribers have received `now`, once they were allowed to read.
     pub(crate) fn check_ended(&mut self, now: &Snapshot) -> Checked {
         drain(&mut self.lazy_stream, usize::MAX);
         self.check_settled(now)?;
@@ -314,7 +314,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// Nothing comes any more.
+    /// Checks that the streams have ended.
     pub(crate) fn check_streams_ended(&mut self) -> Checked {
         for (stream, _) in [&mut self.stream, &mut self.lazy_stream] {
             prop_assert!(matches!(stream.next().now_or_never(), Some(None)), "streams end");
@@ -322,7 +322,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// Looks at all that was told since the last time.
+    /// Checks all messages since the last check.
     fn check(&mut self) -> Checked {
         drain(&mut self.stream, usize::MAX);
         let log = Rc::clone(&self.all.heard);

@@ -1,14 +1,14 @@
-//! Whatever is done to a cluster, nobody is told that there is quorum where there is none, and
-//! everybody is told what happened, in order. Random histories of the simulated cluster, each
-//! checked against a model of who may say that there is quorum.
+//! Whatever happens to a cluster, no reader sees quorum that does not exist, and every subscriber
+//! receives what happened, in order. Random histories of the simulated cluster are checked against
+//! a model of the nodes that may report quorum.
 //!
-//! `cargo test` runs 1,000 of them and `make test-long` 10,000. More, or the same ones again:
+//! `cargo test` runs 1,000 histories and `make test-long` 10,000. To run more, or to repeat a run:
 //!
 //! ```sh
 //! PROPTEST_CASES=1000000 PROPTEST_RNG_SEED=1 cargo test --release --test it property::
 //! ```
 //!
-//! A failure is shrunk, and printed with the seed. Time is tokio's, paused.
+//! A failing history is shrunk, and printed with the seed. Time is tokio's, paused.
 
 mod exclusive;
 mod history;
@@ -39,14 +39,14 @@ use self::{
     model::{Daemon, Model, Refused},
 };
 
-/// Longer than all that follows from a verb takes: a tick of 250 ms, a delay of at most 80, and two
+/// Longer than all effects of a verb take: a tick of 250 ms, a delay of at most 80 ms, and two
 /// reads of the ring.
 const SETTLE: Duration = Duration::from_millis(700);
 
 /// Longer than a history takes.
 const HOURS: Duration = Duration::from_secs(100 * 3600);
 
-/// Longer than an actor waits for a daemon that does not answer before it says so.
+/// Longer than an actor waits for a silent daemon before it publishes that.
 const WAIT: Duration = Duration::from_secs(3);
 
 #[test]
@@ -77,11 +77,11 @@ fn no_reader_sees_quorum_that_the_cluster_does_not_have() {
     assert!(cases < 10_000 || seen.everything(), "hardly anything happened: {seen:?}");
 }
 
-/// How many histories, and from which seed: of the environment, or new.
+/// Returns the number of histories and the seed, from the environment or new.
 fn config() -> (ProptestConfig, u64) {
     let mut config = ProptestConfig {
         failure_persistence: None,
-        // Fast without optimisation.
+        // This generator is fast without optimisation.
         rng_algorithm: RngAlgorithm::XorShift,
         max_shrink_iters: 20_000,
         ..ProptestConfig::default()
@@ -100,8 +100,9 @@ fn config() -> (ProptestConfig, u64) {
     (config, seed)
 }
 
-/// Takes out steps that it fails without, up to two at a time: what a verb is depends on those before
-/// it, so that shrinking cannot take out a crash and leave the start that followed.
+/// Removes steps without which the history still fails, up to two at a time. The effect of a verb
+/// depends on earlier ones, so ordinary shrinking cannot remove a crash and keep the start after
+/// it.
 fn shortest(mut history: History, fails: impl Fn(&History) -> bool) -> History {
     'again: loop {
         let steps = history.steps.len();
@@ -120,7 +121,7 @@ fn shortest(mut history: History, fails: impl Fn(&History) -> bool) -> History {
     }
 }
 
-/// What happened in all histories, to know that it did.
+/// Counts of what happened in all histories, to prove that it did.
 #[derive(Debug, Default)]
 struct Seen {
     verbs: u64,
@@ -154,14 +155,14 @@ impl Seen {
 async fn play(history: &History) -> Result<Seen, TestCaseError> {
     let mut run = Run::new(history);
     let result = run.run(history).await;
-    // Whatever is left must not disturb the next one.
+    // The remaining actors must not disturb the next history.
     for watched in &run.watched {
         watched.quorum.stop().await;
     }
     result.map(|()| run.seen)
 }
 
-/// A history under way.
+/// A running history.
 struct Run {
     cluster: Cluster,
     model: Model,
@@ -169,30 +170,30 @@ struct Run {
     seen: Seen,
 }
 
-/// An actor, and what must be true of it.
+/// An actor, and the properties that it must have.
 struct Watched {
     node: u32,
     quorum: QuorumHandle,
     listeners: Listeners,
-    /// Whether it is connected, if it has had time to.
+    /// Whether it is connected, after enough time to connect.
     connected: bool,
-    /// Whether its connection has been told a decision about the membership.
+    /// Whether its connection has received a decision about the membership.
     was_settled: bool,
     stopped: bool,
-    /// What its node has said at any time since the last settling.
+    /// The states that its node has reported since the last settling.
     said: BTreeSet<Said>,
-    /// Whether a new epoch has to begin.
+    /// Whether a new epoch must begin.
     broke: bool,
     /// The last change before its connection ended.
     hung_up_at: Option<u64>,
-    /// Whether there was anything to tell.
+    /// Whether there was anything to publish.
     told: bool,
-    /// Who has to be told as having left and come back, where that is known.
+    /// The nodes that must be reported as rejoined, if that is known.
     rejoined: Option<Vec<u32>>,
-    /// Where it was at the last settling.
+    /// Its epoch at the last settling.
     epoch: u64,
     changes: usize,
-    /// Whether a daemon that does not answer was waited for.
+    /// Whether a silent daemon was waited for.
     waited: bool,
 }
 
@@ -223,11 +224,12 @@ impl Run {
                 self.expect_rejoined(verb);
             }
             self.act(verb).await.map_err(at)?;
-            // Who waits for all may be met by those that start in any order, and it matters in which.
+            // A node that waits for all may be met by starting nodes in any order, and the order
+            // matters.
             let waits_for_all = history.two_node || history.wait_for_all;
             let in_order = waits_for_all && self.model.anybody_alone();
             match if in_order { &Pace::Settle } else { pace } {
-                // What is waited for is looked at before anything else happens.
+                // Waiting is checked before anything else happens.
                 _ if matches!(verb, Verb::Wait | Verb::StopActor { .. }) => {
                     self.settle().await.map_err(at)?;
                     settled = true;
@@ -250,7 +252,7 @@ impl Run {
         self.end().await
     }
 
-    /// Has the verb done to the cluster and to the model.
+    /// Applies the verb to the cluster and to the model.
     async fn act(&mut self, verb: &Verb) -> Checked {
         self.seen.verbs += 1;
         match verb {
@@ -295,7 +297,7 @@ impl Run {
         Ok(())
     }
 
-    /// Takes note of what the nodes say now, and of what was lost.
+    /// Records what the nodes report now, and what was lost.
     fn note(&mut self) {
         for watched in &mut self.watched {
             let node = self.model.node(watched.node);
@@ -334,7 +336,8 @@ impl Run {
         Ok(())
     }
 
-    /// Who is restarted, and whom a paused node meets again, has left and come back; nobody else.
+    /// A restarted node, and the nodes that a paused node meets again, have left and rejoined; no
+    /// others.
     fn expect_rejoined(&mut self, verb: &Verb) {
         let model = &self.model;
         for watched in self.watched.iter_mut().filter(|watched| watched.connected) {
@@ -342,7 +345,7 @@ impl Run {
             let others = node.members.iter().copied().filter(|other| *other != node.id);
             let rejoined = match (verb, node.daemon) {
                 (Verb::Restart(id), Daemon::Running) => {
-                    // While they synchronise the others notice, if it stays alone for a while.
+                    // While they synchronise, the others notice if it stays alone for a while.
                     let noticed = |other: &u32| {
                         let other = model.node(*other);
                         !other.decided && other.actors > 0
@@ -356,9 +359,8 @@ impl Run {
         }
     }
 
-    /// Whether the model knows who is connected to whom. Who is about to connect, or to be seen
-    /// alone and then find the others, does so at a moment of its own, which matters to what comes
-    /// next.
+    /// Whether the model knows all connections. An actor that is about to connect, or to see its
+    /// node alone and then find the others, does so at its own time, which affects what follows.
     fn is_in_step(&self) -> bool {
         let is_in_step = |watched: &Watched| {
             watched.stopped || watched.connected || !watched.is_accepted(&self.model)
@@ -366,7 +368,7 @@ impl Run {
         !self.model.anybody_alone() && self.watched.iter().all(is_in_step)
     }
 
-    /// Lets everything happen that follows from what was done, and looks at all of it.
+    /// Lets all effects of the verbs happen, and checks them.
     async fn settle(&mut self) -> Checked {
         tokio::time::sleep(SETTLE).await;
         let found = self.model.settle();
@@ -387,13 +389,13 @@ impl Run {
             watched.connected = false;
             let node = &mut self.model.nodes[watched.node as usize - 1];
             node.actors -= 1;
-            // There may be nobody left to wait for.
+            // No actor may be left to wait for.
             tokio::time::sleep(SETTLE).await;
         }
         Ok(())
     }
 
-    /// Stops all actors, and lets the slow ones read.
+    /// Stops all actors, and lets the slow subscribers read.
     async fn end(&mut self) -> Checked {
         for actor in 0..self.watched.len() {
             self.watched[actor].listeners.let_read(10_000);
@@ -404,7 +406,7 @@ impl Run {
             self.watched[actor].listeners.let_read(10_000);
             self.settle().await?;
         }
-        // Nobody is told of it.
+        // No subscriber receives these.
         let verbs = (1..).zip(&self.model.nodes).map(|(id, node)| match node.daemon {
             Daemon::Down => Verb::Start(id),
             Daemon::Running | Daemon::Paused => Verb::Crash(id),
@@ -441,7 +443,7 @@ impl Watched {
             .needs_operator(delays())
             .reset_after(ms(1000));
         let first = First::new();
-        // The model knows no time: what only time changes has its own tests.
+        // The model knows no time: other tests cover the deadlines.
         let mut builder = QuorumActor::builder()
             .source(cluster.node(node))
             .backoff(backoff)
@@ -476,7 +478,7 @@ impl Watched {
         running && !self.stopped && model.refusal(self.node).is_none()
     }
 
-    /// What must hold at any time.
+    /// Checks what must hold at any time.
     fn check_now(&self) -> Checked {
         let quorate = self.quorum.is_quorate();
         prop_assert_eq!(quorate, self.quorum.snapshot().quorum.is_quorate());
@@ -484,8 +486,8 @@ impl Watched {
         Ok(())
     }
 
-    /// What must hold once everything is done that there was to do. `in_order`: whether the model
-    /// knows all that was said on the way.
+    /// Checks what must hold once all effects have happened. With `in_order`, the model knows
+    /// everything that was reported in between.
     fn check_settled(&mut self, model: &Model, in_order: bool) -> Checked {
         let (node, refusal) = (model.node(self.node), model.refusal(self.node));
         let now = self.quorum.snapshot();
@@ -506,8 +508,8 @@ impl Watched {
             prop_assert_eq!(&now.connection, &Connection::Connected, "{}", self);
             let members: Vec<NodeId> = node.members.iter().copied().map(NodeId).collect();
             prop_assert_eq!(&now.members, &members, "{}", self);
-            // A daemon that does not answer may not be believed any more, and one that was found
-            // undecided not yet.
+            // A silent daemon may no longer be believed, and a daemon that was found undecided not
+            // yet.
             let tells = node.daemon == Daemon::Running && self.was_settled;
             if tells || now.quorum != Quorum::Unknown {
                 let quorum = if node.quorate { Quorum::Quorate } else { Quorum::Inquorate };
@@ -528,7 +530,7 @@ impl Watched {
         let began = now.epoch > self.epoch;
         prop_assert!(began || !self.broke, "quorum was lost, the epoch is the same: {self}");
         if self.connected && !connects && !self.told && !self.broke {
-            // The votes are not the model's.
+            // The model does not know the votes.
             let mut news = self.listeners.all.since(self.changes).into_iter();
             let silent = news.all(|change| change.cause == Cause::Votes);
             prop_assert!(silent, "there was nothing to tell: {self}");
@@ -546,7 +548,7 @@ impl Watched {
         Ok(())
     }
 
-    /// The reason for which there is no connection must be told.
+    /// Checks that the reason for a missing connection is published.
     fn check_refusal(
         &self,
         connection: &Connection,
@@ -554,7 +556,7 @@ impl Watched {
         refusal: Option<Error>,
     ) -> Checked {
         let Connection::Connecting { error, .. } = connection else {
-            // It was lost, and whoever connects anew is not answered.
+            // The connection was lost, and the new attempt is not answered.
             prop_assert!(daemon == Daemon::Paused && !self.waited, "{}", self);
             return Ok(());
         };
@@ -568,7 +570,7 @@ impl Watched {
         Ok(())
     }
 
-    /// Whatever was told of quorum has to be what the daemon said, at some time since the last
+    /// Checks that the published quorum was reported by the daemon at some time since the last
     /// settling.
     fn check_said(&self) -> Checked {
         for change in self.listeners.all.since(self.changes) {
@@ -588,7 +590,7 @@ impl Watched {
         Ok(())
     }
 
-    /// Ring ids do not go backwards in a connection.
+    /// Checks that ring ids never decrease in a connection.
     fn check_rings(&self) -> Checked {
         for change in self.listeners.all.since(self.changes) {
             if let (Some(before), Some(after)) = (change.previous.ring_id, change.current.ring_id) {
@@ -598,7 +600,7 @@ impl Watched {
         Ok(())
     }
 
-    /// What waits in a connection when it ends is not told.
+    /// Checks that notifications that wait in a connection when it ends are not published.
     fn check_end_of_connection(&mut self) -> Checked {
         let Some(last) = self.hung_up_at.take() else { return Ok(()) };
         let changes = self.listeners.all.since(self.changes);
@@ -623,7 +625,7 @@ impl Watched {
     }
 }
 
-/// What was told since the last settling.
+/// Formats the changes since the last settling.
 impl fmt::Display for Watched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "actor on node {}, told since it settled:", self.node)?;
@@ -664,7 +666,7 @@ fn change(cluster: &Cluster, verb: &Verb) -> Result<(), sim::Error> {
     }
 }
 
-/// Whether this error tells that reason.
+/// Whether this error has that reason.
 fn is_for(error: &sim::Error, refused: &Refused) -> bool {
     match (error, refused) {
         (sim::Error::NoNode { node, .. }, Refused::NoNode(id))

@@ -1,5 +1,5 @@
-//! Who may say that there is quorum, by the rules of votequorum, written down as plainly as they
-//! are said: it knows no notifications, no connections and no ring ids.
+//! A model of the nodes that may report quorum, by the rules of votequorum in their simplest form.
+//! It knows no notifications, no connections and no ring ids.
 
 use std::collections::BTreeSet;
 
@@ -21,31 +21,31 @@ pub(crate) struct Node {
     pub(crate) id: u32,
     pub(crate) daemon: Daemon,
     link: usize,
-    /// A number for the membership that it is in; no two have the same.
+    /// A unique number of the membership that the node is in.
     ring: u64,
-    /// Who is in it.
+    /// The members of that membership.
     pub(crate) members: Vec<u32>,
-    /// What it tells its clients about quorum.
+    /// The quorum that it reports to its clients.
     pub(crate) quorate: bool,
-    /// Whether that is about this membership.
+    /// Whether that quorum is about this membership.
     pub(crate) decided: bool,
-    /// Whether it or somebody it has met has seen all nodes, since it started.
+    /// Whether it, or a node that it has met, has seen all nodes since it started.
     seen_all: bool,
-    /// Who has been with it through every ring since the last decision.
+    /// The nodes that have been in every ring with it since the last decision.
     companions: BTreeSet<u32>,
-    /// How many actors watch it.
+    /// The number of actors that watch it.
     pub(crate) actors: usize,
-    /// It has started, and finds the others once its actors have seen it alone.
+    /// Whether it has started and is alone until its actors have received that.
     pub(crate) alone: bool,
-    /// The ring whose members have not noticed yet that it restarted.
+    /// The ring whose members have not yet noticed that it restarted.
     unnoticed: Option<u64>,
     faults: Faults,
 
-    /// Whether it has told anything since this was last taken back.
+    /// Whether it has sent any notification since the last reset.
     pub(crate) told: bool,
-    /// Whether quorum was lost, or may have been, in what it has told.
+    /// Whether quorum was lost, or may have been, in what it has sent.
     pub(crate) broke: bool,
-    /// Whether its connections ended.
+    /// Whether its connections have ended.
     pub(crate) hung_up: bool,
 }
 
@@ -63,7 +63,7 @@ struct Faults {
     server_uid: u32,
 }
 
-/// Why a verb has to be refused.
+/// The reason why a verb must be refused.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Refused {
     NoNode(u32),
@@ -112,7 +112,7 @@ impl Model {
         &mut self.nodes[id as usize - 1]
     }
 
-    /// What a client that connects to a node is refused with.
+    /// Returns the error with which a node refuses a client.
     pub(crate) fn refusal(&self, id: u32) -> Option<Error> {
         let node = self.node(id);
         if node.daemon == Daemon::Down {
@@ -131,7 +131,7 @@ impl Model {
         track_start.map(Error::TrackStart)
     }
 
-    /// What a verb does to the cluster.
+    /// Applies a verb to the cluster.
     pub(crate) fn apply(&mut self, verb: &Verb) -> Result<(), Refused> {
         match verb {
             Verb::Partition(groups) => {
@@ -169,7 +169,8 @@ impl Model {
                 self.expect(*id, &[Daemon::Running, Daemon::Paused])?;
                 let node = self.node_mut(*id);
                 node.hung_up = true;
-                // Who is restarted again, before anybody noticed the first time, is still not.
+                // A node that is restarted again before the first restart was noticed is still
+                // unnoticed.
                 let on = if node.alone { node.unnoticed } else { Some(node.ring) };
                 node.unnoticed = on.filter(|_| node.daemon == Daemon::Running && node.decided);
                 self.start(*id);
@@ -182,7 +183,7 @@ impl Model {
                 self.expect(*id, &[Daemon::Paused])?;
                 let node = self.node_mut(*id);
                 node.daemon = Daemon::Running;
-                // Those it was alone for may be gone.
+                // The actors for which it was alone may have ended.
                 node.alone &= node.actors > 0;
             }
             Verb::ExpectedVotes(0) => return Err(Refused::NoVotes),
@@ -216,15 +217,15 @@ impl Model {
         Ok(())
     }
 
-    /// Takes back what the nodes have told since the last time.
+    /// Resets the record of what the nodes have sent.
     pub(crate) fn take_back(&mut self) {
         for node in &mut self.nodes {
             (node.told, node.broke, node.hung_up) = (false, false, false);
         }
     }
 
-    /// All actors have done what there was to do: who waited for them finds the others. How many
-    /// that were.
+    /// Lets all actors finish: nodes that waited for them find the others. Returns the number of
+    /// those nodes.
     pub(crate) fn settle(&mut self) -> usize {
         let mut found = 0;
         for node in self.nodes.iter_mut().filter(|node| node.daemon == Daemon::Running) {
@@ -249,7 +250,7 @@ impl Model {
         if wanted.contains(&daemon) { Ok(()) } else { Err(Refused::State(id, daemon)) }
     }
 
-    /// A daemon starts on a ring of its own, and decides for itself.
+    /// Starts a daemon on its own ring, where it decides for itself.
     fn start(&mut self, id: u32) {
         self.rings += 1;
         let (ring, waits_for_all) = (self.rings, self.waits_for_all);
@@ -263,7 +264,7 @@ impl Model {
         self.decide(&[id]);
     }
 
-    /// Has those who can hear each other be in one membership, and decide about quorum.
+    /// Puts nodes that reach each other into one membership, and lets them decide about quorum.
     fn update(&mut self) {
         for group in self.groups() {
             if !self.is_formed(&group) {
@@ -275,7 +276,7 @@ impl Model {
         }
     }
 
-    /// Who can hear each other.
+    /// Returns the groups of nodes that reach each other.
     fn groups(&self) -> BTreeSet<Vec<u32>> {
         let running = || self.nodes.iter().filter(|node| node.daemon == Daemon::Running);
         let hears = |a: &Node, b: &Node| a.id == b.id || (a.link == b.link && !a.alone && !b.alone);
@@ -283,7 +284,7 @@ impl Model {
         running().map(group).collect()
     }
 
-    /// Whether these are in one membership, as far as they have noticed.
+    /// Whether these nodes are in one membership, as far as they have noticed.
     fn is_formed(&self, group: &[u32]) -> bool {
         let first = self.node(group[0]);
         let there = |id: &u32| {
@@ -305,7 +306,7 @@ impl Model {
             let node = self.node_mut(*id);
             node.companions = &node.companions & &along;
             let others = self.nodes.len() - self.node(*id).companions.len();
-            // A vote each: the others may have been quorate without this node.
+            // With one vote for each node: the others may have been quorate without this node.
             let may_be = if self.two_node && self.nodes.len() == 2 {
                 others > 0
             } else {
@@ -324,7 +325,7 @@ impl Model {
         if !self.provider {
             return;
         }
-        // With those who restarted unnoticed.
+        // Includes the nodes whose restart was not noticed.
         let members = self.node(group[0]).members.clone();
         let seen_all =
             members.len() == self.nodes.len() || group.iter().any(|id| self.node(*id).seen_all);
@@ -337,12 +338,13 @@ impl Model {
             node.quorate = quorate;
             node.decided = true;
             node.companions = members.iter().copied().collect();
-            // Who has lost quorum waits for all again.
+            // A node that has lost quorum waits for all nodes again.
             node.seen_all = !waits_for_all || quorate;
         }
     }
 
-    /// More than half of the nodes, of one vote each; one of two is enough with `two_node`.
+    /// Whether these are more than half of the nodes, with one vote each; with `two_node` one of
+    /// two is enough.
     fn has_votes(&self, group: &[u32]) -> bool {
         2 * group.len() > self.nodes.len() || (self.two_node && self.nodes.len() == 2)
     }

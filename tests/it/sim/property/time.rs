@@ -1,5 +1,5 @@
-//! The same histories with what time does: the lease, the grace for a late decision, the time that
-//! quorum must have lasted. Who may be called quorate, and when, is written down here from the
+//! The same histories with the effects of time: the lease, the grace for a late decision, the time
+//! that quorum must have lasted. When a node may be called quorate is written here from the
 //! guarantees.
 
 use std::time::Duration;
@@ -20,14 +20,14 @@ use super::{
     model::{Daemon, Model},
 };
 
-/// How long an actor may take to notice what its daemon has said, or that it is gone: a tick; and up to
-/// a second more until a daemon that was away for over a minute is found again, and joins the others.
+/// How long an actor may take to notice a report of its daemon or its end: a tick, and up to one
+/// more second until a daemon that was away for over a minute is found again and joins the others.
 const NOTICED: Duration = Duration::from_millis(1300);
 
-/// How often everybody is asked.
+/// How often every actor is checked.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Longer than it takes to connect and to be told, once nothing is in the way.
+/// Longer than it takes to connect and to receive the state without a fault.
 const CONNECTED: Duration = Duration::from_millis(2500);
 
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ fn settings() -> impl Strategy<Value = Settings> {
 fn no_reader_sees_quorum_after_its_deadlines() {
     let (mut config, seed) = config();
     let all = config.cases;
-    // Each takes ten times as long as one without time.
+    // Each history takes ten times as long as one without time.
     config.cases /= 10;
     let cases = config.cases;
     let system = System::new();
@@ -80,17 +80,17 @@ fn no_reader_sees_quorum_after_its_deadlines() {
     assert!(cases < 100 || enough, "hardly anything happened");
 }
 
-/// What was seen in all histories, to know that it was.
+/// Counts of what happened in all histories, to prove that it did.
 #[derive(Debug, Default)]
 struct Tally {
     quorate: u64,
-    /// A daemon has been silent for longer than the lease.
+    /// How often a daemon was silent for longer than the lease.
     unheard: u64,
-    /// A decision has been late for longer than the grace.
+    /// How often a decision was later than the grace.
     overdue: u64,
-    /// Guards that had to be invalid.
+    /// The number of guards that had to be invalid.
     guards: u64,
-    /// Quorum had to be told.
+    /// How often quorum had to be published.
     expected: u64,
 }
 
@@ -113,7 +113,7 @@ async fn play(
             break;
         }
     }
-    // Whatever is left must not disturb the next one.
+    // The remaining actors must not disturb the next history.
     for watched in watched {
         watched.quorum.stop().await;
     }
@@ -137,7 +137,7 @@ async fn act(
     }
     note(model, watched, now);
     look(watched, now + SETTLE, false, tally).await?;
-    // What follows from it may have happened at any time since.
+    // Its effects may have happened at any time since.
     model.settle();
     note(model, watched, now);
     look(watched, Instant::now() + pause, true, tally).await
@@ -150,7 +150,7 @@ fn note(model: &mut Model, watched: &mut [Watched], now: Instant) {
     model.take_back();
 }
 
-/// Looks at everybody until then. `settled`: whether the model knows what they were told.
+/// Checks every actor until then. `settled` is whether the model knows what they received.
 async fn look(
     watched: &mut [Watched],
     until: Instant,
@@ -168,22 +168,22 @@ async fn look(
     }
 }
 
-/// An actor, and since when what has been true of its node.
+/// An actor, and since when each fact about its node has held.
 struct Watched {
     node: u32,
     quorum: QuorumHandle,
     settings: Settings,
-    /// The daemon is gone, or has said that there is no quorum.
+    /// Since when the daemon has been gone or has reported no quorum.
     denied: Option<Instant>,
     silent: Option<Instant>,
     undecided: Option<Instant>,
-    /// The daemon has said without a break that there is quorum.
+    /// Since when the daemon has reported quorum without a break.
     quorate: Option<Instant>,
-    /// The same before what is happening now, and whether there was a gain before that was known:
-    /// it may have come before anything happened.
+    /// The same before the current step, and whether there was a gain before that was known: it may
+    /// have come before anything happened.
     quorate_before: Option<Instant>,
     gained_early: bool,
-    /// Everything has spoken for quorum.
+    /// Since when all conditions for quorum have been met.
     sound: Option<Instant>,
     was_quorate: bool,
     guards: Vec<Guard>,
@@ -192,7 +192,7 @@ struct Watched {
 struct Guard {
     guard: QuorumGuard,
     taken: Instant,
-    /// When what it vouches for was over.
+    /// When the period that the guard proves was over.
     over: Option<Instant>,
     was_invalid: bool,
 }
@@ -228,7 +228,7 @@ impl Watched {
         }
     }
 
-    /// Takes note of what the model says of its node since then.
+    /// Records what the model reports about its node since then.
     fn note(&mut self, model: &Model, now: Instant) {
         let node = model.node(self.node);
         let since = |before: Option<Instant>, holds: bool| before.or(Some(now)).filter(|_| holds);
@@ -239,8 +239,8 @@ impl Watched {
         if node.broke || node.hung_up {
             self.over(now);
         }
-        // Whatever is told may be an interruption: with next to no grace each membership is, and of a
-        // restart it is not known whether it was noticed.
+        // Any notification may be an interruption: with hardly any grace each membership is, and it
+        // is not known whether a restart was noticed.
         if node.told {
             self.sound = None;
         }
@@ -249,10 +249,10 @@ impl Watched {
         self.sound = since(self.sound, accepted && node.decided && self.denied.is_none());
     }
 
-    /// From then on nobody can vouch for the quorum that there was.
+    /// Records that the quorum before this moment can no longer be proved.
     fn over(&mut self, when: Instant) {
         (self.quorate, self.sound) = (None, None);
-        // What was taken since may have been taken after it.
+        // A guard taken since may have been taken after it.
         self.guards.retain(|guard| guard.taken <= when);
         for guard in &mut self.guards {
             guard.over.get_or_insert(when);
@@ -294,7 +294,7 @@ impl Watched {
             prop_assert!(quorate, "corosync says yes: {}", self.told());
         }
         tally.quorate += u64::from(quorate);
-        // A gain that came before the model knew is looked at when it does.
+        // A gain that came before the model knew of it is checked when it does.
         self.was_quorate = quorate && (settled || self.was_quorate);
         for guard in &mut self.guards {
             let valid = guard.guard.is_valid();
