@@ -5,6 +5,7 @@
 #![doc = "[guide]: crate::guide"]
 #![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
+#![warn(clippy::too_many_lines)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod actor;

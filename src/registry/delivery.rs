@@ -35,15 +35,21 @@ pub(super) struct Subscription {
 pub(super) struct Delivery {
     /// `None` once the subscription has ended.
     subscriber: Option<Subscriber>,
-    /// The snapshot of the last message that was sent.
-    pub(super) last_sent: Option<Arc<Snapshot>>,
-    /// The number of messages that were sent.
-    sent: u64,
+    pub(super) progress: Progress,
     /// Resolves when the message in the mailbox has been handled or never will be. Dropping it
     /// earlier takes the message back (actix `address/envelope.rs`). After the message was handled,
     /// the future stays until the next publication: the publisher allocated it, so the publisher
     /// frees or reuses it at the least cost.
     pub(super) in_mailbox: Option<InMailbox>,
+}
+
+/// How far a subscriber has come.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// The snapshot of the last message that was sent.
+    pub(super) last_sent: Option<Arc<Snapshot>>,
+    /// The number of messages that were sent.
+    sent: u64,
 }
 
 /// Exempt from the task's budget: an exhausted budget would wake the delivery again at once, for
@@ -52,8 +58,11 @@ type InMailbox = Pin<Box<Unconstrained<RecipientRequest<QuorumChanged>>>>;
 
 impl Subscription {
     pub(super) fn new(id: SubscriptionId, history: Arc<History>, subscriber: Subscriber) -> Self {
-        let delivery =
-            Delivery { subscriber: Some(subscriber), last_sent: None, sent: 0, in_mailbox: None };
+        let delivery = Delivery {
+            subscriber: Some(subscriber),
+            progress: Progress::default(),
+            in_mailbox: None,
+        };
         Self {
             id,
             history,
@@ -88,7 +97,7 @@ impl Subscription {
         // Dropped without the lock: dropping takes the message back, which calls `deliver`.
         let _waiting = {
             let mut delivery = self.delivery.lock();
-            delivery.last_sent = None;
+            delivery.progress.last_sent = None;
             delivery.in_mailbox.take()
         };
     }
@@ -116,21 +125,19 @@ impl Delivery {
             if self.in_mailbox.is_some() {
                 // An async handler may run on after it has dropped the message. A subscriber that
                 // keeps the message wakes the subscription when it has handled it: see `wake`.
-                if subscription.last_acked.load(Ordering::Acquire) < self.sent
+                if subscription.last_acked.load(Ordering::Acquire) < self.progress.sent
                     && !self.is_handled(&Waker::from(Arc::clone(subscription)))
                 {
                     // A handler's future outlives its actor and may hold the message for ever.
                     return self.is_alive();
                 }
-                if matches!(initiator, Initiator::Subscriber) && self.is_up_to_date(subscription) {
+                if matches!(initiator, Initiator::Subscriber)
+                    && self.progress.is_up_to_date(&subscription.history)
+                {
                     return true;
                 }
             }
-            if self
-                .last_sent
-                .as_ref()
-                .is_some_and(|last_sent| last_sent.connection == Connection::Stopped)
-            {
+            if self.progress.has_ended() {
                 // The last message was sent: release the subscriber's actor.
                 self.subscriber = None;
             }
@@ -149,26 +156,10 @@ impl Delivery {
                 return false;
             }
             let latest = if let Initiator::Publisher(latest) = initiator { latest } else { None };
-            let is_next = |last_sent: &mut _| {
-                latest.is_some_and(|latest| Arc::ptr_eq(last_sent, &latest.previous))
-            };
-            let next = match (latest, self.last_sent.take_if(is_next)) {
-                // Cheaper than a clone: it reuses the reference to the previous snapshot.
-                (Some(latest), Some(last_sent)) => Some(latest.clone_from_previous(last_sent)),
-                _ => subscription.history.next_after(self.last_sent.as_ref()),
-            };
-            let Some(mut change) = next else {
+            let Some(change) = self.progress.next_message(subscription, latest) else {
                 self.in_mailbox = None;
                 return true;
             };
-            #[cfg(feature = "metrics")]
-            if change.missed > 0 {
-                subscription.history.conflated.fetch_add(1, Ordering::AcqRel);
-            }
-            self.sent += 1;
-            self.last_sent = Some(Arc::clone(&change.current));
-            change.receipt =
-                AckOnDrop::new(Arc::clone(subscription) as Arc<dyn Acknowledge>, self.sent);
             // After the last message the subscriber's actor is still to be released.
             let something_follows = change.current.connection == Connection::Stopped
                 || subscription.history.is_ahead_of(&change.current);
@@ -197,14 +188,6 @@ impl Delivery {
         }
     }
 
-    /// Whether the subscriber was sent the latest change and more may follow.
-    fn is_up_to_date(&self, subscription: &Subscription) -> bool {
-        self.last_sent.as_ref().is_some_and(|last_sent| {
-            last_sent.connection != Connection::Stopped
-                && !subscription.history.is_ahead_of(last_sent)
-        })
-    }
-
     /// Whether the message in the mailbox has been handled. If not, `waker` is woken later.
     fn is_handled(&mut self, waker: &Waker) -> bool {
         let context = &mut Context::from_waker(waker);
@@ -213,6 +196,47 @@ impl Delivery {
             self.in_mailbox = None;
         }
         self.in_mailbox.is_none()
+    }
+}
+
+impl Progress {
+    /// Returns the next message, if the subscriber has not received all of them. `latest` saves a look
+    /// at the history if it is the next one.
+    fn next_message(
+        &mut self,
+        subscription: &Arc<Subscription>,
+        latest: Option<&QuorumChanged>,
+    ) -> Option<QuorumChanged> {
+        let is_next = |last_sent: &mut _| {
+            latest.is_some_and(|latest| Arc::ptr_eq(last_sent, &latest.previous))
+        };
+        let next = match (latest, self.last_sent.take_if(is_next)) {
+            // Cheaper than a clone: it reuses the reference to the previous snapshot.
+            (Some(latest), Some(last_sent)) => Some(latest.clone_from_previous(last_sent)),
+            _ => subscription.history.next_after(self.last_sent.as_ref()),
+        };
+        let mut change = next?;
+        #[cfg(feature = "metrics")]
+        if change.missed > 0 {
+            subscription.history.conflated.fetch_add(1, Ordering::AcqRel);
+        }
+        self.sent += 1;
+        self.last_sent = Some(Arc::clone(&change.current));
+        let acknowledge = Arc::clone(subscription) as Arc<dyn Acknowledge>;
+        change.receipt = AckOnDrop::new(acknowledge, self.sent);
+        Some(change)
+    }
+
+    /// Whether the subscriber was sent everything, and more may follow.
+    fn is_up_to_date(&self, history: &History) -> bool {
+        self.last_sent.as_ref().is_some_and(|last_sent| {
+            last_sent.connection != Connection::Stopped && !history.is_ahead_of(last_sent)
+        })
+    }
+
+    /// Whether the last message of all was sent.
+    fn has_ended(&self) -> bool {
+        self.last_sent.as_ref().is_some_and(|last_sent| last_sent.connection == Connection::Stopped)
     }
 }
 

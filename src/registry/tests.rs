@@ -248,7 +248,7 @@ fn a_stuck_subscriber_uses_no_memory_and_then_receives_the_latest_state() {
             let subscriptions = shared.registry.subscriptions.lock();
             let delivery = subscriptions[0].delivery.lock();
             assert!(delivery.in_mailbox.is_some());
-            assert_eq!(delivery.last_sent.as_ref().unwrap().sequence, 1);
+            assert_eq!(delivery.progress.last_sent.as_ref().unwrap().sequence, 1);
         }
         stuck.stuck.store(false, Ordering::Release);
         let change = stuck.next().await;
