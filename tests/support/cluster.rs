@@ -213,12 +213,22 @@ impl Cluster {
         self.switch.ip(&lines.collect::<String>());
     }
 
-    /// Changes the configuration of all nodes, and has those that run reload it.
+    /// Changes the configuration of all nodes, and makes the running nodes reload it. Returns once each
+    /// of them has: a reload that is still on its way would read the next configuration.
     #[track_caller]
     pub fn reload(&self, change: impl Fn(&mut Config)) {
         self.nodes.values().for_each(|node| node.corosync.configure(&change));
-        let running = self.nodes.values().find(|node| node.corosync.exit_status().is_none());
-        running.expect("a node runs").corosync.reload();
+        let running = self.nodes.values().filter(|node| node.corosync.answers());
+        let running: Vec<_> = running.map(|node| (node, node.corosync.reloads())).collect();
+        let (first, _) = running.first().expect("a node runs");
+        first.corosync.reload();
+        for (node, before) in running {
+            eventually("the node reloads its configuration", || {
+                (node.corosync.reloads() > before).then_some(())
+            });
+            // The daemon answers this after the reload.
+            node.corosync.knet_is_connected(node.id);
+        }
     }
 
     pub fn kill(&self, id: u32) {

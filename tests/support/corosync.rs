@@ -183,6 +183,11 @@ impl Corosync {
         self.tool_ok("corosync-cfgtool", &["-R"]);
     }
 
+    /// The number of reloads that the daemon has logged.
+    pub fn reloads(&self) -> usize {
+        self.log().matches("Config reload requested").count()
+    }
+
     /// Allows a user other than root to connect.
     #[track_caller]
     pub fn let_in(&self, user: &str) {
