@@ -1,9 +1,10 @@
 //! `quorum-watch exec`
 
 use std::{
-    io,
+    io::{self, Write as _},
     os::unix::process::ExitStatusExt,
     process::{ExitCode, ExitStatus},
+    thread,
     time::Duration,
 };
 
@@ -75,8 +76,18 @@ async fn try_run(quorum: &QuorumHandle, exec: &Exec) -> io::Result<u8> {
         ended = child.wait() => Ok(code(ended?)),
         () = lost => {
             let what = if guard.is_valid() { "quorum is no longer exclusive" } else { "quorum was lost" };
-            eprintln!("quorum-watch: {what}: {}", quorum.snapshot());
+            // Standard error may block: it must not keep the command running.
+            let message = format!("quorum-watch: {what}: {}", quorum.snapshot());
+            let printing = thread::spawn(move || {
+                let _ = writeln!(io::stderr(), "{message}");
+            });
             end(&mut child, Signal::TERM, exec.grace).await?;
+            let printed = async {
+                while !printing.is_finished() {
+                    sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let _ = timeout(Duration::from_millis(500), printed).await;
             Ok(NO_QUORUM)
         }
         signal = signals.next() => Ok(code(end(&mut child, signal, exec.grace).await?)),

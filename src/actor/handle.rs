@@ -208,6 +208,7 @@ impl QuorumHandle {
     /// }
     /// ```
     pub fn subscribe(&self, subscriber: impl Into<Subscriber>) -> SubscriptionId {
+        self.shared.publish_expiry();
         self.shared.registry.subscribe(subscriber.into())
     }
 
@@ -262,6 +263,7 @@ impl QuorumHandle {
     /// }
     /// ```
     pub fn resend(&self, id: SubscriptionId) -> bool {
+        self.shared.publish_expiry();
         self.shared.registry.resend(id)
     }
 
@@ -401,6 +403,7 @@ impl QuorumHandle {
     /// }
     /// ```
     pub fn changes(&self) -> impl Stream<Item = QuorumChanged> + Send + Unpin + use<> {
+        self.shared.publish_expiry();
         let (history, latest) = (Arc::clone(&self.shared.history), self.shared.watch());
         // Taken at the call, so the stream has every later change, however late it is polled.
         let first = history.first();

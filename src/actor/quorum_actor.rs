@@ -324,6 +324,7 @@ impl Handler<Subscribe> for QuorumActor {
     type Result = MessageResult<Subscribe>;
 
     fn handle(&mut self, subscribe: Subscribe, _: &mut Context<Self>) -> Self::Result {
+        self.shared.publish_expiry();
         MessageResult(self.shared.registry.subscribe(subscribe.0))
     }
 }

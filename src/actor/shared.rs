@@ -105,7 +105,7 @@ impl Shared {
     /// Applies an event and publishes the change, if there is one. Returns the moment at which time
     /// alone will change something.
     pub(crate) fn publish(&self, event: Event) -> Option<Moment> {
-        let (changes, deadline) = {
+        let (changes, deadline, is_shortened) = {
             // The lock is held until the change is in the history, which keeps the changes in
             // order.
             let mut tracker = self.tracker.lock();
@@ -114,8 +114,14 @@ impl Shared {
             // This thread may not have run at the moment at which the lease expired.
             let has_lapsed = self.lease.has_lapsed(before);
             let second = has_lapsed.then(|| self.apply(&mut tracker, Event::Lapsed)).flatten();
-            ([change, second], tracker.deadline())
+            let until = self.lease.granted().0;
+            let is_shortened = until != Moment::default() && until < before.0;
+            ([change, second], tracker.deadline(), is_shortened)
         };
+        if is_shortened && changes.iter().all(Option::is_none) {
+            // A task that sleeps until the old deadline wakes, also if no further event follows.
+            foreign::contain(|| self.latest.send_modify(|_| {}));
+        }
         if let Some((change, _)) = changes.iter().flatten().last() {
             // Without the lock, because this runs the wakers of waiting tasks.
             let sequence = change.current.sequence;
@@ -192,6 +198,14 @@ impl Shared {
     pub(crate) fn web_state<T: Default + Send + Sync + 'static>(&self) -> &T {
         let state = self.web.get_or_init(|| Box::new(T::default()));
         state.downcast_ref().expect("the web routes keep one type")
+    }
+
+    /// Publishes that a deadline has passed, if the actor has not yet: a new subscriber must not start
+    /// with a state that no reader believes any more.
+    pub(crate) fn publish_expiry(&self) {
+        if self.history.current().quorum.is_quorate() && !self.is_quorate() {
+            self.publish(Event::Tick);
+        }
     }
 
     pub(crate) fn is_quorate(&self) -> bool {
@@ -408,5 +422,118 @@ mod tests {
             left: Vec::new(),
         }));
         assert!(shared.is_quorate() && shared.lease.remaining() <= grace);
+    }
+
+    /// The actor dies just after a read has shortened a deadline without a change of the snapshot.
+    #[test]
+    #[expect(clippy::too_many_lines, reason = "one course of events")]
+    fn lost_is_on_time_if_a_read_shortens_the_deadline_and_nothing_follows() {
+        use crate::link::ring_watch::{RingCounters, RingReading, RingUpdate};
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let policy = BeliefPolicy {
+            lease: HOUR,
+            settle_grace: Duration::from_millis(100),
+            stable_after: Duration::ZERO,
+            trust_two_node: true,
+        };
+        let shared = Arc::new(Shared::new(policy, Clock::System));
+        let now = || Clock::System.now();
+        let ring = |seq| RingId { node_id: NodeId(1), seq };
+        let decide = |seq| {
+            let list = Notification::Nodelist {
+                ring_id: ring(seq),
+                members: vec![NodeId(1)],
+                joined: vec![],
+                left: vec![],
+            };
+            let drained_at = now();
+            shared.publish(Event::Notified { notification: list, drained_at });
+            let quorum = Notification::Quorum {
+                quorate: true,
+                ring_id: ring(seq),
+                members: vec![NodeId(1)],
+            };
+            shared.publish(Event::Notified { notification: quorum, drained_at });
+        };
+        let tokens = std::cell::Cell::new(0);
+        let read = |op: u64| {
+            tokens.set(tokens.get() + 1);
+            let reading = RingReading {
+                connection: 0,
+                asked_at: now(),
+                answered_at: now(),
+                counters: RingCounters {
+                    gather_entered: op,
+                    operational_entered: op,
+                    token_lost: 0,
+                },
+                tokens: tokens.get(),
+                token: Duration::from_millis(3000),
+                consensus: Duration::from_millis(400),
+                configured_votes: None,
+            };
+            shared.publish(Event::Ring(RingUpdate::Read(reading)));
+        };
+        shared.publish(Event::Connected { has_provider: true, asked_at: now(), watched: true });
+        let answer = || crate::link::probe::Answer {
+            asked_at: now(),
+            quorate: true,
+            local: Some(NodeId(1)),
+            votes: Some({
+                let mut v = crate::libquorum::Votes::default();
+                (v.quorum, v.total, v.expected, v.highest_expected) = (1, 1, 1, 1);
+                v.members = vec![(NodeId(1), 1)];
+                v
+            }),
+        };
+        decide(9);
+        std::thread::sleep(Duration::from_millis(5));
+        shared.publish(Event::Answered(answer()));
+        for _ in 0..4 {
+            read(1);
+            std::thread::sleep(Duration::from_millis(60));
+        }
+        assert!(shared.is_quorate());
+        decide(13);
+        assert!(shared.is_quorate(), "{}", shared.snapshot());
+        let guard = crate::actor::QuorumGuard::new(&shared).unwrap();
+        runtime.block_on(async {
+            let since = std::time::Instant::now();
+            let lost = async {
+                guard.lost().await;
+                since.elapsed()
+            };
+            let then = async {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                read(2); // and nothing more: the actor is stuck
+                while guard.is_valid() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                since.elapsed()
+            };
+            let (lost, invalid) = futures_util::future::join(lost, then).await;
+            assert!(
+                lost < invalid + Duration::from_secs(1),
+                "lost() {lost:?}, invalid {invalid:?}"
+            );
+        });
+    }
+
+    #[test]
+    fn a_subscriber_that_comes_after_a_deadline_is_not_told_of_a_gain() {
+        let lease = Duration::from_millis(50);
+        let policy = BeliefPolicy {
+            lease,
+            settle_grace: HOUR,
+            stable_after: Duration::ZERO,
+            trust_two_node: true,
+        };
+        let shared = quorate(policy);
+        while shared.is_quorate() {
+            std::thread::yield_now();
+        }
+        shared.publish_expiry();
+        let first = shared.history.first();
+        assert!(!first.is_gain(), "{first}");
     }
 }

@@ -22,6 +22,8 @@ struct State {
     /// The sockets of the connections. Each one is open as long as it is listed here.
     sockets: Vec<RawFd>,
     connecting: Option<Attempt>,
+    /// The last attempt was interrupted: its error says nothing about the server.
+    was_interrupted: bool,
 }
 
 /// A connection attempt. Only the library knows its socket.
@@ -74,6 +76,11 @@ impl Canceller {
         }
     }
 
+    /// Whether the last attempt was interrupted.
+    pub(super) fn was_interrupted(&self) -> bool {
+        self.0.lock().was_interrupted
+    }
+
     pub(crate) fn is_cancelled(&self) -> bool {
         self.0.lock().is_cancelled
     }
@@ -85,6 +92,7 @@ impl Canceller {
             return Err(Error::Unresponsive);
         }
         state.connecting = Some(Attempt { service, before });
+        state.was_interrupted = false;
         Ok(())
     }
 
@@ -110,6 +118,7 @@ impl State {
             server::shut_down(*socket);
         }
         if let Some((stream, _)) = self.attempt() {
+            self.was_interrupted = true;
             server::shut_down(stream.fd);
         }
     }

@@ -172,7 +172,9 @@ fn not_connected(code: Code, service: &[u8], peer: Peer<'_>) -> Error {
         (Some(expected), Some(found)) => {
             return Error::UntrustedServer { found: Some(found), expected };
         }
-        _ if peer.canceller.is_cancelled() => return Error::Unresponsive,
+        _ if peer.canceller.is_cancelled() || peer.canceller.was_interrupted() => {
+            return Error::Unresponsive;
+        }
         _ => {}
     }
     let is_absent = code == Code::NOT_EXIST

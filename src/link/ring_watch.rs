@@ -248,7 +248,11 @@ impl Responder for Reader {
                 Ok(RingUpdate::Read(reading))
             }
             Err(Failed::Transient(error)) => Err(error),
-            Err(Failed::Refused(error)) if self.was_watched => Err(error),
+            // Without a fixed model this connection was made only after libcmap had answered, so the
+            // refusal does not last.
+            Err(Failed::Refused(error)) if self.was_watched || self.trust.model.is_none() => {
+                Err(error)
+            }
             Err(Failed::Refused(error)) => Ok(self.unwatched(&error.to_string())),
             Err(Failed::Unwatchable(why)) => Ok(self.unwatched(&why)),
         }
@@ -293,9 +297,11 @@ impl Reader {
                 key.to_string_lossy()
             ))),
         };
-        let (gather_entered, operational_entered, token_lost, tokens) = (
-            counter(maps.keys.gather_entered)?,
+        // Counters of a new ring are read before those of the old one. A read during a ring change then
+        // shows GATHER, which the next read explains.
+        let (operational_entered, gather_entered, token_lost, tokens) = (
             counter(maps.keys.operational_entered)?,
+            counter(maps.keys.gather_entered)?,
             counter(maps.keys.token_lost)?,
             counter(maps.keys.tokens)?,
         );

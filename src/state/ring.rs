@@ -88,6 +88,8 @@ struct Reads {
     had_gap: bool,
     /// Whether the token moved before. Tokens that waited for a stopped daemon arrive in one burst.
     has_moved: bool,
+    /// When a read last showed that the token had moved.
+    moved_at: Moment,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -182,8 +184,12 @@ impl RingEvidence {
     /// Records a notification of a ring.
     pub(super) fn announce(&mut self, ring_id: RingId, now: Moment) {
         if self.announced != Some(ring_id) {
-            self.announced = Some(ring_id);
-            self.unseen.push(now);
+            // The first notification of a connection is of the ring in which the daemon was before. It
+            // does not explain a ring that forms later.
+            let is_first = self.announced.replace(ring_id).is_none();
+            if !is_first && !matches!(self.watch, Watch::Unwatched) {
+                self.unseen.push(now);
+            }
         }
     }
 
@@ -210,7 +216,7 @@ impl RingEvidence {
             && drained_at >= self.not_before
         {
             let RingReading { token, consensus, .. } = reads.anchor;
-            let until = drained_at.after(token + consensus + settle_grace);
+            let until = drained_at.after((token + consensus).saturating_add(settle_grace));
             self.until = Some(self.until.map_or(until, |before| before.max(until)));
             // Not after a gap: a stopped daemon continues with messages that waited for it.
             let answers = now.since(reads.answered_at) <= reads.longest_gap();
@@ -257,7 +263,7 @@ impl RingEvidence {
             explained == rings || is_prompt || reading.connection == reads.anchor.connection;
         self.phase = if explained > 0 && all_explained { Phase::Decided } else { Phase::Gather };
         // The deadline also applies to an explained ring: a GATHER may have followed the decision.
-        let until = reading.asked_at.after(reading.consensus + settle_grace);
+        let until = reading.asked_at.after(reading.consensus.saturating_add(settle_grace));
         self.until = self.until.map(|before| before.min(until));
         // Later movement does not change what the decision itself proved.
         self.proved_at = self.proved_at.filter(|_| self.proved_by_decision);
@@ -277,13 +283,17 @@ impl RingEvidence {
             return;
         }
         let proved_at = before.asked_at;
-        let lease = reading.token + reading.consensus + settle_grace;
+        let lease = (reading.token + reading.consensus).saturating_add(settle_grace);
         self.token_seen = Some((proved_at, lease));
         let is_about_decision = self.phase == Phase::Decided
             && self.decision.is_some_and(|decision| {
                 proved_at > decision.applied_at && self.announced == Some(decision.ring_id)
             });
-        if is_about_decision && reads.is_trusted(proved_at) && proved_at >= self.not_before {
+        // In a live ring the token returns several times within its timeout. The first movement after a
+        // longer pause may be that of a ring that is still being formed.
+        let was_frozen = proved_at.since(reads.moved_at) > reads.longest_gap();
+        let is_evidence = is_about_decision && !was_frozen && proved_at >= self.not_before;
+        if is_evidence && reads.is_trusted(proved_at) {
             let until = proved_at.after(lease);
             self.until = Some(self.until.map_or(until, |before| before.max(until)));
             if reads.is_long(proved_at) {
@@ -291,6 +301,7 @@ impl RingEvidence {
             }
         }
         reads.has_moved = true;
+        reads.moved_at = reading.answered_at;
         reads.anchor = reading;
     }
 }
@@ -298,7 +309,14 @@ impl RingEvidence {
 impl Reads {
     fn new(anchor: RingReading) -> Self {
         let answered_at = anchor.answered_at;
-        Self { anchor, answered_at, unbroken_since: answered_at, had_gap: false, has_moved: false }
+        Self {
+            anchor,
+            answered_at,
+            unbroken_since: answered_at,
+            had_gap: false,
+            has_moved: false,
+            moved_at: answered_at,
+        }
     }
 
     /// Records a gap in the answers after which other nodes may have excluded this daemon.
@@ -629,5 +647,96 @@ mod tests {
         let mut watched = Watched::for_ms(3_000);
         watched.evidence.unwatch();
         assert_eq!(watched.state(), RingState::Operational, "one that was watched stays so");
+    }
+
+    fn raw(w: &mut Watched, asked: u64, tokens: u64) {
+        let reading = RingReading {
+            connection: w.connection,
+            asked_at: at(asked),
+            answered_at: at(asked),
+            counters: w.counters,
+            tokens,
+            token: ms(TOKEN),
+            consensus: ms(CONSENSUS),
+            configured_votes: None,
+        };
+        w.evidence.expire_at(at(asked));
+        w.evidence.read(reading, ms(GRACE));
+    }
+
+    #[test]
+    fn the_first_announcement_does_not_explain_a_later_ring() {
+        let mut w = Watched::new();
+        w.gather(); // the daemon is in GATHER when we connect, and calls itself quorate on 1.9
+        // the snapshot is applied at 100; the first read was asked for at 90
+        w.decide(9, 100);
+        raw(&mut w, 90, 1);
+        // a ring forms that is not announced (its sync is aborted, or has not come that far)
+        w.operational();
+        raw(&mut w, 160, 1);
+        // tokens of that ring
+        raw(&mut w, 220, 2);
+        raw(&mut w, 280, 3);
+        raw(&mut w, 340, 4);
+        assert_eq!(w.evidence.until(), None, "believed for a ring that was not decided upon");
+    }
+
+    #[test]
+    fn a_read_during_a_ring_change_is_explained_by_the_next_read() {
+        let mut w = Watched::for_ms(3_000);
+        w.counters.gather_entered += 1;
+        w.evidence.announce(ring(13), at(3_050));
+        w.evidence.decide(ring(13), at(3_040), at(3_050), ms(GRACE));
+        raw(&mut w, 3_045, 1000);
+        w.counters.operational_entered += 1;
+        (31..200).for_each(|n| w.read(n * 100));
+        assert_eq!(w.state(), RingState::Operational);
+    }
+
+    #[test]
+    fn a_grace_without_an_end_is_no_error() {
+        let mut w = Watched::for_ms(100);
+        w.evidence.decide(ring(9), at(0), at(0), Duration::MAX);
+        for n in 2..6 {
+            w.tokens += 1;
+            let reading = RingReading {
+                connection: 0,
+                asked_at: at(n * 100),
+                answered_at: at(n * 100),
+                counters: w.counters,
+                tokens: w.tokens,
+                token: ms(TOKEN),
+                consensus: ms(CONSENSUS),
+                configured_votes: None,
+            };
+            w.evidence.read(reading, Duration::MAX);
+        }
+    }
+
+    #[test]
+    fn an_unwatched_ring_keeps_no_announcements() {
+        let mut evidence = RingEvidence::default();
+        evidence.unwatch();
+        (1..1000).for_each(|n| evidence.announce(ring(n), at(n)));
+        assert!(evidence.unseen.len() < 10, "{}", evidence.unseen.len());
+    }
+
+    /// Ring 13 is decided upon and GATHER follows it within one interval of the reads; C later a ring is
+    /// being formed (RECOVERY, whose token moves) when the next read comes.
+    #[test]
+    fn a_token_that_moves_in_recovery_does_not_prove_the_old_ring() {
+        let mut w = Watched::for_ms(3_000);
+        w.gather();
+        w.operational();
+        w.decide(13, 3_050);
+        w.counters.gather_entered += 1; // again
+        w.read_without_token(3_100);
+        for n in 32..=43 {
+            w.read_without_token(n * 100);
+        }
+        let before = (w.evidence.until(), w.evidence.exclusive_until());
+        w.read(4_400); // in RECOVERY: operational_entered has not moved
+        let after = (w.evidence.until(), w.evidence.exclusive_until());
+        assert_eq!(before, after);
     }
 }

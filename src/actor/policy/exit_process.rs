@@ -117,14 +117,14 @@ impl ExitProcess {
 
     fn end(self) -> ! {
         let Self { code, after, grace, stops } = self;
-        let deadline = Instant::now() + grace;
+        let began_at = Instant::now();
         log_bounded(format!("no quorum for {after:?}: ending the process with code {code}"));
         if !stops.is_empty() {
             for stop in stops {
                 // If the thread cannot be started, the process must still exit.
                 let _ = thread::Builder::new().name("quorum-stop".into()).spawn(stop);
             }
-            thread::sleep(deadline.saturating_duration_since(Instant::now()));
+            thread::sleep(grace.saturating_sub(began_at.elapsed()));
             log_bounded(format!("the process has not ended within {grace:?}: exiting"));
         }
         let _ = thread::Builder::new().spawn(|| {
@@ -196,3 +196,18 @@ const LOG_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How long an exit may take.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grace_without_an_end_still_stops_the_parts() {
+        let (stopped, is_stopped) = mpsc::channel();
+        let policy = ExitProcess::with_code(3).grace(Duration::MAX).stop(move || {
+            let _ = stopped.send(());
+        });
+        thread::spawn(move || policy.end());
+        is_stopped.recv_timeout(Duration::from_secs(60)).expect("the part is stopped");
+    }
+}

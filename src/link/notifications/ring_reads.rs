@@ -119,17 +119,17 @@ impl RingReads {
                         crate::foreign::log!(log::Level::Warn, "the ring cannot be read: {error}");
                         self.failed = Some(error);
                     }
-                    Some(RETRY)
+                    RETRY
                 }
             };
-            self.read_at = next.map(|next| self.clock.now().after(next));
+            self.read_at = Some(self.clock.now().after(next));
         }
         true
     }
 
-    /// Returns the delay before the next read, or `None` if there is nothing to read.
-    fn next(&mut self, update: &RingUpdate) -> Option<Duration> {
-        let RingUpdate::Read(reading) = update else { return None };
+    /// Returns the delay before the next read.
+    fn next(&mut self, update: &RingUpdate) -> Duration {
+        let RingUpdate::Read(reading) = update else { return UNWATCHED };
         let last = self.last.replace(reading.clone());
         match last.filter(|last| last.asked_at >= self.hurried_at) {
             Some(last) if last.counters == reading.counters => {
@@ -137,12 +137,12 @@ impl RingReads {
             }
             _ => self.moves = 0,
         }
-        Some(match self.moves {
+        match self.moves {
             CONFIRMED => interval(reading),
             // The read was requested before the last notification, and does not show its effect.
             _ if reading.asked_at < self.hurried_at => Duration::ZERO,
             _ => SECOND_READ,
-        })
+        }
     }
 }
 
@@ -160,6 +160,9 @@ const CONFIRMED: u32 = 2;
 /// How long a read may take before it is late. It takes less than a millisecond, unless the daemon
 /// synchronises, hangs or does not get a processor.
 const LATE: Duration = Duration::from_millis(50);
+
+/// The delay before another read where the ring cannot be watched: libcmap may be installed meanwhile.
+const UNWATCHED: Duration = Duration::from_secs(10);
 
 /// The delay after a failed read.
 const RETRY: Duration = Duration::from_millis(200);
