@@ -49,8 +49,7 @@ impl Corosync {
     /// ```no_run
     /// use actix_quorum::{Corosync, QuorumActor};
     ///
-    /// // SAFETY: only root can write there, and the file is the libquorum of this machine's
-    /// Corosync.
+    /// // SAFETY: only root can write there, and it is the libquorum of this machine's Corosync.
     /// let corosync = unsafe { Corosync::load_from("/opt/corosync/lib/libquorum.so.5") };
     /// let builder = QuorumActor::builder().source(corosync);
     /// ```

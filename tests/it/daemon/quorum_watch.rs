@@ -4,13 +4,16 @@
 use std::{
     env,
     fs::{self, File},
-    io::{BufRead, BufReader, Lines, Read},
+    io::{BufRead, BufReader, Lines, Read, Write, pipe},
     os::fd::{FromRawFd, OwnedFd},
     path::PathBuf,
     process::{Command, Output, Stdio},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    process::{Pid, Signal, kill_process},
+};
 use serde_json::Value;
 
 use crate::support::{Netns, Node, binary, command, eventually, unique_name};
@@ -209,4 +212,25 @@ fn a_command_runs_while_there_is_quorum() {
         assert_eq!(code("--timeout 1", "exit 7"), Some(124), "it does not run");
         node.corosync.expected_votes(1);
     }
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_blocked_standard_error_does_not_keep_the_command_running() {
+    let node = Node::single();
+    // Nobody reads the pipe, and it is full.
+    let (_reader, writer) = pipe().unwrap();
+    let flags = fcntl_getfl(&writer).unwrap();
+    fcntl_setfl(&writer, flags | OFlags::NONBLOCK).unwrap();
+    while (&writer).write(&[0; 4096]).is_ok() {}
+    fcntl_setfl(&writer, flags).unwrap();
+    let mut command = Command::new(program());
+    let shell = "trap 'echo ends; exit' TERM; echo runs; while :; do sleep 0.02; done";
+    command.args(["exec", "--", "sh", "-c", shell]).stdout(Stdio::piped()).stderr(writer);
+    let mut running = node.run(|| command.spawn().unwrap());
+    let mut lines = BufReader::new(running.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "runs");
+    node.corosync.expected_votes(3);
+    assert_eq!(lines.next().unwrap().unwrap(), "ends");
+    assert_eq!(running.wait().unwrap().code(), Some(124));
 }
