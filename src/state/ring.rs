@@ -35,7 +35,8 @@ pub enum RingState {
     /// formed one without a decision. The old decision counts for a short time only.
     Gather,
     /// The counters cannot be read: libcmap is missing, or the daemon does not have them.
-    /// `is_quorate()` then works without this check, and `is_exclusive()` is false.
+    /// `is_quorate()` then works without this check, and `is_exclusive()` is false. The actor tries
+    /// again every 10 s.
     Unwatched,
 }
 

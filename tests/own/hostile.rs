@@ -1006,3 +1006,23 @@ fn hundreds_of_bad_connections_leave_nothing_behind() {
     watcher.stop();
     eventually("no files are left", || dev_shm_entries(client).is_empty().then_some(()));
 }
+
+/// A refused connection to the counters of the ring does not end the ring watch.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_refused_connection_to_the_counters_is_tried_again() {
+    own_process!();
+    let place = Place::new();
+    let server = place.server();
+    let library = 2;
+    server.on("cmap", SET_CURRENT_MAP, &[Step::Reply(Message::reply(10).error(library))]);
+    let watcher = place.watch();
+    server.wait_more(&format!("request cmap {SET_CURRENT_MAP}"), 5);
+    let refused = watcher.rest();
+    assert!(refused.iter().any(|change| change.current.connection == Connection::Connected));
+    assert_never_quorate(&refused);
+    // This server has no counters, which is no refusal.
+    server.behave("cmap");
+    watcher.until_quorum(Quorum::Quorate);
+    assert_eq!(watcher.quorum.snapshot().ring, RingState::Unwatched);
+}
