@@ -16,8 +16,8 @@ use actix_quorum::{FencingToken, QuorumActor, QuorumHandle, sim::Cluster};
 
 /// A value in a file, with the largest fencing token that was ever written with it.
 ///
-/// It stands for storage that all nodes share. Whatever it is, it has to keep the token in the same
-/// transaction as the data, and compare it in that transaction: here a lock on a file beside it.
+/// The file stands for storage that all nodes share. Such storage must compare and store the token in
+/// the same transaction as the data. Here a lock on another file makes the transaction.
 struct Storage {
     directory: PathBuf,
 }
@@ -39,7 +39,7 @@ impl Storage {
         Ok(Some((token.parse().map_err(io::Error::other)?, value.to_owned())))
     }
 
-    /// Writes a value, unless somebody with a larger token has written before.
+    /// Writes a value. Refuses the value if the stored token is larger.
     fn write(&self, token: FencingToken, value: &str) -> io::Result<Result<(), FencingToken>> {
         let lock = File::create(self.directory.join("lock"))?;
         lock.lock()?;

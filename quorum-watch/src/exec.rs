@@ -22,7 +22,7 @@ use crate::{
     reached,
 };
 
-/// There was no quorum, or not long enough.
+/// The exit code if there was no quorum in time, or if quorum was lost.
 const NO_QUORUM: u8 = 124;
 const FAILED: u8 = 125;
 const CANNOT_RUN: u8 = 126;
@@ -94,8 +94,8 @@ async fn try_run(quorum: &QuorumHandle, exec: &Exec) -> io::Result<u8> {
     }
 }
 
-/// A guard that is valid, and exclusive if asked for; `None` after the timeout, or if nothing is left
-/// that watches quorum.
+/// Returns a valid guard, which is exclusive if `wait` requires it. Returns `None` after the timeout, or
+/// if the actor has stopped.
 async fn guarded(quorum: &QuorumHandle, wait: &Wait) -> Option<QuorumGuard> {
     let patience = wait.timeout.unwrap_or(Duration::MAX);
     let without_limit = Wait { timeout: None, ..wait.clone() };
@@ -104,7 +104,7 @@ async fn guarded(quorum: &QuorumHandle, wait: &Wait) -> Option<QuorumGuard> {
             if !reached(quorum, &without_limit).await {
                 return None;
             }
-            // It may have been lost since.
+            // Quorum may have been lost since.
             let guard = quorum.guard();
             if guard.as_ref().is_some_and(|guard| !wait.exclusive || guard.is_exclusive()) {
                 return guard;
@@ -115,7 +115,7 @@ async fn guarded(quorum: &QuorumHandle, wait: &Wait) -> Option<QuorumGuard> {
     timeout(patience, guarded).await.ok().flatten()
 }
 
-/// This signal, then KILL after the grace. Returns when the command has ended.
+/// Sends this signal, and KILL after the grace. Returns when the command has ended.
 async fn end(child: &mut Child, signal: Signal, grace: Duration) -> io::Result<ExitStatus> {
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     // `None` once it has been waited for. No other process has the id before that.
@@ -131,12 +131,12 @@ async fn end(child: &mut Child, signal: Signal, grace: Duration) -> io::Result<E
     }
 }
 
-/// The exit code of a program that a signal has ended, as shells have it.
+/// Returns the exit code that a shell reports for a program that a signal has ended.
 fn killed_by(signal: Signal) -> u8 {
     u8::try_from(128 + signal.as_raw()).unwrap_or(FAILED)
 }
 
-/// As shells have it.
+/// Returns the exit code that a shell reports.
 fn code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED)

@@ -95,7 +95,8 @@ fn code_of(quorum: Quorum) -> ExitCode {
     }
 }
 
-/// Of a wait that has timed out: also a node with quorum has then not what was waited for.
+/// Returns the exit code of a wait that has timed out. A quorate node, too, has then not reached the state
+/// that the wait was for.
 fn code_of_failure(quorum: Quorum) -> ExitCode {
     match quorum {
         Quorum::Quorate | Quorum::Unknown => ExitCode::from(1),

@@ -61,7 +61,7 @@ fn has_votes_of_decision(now: &Snapshot) -> bool {
     now.votes.as_ref().is_some_and(|votes| votes.flags.contains(VoteFlags::QUORATE) == is_quorate)
 }
 
-/// Prints what is known now, and returns the quorum in it.
+/// Prints the current state and returns its quorum.
 pub(crate) fn show(quorum: &QuorumHandle, options: &Options) -> io::Result<Quorum> {
     let now = quorum.snapshot();
     let text = if options.json {

@@ -40,7 +40,7 @@ impl Running {
         seen
     }
 
-    /// Sends a signal, and returns the exit code and the rest of what is printed.
+    /// Sends a signal. Returns the exit code and the remaining output.
     fn end(&mut self, signal: Signal) -> (Option<i32>, Vec<String>) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).unwrap();

@@ -65,12 +65,7 @@ fn flip(shared: &Shared, n: u64) {
 
 fn connected() -> Arc<Shared> {
     let hour = Duration::from_secs(3600);
-    let policy = BeliefPolicy {
-        lease: hour,
-        settle_grace: hour,
-        stable_after: Duration::ZERO,
-        trust_two_node: true,
-    };
+    let policy = BeliefPolicy { lease: hour, settle_grace: hour, ..BeliefPolicy::default() };
     let shared = Arc::new(Shared::new(policy));
     shared.publish(Event::Connected {
         has_provider: true,

@@ -127,12 +127,8 @@ mod tests {
 
     fn tracker() -> Tracker {
         let second = Duration::from_secs(1);
-        let policy = BeliefPolicy {
-            lease: second,
-            settle_grace: second,
-            stable_after: Duration::ZERO,
-            trust_two_node: true,
-        };
+        let policy =
+            BeliefPolicy { lease: second, settle_grace: second, ..BeliefPolicy::default() };
         Tracker::new(policy, NOW.wall)
     }
 

@@ -1025,4 +1025,6 @@ fn a_refused_connection_to_the_counters_is_tried_again() {
     server.behave("cmap");
     watcher.until_quorum(Quorum::Quorate);
     assert_eq!(watcher.quorum.snapshot().ring, RingState::Unwatched);
+    // The counters may appear later.
+    server.wait_more(&format!("request cmap {SET_CURRENT_MAP}"), 1);
 }

@@ -1,4 +1,7 @@
-//! The messages that subscribers receive when the actor ends, or when they restart. In real time.
+//! The messages that subscribers receive when the actor ends or is stuck, or when they restart. In real
+//! time.
+
+use std::time::Duration;
 
 use actix::{
     Actor, ActorContext, Arbiter, AsyncContext, Context, Handler, Message, Supervisor, System,
@@ -160,5 +163,44 @@ fn a_busy_subscriber_receives_a_loss_and_the_end_after_a_stop() {
         drop(quorum);
         drop(held);
         ends("the subscriber", received(subscribers.remove(0))).await;
+    });
+}
+
+/// The actor is stuck, so that it cannot publish that its lease has expired.
+#[test]
+fn a_subscriber_does_not_begin_with_quorum_that_has_expired() {
+    System::new().block_on(async {
+        for begin in ["changes", "subscribe", "resend"] {
+            let (cluster, arbiter) = (Cluster::new(1), Arbiter::new());
+            let quorum = QuorumActor::builder()
+                .source(cluster.node(1))
+                .lease(Duration::from_secs(1))
+                .start_in_arbiter(&arbiter.handle());
+            let (sender, mut first) = mpsc::unbounded_channel();
+            let subscriber = Subscriber(sender).start();
+            let id = (begin == "resend").then(|| quorum.subscribe(subscriber.clone().recipient()));
+            timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate").unwrap();
+            let (unblock, blocked) = std::sync::mpsc::channel::<()>();
+            arbiter.spawn_fn(move || {
+                let _ = blocked.recv();
+            });
+            timeout(DEADLINE, quorum.guard().unwrap().lost()).await.expect("the lease expires");
+            while first.try_recv().is_ok() {}
+            let change = match begin {
+                "changes" => quorum.changes().next().await,
+                _ => {
+                    match id {
+                        Some(id) => assert!(quorum.resend(id)),
+                        None => drop(quorum.subscribe(subscriber.recipient())),
+                    }
+                    timeout(DEADLINE, first.recv()).await.expect("the current state")
+                }
+            };
+            let change = change.expect("the actor lives");
+            assert!(!change.current.quorum.is_quorate(), "{begin}: {change}");
+            drop(unblock);
+            quorum.stop().await;
+            arbiter.stop();
+        }
     });
 }
