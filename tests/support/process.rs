@@ -59,12 +59,18 @@ pub fn rss_kib() -> u64 {
 /// Returns the entries in `/dev/shm` of the connections of the client process `pid` to any libqb
 /// server.
 ///
-/// libqb names them `qb-<server>-<client>-<number>-<random>`.
+/// libqb names them `qb-<server>-<client>-<number>-<random>`, with both process ids.
 pub fn dev_shm_entries(pid: u32) -> Vec<String> {
-    let client = pid.to_string();
-    dev_shm(|name| {
-        name.strip_prefix("qb-").and_then(|rest| rest.split('-').nth(1)) == Some(&client)
-    })
+    dev_shm(|name| client_of(name) == Some(pid))
+}
+
+/// Returns the client in the name of a connection. The log of a daemon in memory is named
+/// `qb-corosync-<server>-blackbox-...` and belongs to no client, though a later process may have
+/// the process id of a daemon that was killed.
+pub fn client_of(name: &str) -> Option<u32> {
+    let mut parts = name.strip_prefix("qb-")?.split('-');
+    let _server: u32 = parts.next()?.parse().ok()?;
+    parts.next()?.parse().ok()
 }
 
 /// Returns the entries in `/dev/shm` that `wanted` accepts.

@@ -22,8 +22,8 @@ use libloading::{Library, Symbol};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::support::{
-    FakeLibquorum, Ipc, Netns, Node, Variant, as_user, command, dev_shm_entries, eventually,
-    fake_libquorum, open_fds, rss_kib, shm_of, small_dev_shm, sweep, unique_name,
+    FakeLibquorum, Ipc, Netns, Node, Variant, as_user, client_of, command, dev_shm_entries,
+    eventually, fake_libquorum, open_fds, rss_kib, shm_of, small_dev_shm, sweep, unique_name,
 };
 
 #[test]
@@ -175,6 +175,13 @@ fn this_process_is_measured() {
     let files: Vec<fs::File> = (0..200).map(|_| fs::File::open("/").unwrap()).collect();
     assert!(open_fds() > files.len());
     assert!(rss_kib() > 100);
+}
+
+#[test]
+fn only_connections_have_a_client() {
+    assert_eq!(client_of("qb-12-345-6-AbCdEf"), Some(345));
+    assert_eq!(client_of("qb-corosync-345-blackbox-data"), None);
+    assert_eq!(client_of("other-12-345-6-AbCdEf"), None);
 }
 
 #[test]
