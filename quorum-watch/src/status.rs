@@ -131,27 +131,40 @@ fn of_votes(votes: &Votes) -> Vec<(&'static str, String)> {
         ),
     )];
     if flags.contains(VoteFlags::QDEVICE_REGISTERED) {
-        let state = match (
-            flags.contains(VoteFlags::QDEVICE_ALIVE),
-            flags.contains(VoteFlags::QDEVICE_CAST_VOTE),
-        ) {
-            (true, true) => "alive, votes",
-            (true, false) => "alive, does not vote",
-            (false, _) => "not alive",
-        };
-        lines.push(("qdevice", format!("{qdevice} votes, {state}")));
+        lines.push(("qdevice", format!("{qdevice} votes, {}", of_qdevice(*flags))));
     }
     let names: Vec<_> = flags.names().collect();
     lines.push(("flags", if names.is_empty() { "none".into() } else { names.join(" ") }));
     lines
 }
 
-/// Its name, its votes, and whether quorum would survive its loss.
+fn of_qdevice(flags: VoteFlags) -> String {
+    let state = match (
+        flags.contains(VoteFlags::QDEVICE_ALIVE),
+        flags.contains(VoteFlags::QDEVICE_CAST_VOTE),
+    ) {
+        (true, true) => "alive and voting",
+        (true, false) => "alive but not voting",
+        (false, _) => "not alive",
+    };
+    let wins = if flags.contains(VoteFlags::QDEVICE_MASTER_WINS) { " (master wins)" } else { "" };
+    format!("{state}{wins}")
+}
+
+/// Its name, its votes, its quorum device, and whether quorum would survive its loss.
 fn member_line(quorum: &QuorumHandle, now: &Snapshot, member: NodeId) -> String {
     let mut line = named(quorum, member);
     if let Some(votes) = now.votes.as_ref().and_then(|votes| votes.of(member)) {
         let s = if votes == 1 { "" } else { "s" };
         let _ = write!(line, ", {votes} vote{s}");
+    }
+    if let Some(votes) = &now.votes
+        && !votes.qdevices.is_empty()
+    {
+        let _ = match votes.qdevice_of(member) {
+            flags if flags.is_empty() => write!(line, ", no qdevice"),
+            flags => write!(line, ", qdevice {}", of_qdevice(flags)),
+        };
     }
     if Some(member) == now.local {
         line.push_str(", this node");
@@ -182,4 +195,38 @@ fn alive(ring: RingState) -> &'static str {
 
 fn yes(yes: bool) -> &'static str {
     if yes { "yes" } else { "no" }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_quorum::testing::ScriptedQuorum;
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn the_state_of_the_quorum_device_is_shown_for_each_member() {
+        let (registered, alive) = (VoteFlags::QDEVICE_REGISTERED, VoteFlags::QDEVICE_ALIVE);
+        let mut votes = Votes::default();
+        (votes.total, votes.expected, votes.highest_expected, votes.quorum) = (4, 4, 4, 3);
+        votes.qdevice = 1;
+        votes.members = [1, 2, 3].map(|node| (NodeId(node), 1)).to_vec();
+        votes.flags = VoteFlags::QUORATE | registered | alive | VoteFlags::QDEVICE_CAST_VOTE;
+        votes.qdevices =
+            vec![(NodeId(1), votes.flags & !VoteFlags::QUORATE), (NodeId(2), registered)];
+        let mut now = Snapshot::new(Quorum::Quorate, "1.9".parse().unwrap(), [1, 2, 3]);
+        now.votes = Some(votes);
+        now.local = Some(NodeId(1));
+        let script = ScriptedQuorum::new(now.clone());
+
+        let text = table(&script.handle(), &now, &Options::parse_from(["quorum-watch"]));
+        for line in [
+            "qdevice   1 votes, alive and voting",
+            "member    1, 1 vote, qdevice alive and voting, this node",
+            "member    2, 1 vote, qdevice not alive",
+            "member    3, 1 vote, no qdevice",
+        ] {
+            assert!(text.lines().any(|shown| shown.starts_with(line)), "{line} in {text}");
+        }
+    }
 }

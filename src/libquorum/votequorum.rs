@@ -77,6 +77,7 @@ impl Votequorum {
             qdevice: info.qdevice_votes,
             configured: None,
             members: Vec::new(),
+            qdevices: Vec::new(),
             flags: VoteFlags::from_bits_retain(info.flags),
         };
         self.update_votes(members, votes)?;
@@ -89,30 +90,41 @@ impl Votequorum {
 
     /// Requests the votes of each member if the members or the sums have changed. Otherwise
     /// requests the votes of one member, in turn, because the votes of two members can change while
-    /// their sum stays the same. Each member needs one request, and hundreds of requests every
+    /// their sum stays the same, and a quorum device can fail on another member. Each member needs one request, and hundreds of requests every
     /// second would be a load.
     fn update_votes(&mut self, members: &[NodeId], votes: Votes) -> Result<(), Error> {
         let (asked, known) = &self.known;
-        let before = known.members.get(self.unchanged % known.members.len().max(1)).copied();
-        let sums = Votes { members: known.members.clone(), ..votes.clone() };
-        if let Some((node, before)) = before.filter(|_| asked == members && *known == sums)
-            && self.votes_of(node)? == Some(before)
-        {
-            self.unchanged += 1;
-            return Ok(());
+        let sums = Votes {
+            members: known.members.clone(),
+            qdevices: known.qdevices.clone(),
+            ..votes.clone()
+        };
+        let next = members.get(self.unchanged % members.len().max(1)).copied();
+        if let Some(node) = next.filter(|_| asked == members && *known == sums) {
+            let before = known.of(node).map(|votes| (votes, known.qdevice_of(node)));
+            if self.votes_of(node)? == before {
+                self.unchanged += 1;
+                return Ok(());
+            }
         }
-        let mut counted = Vec::with_capacity(members.len());
+        let mut counted = Votes { members: Vec::with_capacity(members.len()), ..votes };
         for member in members {
-            counted.extend(self.votes_of(*member)?.map(|votes| (*member, votes)));
+            let Some((votes, qdevice)) = self.votes_of(*member)? else { continue };
+            counted.members.push((*member, votes));
+            counted.qdevices.extend((!qdevice.is_empty()).then_some((*member, qdevice)));
         }
-        self.known = (members.to_vec(), Votes { members: counted, ..votes });
+        self.known = (members.to_vec(), counted);
         Ok(())
     }
 
-    /// Returns the votes of a node, or `None` if it has left meanwhile.
-    fn votes_of(&mut self, node: NodeId) -> Result<Option<u32>, Error> {
+    /// Returns the votes of a node and the state of its quorum device, or `None` if the node has
+    /// left meanwhile.
+    fn votes_of(&mut self, node: NodeId) -> Result<Option<(u32, VoteFlags)>, Error> {
         match self.get_info(node) {
-            Ok(info) => Ok(Some(info.node_votes)),
+            Ok(info) => {
+                let flags = VoteFlags::from_bits_retain(info.flags);
+                Ok(Some((info.node_votes, flags & VoteFlags::QDEVICE)))
+            }
             Err(Error::Request(Code::NOT_EXIST)) => Ok(None),
             Err(error) => Err(error),
         }

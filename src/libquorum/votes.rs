@@ -11,7 +11,7 @@ use super::NodeId;
 
 /// The votes of the cluster, as votequorum counts them on this node (`votequorum_getinfo(3)`).
 ///
-/// In JSON, the votes of the members are an object with the node ids as keys, and `margin` is the
+/// In JSON, `members` and `qdevices` are objects with the node ids as keys, and `margin` is the
 /// result of [`margin`](Self::margin).
 ///
 /// ```
@@ -47,6 +47,11 @@ pub struct Votes {
     /// The votes of each member, ascending by node.
     #[cfg_attr(feature = "serde", serde(deserialize_with = "by_node"))]
     pub members: Vec<(NodeId, u32)>,
+    /// What each member with a quorum device reports about it (the flags that begin with
+    /// `QDEVICE`), ascending by node. After a change, each probe asks about one more member, so
+    /// with the default interval of 1/4 lease the last of `n` members may be `n` probes late.
+    #[cfg_attr(feature = "serde", serde(default, deserialize_with = "by_node"))]
+    pub qdevices: Vec<(NodeId, VoteFlags)>,
     /// The configuration of votequorum and the state of the quorum device.
     pub flags: VoteFlags,
 }
@@ -76,6 +81,13 @@ impl Votes {
     pub fn of(&self, node: NodeId) -> Option<u32> {
         self.members.iter().find(|(member, _)| *member == node).map(|(_, votes)| *votes)
     }
+
+    /// Returns the state of a member's quorum device: the flags that begin with `QDEVICE`, empty if
+    /// it has none or is not a member.
+    pub fn qdevice_of(&self, node: NodeId) -> VoteFlags {
+        let found = self.qdevices.iter().find(|(member, _)| *member == node);
+        found.map(|(_, flags)| *flags).unwrap_or_default()
+    }
 }
 
 #[cfg(feature = "serde")]
@@ -85,7 +97,8 @@ impl serde::Serialize for Votes {
 
         let Self { expected, highest_expected, total, quorum, qdevice, configured, .. } = self;
         let members: BTreeMap<NodeId, u32> = self.members.iter().copied().collect();
-        let mut votes = serializer.serialize_struct("Votes", 9)?;
+        let qdevices: BTreeMap<NodeId, VoteFlags> = self.qdevices.iter().copied().collect();
+        let mut votes = serializer.serialize_struct("Votes", 10)?;
         votes.serialize_field("expected", expected)?;
         votes.serialize_field("highest_expected", highest_expected)?;
         votes.serialize_field("total", total)?;
@@ -93,6 +106,7 @@ impl serde::Serialize for Votes {
         votes.serialize_field("qdevice", qdevice)?;
         votes.serialize_field("configured", configured)?;
         votes.serialize_field("members", &members)?;
+        votes.serialize_field("qdevices", &qdevices)?;
         votes.serialize_field("flags", &self.flags)?;
         votes.serialize_field("margin", &self.margin())?;
         votes.end()
@@ -100,10 +114,10 @@ impl serde::Serialize for Votes {
 }
 
 #[cfg(feature = "serde")]
-fn by_node<'de, D: serde::Deserializer<'de>>(
+fn by_node<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
-) -> Result<Vec<(NodeId, u32)>, D::Error> {
-    BTreeMap::<NodeId, u32>::deserialize(deserializer).map(|votes| votes.into_iter().collect())
+) -> Result<Vec<(NodeId, T)>, D::Error> {
+    BTreeMap::<NodeId, T>::deserialize(deserializer).map(|values| values.into_iter().collect())
 }
 
 bitflags::bitflags! {
@@ -146,6 +160,12 @@ bitflags::bitflags! {
 }
 
 impl VoteFlags {
+    /// The state of a quorum device.
+    pub(crate) const QDEVICE: Self = Self::QDEVICE_REGISTERED
+        .union(Self::QDEVICE_ALIVE)
+        .union(Self::QDEVICE_CAST_VOTE)
+        .union(Self::QDEVICE_MASTER_WINS);
+
     /// Returns the names of the flags that are set, as in `votequorum.h`, in lower case.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         NAMES.into_iter().filter(move |(flag, _)| self.contains(*flag)).map(|(_, name)| name)

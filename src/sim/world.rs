@@ -355,27 +355,33 @@ impl World {
         let Some(node) = self.node(id).filter(|_| self.provider) else { return (true, None) };
         let quorate = node.decision.quorate;
         let flags = [
-            (self.options.two_node, corosync_sys::VOTEQUORUM_INFO_TWONODE),
-            (quorate, corosync_sys::VOTEQUORUM_INFO_QUORATE),
-            (self.options.wait_for_all, corosync_sys::VOTEQUORUM_INFO_WAIT_FOR_ALL),
-            (self.options.auto_tie_breaker, corosync_sys::VOTEQUORUM_INFO_AUTO_TIE_BREAKER),
-            (
-                self.options.last_man_standing.is_some(),
-                corosync_sys::VOTEQUORUM_INFO_LAST_MAN_STANDING,
-            ),
-            (self.device.is_some(), corosync_sys::VOTEQUORUM_INFO_QDEVICE_REGISTERED),
-            (self.device.is_some(), corosync_sys::VOTEQUORUM_INFO_QDEVICE_ALIVE),
-            (
-                node.votequorum.device.is_some_and(|votes| votes > 0),
-                corosync_sys::VOTEQUORUM_INFO_QDEVICE_CAST_VOTE,
-            ),
+            (self.options.two_node, VoteFlags::TWO_NODE),
+            (quorate, VoteFlags::QUORATE),
+            (self.options.wait_for_all, VoteFlags::WAIT_FOR_ALL),
+            (self.options.auto_tie_breaker, VoteFlags::AUTO_TIE_BREAKER),
+            (self.options.last_man_standing.is_some(), VoteFlags::LAST_MAN_STANDING),
         ];
-        let flags = flags.into_iter().filter_map(|(set, flag)| set.then_some(flag)).sum();
+        let flags: VoteFlags =
+            flags.into_iter().filter_map(|(set, flag)| set.then_some(flag)).collect();
+        let votes = node.votequorum.votes();
+        let qdevices = votes.members.iter().map(|(id, _)| (*id, self.qdevice(*id)));
         let votes = crate::libquorum::Votes {
-            flags: VoteFlags::from_bits_retain(flags),
-            ..node.votequorum.votes()
+            flags: flags | self.qdevice(id),
+            qdevices: qdevices.filter(|(_, flags)| !flags.is_empty()).collect(),
+            ..votes
         };
         (quorate, Some(votes))
+    }
+
+    /// Returns the state of a node's quorum device.
+    fn qdevice(&self, id: NodeId) -> VoteFlags {
+        let votes = self.node(id).and_then(|node| node.votequorum.device);
+        let flags = [
+            (self.device.is_some(), VoteFlags::QDEVICE_REGISTERED),
+            (self.device.is_some(), VoteFlags::QDEVICE_ALIVE),
+            (votes > Some(0), VoteFlags::QDEVICE_CAST_VOTE),
+        ];
+        flags.into_iter().filter_map(|(set, flag)| set.then_some(flag)).collect()
     }
 
     /// Returns the counters of a node's daemon, the votes in the nodelist, and whether the daemon

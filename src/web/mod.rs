@@ -112,7 +112,7 @@ use crate::actor::QuorumHandle;
 /// | `exclusive` | whether no other partition can be quorate: [`QuorumHandle::is_exclusive`] |
 /// | `fencing_token` | [`Snapshot::fencing_token`](crate::Snapshot::fencing_token); `null` if the ring has none |
 /// | `epoch` | grows whenever quorum was, or may have been, interrupted |
-/// | `votes` | `expected`, `highest_expected`, `total`, `quorum`, `qdevice`, `configured` (votes of all nodes in the nodelist; `null` if not known), `margin`, `members` (votes by node id), `flags`; `null` if not known |
+/// | `votes` | `expected`, `highest_expected`, `total`, `quorum`, `qdevice`, `configured` (votes of all nodes in the nodelist; `null` if not known), `margin`, `members` (votes by node id), `qdevices` (flags of the quorum device by the node that has it), `flags`; `null` if not known |
 /// | `shortage` | the reason for missing quorum, if the votes show it: `2 of 4 votes, 3 required`, or `4 of 5 votes, waits for all nodes`; otherwise `null` |
 /// | `local` | the id of this node; `null` if not known |
 /// | `sequence` | grows by one with each change |

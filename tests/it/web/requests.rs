@@ -528,7 +528,8 @@ async fn the_state_is_sent_as_documented() {
             "epoch": 0,
             "votes": {
                 "expected": 3, "highest_expected": 3, "total": 3, "quorum": 2, "qdevice": 0,
-                "configured": 3, "margin": 1, "members": { "1": 1, "2": 1, "3": 1 }, "flags": ["quorate"],
+                "configured": 3, "margin": 1, "members": { "1": 1, "2": 1, "3": 1 },
+                "qdevices": {}, "flags": ["quorate"],
             },
             "local": 1,
             "sequence": quorum.snapshot().sequence,

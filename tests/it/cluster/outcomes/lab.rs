@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use actix_quorum::{Quorum, QuorumBuilder, QuorumHandle, sim};
+use actix_quorum::{NodeId, Quorum, QuorumBuilder, QuorumHandle, VoteFlags, sim};
 
 use crate::support::{Algorithm, Cluster, Config, Transport, Watcher, eventually, quick};
 
@@ -75,6 +75,19 @@ pub(crate) fn expect_votes<L: Lab>(lab: &L, id: u32, wanted: (u32, u32, u32)) {
     eventually("the votes are known", || {
         let votes = lab.quorum(id).snapshot().votes.clone()?;
         ((votes.total, votes.expected, votes.quorum) == wanted).then_some(())
+    });
+}
+
+/// Waits until a node reports that each of these members has a quorum device that is alive, and which of
+/// the devices cast their votes.
+#[track_caller]
+pub(crate) fn expect_qdevices<L: Lab>(lab: &L, id: u32, wanted: &[(u32, bool)]) {
+    let alive = VoteFlags::QDEVICE_REGISTERED | VoteFlags::QDEVICE_ALIVE;
+    eventually("the state of the quorum devices is known", || {
+        let votes = lab.quorum(id).snapshot().votes.clone()?;
+        let flags = |casts| if casts { alive | VoteFlags::QDEVICE_CAST_VOTE } else { alive };
+        let wanted = wanted.iter().map(|(id, casts)| (NodeId(*id), flags(*casts)));
+        votes.qdevices.iter().copied().eq(wanted).then_some(())
     });
 }
 

@@ -9,7 +9,7 @@ mod lab;
 
 use std::time::Duration;
 
-use lab::{Lab, Real, Settings, Sim, expect, expect_quorum, expect_votes};
+use lab::{Lab, Real, Settings, Sim, expect, expect_qdevices, expect_quorum, expect_votes};
 
 use crate::support::Algorithm;
 
@@ -114,10 +114,14 @@ fn a_device_of_two_nodes_that_are_separated<L: Lab>() {
     let both = "quorate 1 2, exclusive";
     expect(&lab, &[(1, both), (2, both)]);
     expect_votes(&lab, 1, (3, 3, 2));
+    expect_qdevices(&lab, 1, &[(1, true), (2, true)]);
+    expect_qdevices(&lab, 2, &[(1, true), (2, true)]);
     lab.separate(1, 2);
     expect(&lab, &[(1, "quorate 1"), (2, "inquorate 2")]);
     expect_votes(&lab, 1, (2, 3, 2));
     expect_votes(&lab, 2, (1, 3, 2));
+    expect_qdevices(&lab, 1, &[(1, true)]);
+    expect_qdevices(&lab, 2, &[(2, false)]);
     lab.heal();
     expect(&lab, &[(1, both), (2, both)]);
 }
@@ -142,6 +146,7 @@ fn a_device_that_is_killed<L: Lab>() {
     expect(&lab, &[(1, both), (2, both)]);
     lab.kill_device();
     expect_votes(&lab, 1, (2, 3, 2));
+    expect_qdevices(&lab, 1, &[(1, false), (2, false)]);
     expect(&lab, &[(1, both), (2, both)]);
     lab.kill(2);
     expect(&lab, &[(1, "inquorate 1"), (2, "unknown")]);
