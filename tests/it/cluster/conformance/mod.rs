@@ -1,19 +1,19 @@
 //! The simulated cluster and a real one cause the same changes.
 //!
 //! Each scenario is written once, and runs on both. It expects of a node the changes that the actor
-//! there publishes, in order, in the form of [`told`]. If a real cluster may take one of several
-//! courses, the scenario contains all of them.
+//! there publishes, in order, in the form of [`observer`]. If a real cluster may take one of several
+//! sequences, the scenario contains all of them.
 
-mod arm;
-mod courses;
+mod backend;
 mod nodes;
-mod told;
+mod observer;
+mod sequences;
 mod v0;
 
 use actix_quorum::{Error, NodeId, libquorum::Model};
-use arm::{Arm, Real, RealV0, Settings, Sim};
-use courses::{course, resumed, started};
+use backend::{Backend, Real, RealV0, Settings, Sim};
 use nodes::{Nodes, formed};
+use sequences::{resumed, sequence, started};
 
 /// Runs each scenario on the simulated cluster and on a real one, and again on a real one with
 /// model V0, except for the scenarios in which V0 reports nothing.
@@ -81,14 +81,14 @@ scenarios! {
     without_a_provider
 }
 
-fn first_contact<A: Arm>() {
-    let (_arm, nodes) = formed::<A>(3, Settings::default());
+fn first_contact<B: Backend>() {
+    let (_backend, nodes) = formed::<B>(3, Settings::default());
     nodes.expect_quorate(&[1, 2, 3]);
 }
 
-fn a_partition_and_its_heal<A: Arm>() {
-    let (arm, nodes) = formed::<A>(3, Settings::default());
-    arm.partition(&[&[1, 2], &[3]]);
+fn a_partition_and_its_heal<B: Backend>() {
+    let (backend, nodes) = formed::<B>(3, Settings::default());
+    backend.partition(&[&[1, 2], &[3]]);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
     nodes.expect(
         &[3],
@@ -98,18 +98,18 @@ fn a_partition_and_its_heal<A: Arm>() {
         ],
     );
     nodes.expect_quorate(&[1, 2]);
-    nodes.agree(&arm);
+    nodes.agree(&backend);
 
-    arm.heal();
+    backend.heal();
     nodes.expect(&[1, 2], &["quorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"]);
     nodes
         .expect(&[3], &["inquorate: new ring 1 2 3, unsettled; joined 1 2", "quorate: ring 1 2 3"]);
-    nodes.agree(&arm);
+    nodes.agree(&backend);
 }
 
-fn an_even_split<A: Arm>() {
-    let (arm, nodes) = formed::<A>(4, Settings::default());
-    arm.partition(&[&[1, 2], &[3, 4]]);
+fn an_even_split<B: Backend>() {
+    let (backend, nodes) = formed::<B>(4, Settings::default());
+    backend.partition(&[&[1, 2], &[3, 4]]);
     nodes.expect(
         &[1, 2],
         &["quorate: new ring 1 2, unsettled; left 3 4", "inquorate: ring 1 2; interrupted"],
@@ -119,7 +119,7 @@ fn an_even_split<A: Arm>() {
         &["quorate: new ring 3 4, unsettled; left 1 2", "inquorate: ring 3 4; interrupted"],
     );
     nodes.expect_quorate(&[]);
-    arm.heal();
+    backend.heal();
     nodes.expect(
         &[1, 2],
         &["inquorate: new ring 1 2 3 4, unsettled; joined 3 4", "quorate: ring 1 2 3 4"],
@@ -128,42 +128,42 @@ fn an_even_split<A: Arm>() {
         &[3, 4],
         &["inquorate: new ring 1 2 3 4, unsettled; joined 1 2", "quorate: ring 1 2 3 4"],
     );
-    nodes.agree(&arm);
+    nodes.agree(&backend);
 }
 
-fn a_crash_and_a_slow_restart<A: Arm>() {
-    let (arm, nodes) = formed::<A>(3, Settings::default());
-    arm.crash(3);
+fn a_crash_and_a_slow_restart<B: Backend>() {
+    let (backend, nodes) = formed::<B>(3, Settings::default());
+    backend.crash(3);
     nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
     nodes.expect_quorate(&[1, 2]);
 
-    arm.start(3);
+    backend.start(3);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"]);
     nodes.expect_one_of(&[3], &started(3, &[1, 2, 3], &[1, 2, 3], "quorate"));
-    nodes.agree(&arm);
+    nodes.agree(&backend);
 }
 
-fn a_graceful_stop<A: Arm>() {
-    let (arm, nodes) = formed::<A>(3, Settings::default());
-    arm.stop(3);
+fn a_graceful_stop<B: Backend>() {
+    let (backend, nodes) = formed::<B>(3, Settings::default());
+    backend.stop(3);
     nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
-    nodes.agree(&arm);
+    nodes.agree(&backend);
 }
 
-fn an_instant_restart<A: Arm>() {
-    let (arm, nodes) = formed::<A>(3, Settings::default());
-    arm.restart(3);
+fn an_instant_restart<B: Backend>() {
+    let (backend, nodes) = formed::<B>(3, Settings::default());
+    backend.restart(3);
     nodes.expect_one_of(
         &[1, 2],
         &[
-            course(&[
+            sequence(&[
                 "quorate: new ring 1 2 3, unsettled; joined 3; left 3",
                 "quorate: ring 1 2 3",
             ]),
             // They notice before it has restarted.
-            course(&[
+            sequence(&[
                 "quorate: new ring 1 2, unsettled; left 3",
                 "quorate: ring 1 2",
                 "quorate: new ring 1 2 3, unsettled; joined 3",
@@ -173,16 +173,16 @@ fn an_instant_restart<A: Arm>() {
     );
     nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect_one_of(&[3], &started(3, &[1, 2, 3], &[1, 2, 3], "quorate"));
-    nodes.agree(&arm);
+    nodes.agree(&backend);
 }
 
 /// After a reconnect, `joined` and `left` refer to the last known members.
-fn reconnecting_after_a_crash<A: Arm>() {
-    let (arm, nodes) = formed::<A>(3, Settings::default());
-    arm.crash(3);
+fn reconnecting_after_a_crash<B: Backend>() {
+    let (backend, nodes) = formed::<B>(3, Settings::default());
+    backend.crash(3);
     nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
-    arm.stop(2);
+    backend.stop(2);
     nodes.expect(&[2], &["unknown: disconnected; interrupted"]);
     nodes.expect(
         &[1],
@@ -190,22 +190,22 @@ fn reconnecting_after_a_crash<A: Arm>() {
     );
     nodes.expect_quorate(&[]);
 
-    arm.start(3);
+    backend.start(3);
     nodes.expect(&[1], &["inquorate: new ring 1 3, unsettled; joined 3", "quorate: ring 1 3"]);
     nodes.expect_one_of(&[3], &started(3, &[1, 2, 3], &[1, 3], "quorate"));
     // With V0 the ring after the first one began another epoch.
     let epoch = nodes.quorum(3).snapshot().epoch;
-    assert!(epoch == 1 || A::MODEL == Model::V0 && epoch == 2, "{epoch}");
-    nodes.agree(&arm);
+    assert!(epoch == 1 || B::MODEL == Model::V0 && epoch == 2, "{epoch}");
+    nodes.agree(&backend);
 }
 
-fn all_others_gone_and_back<A: Arm>() {
-    let (arm, nodes) = formed::<A>(3, Settings::default());
-    arm.stop(3);
+fn all_others_gone_and_back<B: Backend>() {
+    let (backend, nodes) = formed::<B>(3, Settings::default());
+    backend.stop(3);
     nodes.expect(&[1], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
     nodes.expect(&[2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
     nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
-    arm.crash(2);
+    backend.crash(2);
     nodes.expect(
         &[1],
         &["quorate: new ring 1, unsettled; left 2; interrupted", "inquorate: ring 1; interrupted"],
@@ -213,67 +213,67 @@ fn all_others_gone_and_back<A: Arm>() {
     nodes.expect(&[2], &["unknown: disconnected; interrupted"]);
     nodes.expect_quorate(&[]);
 
-    arm.start(3);
+    backend.start(3);
     nodes.expect(&[1], &["inquorate: new ring 1 3, unsettled; joined 3", "quorate: ring 1 3"]);
     nodes.expect_one_of(&[3], &started(3, &[1, 2, 3], &[1, 3], "quorate"));
-    arm.start(2);
+    backend.start(2);
     nodes.expect(&[1], &["quorate: new ring 1 2 3, unsettled; joined 2", "quorate: ring 1 2 3"]);
     nodes.expect(&[3], &["quorate: new ring 1 2 3, unsettled; joined 2", "quorate: ring 1 2 3"]);
     nodes.expect_one_of(&[2], &started(2, &[1, 2], &[1, 2, 3], "quorate"));
-    nodes.agree(&arm);
+    nodes.agree(&backend);
 }
 
-fn a_paused_daemon<A: Arm>() {
-    let (arm, nodes) = formed::<A>(3, Settings::default());
-    arm.pause(3);
+fn a_paused_daemon<B: Backend>() {
+    let (backend, nodes) = formed::<B>(3, Settings::default());
+    backend.pause(3);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
     nodes.expect_quorate(&[1, 2, 3]);
 
-    arm.resume(3);
+    backend.resume(3);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"]);
     nodes.expect_one_of(&[3], &resumed(3, &[1, 2, 3], &[1, 2, 3]));
-    nodes.agree(&arm);
+    nodes.agree(&backend);
 }
 
-fn two_daemons_of_five_paused<A: Arm>() {
-    let (arm, nodes) = formed::<A>(5, Settings::default());
-    arm.pause(4);
+fn two_daemons_of_five_paused<B: Backend>() {
+    let (backend, nodes) = formed::<B>(5, Settings::default());
+    backend.pause(4);
     nodes.expect(
         &[1, 2, 3, 5],
         &["quorate: new ring 1 2 3 5, unsettled; left 4", "quorate: ring 1 2 3 5"],
     );
-    arm.pause(5);
+    backend.pause(5);
     nodes
         .expect(&[1, 2, 3], &["quorate: new ring 1 2 3, unsettled; left 5", "quorate: ring 1 2 3"]);
     nodes.expect_quorate(&[1, 2, 3, 4, 5]);
 
     // The first resumed node does not find the other one.
-    arm.resume(4);
+    backend.resume(4);
     nodes.expect(
         &[1, 2, 3],
         &["quorate: new ring 1 2 3 4, unsettled; joined 4", "quorate: ring 1 2 3 4"],
     );
     nodes.expect_one_of(&[4], &resumed(4, &[1, 2, 3, 4, 5], &[1, 2, 3, 4]));
-    arm.resume(5);
+    backend.resume(5);
     nodes.expect(
         &[1, 2, 3, 4],
         &["quorate: new ring 1 2 3 4 5, unsettled; joined 5", "quorate: ring 1 2 3 4 5"],
     );
     nodes.expect_one_of(&[5], &resumed(5, &[1, 2, 3, 5], &[1, 2, 3, 4, 5]));
-    nodes.agree(&arm);
+    nodes.agree(&backend);
 }
 
-fn expected_votes_flip_quorum_on_the_same_ring<A: Arm>() {
-    let (arm, nodes) = formed::<A>(3, Settings::default());
-    arm.expected_votes(7);
+fn expected_votes_flip_quorum_on_the_same_ring<B: Backend>() {
+    let (backend, nodes) = formed::<B>(3, Settings::default());
+    backend.expected_votes(7);
     nodes.expect(&[1, 2, 3], &["inquorate: ring 1 2 3; interrupted"]);
     nodes.expect_quorate(&[]);
-    arm.expected_votes(3);
+    backend.expected_votes(3);
     nodes.expect(&[1, 2, 3], &["quorate: ring 1 2 3"]);
     // Three votes are enough of five, so no change is published.
-    arm.expected_votes(5);
+    backend.expected_votes(5);
     nodes.know_votes(&[1, 2, 3], |votes| votes.expected == 5);
-    arm.stop(3);
+    backend.stop(3);
     nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect(
         &[1, 2],
@@ -282,39 +282,39 @@ fn expected_votes_flip_quorum_on_the_same_ring<A: Arm>() {
             "inquorate: ring 1 2; interrupted",
         ],
     );
-    arm.expected_votes(3);
+    backend.expected_votes(3);
     nodes.expect(&[1, 2], &["quorate: ring 1 2"]);
-    nodes.agree(&arm);
+    nodes.agree(&backend);
 }
 
 /// All present votes count as expected, and quorum does not decrease when they leave.
-fn expected_votes_of_less_than_there_are_leave_quorum_where_it_is<A: Arm>() {
-    let (arm, nodes) = formed::<A>(3, Settings::default());
-    arm.expected_votes(1);
-    arm.stop(3);
+fn expected_votes_of_less_than_there_are_leave_quorum_where_it_is<B: Backend>() {
+    let (backend, nodes) = formed::<B>(3, Settings::default());
+    backend.expected_votes(1);
+    backend.stop(3);
     nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
-    arm.stop(2);
+    backend.stop(2);
     nodes.expect(&[2], &["unknown: disconnected; interrupted"]);
     nodes.expect(
         &[1],
         &["quorate: new ring 1, unsettled; left 2; interrupted", "inquorate: ring 1; interrupted"],
     );
     // Setting a key to its value changes nothing, and one vote is not enough of two.
-    arm.expected_votes(1);
-    arm.expected_votes(2);
-    arm.expected_votes(1);
+    backend.expected_votes(1);
+    backend.expected_votes(2);
+    backend.expected_votes(1);
     nodes.expect(&[1], &["quorate: ring 1"]);
-    nodes.agree(&arm);
+    nodes.agree(&backend);
 }
 
 /// A starting daemon expects the votes of its configuration, and adopts the expectation of the
 /// others.
-fn expected_votes_outlive_the_restart_of_one_daemon<A: Arm>() {
-    let (arm, nodes) = formed::<A>(3, Settings::default());
-    arm.expected_votes(5);
+fn expected_votes_outlive_the_restart_of_one_daemon<B: Backend>() {
+    let (backend, nodes) = formed::<B>(3, Settings::default());
+    backend.expected_votes(5);
     nodes.know_votes(&[1, 2, 3], |votes| votes.expected == 5);
-    arm.stop(3);
+    backend.stop(3);
     nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect(
         &[1, 2],
@@ -323,30 +323,30 @@ fn expected_votes_outlive_the_restart_of_one_daemon<A: Arm>() {
             "inquorate: ring 1 2; interrupted",
         ],
     );
-    arm.start(3);
+    backend.start(3);
     nodes.expect(
         &[1, 2],
         &["inquorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"],
     );
     nodes.expect_one_of(&[3], &started(3, &[1, 2, 3], &[1, 2, 3], "quorate"));
-    arm.stop(2);
+    backend.stop(2);
     nodes.expect(&[2], &["unknown: disconnected; interrupted"]);
     let first = "quorate: new ring 1 3, unsettled; left 2";
     let interrupted = format!("{first}; interrupted");
     let last = "inquorate: ring 1 3; interrupted";
     nodes.expect(&[1], &[&interrupted, last]);
     // Node 3 expected three votes until it learned of five.
-    nodes.expect_one_of(&[3], &[course(&[first, last]), course(&[&interrupted, last])]);
-    nodes.agree(&arm);
+    nodes.expect_one_of(&[3], &[sequence(&[first, last]), sequence(&[&interrupted, last])]);
+    nodes.agree(&backend);
 }
 
-fn votes_in_the_nodelist<A: Arm>() {
-    let (arm, nodes) = formed::<A>(3, Settings::default());
+fn votes_in_the_nodelist<B: Backend>() {
+    let (backend, nodes) = formed::<B>(3, Settings::default());
     // Node 3 has four of six votes now; the others expect six before they learn of the four.
-    arm.votes(3, 4);
+    backend.votes(3, 4);
     nodes.expect(&[1, 2], &["inquorate: ring 1 2 3; interrupted", "quorate: ring 1 2 3"]);
     nodes.know_votes(&[1, 2, 3], |votes| votes.of(NodeId(3)) == Some(4));
-    arm.partition(&[&[1, 2], &[3]]);
+    backend.partition(&[&[1, 2], &[3]]);
     nodes.expect(
         &[1, 2],
         &[
@@ -355,85 +355,85 @@ fn votes_in_the_nodelist<A: Arm>() {
         ],
     );
     nodes.expect(&[3], &["quorate: new ring 3, unsettled; left 1 2", "quorate: ring 3"]);
-    arm.heal();
+    backend.heal();
     nodes.expect(
         &[1, 2],
         &["inquorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"],
     );
     nodes.expect(&[3], &["quorate: new ring 1 2 3, unsettled; joined 1 2", "quorate: ring 1 2 3"]);
-    nodes.agree(&arm);
+    nodes.agree(&backend);
     // Its votes are removed before fewer are expected.
-    arm.votes(3, 1);
+    backend.votes(3, 1);
     nodes.expect(&[1, 2, 3], &["inquorate: ring 1 2 3; interrupted", "quorate: ring 1 2 3"]);
-    nodes.agree(&arm);
+    nodes.agree(&backend);
 }
 
-fn a_reload_that_changes_the_nodelist<A: Arm>() {
-    let (arm, nodes) = formed::<A>(3, Settings::default());
-    arm.stop(3);
+fn a_reload_that_changes_the_nodelist<B: Backend>() {
+    let (backend, nodes) = formed::<B>(3, Settings::default());
+    backend.stop(3);
     nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
     // A reload without a change publishes nothing.
-    arm.reload(3);
-    arm.reload(5);
+    backend.reload(3);
+    backend.reload(5);
     nodes.expect(&[1, 2], &["inquorate: ring 1 2; interrupted"]);
     nodes.expect_quorate(&[]);
-    arm.reload(3);
+    backend.reload(3);
     nodes.expect(&[1, 2], &["quorate: ring 1 2"]);
-    nodes.agree(&arm);
+    nodes.agree(&backend);
 }
 
-fn a_reload_that_ends_expected_votes<A: Arm>() {
-    let (arm, nodes) = formed::<A>(3, Settings::default());
-    arm.expected_votes(7);
+fn a_reload_that_ends_expected_votes<B: Backend>() {
+    let (backend, nodes) = formed::<B>(3, Settings::default());
+    backend.expected_votes(7);
     nodes.expect(&[1, 2, 3], &["inquorate: ring 1 2 3; interrupted"]);
-    arm.reload(3);
+    backend.reload(3);
     nodes.expect(&[1, 2, 3], &["quorate: ring 1 2 3"]);
-    nodes.agree(&arm);
+    nodes.agree(&backend);
 }
 
-fn wait_for_all_cold_start<A: Arm>() {
+fn wait_for_all_cold_start<B: Backend>() {
     let settings = Settings { wait_for_all: true, ..Settings::default() };
-    let arm = A::formed(3, settings);
+    let backend = B::formed(3, settings);
     for id in [1, 2, 3] {
-        arm.crash(id);
+        backend.crash(id);
     }
-    let nodes = Nodes::watch(&arm, &[1, 2, 3]);
+    let nodes = Nodes::watch(&backend, &[1, 2, 3]);
     nodes.expect(&[1, 2, 3], &["unknown: connecting"]);
-    arm.start(1);
+    backend.start(1);
     nodes.expect(
         &[1],
         &["unknown: connected", "unknown: new ring 1, unsettled; joined 1", "inquorate: ring 1"],
     );
     // Two of three nodes would have quorum.
-    arm.start(2);
+    backend.start(2);
     nodes.expect(&[1], &["inquorate: new ring 1 2, unsettled; joined 2", "inquorate: ring 1 2"]);
     nodes.expect_one_of(&[2], &started(2, &[], &[1, 2], "inquorate"));
     nodes.expect_quorate(&[]);
-    arm.start(3);
+    backend.start(3);
     nodes.expect(
         &[1, 2],
         &["inquorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"],
     );
     nodes.expect_one_of(&[3], &started(3, &[], &[1, 2, 3], "quorate"));
-    nodes.agree(&arm);
+    nodes.agree(&backend);
 
     // All nodes were seen: two are enough now, and a node that returns to them does not wait.
-    arm.stop(3);
+    backend.stop(3);
     nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
-    arm.start(3);
+    backend.start(3);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"]);
     nodes.expect_one_of(&[3], &started(3, &[1, 2, 3], &[1, 2, 3], "quorate"));
-    nodes.agree(&arm);
+    nodes.agree(&backend);
 }
 
 /// A node that loses quorum waits for all nodes again, unless it returns to a node that has kept
 /// quorum.
-fn wait_for_all_after_a_loss_of_quorum<A: Arm>() {
+fn wait_for_all_after_a_loss_of_quorum<B: Backend>() {
     let settings = Settings { wait_for_all: true, ..Settings::default() };
-    let (arm, nodes) = formed::<A>(3, settings);
-    arm.partition(&[&[1, 2], &[3]]);
+    let (backend, nodes) = formed::<B>(3, settings);
+    backend.partition(&[&[1, 2], &[3]]);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
     nodes.expect(
         &[3],
@@ -442,12 +442,12 @@ fn wait_for_all_after_a_loss_of_quorum<A: Arm>() {
             "inquorate: ring 3; interrupted",
         ],
     );
-    arm.heal();
+    backend.heal();
     nodes.expect(&[1, 2], &["quorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"]);
     nodes
         .expect(&[3], &["inquorate: new ring 1 2 3, unsettled; joined 1 2", "quorate: ring 1 2 3"]);
 
-    arm.partition(&[&[1], &[2], &[3]]);
+    backend.partition(&[&[1], &[2], &[3]]);
     nodes.expect(
         &[1],
         &[
@@ -469,28 +469,28 @@ fn wait_for_all_after_a_loss_of_quorum<A: Arm>() {
             "inquorate: ring 3; interrupted",
         ],
     );
-    arm.partition(&[&[1, 2], &[3]]);
+    backend.partition(&[&[1, 2], &[3]]);
     nodes.expect(&[1], &["inquorate: new ring 1 2, unsettled; joined 2", "inquorate: ring 1 2"]);
     nodes.expect(&[2], &["inquorate: new ring 1 2, unsettled; joined 1", "inquorate: ring 1 2"]);
     nodes.expect_quorate(&[]);
-    arm.heal();
+    backend.heal();
     nodes.expect(
         &[1, 2],
         &["inquorate: new ring 1 2 3, unsettled; joined 3", "quorate: ring 1 2 3"],
     );
     nodes
         .expect(&[3], &["inquorate: new ring 1 2 3, unsettled; joined 1 2", "quorate: ring 1 2 3"]);
-    nodes.agree(&arm);
+    nodes.agree(&backend);
 }
 
-fn two_node<A: Arm>() {
-    let (arm, nodes) = formed::<A>(2, Settings { two_node: true, ..Settings::default() });
+fn two_node<B: Backend>() {
+    let (backend, nodes) = formed::<B>(2, Settings { two_node: true, ..Settings::default() });
     // Each is quorate alone.
-    arm.partition(&[&[1], &[2]]);
+    backend.partition(&[&[1], &[2]]);
     nodes.expect(&[1], &["quorate: new ring 1, unsettled; left 2; interrupted", "quorate: ring 1"]);
     nodes.expect(&[2], &["quorate: new ring 2, unsettled; left 1; interrupted", "quorate: ring 2"]);
     nodes.expect_quorate(&[1, 2]);
-    arm.heal();
+    backend.heal();
     nodes.expect(
         &[1],
         &["quorate: new ring 1 2, unsettled; joined 2; interrupted", "quorate: ring 1 2"],
@@ -500,44 +500,44 @@ fn two_node<A: Arm>() {
         &["quorate: new ring 1 2, unsettled; joined 1; interrupted", "quorate: ring 1 2"],
     );
 
-    arm.crash(2);
+    backend.crash(2);
     nodes.expect(&[2], &["unknown: disconnected; interrupted"]);
     nodes.expect(&[1], &["quorate: new ring 1, unsettled; left 2; interrupted", "quorate: ring 1"]);
     nodes.expect_quorate(&[1]);
-    arm.start(2);
+    backend.start(2);
     nodes.expect(
         &[1],
         &["quorate: new ring 1 2, unsettled; joined 2; interrupted", "quorate: ring 1 2"],
     );
     nodes.expect_one_of(&[2], &started(2, &[1, 2], &[1, 2], "quorate"));
-    nodes.agree(&arm);
+    nodes.agree(&backend);
 }
 
-fn two_node_cold_start<A: Arm>() {
-    let arm = A::formed(2, Settings { two_node: true, ..Settings::default() });
-    arm.crash(1);
-    arm.crash(2);
-    let nodes = Nodes::watch(&arm, &[1, 2]);
+fn two_node_cold_start<B: Backend>() {
+    let backend = B::formed(2, Settings { two_node: true, ..Settings::default() });
+    backend.crash(1);
+    backend.crash(2);
+    let nodes = Nodes::watch(&backend, &[1, 2]);
     nodes.expect(&[1, 2], &["unknown: connecting"]);
     // It turns `wait_for_all` on.
-    arm.start(1);
+    backend.start(1);
     nodes.expect(
         &[1],
         &["unknown: connected", "unknown: new ring 1, unsettled; joined 1", "inquorate: ring 1"],
     );
-    arm.start(2);
+    backend.start(2);
     nodes.expect(&[1], &["inquorate: new ring 1 2, unsettled; joined 2", "quorate: ring 1 2"]);
     nodes.expect_one_of(&[2], &started(2, &[], &[1, 2], "quorate"));
-    nodes.agree(&arm);
+    nodes.agree(&backend);
 }
 
-fn without_a_provider<A: Arm>() {
-    let arm = A::formed(3, Settings { provider: false, ..Settings::default() });
-    let refused = arm.watch(1);
+fn without_a_provider<B: Backend>() {
+    let backend = B::formed(3, Settings { provider: false, ..Settings::default() });
+    let refused = backend.watch(1);
     refused.expect(&["unknown: connecting"]);
     assert_eq!(refused.error(), Error::NoProvider);
 
-    let accepted = arm.watch_with(1, |builder| builder.require_provider(false)).without_votes();
+    let accepted = backend.watch_with(1, |builder| builder.require_provider(false)).without_votes();
     accepted.expect(&[
         "unknown: connecting",
         "unknown: connected",
@@ -545,9 +545,9 @@ fn without_a_provider<A: Arm>() {
         "quorate: ring 1 2 3",
     ]);
     // No provider decides; a single node is as quorate as all together.
-    arm.partition(&[&[1], &[2, 3]]);
+    backend.partition(&[&[1], &[2, 3]]);
     accepted.expect(&["quorate: new ring 1; left 2 3; interrupted"]);
-    arm.heal();
+    backend.heal();
     accepted.expect(&["quorate: new ring 1 2 3; joined 2 3; interrupted"]);
     assert!(accepted.quorum().is_quorate());
 }

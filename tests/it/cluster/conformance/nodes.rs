@@ -5,20 +5,20 @@ use std::collections::BTreeMap;
 use actix_quorum::{QuorumHandle, Snapshot, Votes};
 
 use super::{
-    arm::{Arm, Settings},
-    courses::Course,
-    told::Told,
+    backend::{Backend, Settings},
+    observer::Observer,
+    sequences::Sequence,
 };
 use crate::support::eventually;
 
 /// An actor on each of some nodes.
-pub(crate) struct Nodes(BTreeMap<u32, Told>);
+pub(crate) struct Nodes(BTreeMap<u32, Observer>);
 
 /// Returns a cluster that has formed, with an actor on each node that has published that.
-pub(crate) fn formed<A: Arm>(size: u32, settings: Settings) -> (A, Nodes) {
-    let arm = A::formed(size, settings);
+pub(crate) fn formed<B: Backend>(size: u32, settings: Settings) -> (B, Nodes) {
+    let backend = B::formed(size, settings);
     let ids: Vec<u32> = (1..=size).collect();
-    let nodes = Nodes::watch(&arm, &ids);
+    let nodes = Nodes::watch(&backend, &ids);
     let all: String = ids.iter().map(|id| format!(" {id}")).collect();
     nodes.expect(
         &ids,
@@ -29,13 +29,13 @@ pub(crate) fn formed<A: Arm>(size: u32, settings: Settings) -> (A, Nodes) {
             &format!("quorate: ring{all}"),
         ],
     );
-    nodes.agree(&arm);
-    (arm, nodes)
+    nodes.agree(&backend);
+    (backend, nodes)
 }
 
 impl Nodes {
-    pub(crate) fn watch<A: Arm>(arm: &A, ids: &[u32]) -> Self {
-        Self(ids.iter().map(|id| (*id, arm.watch(*id))).collect())
+    pub(crate) fn watch<B: Backend>(backend: &B, ids: &[u32]) -> Self {
+        Self(ids.iter().map(|id| (*id, backend.watch(*id))).collect())
     }
 
     /// Expects these next steps on each of these nodes.
@@ -44,10 +44,10 @@ impl Nodes {
         ids.iter().for_each(|id| self.0[id].expect(steps));
     }
 
-    /// Expects one of these courses on each of these nodes; see [`Told::expect_one_of`].
+    /// Expects one of these sequences on each of these nodes; see [`Observer::expect_one_of`].
     #[track_caller]
-    pub(crate) fn expect_one_of(&self, ids: &[u32], courses: &[Course]) {
-        ids.iter().for_each(|id| self.0[id].expect_one_of(courses));
+    pub(crate) fn expect_one_of(&self, ids: &[u32], sequences: &[Sequence]) {
+        ids.iter().for_each(|id| self.0[id].expect_one_of(sequences));
     }
 
     /// Expects that exactly these nodes report quorum.
@@ -76,7 +76,7 @@ impl Nodes {
     /// Checks that nodes with the same members have the same ring and the same quorum, and that
     /// Corosync's own tool shows the same.
     #[track_caller]
-    pub(crate) fn agree<A: Arm>(&self, arm: &A) {
+    pub(crate) fn agree<B: Backend>(&self, backend: &B) {
         let snapshots = self.0.iter().map(|(id, node)| (id, node.quorum().snapshot()));
         let settled: Vec<_> = snapshots.filter(|(_, snapshot)| snapshot.settled).collect();
         for (id, one) in &settled {
@@ -85,7 +85,7 @@ impl Nodes {
                 let same = one.members != two.members || state(one) == state(two);
                 assert!(same, "node {id}: {one}\nnode {other}: {two}");
             }
-            arm.check_shown(**id, one);
+            backend.check_shown(**id, one);
         }
     }
 }

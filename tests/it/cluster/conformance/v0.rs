@@ -7,18 +7,18 @@
 //! - Each other ring interrupts, because V0 does not report which nodes were away; the first ring
 //!   of a connection does not.
 
-use super::courses::Course;
+use super::sequences::Sequence;
 
-/// Returns the course as model V0 reports it to an actor that knows these members.
-pub(crate) fn told_with_v0(course: &Course, known: &[u32]) -> Course {
+/// Returns the sequence as model V0 reports it to an actor that knows these members.
+pub(crate) fn sequence_with_v0(sequence: &Sequence, known: &[u32]) -> Sequence {
     let mut known = known.to_vec();
     let mut is_first = false;
     let mut is_new = false;
-    let mut told = Course::new();
-    for step in course {
+    let mut steps = Sequence::new();
+    for step in sequence {
         let Some(members) = members(step) else {
             is_first |= step.ends_with(": connected");
-            told.push(step.clone());
+            steps.push(step.clone());
             continue;
         };
         is_new |= step.contains("new ring");
@@ -26,7 +26,7 @@ pub(crate) fn told_with_v0(course: &Course, known: &[u32]) -> Course {
             continue;
         }
         if !is_new {
-            told.push(step.clone());
+            steps.push(step.clone());
             continue;
         }
         let (quorum, _) = step.split_once(": ").expect("a step begins with the quorum");
@@ -41,10 +41,10 @@ pub(crate) fn told_with_v0(course: &Course, known: &[u32]) -> Course {
         if !is_first {
             with_v0 += "; interrupted";
         }
-        told.push(with_v0);
+        steps.push(with_v0);
         (known, is_first, is_new) = (members, false, false);
     }
-    told
+    steps
 }
 
 /// Returns the members in a step that has a ring: `quorate: new ring 1 2, unsettled; left 3`.
@@ -59,7 +59,7 @@ fn list(nodes: &[u32]) -> String {
 }
 
 #[test]
-fn a_course_with_v0_has_one_step_for_each_decision() {
+fn a_sequence_with_v0_has_one_step_for_each_decision() {
     let v1 = [
         "unknown: connected",
         "unknown: new ring 3, unsettled; left 1 2",
@@ -79,5 +79,5 @@ fn a_course_with_v0_has_one_step_for_each_decision() {
         "inquorate: ring 1 2 3; interrupted",
         "unknown: disconnected; interrupted",
     ];
-    assert_eq!(told_with_v0(&v1.map(String::from).to_vec(), &[1, 2, 3]), v0);
+    assert_eq!(sequence_with_v0(&v1.map(String::from).to_vec(), &[1, 2, 3]), v0);
 }

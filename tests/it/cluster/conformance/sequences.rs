@@ -1,22 +1,22 @@
-//! The courses among which a real cluster may choose. The first of each is the simulated cluster's.
+//! The sequences that a real cluster may produce. The simulated cluster produces the first of each.
 
-/// The steps of a course.
-pub(crate) type Course = Vec<String>;
+/// The steps of a sequence.
+pub(crate) type Sequence = Vec<String>;
 
-pub(crate) fn course(steps: &[&str]) -> Course {
+pub(crate) fn sequence(steps: &[&str]) -> Sequence {
     steps.iter().map(|step| (*step).to_owned()).collect()
 }
 
 /// A node's daemon starts, with an actor that knows the members `known`. In the end the node is one
 /// of `members`, with this `quorum`.
-pub(crate) fn started(id: u32, known: &[u32], members: &[u32], quorum: &str) -> Vec<Course> {
+pub(crate) fn started(id: u32, known: &[u32], members: &[u32], quorum: &str) -> Vec<Sequence> {
     let others = list("; joined", without(members, &[id]));
     let alone = changed(known, &[id]);
     let changed = changed(known, members);
     let members = list("", members.to_vec());
     vec![
         // The daemon accepts clients when it has its own ring of one node.
-        course(&[
+        sequence(&[
             "unknown: connected",
             &format!("unknown: new ring {id}, unsettled{alone}"),
             &format!("inquorate: ring {id}"),
@@ -24,13 +24,13 @@ pub(crate) fn started(id: u32, known: &[u32], members: &[u32], quorum: &str) -> 
             &format!("{quorum}: ring{members}"),
         ]),
         // The actor connects after the daemon has found the others,
-        course(&[
+        sequence(&[
             "unknown: connected",
             &format!("unknown: new ring{members}, unsettled{changed}"),
             &format!("{quorum}: ring{members}"),
         ]),
         // or while they decide.
-        course(&[
+        sequence(&[
             "unknown: connected",
             &format!("unknown: new ring{members}, unsettled{changed}"),
             &format!("inquorate: ring{members}, unsettled"),
@@ -41,26 +41,26 @@ pub(crate) fn started(id: u32, known: &[u32], members: &[u32], quorum: &str) -> 
 
 /// A daemon that was paused among `before` is resumed. In the end it is one of `members`, which
 /// have kept quorum.
-pub(crate) fn resumed(id: u32, before: &[u32], members: &[u32]) -> Vec<Course> {
+pub(crate) fn resumed(id: u32, before: &[u32], members: &[u32]) -> Vec<Sequence> {
     let joined = list("; joined", without(members, &[id]));
     let left = list("; left", without(before, &[id]));
     let members = list("", members.to_vec());
     let back = format!("quorate: ring{members}");
     vec![
         // It receives packets of the others before it misses the token,
-        course(&[
+        sequence(&[
             &format!("quorate: new ring{members}, unsettled{joined}{left}; interrupted"),
             &back,
         ]),
         // or misses the token first,
-        course(&[
+        sequence(&[
             &format!("quorate: new ring {id}, unsettled{left}; interrupted"),
             &format!("inquorate: ring {id}; interrupted"),
             &format!("inquorate: new ring{members}, unsettled{joined}"),
             &back,
         ]),
         // and receives their packets before it has decided.
-        course(&[
+        sequence(&[
             &format!("quorate: new ring {id}, unsettled{left}; interrupted"),
             &format!("quorate: new ring{members}, unsettled{joined}; interrupted"),
             &back,

@@ -8,18 +8,18 @@ use actix_quorum::{
 };
 
 use super::{
-    courses::{Course, course},
-    v0::told_with_v0,
+    sequences::{Sequence, sequence},
+    v0::sequence_with_v0,
 };
 
 use crate::support::{Watcher, eventually, lines};
 
 /// The changes that the actor on one node publishes. Drop stops the actor, and checks that it
 /// published no unexpected change.
-pub(crate) struct Told {
+pub(crate) struct Observer {
     id: u32,
     watcher: Watcher,
-    /// Whether only the first of several courses is accepted.
+    /// Whether only the first of several sequences is accepted.
     first_only: bool,
     /// Whether there is a provider, which reports votes.
     has_votes: bool,
@@ -27,14 +27,14 @@ pub(crate) struct Told {
     seen: RefCell<Vec<QuorumChanged>>,
 }
 
-impl Told {
-    /// Accepts any of several courses.
+impl Observer {
+    /// Accepts any of several sequences.
     pub(crate) fn any(id: u32, watcher: Watcher, model: Model) -> Self {
         let seen = RefCell::default();
         Self { id, watcher, first_only: false, has_votes: true, model, seen }
     }
 
-    /// Accepts only the first of several courses.
+    /// Accepts only the first of several sequences.
     pub(crate) fn first_only(id: u32, watcher: Watcher) -> Self {
         let seen = RefCell::default();
         Self { id, watcher, first_only: true, has_votes: true, model: Model::V1, seen }
@@ -63,33 +63,34 @@ impl Told {
     /// Expects these next steps.
     #[track_caller]
     pub(crate) fn expect(&self, steps: &[&str]) {
-        self.expect_one_of(&[course(steps)]);
+        self.expect_one_of(&[sequence(steps)]);
     }
 
-    /// Expects one of these courses: all that a real cluster may take, the first of which is that
+    /// Expects one of these sequences: all that a real cluster may produce, the first of which is that
     /// of a cluster without delays.
     #[track_caller]
-    pub(crate) fn expect_one_of(&self, courses: &[Course]) {
+    pub(crate) fn expect_one_of(&self, sequences: &[Sequence]) {
         let with_v0;
-        let mut courses = courses;
+        let mut sequences = sequences;
         if self.model == Model::V0 {
             let known = self.seen.borrow().last().map_or(Vec::new(), |change| {
                 change.current.members.iter().map(|node| node.0).collect()
             });
-            let mut told: Vec<_> =
-                courses.iter().map(|course| told_with_v0(course, &known)).collect();
-            told.sort();
-            told.dedup();
-            with_v0 = told;
-            courses = &with_v0;
+            let mut expected: Vec<_> =
+                sequences.iter().map(|sequence| sequence_with_v0(sequence, &known)).collect();
+            expected.sort();
+            expected.dedup();
+            with_v0 = expected;
+            sequences = &with_v0;
         }
-        let ends = courses
+        let ends = sequences
             .iter()
-            .all(|one| courses.iter().filter(|other| other.starts_with(one)).count() == 1);
-        assert!(ends, "a course that goes on where another ends: {courses:#?}");
-        let courses = if self.first_only { &courses[..1] } else { courses };
-        let mut steps = Course::new();
-        let matching = |steps: &Course| courses.iter().find(|course| course.starts_with(steps));
+            .all(|one| sequences.iter().filter(|other| other.starts_with(one)).count() == 1);
+        assert!(ends, "a sequence that goes on where another ends: {sequences:#?}");
+        let sequences = if self.first_only { &sequences[..1] } else { sequences };
+        let mut steps = Sequence::new();
+        let matching =
+            |steps: &Sequence| sequences.iter().find(|sequence| sequence.starts_with(steps));
         loop {
             let Step { step, without_rejoined, may_be_more } = self.next_step();
             steps.push(step);
@@ -100,11 +101,11 @@ impl Told {
                 steps.push(without_rejoined);
             }
             match matching(&steps) {
-                Some(course) if course.len() == steps.len() => return self.know_votes(),
+                Some(sequence) if sequence.len() == steps.len() => return self.know_votes(),
                 Some(_) => {}
                 None if may_be_more => drop(steps.pop()),
                 None => panic!(
-                    "node {} told {steps:#?}\nand not one of {courses:#?}\nall so far:{}",
+                    "node {} published {steps:#?}\nand not one of {sequences:#?}\nall so far:{}",
                     self.id,
                     lines(&self.seen.borrow())
                 ),
@@ -135,7 +136,7 @@ impl Told {
     /// votequorum reported just before its decision is reported with the decision.
     ///
     /// With model V0 the last two are ordinary steps, which a real cluster may take in addition to
-    /// those of a course.
+    /// those of a sequence.
     #[track_caller]
     fn next_step(&self) -> Step {
         let mut same_again = false;
@@ -176,7 +177,7 @@ impl Told {
     fn next(&self) -> QuorumChanged {
         let mut seen = self.seen.borrow_mut();
         let Some(change) = self.watcher.try_next() else {
-            panic!("node {} tells nothing more; so far:{}", self.id, lines(&seen))
+            panic!("node {} publishes nothing more; so far:{}", self.id, lines(&seen))
         };
         check(seen.last(), &change);
         seen.push(change.clone());
@@ -184,7 +185,7 @@ impl Told {
     }
 }
 
-impl Drop for Told {
+impl Drop for Observer {
     fn drop(&mut self) {
         if thread::panicking() {
             return;
@@ -206,7 +207,7 @@ struct Step {
     /// members, and another one with all of them before votequorum has decided about the first;
     /// nodes missing in the first have rejoined.
     without_rejoined: Option<String>,
-    /// Whether a real cluster may take this step in addition to those of a course.
+    /// Whether a real cluster may add this step to those of a sequence.
     may_be_more: bool,
 }
 
@@ -214,8 +215,11 @@ struct Step {
 fn is_same_again(change: &QuorumChanged) -> bool {
     let (before, now) = (&change.previous, &change.current);
     let was_settled = before.settled || before.ring == RingState::Gather;
-    let told = was_settled && before.ring_id.is_some();
-    told && before.members == now.members && change.left.is_empty() && before.quorum == now.quorum
+    let had_ring = was_settled && before.ring_id.is_some();
+    had_ring
+        && before.members == now.members
+        && change.left.is_empty()
+        && before.quorum == now.quorum
 }
 
 /// Whether this decision counts only once the ring is found to be alive.
@@ -301,7 +305,7 @@ fn check(last: Option<&QuorumChanged>, change: &QuorumChanged) {
     let (before, now) = (&change.previous, &change.current);
     assert_eq!(last.is_none(), change.cause == Cause::Subscribed, "{change}");
     if let Some(last) = last {
-        assert_eq!(last.current, *before, "previous is what was told before");
+        assert_eq!(last.current, *before, "previous is the current state of the change before");
         assert_eq!(now.sequence, before.sequence + 1, "{change}");
         let broken = change.is_loss() || change.cause == Cause::Disconnected;
         let breaks = now.epoch - before.epoch;

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use actix_quorum::{QuorumBuilder, Snapshot, libquorum::Model, sim};
 
-use super::told::Told;
+use super::observer::Observer;
 
 use crate::support::{Cluster, Watcher, nodelist, quick};
 
 /// A cluster with the nodes `1..=size`.
-pub(crate) trait Arm {
+pub(crate) trait Backend {
     /// The model of libquorum that its actors use or imitate.
     const MODEL: Model = Model::V1;
 
@@ -35,9 +35,9 @@ pub(crate) trait Arm {
     fn reload(&self, nodes: u32);
 
     /// Starts an actor on a node, with these settings on top.
-    fn watch_with(&self, id: u32, settings: fn(QuorumBuilder) -> QuorumBuilder) -> Told;
+    fn watch_with(&self, id: u32, settings: fn(QuorumBuilder) -> QuorumBuilder) -> Observer;
 
-    fn watch(&self, id: u32) -> Told {
+    fn watch(&self, id: u32) -> Observer {
         self.watch_with(id, |builder| builder)
     }
 
@@ -62,7 +62,7 @@ impl Default for Settings {
 /// The simulated cluster.
 pub(crate) struct Sim(sim::Cluster);
 
-impl Arm for Sim {
+impl Backend for Sim {
     fn formed(size: u32, settings: Settings) -> Self {
         let mut cluster = sim::Cluster::new(size);
         if settings.two_node {
@@ -119,10 +119,10 @@ impl Arm for Sim {
         self.0.reload(nodes).unwrap();
     }
 
-    fn watch_with(&self, id: u32, settings: fn(QuorumBuilder) -> QuorumBuilder) -> Told {
+    fn watch_with(&self, id: u32, settings: fn(QuorumBuilder) -> QuorumBuilder) -> Observer {
         let node = self.0.node(id);
         let settings = |builder: QuorumBuilder| settings(patient(builder).source(node));
-        Told::first_only(id, Watcher::here(settings))
+        Observer::first_only(id, Watcher::here(settings))
     }
 
     fn check_shown(&self, _: u32, _: &Snapshot) {}
@@ -131,7 +131,7 @@ impl Arm for Sim {
 /// Corosync daemons, each in a network namespace.
 pub(crate) struct Real(Cluster);
 
-impl Arm for Real {
+impl Backend for Real {
     fn formed(size: u32, settings: Settings) -> Self {
         Self(Cluster::start_with(size, |config| {
             config.two_node = settings.two_node;
@@ -189,9 +189,9 @@ impl Arm for Real {
         self.0.reload(|config| config.nodes = nodelist(nodes));
     }
 
-    fn watch_with(&self, id: u32, settings: fn(QuorumBuilder) -> QuorumBuilder) -> Told {
+    fn watch_with(&self, id: u32, settings: fn(QuorumBuilder) -> QuorumBuilder) -> Observer {
         let settings = |builder: QuorumBuilder| settings(patient(builder));
-        Told::any(id, Watcher::start_with(&self.0.node(id).netns, settings), Self::MODEL)
+        Observer::any(id, Watcher::start_with(&self.0.node(id).netns, settings), Self::MODEL)
     }
 
     fn check_shown(&self, id: u32, snapshot: &Snapshot) {
@@ -205,7 +205,7 @@ impl Arm for Real {
 /// The same daemons, whose clients use model V0, as those of Corosync before 3.1 do.
 pub(crate) struct RealV0(Real);
 
-impl Arm for RealV0 {
+impl Backend for RealV0 {
     const MODEL: Model = Model::V0;
 
     fn formed(size: u32, settings: Settings) -> Self {
@@ -256,10 +256,10 @@ impl Arm for RealV0 {
         self.0.reload(nodes);
     }
 
-    fn watch_with(&self, id: u32, settings: fn(QuorumBuilder) -> QuorumBuilder) -> Told {
+    fn watch_with(&self, id: u32, settings: fn(QuorumBuilder) -> QuorumBuilder) -> Observer {
         let settings = |builder: QuorumBuilder| settings(patient(builder)).model(Self::MODEL);
         let netns = &self.0.0.node(id).netns;
-        Told::any(id, Watcher::start_with(netns, settings), Self::MODEL)
+        Observer::any(id, Watcher::start_with(netns, settings), Self::MODEL)
     }
 
     /// The ring is shown without the node that formed it.
