@@ -14,7 +14,7 @@ const PAGE: &str = include_str!("live.html");
 /// into markup, and connect to its own server. The hashes belong to its script and its style; a
 /// test checks that.
 const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-qSL7Ql5qNDMGOs6Tgha1J8IXzIHgAO3xdC9/D8Rw+rg='; \
+    script-src 'sha256-IzIHmeGjlI7jIqrugx7lFATvYkPpxzfTJoHhaJ49YOs='; \
     style-src 'sha256-JfAk8Xoz6clHbZX8R/NL/3k1yIIJT1yn+ZJlClT+bZY='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'; \
     require-trusted-types-for 'script'; trusted-types 'none'";

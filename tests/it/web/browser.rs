@@ -90,11 +90,11 @@ impl Live {
 
     /// Waits until it has received nothing for this long, and shows that.
     #[track_caller]
-    fn stays_unheard(&self, time: Duration) {
-        let script = format!("return Date.now() - heard > {}", time.as_millis());
+    fn stays_silent(&self, time: Duration) {
+        let script = format!("return Date.now() - receivedAt > {}", time.as_millis());
         eventually("time passes", || (self.browser.run(&script) == true).then_some(()));
-        self.shows("No news");
-        self.tells("since", "Last heard ");
+        self.shows("No data");
+        self.tells("since", "The last message arrived ");
         self.tells("since", " ago.");
     }
 
@@ -133,7 +133,7 @@ fn a_loss_and_a_regain_are_shown() {
     live.tells("title", "Quorum of n1");
     live.tells("why", "3 members.");
     live.tells("members", "n1 (this node)\t1\t1\nn2\t2\t1\nn3\t3\t1");
-    live.tells("votes", "3 of 3 expected, 2 make a quorum");
+    live.tells("votes", "3 of 3 expected, 2 required for quorum");
     live.tells("margin", "1 vote");
     live.tells("ring", "1.5");
     live.tells("connection", "connected");
@@ -155,7 +155,7 @@ fn a_loss_and_a_regain_are_shown() {
     service.cluster.crash(1).unwrap();
     live.shows("Unknown");
     live.tells("connection", "CS_ERR_LIBRARY");
-    live.tells("members-title", "Members, as last heard");
+    live.tells("members-title", "Members, as last received");
     service.cluster.start(1).unwrap();
     live.shows("Quorate");
     live.was_well();
@@ -196,10 +196,10 @@ fn the_page_shows_no_news_until_the_next_service_reports() {
     let told = live.browser.run("return state.sequence").as_u64().unwrap();
     signal(&first, Signal::KILL);
     first.child.wait().unwrap();
-    live.shows("No news");
+    live.shows("No data");
     live.forget();
-    live.stays_unheard(Duration::from_secs(3));
-    live.tells("members-title", "Members, as last heard");
+    live.stays_silent(Duration::from_secs(3));
+    live.tells("members-title", "Members, as last received");
     live.never_showed_quorum();
     let requests = live.browser.requests();
     assert!(requests.len() > 3, "it tries again: {requests:?}");
@@ -223,7 +223,7 @@ fn a_page_that_was_offline_shows_the_current_state() {
     let live = Live::open(Browser::start(), url.clone());
     live.shows("Quorate");
     drop(first);
-    live.shows("No news");
+    live.shows("No data");
     let cut_off = |offline: bool| {
         let conditions = json!({
             "offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1,
@@ -247,15 +247,15 @@ fn a_page_that_was_offline_shows_the_current_state() {
 
 #[test]
 #[ignore = "needs chromium: make test"]
-fn a_silent_service_is_shown_as_no_news() {
+fn a_silent_service_is_shown_as_no_data() {
     let (service, url) = dashboard("--port 0");
     let live = Live::open(Browser::start(), url);
     live.shows("Quorate");
     pause_process(service.child.id());
-    live.shows("No news");
+    live.shows("No data");
     live.forget();
     // However often it asks, it is not answered.
-    live.stays_unheard(Duration::from_secs(20));
+    live.stays_silent(Duration::from_secs(20));
     live.never_showed_quorum();
     signal(&service, Signal::CONT);
     live.shows("Quorate");
@@ -273,7 +273,7 @@ fn a_stuck_actor_is_believed_for_at_most_the_lease() {
     let now = service.quorum.snapshot();
     assert_eq!(now.connection, Connection::Connected, "the actor could publish nothing");
     assert_eq!(now.quorum, Quorum::Unknown);
-    live.tells("why", "What Corosync said last cannot be relied on now.");
+    live.tells("why", "The last report of Corosync has expired.");
     live.tells("margin", "–");
 
     let live = Live::open(live.browser, live.server);
@@ -299,7 +299,7 @@ fn events_that_waited_during_a_sleep_are_not_believed() {
             source.dispatchEvent(new MessageEvent('alive', {{ data }}));
             return document.getElementById('word').textContent"
         ));
-        assert_eq!(word, "No news", "{clock}");
+        assert_eq!(word, "No data", "{clock}");
     }
     live.shows("Quorate");
     live.was_well();
@@ -474,7 +474,7 @@ fn the_page_is_readable_in_each_state_and_colour_scheme() {
     assert_eq!(post(&url, "/nodes/1/crash", "").0, 204);
     reads("Unknown");
     signal(&service, Signal::KILL);
-    reads("No news");
+    reads("No data");
     live.browser.media(&[("prefers-reduced-motion", "no-preference")]);
     let moves = "return getComputedStyle(document.getElementById('state')).transitionDuration";
     assert_ne!(live.browser.run(moves), "0s", "who did not ask for rest");
@@ -506,7 +506,7 @@ fn the_keyboard_and_a_screen_reader_reach_the_whole_page() {
         [
             "solid members-title",
             "solid timeline-title",
-            "solid now",
+            "solid current state",
             "solid history",
             "solid readyz"
         ]
@@ -518,7 +518,7 @@ fn the_keyboard_and_a_screen_reader_reach_the_whole_page() {
         let nodes = nodes.filter(|node| node["role"]["value"] == role && node["ignored"] == false);
         nodes.map(|node| node["name"]["value"].as_str().unwrap_or_default()).collect()
     };
-    assert_eq!(named("region"), ["Quorum of n1", "Members", "Cluster", "What changed"]);
+    assert_eq!(named("region"), ["Quorum of n1", "Members", "Cluster", "Changes"]);
     assert_eq!(named("columnheader"), ["Node", "Id", "Votes"]);
     assert_eq!(named("alert").len(), 1);
     let said = "return document.querySelector('[role=alert]').innerText";
@@ -683,7 +683,7 @@ fn the_buttons_of_the_dashboard_work() {
     let since = Instant::now();
     assert!(process.child.wait().unwrap().success());
     assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
-    dashboard.live("No news");
+    dashboard.live("No data");
 }
 
 #[test]

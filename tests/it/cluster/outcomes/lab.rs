@@ -45,28 +45,32 @@ pub(crate) trait Lab {
 /// `unknown`. A quorate node has a fencing token if and only if its state is exclusive.
 #[track_caller]
 pub(crate) fn expect<L: Lab>(lab: &L, states: &[(u32, &str)]) {
-    expect_all(lab, states, state);
+    expect_one_of(lab, &[states]);
 }
 
-/// Does the same, and ignores whether the nodes are exclusive.
+/// Waits until all nodes are in the states of one of these lists, which have the same nodes. A state that
+/// ends with `, exclusive or not` matches both.
 #[track_caller]
-pub(crate) fn expect_quorum<L: Lab>(lab: &L, states: &[(u32, &str)]) {
-    let quorum = |of: &QuorumHandle| state(of).split(',').next().unwrap_or_default().to_owned();
-    expect_all(lab, states, quorum);
-}
-
-#[track_caller]
-fn expect_all<L: Lab>(lab: &L, states: &[(u32, &str)], state: impl Fn(&QuorumHandle) -> String) {
+pub(crate) fn expect_one_of<L: Lab>(lab: &L, lists: &[&[(u32, &str)]]) {
     let mut now = Vec::new();
-    let all = || {
-        now = states.iter().map(|(id, _)| (*id, state(lab.quorum(*id)))).collect();
-        let same = now.iter().zip(states).all(|((_, now), (_, wanted))| now == wanted);
-        same.then_some(())
+    let any = || {
+        now = lists[0].iter().map(|(id, _)| (*id, state(lab.quorum(*id)))).collect();
+        let matches = |states: &&[(u32, &str)]| {
+            now.iter().zip(*states).all(|((_, now), (_, wanted))| is_in_state(now, wanted))
+        };
+        lists.iter().any(matches).then_some(())
     };
     let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        eventually("the nodes come to a state", all);
+        eventually("the nodes come to a state", any);
     }));
-    assert!(waited.is_ok(), "wanted {states:#?}\ngot {now:#?}");
+    assert!(waited.is_ok(), "wanted {lists:#?}\ngot {now:#?}");
+}
+
+fn is_in_state(now: &str, wanted: &str) -> bool {
+    match wanted.strip_suffix(", exclusive or not") {
+        Some(wanted) => now.split(',').next() == Some(wanted),
+        None => now == wanted,
+    }
 }
 
 /// Waits until votequorum reports these votes on a node: present, expected, and required.
