@@ -1,7 +1,7 @@
 //! Cancels calls that wait for a daemon. Corosync's libraries wait without a timeout, but a call
 //! returns once its socket is shut down.
 
-use std::{os::fd::RawFd, sync::Arc, time::Duration};
+use std::{os::fd::RawFd, sync::Arc, thread, time::Duration};
 
 use parking_lot::Mutex;
 
@@ -76,6 +76,35 @@ impl Canceller {
         }
     }
 
+    /// Cancels for good without waiting: an attempt that is only about to wait is cancelled again on
+    /// another thread until it has ended.
+    pub(crate) fn cancel_to_the_end(&self) {
+        self.cancel();
+        if !self.is_connecting() {
+            return;
+        }
+        let canceller = self.clone();
+        let cancelling = move || {
+            while canceller.is_connecting() {
+                canceller.cancel();
+                thread::sleep(CANCEL_INTERVAL);
+            }
+        };
+        let started = thread::Builder::new().name("quorum-cancel".into()).spawn(cancelling);
+        if let Err(error) = started {
+            crate::foreign::log!(
+                log::Level::Warn,
+                "a connection attempt waits until corosync answers: {}",
+                Error::thread(error)
+            );
+        }
+    }
+
+    /// Whether an attempt is under way. None begins after [`cancel`](Self::cancel).
+    fn is_connecting(&self) -> bool {
+        self.0.lock().connecting.is_some()
+    }
+
     /// Whether the last attempt was interrupted.
     pub(super) fn was_interrupted(&self) -> bool {
         self.0.lock().was_interrupted
@@ -134,6 +163,28 @@ impl State {
     }
 }
 
+/// Cancels for good when it is dropped, unless it was disarmed.
+#[derive(Debug)]
+pub(crate) struct CancelOnDrop(Option<Canceller>);
+
+impl CancelOnDrop {
+    pub(crate) fn new(canceller: Canceller) -> Self {
+        Self(Some(canceller))
+    }
+
+    pub(crate) fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if let Some(canceller) = &self.0 {
+            canceller.cancel_to_the_end();
+        }
+    }
+}
+
 /// How soon to cancel again, for a call that was not yet waiting.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -144,4 +195,32 @@ pub(crate) struct Peer<'a> {
     pub(crate) canceller: &'a Canceller,
     /// The user that must run the server, or `None` for any user.
     pub(crate) uid: Option<u32>,
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::{
+        io::Read,
+        os::{
+            linux::net::SocketAddrExt,
+            unix::net::{SocketAddr, UnixListener, UnixStream},
+        },
+    };
+
+    use super::*;
+
+    #[test]
+    fn an_attempt_that_was_about_to_wait_is_cancelled_to_the_end() {
+        let service = b"cancelled_to_the_end";
+        let address = SocketAddr::from_abstract_name(service).unwrap();
+        let _silent = UnixListener::bind_addr(&address).unwrap();
+        let canceller = Canceller::default();
+        canceller.begin(service, Vec::new()).unwrap();
+        canceller.cancel_to_the_end();
+        // As libqb connects and then waits for the answer of the server.
+        let mut attempt = UnixStream::connect_addr(&address).unwrap();
+        assert_eq!(attempt.read(&mut [0]).unwrap(), 0, "the connection is shut down");
+        canceller.end(None);
+        assert_eq!(canceller.begin(service, Vec::new()), Err(Error::Unresponsive));
+    }
 }

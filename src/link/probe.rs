@@ -85,6 +85,13 @@ impl Probe for ProbeThread {
     }
 }
 
+/// The actor was dropped, and its thread may wait for an answer.
+impl Drop for ProbeThread {
+    fn drop(&mut self) {
+        self.canceller.cancel_to_the_end();
+    }
+}
+
 /// The state of the thread.
 struct Prober {
     config: ProbeConfig,

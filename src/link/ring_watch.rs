@@ -133,6 +133,13 @@ impl Current {
     }
 }
 
+/// The thread was replaced or the actor was dropped, and the thread may wait for an answer.
+impl Drop for Current {
+    fn drop(&mut self) {
+        self.canceller.cancel_to_the_end();
+    }
+}
+
 impl RingWatch for RingThread {
     fn read(&self) -> Pending<RingUpdate> {
         self.current.lock().worker.ask(())
@@ -144,8 +151,8 @@ impl RingWatch for RingThread {
         if !current.is_connected.swap(false, Ordering::AcqRel) {
             return false;
         }
-        current.canceller.cancel();
-        // The call returns within two seconds (libqb `lib/ipcc.c`), and then the thread ends.
+        // Dropping the old thread cancels its call, which returns within two seconds (libqb
+        // `lib/ipcc.c`). Then the thread ends.
         let connections = Arc::clone(&current.connections);
         *current = Current::new(self.trust, self.clock, true, connections);
         true

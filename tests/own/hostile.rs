@@ -23,7 +23,7 @@ use crate::support::{
         GETINFO, GETQUORATE, GETTYPE, ITER_INIT, MODEL_GETTYPE, QUORATE, RING, SET_CURRENT_MAP,
         TRACKSTART, TRACKSTOP, info, nodelist_told, quorum_told, tracked, tracked_v0,
     },
-    last_quorate, open_fds, quick, rss_kib, runs_thread, threads,
+    last_quorate, no_thread_waits, open_fds, quick, rss_kib, runs_thread, threads,
 };
 
 const NOBODY: u32 = 65534;
@@ -305,6 +305,38 @@ fn a_silent_server_leaves_no_thread_behind() {
     others.set_nonblocking(true).unwrap();
     assert_eq!((&others).read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
     drop(impostor);
+}
+
+/// No thread of a dropped actor waits for a server that hangs, in any of its calls.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_dropped_actor_leaves_no_thread_behind() {
+    own_process!();
+    for (service, when, steps, thread) in [
+        ("quorum", "accept", vec![Step::Stop], "quorum-connect"),
+        ("quorum", TRACKSTART, vec![], "quorum-connect"),
+        ("votequorum", "accept", vec![Step::Stop], "quorum-probe"),
+        ("votequorum", GETINFO, vec![], "quorum-probe"),
+        ("cmap", SET_CURRENT_MAP, vec![], "quorum-ring"),
+        ("cmap", ITER_INIT, vec![], "quorum-ring"),
+        #[cfg(feature = "web")]
+        ("cmap", ITER_INIT, vec![], "quorum-names"),
+    ] {
+        let place = Place::new();
+        let server = place.server();
+        server.on(service, when, &steps);
+        let before = threads();
+        let watcher = place.watch();
+        match when {
+            "accept" => server.wait(&format!("accept {service}"), 1),
+            number => server.wait(&format!("request {service} {number}"), 1),
+        }
+        eventually(thread, || runs_thread(thread).then_some(()));
+        drop(watcher);
+        no_thread_waits();
+        let all_ended = || (threads() <= before).then_some(());
+        eventually("no other thread is left", all_ended);
+    }
 }
 
 /// One missing answer ends nothing permanently.

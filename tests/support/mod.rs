@@ -66,8 +66,8 @@ pub use self::{
     netns::Netns,
     own_process::is_run_elsewhere,
     process::{
-        client_of, command, dev_shm_entries, open_fds, pause_process, rss_kib, runs_thread,
-        threads, wait_asleep,
+        client_of, command, dev_shm_entries, no_thread_waits, open_fds, pause_process, rss_kib,
+        runs_thread, threads, wait_asleep,
     },
     promtool::promtool,
     qdevice::{Algorithm, Device, Qdevice, Qnetd},
