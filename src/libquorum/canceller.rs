@@ -46,8 +46,11 @@ impl Canceller {
     }
 
     /// Ends the waiting call and its connection. The thread may connect again.
-    pub(crate) fn interrupt(&self) {
-        self.0.lock().interrupt();
+    ///
+    /// Returns `false` if no connection was ended: the call is only about to wait, or its socket
+    /// cannot be identified now. The caller interrupts again later.
+    pub(crate) fn interrupt(&self) -> bool {
+        self.0.lock().interrupt()
     }
 
     /// Cancels if the silent server of an attempt does not run as this user.
@@ -142,14 +145,14 @@ impl Canceller {
 }
 
 impl State {
-    fn interrupt(&mut self) {
+    /// Returns whether a connection was ended.
+    fn interrupt(&mut self) -> bool {
         for socket in &self.sockets {
             server::shut_down(*socket);
         }
-        if let Some((stream, _)) = self.attempt() {
-            self.was_interrupted = true;
-            server::shut_down(stream.fd);
-        }
+        let is_ended = self.attempt().is_some_and(|(stream, _)| stream.shut_down());
+        self.was_interrupted |= is_ended;
+        is_ended || !self.sockets.is_empty()
     }
 
     /// Returns the socket of the waiting attempt, and the server at its other end.
@@ -200,8 +203,9 @@ pub(crate) struct Peer<'a> {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use std::{
-        io::Read,
+        io::{ErrorKind, Read},
         os::{
+            fd::AsRawFd,
             linux::net::SocketAddrExt,
             unix::net::{SocketAddr, UnixListener, UnixStream},
         },
@@ -222,5 +226,40 @@ mod tests {
         assert_eq!(attempt.read(&mut [0]).unwrap(), 0, "the connection is shut down");
         canceller.end(None);
         assert_eq!(canceller.begin(service, Vec::new()), Err(Error::Unresponsive));
+    }
+
+    /// Each state of a thread in which an interrupt may find it.
+    #[test]
+    fn an_interrupt_is_reported_as_missed_and_spoils_no_later_attempt() {
+        let service = b"interrupted";
+        let address = SocketAddr::from_abstract_name(service).unwrap();
+        let _silent = UnixListener::bind_addr(&address).unwrap();
+        let connect = || UnixStream::connect_addr(&address).unwrap();
+        let canceller = Canceller::default();
+        assert!(!canceller.interrupt(), "no call");
+        canceller.begin(service, Vec::new()).unwrap();
+        assert!(!canceller.interrupt(), "the call is about to connect");
+        assert!(!canceller.was_interrupted());
+        let mut first = connect();
+        let other = connect();
+        assert!(!canceller.interrupt(), "either socket may be ours");
+        drop(other);
+        assert!(canceller.interrupt());
+        assert!(canceller.was_interrupted());
+        assert_eq!(first.read(&mut [0]).unwrap(), 0, "the connection is shut down");
+        canceller.end(None);
+        drop(first);
+
+        assert!(!canceller.interrupt(), "the call has ended");
+        canceller.begin(service, Vec::new()).unwrap();
+        assert!(!canceller.was_interrupted(), "the next attempt");
+        let mut second = connect();
+        canceller.end(Some(second.as_raw_fd()));
+        second.set_nonblocking(true).unwrap();
+        assert_eq!(second.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert!(canceller.interrupt(), "a call on the connection");
+        assert_eq!(second.read(&mut [0]).unwrap(), 0, "the connection is shut down");
+        canceller.closes(second.as_raw_fd());
+        assert!(!canceller.interrupt(), "the connection is closed");
     }
 }

@@ -35,8 +35,10 @@ pub trait Probe: fmt::Debug + Send + Sync {
     fn ask(&self, members: Vec<NodeId>) -> PendingProbe;
 
     /// Closes the connection of a request that is not answered, and repeats the request on a new
-    /// one.
-    fn interrupt(&self) {}
+    /// one. Returns `false` if there is no connection yet: call it again later.
+    fn interrupt(&self) -> bool {
+        true
+    }
 
     /// Closes the connection and cancels waiting requests. Returns when that is done.
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -73,8 +75,8 @@ impl Probe for ProbeThread {
         self.worker.ask(members)
     }
 
-    fn interrupt(&self) {
-        self.canceller.interrupt();
+    fn interrupt(&self) -> bool {
+        self.canceller.interrupt()
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {

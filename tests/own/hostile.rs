@@ -412,6 +412,30 @@ fn a_silent_votequorum_is_asked_on_new_connections_ever_more_rarely() {
     watcher.stops_at_once();
 }
 
+/// The error of an interrupted attempt is the interrupt's, and does not mean that votequorum does
+/// not run. Otherwise the quorum service would be asked instead.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn an_interrupted_connection_to_votequorum_does_not_replace_votequorum() {
+    own_process!();
+    let place = Place::new();
+    let server = Hostile::start_as(&place.netns, 0, Ipc::Shm, &["quorum"]);
+    let mut impostor = Impostor::start(&place.netns, 0, "votequorum");
+    let watcher = place.watch_with(short_lease);
+    watcher.until_cause(Cause::Stalled);
+    // The second attempt begins after the first one was interrupted.
+    impostor.wait_taken(2);
+    assert!(!watcher.quorum.is_quorate());
+    assert_eq!(server.times(&format!("request quorum {GETQUORATE}")), 0);
+    assert_never_quorate(&watcher.rest());
+    impostor.stop_listening();
+    // The second attempt is interrupted too.
+    let votequorum = Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["votequorum"]);
+    until_believed(&watcher);
+    assert!(votequorum.times(&format!("request votequorum {GETINFO}")) > 0);
+    assert_eq!(server.times(&format!("request quorum {GETQUORATE}")), 0);
+}
+
 /// Each step of connecting at which a server may leave its client waiting.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]

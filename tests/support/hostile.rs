@@ -65,11 +65,16 @@ impl Hostile {
     }
 
     /// Starts a server for these services. A server for quorum also serves cmap, where clients read
-    /// the version first. Waits until it listens.
+    /// the version first.
     #[track_caller]
     pub fn start_as(netns: &Arc<Netns>, uid: u32, ipc: Ipc, services: &[&str]) -> Self {
         let cmap: &[&str] = if services.contains(&"quorum") { &["cmap"] } else { &[] };
-        let services = &[services, cmap].concat();
+        Self::start_exactly(netns, uid, ipc, &[services, cmap].concat())
+    }
+
+    /// Starts a server for these services and no others. Waits until it listens.
+    #[track_caller]
+    pub fn start_exactly(netns: &Arc<Netns>, uid: u32, ipc: Ipc, services: &[&str]) -> Self {
         let transport = if ipc == Ipc::Shm { "shm" } else { "socket" };
         let directory = TempDir::new();
         let mut program = Command::new(program());
