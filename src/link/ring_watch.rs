@@ -70,9 +70,9 @@ pub trait RingWatch: fmt::Debug + Send + Sync {
     /// Requests one read. The answer may never arrive: a daemon that synchronises answers late.
     fn read(&self) -> Pending<RingUpdate>;
 
-    /// Cancels a read that the daemon does not answer although it is alive. Returns `false` if
-    /// there is no connection yet. The next read opens another connection, which the daemon answers
-    /// even while it synchronises.
+    /// Cancels a read that the daemon does not answer although it is alive. Returns `false` if the
+    /// read is opening a connection, and has not done so for long. The next read opens another
+    /// connection, which the daemon answers even while it synchronises.
     ///
     /// A waiting request makes the daemon spin at real-time priority (libqb `lib/ipcs.c`: its
     /// descriptor stays readable).
@@ -98,38 +98,44 @@ struct Current {
     canceller: Canceller,
     /// Whether both connections are open.
     is_connected: Arc<AtomicBool>,
-    connections: Arc<AtomicU64>,
+    /// When a late read was first found to be opening a connection.
+    connecting_since: Option<Moment>,
+    past: Arc<Past>,
+}
+
+/// What the thread and those that it has replaced have done.
+#[derive(Debug, Default)]
+struct Past {
+    /// The number of connections opened so far.
+    connections: AtomicU64,
+    /// Whether a read has succeeded. Then a later failure does not mean that the counters are
+    /// missing.
+    was_watched: AtomicBool,
 }
 
 impl RingThread {
     pub(crate) fn new(trust: TrustPolicy, clock: Clock) -> Self {
-        let current = Mutex::new(Current::new(trust, clock, false, Arc::default()));
+        let current = Mutex::new(Current::new(trust, clock, Arc::default()));
         Self { trust, clock, current }
     }
 }
 
 impl Current {
-    fn new(
-        trust: TrustPolicy,
-        clock: Clock,
-        was_watched: bool,
-        connections: Arc<AtomicU64>,
-    ) -> Self {
+    fn new(trust: TrustPolicy, clock: Clock, past: Arc<Past>) -> Self {
         let canceller = Canceller::default();
         let is_connected = Arc::new(AtomicBool::new(false));
-        let (used, connected, count) =
-            (canceller.clone(), Arc::clone(&is_connected), Arc::clone(&connections));
+        let (used, connected, shared) =
+            (canceller.clone(), Arc::clone(&is_connected), Arc::clone(&past));
         let worker = Worker::new("quorum-ring", move || Reader {
             trust,
             clock,
             maps: None,
             canceller: used.clone(),
             is_connected: Arc::clone(&connected),
-            connections: Arc::clone(&count),
-            was_watched,
+            past: Arc::clone(&shared),
             has_warned: false,
         });
-        Self { worker, canceller, is_connected, connections }
+        Self { worker, canceller, is_connected, connecting_since: None, past }
     }
 }
 
@@ -142,19 +148,29 @@ impl Drop for Current {
 
 impl RingWatch for RingThread {
     fn read(&self) -> Pending<RingUpdate> {
-        self.current.lock().worker.ask(())
+        let mut current = self.current.lock();
+        if current.is_connected.load(Ordering::Acquire) {
+            current.connecting_since = None;
+        }
+        current.worker.ask(())
     }
 
     fn cancel(&self) -> bool {
         let mut current = self.current.lock();
-        // Without a connection the thread is opening one, which cannot be cancelled here.
-        if !current.is_connected.swap(false, Ordering::AcqRel) {
-            return false;
+        if current.is_connected.swap(false, Ordering::AcqRel) {
+            current.past.was_watched.store(true, Ordering::Release);
+        } else {
+            // Without a connection the thread is opening one. A daemon that is alive accepts it soon,
+            // and another server in its place may never do so.
+            let now = self.clock.now();
+            if now.since(*current.connecting_since.get_or_insert(now)) < CONNECT_TIMEOUT {
+                return false;
+            }
         }
         // Dropping the old thread cancels its call, which returns within two seconds (libqb
         // `lib/ipcc.c`). Then the thread ends.
-        let connections = Arc::clone(&current.connections);
-        *current = Current::new(self.trust, self.clock, true, connections);
+        let past = Arc::clone(&current.past);
+        *current = Current::new(self.trust, self.clock, past);
         true
     }
 
@@ -174,11 +190,7 @@ struct Reader {
     maps: Option<Maps>,
     canceller: Canceller,
     is_connected: Arc<AtomicBool>,
-    /// The number of connections opened so far.
-    connections: Arc<AtomicU64>,
-    /// Whether a read has succeeded. Then a later failure does not mean that the counters are
-    /// missing.
-    was_watched: bool,
+    past: Arc<Past>,
     has_warned: bool,
 }
 
@@ -224,6 +236,9 @@ const COROSYNC_2: Keys = Keys {
     age: Duration::from_millis(1500),
 };
 
+/// How long to wait for a live daemon to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How old the votes of the nodelist may be. Added votes appear in votequorum's expected votes at
 /// once.
 const NODELIST_AGE: Duration = Duration::from_secs(10);
@@ -251,13 +266,15 @@ impl Responder for Reader {
         let read = self.read().or_else(|failed| if is_old { self.read() } else { Err(failed) });
         match read {
             Ok(reading) => {
-                self.was_watched = true;
+                self.past.was_watched.store(true, Ordering::Release);
                 Ok(RingUpdate::Read(reading))
             }
             Err(Failed::Transient(error)) => Err(error),
             // Without a fixed model this connection was made only after libcmap had answered, so the
             // refusal does not last.
-            Err(Failed::Refused(error)) if self.was_watched || self.trust.model.is_none() => {
+            Err(Failed::Refused(error))
+                if self.past.was_watched.load(Ordering::Acquire) || self.trust.model.is_none() =>
+            {
                 Err(error)
             }
             Err(Failed::Refused(error)) => Ok(self.unwatched(&error.to_string())),
@@ -286,7 +303,7 @@ impl Reader {
                 self.is_connected.store(false, Ordering::Release);
                 let maps = Maps::connect(self.trust, &self.canceller)?;
                 self.is_connected.store(true, Ordering::Release);
-                let number = self.connections.fetch_add(1, Ordering::Relaxed);
+                let number = self.past.connections.fetch_add(1, Ordering::Relaxed);
                 Maps { number, ..maps }
             }
         };

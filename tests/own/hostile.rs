@@ -1084,3 +1084,26 @@ fn a_refused_connection_to_the_counters_is_tried_again() {
     // The counters may appear later.
     server.wait_more(&format!("request cmap {SET_CURRENT_MAP}"), 1);
 }
+
+/// The ring watch connects on its own, and so may meet a silent server that no other connection has
+/// met. Its attempt ends too.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_silent_server_does_not_end_the_ring_watch() {
+    own_process!();
+    let place = Place::new();
+    let _server = Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["quorum", "votequorum"]);
+    let cmap = || Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["cmap"]);
+    let first = cmap();
+    // With a model, no other thread connects to cmap but the ring watch and the reader of the names.
+    let watcher = place.watch_with(|builder| builder.model(Model::V1));
+    watcher.until_settled(Quorum::Quorate, &[1, 2]);
+    eventually("the names are read", || (!runs_thread("quorum-names")).then_some(()));
+    first.kill();
+    let mut impostor = Impostor::start(&place.netns, 0, "cmap");
+    impostor.wait_taken(1);
+    impostor.stop_listening();
+    let second = cmap();
+    second.wait(&format!("request cmap {SET_CURRENT_MAP}"), 1);
+    watcher.stops_at_once();
+}
