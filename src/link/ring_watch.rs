@@ -111,11 +111,15 @@ struct Past {
     /// Whether a read has succeeded. Then a later failure does not mean that the counters are
     /// missing.
     was_watched: AtomicBool,
+    /// The reason of the last warning that the ring is not watched.
+    warned: Mutex<Option<String>>,
 }
 
 impl RingThread {
-    pub(crate) fn new(trust: TrustPolicy, clock: Clock) -> Self {
-        let current = Mutex::new(Current::new(trust, clock, Arc::default()));
+    /// `warned` is the reason of a warning that was already logged.
+    pub(crate) fn new(trust: TrustPolicy, clock: Clock, warned: Option<String>) -> Self {
+        let past = Arc::new(Past { warned: Mutex::new(warned), ..Past::default() });
+        let current = Mutex::new(Current::new(trust, clock, past));
         Self { trust, clock, current }
     }
 }
@@ -133,7 +137,6 @@ impl Current {
             canceller: used.clone(),
             is_connected: Arc::clone(&connected),
             past: Arc::clone(&shared),
-            has_warned: false,
         });
         Self { worker, canceller, is_connected, connecting_since: None, past }
     }
@@ -183,6 +186,14 @@ impl RingWatch for RingThread {
     }
 }
 
+/// Returns the text of a warning that the ring is not watched.
+pub(crate) fn unwatched(why: &str) -> String {
+    format!(
+        "the ring is not watched, so a node may be reported quorate although the other nodes continue \
+         without it, and is_exclusive() is false: {why}"
+    )
+}
+
 /// The state of the thread.
 struct Reader {
     trust: TrustPolicy,
@@ -191,7 +202,6 @@ struct Reader {
     canceller: Canceller,
     is_connected: Arc<AtomicBool>,
     past: Arc<Past>,
-    has_warned: bool,
 }
 
 /// The connections to the daemon.
@@ -284,13 +294,11 @@ impl Responder for Reader {
 }
 
 impl Reader {
-    fn unwatched(&mut self, why: &str) -> RingUpdate {
-        if !std::mem::replace(&mut self.has_warned, true) {
-            crate::foreign::log!(
-                log::Level::Warn,
-                "the ring is not watched, so a node may be reported quorate although the other nodes \
-                 continue without it, and is_exclusive() is false: {why}"
-            );
+    /// Warns once of each reason.
+    fn unwatched(&self, why: &str) -> RingUpdate {
+        let before = self.past.warned.lock().replace(why.to_owned());
+        if before.is_none_or(|before| before != why) {
+            crate::foreign::log!(log::Level::Warn, "{}", unwatched(why));
         }
         RingUpdate::Unwatched
     }

@@ -73,7 +73,7 @@ pub use self::{
     qdevice::{Algorithm, Device, Qdevice, Qnetd},
     running::{Running, binary, example},
     staged::StagedLibquorum,
-    thread::{as_user, fill_dev_shm, on_fresh_thread, small_dev_shm},
+    thread::{as_user, fill_dev_shm, on_fresh_thread, small_dev_shm, without_library},
     watcher::{
         Forward, Watcher, assert_never_quorate, connected, last_quorate, lines, quick, quorate,
     },
