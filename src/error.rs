@@ -57,10 +57,11 @@ pub enum Error {
     )]
     Unresponsive,
 
-    /// A thread that connects to Corosync or sends requests to it could not be started, or has
-    /// ended.
+    /// A thread could not be started, or has ended: one that sends requests to Corosync, or one of a
+    /// policy.
     #[error(
-        "a thread that sends requests to corosync failed: {0}; check whether the limit on tasks is reached"
+        "a thread cannot be started or has ended: {0}; check whether the limit on tasks is reached \
+         (TasksMax= of the unit, ulimit -u, pids.max of the container)"
     )]
     Thread(#[source] IoError),
 

@@ -17,6 +17,11 @@ pub(crate) fn contain(call: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(call));
 }
 
+/// Does the same for code that returns a value. Returns `None` if it panics.
+pub(crate) fn contained<T>(call: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(call)).ok()
+}
+
 /// Logs like `log::log!`, and catches a panic of the logger.
 macro_rules! log_contained {
     ($level:expr, $($message:tt)+) => {

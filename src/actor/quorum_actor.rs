@@ -314,8 +314,13 @@ impl StreamHandler<Result<LinkEvent, Error>> for QuorumActor {
 impl Drop for QuorumActor {
     /// Publishes `Stopped`, however the actor ends: its arbiter stopped, its `System` ended, or it
     /// panicked. After that no reader believes the last published state.
+    ///
+    /// The waiting calls to Corosync are cancelled: those of the probe, the ring watch and the
+    /// connection by the drop of each.
     fn drop(&mut self) {
         self.shared.publish(Event::Stopped);
+        #[cfg(any(feature = "metrics", feature = "web"))]
+        self.shared.names.close();
         self.stop_own();
     }
 }

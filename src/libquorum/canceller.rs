@@ -1,7 +1,7 @@
 //! Cancels calls that wait for a daemon. Corosync's libraries wait without a timeout, but a call
 //! returns once its socket is shut down.
 
-use std::{os::fd::RawFd, sync::Arc, time::Duration};
+use std::{os::fd::RawFd, sync::Arc, thread, time::Duration};
 
 use parking_lot::Mutex;
 
@@ -46,8 +46,11 @@ impl Canceller {
     }
 
     /// Ends the waiting call and its connection. The thread may connect again.
-    pub(crate) fn interrupt(&self) {
-        self.0.lock().interrupt();
+    ///
+    /// Returns `false` if no connection was ended: the call is only about to wait, or its socket
+    /// cannot be identified now. The caller interrupts again later.
+    pub(crate) fn interrupt(&self) -> bool {
+        self.0.lock().interrupt()
     }
 
     /// Cancels if the silent server of an attempt does not run as this user.
@@ -74,6 +77,35 @@ impl Canceller {
                 return done;
             }
         }
+    }
+
+    /// Cancels for good without waiting: an attempt that is only about to wait is cancelled again on
+    /// another thread until it has ended.
+    pub(crate) fn cancel_to_the_end(&self) {
+        self.cancel();
+        if !self.is_connecting() {
+            return;
+        }
+        let canceller = self.clone();
+        let cancelling = move || {
+            while canceller.is_connecting() {
+                canceller.cancel();
+                thread::sleep(CANCEL_INTERVAL);
+            }
+        };
+        let started = thread::Builder::new().name("quorum-cancel".into()).spawn(cancelling);
+        if let Err(error) = started {
+            crate::foreign::log!(
+                log::Level::Warn,
+                "a connection attempt waits until corosync answers: {}",
+                Error::thread(error)
+            );
+        }
+    }
+
+    /// Whether an attempt is under way. None begins after [`cancel`](Self::cancel).
+    fn is_connecting(&self) -> bool {
+        self.0.lock().connecting.is_some()
     }
 
     /// Whether the last attempt was interrupted.
@@ -113,14 +145,14 @@ impl Canceller {
 }
 
 impl State {
-    fn interrupt(&mut self) {
+    /// Returns whether a connection was ended.
+    fn interrupt(&mut self) -> bool {
         for socket in &self.sockets {
             server::shut_down(*socket);
         }
-        if let Some((stream, _)) = self.attempt() {
-            self.was_interrupted = true;
-            server::shut_down(stream.fd);
-        }
+        let is_ended = self.attempt().is_some_and(|(stream, _)| stream.shut_down());
+        self.was_interrupted |= is_ended;
+        is_ended || !self.sockets.is_empty()
     }
 
     /// Returns the socket of the waiting attempt, and the server at its other end.
@@ -134,6 +166,28 @@ impl State {
     }
 }
 
+/// Cancels for good when it is dropped, unless it was disarmed.
+#[derive(Debug)]
+pub(crate) struct CancelOnDrop(Option<Canceller>);
+
+impl CancelOnDrop {
+    pub(crate) fn new(canceller: Canceller) -> Self {
+        Self(Some(canceller))
+    }
+
+    pub(crate) fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if let Some(canceller) = &self.0 {
+            canceller.cancel_to_the_end();
+        }
+    }
+}
+
 /// How soon to cancel again, for a call that was not yet waiting.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -144,4 +198,68 @@ pub(crate) struct Peer<'a> {
     pub(crate) canceller: &'a Canceller,
     /// The user that must run the server, or `None` for any user.
     pub(crate) uid: Option<u32>,
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::{
+        io::{ErrorKind, Read},
+        os::{
+            fd::AsRawFd,
+            linux::net::SocketAddrExt,
+            unix::net::{SocketAddr, UnixListener, UnixStream},
+        },
+    };
+
+    use super::*;
+
+    #[test]
+    fn an_attempt_that_was_about_to_wait_is_cancelled_to_the_end() {
+        let service = b"cancelled_to_the_end";
+        let address = SocketAddr::from_abstract_name(service).unwrap();
+        let _silent = UnixListener::bind_addr(&address).unwrap();
+        let canceller = Canceller::default();
+        canceller.begin(service, Vec::new()).unwrap();
+        canceller.cancel_to_the_end();
+        // As libqb connects and then waits for the answer of the server.
+        let mut attempt = UnixStream::connect_addr(&address).unwrap();
+        assert_eq!(attempt.read(&mut [0]).unwrap(), 0, "the connection is shut down");
+        canceller.end(None);
+        assert_eq!(canceller.begin(service, Vec::new()), Err(Error::Unresponsive));
+    }
+
+    /// Each state of a thread in which an interrupt may find it.
+    #[test]
+    fn an_interrupt_is_reported_as_missed_and_spoils_no_later_attempt() {
+        let service = b"interrupted";
+        let address = SocketAddr::from_abstract_name(service).unwrap();
+        let _silent = UnixListener::bind_addr(&address).unwrap();
+        let connect = || UnixStream::connect_addr(&address).unwrap();
+        let canceller = Canceller::default();
+        assert!(!canceller.interrupt(), "no call");
+        canceller.begin(service, Vec::new()).unwrap();
+        assert!(!canceller.interrupt(), "the call is about to connect");
+        assert!(!canceller.was_interrupted());
+        let mut first = connect();
+        let other = connect();
+        assert!(!canceller.interrupt(), "either socket may be ours");
+        drop(other);
+        assert!(canceller.interrupt());
+        assert!(canceller.was_interrupted());
+        assert_eq!(first.read(&mut [0]).unwrap(), 0, "the connection is shut down");
+        canceller.end(None);
+        drop(first);
+
+        assert!(!canceller.interrupt(), "the call has ended");
+        canceller.begin(service, Vec::new()).unwrap();
+        assert!(!canceller.was_interrupted(), "the next attempt");
+        let mut second = connect();
+        canceller.end(Some(second.as_raw_fd()));
+        second.set_nonblocking(true).unwrap();
+        assert_eq!(second.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert!(canceller.interrupt(), "a call on the connection");
+        assert_eq!(second.read(&mut [0]).unwrap(), 0, "the connection is shut down");
+        canceller.closes(second.as_raw_fd());
+        assert!(!canceller.interrupt(), "the connection is closed");
+    }
 }

@@ -148,7 +148,8 @@ impl Handle {
     /// [`Error::NoDescriptors`], [`Error::ConnectInProgress`] and [`Error::Connect`].
     pub fn initialize_with(library: Library) -> Result<Self, Error> {
         let peer = Peer { canceller: &Canceller::default(), uid: None };
-        Self::initialize_at_most(library, model::find(library, peer, |_| Ok(()))?, peer)
+        let found = model::find(library, peer, |_| Ok(()))?;
+        Self::initialize_at_most(library, found.or_warn(), peer)
     }
 
     /// Connects with this model, or with V0 if the library or the daemon does not know V1.

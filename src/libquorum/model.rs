@@ -18,6 +18,21 @@ pub enum Model {
     V1,
 }
 
+/// The model to request.
+#[derive(Debug)]
+pub(crate) struct FoundModel {
+    pub(crate) model: Model,
+    /// Why libcmap cannot be loaded. Then the daemon's version is not known, and Corosync 3 is
+    /// assumed.
+    pub(crate) assumed: Option<String>,
+}
+
+impl From<Model> for FoundModel {
+    fn from(model: Model) -> Self {
+        Self { model, assumed: None }
+    }
+}
+
 /// Returns the model to request: V1, unless the library does not know it or the daemon is a
 /// Corosync 2. `check` checks whether a server may be believed.
 ///
@@ -27,35 +42,39 @@ pub(crate) fn find(
     library: Library,
     peer: Peer<'_>,
     check: impl Fn(Option<PeerProcess>) -> Result<(), Error>,
-) -> Result<Model, Error> {
+) -> Result<FoundModel, Error> {
     if library.0.model_initialize().is_err() {
-        return Ok(Model::V0);
+        return Ok(Model::V0.into());
     }
     let cmap = match Cmap::initialize(peer) {
         Ok(cmap) => cmap,
         Err(Error::Load(why)) => {
-            warn(&why.to_string());
-            return Ok(Model::V1);
+            return Ok(FoundModel { model: Model::V1, assumed: Some(why.to_string()) });
         }
         // An unknown version does not allow V1: the next daemon may be a Corosync 2.
         Err(error) => return Err(error),
     };
     check(cmap.server())?;
     match cmap.is_corosync_2() {
-        Ok(is_corosync_2) => Ok(if is_corosync_2 { Model::V0 } else { Model::V1 }),
+        Ok(is_corosync_2) => Ok(if is_corosync_2 { Model::V0 } else { Model::V1 }.into()),
         Err(_) if peer.canceller.is_cancelled() => Err(Error::Unresponsive),
         Err(error) => Err(Error::Connect(error.code().unwrap_or(Code::LIBRARY))),
     }
 }
 
-/// Warns once that the version cannot be read.
-fn warn(why: &str) {
-    static HAS_WARNED: AtomicBool = AtomicBool::new(false);
-    if !HAS_WARNED.swap(true, Ordering::Relaxed) {
-        crate::foreign::log!(
-            log::Level::Warn,
-            "corosync's version cannot be read, and Corosync 3 is assumed: {why}. This kills a daemon of \
-             Corosync 2: with one, set QuorumBuilder::model(Model::V0)"
-        );
+impl FoundModel {
+    /// Returns the model, and warns once if the version is not known.
+    pub(super) fn or_warn(self) -> Model {
+        static HAS_WARNED: AtomicBool = AtomicBool::new(false);
+        if let Some(why) = self.assumed
+            && !HAS_WARNED.swap(true, Ordering::Relaxed)
+        {
+            crate::foreign::log!(
+                log::Level::Warn,
+                "corosync's version is not known: {why}. Corosync 3 is assumed, and the next request kills \
+                 a daemon of Corosync 2: for one, call Handle::model_initialize with Model::V0"
+            );
+        }
+        self.model
     }
 }

@@ -79,6 +79,20 @@ pub(super) struct Stream {
     inode: u64,
 }
 
+impl Stream {
+    /// Ends the calls that wait on this socket. Returns `false` if it is closed, or if no descriptor
+    /// is free.
+    pub(super) fn shut_down(self) -> bool {
+        // SAFETY: the number was open a moment ago. If it was closed since, or refers to another
+        // file, that file is duplicated and nothing else is done with it.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
+        // The library may close the socket at any time. The duplicate stays open.
+        let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(fd, 3) else { return false };
+        let is_same = rustix::fs::fstat(&socket).is_ok_and(|found| found.st_ino == self.inode);
+        is_same && rustix::net::shutdown(&socket, rustix::net::Shutdown::Both).is_ok()
+    }
+}
+
 /// Ends the calls that wait on this socket, which must be open.
 pub(super) fn shut_down(socket: RawFd) {
     // SAFETY: the caller guarantees that the socket is open.
@@ -171,4 +185,27 @@ fn peer(_: BorrowedFd<'_>) -> Option<PeerProcess> {
 #[cfg(not(target_os = "linux"))]
 pub(super) fn streams(_: &[u8]) -> Vec<(Stream, PeerProcess)> {
     Vec::new()
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::{io::Write, os::unix::net::UnixStream};
+
+    use super::*;
+
+    fn stream(socket: &UnixStream) -> Stream {
+        let inode = rustix::fs::fstat(socket).unwrap().st_ino;
+        Stream { fd: socket.as_raw_fd(), inode }
+    }
+
+    #[test]
+    fn a_socket_that_has_taken_the_number_of_a_closed_one_is_not_shut_down() {
+        let (_peer, closed) = UnixStream::pair().unwrap();
+        let (mut peer, other) = UnixStream::pair().unwrap();
+        let found = Stream { fd: other.as_raw_fd(), ..stream(&closed) };
+        assert!(!found.shut_down());
+        peer.write_all(b"it is open").unwrap();
+        assert!(stream(&other).shut_down());
+        assert!(peer.write_all(b"it is shut down").is_err());
+    }
 }

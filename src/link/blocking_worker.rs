@@ -3,7 +3,10 @@ use std::{collections::VecDeque, fmt, sync::Arc, thread};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::{error::Error, libquorum::canceller::Canceller};
+use crate::{
+    error::Error,
+    libquorum::canceller::{CancelOnDrop, Canceller},
+};
 
 /// Runs the calls that open and close connections on a separate thread. They can block for a long
 /// time when Corosync hangs, and the actor must not block.
@@ -27,8 +30,8 @@ struct Job {
 }
 
 impl BlockingWorker {
-    /// Runs `call` and returns its result, which may take until it is cancelled. `call` is skipped
-    /// if the returned future was dropped before.
+    /// Runs `call` and returns its result, which may take until it is cancelled. Dropping the
+    /// returned future cancels `call`, or skips it if it has not begun.
     pub(crate) fn run<T, F>(
         &self,
         canceller: Canceller,
@@ -45,10 +48,13 @@ impl BlockingWorker {
                 drop(sender.send(call()));
             }
         });
+        let cancel = CancelOnDrop::new(canceller.clone());
         let submitted = self.submit(Job { call, canceller });
         async move {
             submitted?;
-            answer.await.unwrap_or_else(|_| Err(Error::no_answer()))
+            let answer = answer.await.unwrap_or_else(|_| Err(Error::no_answer()));
+            cancel.disarm();
+            answer
         }
     }
 

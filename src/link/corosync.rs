@@ -15,7 +15,7 @@ use crate::{
         clock::{Clock, Moment},
         connection::sealed::{Connecting, QuorumConnection, Source},
         probe::{Probe, ProbeConfig, ProbeThread},
-        ring_watch::{RingThread, RingWatch},
+        ring_watch::{RingThread, RingWatch, unwatched},
         trust::TrustPolicy,
     },
 };
@@ -28,6 +28,8 @@ use crate::{
 pub struct Corosync {
     file: Option<LibraryFile>,
     library: OnceLock<Library>,
+    /// The reason, once a warning was logged that libcmap is missing.
+    warned: OnceLock<String>,
 }
 
 impl Corosync {
@@ -60,7 +62,7 @@ impl Corosync {
     }
 
     pub(crate) fn with_file(file: LibraryFile) -> Self {
-        Self { file: Some(file), library: OnceLock::new() }
+        Self { file: Some(file), ..Self::default() }
     }
 
     fn library(&self) -> Result<Library, Error> {
@@ -75,6 +77,18 @@ impl Corosync {
         Ok(*self.library.get_or_init(|| library))
     }
 
+    /// Warns once of everything that follows from a missing libcmap.
+    fn warn(&self, why: &str) {
+        if self.warned.set(why.to_owned()).is_ok() {
+            crate::foreign::log!(
+                log::Level::Warn,
+                "{}. Corosync's version is not known either. Corosync 3 is assumed, and the next request \
+                 kills a daemon of Corosync 2: for one, set QuorumBuilder::model(Model::V0)",
+                unwatched(why)
+            );
+        }
+    }
+
     /// Opens a connection and starts tracking. Blocks while Corosync hangs, until it is cancelled.
     fn track(
         &self,
@@ -85,7 +99,10 @@ impl Corosync {
         let model = match trust.model {
             Some(model) => model,
             None => {
-                model::find(library, trust.peer(canceller), |server| trust.check_server(server))?
+                let check = |server| trust.check_server(server);
+                let found = model::find(library, trust.peer(canceller), check)?;
+                found.assumed.inspect(|why| self.warn(why));
+                found.model
             }
         };
         let mut handle = Handle::initialize_at_most(library, model, trust.peer(canceller))?;
@@ -135,7 +152,8 @@ impl Source for Corosync {
     }
 
     fn ring_watch(self: Arc<Self>, trust: TrustPolicy) -> Option<Arc<dyn RingWatch>> {
-        Some(Arc::new(RingThread::new(trust, CLOCK)))
+        let warned = self.warned.get().cloned();
+        Some(Arc::new(RingThread::new(trust, CLOCK, warned)))
     }
 
     #[cfg(any(feature = "metrics", feature = "web"))]

@@ -118,9 +118,10 @@ impl Names {
         }
     }
 
-    /// Cancels a read.
+    /// Cancels a read. Nothing is read after this.
     pub(crate) fn close(&self) {
-        self.canceller.lock().cancel();
+        let canceller = self.canceller.lock().clone();
+        canceller.cancel_to_the_end();
     }
 
     fn work(&self, read: &dyn Fn() -> Result<NodeNames, Error>) {

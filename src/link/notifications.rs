@@ -201,9 +201,13 @@ impl Notifications {
             let Poll::Ready(answer) = pending.as_mut().poll(cx) else {
                 // A lost request is never answered.
                 if self.clock.now() >= self.hang_up_at {
-                    self.answer_timeout = (self.answer_timeout * 2).min(LONGEST_ANSWER_TIMEOUT);
-                    self.hang_up_at = self.clock.now().after(self.answer_timeout);
-                    self.probe.interrupt();
+                    let again = if self.probe.interrupt() {
+                        self.answer_timeout = (self.answer_timeout * 2).min(LONGEST_ANSWER_TIMEOUT);
+                        self.answer_timeout
+                    } else {
+                        self.ticks.period()
+                    };
+                    self.hang_up_at = self.clock.now().after(again);
                 }
                 return;
             };
@@ -342,3 +346,93 @@ const LONGEST_ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The delay of a probe after a notification, so that many notifications cause one probe.
 const PROBE_COALESCE: Duration = Duration::from_millis(50);
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use std::{
+        future::{pending, poll_fn},
+        os::unix::net::UnixStream,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use tokio::{runtime::Builder, time::Instant};
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Silent(UnixStream);
+
+    impl AsRawFd for Silent {
+        fn as_raw_fd(&self) -> RawFd {
+            self.0.as_raw_fd()
+        }
+    }
+
+    impl QuorumConnection for Silent {
+        fn dispatch(&mut self) -> Result<Option<Notification>, Error> {
+            Ok(None)
+        }
+
+        fn has_provider(&self) -> bool {
+            true
+        }
+
+        fn hangs_up(&self) -> bool {
+            true
+        }
+
+        fn asked_at(&self) -> Moment {
+            Moment::default()
+        }
+
+        fn close(self: Box<Self>, _: &BlockingWorker) {}
+    }
+
+    /// Never answers, and cannot be interrupted the first time.
+    #[derive(Debug, Default)]
+    struct Hung(AtomicUsize);
+
+    impl Probe for Hung {
+        fn ask(&self, _: Vec<NodeId>) -> PendingProbe {
+            Box::pin(pending())
+        }
+
+        fn interrupt(&self) -> bool {
+            self.0.fetch_add(1, Ordering::Relaxed) > 0
+        }
+
+        fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    #[test]
+    fn an_interrupt_that_missed_the_call_is_repeated_soon() {
+        let runtime = Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.unwrap().block_on(async {
+            let start = Instant::now();
+            let (_peer, socket) = UnixStream::pair().unwrap();
+            let probe = Arc::new(Hung::default());
+            let mut notifications = Notifications::new(
+                Box::new(Silent(socket)),
+                BlockingWorker::default(),
+                Arc::clone(&probe) as Arc<dyn Probe>,
+                None,
+                LONGEST_TICK,
+                Clock::Tokio(start),
+            )
+            .unwrap();
+            let mut interrupted_at = Vec::new();
+            while interrupted_at.len() < 3 {
+                let event = poll_fn(|cx| Pin::new(&mut notifications).poll_next(cx)).await;
+                assert!(matches!(event, Some(Ok(LinkEvent::Tick))), "{event:?}");
+                if probe.0.load(Ordering::Relaxed) > interrupted_at.len() {
+                    interrupted_at.push(start.elapsed());
+                }
+            }
+            let [missed, first, second] = interrupted_at[..] else { unreachable!() };
+            assert!(first - missed <= 2 * LONGEST_TICK, "{interrupted_at:?}");
+            assert!(second - first >= 2 * ANSWER_TIMEOUT, "{interrupted_at:?}");
+        });
+    }
+}

@@ -35,8 +35,10 @@ pub trait Probe: fmt::Debug + Send + Sync {
     fn ask(&self, members: Vec<NodeId>) -> PendingProbe;
 
     /// Closes the connection of a request that is not answered, and repeats the request on a new
-    /// one.
-    fn interrupt(&self) {}
+    /// one. Returns `false` if there is no connection yet: call it again later.
+    fn interrupt(&self) -> bool {
+        true
+    }
 
     /// Closes the connection and cancels waiting requests. Returns when that is done.
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -73,8 +75,8 @@ impl Probe for ProbeThread {
         self.worker.ask(members)
     }
 
-    fn interrupt(&self) {
-        self.canceller.interrupt();
+    fn interrupt(&self) -> bool {
+        self.canceller.interrupt()
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -82,6 +84,13 @@ impl Probe for ProbeThread {
         self.canceller.cancel();
         let (canceller, closed) = (self.canceller.clone(), self.worker.close());
         Box::pin(async move { canceller.cancel_until(closed).await })
+    }
+}
+
+/// The actor was dropped, and its thread may wait for an answer.
+impl Drop for ProbeThread {
+    fn drop(&mut self) {
+        self.canceller.cancel_to_the_end();
     }
 }
 

@@ -70,9 +70,9 @@ pub trait RingWatch: fmt::Debug + Send + Sync {
     /// Requests one read. The answer may never arrive: a daemon that synchronises answers late.
     fn read(&self) -> Pending<RingUpdate>;
 
-    /// Cancels a read that the daemon does not answer although it is alive. Returns `false` if
-    /// there is no connection yet. The next read opens another connection, which the daemon answers
-    /// even while it synchronises.
+    /// Cancels a read that the daemon does not answer although it is alive. Returns `false` if the
+    /// read is opening a connection, and has not done so for long. The next read opens another
+    /// connection, which the daemon answers even while it synchronises.
     ///
     /// A waiting request makes the daemon spin at real-time priority (libqb `lib/ipcs.c`: its
     /// descriptor stays readable).
@@ -98,56 +98,82 @@ struct Current {
     canceller: Canceller,
     /// Whether both connections are open.
     is_connected: Arc<AtomicBool>,
-    connections: Arc<AtomicU64>,
+    /// When a late read was first found to be opening a connection.
+    connecting_since: Option<Moment>,
+    past: Arc<Past>,
+}
+
+/// What the thread and those that it has replaced have done.
+#[derive(Debug, Default)]
+struct Past {
+    /// The number of connections opened so far.
+    connections: AtomicU64,
+    /// Whether a read has succeeded. Then a later failure does not mean that the counters are
+    /// missing.
+    was_watched: AtomicBool,
+    /// The reason of the last warning that the ring is not watched.
+    warned: Mutex<Option<String>>,
 }
 
 impl RingThread {
-    pub(crate) fn new(trust: TrustPolicy, clock: Clock) -> Self {
-        let current = Mutex::new(Current::new(trust, clock, false, Arc::default()));
+    /// `warned` is the reason of a warning that was already logged.
+    pub(crate) fn new(trust: TrustPolicy, clock: Clock, warned: Option<String>) -> Self {
+        let past = Arc::new(Past { warned: Mutex::new(warned), ..Past::default() });
+        let current = Mutex::new(Current::new(trust, clock, past));
         Self { trust, clock, current }
     }
 }
 
 impl Current {
-    fn new(
-        trust: TrustPolicy,
-        clock: Clock,
-        was_watched: bool,
-        connections: Arc<AtomicU64>,
-    ) -> Self {
+    fn new(trust: TrustPolicy, clock: Clock, past: Arc<Past>) -> Self {
         let canceller = Canceller::default();
         let is_connected = Arc::new(AtomicBool::new(false));
-        let (used, connected, count) =
-            (canceller.clone(), Arc::clone(&is_connected), Arc::clone(&connections));
+        let (used, connected, shared) =
+            (canceller.clone(), Arc::clone(&is_connected), Arc::clone(&past));
         let worker = Worker::new("quorum-ring", move || Reader {
             trust,
             clock,
             maps: None,
             canceller: used.clone(),
             is_connected: Arc::clone(&connected),
-            connections: Arc::clone(&count),
-            was_watched,
-            has_warned: false,
+            past: Arc::clone(&shared),
         });
-        Self { worker, canceller, is_connected, connections }
+        Self { worker, canceller, is_connected, connecting_since: None, past }
+    }
+}
+
+/// The thread was replaced or the actor was dropped, and the thread may wait for an answer.
+impl Drop for Current {
+    fn drop(&mut self) {
+        self.canceller.cancel_to_the_end();
     }
 }
 
 impl RingWatch for RingThread {
     fn read(&self) -> Pending<RingUpdate> {
-        self.current.lock().worker.ask(())
+        let mut current = self.current.lock();
+        if current.is_connected.load(Ordering::Acquire) {
+            current.connecting_since = None;
+        }
+        current.worker.ask(())
     }
 
     fn cancel(&self) -> bool {
         let mut current = self.current.lock();
-        // Without a connection the thread is opening one, which cannot be cancelled here.
-        if !current.is_connected.swap(false, Ordering::AcqRel) {
-            return false;
+        if current.is_connected.swap(false, Ordering::AcqRel) {
+            current.past.was_watched.store(true, Ordering::Release);
+        } else {
+            // Without a connection the thread is opening one. A daemon that is alive accepts it soon,
+            // and another server in its place may never do so.
+            let now = self.clock.now();
+            if now.since(*current.connecting_since.get_or_insert(now)) < CONNECT_TIMEOUT {
+                return false;
+            }
         }
-        current.canceller.cancel();
-        // The call returns within two seconds (libqb `lib/ipcc.c`), and then the thread ends.
-        let connections = Arc::clone(&current.connections);
-        *current = Current::new(self.trust, self.clock, true, connections);
+        // Dropping the old thread cancels its call, which returns within two seconds (libqb
+        // `lib/ipcc.c`). Then the thread ends.
+        let past = Arc::clone(&current.past);
+        *current = Current::new(self.trust, self.clock, past);
         true
     }
 
@@ -160,6 +186,14 @@ impl RingWatch for RingThread {
     }
 }
 
+/// Returns the text of a warning that the ring is not watched.
+pub(crate) fn unwatched(why: &str) -> String {
+    format!(
+        "the ring is not watched, so a node may be reported quorate although the other nodes continue \
+         without it, and is_exclusive() is false: {why}"
+    )
+}
+
 /// The state of the thread.
 struct Reader {
     trust: TrustPolicy,
@@ -167,12 +201,7 @@ struct Reader {
     maps: Option<Maps>,
     canceller: Canceller,
     is_connected: Arc<AtomicBool>,
-    /// The number of connections opened so far.
-    connections: Arc<AtomicU64>,
-    /// Whether a read has succeeded. Then a later failure does not mean that the counters are
-    /// missing.
-    was_watched: bool,
-    has_warned: bool,
+    past: Arc<Past>,
 }
 
 /// The connections to the daemon.
@@ -217,6 +246,9 @@ const COROSYNC_2: Keys = Keys {
     age: Duration::from_millis(1500),
 };
 
+/// How long to wait for a live daemon to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How old the votes of the nodelist may be. Added votes appear in votequorum's expected votes at
 /// once.
 const NODELIST_AGE: Duration = Duration::from_secs(10);
@@ -244,13 +276,15 @@ impl Responder for Reader {
         let read = self.read().or_else(|failed| if is_old { self.read() } else { Err(failed) });
         match read {
             Ok(reading) => {
-                self.was_watched = true;
+                self.past.was_watched.store(true, Ordering::Release);
                 Ok(RingUpdate::Read(reading))
             }
             Err(Failed::Transient(error)) => Err(error),
             // Without a fixed model this connection was made only after libcmap had answered, so the
             // refusal does not last.
-            Err(Failed::Refused(error)) if self.was_watched || self.trust.model.is_none() => {
+            Err(Failed::Refused(error))
+                if self.past.was_watched.load(Ordering::Acquire) || self.trust.model.is_none() =>
+            {
                 Err(error)
             }
             Err(Failed::Refused(error)) => Ok(self.unwatched(&error.to_string())),
@@ -260,13 +294,11 @@ impl Responder for Reader {
 }
 
 impl Reader {
-    fn unwatched(&mut self, why: &str) -> RingUpdate {
-        if !std::mem::replace(&mut self.has_warned, true) {
-            crate::foreign::log!(
-                log::Level::Warn,
-                "the ring is not watched, so a node may be reported quorate although the other nodes \
-                 continue without it, and is_exclusive() is false: {why}"
-            );
+    /// Warns once of each reason.
+    fn unwatched(&self, why: &str) -> RingUpdate {
+        let before = self.past.warned.lock().replace(why.to_owned());
+        if before.is_none_or(|before| before != why) {
+            crate::foreign::log!(log::Level::Warn, "{}", unwatched(why));
         }
         RingUpdate::Unwatched
     }
@@ -279,7 +311,7 @@ impl Reader {
                 self.is_connected.store(false, Ordering::Release);
                 let maps = Maps::connect(self.trust, &self.canceller)?;
                 self.is_connected.store(true, Ordering::Release);
-                let number = self.connections.fetch_add(1, Ordering::Relaxed);
+                let number = self.past.connections.fetch_add(1, Ordering::Relaxed);
                 Maps { number, ..maps }
             }
         };

@@ -3,19 +3,23 @@
 use std::{
     fmt,
     pin::Pin,
+    ptr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Wake, Waker},
 };
 
 use actix::prelude::RecipientRequest;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::task::coop::{Unconstrained, unconstrained};
 
 use super::{History, Subscriber, SubscriptionId, coalescing_runner::CoalescingRunner};
-use crate::state::{AckOnDrop, Acknowledge, Connection, QuorumChanged, Snapshot};
+use crate::{
+    foreign,
+    state::{AckOnDrop, Acknowledge, Connection, QuorumChanged, Snapshot},
+};
 
 /// One subscriber and its position in the history.
 ///
@@ -29,8 +33,26 @@ pub(super) struct Subscription {
     /// The number of the last message that the subscriber has dropped.
     pub(super) last_acked: AtomicU64,
     /// Locked by the delivering thread, and to end the subscription.
+    ///
+    /// The thread that pushes a message into a mailbox runs the waker of the mailbox's task. An
+    /// actor may run on any executor (`actix::Context::into_future`), so that is code of the user.
     pub(super) delivery: Mutex<Delivery>,
+    reentry: Reentry,
 }
+
+/// The calls about a subscription that its own delivery has made through a waker. They must not wait
+/// for the lock, and are done after the delivery.
+#[derive(Default)]
+struct Reentry {
+    /// The thread that holds the lock to deliver, or zero.
+    thread: AtomicUsize,
+    /// The call, or zero. Only the thread above reads and writes it.
+    call: AtomicU8,
+}
+
+/// The calls, the strongest last.
+const START_OVER: u8 = 1;
+const END: u8 = 2;
 
 pub(super) struct Delivery {
     /// `None` once the subscription has ended.
@@ -69,6 +91,7 @@ impl Subscription {
             runner: CoalescingRunner::new(),
             last_acked: AtomicU64::new(0),
             delivery: Mutex::new(delivery),
+            reentry: Reentry::default(),
         }
     }
 
@@ -80,34 +103,72 @@ impl Subscription {
     pub(super) fn deliver(self: &Arc<Self>, initiator: Initiator<'_>) -> bool {
         let deliver = || {
             let mut delivery = self.delivery.lock();
-            let is_alive = delivery.deliver(self, initiator);
+            self.reentry.thread.store(this_thread(), Ordering::Relaxed);
+            let call = self.reentry.take();
+            if call == Some(START_OVER) {
+                delivery.start_over();
+            }
+            // A waker that panics ends its subscription: whether its message was sent is not known.
+            let is_alive = call != Some(END)
+                && foreign::contained(|| delivery.deliver(self, initiator)).unwrap_or_default();
+            self.reentry.thread.store(0, Ordering::Relaxed);
             // Dropped without the lock. The mailbox may hold a waker that holds this subscription,
             // and a kept last message must not keep its actor's address.
             let ended =
                 (!is_alive).then(|| (delivery.subscriber.take(), delivery.in_mailbox.take()));
             drop(delivery);
-            drop(ended);
+            foreign::contain(|| drop(ended));
             is_alive
         };
         self.runner.run(deliver).unwrap_or(true)
     }
 
     /// Forgets all messages that the subscriber was sent.
-    pub(super) fn start_over(&self) {
+    pub(super) fn start_over(self: &Arc<Self>) {
+        let Some(mut delivery) = self.lock_or_call(START_OVER) else { return };
         // Dropped without the lock: dropping takes the message back, which calls `deliver`.
-        let _waiting = {
-            let mut delivery = self.delivery.lock();
-            delivery.progress.last_sent = None;
-            delivery.in_mailbox.take()
-        };
+        let waiting = delivery.start_over();
+        drop(delivery);
+        drop(waiting);
     }
 
-    pub(super) fn end(&self) {
-        let mut delivery = self.delivery.lock();
+    pub(super) fn end(self: &Arc<Self>) {
+        let Some(mut delivery) = self.lock_or_call(END) else { return };
         let ended = (delivery.subscriber.take(), delivery.in_mailbox.take());
         drop(delivery);
-        drop(ended);
+        // The end of the last address wakes the actor.
+        foreign::contain(|| drop(ended));
     }
+
+    /// Locks the delivery, or returns `None` if this thread delivers: then `call` is done after that.
+    fn lock_or_call(self: &Arc<Self>, call: u8) -> Option<MutexGuard<'_, Delivery>> {
+        // Only this thread stores its own number.
+        if self.reentry.thread.load(Ordering::Relaxed) != this_thread() {
+            return Some(self.delivery.lock());
+        }
+        self.reentry.call.fetch_max(call, Ordering::Relaxed);
+        self.deliver(Initiator::Subscriber);
+        None
+    }
+}
+
+impl Reentry {
+    fn take(&self) -> Option<u8> {
+        let call = self.call.load(Ordering::Relaxed);
+        if call != 0 {
+            self.call.store(0, Ordering::Relaxed);
+        }
+        (call != 0).then_some(call)
+    }
+}
+
+/// Returns a number, not zero, that no other living thread has.
+fn this_thread() -> usize {
+    thread_local! {
+        static PLACE: u8 = const { 0 };
+    }
+
+    PLACE.with(|place| ptr::from_ref(place).addr())
 }
 
 /// The caller of a delivery.
@@ -120,6 +181,12 @@ pub(super) enum Initiator<'a> {
 }
 
 impl Delivery {
+    /// Forgets what was sent. Returns the message that waits in the mailbox.
+    fn start_over(&mut self) -> Option<InMailbox> {
+        self.progress.last_sent = None;
+        self.in_mailbox.take()
+    }
+
     fn deliver(&mut self, subscription: &Arc<Subscription>, initiator: Initiator<'_>) -> bool {
         loop {
             if self.in_mailbox.is_some() {

@@ -1,14 +1,16 @@
 //! Delivery, from the publication of a change to the subscribers.
 
 use std::{
+    pin::Pin,
     sync::atomic::{AtomicBool, Ordering},
+    task::{Context, Wake, Waker},
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
 use actix::{
-    Actor, ActorContext as _, Addr, Arbiter, Context as ActorContext, Handler, Recipient,
-    ResponseFuture, System,
+    Actor, ActorContext as _, Addr, Arbiter, AsyncContext as _, Context as ActorContext, Handler,
+    Recipient, ResponseFuture, System,
 };
 use tokio::sync::mpsc;
 
@@ -309,6 +311,105 @@ fn every_live_subscriber_receives_the_end_after_the_registry_is_dropped() {
             left.iter().all(|left| left.upgrade().is_none())
         })
         .await;
+    });
+}
+
+/// A waker of the user, whose executor runs an actor.
+struct Waking(Box<dyn Fn() + Send + Sync>);
+
+impl Wake for Waking {
+    fn wake(self: Arc<Self>) {
+        (self.0)();
+    }
+}
+
+/// A subscriber that the test polls, with a waker that calls `act` with the id of the subscription.
+struct Polled {
+    running: Pin<Box<dyn Future<Output = ()>>>,
+    waker: Waker,
+    received: mpsc::UnboundedReceiver<QuorumChanged>,
+    id: SubscriptionId,
+}
+
+impl Polled {
+    fn new(
+        shared: &Arc<Shared>,
+        act: impl Fn(&Shared, SubscriptionId) + Send + Sync + 'static,
+    ) -> Self {
+        let (sender, received) = mpsc::unbounded_channel();
+        let context = ActorContext::new();
+        let recipient = context.address().recipient();
+        let running = Box::pin(context.into_future(Probe { sender, stuck: Arc::default() }));
+        let id = shared.registry.subscribe(recipient.into());
+        let shared = Arc::downgrade(shared);
+        let waking = Waking(Box::new(move || {
+            if let Some(shared) = shared.upgrade() {
+                act(&shared, id);
+            }
+        }));
+        let mut polled = Self { running, waker: Arc::new(waking).into(), received, id };
+        assert_eq!(polled.poll().unwrap().cause, Cause::Subscribed);
+        polled
+    }
+
+    /// Lets the actor handle what is in its mailbox, and returns one message that it has received.
+    fn poll(&mut self) -> Option<QuorumChanged> {
+        let _ = self.running.as_mut().poll(&mut Context::from_waker(&self.waker));
+        self.received.try_recv().ok()
+    }
+}
+
+/// Publishes a change on another thread, which must not hang.
+async fn flip_elsewhere(shared: &Arc<Shared>) {
+    let publisher = Arc::clone(shared);
+    let publishing = thread::spawn(move || flip(&publisher, 1));
+    eventually("the change is published", || publishing.is_finished()).await;
+    publishing.join().expect("the publisher does not panic");
+}
+
+/// The waker runs within the delivery, on the publisher's thread.
+#[test]
+fn the_waker_of_a_subscriber_may_unsubscribe_it() {
+    run(async {
+        let (shared, mut other) = (connected(), subscriber());
+        let mut polled = Polled::new(&shared, |shared, id| {
+            shared.registry.unsubscribe(id);
+        });
+        shared.registry.subscribe(other.recipient().into());
+        flip_elsewhere(&shared).await;
+        assert_eq!(polled.poll(), None, "the message is taken back");
+        assert_eq!(shared.registry.len(), 1);
+        assert_eq!(other.up_to(2).await.0, 1);
+    });
+}
+
+#[test]
+fn the_waker_of_a_subscriber_may_request_the_current_state() {
+    run(async {
+        let shared = connected();
+        let mut polled = Polled::new(&shared, |shared, id| {
+            shared.registry.resend(id);
+        });
+        flip_elsewhere(&shared).await;
+        let again = polled.poll().unwrap();
+        assert_eq!((again.cause, again.current.sequence), (Cause::Subscribed, 2));
+        drop(again);
+        assert_eq!(polled.poll(), None);
+        assert!(shared.registry.unsubscribe(polled.id));
+    });
+}
+
+#[test]
+fn a_waker_of_a_subscriber_that_panics_ends_its_subscription_and_nothing_else() {
+    run(async {
+        let (shared, mut other) = (connected(), subscriber());
+        let mut polled = Polled::new(&shared, |_, _| panic!("on purpose"));
+        shared.registry.subscribe(other.recipient().into());
+        flip_elsewhere(&shared).await;
+        assert_eq!(polled.poll(), None);
+        assert_eq!(shared.registry.len(), 1);
+        flip_elsewhere(&shared).await;
+        assert_eq!(other.up_to(3).await.0, 2);
     });
 }
 

@@ -2,6 +2,8 @@
 //! `stop_system` tests what it shares with `StopSystem`.
 
 use std::{
+    fs,
+    os::unix::process::ExitStatusExt,
     process::{ExitStatus, exit},
     sync::{
         Arc, Barrier,
@@ -12,7 +14,11 @@ use std::{
     time::Duration,
 };
 
-use actix_quorum::{QuorumActor, QuorumHandle, policy::ExitProcess, sim::Cluster};
+use actix_quorum::{Error, QuorumActor, QuorumHandle, policy::ExitProcess, sim::Cluster};
+use rustix::{
+    param::page_size,
+    process::{Resource, Rlimit, Signal, setrlimit},
+};
 use tokio::{runtime::Builder, sync::oneshot};
 
 use crate::support::{Case, block_on, run_cases, with_code};
@@ -152,6 +158,68 @@ fn the_process_ends_with_the_code_even_if_everything_is_stuck() {
         ("nothing_to_stop", nothing_to_stop),
     ];
     run("the_process_ends_with_the_code_even_if_everything_is_stuck", cases, with_code(CODE));
+}
+
+/// Loses quorum when no more threads can be started.
+fn lose_without_threads(policy: ExitProcess) -> ! {
+    let cluster = Cluster::new(3);
+    let quorum = start(&cluster);
+    policy.start(&quorum).unwrap();
+    block_on(quorum.wait_quorate()).unwrap();
+    use_up_threads();
+    cluster.partition(&[&[1], &[2, 3]]).unwrap();
+    wait_for_ever();
+}
+
+/// Limits the memory to less than the stack of one more thread, because a limit on tasks does not
+/// apply to root. The stacks of ended threads, which the C library keeps, are used up.
+fn use_up_threads() {
+    let pages = fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
+    let limit = Some(pages * u64::try_from(page_size()).unwrap() + (3 << 19));
+    setrlimit(Resource::As, Rlimit { current: limit, maximum: limit }).unwrap();
+    while thread::Builder::new().spawn(|| wait_for_ever()).is_ok() {}
+}
+
+/// Its threads were started with the policy.
+#[test]
+fn the_process_ends_although_no_thread_can_be_started() {
+    let a_part_is_stopped = || lose_without_threads(policy().grace(NEVER).stop(|| exit(CODE)));
+    let a_part_blocks = || lose_without_threads(policy().stop(|| wait_for_ever()));
+    let cases: &[Case] =
+        &[("a_part_is_stopped", a_part_is_stopped), ("a_part_blocks", a_part_blocks)];
+    run("the_process_ends_although_no_thread_can_be_started", cases, with_code(CODE));
+}
+
+#[test]
+fn an_exit_that_hangs_is_aborted_although_no_thread_can_be_started() {
+    extern "C" fn hang() {
+        wait_for_ever();
+    }
+    let case = || {
+        // SAFETY: the function exists as long as the process.
+        unsafe { libc::atexit(hang) };
+        lose_without_threads(policy());
+    };
+    let aborted = |status: ExitStatus| status.signal() == Some(Signal::ABORT.as_raw());
+    let test = "an_exit_that_hangs_is_aborted_although_no_thread_can_be_started";
+    run(test, &[("hangs", case)], aborted);
+}
+
+#[test]
+fn a_policy_whose_threads_cannot_be_started_is_an_error_at_the_start() {
+    let case = || {
+        let cluster = Cluster::new(3);
+        let quorum = start(&cluster);
+        block_on(quorum.wait_quorate()).unwrap();
+        use_up_threads();
+        let error = policy().stop(|| ()).start(&quorum).unwrap_err();
+        assert!(matches!(error, Error::Thread(_)), "{error:?}");
+        assert!(error.to_string().contains("check whether the limit on tasks"), "{error}");
+        exit(ALONE);
+    };
+    let test = "a_policy_whose_threads_cannot_be_started_is_an_error_at_the_start";
+    run(test, &[("refused", case)], with_code(ALONE));
 }
 
 #[test]

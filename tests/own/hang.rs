@@ -5,7 +5,9 @@ use std::{ptr, sync::mpsc, thread, time::Duration};
 
 use actix_quorum::{Cause, Code, Error, Quorum, libquorum::Handle};
 
-use crate::support::{Node, Watcher, eventually, quick, runs_thread, wait_asleep};
+use crate::support::{
+    Node, Watcher, eventually, no_thread_waits, quick, runs_thread, threads, wait_asleep,
+};
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
@@ -16,17 +18,11 @@ fn a_hung_daemon_is_reported_and_blocks_neither_stop_nor_start() {
     let watcher = Watcher::start(&node.netns);
     assert_eq!(watcher.error(), Error::Unresponsive);
     watcher.stops_at_once();
+    // Although the daemon still hangs.
     no_thread_waits();
     node.corosync.resume();
     let watcher = Watcher::start_with(&node.netns, |builder| builder.backoff(quick()));
     watcher.until_settled(Quorum::Quorate, &[1]);
-}
-
-/// Although the daemon still hangs.
-fn no_thread_waits() {
-    for name in ["quorum-connect", "quorum-probe", "quorum-ring", "quorum-names"] {
-        eventually(&format!("{name} ends"), || (!runs_thread(name)).then_some(()));
-    }
 }
 
 /// Stopping and starting return with the daemon stopped in each phase of a connection.
@@ -57,6 +53,39 @@ fn stop_is_bounded_wherever_the_daemon_hangs() {
     watcher.stops_at_once();
     no_thread_waits();
     node.corosync.resume();
+    watch().until_settled(Quorum::Quorate, &[1]);
+}
+
+/// The `System` of the actor ends, and nobody calls `stop`.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_dropped_actor_leaves_no_thread_behind_wherever_the_daemon_hangs() {
+    own_process!();
+    let node = Node::single();
+    let watch = || {
+        let lease = Duration::from_millis(1500);
+        Watcher::start_with(&node.netns, |builder| builder.lease(lease).backoff(quick()))
+    };
+    drop(watch());
+    no_thread_waits();
+    let before = threads();
+    let dropped = |watcher: Watcher| {
+        drop(watcher);
+        no_thread_waits();
+        eventually("no other thread is left", || (threads() <= before).then_some(()));
+        node.corosync.resume();
+    };
+    node.corosync.pause();
+    let watcher = watch();
+    assert_eq!(watcher.error(), Error::Unresponsive);
+    assert!(runs_thread("quorum-connect"));
+    dropped(watcher);
+    let watcher = watch();
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    node.corosync.pause();
+    watcher.until_cause(Cause::Stalled);
+    assert!(runs_thread("quorum-probe") && runs_thread("quorum-ring"));
+    dropped(watcher);
     watch().until_settled(Quorum::Quorate, &[1]);
 }
 

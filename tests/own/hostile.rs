@@ -23,7 +23,7 @@ use crate::support::{
         GETINFO, GETQUORATE, GETTYPE, ITER_INIT, MODEL_GETTYPE, QUORATE, RING, SET_CURRENT_MAP,
         TRACKSTART, TRACKSTOP, info, nodelist_told, quorum_told, tracked, tracked_v0,
     },
-    last_quorate, open_fds, quick, rss_kib, runs_thread, threads,
+    last_quorate, no_thread_waits, open_fds, quick, rss_kib, runs_thread, threads,
 };
 
 const NOBODY: u32 = 65534;
@@ -307,6 +307,38 @@ fn a_silent_server_leaves_no_thread_behind() {
     drop(impostor);
 }
 
+/// No thread of a dropped actor waits for a server that hangs, in any of its calls.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_dropped_actor_leaves_no_thread_behind() {
+    own_process!();
+    for (service, when, steps, thread) in [
+        ("quorum", "accept", vec![Step::Stop], "quorum-connect"),
+        ("quorum", TRACKSTART, vec![], "quorum-connect"),
+        ("votequorum", "accept", vec![Step::Stop], "quorum-probe"),
+        ("votequorum", GETINFO, vec![], "quorum-probe"),
+        ("cmap", SET_CURRENT_MAP, vec![], "quorum-ring"),
+        ("cmap", ITER_INIT, vec![], "quorum-ring"),
+        #[cfg(feature = "web")]
+        ("cmap", ITER_INIT, vec![], "quorum-names"),
+    ] {
+        let place = Place::new();
+        let server = place.server();
+        server.on(service, when, &steps);
+        let before = threads();
+        let watcher = place.watch();
+        match when {
+            "accept" => server.wait(&format!("accept {service}"), 1),
+            number => server.wait(&format!("request {service} {number}"), 1),
+        }
+        eventually(thread, || runs_thread(thread).then_some(()));
+        drop(watcher);
+        no_thread_waits();
+        let all_ended = || (threads() <= before).then_some(());
+        eventually("no other thread is left", all_ended);
+    }
+}
+
 /// One missing answer ends nothing permanently.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
@@ -378,6 +410,30 @@ fn a_silent_votequorum_is_asked_on_new_connections_ever_more_rarely() {
     // Neither ten seconds again nor twelve: libqb checks a connection every other second.
     assert!(second.elapsed() > Duration::from_secs(15), "{:?}", second.elapsed());
     watcher.stops_at_once();
+}
+
+/// The error of an interrupted attempt is the interrupt's, and does not mean that votequorum does
+/// not run. Otherwise the quorum service would be asked instead.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn an_interrupted_connection_to_votequorum_does_not_replace_votequorum() {
+    own_process!();
+    let place = Place::new();
+    let server = Hostile::start_as(&place.netns, 0, Ipc::Shm, &["quorum"]);
+    let mut impostor = Impostor::start(&place.netns, 0, "votequorum");
+    let watcher = place.watch_with(short_lease);
+    watcher.until_cause(Cause::Stalled);
+    // The second attempt begins after the first one was interrupted.
+    impostor.wait_taken(2);
+    assert!(!watcher.quorum.is_quorate());
+    assert_eq!(server.times(&format!("request quorum {GETQUORATE}")), 0);
+    assert_never_quorate(&watcher.rest());
+    impostor.stop_listening();
+    // The second attempt is interrupted too.
+    let votequorum = Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["votequorum"]);
+    until_believed(&watcher);
+    assert!(votequorum.times(&format!("request votequorum {GETINFO}")) > 0);
+    assert_eq!(server.times(&format!("request quorum {GETQUORATE}")), 0);
 }
 
 /// Each step of connecting at which a server may leave its client waiting.
@@ -1027,4 +1083,55 @@ fn a_refused_connection_to_the_counters_is_tried_again() {
     assert_eq!(watcher.quorum.snapshot().ring, RingState::Unwatched);
     // The counters may appear later.
     server.wait_more(&format!("request cmap {SET_CURRENT_MAP}"), 1);
+}
+
+/// The counters that a new ring changes are read before those that the end of the old ring has
+/// changed. In another order a read could miss a ring that ended and formed meanwhile.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn the_counters_of_the_ring_are_read_in_the_safe_order() {
+    own_process!();
+    const ORDER: [&str; 4] = [
+        "stats.srp.operational_entered",
+        "stats.srp.gather_entered",
+        "stats.srp.operational_token_lost",
+        "stats.srp.orf_token_rx",
+    ];
+    let place = Place::new();
+    let server = place.server();
+    ORDER.iter().for_each(|key| server.has_u64(key, 3));
+    server.has_u32("runtime.config.totem.token", 1000);
+    server.has_u32("runtime.config.totem.consensus", 1200);
+    let watcher = place.watch();
+    server.wait(&format!("key {}", ORDER[3]), 3);
+    watcher.stop();
+    let keys = server.keys();
+    let counters: Vec<_> = keys.iter().filter(|key| key.starts_with("stats.srp.")).collect();
+    assert!(counters.len() >= 3 * ORDER.len());
+    for read in counters.chunks(ORDER.len()) {
+        assert_eq!(read, &ORDER[..read.len()]);
+    }
+}
+
+/// The ring watch connects on its own, and so may meet a silent server that no other connection has
+/// met. Its attempt ends too.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_silent_server_does_not_end_the_ring_watch() {
+    own_process!();
+    let place = Place::new();
+    let _server = Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["quorum", "votequorum"]);
+    let cmap = || Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["cmap"]);
+    let first = cmap();
+    // With a model, no other thread connects to cmap but the ring watch and the reader of the names.
+    let watcher = place.watch_with(|builder| builder.model(Model::V1));
+    watcher.until_settled(Quorum::Quorate, &[1, 2]);
+    eventually("the names are read", || (!runs_thread("quorum-names")).then_some(()));
+    first.kill();
+    let mut impostor = Impostor::start(&place.netns, 0, "cmap");
+    impostor.wait_taken(1);
+    impostor.stop_listening();
+    let second = cmap();
+    second.wait(&format!("request cmap {SET_CURRENT_MAP}"), 1);
+    watcher.stops_at_once();
 }

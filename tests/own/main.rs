@@ -22,6 +22,7 @@ mod hang;
 mod hostile;
 mod hung;
 mod lease;
+mod libcmap;
 mod logger;
 #[cfg(feature = "metrics")]
 mod metrics;

@@ -23,7 +23,8 @@
  *     stop                      SIGSTOP
  *     die                       SIGKILL
  *
- * What it sees: "accept SERVICE", "request SERVICE NUMBER", "closed SERVICE".
+ * What it sees: "accept SERVICE", "request SERVICE NUMBER", "closed SERVICE", and "key KEY" for a
+ * key that is asked for of cmap.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -183,7 +184,7 @@ static int32_t on_request(qb_ipcs_connection_t *c, void *data, size_t size)
 		qb_ipcs_context_set(c, c);
 	const char *key = NULL;
 	if (header->id == CMAP_GET && strcmp(name(c), "cmap") == 0 && size > KEY)
-		key = (char *)data + KEY;
+		printf("key %s\n", key = (char *)data + KEY);
 	react(c, key && *find_rule(qb_ipcs_service_id_get(c), key) ? key : number);
 	return 0;
 }

@@ -41,6 +41,8 @@ struct Facts {
 #[derive(Debug, Default)]
 struct Seen {
     times: HashMap<String, usize>,
+    /// The keys that were requested of cmap, in order.
+    keys: Vec<String>,
     ended: bool,
 }
 
@@ -65,11 +67,16 @@ impl Hostile {
     }
 
     /// Starts a server for these services. A server for quorum also serves cmap, where clients read
-    /// the version first. Waits until it listens.
+    /// the version first.
     #[track_caller]
     pub fn start_as(netns: &Arc<Netns>, uid: u32, ipc: Ipc, services: &[&str]) -> Self {
         let cmap: &[&str] = if services.contains(&"quorum") { &["cmap"] } else { &[] };
-        let services = &[services, cmap].concat();
+        Self::start_exactly(netns, uid, ipc, &[services, cmap].concat())
+    }
+
+    /// Starts a server for these services and no others. Waits until it listens.
+    #[track_caller]
+    pub fn start_exactly(netns: &Arc<Netns>, uid: u32, ipc: Ipc, services: &[&str]) -> Self {
         let transport = if ipc == Ipc::Shm { "shm" } else { "socket" };
         let directory = TempDir::new();
         let mut program = Command::new(program());
@@ -85,7 +92,10 @@ impl Hostile {
         let lines = BufReader::new(sight.expect("it is a pipe")).lines();
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                *seeing.seen.lock().unwrap().times.entry(line).or_default() += 1;
+                let mut seen = seeing.seen.lock().unwrap();
+                seen.keys.extend(line.strip_prefix("key ").map(str::to_owned));
+                *seen.times.entry(line).or_default() += 1;
+                drop(seen);
                 seeing.changed.notify_all();
             }
             seeing.seen.lock().unwrap().ended = true;
@@ -136,6 +146,20 @@ impl Hostile {
         }
     }
 
+    /// Makes cmap have this key with a number of 64 bits.
+    #[track_caller]
+    pub fn has_u64(&self, key: &str, value: u64) {
+        let number = Message::reply(2).u64(8).u32(CMAP_VALUETYPE_UINT64).u64(value);
+        self.on("cmap", key, &[Step::Reply(number)]);
+    }
+
+    /// Makes cmap have this key with a number of 32 bits.
+    #[track_caller]
+    pub fn has_u32(&self, key: &str, value: u32) {
+        let number = Message::reply(2).u64(4).u32(CMAP_VALUETYPE_UINT32).u32(value);
+        self.on("cmap", key, &[Step::Reply(number)]);
+    }
+
     /// Sets what to do when a client connects (`accept`), has disconnected (`closed`) or sends a
     /// request.
     #[track_caller]
@@ -167,6 +191,11 @@ impl Hostile {
     /// Returns how often this fact was reported, including all facts up to the last order.
     pub fn times(&self, fact: &str) -> usize {
         self.facts.seen.lock().unwrap().times.get(fact).copied().unwrap_or_default()
+    }
+
+    /// Returns the keys that clients have requested of cmap, in order.
+    pub fn keys(&self) -> Vec<String> {
+        self.facts.seen.lock().unwrap().keys.clone()
     }
 
     /// Waits until this fact was reported this many times.
@@ -394,8 +423,9 @@ pub const GETINFO: &str = "0";
 pub const ITER_INIT: &str = "4";
 pub const SET_CURRENT_MAP: &str = "9";
 
-/// `CMAP_VALUETYPE_UINT32`.
+/// `CMAP_VALUETYPE_UINT32` and `CMAP_VALUETYPE_UINT64`.
 const CMAP_VALUETYPE_UINT32: u32 = 6;
+const CMAP_VALUETYPE_UINT64: u32 = 8;
 
 /// Returns the path of the server, which is compiled once for each test process.
 fn program() -> &'static Path {

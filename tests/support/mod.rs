@@ -66,14 +66,14 @@ pub use self::{
     netns::Netns,
     own_process::is_run_elsewhere,
     process::{
-        client_of, command, dev_shm_entries, open_fds, pause_process, rss_kib, runs_thread,
-        threads, wait_asleep,
+        client_of, command, dev_shm_entries, no_thread_waits, open_fds, pause_process, rss_kib,
+        runs_thread, threads, wait_asleep,
     },
     promtool::promtool,
     qdevice::{Algorithm, Device, Qdevice, Qnetd},
     running::{Running, binary, example},
     staged::StagedLibquorum,
-    thread::{as_user, fill_dev_shm, on_fresh_thread, small_dev_shm},
+    thread::{as_user, fill_dev_shm, on_fresh_thread, small_dev_shm, without_library},
     watcher::{
         Forward, Watcher, assert_never_quorate, connected, last_quorate, lines, quick, quorate,
     },

@@ -47,6 +47,14 @@ pub fn runs_thread(name: &str) -> bool {
     })
 }
 
+/// Waits until no thread of this process that makes blocking calls to Corosync is left.
+#[track_caller]
+pub fn no_thread_waits() {
+    for name in ["quorum-connect", "quorum-probe", "quorum-ring", "quorum-names", "quorum-cancel"] {
+        eventually(&format!("{name} ends"), || (!runs_thread(name)).then_some(()));
+    }
+}
+
 /// Returns the resident memory of this process, in KiB.
 pub fn rss_kib() -> u64 {
     fs::read_to_string("/proc/self/status")

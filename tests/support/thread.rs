@@ -1,13 +1,20 @@
 //! Threads with their own namespaces and users.
 
-use std::{fs::File, io::Write, panic::resume_unwind, path::PathBuf, thread};
+use std::{
+    fs::{self, File},
+    io::Write,
+    os::unix::fs::symlink,
+    panic::resume_unwind,
+    path::{Path, PathBuf},
+    thread,
+};
 
 use rustix::{
-    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
+    mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change},
     thread::{Gid, Uid, UnshareFlags, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
-use super::Netns;
+use super::{Netns, TempDir, command};
 
 /// Runs `f` on a new thread with the name of this one. A panic in it continues in the caller.
 pub fn on_fresh_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
@@ -32,6 +39,34 @@ pub fn small_dev_shm<T: Send>(size: &str, f: impl FnOnce() -> T + Send) -> T {
         let options = std::ffi::CString::new(format!("size={size}")).expect("no NUL in a size");
         mount("tmpfs", "/dev/shm", "tmpfs", MountFlags::empty(), Some(options.as_c_str()))
             .expect("root may mount");
+        f()
+    })
+}
+
+/// Runs `f` on a new thread, for which, and for the threads that `f` starts, no library of this name
+/// is installed. It must not be loaded yet.
+pub fn without_library<T: Send>(soname: &str, f: impl FnOnce() -> T + Send) -> T {
+    let cache = command("ldconfig", &["-p"]);
+    let line = cache.lines().find(|line| line.trim_start().starts_with(soname));
+    let (_, file) = line.and_then(|line| line.split_once(" => ")).expect("it is installed");
+    let directory = Path::new(file).parent().expect("a file is in a directory");
+    let directory = directory.canonicalize().expect("the file exists");
+    let original = TempDir::new();
+    on_fresh_thread(|| {
+        let flags = UnshareFlags::NEWNS | UnshareFlags::FS;
+        // SAFETY: the flags do not include `FILES`, as above.
+        unsafe { rustix::thread::unshare_unsafe(flags) }.expect("root may unshare");
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        mount_change("/", private).expect("it is a mount");
+        mount_bind(&directory, original.path()).expect("root may mount");
+        mount("tmpfs", &directory, "tmpfs", MountFlags::empty(), None).expect("root may mount");
+        for entry in fs::read_dir(original.path()).expect("it is a directory") {
+            let entry = entry.expect("the directory can be read");
+            if entry.file_name() != soname {
+                let link = directory.join(entry.file_name());
+                symlink(entry.path(), link).expect("the directory is empty");
+            }
+        }
         f()
     })
 }

@@ -1,8 +1,8 @@
 use std::{
     fmt,
     future::pending,
-    io, process,
-    sync::mpsc,
+    process,
+    sync::mpsc::{self, Sender},
     thread,
     time::{Duration, Instant},
 };
@@ -94,45 +94,102 @@ impl ExitProcess {
 
     /// Watches this actor's quorum until the process ends, in real time, on its own thread.
     ///
+    /// It starts all threads that it will need, which wait until quorum is lost. So a limit on
+    /// threads that is reached later does not keep the process alive.
+    ///
     /// If no function was given to [`stop`](Self::stop), the process exits without waiting for the
     /// grace.
     ///
     /// # Errors
     ///
-    /// [`Error::Thread`] if the thread cannot be started: then nothing is watched.
+    /// [`Error::Thread`] if a thread cannot be started: then nothing is watched.
     pub fn start(self, quorum: &QuorumHandle) -> Result<(), Error> {
-        let failed = |error: io::Error| Error::Thread(error.into());
-        let runtime = Builder::new_current_thread().enable_time().build().map_err(failed)?;
-        let quorum = quorum.clone();
+        let runtime = Builder::new_current_thread().enable_time().build().map_err(Error::thread)?;
+        let (quorum, after) = (quorum.clone(), self.after);
         // Taken here, because quorum may be lost before the thread runs.
         let changes = quorum.changes();
+        let end = End::prepare(self)?;
         let thread = thread::Builder::new().name("quorum-policy".into());
         let watch = move || {
-            if runtime.block_on(is_lost(&quorum, changes, self.after)) {
-                self.end();
+            if runtime.block_on(is_lost(&quorum, changes, after)) {
+                end.run();
             }
         };
-        thread.spawn(watch).map(drop).map_err(failed)
+        thread.spawn(watch).map(drop).map_err(Error::thread)
+    }
+}
+
+/// The end of the process, with a waiting thread for each call that may block.
+struct End {
+    code: i32,
+    after: Duration,
+    grace: Duration,
+    stops: Vec<Sender<()>>,
+    log: Sender<(String, Sender<()>)>,
+    abort: Sender<()>,
+}
+
+impl End {
+    fn prepare(policy: ExitProcess) -> Result<Self, Error> {
+        let ExitProcess { code, after, grace, stops } = policy;
+        let stops = stops.into_iter().map(|stop| {
+            let mut stop = Some(stop);
+            waiting_thread("quorum-stop", move |()| {
+                if let Some(stop) = stop.take() {
+                    stop();
+                }
+            })
+        });
+        Ok(Self {
+            code,
+            after,
+            grace,
+            stops: stops.collect::<Result<_, _>>()?,
+            log: waiting_thread("quorum-log", |(message, done): (String, Sender<()>)| {
+                foreign::log!(log::Level::Error, "{message}");
+                let _ = done.send(());
+            })?,
+            abort: waiting_thread("quorum-abort", |()| {
+                thread::sleep(EXIT_TIMEOUT);
+                process::abort();
+            })?,
+        })
     }
 
-    fn end(self) -> ! {
-        let Self { code, after, grace, stops } = self;
+    fn run(self) -> ! {
+        let Self { code, after, grace, stops, .. } = &self;
         let began_at = Instant::now();
-        log_bounded(format!("no quorum for {after:?}: ending the process with code {code}"));
+        self.log_bounded(format!("no quorum for {after:?}: ending the process with code {code}"));
         if !stops.is_empty() {
             for stop in stops {
-                // If the thread cannot be started, the process must still exit.
-                let _ = thread::Builder::new().name("quorum-stop".into()).spawn(stop);
+                let _ = stop.send(());
             }
             thread::sleep(grace.saturating_sub(began_at.elapsed()));
-            log_bounded(format!("the process has not ended within {grace:?}: exiting"));
+            self.log_bounded(format!("the process has not ended within {grace:?}: exiting"));
         }
-        let _ = thread::Builder::new().spawn(|| {
-            thread::sleep(EXIT_TIMEOUT);
-            process::abort();
-        });
-        process::exit(code)
+        let _ = self.abort.send(());
+        process::exit(*code)
     }
+
+    /// Logs a message and waits only briefly: a logger that blocks must not delay the exit.
+    fn log_bounded(&self, message: String) {
+        let (done, logged) = mpsc::channel();
+        if self.log.send((message, done)).is_ok() {
+            let _ = logged.recv_timeout(LOG_TIMEOUT);
+        }
+    }
+}
+
+/// Starts a thread that calls `act` with each value that it is sent. It ends when the sender is
+/// dropped.
+fn waiting_thread<T: Send + 'static>(
+    name: &str,
+    act: impl FnMut(T) + Send + 'static,
+) -> Result<Sender<T>, Error> {
+    let (sender, receiver) = mpsc::channel();
+    let act = move || receiver.into_iter().for_each(act);
+    thread::Builder::new().name(name.into()).spawn(act).map_err(Error::thread)?;
+    Ok(sender)
 }
 
 impl fmt::Debug for ExitProcess {
@@ -179,18 +236,6 @@ async fn is_lost(
     }
 }
 
-/// Logs a message and waits only briefly: a logger that blocks must not delay the exit.
-fn log_bounded(message: String) {
-    let (done, logged) = mpsc::channel();
-    let log = move || {
-        foreign::log!(log::Level::Error, "{message}");
-        let _ = done.send(());
-    };
-    if thread::Builder::new().spawn(log).is_ok() {
-        let _ = logged.recv_timeout(LOG_TIMEOUT);
-    }
-}
-
 /// How long a logger may take.
 const LOG_TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -207,7 +252,8 @@ mod tests {
         let policy = ExitProcess::with_code(3).grace(Duration::MAX).stop(move || {
             let _ = stopped.send(());
         });
-        thread::spawn(move || policy.end());
+        let end = End::prepare(policy).unwrap();
+        thread::spawn(move || end.run());
         is_stopped.recv_timeout(Duration::from_secs(60)).expect("the part is stopped");
     }
 }

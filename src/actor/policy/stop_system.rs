@@ -65,7 +65,7 @@ impl StopSystem {
     ///
     /// # Errors
     ///
-    /// [`Error::Thread`] if the thread cannot be started: then nothing is watched.
+    /// [`Error::Thread`] if a thread cannot be started: then nothing is watched.
     pub fn start(self, quorum: &QuorumHandle) -> Result<(), Error> {
         let Self { code, after, grace } = self;
         let exit = ExitProcess::with_code(code).after(after).grace(grace);

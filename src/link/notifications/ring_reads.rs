@@ -84,7 +84,7 @@ impl RingReads {
             self.pending = None;
             self.read_at = Some(Moment::default());
         } else {
-            // The thread is opening a connection, which cannot be cancelled.
+            // The thread is opening a connection, which may take longer.
             (*since, self.is_late) = (self.clock.now(), false);
         }
     }

@@ -1,0 +1,80 @@
+//! A machine without libcmap. The tests set the logger, which is process-wide.
+
+use actix_quorum::{Quorum, QuorumBuilder, RingState, libquorum::Model};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use parking_lot::Mutex;
+
+use crate::support::{Node, Watcher, quick, without_library};
+
+/// Keeps the warnings of this crate.
+struct Warnings(Mutex<Vec<String>>);
+
+static WARNINGS: Warnings = Warnings(Mutex::new(Vec::new()));
+
+impl Log for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("actix_quorum") && metadata.level() <= Level::Warn
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let message = record.args().to_string();
+        if self.enabled(record.metadata()) && message.contains("libcmap") {
+            self.0.lock().push(message);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Returns what an actor warns of that is connected twice.
+fn warnings(settings: impl FnOnce(QuorumBuilder) -> QuorumBuilder + Send) -> Vec<String> {
+    log::set_logger(&WARNINGS).unwrap();
+    log::set_max_level(LevelFilter::Warn);
+    let node = Node::single();
+    without_library("libcmap.so.4", || {
+        let watcher =
+            Watcher::start_with(&node.netns, |builder| settings(builder.backoff(quick())));
+        for _ in 0..2 {
+            watcher.until_settled(Quorum::Quorate, &[1]);
+            assert_eq!(watcher.quorum.snapshot().ring, RingState::Unwatched);
+            assert!(watcher.quorum.is_quorate());
+            assert!(!watcher.quorum.is_exclusive());
+            node.corosync.restart();
+            watcher.until_lost();
+        }
+        watcher.until_settled(Quorum::Quorate, &[1]);
+    });
+    WARNINGS.0.lock().clone()
+}
+
+#[track_caller]
+fn assert_contains(warning: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(warning.contains(part), "no {part:?}: {warning}");
+    }
+}
+
+/// What is missing, what that means, and what to do.
+const ALWAYS: [&str; 4] =
+    ["cannot load libcmap.so.4", "install libcmap4", "the ring is not watched", "is_exclusive()"];
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn one_warning_says_what_is_missing_and_when_a_model_must_be_set() {
+    own_process!();
+    let warnings = warnings(|builder| builder);
+    let [warning] = &warnings[..] else { panic!("not one: {warnings:#?}") };
+    assert_contains(warning, &ALWAYS);
+    assert_contains(warning, &["Corosync 2", "QuorumBuilder::model(Model::V0)"]);
+}
+
+/// Nothing is assumed about the daemon then.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn with_a_model_one_warning_says_what_is_missing() {
+    own_process!();
+    let warnings = warnings(|builder| builder.model(Model::V0));
+    let [warning] = &warnings[..] else { panic!("not one: {warnings:#?}") };
+    assert_contains(warning, &ALWAYS);
+    assert!(!warning.contains("Model::V0"), "{warning}");
+}
