@@ -39,6 +39,12 @@ fn serve(policy: Systemd, cluster: Cluster) {
                 "stop" => quorum.stop().await,
                 "end the actor" => drop(arbiter.stop()),
                 "block the actor" => std::mem::forget(hold(&arbiter)),
+                "block everything until the lease ends" => {
+                    std::mem::forget(hold(&arbiter));
+                    while quorum.is_quorate() {
+                        thread::sleep(WATCHDOG);
+                    }
+                }
                 "block" => {
                     println!("\ndone: block");
                     loop {
@@ -245,6 +251,17 @@ fn a_stuck_actor_counts_as_a_loss_of_quorum() {
     service.order("block the actor");
     service.until("STATUS=unknown");
     service.is_not_fed();
+}
+
+/// The loss and the watchdog are due at the same time.
+#[test]
+fn a_loss_is_reported_that_occurs_while_the_service_is_busy() {
+    run_case(CASES);
+    let test = "a_loss_is_reported_that_occurs_while_the_service_is_busy";
+    let mut service = Service::watched(test, "while_quorate");
+    service.until("READY=1\n");
+    service.order("block everything until the lease ends");
+    service.until("STATUS=unknown");
 }
 
 /// Its queue is full, so nothing can be sent. The service continues, and its messages arrive later.

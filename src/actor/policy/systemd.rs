@@ -22,7 +22,7 @@ use futures_util::{
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use crate::{
-    actor::QuorumHandle,
+    actor::{QuorumGuard, QuorumHandle},
     foreign,
     state::{Connection, Quorum, QuorumChanged},
 };
@@ -100,6 +100,7 @@ impl Systemd {
             quorum: quorum.clone(),
             is_decided: false,
             was_quorate: false,
+            guard: None,
         };
         // Taken here, so that the reporter receives every change from now on.
         tokio::spawn(reporter.run(quorum.changes(), watchdog()));
@@ -114,6 +115,8 @@ struct Reporter {
     is_decided: bool,
     /// Whether this node had quorum once.
     was_quorate: bool,
+    /// A guard that is kept from quorum until its loss has been reported, whatever happens meanwhile.
+    guard: Option<QuorumGuard>,
 }
 
 /// The events that the reporter handles.
@@ -130,7 +133,8 @@ impl Reporter {
         mut watchdog: Option<Interval>,
     ) {
         loop {
-            match next(&self.quorum, &mut changes, &mut watchdog).await {
+            self.guard = self.guard.take().or_else(|| self.quorum.guard());
+            match next(self.guard.as_ref(), &mut changes, &mut watchdog).await {
                 Event::WatchdogDue => self.feed().await,
                 Event::Changed(change) => {
                     self.report(&change).await;
@@ -140,6 +144,7 @@ impl Reporter {
                 }
                 // A change reports the loss as well, unless the actor is stuck.
                 Event::Lost => {
+                    self.guard = None;
                     let status = self.quorum.snapshot().to_string();
                     self.manager.send(&assignment("STATUS", &status)).await;
                 }
@@ -149,6 +154,7 @@ impl Reporter {
 
     async fn report(&mut self, change: &QuorumChanged) {
         let mut message = assignment("STATUS", &change.to_string());
+        self.guard = self.guard.take().filter(|guard| guard.is_valid());
         let quorum = change.current.quorum;
         self.was_quorate |= quorum.is_quorate();
         if quorum != Quorum::Unknown && !self.is_decided {
@@ -174,7 +180,7 @@ impl Reporter {
 }
 
 async fn next(
-    quorum: &QuorumHandle,
+    guard: Option<&QuorumGuard>,
     changes: &mut (impl Stream<Item = QuorumChanged> + Unpin),
     watchdog: &mut Option<Interval>,
 ) -> Event {
@@ -193,7 +199,7 @@ async fn next(
         }
     };
     let lost = async {
-        match quorum.guard() {
+        match guard {
             Some(guard) => guard.lost().await,
             None => pending().await,
         }
