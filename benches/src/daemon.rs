@@ -8,7 +8,8 @@ use std::{
 
 use actix::{Actor, Arbiter, Context, Handler, System};
 use actix_quorum::{
-    Backoff, Connection, Quorum, QuorumActor, QuorumChanged, QuorumHandle, libquorum::Handle,
+    Backoff, Connection, Error, Quorum, QuorumActor, QuorumChanged, QuorumHandle,
+    libquorum::{Handle, Library, Model},
 };
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -21,6 +22,7 @@ use crate::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
+const CONNECTS: usize = 200;
 const DEATHS: usize = 12;
 const HANGS: usize = 3;
 pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(5);
@@ -33,6 +35,7 @@ pub(crate) fn run(report: &mut Report) {
     corosync.start();
     corosync.wait_ready();
     netns.run(|| {
+        connects(report);
         let before = crate::memory::allocated();
         let system = start(DEFAULT_LEASE);
         system.told().until(|change| change.current.quorum.is_quorate());
@@ -112,6 +115,28 @@ impl Handler<QuorumChanged> for Listener {
 
     fn handle(&mut self, change: QuorumChanged, _: &mut Context<Self>) {
         let _ = self.0.send((clock::now(), change));
+    }
+}
+
+/// The time of a connection to libquorum, with and without the question for the daemon's version.
+fn connects(report: &mut Report) {
+    let library = Library::load().expect("libquorum is installed");
+    let ways: [(&str, &dyn Fn() -> Result<Handle, Error>); 3] = [
+        ("after the question for the version", &Handle::initialize),
+        ("V1", &|| Handle::model_initialize(library, Model::V1)),
+        ("V0", &|| Handle::model_initialize(library, Model::V0)),
+    ];
+    let mut times = ways.map(|_| Sample::default());
+    for _ in 0..CONNECTS {
+        for ((_, connect), times) in ways.iter().zip(&mut times) {
+            let start = clock::now();
+            let handle = connect().expect("Corosync runs");
+            times.push((clock::now() - start) as f64 / 1e3);
+            drop(handle);
+        }
+    }
+    for ((name, _), times) in ways.iter().zip(&times) {
+        report.sample(format!("connect, {name}"), "us", times);
     }
 }
 
