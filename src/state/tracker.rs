@@ -23,6 +23,9 @@ pub(crate) struct Tracker {
     link: LinkState,
     /// Whether a test sets the state. Then no deadline passes.
     is_scripted: bool,
+    /// Checks each event, until a test sets the state.
+    #[cfg(any(test, fuzzing))]
+    oracle: Option<Box<super::oracle::Oracle>>,
 }
 
 /// The change that an event is about to make.
@@ -38,7 +41,14 @@ struct PendingChange {
 impl Tracker {
     pub(crate) fn new(policy: BeliefPolicy, wall: SystemTime) -> Self {
         let current = Arc::new(Snapshot::before_anything(wall));
-        Self { policy, current, link: LinkState::default(), is_scripted: false }
+        Self {
+            policy,
+            current,
+            link: LinkState::default(),
+            is_scripted: false,
+            #[cfg(any(test, fuzzing))]
+            oracle: Some(Box::new(super::oracle::Oracle::new(policy))),
+        }
     }
 
     pub(crate) fn current(&self) -> &Arc<Snapshot> {
@@ -96,6 +106,14 @@ impl Tracker {
 
     /// Applies an event that happens `now`. Returns `None` if it changes nothing.
     pub(crate) fn apply(&mut self, event: Event, now: Now) -> Option<QuorumChanged> {
+        #[cfg(any(test, fuzzing))]
+        if let Some(mut oracle) = self.oracle.take()
+            && !matches!(event, Event::Scripted(..))
+        {
+            let change = oracle.check(self, event, now);
+            self.oracle = Some(oracle);
+            return change;
+        }
         if self.current.connection == Connection::Stopped {
             return None;
         }
