@@ -130,6 +130,7 @@ impl Model {
     }
 
     /// Applies a verb to the cluster.
+    #[expect(clippy::too_many_lines, reason = "one case for each verb")]
     pub(crate) fn apply(&mut self, verb: &Verb) -> Result<(), Refused> {
         match verb {
             Verb::Partition(groups) => {
