@@ -89,7 +89,9 @@ impl Play<'_> {
     }
 
     fn happen(&mut self) {
-        let event = match self.bytes.of(16) {
+        let kind = self.bytes.next();
+        let event = match kind % 16 {
+            _ if kind >= 248 => return self.run_well(),
             0..=8 => return self.dispatch(),
             9 | 10 => Event::Answered(self.answer()),
             11 => Event::Ring(self.ring()),
@@ -107,6 +109,38 @@ impl Play<'_> {
             },
         };
         self.apply(event);
+    }
+
+    /// A daemon decides about a ring of three nodes, which is alive for a while. Single bytes hardly ever
+    /// make this.
+    fn run_well(&mut self) {
+        if !self.tracker.current().connection.is_established() {
+            self.forget();
+            let (has_provider, asked_at, watched) = (true, self.now, true);
+            self.apply(Event::Connected { has_provider, asked_at, watched });
+        }
+        self.counters.operational_entered += 1;
+        let seq = self.tracker.current().ring_id.map_or(0, |ring| ring.seq) + 1;
+        let (ring_id, drained_at) = (RingId { node_id: NodeId(1), seq }, self.now);
+        let members: Vec<_> = (1..=3).map(NodeId).collect();
+        let (joined, left) = (Vec::new(), Vec::new());
+        for notification in [
+            Notification::Nodelist { ring_id, members: members.clone(), joined, left },
+            Notification::Quorum { quorate: true, ring_id, members: members.clone() },
+        ] {
+            self.apply(Event::Notified { notification, drained_at });
+        }
+        let members = members.into_iter().map(|node| (node, 1)).collect();
+        let votes = Votes { total: 3, expected: 3, quorum: 2, members, ..Votes::default() };
+        for _ in 0..self.bytes.of(8) {
+            self.now = self.now.after(ms(60));
+            let (asked_at, local) = (self.now, Some(NodeId(1)));
+            let votes = Some(votes.clone());
+            self.apply(Event::Answered(Answer { asked_at, quorate: true, votes, local }));
+            self.tokens += 1;
+            let reading = self.reading(asked_at, ms(200), Some(3));
+            self.apply(Event::Ring(RingUpdate::Read(reading)));
+        }
     }
 
     fn apply(&mut self, event: Event) {
@@ -217,7 +251,16 @@ impl Play<'_> {
         counters.token_lost += u64::from(moves & 31 == 31);
         self.tokens += u64::from(moves & 64 != 0 || moves & 128 != 0);
         let token = ms(50 * u64::from(1 + self.bytes.of(16)));
-        RingUpdate::Read(RingReading {
+        RingUpdate::Read(self.reading(asked_at, token, (moves & 16 != 0).then_some(3)))
+    }
+
+    fn reading(
+        &self,
+        asked_at: Moment,
+        token: Duration,
+        configured_votes: Option<u32>,
+    ) -> RingReading {
+        RingReading {
             connection: 0,
             asked_at,
             answered_at: self.now,
@@ -225,8 +268,8 @@ impl Play<'_> {
             tokens: self.tokens,
             token,
             consensus: token * 6 / 5,
-            configured_votes: (moves & 16 != 0).then_some(3),
-        })
+            configured_votes,
+        }
     }
 
     /// Now, or some time ago.

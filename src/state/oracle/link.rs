@@ -76,6 +76,11 @@ pub(super) struct Decision {
 }
 
 impl Ring {
+    /// Adds a nodelist. A ring that returns after another one, as in the driver's bytes, is a new ring.
+    fn announce(&mut self, ring: RingId) {
+        self.last = self.last.filter(|last| *last == ring);
+    }
+
     fn decide(&mut self, ring: RingId, drained_at: Moment, now: Moment) {
         if self.last != Some(ring) {
             self.decisions.push((now, drained_at));
@@ -309,6 +314,7 @@ impl Link {
         was_held: bool,
     ) -> bool {
         self.nodelist = Some(ring_id);
+        self.ring.announce(ring_id);
         let Some(companions) = &mut self.companions else { return false };
         *companions = &(&*companions & &set(members)) - &set(left);
         self.unchecked = None;
