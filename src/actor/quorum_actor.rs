@@ -397,7 +397,7 @@ impl Handler<GetSnapshot> for QuorumActor {
     }
 }
 
-/// Removes subscribers whose actors have ended at intervals, without a connection.
+/// Removes the subscribers whose actors have ended at intervals, while there is no connection.
 fn sweep_regularly(ctx: &mut Context<QuorumActor>) -> SpawnHandle {
     ctx.run_interval(SWEEP, |actor, _| actor.sweep())
 }
