@@ -107,12 +107,10 @@ impl Tracker {
     /// Applies an event that happens `now`. Returns `None` if it changes nothing.
     pub(crate) fn apply(&mut self, event: Event, now: Now) -> Option<QuorumChanged> {
         #[cfg(any(test, fuzzing))]
-        if let Some(mut oracle) = self.oracle.take()
+        if let Some(oracle) = self.oracle.take()
             && !matches!(event, Event::Scripted(..))
         {
-            let change = oracle.check(self, event, now);
-            self.oracle = Some(oracle);
-            return change;
+            return self.apply_checked(oracle, event, now);
         }
         if self.current.connection == Connection::Stopped {
             return None;
@@ -138,6 +136,29 @@ impl Tracker {
         self.check_continuity(now.moment, &pending);
         self.hold_back_gain(has_expired, now.moment, &mut pending);
         self.finish(pending, now.wall)
+    }
+
+    /// Applies an event and checks the result. If the check panics, the change is undone: it is not
+    /// published, and the end of the actor is.
+    #[cfg(any(test, fuzzing))]
+    fn apply_checked(
+        &mut self,
+        mut oracle: Box<super::oracle::Oracle>,
+        event: Event,
+        now: Now,
+    ) -> Option<QuorumChanged> {
+        use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+        let before = Arc::clone(&self.current);
+        match catch_unwind(AssertUnwindSafe(|| oracle.check(self, event, now))) {
+            Ok(change) => {
+                self.oracle = Some(oracle);
+                change
+            }
+            Err(panic) => {
+                self.current = before;
+                resume_unwind(panic)
+            }
+        }
     }
 
     /// Sets a state for a test. The epoch never decreases.
