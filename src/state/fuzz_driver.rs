@@ -120,7 +120,8 @@ impl Play<'_> {
             self.apply(Event::Connected { has_provider, asked_at, watched });
         }
         self.counters.operational_entered += 1;
-        let seq = self.tracker.current().ring_id.map_or(0, |ring| ring.seq) + 1;
+        // The rings of single calls have lower numbers.
+        let seq = self.tracker.current().ring_id.map_or(0, |ring| ring.seq) + 2;
         let (ring_id, drained_at) = (RingId { node_id: NodeId(1), seq }, self.now);
         let members: Vec<_> = (1..=3).map(NodeId).collect();
         let (joined, left) = (Vec::new(), Vec::new());
