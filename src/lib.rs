@@ -8,6 +8,10 @@
 #![warn(clippy::too_many_lines)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+// The property tests name the crate as its users do.
+#[cfg(test)]
+extern crate self as actix_quorum;
+
 mod actor;
 mod error;
 mod foreign;
@@ -34,6 +38,11 @@ pub mod failures {}
 pub mod guide {}
 
 pub use corosync_sys::LoadError;
+
+/// These run as unit tests: there the oracle in `state/oracle/` checks every event of every actor.
+#[cfg(all(test, feature = "sim"))]
+#[path = "../tests/property/mod.rs"]
+mod property;
 
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

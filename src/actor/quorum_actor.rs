@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, ArbiterHandle, AsyncContext, Context, Handler,
@@ -32,30 +32,88 @@ use crate::{
 #[derive(Debug)]
 pub struct QuorumActor {
     shared: Arc<Shared>,
-    /// `None` once the actor is stopped. A stopped actor stays in memory while an address of it
-    /// exists.
-    source: Option<Arc<dyn Source>>,
+    activity: Activity,
     trust: TrustPolicy,
-    probe: Option<Arc<dyn Probe>>,
-    ring: Option<Arc<dyn RingWatch>>,
     probe_interval: Duration,
     blocking_worker: BlockingWorker,
     delays: Delays,
-    /// The number of attempts since the last connection.
-    attempt: u64,
-    connected_at: Option<Instant>,
-    /// The deadline of the timer that fires next.
-    timer: Option<Moment>,
-    /// The future that opens the connection, then the stream that reads from it.
-    connection: Option<SpawnHandle>,
-    /// The interval that sweeps the registry without a connection. With a connection, its ticks do.
-    sweeping: Option<SpawnHandle>,
     swept_at: Instant,
-    /// Keeps this actor alive when every other address is dropped.
-    own_addr: Option<Addr<Self>>,
     /// The arbiter or system that was started for this actor and ends with it.
     own: Option<OwnedRuntime>,
-    stopped: bool,
+}
+
+/// What the actor is doing.
+///
+/// `Waiting` → `Connecting` → `Watching` → `Waiting`; a failed attempt goes back to `Waiting`. The
+/// supervisor restarts the actor at the end of `Waiting`. `Stopped` is final.
+#[derive(Debug)]
+enum Activity {
+    /// Waits for its start, or after a failure for its restart.
+    Waiting {
+        resources: Resources,
+        /// The number of failed attempts since the last connection.
+        failures: u64,
+    },
+    /// Opens a connection.
+    Connecting {
+        resources: Resources,
+        /// The number of this attempt, counted from the last connection.
+        attempt: u64,
+        /// The future that opens the connection.
+        task: SpawnHandle,
+        /// The interval that sweeps the registry until there is a connection. Then its ticks do.
+        sweeping: SpawnHandle,
+    },
+    /// Receives the events of a connection.
+    Watching {
+        resources: Resources,
+        /// The stream that reads from the connection.
+        task: SpawnHandle,
+        connected_at: Instant,
+        /// The deadline of the timer that fires next.
+        timer: Option<Moment>,
+    },
+    /// Nothing follows. A stopped actor stays in memory while an address of it exists.
+    Stopped,
+}
+
+/// What the actor keeps until it is stopped.
+#[derive(Clone, Debug)]
+struct Resources {
+    source: Arc<dyn Source>,
+    /// `None` before the first connection. All connections share one probe: its thread may still
+    /// wait for the answer of an ended connection.
+    probe: Option<Arc<dyn Probe>>,
+    /// `None` before the first connection, and while the ring cannot be watched.
+    ring: Option<Arc<dyn RingWatch>>,
+    /// Keeps this actor alive when every other address is dropped. `None` before the start.
+    own_addr: Option<Addr<QuorumActor>>,
+}
+
+impl Activity {
+    /// The resources of an actor that is not stopped.
+    fn resources(&self) -> Option<&Resources> {
+        match self {
+            Self::Waiting { resources, .. }
+            | Self::Connecting { resources, .. }
+            | Self::Watching { resources, .. } => Some(resources),
+            Self::Stopped => None,
+        }
+    }
+}
+
+impl Resources {
+    /// Creates the probe and the ring watch if they do not exist.
+    fn prepare(&mut self, trust: TrustPolicy) -> Result<Arc<dyn Probe>, Error> {
+        let probe = match &self.probe {
+            Some(probe) => Arc::clone(probe),
+            None => Arc::clone(self.probe.insert(Arc::clone(&self.source).probe(trust)?)),
+        };
+        if self.ring.is_none() {
+            self.ring = Arc::clone(&self.source).ring_watch(trust);
+        }
+        Ok(probe)
+    }
 }
 
 /// An arbiter or system that runs one actor and nothing else.
@@ -76,41 +134,36 @@ impl QuorumActor {
     ) -> Self {
         Self {
             shared,
-            source: Some(source),
+            activity: Activity::Waiting {
+                resources: Resources { source, probe: None, ring: None, own_addr: None },
+                failures: 0,
+            },
             trust,
-            probe: None,
-            ring: None,
             probe_interval,
-            timer: None,
             blocking_worker: BlockingWorker::default(),
             delays,
-            attempt: 0,
-            connected_at: None,
-            sweeping: None,
             swept_at: Instant::now(),
-            connection: None,
-            own_addr: None,
             own,
-            stopped: false,
         }
     }
 
     fn connect(&mut self, ctx: &mut Context<Self>) {
-        let Some(source) = self.source.clone() else { return };
-        self.attempt += 1;
-        let connecting = source.connect(self.trust, &self.blocking_worker);
-        let timeout = ctx.run_later(CONNECT_TIMEOUT, |actor, ctx| {
-            let (attempt, error) = (actor.attempt, Error::Unresponsive);
-            actor.publish(Event::Failed { attempt, error }, ctx);
+        let Activity::Waiting { resources, failures } = &self.activity else { return };
+        let (mut resources, attempt) = (resources.clone(), failures + 1);
+        resources.own_addr = Some(ctx.address());
+        let sweeping = sweep_regularly(ctx);
+        let connecting = Arc::clone(&resources.source).connect(self.trust, &self.blocking_worker);
+        let timeout = ctx.run_later(CONNECT_TIMEOUT, move |actor, ctx| {
+            actor.publish(Event::Failed { attempt, error: Error::Unresponsive }, ctx);
         });
-        let connecting = ctx.spawn(connecting.into_actor(self).map(move |result, actor, ctx| {
+        let task = ctx.spawn(connecting.into_actor(self).map(move |result, actor, ctx| {
             ctx.cancel_future(timeout);
             match result.and_then(|connection| actor.watch(connection, ctx)) {
                 Ok(()) => {}
                 Err(error) => actor.disconnected(error, ctx),
             }
         }));
-        self.connection = Some(connecting);
+        self.activity = Activity::Connecting { resources, attempt, task, sweeping };
     }
 
     fn watch(
@@ -118,26 +171,19 @@ impl QuorumActor {
         connection: Box<dyn QuorumConnection>,
         ctx: &mut Context<Self>,
     ) -> Result<(), Error> {
-        let Some(source) = self.source.clone() else {
+        let Activity::Connecting { resources, sweeping, .. } = &mut self.activity else {
             connection.close(&self.blocking_worker);
             return Ok(());
         };
         let (has_provider, asked_at) = (connection.has_provider(), connection.asked_at());
-        // All connections share one probe: its thread may still wait for the answer of an ended
-        // connection.
-        let probe =
-            match self.probe.clone().map_or_else(|| Arc::clone(&source).probe(self.trust), Ok) {
-                Ok(probe) => probe,
-                Err(error) => {
-                    connection.close(&self.blocking_worker);
-                    return Err(error);
-                }
-            };
-        self.probe = Some(Arc::clone(&probe));
-        if self.ring.is_none() {
-            self.ring = source.ring_watch(self.trust);
-        }
-        let (ring, watched) = (self.ring.clone(), self.ring.is_some());
+        let probe = match resources.prepare(self.trust) {
+            Ok(probe) => probe,
+            Err(error) => {
+                connection.close(&self.blocking_worker);
+                return Err(error);
+            }
+        };
+        let (ring, watched) = (resources.ring.clone(), resources.ring.is_some());
         let (blocking_worker, clock) = (self.blocking_worker.clone(), self.shared.lease.clock());
         let notifications = Notifications::new(
             connection,
@@ -147,12 +193,14 @@ impl QuorumActor {
             self.probe_interval,
             clock,
         )?;
-        self.connected_at = Some(Instant::now());
+        ctx.cancel_future(*sweeping);
+        self.activity = Activity::Watching {
+            resources: resources.clone(),
+            task: ctx.add_stream(notifications),
+            connected_at: Instant::now(),
+            timer: None,
+        };
         self.publish(Event::Connected { has_provider, asked_at, watched }, ctx);
-        self.connection = Some(ctx.add_stream(notifications));
-        if let Some(sweeping) = self.sweeping.take() {
-            ctx.cancel_future(sweeping);
-        }
         #[cfg(any(feature = "metrics", feature = "web"))]
         self.read_names();
         Ok(())
@@ -162,27 +210,32 @@ impl QuorumActor {
     /// configuration.
     #[cfg(any(feature = "metrics", feature = "web"))]
     fn read_names(&self) {
-        if let Some(source) = &self.source {
-            self.shared.names.read(|| source.node_names(self.trust));
+        if let Some(resources) = self.activity.resources() {
+            self.shared.names.read(|| resources.source.node_names(self.trust));
         }
     }
 
     /// Publishes an event and sets a timer for the next deadline.
     fn publish(&mut self, event: Event, ctx: &mut Context<Self>) {
-        let Some(deadline) = self.shared.publish(event) else { return };
+        let deadline = self.shared.publish(event);
+        // Without a connection there is no deadline.
+        let (Some(deadline), Activity::Watching { timer, .. }) = (deadline, &mut self.activity)
+        else {
+            return;
+        };
         // The timer rounds up, so it never fires before the deadline.
         let now = self.shared.lease.clock().now();
         let delay = deadline.since(now);
         // A timer that is late, for example after a suspend, does not count: it kept the old time.
         let fires_before = |timer: Moment| timer <= deadline && timer > now;
         // The ticks of the connection cover later deadlines.
-        if delay > 2 * LONGEST_TICK || self.timer.is_some_and(fires_before) {
+        if delay > 2 * LONGEST_TICK || timer.is_some_and(fires_before) {
             return;
         }
-        self.timer = Some(deadline);
+        *timer = Some(deadline);
         ctx.run_later(delay, move |actor, ctx| {
-            if actor.timer == Some(deadline) {
-                actor.timer = None;
+            if let Activity::Watching { timer, .. } = &mut actor.activity {
+                timer.take_if(|due| *due == deadline);
             }
             actor.publish(Event::Tick, ctx);
         });
@@ -193,32 +246,36 @@ impl QuorumActor {
     /// It publishes the error and stops the actor after a delay, so that the supervisor restarts
     /// it. The delay is necessary: the supervisor restarts without one.
     fn disconnected(&mut self, error: Error, ctx: &mut Context<Self>) {
-        #[cfg(feature = "metrics")]
-        let ended = error.clone();
-        let connected_at = self.connected_at.take();
+        let (resources, failures, connected_at) = match &self.activity {
+            Activity::Connecting { resources, attempt, .. } => (resources.clone(), *attempt, None),
+            Activity::Watching { resources, connected_at, .. } => {
+                // The ticks of the connection did this.
+                sweep_regularly(ctx);
+                (resources.clone(), 0, Some(*connected_at))
+            }
+            Activity::Waiting { .. } | Activity::Stopped => return,
+        };
+        self.activity = Activity::Waiting { resources, failures };
         if let Some(since) = connected_at {
             self.delays.connection_lasted(since.elapsed());
         }
         let delay = self.delays.after(&error);
-        match connected_at {
-            Some(_) => {
-                self.attempt = 0;
-                self.publish(Event::Disconnected(error), ctx);
-            }
-            None => self.publish(Event::Failed { attempt: self.attempt, error }, ctx),
-        }
+        #[cfg(feature = "metrics")]
+        let ended = error.clone();
+        let event = match connected_at {
+            Some(_) => Event::Disconnected(error),
+            None => Event::Failed { attempt: failures, error },
+        };
+        self.publish(event, ctx);
         // After the publication: a recorder may block.
         #[cfg(feature = "metrics")]
         foreign::contain(|| match connected_at {
             Some(_) => crate::metrics::Metrics::disconnected(&ended),
             None => crate::metrics::Metrics::connect_failed(&ended),
         });
-        if self.sweeping.is_none() {
-            self.sweeping = Some(ctx.run_interval(SWEEP, |actor, _| actor.sweep()));
-        }
         ctx.run_later(delay, |actor, ctx| {
             // A restart would drop what a stop has still to do.
-            if !actor.stopped {
+            if !matches!(actor.activity, Activity::Stopped) {
                 ctx.stop();
             }
         });
@@ -245,22 +302,11 @@ impl Actor for QuorumActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        if self.stopped {
-            return;
-        }
-        self.own_addr = Some(ctx.address());
-        self.sweeping = Some(ctx.run_interval(SWEEP, |actor, _| actor.sweep()));
         self.connect(ctx);
     }
 }
 
-impl Supervised for QuorumActor {
-    fn restarting(&mut self, _: &mut Context<Self>) {
-        self.connection = None;
-        self.sweeping = None;
-        self.timer = None;
-    }
-}
+impl Supervised for QuorumActor {}
 
 impl StreamHandler<Result<LinkEvent, Error>> for QuorumActor {
     fn handle(&mut self, item: Result<LinkEvent, Error>, ctx: &mut Context<Self>) {
@@ -351,6 +397,11 @@ impl Handler<GetSnapshot> for QuorumActor {
     }
 }
 
+/// Removes the subscribers whose actors have ended at intervals, while there is no connection.
+fn sweep_regularly(ctx: &mut Context<QuorumActor>) -> SpawnHandle {
+    ctx.run_interval(SWEEP, |actor, _| actor.sweep())
+}
+
 /// Ends the actor for good, and answers when its connection is closed.
 pub(crate) struct Stop(pub(crate) oneshot::Sender<()>);
 
@@ -362,20 +413,20 @@ impl Handler<Stop> for QuorumActor {
     type Result = ();
 
     fn handle(&mut self, Stop(closed): Stop, ctx: &mut Context<Self>) {
-        self.stopped = true;
-        self.source = None;
         #[cfg(any(feature = "metrics", feature = "web"))]
         self.shared.names.close();
-        self.own_addr = None;
-        if let Some(connection) = self.connection.take() {
-            ctx.cancel_future(connection);
+        let before = mem::replace(&mut self.activity, Activity::Stopped);
+        if let Activity::Connecting { task, .. } | Activity::Watching { task, .. } = before {
+            ctx.cancel_future(task);
         }
         // The cancelled future is dropped before the first poll of `closing`, and so the connection
         // is already handed to the worker.
         let blocking_worker = self.blocking_worker.clone();
-        let (probe, ring) = (self.probe.take(), self.ring.take());
         // Waiting calls to Corosync are cancelled now, even if `closing` times out.
-        let (probe, ring) = (probe.map(|probe| probe.close()), ring.map(|ring| ring.close()));
+        let (probe, ring) = before.resources().map_or((None, None), |resources| {
+            let Resources { probe, ring, .. } = resources;
+            (probe.as_ref().map(|probe| probe.close()), ring.as_ref().map(|ring| ring.close()))
+        });
         let closing = async move {
             blocking_worker.idle().await;
             for closed in [probe, ring].into_iter().flatten() {

@@ -52,3 +52,14 @@ pub(crate) struct BeliefPolicy {
     /// Whether to accept quorum that a node of two has alone because of `two_node`.
     pub(crate) trust_two_node: bool,
 }
+
+impl Default for BeliefPolicy {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(5),
+            settle_grace: Duration::from_secs(1),
+            stable_after: Duration::ZERO,
+            trust_two_node: true,
+        }
+    }
+}

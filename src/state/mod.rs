@@ -12,6 +12,7 @@ mod event;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz_driver;
 pub(crate) mod lease;
+mod link_state;
 mod nodes;
 #[cfg(any(test, fuzzing))]
 mod oracle;

@@ -55,16 +55,20 @@ pub(super) struct RingEvidence {
     /// The moment until which the decision may be believed. `None` before there is evidence, and
     /// again once the deadline has passed.
     until: Option<Moment>,
-    /// A moment at which the ring of the decision was OPERATIONAL and no ring without us had
-    /// formed.
-    proved_at: Option<Moment>,
-    /// Whether the decision itself proves that, and no read does so far.
-    proved_by_decision: bool,
+    proof: Option<Proof>,
     /// The token moved after this moment, and the ring is believed to be alive for this long after
     /// it.
     token_seen: Option<(Moment, Duration)>,
     /// Older evidence no longer counts.
     not_before: Moment,
+}
+
+/// A moment at which the ring of the decision was OPERATIONAL and no ring without us had formed.
+#[derive(Clone, Copy, Debug)]
+enum Proof {
+    /// The decision itself proves it, and no read does so far.
+    Decision(Moment),
+    Reads(Moment),
 }
 
 #[derive(Debug, Default)]
@@ -147,7 +151,8 @@ impl RingEvidence {
     /// majority.
     pub(super) fn exclusive_until(&self) -> Option<Moment> {
         let Watch::Watched(reads) = &self.watch else { return None };
-        let proved_at = self.proved_at.filter(|_| self.phase == Phase::Decided)?;
+        let (Proof::Decision(proved_at) | Proof::Reads(proved_at)) =
+            self.proof.filter(|_| self.phase == Phase::Decided)?;
         let RingReading { token, consensus, .. } = reads.anchor;
         Some(proved_at.after(consensus.saturating_sub(token / 5)))
     }
@@ -160,7 +165,7 @@ impl RingEvidence {
     /// Ends all belief in the ring: evidence from before `moment` no longer counts.
     pub(super) fn expire(&mut self, moment: Moment) {
         self.not_before = self.not_before.max(moment);
-        (self.until, self.proved_at, self.proved_by_decision) = (None, None, false);
+        (self.until, self.proof) = (None, None);
     }
 
     /// Ends the belief in the ring if its deadline has passed. Returns whether it has.
@@ -210,7 +215,7 @@ impl RingEvidence {
             return;
         }
         self.phase = Phase::Decided;
-        self.proved_at = None;
+        self.proof = None;
         // The first decision on a connection shows what the daemon knew before. A later one follows
         // a ring that has just formed, so the daemon was OPERATIONAL after `drained_at`.
         if let (Some(_), Watch::Watched(reads)) = (last, &self.watch)
@@ -221,8 +226,9 @@ impl RingEvidence {
             self.until = Some(self.until.map_or(until, |before| before.max(until)));
             // Not after a gap: a stopped daemon continues with messages that waited for it.
             let answers = now.since(reads.answered_at) <= reads.longest_gap();
-            self.proved_by_decision = answers && reads.is_long(drained_at);
-            self.proved_at = self.proved_by_decision.then_some(drained_at);
+            if answers && reads.is_long(drained_at) {
+                self.proof = Some(Proof::Decision(drained_at));
+            }
         }
     }
 
@@ -267,7 +273,7 @@ impl RingEvidence {
         let until = reading.asked_at.after(reading.consensus.saturating_add(settle_grace));
         self.until = self.until.map(|before| before.min(until));
         // Later movement does not change what the decision itself proved.
-        self.proved_at = self.proved_at.filter(|_| self.proved_by_decision);
+        self.proof = self.proof.filter(|proof| matches!(proof, Proof::Decision(_)));
         reads.anchor = reading;
     }
 
@@ -298,7 +304,7 @@ impl RingEvidence {
             let until = proved_at.after(lease);
             self.until = Some(self.until.map_or(until, |before| before.max(until)));
             if reads.is_long(proved_at) {
-                (self.proved_at, self.proved_by_decision) = (Some(proved_at), false);
+                self.proof = Some(Proof::Reads(proved_at));
             }
         }
         reads.has_moved = true;

@@ -1,32 +1,18 @@
 //! The rules that turn events into the current state.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::SystemTime};
 
 use super::{
     BeliefPolicy, Connection, Event, Now, Quorum, RingState, Snapshot,
-    continuity::Continuity,
+    link_state::{Decision, LinkState},
     nodes::{contains, difference, sorted},
-    ring::RingEvidence,
 };
 use crate::{
-    libquorum::{NodeId, Notification, RingId, VoteFlags},
+    error::Error,
+    libquorum::{NodeId, Notification, RingId},
     link::{clock::Moment, probe::Answer, ring_watch::RingUpdate},
     state::{AckOnDrop, Cause, QuorumChanged},
 };
-
-impl Default for BeliefPolicy {
-    fn default() -> Self {
-        Self {
-            lease: Duration::from_secs(5),
-            settle_grace: Duration::from_secs(1),
-            stable_after: Duration::ZERO,
-            trust_two_node: true,
-        }
-    }
-}
 
 /// Applies events to the snapshot. It is pure: it reads no clock and does no input or output.
 #[derive(Debug)]
@@ -37,41 +23,9 @@ pub(crate) struct Tracker {
     link: LinkState,
     /// Whether a test sets the state. Then no deadline passes.
     is_scripted: bool,
-}
-
-/// The state of one connection.
-#[derive(Debug, Default)]
-struct LinkState {
-    has_provider: bool,
-    nodelist: Option<RingId>,
-    decision: Option<Decision>,
-    /// The moment until which Corosync is believed to be alive.
-    lease: Moment,
-    /// An answer to an earlier request does not renew the lease, because a deadline has passed
-    /// since.
-    not_before: Moment,
-    ring: RingEvidence,
-    continuity: Continuity,
-    /// When the membership or the decision last changed.
-    changed_at: Moment,
-    /// The moment since which the decision has not been about the membership.
-    unsettled_since: Option<Moment>,
-    /// Whether the decision was about the membership once. Before that it is not known for how long
-    /// it has been about another one, even on a new connection.
-    was_settled: bool,
-    /// The moment since which all conditions for quorum are met, except for `stable_after`.
-    quorate_since: Option<Moment>,
-}
-
-/// The last quorum notification.
-#[derive(Clone, Copy, Debug)]
-struct Decision {
-    quorate: bool,
-    ring_id: RingId,
-    /// When it was applied, or when votequorum was last asked about it.
-    asked_at: Moment,
-    /// Whether votequorum, asked after that, reported no quorum.
-    contradicted: bool,
+    /// Checks each event, until a test sets the state.
+    #[cfg(any(test, fuzzing))]
+    oracle: Option<Box<super::oracle::Oracle>>,
 }
 
 /// The change that an event is about to make.
@@ -87,7 +41,14 @@ struct PendingChange {
 impl Tracker {
     pub(crate) fn new(policy: BeliefPolicy, wall: SystemTime) -> Self {
         let current = Arc::new(Snapshot::before_anything(wall));
-        Self { policy, current, link: LinkState::default(), is_scripted: false }
+        Self {
+            policy,
+            current,
+            link: LinkState::default(),
+            is_scripted: false,
+            #[cfg(any(test, fuzzing))]
+            oracle: Some(Box::new(super::oracle::Oracle::new(policy))),
+        }
     }
 
     pub(crate) fn current(&self) -> &Arc<Snapshot> {
@@ -108,7 +69,7 @@ impl Tracker {
             _ => return None,
         }
         let is_counted = link.quorate_since.is_some();
-        let grace = link.unsettled_since.map(|since| since.after(self.policy.settle_grace));
+        let grace = link.settlement.deadline(&self.policy);
         let stable = link.quorate_since.map(|since| since.after(self.policy.stable_after));
         // A deadline that has had its effect is left out.
         let grace = grace.filter(|_| is_counted);
@@ -125,7 +86,7 @@ impl Tracker {
     /// Returns when the token was last seen on this connection, and for how long after that the
     /// ring is believed to be alive.
     #[cfg(feature = "metrics")]
-    pub(crate) fn token_seen(&self) -> Option<(Moment, Duration)> {
+    pub(crate) fn token_seen(&self) -> Option<(Moment, std::time::Duration)> {
         self.link.ring.token_seen()
     }
 
@@ -145,18 +106,22 @@ impl Tracker {
 
     /// Applies an event that happens `now`. Returns `None` if it changes nothing.
     pub(crate) fn apply(&mut self, event: Event, now: Now) -> Option<QuorumChanged> {
-        let before = Arc::clone(&self.current);
-        if before.connection == Connection::Stopped {
+        #[cfg(any(test, fuzzing))]
+        if let Some(oracle) = self.oracle.take()
+            && !matches!(event, Event::Scripted(..))
+        {
+            return self.apply_checked(oracle, event, now);
+        }
+        if self.current.connection == Connection::Stopped {
             return None;
         }
         if let Event::Scripted(after, cause) = event {
             self.is_scripted = true;
             return self.script(*after, cause, now.wall);
         }
-        let after = Snapshot::clone(&before);
         let has_expired = self.expire(now.moment);
         let mut pending = PendingChange {
-            after,
+            after: Snapshot::clone(&self.current),
             cause: Cause::Quorum,
             interrupted: has_expired,
             rejoined: Vec::new(),
@@ -164,13 +129,36 @@ impl Tracker {
         if !self.apply_event(event, now.moment, &mut pending) {
             return None;
         }
-        self.update_connection(now.moment, &mut pending);
-        // The evidence may have been read too long ago.
-        self.link.ring.expire_at(now.moment);
-        pending.after.ring = self.link.ring.state();
-        pending.after.settled = self.link.is_settled();
-        self.decide(has_expired, now.moment, &mut pending);
+        self.check_daemon(now.moment, &mut pending);
+        self.check_ring(now.moment, &mut pending);
+        self.check_membership(now.moment, &mut pending);
+        self.decide(now.moment, &mut pending);
+        self.check_continuity(now.moment, &pending);
+        self.hold_back_gain(has_expired, now.moment, &mut pending);
         self.finish(pending, now.wall)
+    }
+
+    /// Applies an event and checks the result. If the check panics, the change is undone: it is not
+    /// published, and the end of the actor is.
+    #[cfg(any(test, fuzzing))]
+    fn apply_checked(
+        &mut self,
+        mut oracle: Box<super::oracle::Oracle>,
+        event: Event,
+        now: Now,
+    ) -> Option<QuorumChanged> {
+        use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+        let before = Arc::clone(&self.current);
+        match catch_unwind(AssertUnwindSafe(|| oracle.check(self, event, now))) {
+            Ok(change) => {
+                self.oracle = Some(oracle);
+                change
+            }
+            Err(panic) => {
+                self.current = before;
+                resume_unwind(panic)
+            }
+        }
     }
 
     /// Sets a state for a test. The epoch never decreases.
@@ -209,41 +197,14 @@ impl Tracker {
 
     /// Applies an event to the state of the link. Returns `false` if the event does not count.
     fn apply_event(&mut self, event: Event, now: Moment, pending: &mut PendingChange) -> bool {
-        let is_established = self.current.connection.is_established();
         match event {
-            Event::Failed { attempt, error } => {
-                pending.cause = Cause::ConnectFailed;
-                pending.after.connection = Connection::Connecting { attempt, error: Some(error) };
-                if !is_worth_publishing(&self.current.connection, &pending.after.connection) {
-                    return false;
-                }
-                pending.interrupted |= is_established;
-                self.reset_link(pending);
-            }
+            Event::Failed { attempt, error } => return self.apply_failure(attempt, error, pending),
             Event::Connected { has_provider, asked_at, watched } => {
-                pending.cause = Cause::Connected;
-                pending.after.connection = Connection::Connected;
-                pending.after.ring_id = None;
-                self.reset_link(pending);
-                self.link.has_provider = has_provider;
-                self.link.lease = asked_at.after(self.policy.lease);
-                if !watched {
-                    self.link.ring.unwatch();
-                }
+                self.apply_connection(has_provider, asked_at, watched, pending);
             }
-            Event::Disconnected(error) => {
-                pending.cause = Cause::Disconnected;
-                pending.interrupted = true;
-                pending.after.connection = Connection::Disconnected { error };
-                self.reset_link(pending);
-            }
-            Event::Stopped => {
-                pending.cause = Cause::Stopped;
-                pending.interrupted |= is_established;
-                pending.after.connection = Connection::Stopped;
-                self.link = LinkState::default();
-            }
-            _ if !is_established => return false,
+            Event::Disconnected(error) => self.apply_disconnection(error, pending),
+            Event::Stopped => self.apply_stop(pending),
+            _ if !self.current.connection.is_established() => return false,
             Event::Tick | Event::Scripted(..) => {}
             Event::Lapsed => pending.interrupted = true,
             Event::Answered(answer) => self.apply_answer(answer, pending),
@@ -258,6 +219,50 @@ impl Tracker {
             },
         }
         true
+    }
+
+    /// Returns `false` if the failure is not published.
+    fn apply_failure(&mut self, attempt: u64, error: Error, pending: &mut PendingChange) -> bool {
+        pending.cause = Cause::ConnectFailed;
+        pending.after.connection = Connection::Connecting { attempt, error: Some(error) };
+        if !is_worth_publishing(&self.current.connection, &pending.after.connection) {
+            return false;
+        }
+        pending.interrupted |= self.current.connection.is_established();
+        self.reset_link(pending);
+        true
+    }
+
+    fn apply_connection(
+        &mut self,
+        has_provider: bool,
+        asked_at: Moment,
+        watched: bool,
+        pending: &mut PendingChange,
+    ) {
+        pending.cause = Cause::Connected;
+        pending.after.connection = Connection::Connected;
+        pending.after.ring_id = None;
+        self.reset_link(pending);
+        self.link.has_provider = has_provider;
+        self.link.lease = asked_at.after(self.policy.lease);
+        if !watched {
+            self.link.ring.unwatch();
+        }
+    }
+
+    fn apply_disconnection(&mut self, error: Error, pending: &mut PendingChange) {
+        pending.cause = Cause::Disconnected;
+        pending.interrupted = true;
+        pending.after.connection = Connection::Disconnected { error };
+        self.reset_link(pending);
+    }
+
+    fn apply_stop(&mut self, pending: &mut PendingChange) {
+        pending.cause = Cause::Stopped;
+        pending.interrupted |= self.current.connection.is_established();
+        pending.after.connection = Connection::Stopped;
+        self.link = LinkState::default();
     }
 
     /// Forgets everything that the connection has reported.
@@ -366,8 +371,8 @@ impl Tracker {
         }
     }
 
-    /// The first deadline: whether the daemon is alive.
-    fn update_connection(&mut self, now: Moment, pending: &mut PendingChange) {
+    /// The first deadline: the daemon is alive.
+    fn check_daemon(&mut self, now: Moment, pending: &mut PendingChange) {
         if !pending.after.connection.is_established() {
             return;
         }
@@ -381,22 +386,40 @@ impl Tracker {
         }
     }
 
-    /// Decides about quorum. A gain may be held back, and quorum must have lasted without a break.
-    fn decide(&mut self, has_expired: bool, now: Moment, pending: &mut PendingChange) {
-        let before = &self.current;
-        let quorum = self.link.quorum(&self.policy, now, &pending.after);
-        self.link.quorate_since = match quorum {
+    /// The second deadline: the ring is alive.
+    fn check_ring(&mut self, now: Moment, pending: &mut PendingChange) {
+        // A read that has just arrived may have been requested too long ago.
+        self.link.ring.expire_at(now);
+        pending.after.ring = self.link.ring.state();
+    }
+
+    /// The third deadline: the decision is about this membership.
+    fn check_membership(&mut self, now: Moment, pending: &mut PendingChange) {
+        self.link.settle(now);
+        pending.after.settled = self.link.is_settled();
+    }
+
+    /// Decides about quorum, by all that this connection has reported.
+    fn decide(&mut self, now: Moment, pending: &mut PendingChange) {
+        pending.after.quorum = self.link.quorum(&self.policy, now, &pending.after);
+    }
+
+    /// Quorum lasts until it is lost or interrupted.
+    fn check_continuity(&mut self, now: Moment, pending: &PendingChange) {
+        self.link.quorate_since = match pending.after.quorum {
             Quorum::Quorate if pending.interrupted => Some(now),
             Quorum::Quorate => self.link.quorate_since.or(Some(now)),
             _ => None,
         };
-        pending.after.quorum = quorum;
-        let previous = if has_expired { Quorum::Unknown } else { before.quorum };
-        if quorum.is_quorate() && !previous.is_quorate() {
-            let since = self.link.quorate_since.unwrap_or(now);
-            if now < since.after(self.policy.stable_after) {
-                pending.after.quorum = previous;
-            }
+    }
+
+    /// A gain is published when it has lasted for `stable_after`.
+    fn hold_back_gain(&self, has_expired: bool, now: Moment, pending: &mut PendingChange) {
+        let before = if has_expired { Quorum::Unknown } else { self.current.quorum };
+        let is_stable = |since: Moment| now >= since.after(self.policy.stable_after);
+        let is_gain = pending.after.quorum.is_quorate() && !before.is_quorate();
+        if is_gain && !self.link.quorate_since.is_some_and(is_stable) {
+            pending.after.quorum = before;
         }
     }
 
@@ -427,61 +450,6 @@ impl Tracker {
             missed: 0,
             receipt: AckOnDrop::default(),
         })
-    }
-}
-
-impl LinkState {
-    /// Returns the quorum that this connection proves now.
-    fn quorum(&mut self, policy: &BeliefPolicy, now: Moment, after: &Snapshot) -> Quorum {
-        let matches = self.decides_membership();
-        self.unsettled_since = match self.decision {
-            Some(_) if !matches => self.unsettled_since.or(Some(now)),
-            _ => None,
-        };
-        self.was_settled |= matches;
-        if after.connection != Connection::Connected {
-            return Quorum::Unknown;
-        }
-        match self.decision {
-            None => Quorum::Unknown,
-            Some(decision) if !decision.quorate || decision.contradicted => Quorum::Inquorate,
-            Some(_) if self.is_overdue(policy, now) => Quorum::Unknown,
-            Some(_) if self.ring.until().is_none_or(|until| now >= until) => Quorum::Unknown,
-            Some(_) if self.has_provider && !policy.trust_two_node => without_two_node(after),
-            Some(_) => Quorum::Quorate,
-        }
-    }
-
-    /// Whether the decision about this membership has not arrived within the grace.
-    fn is_overdue(&self, policy: &BeliefPolicy, now: Moment) -> bool {
-        self.unsettled_since
-            .is_some_and(|since| !self.was_settled || now >= since.after(policy.settle_grace))
-    }
-
-    /// Whether the decision is about the reported membership and about the daemon's current ring.
-    fn is_settled(&self) -> bool {
-        self.decides_membership() && self.ring.is_settled()
-    }
-
-    fn decides_membership(&self) -> bool {
-        match (self.nodelist, self.decision) {
-            (_, None) => false,
-            (Some(nodelist), Some(decision)) if self.has_provider => nodelist == decision.ring_id,
-            _ => true,
-        }
-    }
-}
-
-/// Returns the quorum of a quorate node that does not trust `two_node`.
-fn without_two_node(after: &Snapshot) -> Quorum {
-    match &after.votes {
-        None => Quorum::Unknown,
-        Some(votes)
-            if votes.flags.contains(VoteFlags::TWO_NODE) && !votes.is_majority(&after.members) =>
-        {
-            Quorum::Inquorate
-        }
-        Some(_) => Quorum::Quorate,
     }
 }
 

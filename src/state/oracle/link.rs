@@ -1,5 +1,7 @@
 //! What one connection to the daemon has reported so far.
 
+use std::time::Duration;
+
 use super::{Set, set};
 use crate::{
     libquorum::{NodeId, Notification, RingId, VoteFlags, Votes},
@@ -30,26 +32,36 @@ pub(super) struct Link {
     pub(super) expired_at: Moment,
     pub(super) nodelist: Option<RingId>,
     pub(super) decision: Option<Decision>,
-    /// Since when that decision has been about another ring than the nodelist's.
+    /// Since when the decision has been about another ring than the nodelist's.
     pub(super) differs_since: Option<Moment>,
-    /// Whether one has been about the nodelist's. Before, it may have differed for ever.
+    /// Whether a decision has been about the nodelist's ring. Before that, it is not known for how long
+    /// they have differed.
     was_settled: bool,
     pub(super) votes: Option<Votes>,
     pub(super) ring: Ring,
-    /// Who has come along through every ring since the last decision about a membership.
+    /// The nodes that have been in every ring with this node since the last decision.
     companions: Option<Set>,
-    /// The same at the last change of membership, and the votes before it, until those after it are
-    /// known.
+    /// The companions at the last change of membership, and the votes before it, until the votes after
+    /// it are known.
     unchecked: Option<(Set, Votes)>,
     changed_at: Moment,
 }
 
-/// What the reads of the counters and the decisions about rings have been.
+/// The reads of the counters and the decisions about rings.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
     pub(super) is_unwatched: bool,
-    pub(super) reads: Vec<RingReading>,
-    /// About another ring than the one before: when it was applied, and when nothing had waited.
+    /// The reads since a counter last moved.
+    pub(super) run: Vec<RingReading>,
+    /// For each two reads between which only the token moved: when the first was requested, and until
+    /// when they show that the ring is alive. A pair that a later one covers is left out.
+    pairs: Vec<(Moment, Moment)>,
+    /// The longest time that the timeouts of any read give.
+    longest: Duration,
+    /// Until when the ring is believed, because a counter has moved since the last decision.
+    moved_until: Option<Moment>,
+    /// The decisions about another ring than the one before: when each was applied, and a moment before
+    /// which it had not been sent.
     pub(super) decisions: Vec<(Moment, Moment)>,
     last: Option<RingId>,
 }
@@ -58,8 +70,8 @@ pub(super) struct Ring {
 pub(super) struct Decision {
     quorate: bool,
     ring: RingId,
-    told_at: Moment,
-    /// When votequorum was asked last after that, and whether it said otherwise.
+    decided_at: Moment,
+    /// When votequorum was last asked after that, and whether it reported no quorum.
     asked: Option<(Moment, bool)>,
 }
 
@@ -67,40 +79,51 @@ impl Ring {
     fn decide(&mut self, ring: RingId, drained_at: Moment, now: Moment) {
         if self.last != Some(ring) {
             self.decisions.push((now, drained_at));
+            self.moved_until = None;
         }
         self.last = Some(ring);
     }
 
-    /// The latest moment until which anything that was seen allows to believe in the ring.
-    pub(super) fn latest(&self, policy: &BeliefPolicy, expired_at: Moment) -> Moment {
+    /// Adds a read of the counters.
+    fn read(&mut self, read: &RingReading, grace: Duration) {
+        self.is_unwatched = false;
+        let lease = (read.token + read.consensus).saturating_add(grace);
+        self.longest = self.longest.max(lease);
+        if self.run.last().is_some_and(|before| before.counters != read.counters) {
+            let decided_at = self.decisions.last().map(|(decided_at, _)| *decided_at);
+            if self.run.last().map(|before| before.asked_at) > decided_at {
+                let until = read.asked_at.after(read.consensus.saturating_add(grace));
+                self.moved_until.get_or_insert(until);
+            }
+            self.run.clear();
+        }
+        let confirmed = self.run.iter().filter(|one| {
+            one.tokens != read.tokens && read.asked_at >= one.answered_at.after(SECOND_READ)
+        });
+        if let Some(asked_at) = confirmed.map(|one| one.asked_at).max() {
+            let until = asked_at.after(lease);
+            self.pairs.retain(|pair| pair.0 > asked_at || pair.1 > until);
+            self.pairs.push((asked_at, until));
+        }
+        self.run.push(read.clone());
+    }
+
+    /// Returns the latest moment until which these allow to believe in the ring. Evidence from before
+    /// `expired_at` does not count.
+    pub(super) fn latest(&self, expired_at: Moment) -> Moment {
         if self.is_unwatched {
             return Moment::NEVER;
         }
-        let Some((decided_at, _)) = self.decisions.last() else { return Moment::default() };
-        let pairs = self.reads.iter().enumerate().flat_map(|(at, one)| {
-            let same = self.reads[at + 1..].iter().take_while(|two| two.counters == one.counters);
-            same.filter(|two| {
-                two.tokens != one.tokens && two.asked_at >= one.answered_at.after(SECOND_READ)
-            })
-            .map(|two| one.asked_at.after(two.token + two.consensus + policy.settle_grace))
-            .filter(|_| one.asked_at >= expired_at)
-        });
-        let live =
-            self.decisions.iter().skip(1).filter(|(_, drained_at)| *drained_at >= expired_at);
-        // The timeouts of any read may have been those that counted when it was decided.
-        let longest =
-            self.reads.iter().map(|read| read.token + read.consensus).max().unwrap_or_default();
-        let live = live.map(|(_, drained_at)| drained_at.after(longest + policy.settle_grace));
-        let latest = pairs.chain(live).max().unwrap_or_default();
-        // A counter that has moved since the last decision ends it in time.
-        let mut since = self
-            .reads
-            .windows(2)
-            .filter(|two| two[0].asked_at > *decided_at && two[0].counters != two[1].counters);
-        match since.next() {
-            Some(two) => latest.min(two[1].asked_at.after(two[1].consensus + policy.settle_grace)),
-            None => latest,
-        }
+        let pairs = self.pairs.iter().filter(|(asked_at, _)| *asked_at >= expired_at);
+        let pairs = pairs.map(|(_, until)| *until);
+        // The first decision of a connection may be old. The timeouts of any read may have been those
+        // at the time of a decision.
+        let decisions = self.decisions.iter().skip(1).map(|(_, drained_at)| *drained_at);
+        let decisions = decisions.filter(|drained_at| *drained_at >= expired_at);
+        let decisions = decisions.map(|drained_at| drained_at.after(self.longest));
+        let latest = pairs.chain(decisions).max().unwrap_or_default();
+        let latest = latest.min(self.moved_until.unwrap_or(Moment::NEVER));
+        if self.decisions.is_empty() { Moment::default() } else { latest }
     }
 }
 
@@ -109,17 +132,32 @@ pub(super) fn votes_of(votes: &Votes, node: NodeId) -> Option<u64> {
     votes.members.iter().find(|(member, _)| *member == node).map(|(_, n)| u64::from(*n))
 }
 
-/// Whether all that are not among these may have been quorate without them: by votes.
+/// Whether these members alone hold a majority of all votes. If a minority may become quorate by
+/// other means, they must hold all votes.
+pub(super) fn is_majority(votes: &Votes, members: &[NodeId]) -> bool {
+    let ours: Option<u64> = members.iter().map(|node| votes_of(votes, *node)).sum();
+    let Some(ours) = ours else { return false };
+    let all = all_votes(votes);
+    let by_other_means = votes.flags.contains(VoteFlags::LAST_MAN_STANDING)
+        || votes.flags.contains(VoteFlags::ALLOW_DOWNSCALE)
+        || votes.flags.contains(VoteFlags::QDEVICE_MASTER_WINS);
+    2 * ours > all && (!by_other_means || all > 0 && ours + u64::from(votes.qdevice) >= all)
+}
+
+/// The number of votes that there may be.
+fn all_votes(votes: &Votes) -> u64 {
+    let Votes { expected, highest_expected, total, configured, .. } = *votes;
+    [expected, highest_expected, total, configured.unwrap_or(0)]
+        .into_iter()
+        .max()
+        .map_or(0, u64::from)
+}
+
+/// Whether all nodes but these may have been quorate without them. Each node counts with the votes that
+/// are worse for us.
 fn others_suffice(companions: &Set, one: &Votes, other: &Votes) -> bool {
-    let mut away = 0_u64;
-    for votes in [one, other] {
-        for n in
-            [votes.expected, votes.highest_expected, votes.total, votes.configured.unwrap_or(0)]
-        {
-            away = away.max(n.into());
-        }
-    }
-    let all = away;
+    let all = all_votes(one).max(all_votes(other));
+    let mut away = all;
     for node in companions {
         let (before, after) = (votes_of(one, *node), votes_of(other, *node));
         away = away.saturating_sub(before.into_iter().chain(after).min().unwrap_or(0));
@@ -164,7 +202,7 @@ impl Link {
         now < self.lived_at.after(policy.lease)
     }
 
-    /// Whether the last decision is for quorum, and votequorum says nothing else.
+    /// Whether the last decision is for quorum, and votequorum has not reported otherwise since.
     pub(super) fn decides(&self) -> bool {
         let Some(decision) = &self.decision else { return false };
         decision.quorate && !decision.asked.is_some_and(|(_, otherwise)| otherwise)
@@ -178,7 +216,7 @@ impl Link {
         })
     }
 
-    /// Whether it is, or has not been for less than the grace.
+    /// Whether the decision is about this membership, or has not been for less than the grace.
     pub(super) fn is_believed(&self, policy: &BeliefPolicy, now: Moment) -> bool {
         let is_recent = |since: Moment| self.was_settled && now < since.after(policy.settle_grace);
         self.differs_since.is_none_or(is_recent)
@@ -191,16 +229,16 @@ impl Link {
         now: Moment,
         before: &Snapshot,
         was_held: bool,
+        policy: &BeliefPolicy,
     ) -> Continuity {
         let mut continuity = Continuity::default();
         match event {
             Event::Lapsed => continuity.reformed = true,
             Event::Ring(RingUpdate::Unwatched) => {
-                self.ring.is_unwatched |= self.ring.reads.is_empty();
+                self.ring.is_unwatched |= self.ring.run.is_empty();
             }
             Event::Ring(RingUpdate::Read(reading)) => {
-                self.ring.is_unwatched = false;
-                self.ring.reads.push(reading.clone());
+                self.ring.read(reading, policy.settle_grace);
             }
             Event::Answered(answer) => continuity.others = self.answer(answer, was_held),
             Event::Notified { notification, drained_at } => {
@@ -218,7 +256,7 @@ impl Link {
                         let decision = Decision {
                             quorate: *quorate,
                             ring: *ring_id,
-                            told_at: now,
+                            decided_at: now,
                             asked: None,
                         };
                         let last = self.decision.replace(decision);
@@ -245,11 +283,11 @@ impl Link {
         }
         self.votes.clone_from(&answer.votes);
         if let Some(votes) = &mut self.votes {
-            votes.configured = self.ring.reads.last().and_then(|read| read.configured_votes);
+            votes.configured = self.ring.run.last().and_then(|read| read.configured_votes);
         }
         let is_current = answer.asked_at > self.changed_at && self.decision.is_some();
         if let Some(decision) = &mut self.decision {
-            let since = decision.asked.map_or(decision.told_at, |(asked_at, _)| asked_at);
+            let since = decision.asked.map_or(decision.decided_at, |(asked_at, _)| asked_at);
             if answer.asked_at > since {
                 decision.asked = Some((answer.asked_at, !answer.quorate));
             }
@@ -270,7 +308,10 @@ impl Link {
         votes: Option<&Votes>,
         was_held: bool,
     ) -> bool {
-        self.nodelist = Some(ring_id);
+        if self.nodelist.replace(ring_id) != Some(ring_id) {
+            // A ring that returns after another one, which only the fuzz driver makes, is a new ring.
+            self.ring.last = None;
+        }
         let Some(companions) = &mut self.companions else { return false };
         *companions = &(&*companions & &set(members)) - &set(left);
         self.unchecked = None;
@@ -281,7 +322,7 @@ impl Link {
         votes.is_none_or(|votes| others_suffice(companions, votes, votes))
     }
 
-    /// A provider has decided about this ring.
+    /// Adds a provider's decision about this ring.
     fn decide_members(&mut self, ring: RingId, members: &[NodeId], before: &Snapshot) {
         match self.nodelist {
             None => self.companions = Some(set(members)),

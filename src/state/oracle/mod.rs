@@ -1,27 +1,33 @@
-//! What is promised of quorum, apart from how the [`Tracker`] comes to it: "Fail safe" of the
-//! README, kept account of a second time.
+//! What may be believed from the events of one actor: the model of the guarantees, independent of
+//! how the [`Tracker`] keeps them.
+//!
+//! Each check is written from a sentence of "What is guaranteed" in README.md. Every tracker has an
+//! oracle in unit tests, in the property tests in `tests/property/` and under the fuzzer, and the
+//! oracle panics at the first event after which a guarantee does not hold. It knows only the events. It
+//! does not know the cluster: which nodes may truly be quorate is the subject of
+//! `tests/property/model.rs`.
 
 mod link;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use self::link::{Continuity, Link, votes_of};
+use self::link::{Continuity, Link, is_majority};
 use super::{
     BeliefPolicy, Connection, DepartureLog, Event, Now, Quorum, QuorumChanged, RingState, Snapshot,
     Tracker, first,
 };
 use crate::{
-    libquorum::{NodeId, Notification, Votes},
+    libquorum::{NodeId, Notification, VoteFlags, Votes},
     link::clock::Moment,
 };
 
-/// Goes along with a tracker and panics at a promise that it does not keep.
+/// Checks the events of one tracker.
 #[derive(Debug)]
 pub(crate) struct Oracle {
     policy: BeliefPolicy,
-    /// All that this connection has told; `None` while there is none.
+    /// What the current connection has reported. `None` without a connection.
     link: Option<Link>,
-    /// Since when everything has spoken for quorum, without a break.
+    /// Since when all conditions for quorum have been met, without a break.
     quorate_since: Option<Moment>,
     departures: DepartureLog,
     changes: Vec<QuorumChanged>,
@@ -44,8 +50,13 @@ impl Oracle {
         }
     }
 
-    /// Applies the event to the tracker and checks the result.
-    pub(crate) fn apply(&mut self, tracker: &mut Tracker, event: Event, now: Now) {
+    /// Applies the event to the tracker, which has no oracle meanwhile, and checks the result.
+    pub(crate) fn check(
+        &mut self,
+        tracker: &mut Tracker,
+        event: Event,
+        now: Now,
+    ) -> Option<QuorumChanged> {
         let before = Arc::clone(tracker.current());
         let deadline = tracker.deadline();
         let believed_in_ring = tracker.believes_in_ring(now.moment);
@@ -55,7 +66,7 @@ impl Oracle {
         check_change(&before, &after, change.as_ref(), now);
         if before.connection == Connection::Stopped {
             assert!(change.is_none(), "nothing follows a stop");
-            return;
+            return None;
         }
         if matches!(event, Event::Tick) && change.is_some() {
             assert!(deadline.is_some_and(|due| due <= now.moment), "a tick changes nothing early");
@@ -82,10 +93,14 @@ impl Oracle {
         self.check_deadline(tracker, &after);
         self.check_exclusive(tracker, &after);
         self.check_votes(&after);
-        if let Some(change) = change {
-            self.departures.note(&change);
-            self.changes.push(change);
+        if let Some(change) = &change {
+            self.departures.note(change);
+            self.changes.push(change.clone());
         }
+        if after.connection == Connection::Stopped {
+            self.check_conflation();
+        }
+        change
     }
 
     /// Finds the deadlines that have passed. Readers go by the clock: a deadline has passed whether or
@@ -127,11 +142,11 @@ impl Oracle {
                 *link = None;
                 Continuity { reformed: true, others: false }
             }
-            (_, Some(link)) => link.fold(event, now, before, was_held),
+            (_, Some(link)) => link.fold(event, now, before, was_held, &self.policy),
         }
     }
 
-    /// "Fail safe": quorate only while everything speaks for quorum, and for long enough.
+    /// Quorate only while all conditions are met. A gain must have lasted for `stable_after`.
     fn check_quorum(
         &mut self,
         tracker: &Tracker,
@@ -151,7 +166,9 @@ impl Oracle {
             link.is_some_and(|link| lives && link.decides() && link.is_believed(&self.policy, now));
         let is_unwatched = link.is_some_and(|link| link.ring.is_unwatched);
         // The tracker says whether it believes in the ring; `check_deadline` checks for how long.
-        let is_quorate = is_decided && (is_unwatched || tracker.believes_in_ring(now));
+        let is_believed = is_decided && (is_unwatched || tracker.believes_in_ring(now));
+        let by_votes = self.trusts_votes(after);
+        let is_quorate = is_believed && by_votes == Some(true);
         let since = self.quorate_since.filter(|_| is_unbroken);
         self.quorate_since = is_quorate.then(|| since.unwrap_or(now));
 
@@ -162,32 +179,46 @@ impl Oracle {
         if after.quorum == Quorum::Inquorate {
             // While a gain is held back, the state stays at what it was.
             let is_held_back = is_quorate && before.quorum == Quorum::Inquorate;
-            let is_denied = link.is_some_and(|link| link.decision.is_some() && !link.decides());
+            let is_denied = link.is_some_and(|link| link.decision.is_some() && !link.decides())
+                || is_believed && by_votes == Some(false);
             assert!(lives && (is_denied || is_held_back), "only Corosync makes a node inquorate");
         }
     }
 
-    /// Until when readers believe in quorum.
+    /// Whether the votes allow quorum. Without `trust_two_node` a node of two needs a majority.
+    fn trusts_votes(&self, after: &Snapshot) -> Option<bool> {
+        if self.policy.trust_two_node || self.link.as_ref().is_some_and(|link| !link.has_provider) {
+            return Some(true);
+        }
+        let votes = after.votes.as_ref()?;
+        let is_two_node = votes.flags.contains(VoteFlags::TWO_NODE);
+        Some(!is_two_node || is_majority(votes, &after.members))
+    }
+
+    /// Readers believe in quorum until the first of the three deadlines.
     fn check_deadline(&self, tracker: &Tracker, after: &Snapshot) {
         let Some(link) = self.link.as_ref().filter(|_| after.quorum.is_quorate()) else { return };
         let until = tracker.deadline().expect("quorum has a deadline");
         let grace = self.policy.settle_grace;
         assert!(until <= link.lived_at.after(self.policy.lease), "the daemon lives");
         assert!(link.differs_since.is_none_or(|since| until <= since.after(grace)), "decided");
-        assert!(until <= link.ring.latest(&self.policy, link.expired_at), "the ring lives");
+        assert!(until <= link.ring.latest(link.expired_at), "the ring lives");
     }
 
+    /// Exclusive only while no other partition can be quorate.
     fn check_exclusive(&self, tracker: &Tracker, after: &Snapshot) {
         let Some(until) = tracker.exclusive_until() else { return };
         let link = self.link.as_ref().expect("an exclusive node is connected");
         assert!(after.quorum.is_quorate() && after.settled);
         assert!(Some(until) <= tracker.deadline());
         let votes = link.votes.as_ref().expect("the votes of an exclusive node are known");
-        let ours: u64 = after.members.iter().map(|node| votes_of(votes, *node).unwrap_or(0)).sum();
-        assert!(ours * 2 > u64::from(votes.highest_expected));
-        let read = link.ring.reads.last().expect("the ring was read");
+        assert!(is_majority(votes, &after.members));
         let (_, decided_after) = *link.ring.decisions.last().expect("the ring was decided");
-        assert!(until <= read.asked_at.max(decided_after).after(read.consensus));
+        // The reads may show different timeouts.
+        let reads = &link.ring.run;
+        let read_at = reads.iter().map(|read| read.asked_at).max().expect("the ring was read");
+        let consensus = reads.iter().map(|read| read.consensus).max().unwrap_or_default();
+        assert!(until <= read_at.max(decided_after).after(consensus));
     }
 
     fn check_votes(&self, after: &Snapshot) {
@@ -202,7 +233,7 @@ impl Oracle {
         }
     }
 
-    /// Who is a member: the nodelist says; where there is none (model V0), the decision.
+    /// The members are those of the last nodelist, or without one (model V0) of the last decision.
     fn check_members(&self, event: &Event, before: &Snapshot, after: &Snapshot) {
         let is_v0 = self.link.as_ref().is_some_and(|l| l.has_provider && l.nodelist.is_none());
         let (ring_id, members) = match event {
@@ -219,8 +250,8 @@ impl Oracle {
         assert_eq!((after.ring_id, &after.members), (ring_id, &members.into_iter().collect()));
     }
 
-    /// Whoever missed changes is told of all of them in one.
-    pub(crate) fn finish(&self) {
+    /// A subscriber that missed changes receives all of them as one, whichever it was at.
+    fn check_conflation(&self) {
         let Some(latest) = self.changes.last() else { return };
         let current = &latest.current;
         let first = first(current);
@@ -229,15 +260,15 @@ impl Oracle {
         for (missed, change) in self.changes.iter().rev().enumerate() {
             left.extend(change.left.iter());
             let seen = &change.previous;
-            let told = self.departures.conflate(seen, latest);
+            let merged = self.departures.conflate(seen, latest);
             let (old, new) = (set(&seen.members), set(&current.members));
             let rejoined = &(&left & &old) & &new;
-            assert_eq!((&told.previous, &told.current), (seen, current));
-            assert_eq!(set(&told.joined), &(&new - &old) | &rejoined);
-            assert_eq!(set(&told.left), &(&old - &new) | &rejoined);
-            assert_eq!(told.rejoined().collect::<Set>(), rejoined);
-            assert_eq!(told.missed, missed as u64);
-            assert_eq!(told.cause, latest.cause);
+            assert_eq!((&merged.previous, &merged.current), (seen, current));
+            assert_eq!(set(&merged.joined), &(&new - &old) | &rejoined);
+            assert_eq!(set(&merged.left), &(&old - &new) | &rejoined);
+            assert_eq!(merged.rejoined().collect::<Set>(), rejoined);
+            assert_eq!(merged.missed, missed as u64);
+            assert_eq!(merged.cause, latest.cause);
         }
     }
 }
@@ -258,7 +289,7 @@ impl Expired {
     }
 }
 
-/// A change says what differs between the two states.
+/// A change is published if and only if the state differs, and with it the next sequence.
 fn check_change(
     before: &Arc<Snapshot>,
     after: &Arc<Snapshot>,
@@ -303,7 +334,7 @@ fn check_joined_and_left(
     }
 }
 
-/// Without some of its members. What is quorate without a vote to spare can spare nobody, and is.
+/// Whether the votes suffice without these members.
 fn quorate_without(snapshot: &Snapshot, spared: &[NodeId]) -> Option<bool> {
     let votes =
         snapshot.votes.as_ref().filter(|_| snapshot.settled && snapshot.votes_are_current)?;

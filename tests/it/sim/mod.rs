@@ -4,7 +4,6 @@ mod alerts;
 mod edges;
 mod examples;
 mod failsafe;
-mod property;
 mod readme;
 mod ring;
 #[cfg(feature = "serde")]

@@ -1,11 +1,12 @@
 //! Whatever happens to a cluster, no reader sees quorum that does not exist, and every subscriber
-//! receives what happened, in order. Random histories of the simulated cluster are checked against
-//! a model of the nodes that may report quorum.
+//! receives what happened, in order. In random histories of the simulated cluster, two models check
+//! two subjects: `model.rs` knows which nodes are truly quorate, and the oracle in
+//! `src/state/oracle/`, which every actor has in these tests, what it may believe from its events.
 //!
 //! `cargo test` runs 1,000 histories and `make test-long` 10,000. To run more, or to repeat a run:
 //!
 //! ```sh
-//! PROPTEST_CASES=1000000 PROPTEST_RNG_SEED=1 cargo test --release --test it property::
+//! PROPTEST_CASES=1000000 PROPTEST_RNG_SEED=1 cargo test --release --lib property::
 //! ```
 //!
 //! A failing history is shrunk, and printed with the seed. Time is tokio's, paused.

@@ -1,5 +1,6 @@
-//! A model of the nodes that may report quorum, by the rules of votequorum in their simplest form.
-//! It knows no notifications, no connections and no ring ids.
+//! Which nodes are truly quorate: a model of the cluster, by the rules of votequorum in their simplest
+//! form. It knows no notifications, no connections and no ring ids, and no rule by which an actor
+//! believes: that is the subject of the oracle in `src/state/oracle/`.
 
 use std::collections::BTreeSet;
 
@@ -31,8 +32,6 @@ pub(crate) struct Node {
     pub(crate) decided: bool,
     /// Whether it, or a node that it has met, has seen all nodes since it started.
     seen_all: bool,
-    /// The nodes that have been in every ring with it since the last decision.
-    companions: BTreeSet<u32>,
     /// The number of actors that watch it.
     pub(crate) actors: usize,
     /// Whether it has started and is alone until its actors have received that.
@@ -43,7 +42,7 @@ pub(crate) struct Node {
 
     /// Whether it has sent any notification since the last reset.
     pub(crate) told: bool,
-    /// Whether quorum was lost, or may have been, in what it has sent.
+    /// Whether quorum was lost in what it has sent.
     pub(crate) broke: bool,
     /// Whether its connections have ended.
     pub(crate) hung_up: bool,
@@ -82,7 +81,6 @@ impl Model {
             link: 0,
             ring: 0,
             members: all.clone(),
-            companions: all.iter().copied().collect(),
             quorate: history.provider,
             decided: true,
             seen_all: true,
@@ -132,6 +130,7 @@ impl Model {
     }
 
     /// Applies a verb to the cluster.
+    #[expect(clippy::too_many_lines, reason = "one case for each verb")]
     pub(crate) fn apply(&mut self, verb: &Verb) -> Result<(), Refused> {
         match verb {
             Verb::Partition(groups) => {
@@ -298,22 +297,9 @@ impl Model {
 
     fn form(&mut self, group: &[u32]) {
         self.rings += 1;
-        let before: Vec<(u32, u64)> = group.iter().map(|id| (*id, self.node(*id).ring)).collect();
-        for (id, old) in &before {
-            let ring = self.rings;
-            let along = before.iter().filter(|(_, other)| other == old).map(|(id, _)| *id);
-            let along: BTreeSet<u32> = along.collect();
+        let ring = self.rings;
+        for id in group {
             let node = self.node_mut(*id);
-            node.companions = &node.companions & &along;
-            let others = self.nodes.len() - self.node(*id).companions.len();
-            // With one vote for each node: the others may have been quorate without this node.
-            let may_be = if self.two_node && self.nodes.len() == 2 {
-                others > 0
-            } else {
-                2 * others > self.nodes.len()
-            };
-            let node = self.node_mut(*id);
-            node.broke |= node.quorate && may_be;
             node.ring = ring;
             node.members = group.to_vec();
             node.decided = false;
@@ -337,7 +323,6 @@ impl Model {
             node.broke |= node.quorate && !quorate;
             node.quorate = quorate;
             node.decided = true;
-            node.companions = members.iter().copied().collect();
             // A node that has lost quorum waits for all nodes again.
             node.seen_all = !waits_for_all || quorate;
         }

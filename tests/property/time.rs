@@ -1,6 +1,8 @@
-//! The same histories with the effects of time: the lease, the grace for a late decision, the time
-//! that quorum must have lasted. When a node may be called quorate is written here from the
-//! guarantees.
+//! The same histories with the effects of time, and random settings of the lease, the grace for a late
+//! decision and the time that quorum must have lasted.
+//!
+//! The oracle checks these rules. Here readers are compared with the cluster: how long a node is quorate
+//! after its daemon fell silent or denied it, which no event shows, and how soon it is quorate.
 
 use std::time::Duration;
 
@@ -74,8 +76,8 @@ fn no_reader_sees_quorum_after_its_deadlines() {
     }
     let tally = tally.into_inner();
     println!("seed {seed}: {cases} histories, {tally:?}");
-    let Tally { quorate, unheard, overdue, guards, expected } = tally;
-    let seen = [quorate, unheard, overdue, guards, expected];
+    let Tally { quorate, unheard, denied, guards, expected } = tally;
+    let seen = [quorate, unheard, denied, guards, expected];
     let enough = seen.iter().all(|n| *n > u64::from(cases) / 10);
     assert!(cases < 100 || enough, "hardly anything happened");
 }
@@ -86,9 +88,9 @@ struct Tally {
     quorate: u64,
     /// How often a daemon was silent for longer than the lease.
     unheard: u64,
-    /// How often a decision was later than the grace.
-    overdue: u64,
-    /// The number of guards that had to be invalid.
+    /// How often a daemon had been gone or had reported no quorum.
+    denied: u64,
+    /// The number of guards that became invalid.
     guards: u64,
     /// How often quorum had to be published.
     expected: u64,
@@ -129,9 +131,6 @@ async fn act(
     tally: &mut Tally,
 ) -> Checked {
     let now = Instant::now();
-    for watched in &mut *watched {
-        (watched.quorate_before, watched.gained_early) = (watched.quorate, false);
-    }
     if !verb.is_of_actor() {
         prop_assert_eq!(model.apply(verb).is_ok(), change(cluster, verb).is_ok());
     }
@@ -176,25 +175,10 @@ struct Watched {
     /// Since when the daemon has been gone or has reported no quorum.
     denied: Option<Instant>,
     silent: Option<Instant>,
-    undecided: Option<Instant>,
-    /// Since when the daemon has reported quorum without a break.
-    quorate: Option<Instant>,
-    /// The same before the current step, and whether there was a gain before that was known: it may
-    /// have come before anything happened.
-    quorate_before: Option<Instant>,
-    gained_early: bool,
     /// Since when all conditions for quorum have been met.
     sound: Option<Instant>,
-    was_quorate: bool,
-    guards: Vec<Guard>,
-}
-
-struct Guard {
-    guard: QuorumGuard,
-    taken: Instant,
-    /// When the period that the guard proves was over.
-    over: Option<Instant>,
-    was_invalid: bool,
+    /// The guards, and whether each was found to be invalid.
+    guards: Vec<(QuorumGuard, bool)>,
 }
 
 impl Watched {
@@ -218,12 +202,7 @@ impl Watched {
             settings: settings.clone(),
             denied: None,
             silent: None,
-            undecided: None,
-            quorate: None,
-            quorate_before: None,
-            gained_early: false,
             sound: None,
-            was_quorate: false,
             guards: Vec::new(),
         }
     }
@@ -235,83 +214,44 @@ impl Watched {
         let down = node.daemon == Daemon::Down;
         self.silent = since(self.silent, node.daemon == Daemon::Paused);
         self.denied = since(self.denied, down || !node.quorate);
-        self.undecided = since(self.undecided, !down && !node.decided);
-        if node.broke || node.hung_up {
-            self.over(now);
-        }
         // Any notification may be an interruption: with hardly any grace each membership is, and it
         // is not known whether a restart was noticed.
-        if node.told {
+        if node.told || node.hung_up {
             self.sound = None;
         }
-        self.quorate = since(self.quorate, self.denied.is_none());
         let accepted = node.daemon == Daemon::Running && model.refusal(self.node).is_none();
         self.sound = since(self.sound, accepted && node.decided && self.denied.is_none());
     }
 
-    /// Records that the quorum before this moment can no longer be proved.
-    fn over(&mut self, when: Instant) {
-        (self.quorate, self.sound) = (None, None);
-        // A guard taken since may have been taken after it.
-        self.guards.retain(|guard| guard.taken <= when);
-        for guard in &mut self.guards {
-            guard.over.get_or_insert(when);
-        }
-    }
-
     fn check(&mut self, settled: bool, tally: &mut Tally) -> Checked {
-        let Settings { lease, settle_grace, stable_after } = self.settings;
+        let Settings { lease, stable_after, .. } = self.settings;
         let longer =
             |since: Option<Instant>, than| since.is_some_and(|since| since.elapsed() >= than);
-        if let Some(silent) = self.silent.filter(|_| longer(self.silent, lease)) {
-            tally.unheard += 1;
-            prop_assert!(
-                !self.quorum.is_quorate(),
-                "believed for {:?}: {}",
-                silent.elapsed(),
-                self.told()
-            );
-            self.over(silent + lease);
-            self.quorate = Some(silent + lease);
-        }
         let quorate = self.quorum.is_quorate();
+        if longer(self.silent, lease) {
+            tally.unheard += 1;
+            prop_assert!(!quorate, "the daemon is silent: {}", self.told());
+        }
         if settled && longer(self.denied, NOTICED) {
+            tally.denied += 1;
             prop_assert!(!quorate, "corosync says no: {}", self.told());
-        }
-        if settled && longer(self.undecided, settle_grace + NOTICED) {
-            tally.overdue += 1;
-            prop_assert!(!quorate, "undecided: {}", self.told());
-        }
-        self.gained_early |= quorate && !settled && !self.was_quorate;
-        if quorate && !self.was_quorate && settled {
-            let before = self.quorate_before.filter(|_| self.gained_early);
-            let lasted = [self.quorate, before].into_iter().flatten().min();
-            let lasted = lasted.map(|since| since.elapsed());
-            prop_assert!(lasted >= Some(stable_after), "after {lasted:?}: {}", self.told());
         }
         if settled && longer(self.sound, stable_after + lease / 4 + CONNECTED) {
             tally.expected += 1;
             prop_assert!(quorate, "corosync says yes: {}", self.told());
         }
         tally.quorate += u64::from(quorate);
-        // A gain that came before the model knew of it is checked when it does.
-        self.was_quorate = quorate && (settled || self.was_quorate);
-        for guard in &mut self.guards {
-            let valid = guard.guard.is_valid();
+        for (guard, was_invalid) in &mut self.guards {
+            let valid = guard.is_valid();
             prop_assert!(!valid || quorate);
-            prop_assert!(!(valid && guard.was_invalid), "it came back");
-            if settled && longer(guard.over, NOTICED) {
-                tally.guards += 1;
-                prop_assert!(!valid, "quorum was not held without a break since");
-            }
-            guard.was_invalid = !valid;
+            prop_assert!(!(valid && *was_invalid), "it came back");
+            tally.guards += u64::from(!valid && !*was_invalid);
+            *was_invalid = !valid;
         }
-        if self.guards.len() < 8 && self.guards.iter().all(|guard| guard.was_invalid) {
+        if self.guards.len() < 8 && self.guards.iter().all(|(_, was_invalid)| *was_invalid) {
             let guard = self.quorum.guard();
             prop_assert_eq!(guard.is_some(), quorate);
-            let taken = Instant::now();
-            let guard = guard.map(|guard| Guard { guard, taken, over: None, was_invalid: false });
-            self.guards.extend(guard);
+            self.guards.extend(guard.map(|guard| (guard, false)));
         }
         Ok(())
     }

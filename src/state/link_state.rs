@@ -1,0 +1,122 @@
+//! What one connection has reported, and the quorum that it proves.
+
+use super::{
+    BeliefPolicy, Connection, Quorum, Snapshot, continuity::Continuity, ring::RingEvidence,
+};
+use crate::{
+    libquorum::{RingId, VoteFlags},
+    link::clock::Moment,
+};
+
+/// The state of one connection.
+#[derive(Debug, Default)]
+pub(super) struct LinkState {
+    pub(super) has_provider: bool,
+    pub(super) nodelist: Option<RingId>,
+    pub(super) decision: Option<Decision>,
+    /// The moment until which Corosync is believed to be alive.
+    pub(super) lease: Moment,
+    /// An answer to an earlier request does not renew the lease, because a deadline has passed
+    /// since.
+    pub(super) not_before: Moment,
+    pub(super) ring: RingEvidence,
+    pub(super) settlement: Settlement,
+    pub(super) continuity: Continuity,
+    /// When the membership or the decision last changed.
+    pub(super) changed_at: Moment,
+    /// The moment since which all conditions for quorum are met, except for `stable_after`.
+    pub(super) quorate_since: Option<Moment>,
+}
+
+/// The last quorum notification.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decision {
+    pub(super) quorate: bool,
+    pub(super) ring_id: RingId,
+    /// When it was applied, or when votequorum was last asked about it.
+    pub(super) asked_at: Moment,
+    /// Whether votequorum, asked after that, reported no quorum.
+    pub(super) contradicted: bool,
+}
+
+/// Whether the decision is about the membership.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Settlement {
+    /// It was not yet, on this connection. It is not known for how long it has been about another
+    /// membership, so nothing is believed.
+    #[default]
+    Never,
+    Settled,
+    /// It has not been since this moment. It is believed for `settle_grace`.
+    UnsettledSince(Moment),
+}
+
+impl Settlement {
+    /// The moment until which a decision about another membership is believed.
+    pub(super) fn deadline(self, policy: &BeliefPolicy) -> Option<Moment> {
+        match self {
+            Self::Never | Self::Settled => None,
+            Self::UnsettledSince(since) => Some(since.after(policy.settle_grace)),
+        }
+    }
+}
+
+impl LinkState {
+    /// Compares the decision with the membership.
+    pub(super) fn settle(&mut self, now: Moment) {
+        self.settlement = match self.settlement {
+            _ if self.decides_membership() => Settlement::Settled,
+            Settlement::Settled => Settlement::UnsettledSince(now),
+            unsettled => unsettled,
+        };
+    }
+
+    /// Returns the quorum that this connection proves now.
+    pub(super) fn quorum(&self, policy: &BeliefPolicy, now: Moment, after: &Snapshot) -> Quorum {
+        if after.connection != Connection::Connected {
+            return Quorum::Unknown;
+        }
+        match self.decision {
+            None => Quorum::Unknown,
+            Some(decision) if !decision.quorate || decision.contradicted => Quorum::Inquorate,
+            Some(_) if self.is_overdue(policy, now) => Quorum::Unknown,
+            Some(_) if self.ring.until().is_none_or(|until| now >= until) => Quorum::Unknown,
+            Some(_) if self.has_provider && !policy.trust_two_node => without_two_node(after),
+            Some(_) => Quorum::Quorate,
+        }
+    }
+
+    /// Whether the decision about this membership has not arrived within the grace.
+    pub(super) fn is_overdue(&self, policy: &BeliefPolicy, now: Moment) -> bool {
+        match self.settlement {
+            Settlement::Never => true,
+            settlement => settlement.deadline(policy).is_some_and(|until| now >= until),
+        }
+    }
+
+    /// Whether the decision is about the reported membership and about the daemon's current ring.
+    pub(super) fn is_settled(&self) -> bool {
+        self.decides_membership() && self.ring.is_settled()
+    }
+
+    pub(super) fn decides_membership(&self) -> bool {
+        match (self.nodelist, self.decision) {
+            (_, None) => false,
+            (Some(nodelist), Some(decision)) if self.has_provider => nodelist == decision.ring_id,
+            _ => true,
+        }
+    }
+}
+
+/// Returns the quorum of a quorate node that does not trust `two_node`.
+fn without_two_node(after: &Snapshot) -> Quorum {
+    match &after.votes {
+        None => Quorum::Unknown,
+        Some(votes)
+            if votes.flags.contains(VoteFlags::TWO_NODE) && !votes.is_majority(&after.members) =>
+        {
+            Quorum::Inquorate
+        }
+        Some(_) => Quorum::Quorate,
+    }
+}
