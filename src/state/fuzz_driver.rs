@@ -36,7 +36,7 @@ pub fn play(bytes: &[u8]) {
         settle_grace: ms(10 * u64::from(settle_grace)),
         // Nothing is held back in half of the plays.
         stable_after: ms(20 * u64::from(gain.saturating_sub(128))),
-        trust_two_node: true,
+        trust_two_node: gain % 4 > 0,
     };
     let mut play = Play {
         bytes,

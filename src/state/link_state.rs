@@ -78,12 +78,17 @@ impl LinkState {
         }
         match self.decision {
             None => Quorum::Unknown,
-            Some(decision) if !decision.quorate || decision.contradicted => Quorum::Inquorate,
+            Some(_) if self.is_denied() => Quorum::Inquorate,
             Some(_) if self.is_overdue(policy, now) => Quorum::Unknown,
             Some(_) if self.ring.until().is_none_or(|until| now >= until) => Quorum::Unknown,
             Some(_) if self.has_provider && !policy.trust_two_node => without_two_node(after),
             Some(_) => Quorum::Quorate,
         }
+    }
+
+    /// Whether Corosync has decided that this node has no quorum.
+    pub(super) fn is_denied(&self) -> bool {
+        self.decision.is_some_and(|decision| !decision.quorate || decision.contradicted)
     }
 
     /// Whether the decision about this membership has not arrived within the grace.

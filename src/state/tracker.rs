@@ -68,7 +68,9 @@ impl Tracker {
             Connection::Stalled => return ring,
             _ => return None,
         }
-        let is_counted = link.quorate_since.is_some();
+        // Without trust in `two_node`, a quorate decision may leave this node inquorate until then.
+        let is_counted = link.quorate_since.is_some()
+            || self.current.quorum == Quorum::Inquorate && !link.is_denied();
         let grace = link.settlement.deadline(&self.policy);
         let stable = link.quorate_since.map(|since| since.after(self.policy.stable_after));
         // A deadline that has had its effect is left out.
