@@ -11,13 +11,13 @@ SOAK_SECONDS = 600
 RUNS = 10
 TIMED_RUNS = 50
 
-# The one build of the tests, without the benchmarks; and how the tests run: side by side, for most of
-# them wait. The soak is in `make test-long`.
+# The arguments of the one build of the tests, without the benchmarks, and of the run. The tests run in
+# parallel, because most of them wait. `make test-long` runs the soak.
 TREE = --locked --workspace --exclude actix-quorum-benches --features '$(PORTABLE)'
 RUN = --include-ignored --skip soak:: --test-threads=8
 
 .PHONY: help cluster cluster-down test test-stages test-long test-long-stages test-versions flaky soak \
-	bench overlap instructions loom histories linked sanitize fuzz corpus check fmt clippy doc features \
+	bench overlap instructions mutants loom histories linked sanitize fuzz corpus check fmt clippy doc features \
 	dependencies minimal package
 
 help:
@@ -30,11 +30,12 @@ help:
 	@echo 'make fuzz       ten minutes of whatever could come from Corosync; FUZZ_SECONDS=n for others'
 	@echo 'make sanitize   the calls of libquorum under the address and leak sanitizers (needs root)'
 	@echo 'make instructions  checks that the hot paths take no more instructions than stored'
+	@echo 'make mutants    breaks the rules of quorum and delivery one by one; prints what no test detects (hours)'
 	@echo 'make bench      measures it beside what else could be used, see BENCHMARKS.md (needs root)'
 	@echo 'make overlap    whether two partitions are ever believed at once, see BENCHMARKS.md (needs root)'
 	@echo 'make cluster    three nodes to try things on, and cluster-down removes them (needs root)'
 
-# Three nodes to try things on; it says how to break them.
+# Starts three nodes for experiments, and prints how to break them.
 cluster:
 	scripts/install-test-deps
 	scripts/cluster up
@@ -42,7 +43,7 @@ cluster:
 cluster-down:
 	scripts/cluster down
 
-# Nothing is skipped: a missing daemon, or browser, is a failure.
+# Skips nothing: a missing daemon or browser is a failure.
 test:
 	@scripts/check-machine
 	@scripts/stage total $(MAKE) --no-print-directory test-stages
@@ -69,27 +70,27 @@ test-long-stages:
 	@scripts/stage soak $(MAKE) --no-print-directory soak SOAK_SECONDS=120
 	@scripts/stage versions $(MAKE) --no-print-directory test-versions
 
-# Prints the tests that fail in some of many runs; see the script.
+# Runs the tests many times and prints those that fail in some runs; see the script.
 flaky:
 	scripts/check-machine
 	scripts/install-test-deps
 	RUNS=$(RUNS) TIMED_RUNS=$(TIMED_RUNS) scripts/flaky $(TREE) -- $(RUN)
 
-# Every order in which the parts that take no lock can run.
+# Runs the lock-free parts in every possible order.
 loom:
 	RUSTFLAGS='--cfg loom_check' cargo test --lib in_every_order
 
-# Ten times as many histories of the simulated cluster as `cargo test` runs.
+# Runs ten times as many histories of the simulated cluster as `cargo test`.
 histories:
 	PROPTEST_CASES=10000 cargo test $(TREE) --lib -- property::
 
-# The tests on real daemons against the Corosync of other Debian releases, daemon and library, and mixed;
-# prints a table.
+# Runs the tests on real daemons with the Corosync of other Debian releases: daemon, library, and each
+# with the installed one. Prints a table.
 test-versions:
 	scripts/install-test-deps
 	scripts/versions $(TREE)
 
-# With libquorum linked, where the other tests load it.
+# Links libquorum, which the other tests load at run time.
 LINKED = cargo test --locked --workspace --exclude actix-quorum-benches --all-features --tests
 
 linked:
@@ -101,25 +102,27 @@ soak:
 	scripts/install-test-deps
 	SOAK_SECONDS=$(SOAK_SECONDS) cargo test $(TREE) --test own -- --ignored --nocapture soak::
 
-# What BENCHMARKS.md tells. A missed budget is printed, and fails nothing: it may be the machine.
+# Measures the figures of BENCHMARKS.md. A missed budget is printed and is not a failure, because the
+# machine may be busy.
 bench:
 	scripts/install-bench-deps
 	cargo bench -p actix-quorum-benches --bench quorum
 
-# Whether a node is believed while the others go on without it, and for how long, on three real nodes.
+# Measures for how long two partitions report quorum at the same time, on three real nodes.
 # OVERLAP_RUNS=n repeats it, OVERLAP_TOKEN=default or milliseconds sets the token, OVERLAP_ONLY=text
 # selects rows (`knet`, `paused`, `udpu cut`). Fails if a budget is missed.
 overlap:
 	scripts/install-bench-deps
 	cargo bench -p actix-quorum-benches --bench overlap
 
-# That the hot paths take no more instructions than stored, which no busy machine changes.
+# Checks that the hot paths take no more instructions than stored. A busy machine does not change that.
 instructions:
 	scripts/install-check-deps
 	cargo bench -p actix-quorum-benches --bench instructions
 
-# Whatever could come from Corosync, beginning with the stored corpus. What adds to its coverage is
-# kept in fuzz/found. A stable compiler has the address sanitizer only if it is told to.
+# Feeds random notifications, answers and counters to the tracker, beginning with the stored corpus.
+# Inputs that reach new code are kept in fuzz/found. RUSTC_BOOTSTRAP enables the address sanitizer of a
+# stable compiler.
 FUZZ = RUSTC_BOOTSTRAP=1 cargo fuzz run tracker
 
 fuzz:
@@ -128,16 +131,16 @@ fuzz:
 	$(FUZZ) fuzz/found fuzz/corpus/tracker -- -max_len=512 -max_total_time=$(FUZZ_SECONDS) \
 		-print_final_stats=1
 
-# Stores the fewest of the inputs found, and of those stored before, that cover as much.
+# Replaces the stored corpus by the smallest one that covers as much as all inputs together.
 corpus:
 	mv fuzz/corpus/tracker fuzz/corpus/before && mkdir fuzz/corpus/tracker
 	$(FUZZ) fuzz/corpus/tracker fuzz/corpus/before fuzz/found -- \
 		-set_cover_merge=1 -use_counters=0
 	rm -r fuzz/corpus/before fuzz/found
 
-# The address and leak sanitizers over the callbacks, every call on a real daemon, and its deaths. The
-# check of the stack measures the real one, so there may be no other; and as the deaths are not to
-# take memory, what was freed is not kept for long.
+# Runs the callbacks, every call on a real daemon, and the deaths of daemons under the address and leak
+# sanitizers. Without a fake stack, because the stack check measures the real one. With a small
+# quarantine, because the test of the deaths measures memory.
 SANITIZED = RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
 	ASAN_OPTIONS=detect_stack_use_after_return=0:quarantine_size_mb=1 \
 	cargo test --target "$$(rustc --print host-tuple)" --features sim
@@ -146,6 +149,15 @@ sanitize:
 	scripts/install-test-deps
 	$(SANITIZED) --lib -- --include-ignored --skip property::
 	$(SANITIZED) --test it --test own -- --include-ignored --test-threads=4 handle:: reconnect::
+
+# Changes one expression at a time in the rules of belief, deadlines, continuity and delivery, and runs
+# the unit tests. Prints the changes that no test detects; CONTRIBUTING.md lists those that are equivalent.
+# Not in CI: it takes hours. `make mutants MUTANTS='-f src/state/lease.rs'` selects files.
+MUTANTS = -f 'src/state/*.rs' -f 'src/registry/*.rs' -e src/state/fuzz_driver.rs
+
+mutants:
+	cargo mutants --version >/dev/null 2>&1 || cargo install --locked cargo-mutants
+	PROPTEST_CASES=100 cargo mutants --output target $(MUTANTS) --features sim --cargo-test-arg=--lib
 
 check: fmt clippy doc features dependencies minimal package instructions
 
@@ -167,8 +179,8 @@ features:
 		cargo clippy --quiet --no-default-features --features "$$set" -- -D warnings; \
 	done
 
-# No crate stands twice in what is linked (the macros' own crates run at build time); licences and
-# bans as deny.toml says.
+# Checks that no crate is linked in two versions (those of macros run at build time), and the rules of
+# deny.toml.
 dependencies:
 	@echo 'cargo tree --duplicates'; \
 	duplicates=$$(cargo tree --workspace --all-features --duplicates -e normal,no-proc-macro) && \
@@ -176,7 +188,8 @@ dependencies:
 	scripts/install-check-deps
 	cargo deny check bans licenses sources
 
-# The oldest versions that Cargo.toml asks for are enough. In a copy, as it changes Cargo.lock.
+# Checks that the oldest versions that Cargo.toml accepts are sufficient. In a copy, because this changes
+# Cargo.lock.
 minimal:
 	rm -rf target/minimal && mkdir -p target/minimal
 	cp -r Cargo.toml Cargo.lock README.md FAILURES.md GUIDE.md src corosync-sys target/minimal
@@ -184,9 +197,9 @@ minimal:
 	cd target/minimal && RUSTC_BOOTSTRAP=1 cargo update --quiet -Z direct-minimal-versions && \
 		cargo check --quiet --target-dir ../minimal-build --features '$(PORTABLE)'
 
-# Both crates build from what is packaged alone.
+# Checks that both crates build from their packages alone.
 package:
-	# Cargo reuses what it unpacked and built of an earlier package of the same version.
+	# Cargo would reuse the files of an earlier package of the same version.
 	rm -rf "$${CARGO_HOME:-$$HOME/.cargo}"/registry/src/-*/corosync-sys-* target/verified
 	cargo package -p actix-quorum -p corosync-sys --allow-dirty --quiet --target-dir target/verified
 	rm -rf target/verified
