@@ -76,6 +76,11 @@ impl QuorumGuard {
         Some(Self { shared: Arc::clone(shared), epoch })
     }
 
+    /// Returns the guard of an epoch, which may have ended.
+    pub(crate) fn of_epoch(shared: &Arc<Shared>, epoch: u64) -> Self {
+        Self { shared: Arc::clone(shared), epoch }
+    }
+
     /// Returns the epoch in which the guard is valid.
     pub fn epoch(&self) -> u64 {
         self.epoch

@@ -18,12 +18,15 @@ use actix::{Arbiter, System};
 use actix_quorum::{QuorumActor, policy::Systemd, sim::Cluster};
 use tokio::sync::mpsc::unbounded_channel;
 
-use crate::support::{Case, DEADLINE, Process, TempDir, case_command, hold, run_case, unique_name};
+use crate::support::{
+    Case, DEADLINE, Process, TempDir, case_command, eventually, hold, run_case, unique_name,
+};
 
 /// How long the service may take to feed its watchdog.
 const WATCHDOG: Duration = Duration::from_millis(400);
 
-/// Executes the lines of its standard input, and prints a line after each.
+/// Executes the lines of its standard input, and prints a line after each. Nothing else runs on this
+/// arbiter between the orders of one line.
 fn serve(policy: Systemd, cluster: Cluster) {
     System::new().block_on(async {
         let arbiter = Arbiter::new();
@@ -32,31 +35,38 @@ fn serve(policy: Systemd, cluster: Cluster) {
         policy.start(&quorum);
         let (send, mut orders) = unbounded_channel();
         thread::spawn(move || io::stdin().lines().try_for_each(|line| send.send(line.unwrap())));
-        while let Some(order) = orders.recv().await {
-            match order.as_str() {
-                "lose" => cluster.partition(&[&[1], &[2, 3]]).unwrap(),
-                "regain" => cluster.heal(),
-                "stop" => quorum.stop().await,
-                "end the actor" => drop(arbiter.stop()),
-                "block the actor" => std::mem::forget(hold(&arbiter)),
-                "block everything until the lease ends" => {
-                    std::mem::forget(hold(&arbiter));
-                    while quorum.is_quorate() {
-                        thread::sleep(WATCHDOG);
+        while let Some(line) = orders.recv().await {
+            for order in line.split(", ") {
+                match order {
+                    "lose" => cluster.partition(&[&[1], &[2, 3]]).unwrap(),
+                    "regain" => cluster.heal(),
+                    "lose a member" => {
+                        cluster.crash(3).unwrap();
+                        wait_blocking(|| quorum.snapshot().members.len() == 2);
                     }
-                }
-                "block" => {
-                    println!("\ndone: block");
-                    loop {
-                        thread::park();
+                    "await the loss" => wait_blocking(|| !quorum.is_quorate()),
+                    "await quorum" => wait_blocking(|| quorum.is_quorate()),
+                    "stop" => quorum.stop().await,
+                    "end the actor" => drop(arbiter.stop()),
+                    "block the actor" => std::mem::forget(hold(&arbiter)),
+                    "block" => {
+                        println!("\ndone: block");
+                        loop {
+                            thread::park();
+                        }
                     }
+                    _ => unreachable!("{order}"),
                 }
-                _ => unreachable!("{order}"),
             }
-            println!("\ndone: {order}");
+            println!("\ndone: {line}");
         }
         exit(0);
     });
+}
+
+/// Waits without letting anything else run on this arbiter.
+fn wait_blocking(mut condition: impl FnMut() -> bool) {
+    eventually("the condition is true", || condition().then_some(()));
 }
 
 fn plain() {
@@ -260,7 +270,25 @@ fn a_loss_is_reported_that_occurs_while_the_service_is_busy() {
     let test = "a_loss_is_reported_that_occurs_while_the_service_is_busy";
     let mut service = Service::watched(test, "while_quorate");
     service.until("READY=1\n");
-    service.order("block everything until the lease ends");
+    service.order("block the actor, await the loss");
+    service.until("STATUS=unknown");
+}
+
+/// The changes that are reported late say that there is quorum.
+#[test]
+fn a_loss_is_reported_after_earlier_changes_that_are_reported_late() {
+    run_case(CASES);
+    let test = "a_loss_is_reported_after_earlier_changes_that_are_reported_late";
+    let mut service = Service::start(test, "plain", abstract_socket(), None);
+    service.until("READY=1\n");
+    service.order("lose a member, block the actor, await the loss");
+    service.until("; left 3");
+    service.until("STATUS=unknown");
+    let mut service = Service::start(test, "plain", abstract_socket(), None);
+    service.until("READY=1\n");
+    service.order("lose, await the loss, regain, await quorum, block the actor, await the loss");
+    service.until("STATUS=inquorate");
+    service.until("STATUS=quorate");
     service.until("STATUS=unknown");
 }
 

@@ -115,7 +115,8 @@ struct Reporter {
     is_decided: bool,
     /// Whether this node had quorum once.
     was_quorate: bool,
-    /// A guard that is kept from quorum until its loss has been reported, whatever happens meanwhile.
+    /// The guard of the quorum that was reported last. It becomes invalid with that quorum, whatever
+    /// happens meanwhile.
     guard: Option<QuorumGuard>,
 }
 
@@ -133,7 +134,6 @@ impl Reporter {
         mut watchdog: Option<Interval>,
     ) {
         loop {
-            self.guard = self.guard.take().or_else(|| self.quorum.guard());
             match next(self.guard.as_ref(), &mut changes, &mut watchdog).await {
                 Event::WatchdogDue => self.feed().await,
                 Event::Changed(change) => {
@@ -154,8 +154,9 @@ impl Reporter {
 
     async fn report(&mut self, change: &QuorumChanged) {
         let mut message = assignment("STATUS", &change.to_string());
-        self.guard = self.guard.take().filter(|guard| guard.is_valid());
-        let quorum = change.current.quorum;
+        let (quorum, epoch) = (change.current.quorum, change.current.epoch);
+        let guard = || QuorumGuard::of_epoch(&self.quorum.shared, epoch);
+        self.guard = quorum.is_quorate().then(guard);
         self.was_quorate |= quorum.is_quorate();
         if quorum != Quorum::Unknown && !self.is_decided {
             self.is_decided = true;
