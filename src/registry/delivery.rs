@@ -3,16 +3,15 @@
 use std::{
     fmt,
     pin::Pin,
-    ptr,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Wake, Waker},
 };
 
 use actix::prelude::RecipientRequest;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::task::coop::{Unconstrained, unconstrained};
 
 use super::{History, Subscriber, SubscriptionId, coalescing_runner::CoalescingRunner};
@@ -32,25 +31,18 @@ pub(super) struct Subscription {
     runner: CoalescingRunner,
     /// The number of the last message that the subscriber has dropped.
     pub(super) last_acked: AtomicU64,
-    /// Locked by the delivering thread, and to end the subscription.
+    /// What the next delivery must do first: nothing, or one of the constants below.
+    request: AtomicU8,
+    /// Used by the thread that the `runner` lets deliver, so no thread waits for the lock.
     ///
     /// The thread that pushes a message into a mailbox runs the waker of the mailbox's task. An
-    /// actor may run on any executor (`actix::Context::into_future`), so that is code of the user.
+    /// actor may run on any executor (`actix::Context::into_future`), so that is code of the user. It
+    /// may call in, or wait for another thread that does.
     pub(super) delivery: Mutex<Delivery>,
-    reentry: Reentry,
 }
 
-/// The calls about a subscription that its own delivery has made through a waker. They must not wait
-/// for the lock, and are done after the delivery.
-#[derive(Default)]
-struct Reentry {
-    /// The thread that holds the lock to deliver, or zero.
-    thread: AtomicUsize,
-    /// The call, or zero. Only the thread above reads and writes it.
-    call: AtomicU8,
-}
-
-/// The calls, the strongest last.
+/// The requests, the strongest last.
+const NOTHING: u8 = 0;
 const START_OVER: u8 = 1;
 const END: u8 = 2;
 
@@ -90,8 +82,8 @@ impl Subscription {
             history,
             runner: CoalescingRunner::new(),
             last_acked: AtomicU64::new(0),
+            request: AtomicU8::new(NOTHING),
             delivery: Mutex::new(delivery),
-            reentry: Reentry::default(),
         }
     }
 
@@ -103,72 +95,53 @@ impl Subscription {
     pub(super) fn deliver(self: &Arc<Self>, initiator: Initiator<'_>) -> bool {
         let deliver = || {
             let mut delivery = self.delivery.lock();
-            self.reentry.thread.store(this_thread(), Ordering::Relaxed);
-            let call = self.reentry.take();
-            if call == Some(START_OVER) {
-                delivery.start_over();
-            }
             // A waker that panics ends its subscription: whether its message was sent is not known.
-            let is_alive = call != Some(END)
-                && foreign::contained(|| delivery.deliver(self, initiator)).unwrap_or_default();
-            self.reentry.thread.store(0, Ordering::Relaxed);
+            let is_alive = match self.take_request() {
+                END => false,
+                request => foreign::contained(|| {
+                    if request == START_OVER {
+                        delivery.start_over();
+                    }
+                    delivery.deliver(self, initiator)
+                })
+                .unwrap_or_default(),
+            };
             // Dropped without the lock. The mailbox may hold a waker that holds this subscription,
             // and a kept last message must not keep its actor's address.
             let ended =
                 (!is_alive).then(|| (delivery.subscriber.take(), delivery.in_mailbox.take()));
             drop(delivery);
+            // The end of the last address wakes the actor.
             foreign::contain(|| drop(ended));
             is_alive
         };
         self.runner.run(deliver).unwrap_or(true)
     }
 
-    /// Forgets all messages that the subscriber was sent.
-    pub(super) fn start_over(self: &Arc<Self>) {
-        let Some(mut delivery) = self.lock_or_call(START_OVER) else { return };
-        // Dropped without the lock: dropping takes the message back, which calls `deliver`.
-        let waiting = delivery.start_over();
-        drop(delivery);
-        drop(waiting);
+    /// Sends the current state again, as if the subscriber had been sent nothing. Returns `false` if
+    /// the subscription has ended.
+    pub(super) fn start_over(self: &Arc<Self>) -> bool {
+        self.request(START_OVER)
     }
 
     pub(super) fn end(self: &Arc<Self>) {
-        let Some(mut delivery) = self.lock_or_call(END) else { return };
-        let ended = (delivery.subscriber.take(), delivery.in_mailbox.take());
-        drop(delivery);
-        // The end of the last address wakes the actor.
-        foreign::contain(|| drop(ended));
+        self.request(END);
     }
 
-    /// Locks the delivery, or returns `None` if this thread delivers: then `call` is done after that.
-    fn lock_or_call(self: &Arc<Self>, call: u8) -> Option<MutexGuard<'_, Delivery>> {
-        // Only this thread stores its own number.
-        if self.reentry.thread.load(Ordering::Relaxed) != this_thread() {
-            return Some(self.delivery.lock());
+    /// Makes a request, and delivers. If a delivery is running, it repeats and does what is
+    /// requested: it may be waiting for this thread, or be called by it.
+    fn request(self: &Arc<Self>, request: u8) -> bool {
+        self.request.fetch_max(request, Ordering::AcqRel);
+        self.deliver(Initiator::Publisher(None))
+    }
+
+    fn take_request(&self) -> u8 {
+        // Cheaper than a swap. A request that is made after this is taken by the next run.
+        if self.request.load(Ordering::Acquire) == NOTHING {
+            return NOTHING;
         }
-        self.reentry.call.fetch_max(call, Ordering::Relaxed);
-        self.deliver(Initiator::Subscriber);
-        None
+        self.request.swap(NOTHING, Ordering::AcqRel)
     }
-}
-
-impl Reentry {
-    fn take(&self) -> Option<u8> {
-        let call = self.call.load(Ordering::Relaxed);
-        if call != 0 {
-            self.call.store(0, Ordering::Relaxed);
-        }
-        (call != 0).then_some(call)
-    }
-}
-
-/// Returns a number, not zero, that no other living thread has.
-fn this_thread() -> usize {
-    thread_local! {
-        static PLACE: u8 = const { 0 };
-    }
-
-    PLACE.with(|place| ptr::from_ref(place).addr())
 }
 
 /// The caller of a delivery.
@@ -181,10 +154,10 @@ pub(super) enum Initiator<'a> {
 }
 
 impl Delivery {
-    /// Forgets what was sent. Returns the message that waits in the mailbox.
-    fn start_over(&mut self) -> Option<InMailbox> {
+    /// Forgets what was sent, and takes back the message that waits in the mailbox.
+    fn start_over(&mut self) {
         self.progress.last_sent = None;
-        self.in_mailbox.take()
+        self.in_mailbox = None;
     }
 
     fn deliver(&mut self, subscription: &Arc<Subscription>, initiator: Initiator<'_>) -> bool {

@@ -72,7 +72,7 @@ impl Registry {
     }
 
     /// Removes a subscriber. It is sent no more messages, and a message in its mailbox is not
-    /// handled.
+    /// handled. If a delivery to it is running on another thread, that holds from its end.
     pub(crate) fn unsubscribe(&self, id: SubscriptionId) -> bool {
         let removed = {
             let mut subscriptions = self.subscriptions.lock();
@@ -93,10 +93,7 @@ impl Registry {
             let place = subscriptions.binary_search_by_key(&id, |other| other.id).ok();
             place.map(|place| Arc::clone(&subscriptions[place]))
         };
-        subscription.is_some_and(|subscription| {
-            subscription.start_over();
-            subscription.deliver(Initiator::Publisher(None))
-        })
+        subscription.is_some_and(|subscription| subscription.start_over())
     }
 
     /// Sends each subscriber its next message, and removes the subscribers that have ended.

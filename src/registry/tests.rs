@@ -384,6 +384,21 @@ fn the_waker_of_a_subscriber_may_unsubscribe_it() {
 }
 
 #[test]
+fn the_waker_of_a_subscriber_may_wait_for_a_thread_that_unsubscribes_it() {
+    run(async {
+        let shared = connected();
+        let mut polled = Polled::new(&shared, |shared, id| {
+            thread::scope(|scope| {
+                scope.spawn(|| shared.registry.unsubscribe(id));
+            });
+        });
+        flip_elsewhere(&shared).await;
+        assert_eq!(polled.poll(), None, "the message is taken back");
+        assert_eq!(shared.registry.len(), 0);
+    });
+}
+
+#[test]
 fn the_waker_of_a_subscriber_may_request_the_current_state() {
     run(async {
         let shared = connected();
