@@ -88,10 +88,10 @@ impl Votequorum {
         })
     }
 
-    /// Requests the votes of each member if the members or the sums have changed. Otherwise
-    /// requests the votes of one member, in turn, because the votes of two members can change while
-    /// their sum stays the same, and a quorum device can fail on another member. Each member needs one request, and hundreds of requests every
-    /// second would be a load.
+    /// Requests the votes of each member if the members, the sums or the flags have changed.
+    /// Otherwise requests the votes of one member, in turn, because the votes of two members can
+    /// change while their sum stays the same, and a quorum device can fail on another member. Each
+    /// member needs one request, and hundreds of requests every second would be a load.
     fn update_votes(&mut self, members: &[NodeId], votes: Votes) -> Result<(), Error> {
         let (asked, known) = &self.known;
         let sums = Votes {

@@ -48,8 +48,12 @@ pub struct Votes {
     #[cfg_attr(feature = "serde", serde(deserialize_with = "by_node"))]
     pub members: Vec<(NodeId, u32)>,
     /// What each member with a quorum device reports about it (the flags that begin with
-    /// `QDEVICE`), ascending by node. After a change, each probe asks about one more member, so
-    /// with the default interval of 1/4 lease the last of `n` members may be `n` probes late.
+    /// `QDEVICE`), ascending by node.
+    ///
+    /// A probe reads the flags of all members if the members, a sum above or this node's flags have
+    /// changed, and otherwise of one member, in turn. So a change on another member is known up to one
+    /// probe for each member later: with three members and the default interval of a quarter of the
+    /// lease, 3/4 of the lease.
     #[cfg_attr(feature = "serde", serde(default, deserialize_with = "by_node"))]
     pub qdevices: Vec<(NodeId, VoteFlags)>,
     /// The configuration of votequorum and the state of the quorum device.
