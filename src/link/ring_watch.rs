@@ -2,7 +2,7 @@
 
 use std::{
     ffi::CStr,
-    fmt,
+    fmt, mem,
     pin::Pin,
     sync::{
         Arc,
@@ -170,10 +170,12 @@ impl RingWatch for RingThread {
                 return false;
             }
         }
-        // Dropping the old thread cancels its call, which returns within two seconds (libqb
-        // `lib/ipcc.c`). Then the thread ends.
         let past = Arc::clone(&current.past);
-        *current = Current::new(self.trust, self.clock, past);
+        let old = mem::replace(&mut *current, Current::new(self.trust, self.clock, past));
+        drop(current);
+        // Cancels its call, which returns within two seconds (libqb `lib/ipcc.c`). Then the thread
+        // ends. Without the lock, because it may log.
+        drop(old);
         true
     }
 
