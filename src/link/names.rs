@@ -137,23 +137,67 @@ impl Names {
             // The age counts from the end of the read, however long it took.
             *self.read_at.lock() = Some(Instant::now());
             // Another reason to read them may follow soon.
-            thread::sleep(PAUSE);
+            if !self.is_closed() {
+                thread::sleep(PAUSE);
+            }
             if self.is_done() {
                 return;
             }
         }
     }
 
-    /// Whether no reason for another read has appeared since the read began.
+    /// Whether no reason for another read has appeared since the read began, or nothing is to be read
+    /// any more.
     fn is_done(&self) -> bool {
         let mut reading = self.reading.lock();
-        *reading = if *reading == Reading::Again { Reading::Busy } else { Reading::Idle };
-        *reading == Reading::Idle
+        let again = *reading == Reading::Again && !self.is_closed();
+        *reading = if again { Reading::Busy } else { Reading::Idle };
+        !again
+    }
+
+    fn is_closed(&self) -> bool {
+        self.canceller.lock().is_cancelled()
     }
 }
 
 impl fmt::Debug for NameSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NameSource").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        atomic::AtomicUsize,
+        mpsc::{Receiver, channel},
+    };
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_read_after_closing() {
+        let names = Arc::new(Names::default());
+        let (reads, deadline) = (Arc::new(AtomicUsize::new(0)), Duration::from_secs(20));
+        let (answer, answered): (_, Receiver<()>) = channel();
+        names.read(|| {
+            let (reads, answered) = (Arc::clone(&reads), Mutex::new(answered));
+            let read = move || {
+                reads.fetch_add(1, Ordering::AcqRel);
+                let _ = answered.lock().recv();
+                Err(Error::Unresponsive)
+            };
+            NameSource::Read { read: Box::new(read), canceller: Canceller::default() }
+        });
+        // The names may have changed meanwhile.
+        names.read(|| unreachable!("a read is under way"));
+        names.close();
+        drop(answer);
+        let began_at = Instant::now();
+        while *names.reading.lock() != Reading::Idle {
+            assert!(began_at.elapsed() < deadline, "the thread ends");
+            thread::yield_now();
+        }
+        assert_eq!(reads.load(Ordering::Acquire), 1);
     }
 }
