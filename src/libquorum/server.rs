@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     os::{
-        fd::{AsRawFd, BorrowedFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
@@ -84,12 +84,21 @@ impl Stream {
     /// is free.
     pub(super) fn shut_down(self) -> bool {
         // SAFETY: the number was open a moment ago. If it was closed since, or refers to another
-        // file, that file is duplicated and nothing else is done with it.
+        // file, the calls below fail, or read, or duplicate that file.
         let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
+        // Closing a duplicate of another file would release the record locks of this process on it
+        // (`fcntl_locking(2)`).
+        if !self.is_at(fd) {
+            return false;
+        }
         // The library may close the socket at any time. The duplicate stays open.
         let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(fd, 3) else { return false };
-        let is_same = rustix::fs::fstat(&socket).is_ok_and(|found| found.st_ino == self.inode);
-        is_same && rustix::net::shutdown(&socket, rustix::net::Shutdown::Both).is_ok()
+        self.is_at(socket.as_fd())
+            && rustix::net::shutdown(&socket, rustix::net::Shutdown::Both).is_ok()
+    }
+
+    fn is_at(self, fd: BorrowedFd<'_>) -> bool {
+        rustix::fs::fstat(fd).is_ok_and(|found| found.st_ino == self.inode)
     }
 }
 
@@ -189,7 +198,9 @@ pub(super) fn streams(_: &[u8]) -> Vec<(Stream, PeerProcess)> {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use std::{io::Write, os::unix::net::UnixStream};
+    use std::{fs::File, io::Write, os::unix::net::UnixStream};
+
+    use rustix::fs::{FlockOperation, fcntl_lock};
 
     use super::*;
 
@@ -207,5 +218,27 @@ mod tests {
         peer.write_all(b"it is open").unwrap();
         assert!(stream(&other).shut_down());
         assert!(peer.write_all(b"it is shut down").is_err());
+    }
+    /// Another thread has opened and locked the file meanwhile.
+    #[test]
+    fn a_locked_file_that_has_taken_the_number_of_a_closed_socket_stays_locked() {
+        let (_peer, closed) = UnixStream::pair().unwrap();
+        let path = std::env::temp_dir().join(format!("aq-locked-{}", std::process::id()));
+        let create = || File::options().write(true).create(true).truncate(true).open(&path);
+        let (file, other) = (create().unwrap(), create().unwrap());
+        std::fs::remove_file(&path).unwrap();
+        fcntl_lock(&file, FlockOperation::LockExclusive).unwrap();
+        let found = Stream { fd: file.as_raw_fd(), ..stream(&closed) };
+        assert!(!found.shut_down());
+        let lock = libc::flock {
+            l_type: libc::F_WRLCK.try_into().unwrap(),
+            l_whence: libc::SEEK_SET.try_into().unwrap(),
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        // SAFETY: the descriptor is open, and the lock is a local.
+        let locked = unsafe { libc::fcntl(other.as_raw_fd(), libc::F_OFD_SETLK, &lock) };
+        assert_eq!(locked, -1, "the lock of another owner is refused");
     }
 }
