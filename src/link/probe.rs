@@ -3,7 +3,7 @@ use std::{fmt, pin::Pin};
 use crate::{
     error::{Code, Error},
     libquorum::{
-        Handle, Library, Model, NodeId, Votes,
+        Handle, Library, Model, NodeId, VoteFlags, Votes,
         canceller::Canceller,
         votequorum::{Info, Votequorum},
     },
@@ -64,8 +64,12 @@ impl ProbeThread {
     pub(crate) fn new(config: ProbeConfig) -> Self {
         let canceller = Canceller::default();
         let used = canceller.clone();
-        let prober =
-            move || Prober { config: config.clone(), canceller: used.clone(), connection: None };
+        let prober = move || Prober {
+            config: config.clone(),
+            canceller: used.clone(),
+            connection: None,
+            master_wins: false,
+        };
         Self { worker: Worker::new("quorum-probe", prober), canceller }
     }
 }
@@ -99,6 +103,8 @@ struct Prober {
     config: ProbeConfig,
     canceller: Canceller,
     connection: Option<Service>,
+    /// Whether a member has had a quorum device with `master_wins`.
+    master_wins: bool,
 }
 
 /// The service that is asked.
@@ -133,7 +139,11 @@ impl Prober {
         let asked_at = self.config.clock.now();
         let answer = match &mut connection {
             Service::Votequorum(votequorum) => {
-                let Info { quorate, local, votes } = votequorum.info(members)?;
+                let Info { quorate, local, mut votes } = votequorum.info(members)?;
+                let master_wins = VoteFlags::QDEVICE_MASTER_WINS;
+                self.master_wins |=
+                    votes.qdevices.iter().any(|(_, flags)| flags.contains(master_wins));
+                votes.flags.set(master_wins, self.master_wins || votes.flags.contains(master_wins));
                 Answer { asked_at, quorate, votes: Some(votes), local: Some(local) }
             }
             Service::Quorum(handle) => {

@@ -119,9 +119,11 @@ impl Cluster {
     ) -> Self {
         let device = Device::new(algorithm, size, QNETD);
         let votes = size + device.votes;
+        let mut master_wins = false;
         let mut cluster = Self::start_with(size, |config| {
             config.device = Some(device);
             change(config);
+            master_wins = config.device.as_ref().is_some_and(|device| device.master_wins);
         });
         let qnetd = Qnetd::new();
         cluster.switch.ip(&format!(
@@ -131,7 +133,7 @@ impl Cluster {
         qnetd.netns().ip(&format!("addr add {QNETD}/24 dev eth0\nlink set eth0 up"));
         qnetd.start();
         for node in cluster.nodes.values() {
-            let qdevice = Qdevice::new(node.id, &node.netns);
+            let qdevice = Qdevice::new(node.id, &node.netns, master_wins);
             qdevice.start();
             cluster.qdevices.insert(node.id, qdevice);
         }

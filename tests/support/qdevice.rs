@@ -23,6 +23,8 @@ pub enum Algorithm {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Device {
     pub algorithm: Algorithm,
+    /// Whether the client sets `master_wins` (`corosync-qdevice(8)`).
+    pub master_wins: bool,
     pub votes: u32,
     /// The address of `corosync-qnetd`.
     pub host: String,
@@ -38,7 +40,8 @@ impl Device {
             Algorithm::Ffsplit => 1,
             Algorithm::Lms => nodes - 1,
         };
-        Self { algorithm, votes, host: host.to_owned(), timeout: 4000, sync_timeout: 8000 }
+        let (timeout, sync_timeout) = (4000, 8000);
+        Self { algorithm, votes, host: host.to_owned(), timeout, sync_timeout, master_wins: false }
     }
 
     /// Returns the subsection of `quorum`.
@@ -104,8 +107,12 @@ impl Qnetd {
 pub struct Qdevice(Program);
 
 impl Qdevice {
-    pub(super) fn new(id: u32, netns: &Arc<Netns>) -> Self {
-        let command = "mkdir /run/corosync-qdevice && exec corosync-qdevice -f";
+    pub(super) fn new(id: u32, netns: &Arc<Netns>, master_wins: bool) -> Self {
+        let command = if master_wins {
+            "mkdir /run/corosync-qdevice && exec corosync-qdevice -f -S master_wins=on"
+        } else {
+            "mkdir /run/corosync-qdevice && exec corosync-qdevice -f"
+        };
         Self(Program::new(&format!("qdevice of n{id}"), netns, command))
     }
 

@@ -1,8 +1,8 @@
 //! The ring ends while the daemon is alive: three real nodes that lose packets.
 
-use actix_quorum::{FencingToken, NodeId, Quorum};
+use actix_quorum::{FencingToken, NodeId, Quorum, VoteFlags};
 
-use crate::support::{Cluster, Transport, Watcher, eventually, quick};
+use crate::support::{Algorithm, Cluster, Transport, Watcher, eventually, quick};
 
 /// Returns the fencing token of a node, once it is exclusive.
 fn exclusive(watcher: &Watcher) -> FencingToken {
@@ -10,6 +10,41 @@ fn exclusive(watcher: &Watcher) -> FencingToken {
         let token = watcher.quorum.guard()?.fencing_token()?;
         watcher.quorum.is_exclusive().then_some(token)
     })
+}
+
+/// With `master_wins` the partition of any node with the quorum device is quorate
+/// (`check_qdevice_master` in `exec/votequorum.c`), so this node must know of every such node.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn master_wins_is_known_if_only_other_members_have_a_quorum_device() {
+    let cluster = Cluster::start_with_device(3, Algorithm::Lms, |config| {
+        config.device.as_mut().unwrap().master_wins = true;
+    });
+    // The device's client ends with the daemon, and is not started again.
+    let corosync = &cluster.node(1).corosync;
+    corosync.kill();
+    corosync.start();
+    cluster.wait_formed();
+    let one = Watcher::start_with(&cluster.node(1).netns, |builder| builder.backoff(quick()));
+    let has_device = |node| {
+        let votes = one.quorum.snapshot().votes.clone();
+        votes.map(|votes| votes.qdevice_of(NodeId(node)).contains(VoteFlags::QDEVICE_MASTER_WINS))
+    };
+    let others = || (has_device(2)? && has_device(3)?).then_some(());
+    eventually("the devices of the others are known", others);
+    assert_eq!(has_device(1), Some(false));
+    let wins = || one.quorum.snapshot().votes.as_ref().unwrap().flags;
+    assert!(wins().contains(VoteFlags::QDEVICE_MASTER_WINS), "{:?}", wins());
+    // A node that has left may still have its device.
+    for id in [2, 3] {
+        cluster.node(id).corosync.kill();
+    }
+    eventually("node 1 is alone", || (*one.quorum.snapshot().members == [NodeId(1)]).then_some(()));
+    eventually("the votes are known", || {
+        let now = one.quorum.snapshot();
+        now.votes.as_ref().filter(|votes| votes.members.len() == 1).map(|_| ())
+    });
+    assert!(wins().contains(VoteFlags::QDEVICE_MASTER_WINS), "{:?}", wins());
 }
 
 #[test]
