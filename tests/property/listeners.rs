@@ -13,10 +13,10 @@ use tokio::sync::Semaphore;
 pub(crate) type Checked = Result<(), TestCaseError>;
 
 /// The messages that one subscriber has received, oldest first.
-type Heard = Rc<RefCell<Vec<QuorumChanged>>>;
+type Messages = Rc<RefCell<Vec<QuorumChanged>>>;
 
 /// A subscriber that keeps up.
-struct Keen(Heard);
+struct Keen(Messages);
 
 impl Actor for Keen {
     type Context = Context<Self>;
@@ -26,15 +26,15 @@ impl Handler<QuorumChanged> for Keen {
     type Result = ();
 
     fn handle(&mut self, change: QuorumChanged, _: &mut Context<Self>) {
-        hear(&self.0, &change);
+        record(&self.0, &change);
     }
 }
 
 /// Keeps a clone, so that the message itself is dropped.
-fn hear(heard: &Heard, change: &QuorumChanged) {
-    let mut heard = heard.borrow_mut();
-    assert!(heard.len() < 200_000, "told for ever: {change}");
-    heard.push(change.clone());
+fn record(messages: &Messages, change: &QuorumChanged) {
+    let mut messages = messages.borrow_mut();
+    assert!(messages.len() < 200_000, "received for ever: {change}");
+    messages.push(change.clone());
 }
 
 #[derive(Message)]
@@ -51,7 +51,7 @@ impl Handler<End> for Keen {
 
 /// A subscriber that handles a message only when the test allows it.
 struct Slow {
-    heard: Heard,
+    messages: Messages,
     gate: Rc<Semaphore>,
 }
 
@@ -63,11 +63,11 @@ impl Handler<QuorumChanged> for Slow {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, change: QuorumChanged, _: &mut Context<Self>) -> Self::Result {
-        let (heard, gate) = (Rc::clone(&self.heard), Rc::clone(&self.gate));
+        let (messages, gate) = (Rc::clone(&self.messages), Rc::clone(&self.gate));
         Box::pin(async move {
             if let Ok(permit) = gate.acquire().await {
                 permit.forget();
-                hear(&heard, &change);
+                record(&messages, &change);
             }
         })
     }
@@ -75,15 +75,15 @@ impl Handler<QuorumChanged> for Slow {
 
 /// The messages of one subscriber, and the number of checked ones.
 #[derive(Default)]
-pub(crate) struct Told {
-    heard: Heard,
-    looked_at: usize,
+pub(crate) struct Received {
+    messages: Messages,
+    checked: usize,
     last: Option<Arc<Snapshot>>,
 }
 
-impl Told {
+impl Received {
     pub(crate) fn len(&self) -> usize {
-        self.heard.borrow().len()
+        self.messages.borrow().len()
     }
 
     pub(crate) fn last_sequence(&self) -> Option<u64> {
@@ -92,22 +92,27 @@ impl Told {
 
     /// Returns the messages from the one with this number on.
     pub(crate) fn since(&self, number: usize) -> Vec<QuorumChanged> {
-        self.heard.borrow()[number..].to_vec()
+        self.messages.borrow()[number..].to_vec()
     }
 
     /// Checks the new messages for the properties of every sequence of messages. `log` contains all
     /// published changes.
     fn check(&mut self, log: &[QuorumChanged]) -> Checked {
-        for change in &self.since(self.looked_at) {
+        for change in &self.since(self.checked) {
             let (previous, current) = (&change.previous, &change.current);
             match &self.last {
                 None => {
                     check_first(change)?;
-                    let told = log.get(number_of(current));
-                    prop_assert!(told.is_some_and(|told| Arc::ptr_eq(&told.current, current)));
+                    let published = log.get(number_of(current));
+                    prop_assert!(
+                        published.is_some_and(|other| Arc::ptr_eq(&other.current, current))
+                    );
                 }
                 Some(last) => {
-                    prop_assert!(Arc::ptr_eq(previous, last), "not from what was told: {change}");
+                    prop_assert!(
+                        Arc::ptr_eq(previous, last),
+                        "does not follow the last message: {change}"
+                    );
                     prop_assert!(last.connection != Connection::Stopped, "after the end: {change}");
                     prop_assert_eq!(current.sequence, previous.sequence + 1 + change.missed);
                     prop_assert!(change.cause != Cause::Subscribed);
@@ -117,7 +122,7 @@ impl Told {
             check_members(change)?;
             check_snapshot(current)?;
             self.last = Some(Arc::clone(current));
-            self.looked_at += 1;
+            self.checked += 1;
         }
         Ok(())
     }
@@ -184,7 +189,7 @@ fn check_snapshot(snapshot: &Snapshot) -> Checked {
 
 /// A subscriber that subscribed later and may end earlier.
 struct Extra {
-    told: Told,
+    received: Received,
     /// Keeps its actor alive, if its subscription does not.
     held: Option<Addr<Keen>>,
     addr: WeakAddr<Keen>,
@@ -198,17 +203,17 @@ struct Extra {
 /// All subscribers of one actor.
 pub(crate) struct Listeners {
     /// Subscribed before the start: receives every change.
-    pub(crate) all: Told,
-    slow: Told,
+    pub(crate) all: Received,
+    slow: Received,
     gate: Rc<Semaphore>,
-    stream: (Pin<Box<dyn Stream<Item = QuorumChanged>>>, Told),
-    lazy_stream: (Pin<Box<dyn Stream<Item = QuorumChanged>>>, Told),
+    stream: (Pin<Box<dyn Stream<Item = QuorumChanged>>>, Received),
+    lazy_stream: (Pin<Box<dyn Stream<Item = QuorumChanged>>>, Received),
     extras: Vec<Extra>,
 }
 
 pub(crate) struct First {
-    all: Told,
-    slow: Told,
+    all: Received,
+    slow: Received,
     gate: Rc<Semaphore>,
     pub(crate) recipients: [Recipient<QuorumChanged>; 2],
 }
@@ -216,15 +221,17 @@ pub(crate) struct First {
 impl First {
     /// Creates the subscribers that subscribe before the start.
     pub(crate) fn new() -> Self {
-        let (all, slow, gate) = (Told::default(), Told::default(), Rc::new(Semaphore::new(0)));
-        let keen = Keen(Rc::clone(&all.heard)).start();
-        let slow_actor = Slow { heard: Rc::clone(&slow.heard), gate: Rc::clone(&gate) }.start();
+        let (all, slow, gate) =
+            (Received::default(), Received::default(), Rc::new(Semaphore::new(0)));
+        let keen = Keen(Rc::clone(&all.messages)).start();
+        let slow_actor =
+            Slow { messages: Rc::clone(&slow.messages), gate: Rc::clone(&gate) }.start();
         Self { all, slow, gate, recipients: [keen.recipient(), slow_actor.recipient()] }
     }
 
     /// Adds the subscribers that subscribe after the start.
     pub(crate) fn started(self, quorum: &QuorumHandle) -> Listeners {
-        let stream = || (Box::pin(quorum.changes().fuse()) as Pin<Box<_>>, Told::default());
+        let stream = || (Box::pin(quorum.changes().fuse()) as Pin<Box<_>>, Received::default());
         let Self { all, slow, gate, .. } = self;
         let (stream, lazy_stream) = (stream(), stream());
         Listeners { all, slow, gate, stream, lazy_stream, extras: Vec::new() }
@@ -233,8 +240,8 @@ impl First {
 
 impl Listeners {
     pub(crate) fn subscribe(&mut self, quorum: &QuorumHandle, weak: bool) {
-        let told = Told::default();
-        let addr = Keen(Rc::clone(&told.heard)).start();
+        let received = Received::default();
+        let addr = Keen(Rc::clone(&received.messages)).start();
         let recipient = addr.clone().recipient();
         let since = quorum.snapshot();
         let id = if weak {
@@ -243,7 +250,7 @@ impl Listeners {
             quorum.subscribe(recipient)
         };
         let (held, addr) = (weak.then(|| addr.clone()), addr.downgrade());
-        self.extras.push(Extra { told, held, addr, id, since, ended: None });
+        self.extras.push(Extra { received, held, addr, id, since, ended: None });
     }
 
     /// Ends the oldest remaining subscription.
@@ -253,7 +260,7 @@ impl Listeners {
             let subscribed = quorum.unsubscribe(extra.id);
             prop_assert!(subscribed || stopped, "there was a subscription");
             prop_assert!(!quorum.unsubscribe(extra.id), "and there is none any more");
-            extra.ended = Some(extra.told.len());
+            extra.ended = Some(extra.received.len());
         }
         Ok(())
     }
@@ -283,7 +290,9 @@ impl Listeners {
 
     /// Returns the number of changes that the slow subscribers have missed.
     pub(crate) fn missed(&self) -> u64 {
-        let of = |told: &Told| told.heard.borrow().iter().map(|change| change.missed).sum::<u64>();
+        let of = |received: &Received| {
+            received.messages.borrow().iter().map(|change| change.missed).sum::<u64>()
+        };
         of(&self.slow) + of(&self.lazy_stream.1)
     }
 
@@ -297,9 +306,11 @@ impl Listeners {
                 prop_assert!(extra.addr.upgrade().is_none(), "kept alive by nobody");
             }
             match &mut extra.ended {
-                Some(ended) if *ended == usize::MAX => *ended = extra.told.len(),
-                Some(ended) => prop_assert_eq!(extra.told.len(), *ended, "told after its end"),
-                None => prop_assert_eq!(extra.told.last_sequence(), Some(now.sequence)),
+                Some(ended) if *ended == usize::MAX => *ended = extra.received.len(),
+                Some(ended) => {
+                    prop_assert_eq!(extra.received.len(), *ended, "received after its end")
+                }
+                None => prop_assert_eq!(extra.received.last_sequence(), Some(now.sequence)),
             }
         }
         Ok(())
@@ -325,18 +336,18 @@ impl Listeners {
     /// Checks all messages since the last check.
     fn check(&mut self) -> Checked {
         drain(&mut self.stream, usize::MAX);
-        let log = Rc::clone(&self.all.heard);
+        let log = Rc::clone(&self.all.messages);
         let log = log.borrow();
-        let new = log.iter().zip(0..).skip(self.all.looked_at);
+        let new = log.iter().zip(0..).skip(self.all.checked);
         for (change, at) in new {
-            prop_assert_eq!(change.current.sequence, at, "not told each change: {}", change);
+            prop_assert_eq!(change.current.sequence, at, "not received each change: {}", change);
         }
         self.all.check(&log)?;
         let others = [&mut self.slow, &mut self.stream.1, &mut self.lazy_stream.1];
-        others.into_iter().try_for_each(|told| told.check(&log))?;
+        others.into_iter().try_for_each(|received| received.check(&log))?;
         for extra in &mut self.extras {
-            extra.told.check(&log)?;
-            if let Some(first) = extra.told.heard.borrow().first() {
+            extra.received.check(&log)?;
+            if let Some(first) = extra.received.messages.borrow().first() {
                 prop_assert!(
                     Arc::ptr_eq(&first.current, &extra.since),
                     "not what was true: {first}"
@@ -347,9 +358,12 @@ impl Listeners {
     }
 }
 
-fn drain((stream, told): &mut (Pin<Box<dyn Stream<Item = QuorumChanged>>>, Told), messages: usize) {
+fn drain(
+    (stream, received): &mut (Pin<Box<dyn Stream<Item = QuorumChanged>>>, Received),
+    messages: usize,
+) {
     for _ in 0..messages {
         let Some(Some(change)) = stream.next().now_or_never() else { return };
-        told.heard.borrow_mut().push(change);
+        received.messages.borrow_mut().push(change);
     }
 }

@@ -188,7 +188,7 @@ struct Watched {
     /// The last change before its connection ended.
     hung_up_at: Option<u64>,
     /// Whether there was anything to publish.
-    told: bool,
+    reported: bool,
     /// The nodes that must be reported as rejoined, if that is known.
     rejoined: Option<Vec<u32>>,
     /// Its epoch at the last settling.
@@ -307,7 +307,7 @@ impl Run {
                 quorate: node.quorate,
                 decided: node.decided,
             });
-            watched.told |= node.told;
+            watched.reported |= node.reported;
             let broke = watched.was_settled && node.broke;
             watched.broke |= watched.connected && (broke || node.hung_up);
             if watched.connected && node.hung_up {
@@ -466,7 +466,7 @@ impl Watched {
             said: BTreeSet::new(),
             broke: false,
             hung_up_at: None,
-            told: false,
+            reported: false,
             rejoined: None,
             epoch: 0,
             changes: 0,
@@ -530,7 +530,7 @@ impl Watched {
 
         let began = now.epoch > self.epoch;
         prop_assert!(began || !self.broke, "quorum was lost, the epoch is the same: {self}");
-        if self.connected && !connects && !self.told && !self.broke {
+        if self.connected && !connects && !self.reported && !self.broke {
             // The model does not know the votes.
             let mut news = self.listeners.all.since(self.changes).into_iter();
             let silent = news.all(|change| change.cause == Cause::Votes);
@@ -543,7 +543,7 @@ impl Watched {
             quorate: node.quorate,
             decided: node.decided,
         });
-        (self.broke, self.told, self.waited) = (false, false, false);
+        (self.broke, self.reported, self.waited) = (false, false, false);
         self.epoch = now.epoch;
         self.changes = self.listeners.all.len();
         Ok(())
@@ -609,7 +609,7 @@ impl Watched {
         let cause = next.map(|next| next.cause);
         prop_assert!(
             matches!(cause, Some(Cause::Disconnected | Cause::Stopped)),
-            "told by the dead: {self}"
+            "published after the end of the actor: {self}"
         );
         Ok(())
     }
@@ -629,7 +629,7 @@ impl Watched {
 /// Formats the changes since the last settling.
 impl fmt::Display for Watched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "actor on node {}, told since it settled:", self.node)?;
+        write!(f, "actor on node {}, received since it settled:", self.node)?;
         for change in self.listeners.all.since(self.changes) {
             write!(f, "\n  {}. {change}; epoch {}", change.current.sequence, change.current.epoch)?;
         }

@@ -41,7 +41,7 @@ pub(crate) struct Node {
     faults: Faults,
 
     /// Whether it has sent any notification since the last reset.
-    pub(crate) told: bool,
+    pub(crate) reported: bool,
     /// Whether quorum was lost in what it has sent.
     pub(crate) broke: bool,
     /// Whether its connections have ended.
@@ -88,7 +88,7 @@ impl Model {
             alone: false,
             unnoticed: None,
             faults: Faults::default(),
-            told: false,
+            reported: false,
             broke: false,
             hung_up: false,
         };
@@ -219,7 +219,7 @@ impl Model {
     /// Resets the record of what the nodes have sent.
     pub(crate) fn take_back(&mut self) {
         for node in &mut self.nodes {
-            (node.told, node.broke, node.hung_up) = (false, false, false);
+            (node.reported, node.broke, node.hung_up) = (false, false, false);
         }
     }
 
@@ -259,7 +259,7 @@ impl Model {
         node.ring = ring;
         node.members = vec![id];
         node.seen_all = !waits_for_all;
-        node.told = true;
+        node.reported = true;
         self.decide(&[id]);
     }
 
@@ -303,7 +303,7 @@ impl Model {
             node.ring = ring;
             node.members = group.to_vec();
             node.decided = false;
-            node.told = true;
+            node.reported = true;
         }
     }
 
@@ -319,7 +319,7 @@ impl Model {
         let waits_for_all = self.waits_for_all;
         for id in group {
             let node = self.node_mut(*id);
-            node.told |= (node.quorate, node.decided) != (quorate, true);
+            node.reported |= (node.quorate, node.decided) != (quorate, true);
             node.broke |= node.quorate && !quorate;
             node.quorate = quorate;
             node.decided = true;

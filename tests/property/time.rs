@@ -76,8 +76,8 @@ fn no_reader_sees_quorum_after_its_deadlines() {
     }
     let tally = tally.into_inner();
     println!("seed {seed}: {cases} histories, {tally:?}");
-    let Tally { quorate, unheard, denied, guards, expected } = tally;
-    let seen = [quorate, unheard, denied, guards, expected];
+    let Tally { quorate, silent, denied, guards, expected } = tally;
+    let seen = [quorate, silent, denied, guards, expected];
     let enough = seen.iter().all(|n| *n > u64::from(cases) / 10);
     assert!(cases < 100 || enough, "hardly anything happened");
 }
@@ -87,7 +87,7 @@ fn no_reader_sees_quorum_after_its_deadlines() {
 struct Tally {
     quorate: u64,
     /// How often a daemon was silent for longer than the lease.
-    unheard: u64,
+    silent: u64,
     /// How often a daemon had been gone or had reported no quorum.
     denied: u64,
     /// The number of guards that became invalid.
@@ -216,7 +216,7 @@ impl Watched {
         self.denied = since(self.denied, down || !node.quorate);
         // Any notification may be an interruption: with hardly any grace each membership is, and it
         // is not known whether a restart was noticed.
-        if node.told || node.hung_up {
+        if node.reported || node.hung_up {
             self.sound = None;
         }
         let accepted = node.daemon == Daemon::Running && model.refusal(self.node).is_none();
@@ -229,16 +229,16 @@ impl Watched {
             |since: Option<Instant>, than| since.is_some_and(|since| since.elapsed() >= than);
         let quorate = self.quorum.is_quorate();
         if longer(self.silent, lease) {
-            tally.unheard += 1;
-            prop_assert!(!quorate, "the daemon is silent: {}", self.told());
+            tally.silent += 1;
+            prop_assert!(!quorate, "the daemon is silent: {}", self.description());
         }
         if settled && longer(self.denied, NOTICED) {
             tally.denied += 1;
-            prop_assert!(!quorate, "corosync says no: {}", self.told());
+            prop_assert!(!quorate, "corosync says no: {}", self.description());
         }
         if settled && longer(self.sound, stable_after + lease / 4 + CONNECTED) {
             tally.expected += 1;
-            prop_assert!(quorate, "corosync says yes: {}", self.told());
+            prop_assert!(quorate, "corosync says yes: {}", self.description());
         }
         tally.quorate += u64::from(quorate);
         for (guard, was_invalid) in &mut self.guards {
@@ -256,7 +256,7 @@ impl Watched {
         Ok(())
     }
 
-    fn told(&self) -> String {
-        format!("node {} with {:?} is told {}", self.node, self.settings, self.quorum.snapshot())
+    fn description(&self) -> String {
+        format!("node {} with {:?} reads {}", self.node, self.settings, self.quorum.snapshot())
     }
 }
