@@ -15,7 +15,7 @@ use std::{
         mpsc,
     },
     task::{Context, Wake, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix::{
@@ -321,8 +321,10 @@ pub(crate) fn timed_flip(
     cluster.expected_votes(votes(quorate)).expect("a number of votes");
     wait();
     // Handlers on another arbiter may be faster than the publisher.
+    let deadline = Instant::now() + PATIENCE;
     loop {
         match AFTER.0.load(Ordering::Acquire) {
+            0 if Instant::now() > deadline => panic!("the change is not logged"),
             0 => std::thread::yield_now(),
             sent => return (before.0.load(Ordering::Acquire), sent),
         }
@@ -447,7 +449,7 @@ impl Log for After {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if record.target() == "actix_quorum::shared" {
+        if record.target().starts_with("actix_quorum::") {
             self.0.store(clock::now(), Ordering::Release);
         }
     }
