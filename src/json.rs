@@ -13,7 +13,7 @@
 //! # }
 //! let state: State = serde_json::from_str(&get("http://node1:8080/quorum"))?;
 //! if state.quorum.is_quorate() {
-//!     println!("quorate since {:?}, ring {}", state.changed_at, state.ring_id.unwrap());
+//!     println!("quorate since {:?}, members {:?}", state.changed_at, state.members);
 //! }
 //! # Ok::<(), serde_json::Error>(())
 //! ```
@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// The current state: the answer of `/quorum`, also contained in each [`Change`].
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct State {
     /// [`QuorumHandle::quorum`](crate::QuorumHandle::quorum) at the time of sending.
@@ -69,7 +69,7 @@ pub struct State {
 }
 
 /// A change: the data of a `changed` event of `/quorum/events`.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Change {
     /// [`QuorumChanged::cause`](crate::QuorumChanged::cause).
@@ -89,7 +89,7 @@ pub struct Change {
 }
 
 /// The current state between two changes: the data of an `alive` event of `/quorum/events`.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Alive {
     /// The sequence of the last change.

@@ -96,7 +96,7 @@ impl Metrics {
 
     /// Counts a change.
     pub(crate) fn changed(change: &QuorumChanged) {
-        counter!("quorum_changes_total", "cause" => cause(change.cause)).increment(1);
+        counter!("quorum_changes_total", "cause" => change.cause.name()).increment(1);
         if change.is_loss() {
             counter!("quorum_losses_total").increment(1);
         }
@@ -246,21 +246,6 @@ fn timestamp(ago: Duration) -> f64 {
     now.saturating_sub(ago).as_secs_f64()
 }
 
-fn cause(cause: Cause) -> &'static str {
-    match cause {
-        Cause::Subscribed => "subscribed",
-        Cause::ConnectFailed => "connect_failed",
-        Cause::Connected => "connected",
-        Cause::Membership => "membership",
-        Cause::Quorum => "quorum",
-        Cause::Votes => "votes",
-        Cause::Ring => "ring",
-        Cause::Stalled => "stalled",
-        Cause::Disconnected => "disconnected",
-        Cause::Stopped => "stopped",
-    }
-}
-
 /// The causes that are counted. `Subscribed` is not a change.
 const CAUSES: [Cause; 9] = [
     Cause::ConnectFailed,
@@ -312,8 +297,8 @@ const REASONS: [&str; 10] = [
 ];
 
 fn begin_counters() {
-    for cause_label in CAUSES.map(cause) {
-        counter!("quorum_changes_total", "cause" => cause_label).increment(0);
+    for cause in CAUSES.map(Cause::name) {
+        counter!("quorum_changes_total", "cause" => cause).increment(0);
     }
     for reason in REASONS {
         counter!("quorum_disconnects_total", "reason" => reason).increment(0);

@@ -22,7 +22,7 @@ pub const QUORUM_SET: u32 = 1;
 
 /// The identity of a ring: the node that formed it, and a growing number.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct quorum_ring_id {
     /// The node that represents the ring.
     pub nodeid: u32,

@@ -57,7 +57,7 @@ pub const VOTEQUORUM_NODESTATE_LEAVING: c_uint = 3;
 
 /// The result of [`VoteQuorum::votequorum_getinfo`], about a node and the cluster.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct votequorum_info {
     /// The requested node.
     pub node_id: c_uint,
@@ -100,7 +100,7 @@ impl Default for votequorum_info {
 
 /// A node and its state.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct votequorum_node_t {
     /// The node.
     pub nodeid: u32,
@@ -110,7 +110,7 @@ pub struct votequorum_node_t {
 
 /// The identity of a ring, like [`quorum_ring_id`](crate::quorum_ring_id).
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct votequorum_ring_id_t {
     /// The node that represents the ring.
     pub nodeid: u32,

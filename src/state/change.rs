@@ -173,6 +173,24 @@ pub enum Cause {
     Stopped,
 }
 
+impl Cause {
+    /// Returns the name of the cause in JSON and in metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Subscribed => "subscribed",
+            Self::ConnectFailed => "connect_failed",
+            Self::Connected => "connected",
+            Self::Membership => "membership",
+            Self::Quorum => "quorum",
+            Self::Votes => "votes",
+            Self::Ring => "ring",
+            Self::Stalled => "stalled",
+            Self::Disconnected => "disconnected",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// Receives the acknowledgement of a delivered message.
 pub(crate) trait Acknowledge: Send + Sync {
     /// Records that the subscriber has dropped the message with this number.

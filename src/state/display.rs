@@ -69,10 +69,29 @@ impl fmt::Display for Snapshot {
 
 impl fmt::Display for Quorum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Quorate => "quorate",
             Self::Inquorate => "inquorate",
             Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// Formats the cause as in JSON and in metrics: `connect_failed`.
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Formats the state as in JSON: `operational`.
+impl fmt::Display for RingState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Unknown => "unknown",
+            Self::Operational => "operational",
+            Self::Gather => "gather",
+            Self::Unwatched => "unwatched",
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use actix::{Arbiter, System};
 use actix_quorum::{
-    Cause, Code, Connection, Corosync, Error, FencingToken, NodeId, Quorum, QuorumActor, RingId,
+    Cause, Code, Connection, Corosync, Error, FencingToken, NodeId, Nodes, Quorum, QuorumActor, RingId,
     RingState, Snapshot, VoteFlags, Votes,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -60,11 +60,16 @@ fn serialized_values_are_deserialized_unchanged() {
         Cause::Stopped,
     ] {
         assert_eq!(through_json(&cause), cause);
+        assert_eq!(serde_json::to_value(cause).unwrap(), json!(cause.to_string()));
     }
     assert_eq!(serde_json::to_value(Cause::ConnectFailed).unwrap(), json!("connect_failed"));
     let rings =
         [RingState::Unknown, RingState::Operational, RingState::Gather, RingState::Unwatched];
     assert_eq!(through_json(&rings), rings);
+    assert_eq!(serde_json::to_value(rings).unwrap(), json!(rings.map(|ring| ring.to_string())));
+    let nodes: Nodes = [NodeId(3), NodeId(1)].into_iter().collect();
+    assert_eq!(serde_json::to_value(&nodes).unwrap(), json!([1, 3]));
+    assert_eq!(serde_json::from_value::<Nodes>(json!([3, 1, 3])).unwrap(), nodes);
     assert_eq!(through_json(&(NodeId(7), FencingToken::from(42))), (NodeId(7), 42.into()));
     let ring_id = RingId { node_id: NodeId(26), seq: u64::MAX };
     assert_eq!(through_json(&ring_id), ring_id);
