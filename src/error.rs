@@ -14,6 +14,21 @@ use corosync_sys::{self as sys, LoadError};
 /// The [`Display`](fmt::Display) form is one complete line that reports what failed and what to do
 /// next. If an error of the operating system is the reason, the line contains its text, and the
 /// error is also the [`source`](std::error::Error::source).
+///
+/// ```
+/// use actix_quorum::{Connection, QuorumHandle};
+///
+/// fn report(quorum: &QuorumHandle) {
+///     match &quorum.snapshot().connection {
+///         Connection::Connecting { error: Some(error), .. } if error.is_permanent() => {
+///             eprintln!("waiting does not help: {error}");
+///         }
+///         Connection::Connecting { error: Some(error), .. }
+///         | Connection::Disconnected { error, .. } => eprintln!("{error}"),
+///         _ => {}
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -229,6 +244,14 @@ impl Hash for IoError {
 /// A result code of Corosync's libraries (`cs_error_t`), with its number in C.
 ///
 /// Shown as `CS_ERR_LIBRARY (2)`. Unknown numbers are kept.
+///
+/// ```
+/// use actix_quorum::Code;
+///
+/// assert_eq!(Code(2), Code::LIBRARY);
+/// assert_eq!(Code::LIBRARY.to_string(), "CS_ERR_LIBRARY (2)");
+/// assert_eq!(Code(99).name(), None);
+/// ```
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct Code(pub u32);
 

@@ -11,14 +11,14 @@
 //! let script = ScriptedQuorum::new(quorate);
 //! let quorum = script.handle(); // for your service
 //! assert!(quorum.is_quorate());
-//! let guard = quorum.guard().unwrap();
+//! let guard = quorum.guard().ok_or("no quorum")?;
 //!
 //! script.publish(Snapshot::new(Quorum::Inquorate, "3.d".parse()?, [3]));
 //! assert!(!quorum.is_quorate() && !guard.is_valid());
 //!
 //! script.publish(Snapshot::without_quorum(Connection::Stalled));
 //! assert_eq!(quorum.quorum(), Quorum::Unknown);
-//! # Ok::<(), actix_quorum::ParseRingIdError>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! With the feature `web`, a test of a handler behind a gate looks like this:

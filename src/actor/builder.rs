@@ -229,15 +229,16 @@ impl QuorumBuilder {
     /// the actor stops. It does not keep the process from ending.
     ///
     /// ```
-    /// use actix_quorum::{QuorumActor, sim::Cluster};
+    /// use actix_quorum::{QuorumActor, Stopped, sim::Cluster};
     ///
     /// #[tokio::main(flavor = "current_thread")]
-    /// async fn main() {
+    /// async fn main() -> Result<(), Stopped> {
     ///     // Without `source` the actor connects to the Corosync of this machine.
     ///     let quorum = QuorumActor::builder().source(Cluster::new(3).node(1)).start_detached();
-    ///     quorum.wait_quorate().await.unwrap();
+    ///     quorum.wait_quorate().await?;
     ///     assert!(quorum.is_quorate());
     ///     quorum.stop().await;
+    ///     Ok(())
     /// }
     /// ```
     pub fn start_detached(self) -> QuorumHandle {

@@ -146,11 +146,11 @@ impl QuorumGuard {
     /// ```
     /// # use actix_quorum::{QuorumActor, sim::Cluster};
     /// # #[actix::main]
-    /// # async fn main() -> Result<(), actix_quorum::Stopped> {
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let cluster = Cluster::new(3);
     /// # let quorum = QuorumActor::builder().source(cluster.node(1)).start();
     /// let guard = quorum.acquire().await?;
-    /// cluster.crash(1).unwrap();
+    /// cluster.crash(1)?;
     /// guard.lost().await;
     /// assert!(!quorum.is_quorate());
     /// # quorum.stop().await;
@@ -181,13 +181,13 @@ impl QuorumGuard {
     /// ```
     /// # use actix_quorum::{QuorumActor, QuorumLost, sim::Cluster};
     /// # #[actix::main]
-    /// # async fn main() -> Result<(), actix_quorum::Stopped> {
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let cluster = Cluster::new(3);
     /// # let quorum = QuorumActor::builder().source(cluster.node(1)).start();
     /// let guard = quorum.acquire().await?;
     /// assert_eq!(guard.run(async { "done" }).await, Ok("done"));
     ///
-    /// cluster.partition(&[&[1], &[2, 3]]).unwrap();
+    /// cluster.partition(&[&[1], &[2, 3]])?;
     /// assert_eq!(guard.run(std::future::pending::<()>()).await, Err(QuorumLost));
     /// # quorum.stop().await;
     /// # Ok(())

@@ -284,15 +284,14 @@ impl QuorumHandle {
     /// ```
     /// # use actix_quorum::{QuorumActor, Stopped, sim::Cluster};
     /// # #[actix::main]
-    /// # async fn main() {
+    /// # async fn main() -> Result<(), Stopped> {
     /// # let cluster = Cluster::new(3);
     /// let quorum = QuorumActor::builder().source(cluster.node(1)).start();
-    /// assert_eq!(quorum.wait_quorate().await, Ok(()));
+    /// quorum.wait_quorate().await?;
     ///
-    /// cluster.partition(&[&[1], &[2, 3]]).unwrap();
-    /// quorum.wait_for(|now| !now.quorum.is_quorate()).await.unwrap();
     /// quorum.stop().await;
     /// assert_eq!(quorum.wait_quorate().await, Err(Stopped));
+    /// # Ok(())
     /// # }
     /// ```
     pub async fn wait_quorate(&self) -> Result<(), Stopped> {
@@ -390,19 +389,20 @@ impl QuorumHandle {
     /// use futures_util::StreamExt;
     ///
     /// #[actix::main]
-    /// async fn main() {
+    /// async fn main() -> Result<(), actix_quorum::sim::Error> {
     ///     let cluster = Cluster::new(3);
     ///     let quorum = QuorumActor::builder().source(cluster.node(1)).start();
     ///     let mut changes = quorum.changes();
     ///     while let Some(change) = changes.next().await {
     ///         println!("{change}");
     ///         if change.is_gain() {
-    ///             cluster.partition(&[&[1], &[2, 3]]).unwrap();
+    ///             cluster.partition(&[&[1], &[2, 3]])?;
     ///         } else if change.is_loss() {
     ///             break;
     ///         }
     ///     }
     ///     quorum.stop().await;
+    ///     Ok(())
     /// }
     /// ```
     pub fn changes(&self) -> impl Stream<Item = QuorumChanged> + Send + Unpin + use<> {

@@ -9,6 +9,23 @@ use crate::{
 
 /// Subscribes an actor to [`QuorumChanged`], as
 /// [`QuorumHandle::subscribe`](crate::QuorumHandle::subscribe) does.
+///
+/// For code that has only the actor's address:
+///
+/// ```
+/// use actix::prelude::*;
+/// use actix_quorum::{GetSnapshot, QuorumActor, QuorumChanged, Subscribe, Unsubscribe};
+///
+/// async fn watch(
+///     quorum: Addr<QuorumActor>,
+///     recipient: Recipient<QuorumChanged>,
+/// ) -> Result<(), MailboxError> {
+///     let subscription = quorum.send(Subscribe::new(recipient)).await?;
+///     println!("{}", quorum.send(GetSnapshot).await?);
+///     quorum.send(Unsubscribe(subscription)).await?;
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Subscribe(
     /// The actor that receives the changes.

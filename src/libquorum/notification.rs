@@ -1,6 +1,14 @@
 use std::{cmp::Ordering, fmt, num::ParseIntError, str::FromStr};
 
 /// A node's id in `corosync.conf`, shown as a decimal number.
+///
+/// ```
+/// use actix_quorum::NodeId;
+///
+/// let node: NodeId = "3".parse()?;
+/// assert_eq!(node, NodeId(3));
+/// # Ok::<(), std::num::ParseIntError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct NodeId(pub u32);

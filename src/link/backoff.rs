@@ -47,7 +47,7 @@ impl Backoff {
     ///
     /// # Panics
     ///
-    /// Panics if the range is empty or begins at zero, like all methods with a range.
+    /// Panics if the range is empty or begins at zero.
     pub fn not_running(self, delays: RangeInclusive<Duration>) -> Self {
         Self { not_running: checked(delays), ..self }
     }
@@ -55,11 +55,19 @@ impl Backoff {
     /// The delays after a working connection was lost. Default 10 to 100 ms: a killed Corosync
     /// takes longer than that to start. After a minute of such delays they grow like those of
     /// [`not_running`](Self::not_running).
+    ///
+    /// # Panics
+    ///
+    /// Panics where [`not_running`](Self::not_running) does.
     pub fn disconnected(self, delays: RangeInclusive<Duration>) -> Self {
         Self { disconnected: checked(delays), ..self }
     }
 
     /// The delays after a failure that may pass, such as a full /dev/shm. Default 0.5 to 10 s.
+    ///
+    /// # Panics
+    ///
+    /// Panics where [`not_running`](Self::not_running) does.
     pub fn transient(self, delays: RangeInclusive<Duration>) -> Self {
         Self { transient: checked(delays), ..self }
     }
@@ -67,6 +75,10 @@ impl Backoff {
     /// The delays after a failure that needs an operator: refused permission, no library, no quorum
     /// provider, too small a stack. Default 30 to 60 s; Corosync writes two lines to its log for
     /// each refused attempt.
+    ///
+    /// # Panics
+    ///
+    /// Panics where [`not_running`](Self::not_running) does.
     pub fn needs_operator(self, delays: RangeInclusive<Duration>) -> Self {
         Self { needs_operator: checked(delays), ..self }
     }

@@ -62,6 +62,24 @@ impl State {
 }
 
 /// A fault between a node's daemon and its clients.
+///
+/// ```
+/// use actix_quorum::{Code, Connection, QuorumActor, sim::{Cluster, Fault}};
+///
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let cluster = Cluster::new(3);
+/// cluster.fault(1, Fault::Connect(Code::ACCESS))?;
+/// let quorum = QuorumActor::builder().source(cluster.node(1)).start();
+/// let refused = |connection: &Connection| {
+///     matches!(connection, Connection::Connecting { error: Some(_), .. })
+/// };
+/// let now = quorum.wait_for(|now| refused(&now.connection)).await?;
+/// assert!(now.to_string().contains("CS_ERR_ACCESS (11)"));
+/// # quorum.stop().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Fault {

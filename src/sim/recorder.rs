@@ -10,6 +10,24 @@ use crate::{actor::QuorumHandle, state::QuorumChanged};
 /// Each expectation waits for a change that meets it and skips the others. It panics at its
 /// deadline, or when the actor has stopped, and lists the changes since the last expectation. So a
 /// test neither hangs nor sleeps. The time is tokio's, which a test can pause.
+///
+/// ```
+/// use actix_quorum::{QuorumActor, sim::{Cluster, Recorder}};
+///
+/// # #[actix::main]
+/// # async fn main() -> Result<(), actix_quorum::sim::Error> {
+/// let cluster = Cluster::new(3);
+/// let quorum = QuorumActor::builder().source(cluster.node(1)).start();
+/// let mut recorder = Recorder::new(&quorum);
+/// recorder.expect_gain().await;
+///
+/// cluster.crash(2)?;
+/// let change = recorder.expect("a departure", |change| !change.left.is_empty()).await;
+/// assert_eq!(change.left.to_string(), "2");
+/// # quorum.stop().await;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Recorder {
     changes: Pin<Box<dyn Stream<Item = QuorumChanged> + Send>>,
     deadline: Duration,

@@ -314,6 +314,31 @@ impl Connection {
 /// (`exec/totemsrp.c`, `memb_ring_id_set`). So the token is equal on all members of a ring, and
 /// larger on every later ring that has one. This does not hold if nodes lose their stored ring
 /// sequence (`ringid_*` in Corosync's state directory).
+///
+/// ```
+/// use actix_quorum::FencingToken;
+///
+/// /// Storage that refuses a writer of an older ring.
+/// #[derive(Default)]
+/// struct Storage {
+///     largest: Option<FencingToken>,
+///     value: String,
+/// }
+///
+/// impl Storage {
+///     fn write(&mut self, token: FencingToken, value: &str) -> bool {
+///         let accepted = self.largest.is_none_or(|largest| token >= largest);
+///         if accepted {
+///             (self.largest, self.value) = (Some(token), value.to_owned());
+///         }
+///         accepted
+///     }
+/// }
+///
+/// let mut storage = Storage::default();
+/// assert!(storage.write(9.into(), "from a later ring"));
+/// assert!(!storage.write(5.into(), "too late"));
+/// ```
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct FencingToken(pub(crate) u64);

@@ -143,6 +143,7 @@ use crate::actor::QuorumHandle;
 /// `seconds` (how long the state lasted; `null` for the latest), `quorum`, `ring_id`, `members`,
 /// `joined`, `left`, `epoch`, `cause` and `text`. If `last` is not a number from 1 to 1024, the
 /// answer is 400.
+///
 /// # `/livez` and `/readyz`
 ///
 /// These routes answer 200 or 503 and list the checks, as in Kubernetes and etcd: `?verbose` lists
