@@ -1,11 +1,11 @@
-/* A client as one would write it in C: takes the time in each quorum notification. Says "ready" at the
-   first; when its standard input ends, writes all (the time twice, plus 1 if quorate), what else
-   there is to say (see client.rs), and exits.
+/* A client in C that records the time of each quorum notification. It prints "ready" at the first one.
+   When its standard input ends, it writes the times (doubled, plus 1 if quorate), its counts and the CPU
+   times (see client.rs), and exits.
 
-   client blocking|epoll|handover [NANOSECONDS]: with a number, it computes for so long before it
-   dispatches, as one does that has more to do.
+   client blocking|epoll|handover [NANOSECONDS]: with a number, it computes for this time before each
+   dispatch. `handover` passes the notifications to a second thread.
 
-   client ticks NANOSECONDS: is woken so often, and does nothing else; no client of anybody. */
+   client ticks NANOSECONDS: wakes up at this interval and does nothing; it has no connection. */
 #include <corosync/corotypes.h>
 #include <corosync/quorum.h>
 #include <pthread.h>
@@ -19,13 +19,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MOST 1000000
+#define MAX_RECORDS 1000000
 
-static uint64_t taken[MOST];
+static uint64_t times[MAX_RECORDS];
 static volatile size_t count;
-/* How long the thread had run when it was woken, and how long from then to the handler. */
+/* The CPU time of the thread when it was woken, and the CPU times from the wake-up to the handler. */
 static uint64_t woken;
-static uint64_t spent[MOST];
+static uint64_t spent[MAX_RECORDS];
 static uint64_t work;
 static int hand_over = -1;
 static volatile uint32_t handed[1024];
@@ -44,11 +44,11 @@ static void compute(void)
 		;
 }
 
-static void take(uint32_t quorate)
+static void record(uint32_t quorate)
 {
 	uint64_t nanos = read_clock(CLOCK_MONOTONIC);
-	if (count < MOST) {
-		taken[count] = nanos * 2 + (quorate != 0);
+	if (count < MAX_RECORDS) {
+		times[count] = nanos * 2 + (quorate != 0);
 		spent[count] = woken > 0 ? read_clock(CLOCK_THREAD_CPUTIME_ID) - woken : 0;
 	}
 	count++;
@@ -57,11 +57,11 @@ static void take(uint32_t quorate)
 }
 
 static void on_quorum(quorum_handle_t handle, uint32_t quorate, struct quorum_ring_id ring,
-		      uint32_t entries, uint32_t *list)
+		      uint32_t entries, const uint32_t *list)
 {
 	(void)handle, (void)ring, (void)entries, (void)list;
 	if (hand_over == -1) {
-		take(quorate);
+		record(quorate);
 	} else {
 		uint64_t one = 1;
 		static size_t next;
@@ -72,12 +72,13 @@ static void on_quorum(quorum_handle_t handle, uint32_t quorate, struct quorum_ri
 }
 
 static void on_nodelist(quorum_handle_t handle, struct quorum_ring_id ring, uint32_t members,
-			uint32_t *m, uint32_t joined, uint32_t *j, uint32_t left, uint32_t *l)
+			const uint32_t *m, uint32_t joined, const uint32_t *j, uint32_t left,
+			const uint32_t *l)
 {
 	(void)handle, (void)ring, (void)members, (void)m, (void)joined, (void)j, (void)left, (void)l;
 }
 
-/* Another thread that is told, as an actor on another arbiter is. */
+/* The second thread, which receives the notifications as an actor on another arbiter does. */
 static void *other_thread(void *unused)
 {
 	size_t next = 0;
@@ -85,19 +86,19 @@ static void *other_thread(void *unused)
 	struct epoll_event event = { .events = EPOLLIN };
 	epoll_ctl(epoll, EPOLL_CTL_ADD, hand_over, &event);
 	for (;;) {
-		uint64_t times;
+		uint64_t waiting;
 		if (epoll_wait(epoll, &event, 1, -1) == 1 &&
-		    read(hand_over, &times, sizeof times) == sizeof times)
-			for (; times > 0; times--)
-				take(handed[next++ % 1024]);
+		    read(hand_over, &waiting, sizeof waiting) == sizeof waiting)
+			for (; waiting > 0; waiting--)
+				record(handed[next++ % 1024]);
 	}
 	return unused;
 }
 
-static void tell(const void *what, size_t bytes)
+static void write_all(const void *data, size_t bytes)
 {
 	for (size_t written = 0; written < bytes;) {
-		ssize_t n = write(1, (const char *)what + written, bytes - written);
+		ssize_t n = write(1, (const char *)data + written, bytes - written);
 		if (n <= 0)
 			_exit(1);
 		written += n;
@@ -107,12 +108,12 @@ static void tell(const void *what, size_t bytes)
 static void *wait_for_the_end(void *unused)
 {
 	char byte;
-	uint64_t account[] = { UINT64_MAX, 0, 0, 0 };
+	uint64_t counts[] = { UINT64_MAX, 0, 0, 0 };
 	while (read(0, &byte, 1) > 0)
 		;
-	tell(taken, count * sizeof taken[0]);
-	tell(account, sizeof account);
-	tell(spent, count * sizeof spent[0]);
+	write_all(times, count * sizeof times[0]);
+	write_all(counts, sizeof counts);
+	write_all(spent, count * sizeof spent[0]);
 	_exit(0);
 	return unused;
 }
@@ -120,14 +121,14 @@ static void *wait_for_the_end(void *unused)
 static int tick(long nanos)
 {
 	struct timespec every = { nanos / 1000000000, nanos % 1000000000 };
-	struct itimerspec times = { every, every };
+	struct itimerspec period = { every, every };
 	struct epoll_event event = { .events = EPOLLIN };
 	int timer = timerfd_create(CLOCK_BOOTTIME, TFD_NONBLOCK), epoll = epoll_create1(0);
 	uint64_t ticks;
 
-	timerfd_settime(timer, 0, &times, NULL);
+	timerfd_settime(timer, 0, &period, NULL);
 	epoll_ctl(epoll, EPOLL_CTL_ADD, timer, &event);
-	take(1);
+	record(1);
 	for (;;)
 		if (epoll_wait(epoll, &event, 1, -1) == 1 && read(timer, &ticks, sizeof ticks) < 0)
 			return 1;
@@ -145,7 +146,7 @@ int main(int argc, char **argv)
 	int fd;
 
 	work = argc > 2 ? strtoull(argv[2], NULL, 10) : 0;
-	memset(taken, 0, sizeof taken);
+	memset(times, 0, sizeof times);
 	if (strcmp(mode, "handover") == 0) {
 		hand_over = eventfd(0, EFD_NONBLOCK);
 		pthread_create(&thread, NULL, other_thread, NULL);

@@ -1,4 +1,4 @@
-//! Clients of a daemon, each a process of its own, that note when they were told what.
+//! The clients of a daemon. Each is its own process and records when it received each notification.
 
 use std::{
     env, fs,
@@ -24,7 +24,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{clock, stats::Sample, support::command};
 
-/// Compiles the client in C.
+/// Compiles the client in C and returns its path.
 pub(crate) fn compile() -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let (source, program) = (directory.join("client.c"), directory.join("client"));
@@ -35,24 +35,27 @@ pub(crate) fn compile() -> PathBuf {
     program
 }
 
-/// Any processor.
+/// All processors, in the syntax of `taskset`.
 pub(crate) const ANY: &str = "0-1023";
 
-/// A client that runs.
+/// A running client.
 pub(crate) struct Client(Child, BufReader<ChildStdout>);
 
 impl Client {
-    /// Starts one of that kind, `same` or `other` of ours, and returns when it was told the state;
-    /// `on` are the processors that it may run on, as `taskset` wants them. Those in C may be told for how long to compute beside, in nanoseconds: `epoll 5000`.
-    pub(crate) fn start(compiled: &Path, kind: &str, on: &str) -> Self {
+    /// Starts a client of this kind and returns once it has received the state. `processors` has
+    /// the syntax of `taskset`.
+    ///
+    /// The kinds `same` and `other` are an actor with a subscriber on its arbiter or on another
+    /// one. A kind in C may have an argument, the nanoseconds of additional work: `epoll 5000`.
+    pub(crate) fn start(compiled: &Path, kind: &str, processors: &str) -> Self {
         let mut command = Command::new("taskset");
-        command.args(["-c", on]);
+        command.args(["-c", processors]);
         match kind.split(' ').next() {
             Some("blocking" | "epoll" | "handover" | "ticks") => {
                 command.arg(compiled).args(kind.split(' '));
             }
             _ => {
-                command.arg(env::current_exe().expect("it runs")).args(["client", kind]);
+                command.arg(env::current_exe().expect("the program exists")).args(["client", kind]);
             }
         }
         let mut child = command
@@ -60,26 +63,27 @@ impl Client {
             .stdout(Stdio::piped())
             .spawn()
             .expect("the client can be run");
-        let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut output = BufReader::new(child.stdout.take().expect("the output is piped"));
         let mut line = String::new();
-        output.read_line(&mut line).expect("it says that it is ready");
+        output.read_line(&mut line).expect("the client prints a line");
         assert_eq!(line, "ready\n", "the client {kind}");
         Self(child, output)
     }
 
-    /// The nanoseconds that its main thread has run.
+    /// Returns the CPU time of the main thread, in nanoseconds.
     pub(crate) fn main_thread_time(&self) -> u64 {
         let pid = self.0.id();
         run_time(Path::new(&format!("/proc/{pid}/task/{pid}")))
     }
 
-    /// The nanoseconds that all its threads have run.
+    /// Returns the CPU time of all threads, in nanoseconds.
     pub(crate) fn time(&self) -> u64 {
-        let threads = fs::read_dir(format!("/proc/{}/task", self.0.id())).expect("it runs");
+        let threads =
+            fs::read_dir(format!("/proc/{}/task", self.0.id())).expect("the process exists");
         threads.flatten().map(|thread| run_time(&thread.path())).sum()
     }
 
-    /// How often all its threads have gone to sleep.
+    /// Returns how often the threads have gone to sleep.
     pub(crate) fn wakes(&self) -> u64 {
         let switches = |thread: fs::DirEntry| -> Option<u64> {
             let status = fs::read_to_string(thread.path().join("status")).ok()?;
@@ -87,72 +91,83 @@ impl Client {
                 status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
             count.trim().parse().ok()
         };
-        let threads = fs::read_dir(format!("/proc/{}/task", self.0.id())).expect("it runs");
+        let threads =
+            fs::read_dir(format!("/proc/{}/task", self.0.id())).expect("the process exists");
         threads.flatten().filter_map(switches).sum()
     }
 
-    /// What it takes of memory by itself, and its part of what it shares, in KiB.
+    /// Returns the memory of the process and its share of shared memory (Pss), in KiB.
     pub(crate) fn memory(&self) -> f64 {
         let path = format!("/proc/{}/smaps_rollup", self.0.id());
-        let text = fs::read_to_string(path).expect("it runs");
-        let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).expect("it is there");
+        let text = fs::read_to_string(path).expect("the process exists");
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Pss:"))
+            .expect("the file has this line");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
-    pub(crate) fn end(mut self) -> Times {
+    /// Ends the client and returns its records.
+    pub(crate) fn end(mut self) -> Records {
         drop(self.0.stdin.take());
         let mut bytes = Vec::new();
-        self.1.read_to_end(&mut bytes).expect("it tells");
-        self.0.wait().expect("it ends");
+        self.1.read_to_end(&mut bytes).expect("the client writes its records");
+        self.0.wait().expect("the client ends");
         let mut words = bytes.as_chunks::<8>().0.iter().copied().map(u64::from_le_bytes);
         let times = words.by_ref().take_while(|word| *word != END);
         let times = times.map(|word| (word / 2, word % 2 == 1)).collect();
-        let mut next = || words.next().expect("an account");
+        let mut next = || words.next().expect("the client writes its counts");
         let (changes, missed, wrong) = (next(), next(), next());
         let spent = words.filter(|nanos| *nanos > 0).map(|nanos| nanos as f64 / 1e3).collect();
-        Times { times, spent, account: Account { changes, missed, wrong } }
+        Records { times, spent, counts: Counts { changes, missed, wrong } }
     }
 }
 
+/// Returns the CPU time of a thread, in nanoseconds.
 fn run_time(thread: &Path) -> u64 {
-    let text = fs::read_to_string(thread.join("schedstat")).expect("the kernel counts");
+    let text = fs::read_to_string(thread.join("schedstat"))
+        .expect("the kernel counts the time of threads");
     text.split_whitespace().next().and_then(|time| time.parse().ok()).expect("a number")
 }
 
-/// When a client was told what.
-pub(crate) struct Times {
+/// The records of a client.
+pub(crate) struct Records {
+    /// The time of each quorum notification, and whether it was quorate.
     times: Vec<(u64, bool)>,
-    /// The microseconds that its thread ran between being woken and its handler, where it knows.
+    /// The CPU time from the wake-up of the thread to the handler, in microseconds, if it is known.
     pub(crate) spent: Sample,
-    pub(crate) account: Account,
+    pub(crate) counts: Counts,
 }
 
-impl Times {
+impl Records {
+    /// Returns the last `count` notifications.
     #[track_caller]
     pub(crate) fn last(&self, count: usize) -> &[(u64, bool)] {
-        let first = self.times.len().checked_sub(count).expect("it was told of each flip");
+        let first = self.times.len().checked_sub(count).expect("the client received each flip");
         &self.times[first..]
     }
 
-    /// How often it was told of quorum.
+    /// Returns the number of quorum notifications.
     pub(crate) fn len(&self) -> usize {
         self.times.len()
     }
 }
 
-/// What a subscriber of ours says besides.
-pub(crate) struct Account {
-    /// How many it was told, and told as missed, after the first.
+/// The counts of a subscriber.
+pub(crate) struct Counts {
+    /// The changes after the first message, received or missed.
     pub(crate) changes: u64,
     pub(crate) missed: u64,
+    /// The messages out of order or after a gap.
     pub(crate) wrong: u64,
 }
 
-/// Behind the times.
+/// Follows the times in the output of a client.
 const END: u64 = u64::MAX;
 
+/// The records of this process.
 #[derive(Debug)]
-struct Taken {
+struct Recorded {
     times: Vec<u64>,
     spent: Vec<u64>,
     last: Option<u64>,
@@ -161,7 +176,7 @@ struct Taken {
     wrong: u64,
 }
 
-static TAKEN: Mutex<Taken> = Mutex::new(Taken {
+static RECORDED: Mutex<Recorded> = Mutex::new(Recorded {
     times: Vec::new(),
     spent: Vec::new(),
     last: None,
@@ -170,31 +185,31 @@ static TAKEN: Mutex<Taken> = Mutex::new(Taken {
     wrong: 0,
 });
 
-/// How long the arbiter's thread had run when it was woken.
+/// The CPU time of the arbiter's thread when it was woken, or 0.
 static WOKEN: AtomicU64 = AtomicU64::new(0);
 
-/// Notes that a client was told just now.
-fn take(quorate: bool) {
+/// Records a quorum notification.
+fn record(quorate: bool) {
     let now = clock::now();
-    let mut taken = TAKEN.lock();
-    taken.times.push(now * 2 + u64::from(quorate));
+    let mut recorded = RECORDED.lock();
+    recorded.times.push(now * 2 + u64::from(quorate));
     if let woken @ 1.. = WOKEN.load(Ordering::Relaxed) {
-        taken.spent.push(clock::thread_time() - woken);
+        recorded.spent.push(clock::thread_time() - woken);
     }
-    if taken.times.len() == 1 {
+    if recorded.times.len() == 1 {
         println!("ready");
     }
 }
 
-/// The work of a client's process.
+/// Runs a client in this process.
 pub(crate) fn run(kind: &str) {
-    TAKEN.lock().times.reserve(1_000_000);
-    TAKEN.lock().spent.reserve(1_000_000);
+    RECORDED.lock().times.reserve(1_000_000);
+    RECORDED.lock().spent.reserve(1_000_000);
     thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        let taken = TAKEN.lock();
-        let account = [END, taken.changes, taken.missed, taken.wrong];
-        let words = taken.times.iter().chain(&account).chain(&taken.spent);
+        let recorded = RECORDED.lock();
+        let counts = [END, recorded.changes, recorded.missed, recorded.wrong];
+        let words = recorded.times.iter().chain(&counts).chain(&recorded.spent);
         let bytes: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
         let written = std::io::stdout().lock().write_all(&bytes);
         std::process::exit(i32::from(written.is_err()));
@@ -209,7 +224,7 @@ pub(crate) fn run(kind: &str) {
 fn rust_corosync() {
     let model = quorum::ModelData::ModelV1(quorum::Model1Data {
         flags: quorum::Model1Flags::None,
-        quorum_notification_fn: Some(|_, quorate, _, _| take(quorate)),
+        quorum_notification_fn: Some(|_, quorate, _, _| record(quorate)),
         nodelist_notification_fn: Some(|_, _, _, _, _| {}),
     });
     let connect = || -> Result<(), rust_corosync::CsError> {
@@ -217,10 +232,11 @@ fn rust_corosync() {
         quorum::trackstart(&handle, TrackFlags::Changes)?;
         quorum::dispatch(&handle, DispatchFlags::Blocking)
     };
-    panic!("it ended: {:?}", connect());
+    panic!("the connection ended: {:?}", connect());
 }
 
-/// A runtime that tells when it is woken.
+/// Returns a system. If the actor and the subscriber share its arbiter, it records when it is
+/// woken.
 fn system(same_arbiter: bool) -> SystemRunner {
     System::with_tokio_rt(|| {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -241,39 +257,40 @@ fn subscriber(same_arbiter: bool) {
             builder.start()
         }
     });
-    runner.run().expect("it runs");
+    runner.run().expect("the system runs");
 }
 
-/// What one would write without this crate: no lease, no probe, no snapshot, one subscriber.
+/// Runs an actor as a user could write it without this crate: it has no lease, no probe, no
+/// snapshot and one subscriber.
 fn by_hand(same_arbiter: bool) {
     let runner = system(same_arbiter);
     let _actor = runner.block_on(async move {
         let subscriber = Subscriber.start().recipient();
         if same_arbiter {
-            ByHand(subscriber).start()
+            HandWritten(subscriber).start()
         } else {
-            Actor::start_in_arbiter(&Arbiter::new().handle(), |_| ByHand(subscriber))
+            Actor::start_in_arbiter(&Arbiter::new().handle(), |_| HandWritten(subscriber))
         }
     });
-    runner.run().expect("it runs");
+    runner.run().expect("the system runs");
 }
 
-struct ByHand(Recipient<Told>);
+struct HandWritten(Recipient<Received>);
 
-impl Actor for ByHand {
+impl Actor for HandWritten {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let mut handle = Handle::initialize().expect("corosync runs");
-        handle.track_start(Track::CHANGES).expect("corosync runs");
-        let fd = handle.fd().expect("it has one");
-        // SAFETY: the descriptor is open as long as the handle, which is longer: for ever.
+        let mut handle = Handle::initialize().expect("Corosync runs");
+        handle.track_start(Track::CHANGES).expect("Corosync runs");
+        let fd = handle.fd().expect("the handle has a descriptor");
+        // SAFETY: the descriptor is open as long as the handle, which the stream keeps with it.
         let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
         let fd = fd.expect("a reactor");
         ctx.add_stream(stream::unfold((fd, handle), |(fd, mut handle)| async {
             loop {
                 let mut ready = fd.readable().await.expect("the reactor runs");
-                match handle.try_dispatch().expect("corosync runs") {
+                match handle.try_dispatch().expect("Corosync runs") {
                     Some(notification) => {
                         ready.retain_ready();
                         break Some((notification, (fd, handle)));
@@ -285,23 +302,23 @@ impl Actor for ByHand {
     }
 }
 
-impl StreamHandler<Notification> for ByHand {
+impl StreamHandler<Notification> for HandWritten {
     fn handle(&mut self, notification: Notification, _: &mut Self::Context) {
         if let Notification::Quorum { quorate, .. } = notification {
-            self.0.do_send(Told(quorate));
+            self.0.do_send(Received(quorate));
         }
     }
 }
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Told(bool);
+struct Received(bool);
 
-impl Handler<Told> for Subscriber {
+impl Handler<Received> for Subscriber {
     type Result = ();
 
-    fn handle(&mut self, Told(quorate): Told, _: &mut Self::Context) {
-        take(quorate);
+    fn handle(&mut self, Received(quorate): Received, _: &mut Self::Context) {
+        record(quorate);
     }
 }
 
@@ -316,17 +333,17 @@ impl Handler<QuorumChanged> for Subscriber {
 
     fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) {
         if change.is_gain() || change.is_loss() {
-            take(change.current.quorum.is_quorate());
+            record(change.current.quorum.is_quorate());
         }
-        let mut taken = TAKEN.lock();
+        let mut recorded = RECORDED.lock();
         let (before, now) = (change.previous.sequence, change.current.sequence);
         let follows =
-            taken.last.is_none_or(|last| last == before) && now == before + 1 + change.missed;
-        taken.wrong += u64::from(taken.last.is_some() && !follows);
-        if taken.last.is_some() {
-            taken.changes += 1 + change.missed;
+            recorded.last.is_none_or(|last| last == before) && now == before + 1 + change.missed;
+        recorded.wrong += u64::from(recorded.last.is_some() && !follows);
+        if recorded.last.is_some() {
+            recorded.changes += 1 + change.missed;
         }
-        taken.missed += change.missed;
-        taken.last = Some(now);
+        recorded.missed += change.missed;
+        recorded.last = Some(now);
     }
 }

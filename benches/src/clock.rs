@@ -1,15 +1,16 @@
-//! What time is measured by.
+//! The clocks of the benchmarks.
 
-/// `CLOCK_MONOTONIC` in nanoseconds: the same in every process and every language.
+/// Returns `CLOCK_MONOTONIC` in nanoseconds, which every process reads alike.
 pub(crate) fn now() -> u64 {
     nanos(libc::CLOCK_MONOTONIC)
 }
 
-/// The time that this thread has run.
+/// Returns the CPU time of this thread, in nanoseconds.
 pub(crate) fn thread_time() -> u64 {
     nanos(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
+/// Returns the time of a clock, in nanoseconds.
 pub(crate) fn nanos(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a local.

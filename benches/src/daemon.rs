@@ -1,4 +1,5 @@
-//! How soon it is noticed that Corosync went, came back or hangs, and what it costs to wait.
+//! Measures how soon the death, the return and a hang of Corosync are noticed, the time of a
+//! connection, and the cost of an idle actor.
 
 use std::{
     sync::{Arc, mpsc},
@@ -21,7 +22,8 @@ use crate::{
     support::{Config, Corosync, Netns, eventually},
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(30);
+/// The number of repetitions of each measurement.
 const CONNECTS: usize = 200;
 const DEATHS: usize = 12;
 const HANGS: usize = 3;
@@ -37,28 +39,29 @@ pub(crate) fn run(report: &mut Report) {
     netns.run(|| {
         connects(report);
         let before = crate::memory::allocated();
-        let system = start(DEFAULT_LEASE);
-        system.told().until(|change| change.current.quorum.is_quorate());
-        let taken = crate::memory::allocated() as f64 - before as f64;
-        report.value("memory allocated by a connected actor", "B", taken, None);
-        system.system.stop();
+        let running = start(DEFAULT_LEASE);
+        running.changes().until(|change| change.current.quorum.is_quorate());
+        let grown = crate::memory::allocated() as f64 - before as f64;
+        report.value("memory allocated by a connected actor", "B", grown, None);
+        running.system.stop();
         idle(report);
-        let system = start(LEASE);
-        let told = system.told();
-        told.until(|change| change.current.quorum.is_quorate());
-        hangs(report, &corosync, told);
-        deaths(report, &corosync, &netns, told);
-        system.system.stop();
+        let running = start(LEASE);
+        let changes = running.changes();
+        changes.until(|change| change.current.quorum.is_quorate());
+        hangs(report, &corosync, changes);
+        deaths(report, &corosync, &netns, changes);
+        running.system.stop();
     });
 }
 
-/// When its subscriber was told, and what.
-pub(crate) struct Told(mpsc::Receiver<(u64, QuorumChanged)>);
+/// The changes that the subscriber received, with their times.
+pub(crate) struct Changes(mpsc::Receiver<(u64, QuorumChanged)>);
 
-impl Told {
+impl Changes {
+    /// Skips to the first change for which `wanted` is true, and returns its time.
     pub(crate) fn until(&self, wanted: impl Fn(&QuorumChanged) -> bool) -> u64 {
         loop {
-            let (at, change) = self.0.recv_timeout(PATIENCE).expect("it is told");
+            let (at, change) = self.0.recv_timeout(DEADLINE).expect("the change arrives");
             if wanted(&change) {
                 return at;
             }
@@ -66,26 +69,28 @@ impl Told {
     }
 }
 
+/// A running actor with a subscriber.
 pub(crate) struct Running {
     pub(crate) system: System,
     _quorum: QuorumHandle,
-    told: Told,
+    changes: Changes,
 }
 
 impl Running {
-    pub(crate) fn told(&self) -> &Told {
-        &self.told
+    pub(crate) fn changes(&self) -> &Changes {
+        &self.changes
     }
 }
 
-/// An actor on an arbiter of its own that comes back quickly, and its subscriber on another.
+/// Starts an actor that reconnects quickly on its own arbiter, and a subscriber on another one.
 pub(crate) fn start(lease: Duration) -> Running {
-    let (give, taken) = mpsc::channel();
-    let (tell, told) = mpsc::channel();
+    let (sender, started) = mpsc::channel();
+    let (received, changes) = mpsc::channel();
     thread::spawn(move || {
         let runner = System::new();
         let quorum = runner.block_on(async {
-            let listener = Actor::start_in_arbiter(&Arbiter::new().handle(), |_| Listener(tell));
+            let listener =
+                Actor::start_in_arbiter(&Arbiter::new().handle(), |_| Listener(received));
             let quick = Duration::from_millis(10)..=Duration::from_millis(20);
             let backoff = Backoff::default()
                 .not_running(quick.clone())
@@ -97,11 +102,11 @@ pub(crate) fn start(lease: Duration) -> Running {
                 .subscribe(listener.recipient())
                 .start()
         });
-        give.send((quorum, System::current())).expect("it waits");
-        runner.run().expect("it runs");
+        sender.send((quorum, System::current())).expect("the caller waits");
+        runner.run().expect("the system runs");
     });
-    let (quorum, system) = taken.recv().expect("it starts");
-    Running { system, _quorum: quorum, told: Told(told) }
+    let (quorum, system) = started.recv().expect("the actor starts");
+    Running { system, _quorum: quorum, changes: Changes(changes) }
 }
 
 struct Listener(mpsc::Sender<(u64, QuorumChanged)>);
@@ -118,11 +123,11 @@ impl Handler<QuorumChanged> for Listener {
     }
 }
 
-/// The time of a connection to libquorum, with and without the question for the daemon's version.
+/// Measures a connection to libquorum, with and without the request for the daemon's version.
 fn connects(report: &mut Report) {
     let library = Library::load().expect("libquorum is installed");
     let ways: [(&str, &dyn Fn() -> Result<Handle, Error>); 3] = [
-        ("after the question for the version", &Handle::initialize),
+        ("after the request for the version", &Handle::initialize),
         ("V1", &|| Handle::model_initialize(library, Model::V1)),
         ("V0", &|| Handle::model_initialize(library, Model::V0)),
     ];
@@ -136,29 +141,30 @@ fn connects(report: &mut Report) {
         }
     }
     for ((name, _), times) in ways.iter().zip(&times) {
-        report.sample(format!("connect, {name}"), "us", times);
+        report.sample(format!("connecting, {name}"), "us", times);
     }
 }
 
-/// A process with an actor and a subscriber on another arbiter, to which nothing happens; and one
-/// that is only woken as often.
+/// Measures a process with an actor and a subscriber while nothing happens, and a process that
+/// wakes up as often and does nothing.
 fn idle(report: &mut Report) {
     let compiled = compile();
     let seconds = IDLE.as_secs_f64();
-    let (cpu, wakes) = rest(Client::start(&compiled, "other", ANY));
+    let (cpu, wakes) = at_rest(Client::start(&compiled, "other", ANY));
     let every = (IDLE.as_nanos() / u128::from(wakes)).to_string();
-    let (floor, _) = rest(Client::start(&compiled, &format!("ticks {every}"), ANY));
+    let (floor, _) = at_rest(Client::start(&compiled, &format!("ticks {every}"), ANY));
     let percent = |cpu: u64| cpu as f64 / 1e9 / seconds * 100.0;
-    let floor = ("C that is woken as often for nothing", percent(floor));
+    let floor = ("C with as many wake-ups and no work", percent(floor));
     report.floored_value("idle, connected: CPU", "%", percent(cpu), 0.05, floor);
-    // Two ticks for each probe; that wakes its thread, which waits for the daemon, and then the actor.
+    // In each probe interval there are two ticks, and four wake-ups for the probe: its thread for
+    // the request and for each of the daemon's two answers, and the actor.
     let allowed = (2.0 + 4.0) / (DEFAULT_LEASE.as_secs_f64() / 4.0);
     report.value("idle, connected: wake-ups a second", "/s", wakes as f64 / seconds, Some(allowed));
 }
 
-/// The CPU time and the wake-ups of a minute.
-fn rest(client: Client) -> (u64, u64) {
-    // What it has begun with is over.
+/// Returns the CPU time, in nanoseconds, and the number of wake-ups in a minute.
+fn at_rest(client: Client) -> (u64, u64) {
+    // The start of the process is over after this time.
     thread::sleep(Duration::from_secs(3));
     let (cpu, wakes) = (client.time(), client.wakes());
     thread::sleep(IDLE);
@@ -167,63 +173,78 @@ fn rest(client: Client) -> (u64, u64) {
     (cpu, wakes)
 }
 
-fn hangs(report: &mut Report, corosync: &Corosync, told: &Told) {
+/// Stops Corosync (SIGSTOP) and measures the time until the state is unknown.
+fn hangs(report: &mut Report, corosync: &Corosync, changes: &Changes) {
     let mut sample = Sample::default();
     for _ in 0..HANGS {
-        // Whatever a busy machine has had told before.
+        // A busy machine may have caused changes before.
         thread::sleep(Duration::from_millis(600));
-        while told.0.try_recv().is_ok() {}
+        while changes.0.try_recv().is_ok() {}
         let paused = clock::now();
         corosync.pause();
-        let at = told.until(|change| change.current.quorum == Quorum::Unknown);
+        let at = changes.until(|change| change.current.quorum == Quorum::Unknown);
         corosync.resume();
         sample.push((at - paused) as f64 / 1e6);
-        told.until(|change| change.current.quorum.is_quorate());
+        changes.until(|change| change.current.quorum.is_quorate());
     }
-    // It was last asked up to a probe's interval before.
+    // The lease began with the last probe before the stop.
     let budget = LEASE.as_secs_f64() * 1e3 + 100.0;
-    report.budget("SIGSTOP to Unknown, a lease of 2 s", "ms", &sample, budget);
+    report.budget("from SIGSTOP to Unknown, lease of 2 s", "ms", &sample, budget);
 }
 
-fn deaths(report: &mut Report, corosync: &Corosync, netns: &Netns, told: &Told) {
+/// Kills Corosync and starts it again. Measures how soon the actor notices each.
+fn deaths(report: &mut Report, corosync: &Corosync, netns: &Netns, changes: &Changes) {
     let (mut noticed, mut recovered, mut from_kill) =
         (Sample::default(), Sample::default(), Sample::default());
-    let mut other = Sample::default();
+    let mut quorate_again = Sample::default();
     for _ in 0..DEATHS {
         let hang_up = |sender: mpsc::Sender<()>| {
             netns.run(|| {
-                let handle = Handle::initialize().expect("it is there");
-                let fd = handle.fd().expect("it has one");
-                sender.send(()).expect("it waits");
-                // SAFETY: the descriptor is open as long as the handle, which is longer.
+                let handle = Handle::initialize().expect("Corosync runs");
+                let fd = handle.fd().expect("the handle has a descriptor");
+                sender.send(()).expect("the caller waits");
+                // SAFETY: the descriptor is open as long as the handle, which lives until the end.
                 let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-                poll(&mut [PollFd::new(&fd, PollFlags::IN)], None).expect("it can be waited for");
+                poll(&mut [PollFd::new(&fd, PollFlags::IN)], None)
+                    .expect("the descriptor can be polled");
                 clock::now()
             })
         };
         let (killed, hung_up, lost) = thread::scope(|scope| {
             let (ready, is_ready) = mpsc::channel();
             let watching = scope.spawn(move || hang_up(ready));
-            is_ready.recv().expect("it connects");
+            is_ready.recv().expect("the other process connects");
             let killed = clock::now();
             corosync.kill();
-            let lost = told.until(|change| {
+            let lost = changes.until(|change| {
                 matches!(change.current.connection, Connection::Disconnected { .. })
             });
-            (killed, watching.join().expect("it sees it"), lost)
+            (killed, watching.join().expect("the hang-up is noticed"), lost)
         });
         noticed.push((lost as f64 - hung_up as f64) / 1e6);
         from_kill.push((lost - killed) as f64 / 1e6);
         corosync.start();
-        // Who tries all the time is the first to be accepted.
-        let accepted = eventually("it accepts", || Handle::initialize().ok().map(|_| clock::now()));
-        let connected = told.until(|change| change.current.connection == Connection::Connected);
+        // Repeated attempts find the moment at which Corosync accepts connections.
+        let accepted = eventually("Corosync accepts a connection", || {
+            Handle::initialize().ok().map(|_| clock::now())
+        });
+        let connected = changes.until(|change| change.current.connection == Connection::Connected);
         recovered.push(((connected as f64 - accepted as f64) / 1e6).max(0.0));
-        let quorate = told.until(|change| change.current.quorum.is_quorate());
-        other.push((quorate as f64 - accepted as f64) / 1e6);
+        let quorate = changes.until(|change| change.current.quorum.is_quorate());
+        quorate_again.push((quorate as f64 - accepted as f64) / 1e6);
     }
-    report.sample("SIGKILL to Unknown at the subscriber", "ms", &from_kill);
-    report.budget("hang-up, as another process sees it, to Unknown", "ms", &noticed, 1.0);
-    report.budget("IPC accepts to Connected, delays of 10 to 20 ms", "ms", &recovered, 100.0);
-    report.sample("IPC accepts to quorate", "ms", &other);
+    report.sample("from SIGKILL until the subscriber receives Unknown", "ms", &from_kill);
+    report.budget(
+        "from the hang-up in another client until the subscriber receives Unknown",
+        "ms",
+        &noticed,
+        1.0,
+    );
+    report.budget(
+        "from the first accepted connection to Connected, delays of 10 to 20 ms",
+        "ms",
+        &recovered,
+        100.0,
+    );
+    report.sample("from the first accepted connection to quorate", "ms", &quorate_again);
 }

@@ -1,9 +1,8 @@
-//! One change, told to many.
+//! Measures the publication of one change to many subscribers.
 //!
-//! The subscribers are the same actors whoever publishes, on one arbiter: that of the publisher, or
-//! another. What the publisher spends on them is between two moments that a program can see: those
-//! who wait for a snapshot are woken right before the subscribers are told, and what happened is
-//! logged right after.
+//! All publishers send to the same actors on one arbiter, which is the publisher's or another one.
+//! The publisher's cost is the time between two moments that a program can observe: the actor wakes
+//! the tasks in `wait_for` right before the delivery, and logs the change right after it.
 
 use std::{
     cell::Cell,
@@ -34,16 +33,16 @@ use tokio::{
 
 use crate::{clock, report::Report, stats::Sample, support::eventually};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 const COUNTS: [usize; 6] = [1, 10, 100, 1_000, 10_000, 100_000];
 
-/// What was sent and may not have been handled.
+/// A message that was sent and may not have been handled yet.
 type Request = Option<Pin<Box<Unconstrained<RecipientRequest<QuorumChanged>>>>>;
 
-/// Who publishes.
+/// The kinds of publishers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Way {
+enum Publisher {
     Registry,
     DoSend,
     Send,
@@ -52,76 +51,82 @@ enum Way {
     Broker,
 }
 
-const WAYS: [(Way, &str); 6] = [
-    (Way::Registry, "actix-quorum"),
-    (Way::DoSend, "Vec<Recipient>, do_send"),
-    (Way::Send, "Vec<Recipient>, send, until it is handled"),
-    (Way::Watch, "tokio::sync::watch"),
-    (Way::Broadcast, "tokio::sync::broadcast"),
-    (Way::Broker, "actix-broker"),
+const PUBLISHERS: [(Publisher, &str); 6] = [
+    (Publisher::Registry, "actix-quorum"),
+    (Publisher::DoSend, "Vec<Recipient>, do_send"),
+    (Publisher::Send, "Vec<Recipient>, send, with its result"),
+    (Publisher::Watch, "tokio::sync::watch"),
+    (Publisher::Broadcast, "tokio::sync::broadcast"),
+    (Publisher::Broker, "actix-broker"),
 ];
 
 pub(crate) fn run(report: &mut Report) {
-    time_what_is_logged();
+    install_log_clock();
     let mut plotted = Vec::new();
     for same in [true, false] {
         for count in COUNTS {
-            let crowd = Crowd::start(count, same);
+            let subscribers = Subscribers::start(count, same);
             let rounds = (400_000 / count).clamp(11, 1000);
-            let mut costs = vec![Sample::default(); WAYS.len()];
-            let mut times = vec![Sample::default(); WAYS.len()];
+            let mut costs = vec![Sample::default(); PUBLISHERS.len()];
+            let mut times = vec![Sample::default(); PUBLISHERS.len()];
             for _ in 0..rounds {
-                for (index, (way, _)) in WAYS.iter().enumerate() {
-                    // Right after one of its own, and not after what another has left in the caches.
-                    crowd.publish(*way);
-                    let (cost, time) = crowd.publish(*way);
+                for (index, (publisher, _)) in PUBLISHERS.iter().enumerate() {
+                    // The first publication fills the caches, so that no publisher depends on the
+                    // one before.
+                    subscribers.publish(*publisher);
+                    let (cost, time) = subscribers.publish(*publisher);
                     costs[index].extend(cost.map(|cost| cost as f64 / count as f64));
                     times[index].push(time as f64 / 1e3);
                 }
             }
-            crowd.stop();
+            subscribers.stop();
             let arbiter = if same { "same arbiter" } else { "another arbiter" };
-            let floor = WAYS.iter().position(|(way, _)| *way == Way::Send).expect("it is there");
-            for (index, (way, name)) in WAYS.iter().enumerate() {
+            let floor = PUBLISHERS
+                .iter()
+                .position(|(publisher, _)| *publisher == Publisher::Send)
+                .expect("the list contains it");
+            for (index, (publisher, name)) in PUBLISHERS.iter().enumerate() {
                 let (cost, time) = (&costs[index], &times[index]);
-                let ours = *way == Way::Registry;
+                let ours = *publisher == Publisher::Registry;
                 if !cost.is_empty() {
-                    let row = format!("{name}: publisher's cost each, {count} on {arbiter}");
+                    let row = format!(
+                        "{name}: publisher's cost for each subscriber, {count} on {arbiter}"
+                    );
                     if ours && (10..=10_000).contains(&count) {
-                        let floor = (WAYS[floor].1, costs[floor].median());
+                        let floor = (PUBLISHERS[floor].1, costs[floor].median());
                         report.floored(row, "ns", cost, 200.0, floor);
                     } else {
                         report.sample(row, "ns", cost);
                     }
                 }
-                let row = format!("{name}: until the last handler ran, {count} on {arbiter}");
+                let row = format!("{name}: until the last handler has run, {count} on {arbiter}");
                 if ours && count == 100_000 {
-                    let floor = (WAYS[floor].1, times[floor].median());
+                    let floor = (PUBLISHERS[floor].1, times[floor].median());
                     report.floored(row, "us", time, 200_000.0, floor);
                 } else {
                     report.sample(row, "us", time);
                 }
                 plotted.push(json!({
-                    "way": name, "same": same, "count": count, "time": time.median(),
+                    "series": name, "same": same, "count": count, "time": time.median(),
                     "cost": (!cost.is_empty()).then(|| cost.median()),
                 }));
             }
         }
     }
-    report.more("scaling", plotted.into());
+    report.data("scaling", plotted.into());
 }
 
-/// Subscribers on one arbiter, and all that publishes to them.
-struct Crowd {
+/// Subscribers on one arbiter, and all publishers.
+struct Subscribers {
     quorum: QuorumHandle,
     cluster: Cluster,
     system: System,
-    /// Where the other publishers run.
+    /// The arbiter on which the other publishers run.
     publisher: ArbiterHandle,
-    subscribers: ArbiterHandle,
+    arbiter: ArbiterHandle,
     recipients: Arc<Vec<Recipient<QuorumChanged>>>,
     requests: Arc<Mutex<Vec<Request>>>,
-    /// When the last handler ran.
+    /// The times at which the last handler ran.
     finished: mpsc::Receiver<u64>,
     message: QuorumChanged,
     watched: Arc<watch::Sender<QuorumChanged>>,
@@ -129,32 +134,31 @@ struct Crowd {
     quorate: Cell<bool>,
 }
 
-impl Crowd {
+impl Subscribers {
     fn start(count: usize, same: bool) -> Self {
-        let (give, system) = mpsc::channel();
+        let (sender, system) = mpsc::channel();
         std::thread::spawn(move || {
             let runner = System::new();
-            give.send(System::current()).expect("it waits");
-            runner.run().expect("it runs");
+            sender.send(System::current()).expect("the caller waits");
+            runner.run().expect("the system runs");
         });
-        let system: System = system.recv().expect("it starts");
-        let (subscribers, publisher) = on(system.arbiter(), move || {
-            let subscribers = Arbiter::new().handle();
-            let publisher = if same { subscribers.clone() } else { Arbiter::new().handle() };
-            (subscribers, publisher)
+        let system: System = system.recv().expect("the system starts");
+        let (arbiter, publisher) = on(system.arbiter(), move || {
+            let arbiter = Arbiter::new().handle();
+            let publisher = if same { arbiter.clone() } else { Arbiter::new().handle() };
+            (arbiter, publisher)
         });
         let cluster = Cluster::new(3);
-        let (builder, arbiter) =
-            (QuorumActor::builder().source(cluster.node(1)), publisher.clone());
+        let (builder, actors) = (QuorumActor::builder().source(cluster.node(1)), publisher.clone());
         let quorum = on(&publisher, move || {
             let lease = Duration::from_secs(3600);
-            builder.lease(lease).start_in_arbiter(&arbiter)
+            builder.lease(lease).start_in_arbiter(&actors)
         });
-        let (tell, finished) = mpsc::channel();
-        let counter = Arc::new(Counter { handled: AtomicU64::new(0), count, finished: tell });
-        let theirs = Arc::clone(&counter);
+        let (sender, finished) = mpsc::channel();
+        let counter = Arc::new(Counter { handled: AtomicU64::new(0), count, finished: sender });
+        let shared = Arc::clone(&counter);
         let addrs: Vec<Addr<Listener>> =
-            on(&subscribers, move || (0..count).map(|_| Listener::new(&theirs).start()).collect());
+            on(&arbiter, move || (0..count).map(|_| Listener::new(&shared).start()).collect());
         let recipients: Vec<_> = addrs.iter().map(|addr| addr.clone().recipient()).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let mut message = runtime.expect("a runtime").block_on(async {
@@ -170,7 +174,7 @@ impl Crowd {
         }
         let (watched, sender) = (Arc::new(watched), broadcast.clone());
         let sources = Arc::clone(&watched);
-        on(&subscribers, move || {
+        on(&arbiter, move || {
             for _ in 0..count {
                 let (mut watching, mut receiver) = (sources.subscribe(), sender.subscribe());
                 watching.mark_unchanged();
@@ -189,12 +193,12 @@ impl Crowd {
                 });
             }
         });
-        let crowd = Self {
+        let subscribers = Self {
             quorum,
             cluster,
             system,
             publisher,
-            subscribers,
+            arbiter,
             requests: Arc::new(Mutex::new(recipients.iter().map(|_| None).collect())),
             recipients: Arc::new(recipients),
             finished,
@@ -203,23 +207,24 @@ impl Crowd {
             broadcast,
             quorate: Cell::new(true),
         };
-        // The broker runs on the System's arbiter; it must know all before it is first used.
+        // The broker runs on the System's arbiter. It must know all subscribers before its first
+        // message.
         let known: Vec<_> = addrs.iter().map(|addr| addr.send(Barrier)).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(futures_util::future::join_all(known));
-        on(crowd.system.arbiter(), || ());
-        crowd
+        on(subscribers.system.arbiter(), || ());
+        subscribers
     }
 
-    /// What it costs the publisher, where that can be seen, and how long it takes until the last
-    /// handler has run, in nanoseconds.
-    fn publish(&self, way: Way) -> (Option<u64>, u64) {
+    /// Publishes one change. Returns the publisher's cost, if it can be observed, and the time
+    /// until the last handler has run, in nanoseconds.
+    fn publish(&self, publisher: Publisher) -> (Option<u64>, u64) {
         let message = self.message.clone();
-        // The last handler has returned, too.
-        on(&self.subscribers, || ());
-        let started = match way {
-            Way::Registry => return self.flip(),
-            Way::DoSend => {
+        // Returns after the last handler.
+        on(&self.arbiter, || ());
+        let started = match publisher {
+            Publisher::Registry => return self.flip(),
+            Publisher::DoSend => {
                 let recipients = Arc::clone(&self.recipients);
                 on(&self.publisher, move || {
                     let start = clock::now();
@@ -229,8 +234,9 @@ impl Crowd {
                     (start, Some(clock::now()))
                 })
             }
-            // The least that knows of each whether it was handled, and sends it no more until then.
-            Way::Send => {
+            // The simplest publisher that knows whether a subscriber has handled a message, and
+            // sends it no other one until then.
+            Publisher::Send => {
                 let recipients = Arc::clone(&self.recipients);
                 let requests = Arc::clone(&self.requests);
                 on(&self.publisher, move || {
@@ -250,7 +256,7 @@ impl Crowd {
                     (start, Some(clock::now()))
                 })
             }
-            Way::Watch => {
+            Publisher::Watch => {
                 let watched = Arc::clone(&self.watched);
                 on(&self.publisher, move || {
                     let start = clock::now();
@@ -258,7 +264,7 @@ impl Crowd {
                     (start, Some(clock::now()))
                 })
             }
-            Way::Broadcast => {
+            Publisher::Broadcast => {
                 let broadcast = self.broadcast.clone();
                 on(&self.publisher, move || {
                     let start = clock::now();
@@ -266,38 +272,39 @@ impl Crowd {
                     (start, Some(clock::now()))
                 })
             }
-            // Of what it costs the broker's own actor, nothing is seen.
-            Way::Broker => on(&self.publisher, move || {
+            // The cost of the broker's own actor cannot be observed.
+            Publisher::Broker => on(&self.publisher, move || {
                 let start = clock::now();
                 Broker::<SystemBroker>::issue_async(Brokered(message));
                 (start, None)
             }),
         };
-        let end = self.finished.recv_timeout(PATIENCE).expect("all are told");
+        let end = self.finished.recv_timeout(DEADLINE).expect("all handlers run");
         (started.1.map(|sent| sent - started.0), end - started.0)
     }
 
+    /// Publishes one change with the actor.
     fn flip(&self) -> (Option<u64>, u64) {
         self.quorate.set(!self.quorate.get());
         let mut end = 0;
         let (start, sent) = timed_flip(&self.quorum, &self.cluster, self.quorate.get(), || {
-            end = self.finished.recv_timeout(PATIENCE).expect("all are told");
+            end = self.finished.recv_timeout(DEADLINE).expect("all handlers run");
         });
         if self.recipients.len() >= 10_000 {
-            self.until_votes_are_told();
+            self.wait_votes_published();
         }
         (sent.checked_sub(start), end.saturating_sub(start))
     }
 
-    /// They follow a flip 50 ms later. To tell so many takes long enough to be in the way of what is
-    /// measured next.
-    fn until_votes_are_told(&self) {
+    /// Waits for the change of the votes, which follows a flip after 50 ms. With many subscribers
+    /// its delivery would overlap with the next measurement.
+    fn wait_votes_published(&self) {
         let expected = votes(self.quorate.get());
-        let told =
+        let published =
             || self.quorum.snapshot().votes.as_ref().is_some_and(|now| now.expected == expected);
-        eventually("the votes are told", || told().then_some(()));
+        eventually("the votes are published", || published().then_some(()));
         on(&self.publisher, || ());
-        on(&self.subscribers, || ());
+        on(&self.arbiter, || ());
     }
 
     fn stop(self) {
@@ -305,48 +312,48 @@ impl Crowd {
     }
 }
 
-/// Flips quorum; returns when the publisher began to tell the subscribers, and when it was done.
+/// Flips quorum and calls `wait`. Returns the times at which the delivery began and ended.
 pub(crate) fn timed_flip(
     quorum: &QuorumHandle,
     cluster: &Cluster,
     quorate: bool,
     wait: impl FnOnce(),
 ) -> (u64, u64) {
-    let before = Arc::new(Before::default());
-    let waker = Waker::from(Arc::clone(&before));
+    let begin = Arc::new(WakeClock::default());
+    let waker = Waker::from(Arc::clone(&begin));
     let mut waiting = pin!(quorum.wait_for(|_| false));
     let polled = waiting.as_mut().poll(&mut Context::from_waker(&waker));
     assert!(polled.is_pending());
-    AFTER.0.store(0, Ordering::Release);
-    cluster.expected_votes(votes(quorate)).expect("a number of votes");
+    LOG_CLOCK.0.store(0, Ordering::Release);
+    cluster.expected_votes(votes(quorate)).expect("the number of votes is valid");
     wait();
-    // Handlers on another arbiter may be faster than the publisher.
-    let deadline = Instant::now() + PATIENCE;
+    // Handlers on another arbiter may run before the delivery ends.
+    let deadline = Instant::now() + DEADLINE;
     loop {
-        match AFTER.0.load(Ordering::Acquire) {
+        match LOG_CLOCK.0.load(Ordering::Acquire) {
             0 if Instant::now() > deadline => panic!("the change is not logged"),
             0 => std::thread::yield_now(),
-            sent => return (before.0.load(Ordering::Acquire), sent),
+            sent => return (begin.0.load(Ordering::Acquire), sent),
         }
     }
 }
 
-/// How many are expected when three are quorate, and when they are not.
+/// Returns the expected votes with which three nodes are quorate, or are not.
 fn votes(quorate: bool) -> u32 {
     if quorate { 3 } else { 9 }
 }
 
-/// Runs `f` on an arbiter, and returns what it does.
+/// Runs `f` on an arbiter and returns its result.
 pub(crate) fn on<T: Send + 'static>(
     arbiter: &ArbiterHandle,
     f: impl FnOnce() -> T + Send + 'static,
 ) -> T {
-    let (give, result) = mpsc::channel();
-    arbiter.spawn_fn(move || give.send(f()).expect("it waits"));
+    let (sender, result) = mpsc::channel();
+    arbiter.spawn_fn(move || sender.send(f()).expect("the caller waits"));
     result.recv().expect("the arbiter runs")
 }
 
-/// Counts the handlers that have run.
+/// Counts handlers, and sends the time at which the last one runs.
 #[derive(Debug)]
 struct Counter {
     handled: AtomicU64,
@@ -355,12 +362,12 @@ struct Counter {
 }
 
 impl Counter {
-    /// All are on one thread.
+    /// Counts one handler. All handlers run on one thread.
     fn count(&self) {
         let handled = self.handled.load(Ordering::Relaxed) + 1;
         if handled == self.count as u64 {
             self.handled.store(0, Ordering::Relaxed);
-            // The measuring may be over.
+            // The measurement may have ended.
             let _ = self.finished.send(clock::now());
         } else {
             self.handled.store(handled, Ordering::Relaxed);
@@ -391,7 +398,7 @@ impl Handler<QuorumChanged> for Listener {
     type Result = ();
 
     fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) {
-        // Not the first message, nor the votes, which are told on their own time.
+        // Neither the first message nor a change of the votes counts.
         if change.cause == Cause::Quorum {
             self.counter.count();
         }
@@ -400,7 +407,7 @@ impl Handler<QuorumChanged> for Listener {
 
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
-struct Brokered(#[expect(dead_code, reason = "to be as large")] QuorumChanged);
+struct Brokered(#[expect(dead_code, reason = "the message is as large")] QuorumChanged);
 
 impl Handler<Brokered> for Listener {
     type Result = ();
@@ -410,7 +417,7 @@ impl Handler<Brokered> for Listener {
     }
 }
 
-/// Answered by who has started.
+/// A message that a started actor answers.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 struct Barrier;
@@ -421,29 +428,29 @@ impl Handler<Barrier> for Listener {
     fn handle(&mut self, _: Barrier, _: &mut Self::Context) {}
 }
 
-/// Takes the time when it is woken, which is right before the subscribers are told.
+/// A waker that stores the time. The actor wakes it right before the delivery.
 #[derive(Debug, Default)]
-struct Before(AtomicU64);
+struct WakeClock(AtomicU64);
 
-impl Wake for Before {
+impl Wake for WakeClock {
     fn wake(self: Arc<Self>) {
         self.0.store(clock::now(), Ordering::Release);
     }
 }
 
-/// Has the time taken when something was published.
-pub(crate) fn time_what_is_logged() {
-    // It may have been set before.
-    let _ = log::set_logger(&AFTER);
+/// Installs [`LogClock`] as the logger.
+pub(crate) fn install_log_clock() {
+    // Another group may have installed it.
+    let _ = log::set_logger(&LOG_CLOCK);
     log::set_max_level(LevelFilter::Info);
 }
 
-/// Takes the time when something is logged, which is right after the subscribers are told.
-static AFTER: After = After(AtomicU64::new(0));
+/// A logger that stores the time. The actor logs a change right after its delivery.
+static LOG_CLOCK: LogClock = LogClock(AtomicU64::new(0));
 
-struct After(AtomicU64);
+struct LogClock(AtomicU64);
 
-impl Log for After {
+impl Log for LogClock {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
     }

@@ -1,54 +1,59 @@
-//! Flips of quorum on a real Corosync, as they arrive at different clients.
+//! Measures when flips of quorum on a real Corosync arrive at different clients.
 //!
-//! Two clients at a time are connected to the daemon: one in C that is blocked in `quorum_dispatch`,
-//! and the one that is compared with it, so that each flip has a time at which it came to the one
-//! and to the other. They take turns, in blocks, on the same daemon.
+//! Two clients at a time are connected to the daemon: one in C that is blocked in
+//! `quorum_dispatch`, and the client that is compared with it. So each flip has a time of arrival
+//! at both. The compared clients take turns, in blocks, on the same daemon.
 
 use std::{path::Path, sync::Arc, thread, time::Duration};
 
 use serde_json::json;
 
 use crate::{
-    client::{ANY, Client, Times, compile},
+    client::{ANY, Client, Records, compile},
     clock,
     report::Report,
     stats::Sample,
     support::{Config, Corosync, Flipper, Netns, command},
 };
 
-/// Where a process's threads and memory happen to be makes more of a difference than flips do.
+/// The number of pairs of new processes for each client. The placement of a process's threads and
+/// memory makes more of a difference than single flips do.
 const BLOCKS: usize = 16;
+/// The number of flips in a block.
 const FLIPS: usize = 100;
-/// Longer than it takes all to sleep again, and then so long that others have used the caches.
+/// The pauses between flips: long enough for all processes to sleep again, and long enough for
+/// other processes to use the caches.
 const GAPS: [Duration; 2] = [Duration::from_micros(300), Duration::from_millis(2)];
+/// The number of flips without a pause.
 const BURST: usize = 20_000;
 
-/// The clients, and what they are called. Two compute for as long as our way from the dispatch to the
-/// subscriber takes: what they lose by that, on this machine, loses who has anything to do.
+/// The kinds of clients, and their names in the report. Two of them compute for as long as the
+/// actor needs from the dispatch to the subscriber. Their delay shows the cost of any work on this
+/// machine.
 const KINDS: [(&str, &str); 10] = [
     ("blocking", "another blocked C client"),
     ("epoll", "a C client on epoll"),
     ("epoll 3000", "a C client on epoll with 3 us of work"),
-    ("handover", "a C client that hands over to another thread"),
-    ("handover 3000", "a C client that hands over, with 3 us of work"),
+    ("handover", "a C client with a second thread"),
+    ("handover 3000", "a C client with a second thread and 3 us of work"),
     ("rust-corosync", "rust-corosync on a thread"),
-    ("hand", "an actor by hand, its subscriber on its arbiter"),
-    ("hand-other", "an actor by hand, its subscriber on another arbiter"),
+    ("hand", "an actor written by hand, subscriber on its arbiter"),
+    ("hand-other", "an actor written by hand, subscriber on another arbiter"),
     ("same", "a subscriber on the actor's arbiter"),
     ("other", "a subscriber on another arbiter"),
 ];
 
-/// Who runs where.
+/// An assignment of processes to processors.
 #[derive(Clone, Copy)]
 struct Layout {
     name: &'static str,
-    /// Processors, as `taskset` wants them.
+    /// Processors, in the syntax of `taskset`.
     daemon: &'static str,
     clients: &'static str,
 }
 
-/// Corosync has two threads of real-time priority, both of which run during a flip; where there are
-/// no more processors, they take them from those that were woken.
+/// Corosync has two threads of real-time priority, and both run during a flip. On a machine with
+/// two processors they take these from the clients that the flip has woken.
 const LAYOUTS: [Layout; 2] = [
     Layout { name: "anywhere", daemon: ANY, clients: ANY },
     Layout { name: "apart", daemon: "0", clients: "1" },
@@ -73,10 +78,11 @@ pub(crate) fn run(report: &mut Report) {
     });
 }
 
+/// Compares all clients at one pause between flips and in one layout.
 fn latency(report: &mut Report, compiled: &Path, gap: Duration, layout: Layout) {
     let every = format!("{}, every {gap:?}", layout.name);
     let flipper = Flipper::new();
-    // By who connected first.
+    // The first sample is of the blocks in which the reference connected first.
     let mut differences = vec![[Sample::default(), Sample::default()]; KINDS.len()];
     let mut latencies = vec![Sample::default(); KINDS.len()];
     let mut spent = vec![Sample::default(); KINDS.len()];
@@ -84,7 +90,7 @@ fn latency(report: &mut Report, compiled: &Path, gap: Duration, layout: Layout) 
     let start = |kind| Client::start(compiled, kind, layout.clients);
     for block in 0..BLOCKS {
         for (index, (kind, _)) in KINDS.iter().enumerate() {
-            // Who connects first is told first.
+            // Corosync notifies the client that connected first before the other one.
             let (reference, client) = if block % 2 == 0 {
                 let reference = start("blocking");
                 (reference, start(kind))
@@ -105,7 +111,7 @@ fn latency(report: &mut Report, compiled: &Path, gap: Duration, layout: Layout) 
             for ((set, (at, state)), (other, other_state)) in
                 set_at.into_iter().zip(reference.last(FLIPS)).zip(client.last(FLIPS))
             {
-                assert_eq!(state, other_state, "the same flip");
+                assert_eq!(state, other_state, "both clients receive the same flip");
                 differences[index][block % 2].push((*other as f64 - *at as f64) / 1e3);
                 latencies[index].push((*other as f64 - set as f64) / 1e3);
                 reference_latency.push((*at as f64 - set as f64) / 1e3);
@@ -114,16 +120,8 @@ fn latency(report: &mut Report, compiled: &Path, gap: Duration, layout: Layout) 
     }
     report.sample(format!("{every}: cmap_set to the blocked C client"), "us", &reference_latency);
     let [second, first] = [&differences[0][0], &differences[0][1]];
-    report.sample(
-        format!("{every}: of two blocked C clients, the second after the first"),
-        "us",
-        second,
-    );
-    report.sample(
-        format!("{every}: of two blocked C clients, the first after the second"),
-        "us",
-        first,
-    );
+    report.sample(format!("{every}: two blocked C clients, delay of the second"), "us", second);
+    report.sample(format!("{every}: two blocked C clients, delay of the first"), "us", first);
     let mut distributions = vec![json!({
         "name": "the blocked C client, from cmap_set", "values": reference_latency.sorted(),
     })];
@@ -136,35 +134,37 @@ fn latency(report: &mut Report, compiled: &Path, gap: Duration, layout: Layout) 
             "other" => (Some(25.0), Some(150.0)),
             _ => (None, None),
         };
-        // Who computes for as long; an actor by hand, which may be sooner, is told of beside it.
+        // The client with as much work. The actor written by hand, which may be faster, has its own
+        // row.
         let busy = if *kind == "same" { "epoll 3000" } else { "handover 3000" };
-        let busy = KINDS.iter().position(|(other, _)| *other == busy).expect("it is there");
+        let busy =
+            KINDS.iter().position(|(other, _)| *other == busy).expect("the list contains it");
         let floor = |part: f64| {
             let differences = without_order(&differences[busy], &differences[0]);
             (KINDS[busy].1, differences.quantile(part))
         };
-        let row = format!("{every}: {name} after blocked C");
+        let row = format!("{every}: {name}, delay after a blocked C client");
         match median {
             Some(budget) => report.floored(row, "us", difference, budget, floor(0.5)),
             None => report.sample(row, "us", difference),
         }
-        let row = format!("{every}: {name} after blocked C, p99");
-        let late = difference.quantile(0.99);
+        let row = format!("{every}: {name}, delay after a blocked C client, p99");
+        let p99 = difference.quantile(0.99);
         match tail {
-            Some(budget) => report.floored_value(row, "us", late, budget, floor(0.99)),
-            None => report.value(row, "us", late, None),
+            Some(budget) => report.floored_value(row, "us", p99, budget, floor(0.99)),
+            None => report.value(row, "us", p99, None),
         }
         if !spent[index].is_empty() {
-            let row = format!("{every}: CPU from being woken to the handler, {name}");
+            let row = format!("{every}: {name}, CPU from the wake-up to the handler");
             report.sample(row, "us", &spent[index]);
         }
         distributions.push(json!({ "name": name, "values": difference.sorted() }));
     }
-    report.more(format!("distributions {every}"), distributions.into());
+    report.data(format!("distributions {every}"), distributions.into());
 }
 
-/// The differences without what it makes who is told first, for which two of the same kind differ
-/// by.
+/// Returns the differences without the effect of the order in which the two clients connected. That
+/// effect is the difference between two clients of the same kind.
 fn without_order(differences: &[Sample; 2], same_kind: &[Sample; 2]) -> Sample {
     let orders = differences.iter().zip(same_kind);
     orders
@@ -175,7 +175,7 @@ fn without_order(differences: &[Sample; 2], same_kind: &[Sample; 2]) -> Sample {
         .collect()
 }
 
-/// As fast as the daemon takes them.
+/// Flips quorum as fast as the daemon accepts it, and counts the changes that arrive.
 fn burst(report: &mut Report, compiled: &Path) {
     let flipper = Flipper::new();
     let reference = Client::start(compiled, "blocking", ANY);
@@ -186,19 +186,19 @@ fn burst(report: &mut Report, compiled: &Path) {
         flipper.flip(flip % 2 == 1);
     }
     let taken = clock::now() - start;
-    // The last has arrived long before.
+    // The last flip has arrived after this time.
     thread::sleep(Duration::from_secs(1));
     let (reference, client) = (reference.end(), client.end());
-    let count = |times: &Times| times.len() as f64 - 1.0;
+    let count = |records: &Records| records.len() as f64 - 1.0;
     report.value("a burst: flips", "", BURST as f64, None);
     report.value("a burst: flips a second", "/s", BURST as f64 * 1e9 / taken as f64, None);
-    report.value("a burst: flips that the C client saw", "", count(&reference), None);
-    report.value("a burst: flips that our subscriber was told", "", count(&client), None);
-    let account = &client.account;
-    report.value("a burst: changes that it was told as missed", "", account.missed as f64, None);
-    // Of two flips told as one there is no flip to be seen: what counts is the changes.
-    let lost = (BURST as f64 - account.changes as f64).max(0.0);
+    report.value("a burst: flips received by the C client", "", count(&reference), None);
+    report.value("a burst: flips received by the subscriber", "", count(&client), None);
+    let counts = &client.counts;
+    report.value("a burst: changes reported as missed", "", counts.missed as f64, None);
+    // Two flips in one message are no flip, so the changes are counted.
+    let lost = (BURST as f64 - counts.changes as f64).max(0.0);
     report.value("a burst: flips lost", "", lost, Some(0.0));
-    let wrong = account.wrong as f64;
-    report.value("a burst: messages out of order, or after a gap", "", wrong, Some(0.0));
+    let wrong = counts.wrong as f64;
+    report.value("a burst: messages out of order or after a gap", "", wrong, Some(0.0));
 }

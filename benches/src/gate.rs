@@ -1,4 +1,4 @@
-//! The gate of a web service: what it adds in the process, and on the wire.
+//! Measures the time that a [`QuorumGate`] adds to a request, within the process and over HTTP.
 
 use std::{
     future::{Ready, ready},
@@ -41,7 +41,7 @@ pub(crate) fn run(report: &mut Report) {
         let quorum = start(&cluster).await;
         in_process(report, &quorum).await;
     });
-    on_the_wire(report, &cluster);
+    over_http(report, &cluster);
 }
 
 async fn start(cluster: &Cluster) -> QuorumHandle {
@@ -57,12 +57,11 @@ async fn in_process(report: &mut Report, quorum: &QuorumHandle) {
     let gate = QuorumGate::new(quorum.clone());
     let gated = test::init_service(App::new().wrap(gate).route("/", route())).await;
     let passes = from_fn(|request, next: actix_web::middleware::Next<_>| next.call(request));
-    let nothing = test::init_service(App::new().wrap(passes).route("/", route())).await;
+    let idle = test::init_service(App::new().wrap(passes).route("/", route())).await;
     let extracts = web::get().to(|_: Quorate| async { HttpResponse::Ok().finish() });
     let data = web::Data::new(quorum.clone());
     let extracted = test::init_service(App::new().app_data(data).route("/", extracts)).await;
-
-    let bare = test::init_service(App::new().wrap(Passes).route("/", route())).await;
+    let passed = test::init_service(App::new().wrap(PassAll).route("/", route())).await;
 
     let mut samples = vec![Sample::default(); 5];
     let mut added = vec![Sample::default(); 5];
@@ -73,28 +72,28 @@ async fn in_process(report: &mut Report, quorum: &QuorumHandle) {
                 let start = clock::now();
                 for _ in 0..REQUESTS {
                     let request = test::TestRequest::get().uri("/").to_request();
-                    black_box($app.call(request).await.expect("it answers"));
+                    black_box($app.call(request).await.expect("the service answers"));
                 }
                 times[$index] = (clock::now() - start) as f64 / f64::from(REQUESTS);
                 samples[$index].push(times[$index]);
             })*};
         }
-        measure!(0 plain 1 gated 2 nothing 3 extracted 4 bare);
+        measure!(0 plain 1 gated 2 idle 3 extracted 4 passed);
         for (sample, time) in added.iter_mut().zip(times) {
             sample.push(time - times[0]);
         }
     }
-    report.sample("a request in the process, without a gate", "ns", &samples[0]);
-    let floor = ("a Transform that can refuse, and lets all pass", added[4].median());
-    report.floored("QuorumGate adds in the process", "ns", &added[1], 60.0, floor);
-    report.sample("a middleware by from_fn that does nothing adds", "ns", &added[2]);
-    report.sample("the extractor Quorate adds", "ns", &added[3]);
+    report.sample("a request within the process, without a gate", "ns", &samples[0]);
+    let floor = ("a middleware that can refuse and passes every request on", added[4].median());
+    report.floored("added by QuorumGate, within the process", "ns", &added[1], 60.0, floor);
+    report.sample("added by a middleware of from_fn that does nothing", "ns", &added[2]);
+    report.sample("added by the extractor Quorate", "ns", &added[3]);
 }
 
-/// What any middleware costs that may answer in the place of who is behind it.
-struct Passes;
+/// A middleware that can answer in place of the handler, and passes every request on.
+struct PassAll;
 
-impl<S, B> Transform<S, ServiceRequest> for Passes
+impl<S, B> Transform<S, ServiceRequest> for PassAll
 where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
     B: MessageBody,
@@ -102,17 +101,17 @@ where
     type Response = ServiceResponse<EitherBody<B>>;
     type Error = Error;
     type InitError = ();
-    type Transform = Passing<S>;
+    type Transform = PassAllService<S>;
     type Future = Ready<Result<Self::Transform, ()>>;
 
     fn new_transform(&self, service: S) -> Self::Future {
-        ready(Ok(Passing(service)))
+        ready(Ok(PassAllService(service)))
     }
 }
 
-struct Passing<S>(S);
+struct PassAllService<S>(S);
 
-impl<S, B> Service<ServiceRequest> for Passing<S>
+impl<S, B> Service<ServiceRequest> for PassAllService<S>
 where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
     B: MessageBody,
@@ -138,22 +137,22 @@ where
     }
 }
 
-/// Two servers in one process, alternately under load.
-fn on_the_wire(report: &mut Report, cluster: &Cluster) {
-    let (give, servers) = mpsc::channel();
+/// Compares two servers in one process, with and without a gate, under load in turns.
+fn over_http(report: &mut Report, cluster: &Cluster) {
+    let (sender, servers) = mpsc::channel();
     let cluster = cluster.clone();
     thread::spawn(move || {
         System::new().block_on(async move {
             let quorum = start(&cluster).await;
             let listen = || TcpListener::bind("127.0.0.1:0").expect("a port is free");
             let (plain, gated) = (listen(), listen());
-            let at = |listener: &TcpListener| listener.local_addr().expect("it listens");
-            give.send((at(&plain), at(&gated))).expect("it waits");
+            let at = |listener: &TcpListener| listener.local_addr().expect("the socket listens");
+            sender.send((at(&plain), at(&gated))).expect("the caller waits");
             let without =
                 HttpServer::new(|| App::new().route("/", web::get().to(HttpResponse::Ok)))
                     .workers(1)
                     .listen(plain)
-                    .expect("it listens")
+                    .expect("the socket listens")
                     .run();
             let with = HttpServer::new(move || {
                 let gate = QuorumGate::new(quorum.clone());
@@ -161,16 +160,16 @@ fn on_the_wire(report: &mut Report, cluster: &Cluster) {
             })
             .workers(1)
             .listen(gated)
-            .expect("it listens")
+            .expect("the socket listens")
             .run();
             let _ = futures_util::future::join(without, with).await;
         });
     });
-    let (plain, gated) = servers.recv().expect("they start");
+    let (plain, gated) = servers.recv().expect("the servers start");
     let (mut without, mut ratio) = (Sample::default(), Sample::default());
     let mut same = Sample::default();
     for run in 0..RUNS {
-        // Which comes first changes.
+        // The two servers take turns in coming first.
         let (first, second) = if run % 2 == 0 { (plain, gated) } else { (gated, plain) };
         let (first, second, again) = (wrk(first), wrk(second), wrk(plain));
         let (plain, gated) = if run % 2 == 0 { (first, second) } else { (second, first) };
@@ -178,12 +177,12 @@ fn on_the_wire(report: &mut Report, cluster: &Cluster) {
         ratio.push(gated / plain);
         same.push(again / plain);
     }
-    report.sample("requests a second without the gate, wrk on 16 connections", "/s", &without);
-    report.sample("the same server again / without the gate", "x", &same);
-    report.sample("requests a second with the gate / without", "x", &ratio);
+    report.sample("requests a second without the gate, from wrk on 16 connections", "/s", &without);
+    report.sample("the server without the gate measured again, ratio", "x", &same);
+    report.sample("requests a second with the gate, ratio to without", "x", &ratio);
 }
 
-/// Requests a second.
+/// Returns the requests a second that `wrk` reports.
 fn wrk(server: SocketAddr) -> f64 {
     let output = Command::new("wrk")
         .args(["-t1", "-c16", "-d2s", &format!("http://{server}/")])
@@ -191,6 +190,6 @@ fn wrk(server: SocketAddr) -> f64 {
         .expect("wrk is installed");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(!text.contains("Non-2xx"), "{text}");
-    let (_, rate) = text.split_once("Requests/sec:").expect("it tells");
+    let (_, rate) = text.split_once("Requests/sec:").expect("wrk reports a rate");
     rate.split_whitespace().next().and_then(|rate| rate.parse().ok()).expect("a number")
 }

@@ -1,6 +1,6 @@
-//! How cost grows with the members of the cluster: what a client's thread takes for a change, ours
-//! with its subscriber on the same arbiter. A server in Corosync's place tells the changes, through
-//! the real libquorum.
+//! Measures the CPU time of a client's thread for a change, by the number of members. The actor
+//! runs on the arbiter of its subscriber. A test server replaces Corosync and sends the changes
+//! through the real libquorum.
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -25,10 +25,10 @@ pub(crate) fn run(report: &mut Report) {
         let netns = Arc::new(Netns::new());
         let server = Hostile::start(&netns);
         let ids: Vec<u32> = (1..=members).collect();
-        let told = |quorate| quorum_told(quorate, RING, members, &ids);
+        let decision = |quorate| quorum_told(quorate, RING, members, &ids);
         let start = [
             Step::Event(nodelist_told(RING, [members, 0, 0], &ids)),
-            Step::Event(told(1)),
+            Step::Event(decision(1)),
             Step::Reply(Message::reply(1)),
         ];
         server.on("quorum", TRACKSTART, &start);
@@ -39,19 +39,14 @@ pub(crate) fn run(report: &mut Report) {
             thread::sleep(Duration::from_millis(300));
             let before = client.main_thread_time();
             for _ in 0..CHANGES / 2 {
-                server.now(&[Step::Event(told(0)), Step::Event(told(1))]);
+                server.now(&[Step::Event(decision(0)), Step::Event(decision(1))]);
             }
             thread::sleep(Duration::from_millis(300));
             let each = (client.main_thread_time() - before) as f64 / 1e3 / f64::from(CHANGES);
-            assert!(client.end().len() > CHANGES as usize / 2, "it was told");
-            report.value(
-                format!("CPU of {name} for a change, {members} members"),
-                "us",
-                each,
-                None,
-            );
-            plotted.push(json!({ "way": name, "x": members, "y": each }));
+            assert!(client.end().len() > CHANGES as usize / 2, "the client receives the changes");
+            report.value(format!("CPU for a change, {name}, {members} members"), "us", each, None);
+            plotted.push(json!({ "series": name, "x": members, "y": each }));
         }
     }
-    report.more("members", plotted.into());
+    report.data("members", plotted.into());
 }

@@ -1,4 +1,4 @@
-//! The memory of subscribers, and what one that is stuck costs.
+//! Measures the memory of subscribers, and the cost of stuck ones.
 
 use std::{
     sync::{
@@ -13,27 +13,28 @@ use actix::{Actor, Addr, Arbiter, ArbiterHandle, Context, Handler, Recipient, Sy
 use actix_quorum::{QuorumActor, QuorumChanged, QuorumHandle, Subscriber, sim::Cluster};
 
 use crate::{
-    fanout::{on, time_what_is_logged, timed_flip},
+    fanout::{install_log_clock, on, timed_flip},
     report::Report,
     stats::Sample,
     support::eventually,
 };
 
 pub(crate) fn run(report: &mut Report) {
-    time_what_is_logged();
+    install_log_clock();
     System::new().block_on(async {
         idle(report);
         stuck(report);
     });
 }
 
-/// The bytes that the process has allocated.
+/// Returns the number of bytes that this process has allocated.
 pub(crate) fn allocated() -> usize {
-    // SAFETY: it only reads the allocator's own accounts.
+    // SAFETY: the call only reads the counters of the allocator.
     let info = unsafe { libc::mallinfo2() };
     info.uordblks + info.hblkhd
 }
 
+/// Starts an actor on node 1, and waits for quorum.
 fn start(cluster: &Cluster) -> QuorumHandle {
     let lease = Duration::from_secs(3600);
     let quorum = QuorumActor::builder().lease(lease).source(cluster.node(1)).start();
@@ -41,13 +42,14 @@ fn start(cluster: &Cluster) -> QuorumHandle {
     quorum
 }
 
-/// Bytes for each subscriber that has been told something and waits for more, beside its actor.
+/// Measures the bytes for each subscriber that has handled some changes and waits for the next one,
+/// in addition to its actor.
 fn idle(report: &mut Report) {
     const COUNT: usize = 100_000;
     let each = |from: usize, to: usize| (to as f64 - from as f64) / COUNT as f64;
     let arbiter = Arbiter::new().handle();
     let before = allocated();
-    let (addrs, told) = listeners(&arbiter, COUNT, &Arc::default());
+    let (addrs, received) = listeners(&arbiter, COUNT, &Arc::default());
     let name = "an actor and its address, without a subscription";
     report.value(name, "B", each(before, allocated()), None);
 
@@ -60,21 +62,21 @@ fn idle(report: &mut Report) {
     let mut measure = |name: &str, subscriber: fn(&Addr<Listener>) -> Subscriber| {
         let cluster = Cluster::new(3);
         let quorum = start(&cluster);
-        told.store(0, Ordering::Release);
+        received.store(0, Ordering::Release);
         let before = allocated();
         for addr in &addrs {
             quorum.subscribe(subscriber(addr));
         }
-        wait_told(&told, COUNT);
+        wait_received(&received, COUNT);
         for (round, votes) in [9, 3].into_iter().enumerate() {
-            cluster.expected_votes(votes).expect("a number of votes");
-            wait_told(&told, (2 + round) * COUNT);
+            cluster.expected_votes(votes).expect("the number of votes is valid");
+            wait_received(&received, (2 + round) * COUNT);
         }
-        // What the votes are is told once more, and at most a second later the last is put away; then
-        // they are idle.
+        // A change of the votes follows, and after at most another second the publisher frees what
+        // the deliveries have allocated. Then the subscribers are idle.
         thread::sleep(Duration::from_millis(2500));
         report.value(name, "B", each(before, allocated()), Some(400.0));
-        // Those of the next have to be allocated anew: nothing is freed here.
+        // Nothing is freed, so that the next measurement does not reuse this memory.
         std::mem::forget((cluster, quorum));
     };
     measure("an idle subscriber, with its WeakRecipient", |addr| {
@@ -84,7 +86,7 @@ fn idle(report: &mut Report) {
     std::mem::forget(addrs);
 }
 
-/// Subscribers that never come back from a handler, while a million changes are published.
+/// Measures subscribers whose handlers do not return, while a million changes are published.
 fn stuck(report: &mut Report) {
     const COUNT: usize = 100;
     const CHANGES: u64 = 1_000_000;
@@ -92,13 +94,13 @@ fn stuck(report: &mut Report) {
     let quorum = start(&cluster);
     let stuck = Arc::new(AtomicBool::new(false));
     let arbiter = Arbiter::new().handle();
-    let (addrs, told) = listeners(&arbiter, COUNT, &stuck);
+    let (addrs, received) = listeners(&arbiter, COUNT, &stuck);
     for addr in &addrs {
         quorum.subscribe(addr.clone().recipient());
     }
-    wait_told(&told, COUNT);
+    wait_received(&received, COUNT);
     let rounds = |quorum: &QuorumHandle| -> Sample {
-        // An even number: the last is a gain again.
+        // The number is even, so the last change is a gain.
         (0..500)
             .map(|round| {
                 let (start, sent) = timed_flip(quorum, &cluster, round % 2 == 1, || {});
@@ -108,12 +110,12 @@ fn stuck(report: &mut Report) {
             .collect()
     };
     report.sample(
-        "publisher's cost each, 100 that keep up on another arbiter",
+        "publisher's cost for each subscriber, 100 that keep up, on another arbiter",
         "ns",
         &rounds(&quorum),
     );
     stuck.store(true, Ordering::Release);
-    report.sample("publisher's cost each, 100 that are stuck", "ns", &rounds(&quorum));
+    report.sample("publisher's cost for each subscriber, 100 stuck ones", "ns", &rounds(&quorum));
     flips(&cluster, &quorum, 100_000);
     let before = allocated();
     flips(&cluster, &quorum, CHANGES);
@@ -125,55 +127,60 @@ fn stuck(report: &mut Report) {
         Some(400.0),
     );
     report.sample(
-        "publisher's cost each, 100 that are stuck, a million changes later",
+        "publisher's cost for each subscriber, 100 stuck ones, a million changes later",
         "ns",
         &rounds(&quorum),
     );
     stuck.store(false, Ordering::Release);
 }
 
-/// So many changes, as fast as the actor takes them.
+/// Makes this many changes, as fast as the actor publishes them.
 fn flips(cluster: &Cluster, quorum: &QuorumHandle, changes: u64) {
     let begin = quorum.snapshot().sequence;
-    let mut asked = 0;
+    let mut made = 0;
     while quorum.snapshot().sequence < begin + changes {
-        // Not more than a few ahead: what waits for the actor would be memory, too.
-        if asked < quorum.snapshot().sequence - begin + 512 {
-            asked += 1;
-            cluster.expected_votes(if asked % 2 == 0 { 3 } else { 9 }).expect("a number of votes");
+        // At most 512 ahead of the actor, because notifications that wait for it take memory too.
+        if made < quorum.snapshot().sequence - begin + 512 {
+            made += 1;
+            cluster
+                .expected_votes(if made % 2 == 0 { 3 } else { 9 })
+                .expect("the number of votes is valid");
         } else {
             thread::sleep(Duration::from_micros(100));
         }
     }
-    cluster.expected_votes(3).expect("a number of votes");
+    cluster.expected_votes(3).expect("the number of votes is valid");
     eventually("quorum", || quorum.is_quorate().then_some(()));
     thread::sleep(Duration::from_millis(200));
 }
 
-fn wait_told(told: &AtomicUsize, count: usize) {
-    eventually("all are told", || (told.load(Ordering::Acquire) >= count).then_some(()));
+fn wait_received(received: &AtomicUsize, count: usize) {
+    eventually("all messages are received", || {
+        (received.load(Ordering::Acquire) >= count).then_some(())
+    });
 }
 
-/// Started actors, and how often they were told something.
+/// Starts actors. Returns their addresses and the counter of the messages that they receive.
 fn listeners(
     arbiter: &ArbiterHandle,
     count: usize,
     stuck: &Arc<AtomicBool>,
 ) -> (Vec<Addr<Listener>>, Arc<AtomicUsize>) {
-    let told = Arc::new(AtomicUsize::new(0));
-    let (counter, stuck) = (Arc::clone(&told), Arc::clone(stuck));
+    let received = Arc::new(AtomicUsize::new(0));
+    let (counter, stuck) = (Arc::clone(&received), Arc::clone(stuck));
     let start = move || {
-        let listener = || Listener { told: Arc::clone(&counter), stuck: Arc::clone(&stuck) };
+        let listener = || Listener { received: Arc::clone(&counter), stuck: Arc::clone(&stuck) };
         (0..count).map(|_| listener().start()).collect()
     };
     let addrs = on(arbiter, start);
-    // They have started when this has run, behind them.
+    // Runs after the actors have started.
     on(arbiter, || ());
-    (addrs, told)
+    (addrs, received)
 }
 
+/// A subscriber whose handler does not return while `stuck` is set.
 struct Listener {
-    told: Arc<AtomicUsize>,
+    received: Arc<AtomicUsize>,
     stuck: Arc<AtomicBool>,
 }
 
@@ -185,7 +192,7 @@ impl Handler<QuorumChanged> for Listener {
     type Result = ();
 
     fn handle(&mut self, _: QuorumChanged, _: &mut Self::Context) {
-        self.told.fetch_add(1, Ordering::Release);
+        self.received.fetch_add(1, Ordering::Release);
         while self.stuck.load(Ordering::Acquire) {
             thread::sleep(Duration::from_millis(1));
         }

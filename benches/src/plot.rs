@@ -26,7 +26,7 @@ pub(crate) fn run() {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
     fs::create_dir_all(&docs).expect("the repository can be written");
     if let Some(figures) = read("fanout") {
-        scaling(&docs, &figures["more"]["scaling"]);
+        scaling(&docs, &figures["data"]["scaling"]);
     }
     for (group, file, title, across) in [
         (
@@ -43,13 +43,13 @@ pub(crate) fn run() {
         ),
     ] {
         if let Some(figures) = read(group) {
-            let lines = lines(&figures["more"][group], "x", "y");
+            let lines = lines(&figures["data"][group], "x", "y");
             let text = chart(title, across, ("µs", [0.0, 4.0]), &lines);
             fs::write(docs.join(file), text).expect("the repository can be written");
         }
     }
     if let Some(figures) = read("flips") {
-        for (key, distributions) in figures["more"].as_object().into_iter().flatten() {
+        for (key, distributions) in figures["data"].as_object().into_iter().flatten() {
             // One file for the longer gap, the usual case.
             if key.ends_with("apart, every 2ms") {
                 latency(&docs, distributions);
@@ -76,7 +76,7 @@ fn scaling(docs: &Path, points: &Value) {
 fn lines(points: &Value, across: &str, up: &str) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for point in points.as_array().into_iter().flatten() {
-        let name = point["way"].as_str().expect("a name");
+        let name = point["series"].as_str().expect("a name");
         let place = (point[across].as_f64(), point[up].as_f64());
         let (Some(across), Some(up)) = place else { continue };
         match lines.iter_mut().find(|(other, _)| other == name) {

@@ -1,11 +1,13 @@
-//! The benchmarks: what is promised of speed and size, measured beside what else could be used.
+//! The benchmarks: speed and size of the crate, compared with the alternatives and with the
+//! budgets.
 //!
-//! `cargo bench -p actix-quorum-benches --bench quorum [-- GROUP...]`, as root, for real Corosync
-//! daemons run in network namespaces. Prints tables and writes `target/bench/GROUP.json`.
+//! `cargo bench -p actix-quorum-benches --bench quorum [-- GROUP...]`, as root, because it runs
+//! real Corosync daemons in network namespaces. Prints the rows and writes
+//! `target/bench/GROUP.json`.
 
 #![allow(missing_docs)]
 
-#[allow(unexpected_cfgs, reason = "its features are those of the library")]
+#[allow(unexpected_cfgs, reason = "the features are those of the library")]
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
@@ -27,9 +29,10 @@ mod streams;
 
 use report::Report;
 
+/// The name of a group, and the function that measures it.
 type Group = (&'static str, fn(&mut Report));
 
-/// The groups, in the order in which they run.
+/// All groups, in the order in which they run.
 const GROUPS: [Group; 10] = [
     ("readers", readers::run),
     ("memory", memory::run),
@@ -46,7 +49,7 @@ const GROUPS: [Group; 10] = [
 fn main() {
     let arguments: Vec<String> =
         std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    // A client of a daemon, started by this program.
+    // This program starts itself as a client of a daemon.
     if let [marker, kind] = arguments.as_slice()
         && marker == "client"
     {

@@ -1,5 +1,5 @@
-//! How cost grows with the changes in a second, on a real Corosync: the CPU that a client's process
-//! takes for each. And the memory that it takes.
+//! Measures the CPU time of a client process for a flip at different rates, and its memory, on a
+//! real Corosync.
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -12,9 +12,10 @@ use crate::{
     support::{Config, Corosync, Flipper, Netns},
 };
 
-/// Flips a second; as many as Corosync takes, last.
+/// Flips a second. The last rate is the highest that Corosync accepts.
 const RATES: [u32; 5] = [10, 100, 1_000, 5_000, u32::MAX];
 
+/// The kinds of clients, and their names in the report.
 const KINDS: [(&str, &str); 4] = [
     ("blocking", "a blocked C client"),
     ("rust-corosync", "rust-corosync on a thread"),
@@ -53,11 +54,11 @@ pub(crate) fn run(report: &mut Report) {
                 let each = (client.time() - before) as f64 / 1e3 / f64::from(flips);
                 client.end();
                 let rate = f64::from(flips) / seconds;
-                let row = format!("CPU of {name} for a flip, {rate:.0} a second");
+                let row = format!("CPU for a flip, {name}, {rate:.0} flips a second");
                 report.value(row, "us", each, None);
-                plotted.push(json!({ "way": name, "x": rate, "y": each }));
+                plotted.push(json!({ "series": name, "x": rate, "y": each }));
             }
         }
-        report.more("rates", plotted.into());
+        report.data("rates", plotted.into());
     });
 }

@@ -1,4 +1,4 @@
-//! Who asks whether there is quorum.
+//! Measures reads of the quorum state, compared with other ways to share a value between threads.
 
 use std::{
     hint::black_box,
@@ -18,17 +18,17 @@ use tokio::sync::watch;
 
 use crate::{clock, report::Report, stats::Sample, support::eventually};
 
-/// How often each is measured, one after the other.
+/// The number of measurements of each reader. The readers take turns.
 const ROUNDS: usize = 25;
 
-/// How many reads make one measurement.
+/// The number of reads in one measurement.
 const READS: u32 = 100_000;
 
-/// How often a writer writes.
-const WRITE: Duration = Duration::from_millis(1);
+/// The pause between two writes.
+const WRITE_PAUSE: Duration = Duration::from_millis(1);
 
-/// What everybody reads, in each of the ways.
-struct Places {
+/// The state, shared in each of the ways that are compared.
+struct SharedState {
     quorum: QuorumHandle,
     cluster: Cluster,
     atomic: AtomicU64,
@@ -38,12 +38,13 @@ struct Places {
     receiver: watch::Receiver<Arc<Snapshot>>,
 }
 
-type Reader = (&'static str, fn(&Places, u32));
+type Reader = (&'static str, fn(&SharedState, u32));
 
-/// Loops in the function, so that what is called in the loop is inlined as in a user's code.
+/// Declares readers. Each is a loop, so that the compiler inlines the read as in the code of a
+/// user.
 macro_rules! readers {
-    ($($name:literal: |$places:ident| $read:expr;)*) => {
-        [$(($name, |$places: &Places, reads: u32| for _ in 0..reads { black_box($read); })),*]
+    ($($name:literal: |$shared:ident| $read:expr;)*) => {
+        [$(($name, |$shared: &SharedState, reads: u32| for _ in 0..reads { black_box($read); })),*]
     };
 }
 
@@ -72,7 +73,7 @@ pub(crate) fn run(report: &mut Report) {
         quorum.wait_quorate().await.unwrap();
         let snapshot = quorum.snapshot();
         let (watched, receiver) = watch::channel(Arc::clone(&snapshot));
-        let places = Arc::new(Places {
+        let shared = Arc::new(SharedState {
             quorum,
             cluster,
             atomic: AtomicU64::new(1),
@@ -82,79 +83,82 @@ pub(crate) fn run(report: &mut Report) {
             receiver,
         });
         for (threads, writer) in [(1, false), (1, true), (2, false), (2, true)] {
-            measure(report, &places, threads, writer);
+            measure(report, &shared, threads, writer);
         }
-        places.quorum.stop().await;
+        shared.quorum.stop().await;
     });
 }
 
-fn measure(report: &mut Report, places: &Arc<Places>, threads: usize, writer: bool) {
-    let ended = Arc::new(AtomicBool::new(false));
+/// Measures each reader on this number of threads, with or without a writer beside them.
+fn measure(report: &mut Report, shared: &Arc<SharedState>, threads: usize, writer: bool) {
+    let stop = Arc::new(AtomicBool::new(false));
     let writing = writer.then(|| {
-        let (places, ended) = (Arc::clone(places), Arc::clone(&ended));
-        thread::spawn(move || write(&places, &ended))
+        let (shared, stop) = (Arc::clone(shared), Arc::clone(&stop));
+        thread::spawn(move || write(&shared, &stop))
     });
     let mut samples = vec![Sample::default(); READERS.len()];
     for _ in 0..ROUNDS {
         for ((_, read), sample) in READERS.iter().zip(&mut samples) {
-            sample.push(read_on(threads, places, *read));
+            sample.push(read_on(threads, shared, *read));
         }
     }
-    ended.store(true, Ordering::Relaxed);
+    stop.store(true, Ordering::Relaxed);
     if let Some(writing) = writing {
-        writing.join().expect("it writes");
-        eventually("quorum is back", || places.quorum.is_quorate().then_some(()));
+        writing.join().expect("the writer does not panic");
+        eventually("quorum is back", || shared.quorum.is_quorate().then_some(()));
     }
-    let with = if writer { ", a writer" } else { "" };
+    let with = if writer { ", with a writer" } else { "" };
     let suffix = format!("{threads} thread{}{with}", if threads == 1 { "" } else { "s" });
-    let clock = READERS.iter().position(|(name, _)| *name == CLOCK).expect("it is there");
+    let clock = READERS.iter().position(|(name, _)| *name == CLOCK).expect("the list contains it");
     let clock = samples[clock].sorted();
     for ((name, _), sample) in READERS.iter().zip(&samples) {
         report.sample(format!("{name}, {suffix}"), "ns", sample);
         if *name == "is_quorate()" {
-            // Both sorted: what slows one down, slows down the other.
+            // Quantile by quantile, because a busy machine slows down both.
             let ratio: Sample =
                 sample.sorted().iter().zip(&clock).map(|(ours, clock)| ours / clock).collect();
-            let name = format!("is_quorate() / a read of its clock, {suffix}");
+            let name = format!("is_quorate(), ratio to a read of its clock, {suffix}");
             report.budget(name, "x", &ratio, 1.5);
         }
     }
 }
 
-/// Nanoseconds of one read, while so many threads read.
-fn read_on(threads: usize, places: &Arc<Places>, read: fn(&Places, u32)) -> f64 {
+/// Returns the nanoseconds of one read on the slowest of `threads` threads that read at the same
+/// time.
+fn read_on(threads: usize, shared: &Arc<SharedState>, read: fn(&SharedState, u32)) -> f64 {
     let barrier = Arc::new(Barrier::new(threads));
     let readers: Vec<_> = (0..threads)
         .map(|_| {
-            let (places, barrier) = (Arc::clone(places), Arc::clone(&barrier));
+            let (shared, barrier) = (Arc::clone(shared), Arc::clone(&barrier));
             thread::spawn(move || {
-                read(&places, READS / 100);
+                read(&shared, READS / 100);
                 barrier.wait();
                 let start = clock::thread_time();
-                read(&places, READS);
+                read(&shared, READS);
                 clock::thread_time() - start
             })
         })
         .collect();
     let taken: Sample = readers
         .into_iter()
-        .map(|reader| reader.join().expect("it reads") as f64 / f64::from(READS))
+        .map(|reader| reader.join().expect("a reader does not panic") as f64 / f64::from(READS))
         .collect();
     taken.quantile(1.0)
 }
 
-fn write(places: &Places, ended: &AtomicBool) {
+/// Changes the state until `stop` is set.
+fn write(shared: &SharedState, stop: &AtomicBool) {
     let mut votes = 3;
-    while !ended.load(Ordering::Relaxed) {
-        thread::sleep(WRITE);
-        // Quorate with either, and so the lease is granted each time.
+    while !stop.load(Ordering::Relaxed) {
+        thread::sleep(WRITE_PAUSE);
+        // The node is quorate with 3 and with 4 expected votes, so the lease is granted each time.
         votes = 7 - votes;
-        places.cluster.expected_votes(votes).expect("a number of votes");
-        let snapshot = places.quorum.snapshot();
-        places.atomic.store(u64::from(votes), Ordering::Release);
-        *places.locked.write() = Arc::clone(&snapshot);
-        places.swapped.store(Arc::clone(&snapshot));
-        places.watched.send_replace(snapshot);
+        shared.cluster.expected_votes(votes).expect("the number of votes is valid");
+        let snapshot = shared.quorum.snapshot();
+        shared.atomic.store(u64::from(votes), Ordering::Release);
+        *shared.locked.write() = Arc::clone(&snapshot);
+        shared.swapped.store(Arc::clone(&snapshot));
+        shared.watched.send_replace(snapshot);
     }
-    places.cluster.expected_votes(3).expect("a number of votes");
+    shared.cluster.expected_votes(3).expect("the number of votes is valid");
 }

@@ -1,4 +1,4 @@
-//! Tables for people, JSON for programs.
+//! The report of a group of benchmarks: rows on standard output, and a JSON file.
 
 use std::{fs, path::PathBuf};
 
@@ -6,26 +6,26 @@ use serde_json::{Map, Value, json};
 
 use crate::stats::Sample;
 
-/// The figures of one group.
+/// The rows of one group.
 #[derive(Debug)]
 pub(crate) struct Report {
     group: &'static str,
     rows: Vec<Value>,
-    more: Map<String, Value>,
+    data: Map<String, Value>,
 }
 
 impl Report {
     pub(crate) fn new(group: &'static str) -> Self {
         eprintln!("\n{group}");
-        Self { group, rows: Vec::new(), more: Map::new() }
+        Self { group, rows: Vec::new(), data: Map::new() }
     }
 
-    /// A figure with the middle 80 % of what it is the median of.
+    /// Adds a row with the median of a sample and the range of its middle 80 %.
     pub(crate) fn sample(&mut self, name: impl Into<String>, unit: &'static str, sample: &Sample) {
         self.row(name, unit, (sample.median(), Some(sample)), None, None);
     }
 
-    /// A figure that may not be larger than the budget.
+    /// Adds a row for a sample whose median must not exceed a budget.
     pub(crate) fn budget(
         &mut self,
         name: impl Into<String>,
@@ -36,8 +36,8 @@ impl Report {
         self.row(name, unit, (sample.median(), Some(sample)), Some(budget), None);
     }
 
-    /// A figure that may not be larger than the budget, beside that of something which does less
-    /// in the same run: if that is above the budget, too, nothing of ours would be below.
+    /// Adds a row like [`budget`](Self::budget), with the figure of a simpler program in the same
+    /// run. If that floor exceeds the budget too, the result is "over" and not "FAIL".
     pub(crate) fn floored(
         &mut self,
         name: impl Into<String>,
@@ -49,7 +49,7 @@ impl Report {
         self.row(name, unit, (sample.median(), Some(sample)), Some(budget), Some(floor));
     }
 
-    /// The same for a figure by itself.
+    /// Adds a row like [`floored`](Self::floored) for a single value.
     pub(crate) fn floored_value(
         &mut self,
         name: impl Into<String>,
@@ -61,7 +61,7 @@ impl Report {
         self.row(name, unit, (value, None), Some(budget), Some(floor));
     }
 
-    /// A figure by itself, which may have a budget.
+    /// Adds a row for a single value, which may have a budget.
     pub(crate) fn value(
         &mut self,
         name: impl Into<String>,
@@ -87,24 +87,26 @@ impl Report {
             "group": self.group, "name": name, "unit": unit, "value": value, "budget": budget,
             "pass": pass, "p10": spread.map(|spread| spread.0), "p90": spread.map(|spread| spread.1),
             "samples": sample.map(Sample::len),
-            "floor": floor.map(|(what, value)| json!({ "what": what, "value": value })),
+            "floor": floor.map(|(name, value)| json!({ "name": name, "value": value })),
         });
         println!("{}", line(&row));
         self.rows.push(row);
     }
 
-    /// Something for a plot, or for who wants to know more.
-    pub(crate) fn more(&mut self, key: impl Into<String>, value: Value) {
-        self.more.insert(key.into(), value);
+    /// Adds data to the JSON file, for the plots.
+    pub(crate) fn data(&mut self, key: impl Into<String>, value: Value) {
+        self.data.insert(key.into(), value);
     }
 
+    /// Writes the JSON file.
     pub(crate) fn finish(self) {
         let file = directory().join(format!("{}.json", self.group));
-        let text = json!({ "rows": self.rows, "more": self.more });
-        fs::write(&file, format!("{text:#}\n")).expect("target/ is ours");
+        let text = json!({ "rows": self.rows, "data": self.data });
+        fs::write(&file, format!("{text:#}\n")).expect("target/ can be written");
     }
 }
 
+/// Returns the row as it is printed.
 fn line(row: &Value) -> String {
     let figure = |key: &str| row[key].as_f64();
     let unit = row["unit"].as_str().unwrap_or_default();
@@ -125,15 +127,15 @@ fn line(row: &Value) -> String {
     if let (Some(low), Some(high)) = (figure("p10"), figure("p90")) {
         line += &format!("  [{} .. {}]", number(low), number(high));
     }
-    if let (Some(value), Some(what)) =
-        (row["floor"]["value"].as_f64(), row["floor"]["what"].as_str())
+    if let (Some(value), Some(name)) =
+        (row["floor"]["value"].as_f64(), row["floor"]["name"].as_str())
     {
-        line += &format!("  floor {}: {what}", number(value));
+        line += &format!("  floor {}: {name}", number(value));
     }
     line
 }
 
-/// With three significant figures or so.
+/// Formats a number with about three significant digits.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         _ if value == value.round() && value.abs() < 1e7 => format!("{value}"),
@@ -144,18 +146,19 @@ pub(crate) fn number(value: f64) -> String {
     }
 }
 
-/// Prints every row that has a budget, of all groups that were ever run here.
+/// Prints every row with a budget, of all groups whose JSON files exist, and writes these rows to
+/// `summary.json`.
 pub(crate) fn summary() {
     let mut all = Vec::new();
-    for entry in fs::read_dir(directory()).expect("target/ is ours") {
-        let path = entry.expect("target/ is ours").path();
+    for entry in fs::read_dir(directory()).expect("target/ can be written") {
+        let path = entry.expect("target/ can be written").path();
         if path.extension().is_none_or(|extension| extension != "json")
             || path.file_stem().is_some_and(|name| name == "summary")
         {
             continue;
         }
-        let text = fs::read_to_string(path).expect("target/ is ours");
-        let mut group: Value = serde_json::from_str(&text).expect("this program wrote it");
+        let text = fs::read_to_string(path).expect("target/ can be written");
+        let mut group: Value = serde_json::from_str(&text).expect("the file is from this program");
         if let Value::Array(rows) = group["rows"].take() {
             all.extend(rows.into_iter().filter(|row| !row["budget"].is_null()));
         }
@@ -163,13 +166,13 @@ pub(crate) fn summary() {
     println!("\nThe budgets:");
     all.iter().for_each(|row| println!("{}", line(row)));
     let text = format!("{:#}\n", Value::Array(all));
-    fs::write(directory().join("summary.json"), text).expect("target/ is ours");
+    fs::write(directory().join("summary.json"), text).expect("target/ can be written");
 }
 
-/// Where the files go.
+/// Returns the directory of the JSON files.
 pub(crate) fn directory() -> PathBuf {
     let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let directory = target.parent().expect("it is in target/").join("bench");
-    fs::create_dir_all(&directory).expect("target/ is ours");
+    let directory = target.parent().expect("the directory is in target/").join("bench");
+    fs::create_dir_all(&directory).expect("target/ can be written");
     directory
 }

@@ -1,6 +1,6 @@
-//! Figures of many.
+//! Samples and their quantiles.
 
-/// What was measured again and again.
+/// The values of a repeated measurement.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sample(Vec<f64>);
 
@@ -17,17 +17,17 @@ impl Sample {
         self.0.len()
     }
 
-    /// Ascending.
+    /// Returns the values in ascending order.
     pub(crate) fn sorted(&self) -> Vec<f64> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         sorted
     }
 
-    /// The value that this part of them, of 0 to 1, do not exceed.
+    /// Returns the value that this part of the values, from 0 to 1, does not exceed.
     pub(crate) fn quantile(&self, part: f64) -> f64 {
         let sorted = self.sorted();
-        assert!(!sorted.is_empty(), "nothing was measured");
+        assert!(!sorted.is_empty(), "the sample is empty");
         let rank = (part * (sorted.len() - 1) as f64).round();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
         let index = rank as usize;

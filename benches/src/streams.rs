@@ -1,5 +1,5 @@
-//! One change, told to a thousand browsers: `/quorum/events`, beside streams of the same bytes that a
-//! `tokio::sync::broadcast` feeds.
+//! Measures the delivery of one change to a thousand clients of `/quorum/events`, compared with
+//! streams of the same bytes from a `tokio::sync::broadcast`.
 
 use std::{
     io,
@@ -33,54 +33,64 @@ use crate::{
     support::{Client, eventually},
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(30);
 const CLIENTS: usize = 1_000;
 const ROUNDS: usize = 30;
 
-/// What is counted: a flip, and not what is told of votes after it.
+/// A text in each event that is counted: a flip. The changes of votes that follow a flip do not
+/// have it.
 const MARK: &str = r#""cause":"quorum""#;
 
 pub(crate) fn run(report: &mut Report) {
     let limit = libc::rlimit { rlim_cur: 16_384, rlim_max: 16_384 };
     // SAFETY: `limit` is a local.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0, "as root");
+    assert_eq!(
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) },
+        0,
+        "root may raise the limit"
+    );
     let cluster = Cluster::new(3);
     let (plain, _) = broadcast::channel(16);
     let server = serve(&cluster, &plain);
     let flip = |quorate: bool| {
-        cluster.expected_votes(if quorate { 3 } else { 9 }).expect("a number of votes");
+        cluster.expected_votes(if quorate { 3 } else { 9 }).expect("the number of votes is valid");
     };
 
     let mut one = Client::connect(server);
     assert_eq!(one.open_events(&[]), 200);
     flip(false);
     let event = std::iter::from_fn(|| one.event()).find(|event| event.data.contains(MARK));
-    let event = event.expect("the stream goes on");
+    let event = event.expect("the stream does not end");
     let (id, data) = (event.id.unwrap_or_default(), event.data);
     let bytes = Bytes::from(format!("event: changed\nid: {id}\nretry: 1000\ndata: {data}\n\n"));
     flip(true);
     drop(one);
 
     let (ours, theirs) =
-        (Readers::start(server, "/quorum/events"), Readers::start(server, "/plain"));
+        (Clients::start(server, "/quorum/events"), Clients::start(server, "/plain"));
     let (mut times, mut plain_times) = (Sample::default(), Sample::default());
     for round in 0..ROUNDS {
-        // What is told of votes comes up to 50 ms later.
+        // The change of the votes follows up to 50 ms later.
         thread::sleep(Duration::from_millis(200));
         let start = clock::now();
         flip(round % 2 == 1);
-        times.push((ours.all_have_read() - start) as f64 / 1e6);
+        times.push((ours.wait_read() - start) as f64 / 1e6);
         thread::sleep(Duration::from_millis(200));
         let start = clock::now();
         assert!(plain.send(bytes.clone()).is_ok());
-        plain_times.push((theirs.all_have_read() - start) as f64 / 1e6);
+        plain_times.push((theirs.wait_read() - start) as f64 / 1e6);
     }
-    report.sample("a change, until 1,000 clients of /quorum/events have read it", "ms", &times);
-    report.sample("the same bytes from a broadcast channel", "ms", &plain_times);
+    report.sample("until 1,000 clients of /quorum/events have read a change", "ms", &times);
+    report.sample(
+        "until 1,000 clients of a broadcast channel have read the same bytes",
+        "ms",
+        &plain_times,
+    );
 }
 
+/// Starts a server with `/quorum/events` and with `/plain`, the stream of the broadcast channel.
 fn serve(cluster: &Cluster, plain: &broadcast::Sender<Bytes>) -> SocketAddr {
-    let (give, server) = mpsc::channel();
+    let (sender, server) = mpsc::channel();
     let (node, plain) = (cluster.node(1), plain.clone());
     thread::spawn(move || {
         System::new().block_on(async move {
@@ -103,21 +113,21 @@ fn serve(cluster: &Cluster, plain: &broadcast::Sender<Bytes>) -> SocketAddr {
             });
             let server = server.workers(1).disable_signals().bind(("127.0.0.1", 0));
             let server = server.expect("a port is free");
-            give.send(server.addrs()[0]).expect("it waits");
-            server.run().await.expect("it serves");
+            sender.send(server.addrs()[0]).expect("the caller waits");
+            server.run().await.expect("the server runs");
         });
     });
-    server.recv().expect("it starts")
+    server.recv().expect("the server starts")
 }
 
-/// A thousand clients, on a thread of their own.
-struct Readers {
+/// A thousand clients on one thread.
+struct Clients {
     finished: mpsc::Receiver<u64>,
 }
 
-impl Readers {
+impl Clients {
     fn start(server: SocketAddr, path: &'static str) -> Self {
-        let (tell, finished) = mpsc::channel();
+        let (sender, finished) = mpsc::channel();
         let connected = Arc::new(AtomicUsize::new(0));
         let all = Arc::clone(&connected);
         thread::spawn(move || {
@@ -125,11 +135,14 @@ impl Readers {
             runtime.expect("a runtime").block_on(async {
                 let have_read = Arc::new(AtomicUsize::new(0));
                 let clients = (0..CLIENTS).map(|_| {
-                    read(server, path, Arc::clone(&all), Arc::clone(&have_read), tell.clone())
+                    read(server, path, Arc::clone(&all), Arc::clone(&have_read), sender.clone())
                 });
                 let clients: Vec<_> = clients.map(tokio::spawn).collect();
                 for client in clients {
-                    client.await.expect("it does not panic").expect("the stream goes on");
+                    client
+                        .await
+                        .expect("a client does not panic")
+                        .expect("the stream does not end");
                 }
             });
         });
@@ -139,17 +152,19 @@ impl Readers {
         Self { finished }
     }
 
-    fn all_have_read(&self) -> u64 {
-        self.finished.recv_timeout(PATIENCE).expect("all have read it")
+    /// Waits until all clients have read the event, and returns that time.
+    fn wait_read(&self) -> u64 {
+        self.finished.recv_timeout(DEADLINE).expect("all clients read the event")
     }
 }
 
+/// Reads a stream and counts its marks. The last of all clients to read a mark sends the time.
 async fn read(
     server: SocketAddr,
     path: &str,
     connected: Arc<AtomicUsize>,
     have_read: Arc<AtomicUsize>,
-    tell: mpsc::Sender<u64>,
+    finished: mpsc::Sender<u64>,
 ) -> io::Result<()> {
     let mut stream = TcpStream::connect(server).await?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await?;
@@ -168,11 +183,11 @@ async fn read(
         for _ in bytes[..filled].windows(MARK.len()).filter(|bytes| *bytes == MARK.as_bytes()) {
             if have_read.fetch_add(1, Ordering::AcqRel) + 1 == CLIENTS {
                 have_read.store(0, Ordering::Release);
-                // The measuring may be over.
-                let _ = tell.send(clock::now());
+                // The measurement may have ended.
+                let _ = finished.send(clock::now());
             }
         }
-        // What may be the beginning of one.
+        // The end of these bytes may be the beginning of a mark.
         kept = filled.min(MARK.len() - 1);
         bytes.copy_within(filled - kept..filled, 0);
     }

@@ -1,6 +1,6 @@
-/* Clients of a daemon with nothing else, for the benchmark `overlap`. Each writes a line at once for
-   all that it learns, with CLOCK_MONOTONIC in nanoseconds first, connects again when the daemon has
-   gone, and exits when its standard input ends.
+/* Clients of the C libraries alone, for the benchmark `overlap`. A client writes one line for each
+   event at once, beginning with CLOCK_MONOTONIC in nanoseconds. It connects again when the daemon has
+   ended, and exits when its standard input ends.
 
    client quorum: a client of libquorum that blocks in quorum_dispatch.
      TIME nodelist NODE SEQ MEMBER...
@@ -28,9 +28,9 @@ static uint64_t read_clock(void)
 	return (uint64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static void begin_line(const char *what)
+static void begin_line(const char *event)
 {
-	printf("%" PRIu64 " %s", read_clock(), what);
+	printf("%" PRIu64 " %s", read_clock(), event);
 }
 
 static void end_line(void)
@@ -66,7 +66,7 @@ static void on_nodelist(quorum_handle_t handle, struct quorum_ring_id ring, uint
 	print_ring(ring, entries, members);
 }
 
-/* Returns when the connection is over, or there is none. */
+/* Returns when the connection has ended or cannot be made. */
 static int watch_quorum(void)
 {
 	quorum_model_v1_data_t model = { .model = QUORUM_MODEL_V1,
@@ -85,13 +85,13 @@ static int watch_quorum(void)
 	return quorum_finalize(handle);
 }
 
-/* The socket of a request that waits for an answer, and since when. */
+/* The socket of a request that waits for an answer, and the time of the request. */
 static volatile int asked_on = -1;
 static volatile uint64_t asked_at;
 
-/* Ends a request that is not answered within 30 ms. While services synchronise the daemon answers no
-   request of libcmap that comes on a connection made before, and its main loop spins for as long
-   as one waits: the clients would be a fault by themselves. */
+/* Ends a request that is not answered within 30 ms. While services synchronise, the daemon answers no
+   request of libcmap on an existing connection, and its main loop spins for as long as a request
+   waits. Without this the clients would themselves be a fault. */
 static void *end_waiting_requests(void *unused)
 {
 	for (;;) {

@@ -1,4 +1,4 @@
-//! What is done to node 1.
+//! The faults of node 1.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use crate::{
     support::{Cluster, Transport},
 };
 
+/// A fault of node 1, of its daemon or its network.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Fault {
     Cut,
@@ -33,6 +34,7 @@ impl Fault {
         Self::Killed,
     ];
 
+    /// Returns the name in the table.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Cut => "cut both ways",
@@ -47,18 +49,18 @@ impl Fault {
         }
     }
 
-    /// How long it lasts: until everything has happened that it leads to.
-    pub(crate) fn lasts(self, transport: Transport, totem: Totem) -> Duration {
+    /// Returns how long the fault lasts, so that all of its consequences occur.
+    pub(crate) fn duration(self, transport: Transport, totem: Totem) -> Duration {
         let seconds = Duration::from_secs;
         let others_form = totem.token + totem.consensus;
         let decided = others_form + seconds(5);
         match self {
-            // The node finds out at the latest when the others have formed.
+            // The node notices at the latest when the others have formed a ring.
             Self::Killed => others_form + seconds(3),
             Self::Stopped => totem.token + seconds(2),
             // Longer than the lease of a handle.
             Self::Paused => decided.max(seconds(14)),
-            // Over udpu the node may never find out.
+            // Over udpu the node may never notice.
             Self::LostSends
             | Self::RefusedSends
             | Self::LostReceives
@@ -72,16 +74,17 @@ impl Fault {
         }
     }
 
-    /// Whether it takes node 1, and nothing else, from the cluster.
+    /// Whether the fault removes node 1, and nothing else, from the cluster.
     pub(crate) fn takes_one_node(self) -> bool {
         matches!(self, Self::Cut | Self::Paused | Self::Stopped | Self::Killed)
     }
 
-    /// Whether another node than node 1 may be the one that is left out.
+    /// Whether the ring may exclude a node other than node 1.
     pub(crate) fn is_of_one_link(self) -> bool {
         matches!(self, Self::LostSendsToOne | Self::LostLink)
     }
 
+    /// Causes the fault.
     pub(crate) fn begin(self, cluster: &Cluster) {
         match self {
             Self::Cut => cluster.cut(1),
@@ -96,6 +99,7 @@ impl Fault {
         }
     }
 
+    /// Ends the fault.
     pub(crate) fn end(self, cluster: &Cluster) {
         match self {
             Self::Cut

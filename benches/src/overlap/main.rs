@@ -1,15 +1,17 @@
-//! The overlap benchmark: for how long two partitions of a cluster are believed quorate at once.
+//! The overlap benchmark: measures for how long two partitions of a cluster report quorum at the
+//! same time.
 //!
 //! `make overlap`, as root: three real Corosync nodes, faults on node 1, and on each node three
 //! clients: a C program that only calls `quorum_dispatch`, a program with a `QuorumHandle`, and a
-//! reader of totem's counters. Prints a table, and exits with 1 if a budget is missed.
+//! reader of totem's counters. Prints a table, and exits with 1 if a budget is not met.
 //!
-//! `OVERLAP_RUNS=n` repeats every row. `OVERLAP_TOKEN=default` uses Corosync's own token timeout,
-//! `OVERLAP_TOKEN=milliseconds` another one than 1000. `OVERLAP_ONLY=text` selects rows.
+//! `OVERLAP_RUNS=n` repeats every row. `OVERLAP_TOKEN=default` uses Corosync's default token
+//! timeout, and `OVERLAP_TOKEN=milliseconds` sets it; without it the timeout is 1000 ms.
+//! `OVERLAP_ONLY=text` selects rows.
 
 #![allow(missing_docs)]
 
-#[allow(unexpected_cfgs, reason = "its features are those of the library")]
+#[allow(unexpected_cfgs, reason = "the features are those of the library")]
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 
@@ -36,7 +38,7 @@ use outcome::{Outcome, Totem};
 use support::{Cluster, Token, Transport};
 use watch::Watch;
 
-/// How often a fault is measured if the machine is too busy for Corosync.
+/// The attempts to measure a fault while the machine is too busy for Corosync.
 const ATTEMPTS: usize = 3;
 
 fn main() -> ExitCode {
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
     if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Returns the name of a row of the table.
 fn row_name(transport: Transport, fault: Fault) -> String {
     format!("{} {}", transport.name(), fault.name())
 }
@@ -90,7 +93,7 @@ fn measure(transport: Transport, faults: &[Fault], runs: usize) -> Vec<Outcome> 
             if !outcome.is_disturbed {
                 break;
             }
-            println!("the machine was too busy, again: {}", table::line(&outcome));
+            println!("the machine was too busy, measuring again: {}", table::line(&outcome));
             outcome = measure();
         }
         println!("{}", table::line(&outcome));
@@ -99,6 +102,7 @@ fn measure(transport: Transport, faults: &[Fault], runs: usize) -> Vec<Outcome> 
     outcomes
 }
 
+/// Causes a fault, waits for its end, and returns the outcome.
 fn measure_fault(
     cluster: &Cluster,
     watch: &Watch,
@@ -109,10 +113,10 @@ fn measure_fault(
     let name = row_name(transport, fault);
     watch.forget_old();
     let starved = starved(cluster, fault);
-    let lasts = fault.lasts(transport, totem);
+    let duration = fault.duration(transport, totem);
     let began = clock::now();
     fault.begin(cluster);
-    thread::sleep(lasts);
+    thread::sleep(duration);
     let healed = clock::now();
     fault.end(cluster);
     wait_formed(watch);
@@ -122,14 +126,15 @@ fn measure_fault(
     outcome
 }
 
-/// How often Corosync has reported that it got no processor for 0.8 T, on nodes that were not paused.
+/// Returns how often Corosync has logged that it had no processor for 0.8 T, on nodes that were not
+/// paused.
 fn starved(cluster: &Cluster, fault: Fault) -> usize {
     let nodes = cluster.nodes().filter(|node| fault != Fault::Paused || node.id != 1);
     nodes.map(|node| node.corosync.log().matches("main process was not scheduled").count()).sum()
 }
 
-/// Waits until every node has all nodes in its ring, quorate, and every reading says so; then for what
-/// may still come of it.
+/// Waits until every node is quorate in a ring of all nodes and every reading reports it, and two
+/// more seconds for late notifications.
 fn wait_formed(watch: &Watch) {
     let deadline = Instant::now() + Duration::from_secs(180);
     while !watch.all_formed() {
@@ -142,11 +147,12 @@ fn wait_formed(watch: &Watch) {
     thread::sleep(Duration::from_secs(2));
 }
 
-/// Writes what every client reported to `target/bench/overlap/`, in order, relative to the fault.
+/// Writes the reports of all clients to `target/bench/overlap/`, in order, with times relative to
+/// the fault.
 fn save_log(name: &str, watch: &Watch, began: u64) {
     let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let directory = target.parent().expect("it is in target/").join("bench/overlap");
-    fs::create_dir_all(&directory).expect("target/ is ours");
+    let directory = target.parent().expect("the directory is in target/").join("bench/overlap");
+    fs::create_dir_all(&directory).expect("target/ can be written");
     let file = directory.join(format!("{}.log", name.replace([' ', ','], "-")));
-    fs::write(file, watch.log(began)).expect("target/ is ours");
+    fs::write(file, watch.log(began)).expect("target/ can be written");
 }

@@ -1,4 +1,4 @@
-//! What a fault led to, computed from what the clients reported.
+//! The outcome of a fault, computed from the reports of the clients.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::{
 
 /// The default of `QuorumBuilder::settle_grace`.
 const SETTLE_GRACE: Duration = Duration::from_secs(1);
-/// A merge reaches the nodes' clients one after another. For so long a node that is still in the
-/// older ring is not in another partition.
+/// The clients of the nodes receive a merge one after another. For this time a node that is still
+/// in the older ring does not count as another partition.
 const SKEW: u64 = 100_000_000;
 
-/// With more time than this between two samples too little is known.
+/// The longest time between two samples with which an outcome is valid.
 const LONGEST_GAP: u64 = 250_000_000;
 
-/// The timeouts that a cluster runs with.
+/// The timeouts of a cluster.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Totem {
     pub(crate) token: Duration,
@@ -26,6 +26,7 @@ pub(crate) struct Totem {
 }
 
 impl Totem {
+    /// Reads the timeouts of a running daemon.
     pub(crate) fn read(corosync: &Corosync) -> Self {
         let read = |key| {
             let millis = corosync.cmap_number(&format!("runtime.config.totem.{key}"));
@@ -35,39 +36,43 @@ impl Totem {
     }
 }
 
-/// One row.
+/// The outcome of one fault: one row of the table.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) name: String,
-    /// The node that was left out. Node 1, but a lost link leaves its end out that totem chooses.
+    /// The excluded node: node 1, or with a lost link the end that totem chooses.
     pub(crate) victim: u32,
-    /// When both others were quorate without the victim, after the fault.
+    /// The time from the fault until both other nodes were quorate without the victim.
     pub(crate) others: Option<u64>,
-    /// `None` for a reading that does not exist.
-    pub(crate) readings: [Option<Read>; READINGS],
-    /// For how long the daemons of the others had no ring or no decision, on the worse of them.
+    /// The results of each reading, or `None` if the reading does not exist.
+    pub(crate) readings: [Option<ReadingResult>; READINGS],
+    /// How long the daemons of the other nodes had no ring or no decision; the longer of the two
+    /// times.
     pub(crate) gap: u64,
-    /// Whether the machine was too busy: what was measured is not the fault's doing alone.
+    /// Whether the machine was too busy, so that not only the fault caused the outcome.
     pub(crate) is_disturbed: bool,
-    /// The budgets that were missed.
+    /// The budgets that were not met.
     pub(crate) missed: Vec<String>,
 }
 
-/// What one reading said.
+/// The results of one reading.
 #[derive(Debug)]
-pub(crate) struct Read {
-    /// When the victim was no longer believed, after the fault.
+pub(crate) struct ReadingResult {
+    /// The time from the fault until the reading on the victim was false.
     pub(crate) stopped: Option<u64>,
-    /// Whether the victim was believed again while others went on without it.
+    /// Whether the reading on the victim was true again while other nodes were quorate without it.
     pub(crate) again: bool,
-    /// For how long two nodes in different partitions were believed, for the worst pair.
+    /// How long the reading was true on two nodes in different partitions; the longest time of a
+    /// pair.
     pub(crate) overlap: u64,
-    /// For how long a node other than the victim was not believed during the fault, for the worse.
+    /// How long the reading was false on another node during the fault; the longer of the two
+    /// times.
     pub(crate) interrupted: u64,
 }
 
 impl Outcome {
-    /// `began`, `healed` and `ended` are when the fault began and ended, and when all was well again.
+    /// Computes the outcome. The fault began at `began` and ended at `healed`, and the cluster had
+    /// formed again at `ended`.
     pub(crate) fn new(
         name: String,
         fault: Fault,
@@ -92,18 +97,18 @@ impl Outcome {
             let changes = || reading_changes(&nodes, reading);
             let stopped = changes()
                 .filter(|at| (began..ended).contains(at))
-                .filter(|at| !victims.1.believed(reading, *at))
+                .filter(|at| !victims.1.is_true(reading, *at))
                 .min();
             let again = stopped.is_some_and(|stopped| {
                 let in_others =
                     |at| nodes.iter().any(|node| victims.0 != node.0 && divided(victims, node, at));
                 0 < total([stopped, ended], all_changes(&nodes), |at| {
-                    victims.1.believed(reading, at) && in_others(at)
+                    victims.1.is_true(reading, at) && in_others(at)
                 })
             });
             let interrupted =
-                |node: &Timeline| total(fault_time, changes(), |at| node.disbelieved(reading, at));
-            Some(Read {
+                |node: &Timeline| total(fault_time, changes(), |at| node.is_false(reading, at));
+            Some(ReadingResult {
                 stopped: stopped.map(|at| at - began),
                 again,
                 overlap: overlap(&nodes, reading, [began, ended]),
@@ -123,14 +128,14 @@ impl Outcome {
         outcome
     }
 
-    /// Compares with the budgets, which are for the readings of a handle.
+    /// Compares the outcome with the budgets, which are for the readings of a handle.
     fn check(&mut self, fault: Fault, totem: Totem) {
         let allowed = SETTLE_GRACE + totem.token / 4 + Duration::from_millis(300);
         let mut missed = Vec::new();
-        let mut at_most = |what: &str, value: u64, budget: Duration| {
+        let mut at_most = |name: &str, value: u64, budget: Duration| {
             let value = Duration::from_nanos(value);
             if value > budget {
-                missed.push(format!("{}: {what} {value:.2?}, budget {budget:.2?}", self.name));
+                missed.push(format!("{}: {name} {value:.2?}, budget {budget:.2?}", self.name));
             }
         };
         if let Some(read) = &self.readings[QUORATE] {
@@ -150,7 +155,7 @@ impl Outcome {
     }
 }
 
-/// When both other nodes had decided to be quorate in a ring without this one.
+/// Returns the time at which both other nodes had a quorate decision of a ring without this node.
 fn quorate_without(nodes: &[(u32, Timeline)], victim: u32, [from, to]: [u64; 2]) -> Option<u64> {
     let first = |node: &Timeline| {
         let decided = node.decisions.iter().filter(|(at, _)| (from..to).contains(at));
@@ -162,18 +167,18 @@ fn quorate_without(nodes: &[(u32, Timeline)], victim: u32, [from, to]: [u64; 2])
     others.map(|(_, node)| first(node)).collect::<Option<Vec<u64>>>()?.into_iter().max()
 }
 
-/// For how long two nodes that were not in one partition were believed, for the worst pair.
+/// Returns how long a reading was true on two nodes in different partitions, for the worst pair.
 fn overlap(nodes: &[(u32, Timeline)], reading: usize, window: [u64; 2]) -> u64 {
     let pairs = [(0, 1), (0, 2), (1, 2)].map(|(one, other)| (&nodes[one], &nodes[other]));
     let of_pair = |(one, other): (&(u32, Timeline), &(u32, Timeline))| {
         total(window, all_changes(nodes), |at| {
-            one.1.believed(reading, at) && other.1.believed(reading, at) && divided(one, other, at)
+            one.1.is_true(reading, at) && other.1.is_true(reading, at) && divided(one, other, at)
         })
     };
     pairs.into_iter().map(of_pair).max().unwrap_or(0)
 }
 
-/// Whether one of two nodes is in a ring without the other.
+/// Whether one of two nodes is in a ring without the other one.
 fn divided(one: &(u32, Timeline), other: &(u32, Timeline), at: u64) -> bool {
     let (Some((first_since, first)), Some((second_since, second))) =
         (one.1.ring.at(at), other.1.ring.at(at))
@@ -188,7 +193,7 @@ fn divided(one: &(u32, Timeline), other: &(u32, Timeline), at: u64) -> bool {
     !newer_has_both || at >= *first_since.max(second_since) + SKEW
 }
 
-/// For how long the daemon was between GATHER and its next decision.
+/// Returns how long the daemon was between GATHER and its next decision.
 fn gap(node: &Timeline, window: [u64; 2]) -> u64 {
     let [from, to] = window;
     let gathers: Vec<u64> = node.gathers_after(from).collect();
@@ -200,11 +205,12 @@ fn gap(node: &Timeline, window: [u64; 2]) -> u64 {
     total([from, to], gathers.iter().chain(&decisions).copied(), undecided)
 }
 
+/// Returns the times at which a reading changed on any node.
 fn reading_changes(nodes: &[(u32, Timeline)], reading: usize) -> impl Iterator<Item = u64> {
     nodes.iter().flat_map(move |(_, node)| node.readings[reading].iter().map(|(at, _)| *at))
 }
 
-/// When anything changed that a reading or a partition depends on.
+/// Returns the times at which a reading or a partition changed.
 fn all_changes(nodes: &[(u32, Timeline)]) -> Vec<u64> {
     let rings = nodes.iter().flat_map(|(_, node)| node.ring.iter().map(|(at, _)| *at));
     let rings = rings.flat_map(|at| [at, at + SKEW]);

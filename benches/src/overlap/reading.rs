@@ -1,4 +1,4 @@
-//! The process on each node that has a `QuorumHandle` and reads it every 2 ms.
+//! The process on each node that reads a `QuorumHandle` every 2 ms.
 
 use std::{
     io::{Read, Write, stdin, stdout},
@@ -12,17 +12,12 @@ use actix_quorum::{QuorumActor, QuorumHandle};
 use crate::clock;
 
 const PERIOD: Duration = Duration::from_millis(2);
-/// A sample later than this is reported: the readings between are not known.
+/// A later sample is reported, because the readings before it are not known.
 const LATE: u64 = 50_000_000;
 
-/// The reading by which at most one partition is believed.
-fn exclusive(handle: &QuorumHandle) -> Option<bool> {
-    Some(handle.is_exclusive())
-}
-
-/// Prints a line for each change of a reading, `BEFORE AFTER quorate|exclusive true|false`: the last
-/// time at which the reading had the old value, and the first at which it has the new one. Ends when
-/// its standard input does.
+/// Prints a line for each change of a reading, `BEFORE AFTER quorate|exclusive true|false`: the
+/// last time at which the reading had the old value, and the first time at which it has the new
+/// one. Ends with its standard input.
 pub(crate) fn run() {
     thread::spawn(|| {
         let _ = stdin().read_to_end(&mut Vec::new());
@@ -31,19 +26,20 @@ pub(crate) fn run() {
     let runner = System::new();
     let handle = runner.block_on(async { QuorumActor::builder().start() });
     thread::spawn(move || {
-        hurry();
+        set_realtime();
         sample(&handle);
     });
-    runner.run().expect("it runs");
+    runner.run().expect("the system runs");
 }
 
+/// Takes a sample of both readings again and again.
 fn sample(handle: &QuorumHandle) {
     let mut quorate = Reading::new("quorate");
-    let mut only = Reading::new("exclusive");
+    let mut exclusive = Reading::new("exclusive");
     let mut last = clock::now();
     loop {
-        quorate.take(|| Some(handle.is_quorate()));
-        only.take(|| exclusive(handle));
+        quorate.take(|| handle.is_quorate());
+        exclusive.take(|| handle.is_exclusive());
         thread::sleep(PERIOD);
         let now = clock::now();
         if now - last > LATE {
@@ -53,16 +49,18 @@ fn sample(handle: &QuorumHandle) {
     }
 }
 
-/// Gives this thread a processor before others, as Corosync asks for itself: a busy machine delays
-/// what is read, the actor, but not the reading. Goes on without, if that is refused.
-fn hurry() {
+/// Gives this thread a real-time priority, as Corosync has. So a busy machine delays the actor but
+/// not the readings. Without the permission nothing changes.
+fn set_realtime() {
     let parameters = libc::sched_param { sched_priority: 1 };
     // SAFETY: `parameters` is a local; 0 is the calling thread.
     let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_RR, &parameters) };
 }
 
+/// One of the readings.
 struct Reading {
     name: &'static str,
+    /// The last value, and a time at which it held.
     last: Option<(u64, bool)>,
 }
 
@@ -71,9 +69,10 @@ impl Reading {
         Self { name, last: None }
     }
 
-    fn take(&mut self, read: impl FnOnce() -> Option<bool>) {
+    /// Takes a sample, and prints a change.
+    fn take(&mut self, read: impl FnOnce() -> bool) {
         let before = clock::now();
-        let Some(value) = read() else { return };
+        let value = read();
         let after = clock::now();
         match self.last {
             Some((_, old)) if old == value => {}
@@ -82,7 +81,7 @@ impl Reading {
                 print(&format!("{since} {after} {} {value}", self.name));
             }
         }
-        // What was read held at some time from `before` on.
+        // The value held at some time after `before`.
         self.last = Some((before, value));
     }
 }

@@ -1,19 +1,20 @@
-//! The table for people.
+//! The table of the outcomes.
 
 use std::fmt::Write;
 
 use crate::{
-    outcome::{Outcome, Read},
+    outcome::{Outcome, ReadingResult},
     timeline::READINGS,
 };
 
-/// A table in Markdown. A fault that was measured more than once has the least and the most.
+/// Returns a table in Markdown. A fault that was measured more than once has its smallest and its
+/// largest value.
 pub(crate) fn markdown(outcomes: &[Outcome]) -> String {
     let mut table = String::from(
-        "Seconds after the fault, or seconds; each cell of three: C client / `is_quorate()` / \
-         `is_exclusive()`.\n\n\
-         | fault on node 1 | others quorate without it | it is believed until | two partitions \
-         believed | others interrupted | corosync's gap | budgets |\n\
+        "Times after the fault and durations, in seconds. A cell with three values shows the C client / \
+         `is_quorate()` / `is_exclusive()`.\n\n\
+         | fault on node 1 | others quorate without node 1 | node 1 quorate until | two partitions \
+         quorate for | others interrupted for | Corosync's gap | budgets |\n\
          |---|---|---|---|---|---|---|\n",
     );
     let mut names: Vec<&str> = Vec::new();
@@ -24,23 +25,24 @@ pub(crate) fn markdown(outcomes: &[Outcome]) -> String {
     }
     for name in names {
         let rows: Vec<&Outcome> = outcomes.iter().filter(|row| row.name == name).collect();
-        writeln!(table, "{}", row(name, &rows)).expect("a string takes it");
+        writeln!(table, "{}", row(name, &rows)).expect("a string can be written");
     }
     table
 }
 
-/// A row by itself.
+/// Returns the row of one outcome.
 pub(crate) fn line(outcome: &Outcome) -> String {
     row(&outcome.name, &[outcome])
 }
 
+/// Returns the row of all outcomes of one fault.
 fn row(name: &str, rows: &[&Outcome]) -> String {
     let victims: Vec<u32> = rows.iter().map(|row| row.victim).collect();
     let note = if victims.contains(&2) { " (node 2 is left out)" } else { "" };
     let others = range(rows.iter().map(|row| row.others), "never");
-    let cell = |value: &dyn Fn(&Read) -> u64| {
+    let cell = |value: &dyn Fn(&ReadingResult) -> u64| {
         let cells = (0..READINGS).map(|reading| {
-            let read: Option<Vec<&Read>> =
+            let read: Option<Vec<&ReadingResult>> =
                 rows.iter().map(|row| row.readings[reading].as_ref()).collect();
             read.map_or_else(
                 || "–".to_owned(),
@@ -50,7 +52,7 @@ fn row(name: &str, rows: &[&Outcome]) -> String {
         cells.collect::<Vec<_>>().join(" / ")
     };
     let stopped = (0..READINGS).map(|reading| {
-        let read: Option<Vec<&Read>> =
+        let read: Option<Vec<&ReadingResult>> =
             rows.iter().map(|row| row.readings[reading].as_ref()).collect();
         read.map_or_else(
             || "–".to_owned(),
@@ -78,7 +80,8 @@ fn row(name: &str, rows: &[&Outcome]) -> String {
     )
 }
 
-/// The least and the most, in seconds.
+/// Returns the smallest and the largest value, in seconds. `none` is shown for an event that did
+/// not occur.
 fn range(values: impl Iterator<Item = Option<u64>>, none: &str) -> String {
     let shown = |value: Option<u64>| {
         value.map_or_else(
@@ -91,7 +94,7 @@ fn range(values: impl Iterator<Item = Option<u64>>, none: &str) -> String {
         )
     };
     let mut values: Vec<Option<u64>> = values.collect();
-    // Something that never happened is later than all that did.
+    // An event that did not occur sorts after all others.
     values.sort_by_key(|value| value.unwrap_or(u64::MAX));
     match values.as_slice() {
         [] => String::new(),

@@ -1,6 +1,6 @@
-//! What a node was in, and what was believed there, over time.
+//! The rings, decisions and readings of a node over time.
 
-/// A value that changes now and then.
+/// A value and the times of its changes.
 #[derive(Clone, Debug)]
 pub(crate) struct Steps<T>(Vec<(u64, T)>);
 
@@ -11,11 +11,12 @@ impl<T> Default for Steps<T> {
 }
 
 impl<T> Steps<T> {
+    /// Adds a change.
     pub(crate) fn push(&mut self, at: u64, value: T) {
         self.0.push((at, value));
     }
 
-    /// The value at this time, and since when.
+    /// Returns the value at this time, and the time of its change.
     pub(crate) fn at(&self, time: u64) -> Option<&(u64, T)> {
         let after = self.0.partition_point(|(at, _)| *at <= time);
         self.0.get(after.checked_sub(1)?)
@@ -35,7 +36,7 @@ impl<T> Steps<T> {
     }
 }
 
-/// A membership, as Corosync last reported it.
+/// A membership, as Corosync reported it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Ring {
     pub(crate) node: u32,
@@ -43,12 +44,12 @@ pub(crate) struct Ring {
     pub(crate) members: Vec<u32>,
 }
 
-/// What a reading is known to be. Between two samples that differ nothing is known.
+/// The known value of a reading. Between two samples that differ it is not known.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Known {
     True,
     False,
-    Nothing,
+    Unknown,
 }
 
 impl From<bool> for Known {
@@ -63,7 +64,7 @@ pub(crate) const C_CLIENT: usize = 0;
 pub(crate) const QUORATE: usize = 1;
 pub(crate) const EXCLUSIVE: usize = 2;
 
-/// What the clients on one node reported.
+/// The reports of the clients on one node.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Timeline {
     pub(crate) readings: [Steps<Known>; READINGS],
@@ -73,15 +74,15 @@ pub(crate) struct Timeline {
     pub(crate) decisions: Steps<(bool, Vec<u32>)>,
     /// Totem's counters of GATHER and OPERATIONAL entered.
     pub(crate) counters: Steps<(u64, u64)>,
-    /// Between which samples of the readings there was more time than usual.
+    /// The pairs of successive samples with more time between them than usual.
     late: Vec<[u64; 2]>,
-    /// Everything as it was reported, for people.
+    /// All lines of the clients, for the log.
     pub(crate) lines: Vec<(u64, String)>,
 }
 
 impl Timeline {
-    /// Takes a line that a client wrote. See there.
-    pub(crate) fn take(&mut self, line: &str) {
+    /// Adds a line of a client; `client.c` and `reading.rs` describe the lines.
+    pub(crate) fn add(&mut self, line: &str) {
         let words: Vec<&str> = line.split(' ').collect();
         let number = |word: &&str| -> u64 { word.parse().expect("a number") };
         let members = |words: &[&str]| -> Vec<u32> {
@@ -115,7 +116,7 @@ impl Timeline {
                 };
                 let after = number(after);
                 if at < after {
-                    steps.push(at + 1, Known::Nothing);
+                    steps.push(at + 1, Known::Unknown);
                 }
                 steps.push(after, (*value == "true").into());
             }
@@ -124,7 +125,7 @@ impl Timeline {
         self.lines.push((at, line.to_owned()));
     }
 
-    /// Forgets all but the last of everything.
+    /// Removes everything but the last value of each kind.
     pub(crate) fn forget_old(&mut self) {
         self.readings.iter_mut().for_each(Steps::forget_old);
         self.ring.forget_old();
@@ -134,26 +135,28 @@ impl Timeline {
         self.lines.clear();
     }
 
-    /// The most time between two samples of the readings, where it is more than usual.
+    /// Returns the longest time between two samples, or 0 if it was never longer than usual.
     pub(crate) fn longest_gap(&self) -> u64 {
         self.late.iter().map(|[last, next]| next - last).max().unwrap_or(0)
     }
 
-    /// Whether a value of this reading was ever reported.
+    /// Whether a value of this reading was reported.
     pub(crate) fn exists(&self, reading: usize) -> bool {
         self.readings[reading].last().is_some()
     }
 
-    pub(crate) fn believed(&self, reading: usize, at: u64) -> bool {
+    /// Whether the reading is known to be true at this time.
+    pub(crate) fn is_true(&self, reading: usize, at: u64) -> bool {
         matches!(self.readings[reading].at(at), Some((_, Known::True)))
     }
 
-    pub(crate) fn disbelieved(&self, reading: usize, at: u64) -> bool {
+    /// Whether the reading is known to be false at this time.
+    pub(crate) fn is_false(&self, reading: usize, at: u64) -> bool {
         matches!(self.readings[reading].at(at), Some((_, Known::False)))
     }
 
-    /// When the daemon entered GATHER after this time, each time. A read that shows a new ring, too,
-    /// is of a GATHER that has ended.
+    /// Returns each time after `time` at which the daemon entered GATHER. If the same read also
+    /// shows a new ring, that GATHER has ended and is not returned.
     pub(crate) fn gathers_after(&self, time: u64) -> impl Iterator<Item = u64> {
         let counters: Vec<&(u64, (u64, u64))> = self.counters.iter().collect();
         let moved: Vec<u64> = counters
@@ -166,7 +169,7 @@ impl Timeline {
     }
 }
 
-/// For how long a condition holds in `[from, to)`, if it changes at no other times than `changes`.
+/// Returns how long a condition holds in `[from, to)`. It may change only at the times `changes`.
 pub(crate) fn total(
     [from, to]: [u64; 2],
     changes: impl IntoIterator<Item = u64>,

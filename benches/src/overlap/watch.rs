@@ -1,4 +1,4 @@
-//! The clients on every node, each a process of its own.
+//! The clients on every node. Each is its own process.
 
 use std::{
     env,
@@ -15,19 +15,21 @@ use crate::{
     timeline::{EXCLUSIVE, QUORATE, Timeline},
 };
 
+/// The clients of all nodes, and their reports.
 pub(crate) struct Watch {
     nodes: Vec<Arc<Mutex<Timeline>>>,
     clients: Vec<Child>,
 }
 
 impl Watch {
+    /// Starts the clients on all nodes.
     pub(crate) fn start(cluster: &Cluster) -> Self {
         let compiled = compile();
         let mut watch = Self { nodes: Vec::new(), clients: Vec::new() };
         for node in cluster.nodes() {
             let timeline = Arc::default();
-            let this = env::current_exe().expect("it runs");
-            // Those in C get a processor before others, as Corosync asks for itself.
+            let this = env::current_exe().expect("the program exists");
+            // The clients in C have a real-time priority, as Corosync has.
             for client in ["quorum", "counters"] {
                 let mut command = Command::new("chrt");
                 command.args(["--rr", "1"]).arg(&compiled).arg(client);
@@ -41,12 +43,13 @@ impl Watch {
         watch
     }
 
-    /// What was reported on the node so far.
+    /// Returns the reports on this node so far.
     pub(crate) fn node(&self, id: u32) -> Timeline {
         self.lock(id as usize - 1).clone()
     }
 
-    /// Whether every node is in one ring with all, decided, and believed by each reading of a handle.
+    /// Whether every node is quorate in one ring of all nodes, and each reading of a handle is
+    /// true.
     pub(crate) fn all_formed(&self) -> bool {
         let timelines = || (0..self.nodes.len()).map(|index| self.lock(index));
         let ring = self.lock(0).ring.last().cloned();
@@ -57,17 +60,17 @@ impl Watch {
                 timeline.ring.last() == ring.as_ref()
                     && timeline.decisions.last() == members.as_ref()
                     && [QUORATE, EXCLUSIVE].into_iter().all(|reading| {
-                        !timeline.exists(reading) || timeline.believed(reading, u64::MAX)
+                        !timeline.exists(reading) || timeline.is_true(reading, u64::MAX)
                     })
             })
     }
 
-    /// Forgets all but the last that was reported.
+    /// Removes all reports but the last one of each kind.
     pub(crate) fn forget_old(&self) {
         (0..self.nodes.len()).for_each(|index| self.lock(index).forget_old());
     }
 
-    /// Everything that was reported, in order, in seconds after `began`.
+    /// Returns all reports in order, with their times in seconds after `began`.
     pub(crate) fn log(&self, began: u64) -> String {
         let mut lines = Vec::new();
         for index in 0..self.nodes.len() {
@@ -78,7 +81,7 @@ impl Watch {
         }
         lines.sort();
         lines.iter().fold(String::new(), |mut log, (_, line)| {
-            writeln!(log, "{line}").expect("a string takes it");
+            writeln!(log, "{line}").expect("a string can be written");
             log
         })
     }
@@ -90,7 +93,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // Their standard input ends, and so do they.
+        // A client exits when its standard input ends.
         for client in &mut self.clients {
             drop(client.stdin.take());
             let _ = client.wait();
@@ -98,21 +101,21 @@ impl Drop for Watch {
     }
 }
 
-/// Starts a client on the node, and has what it prints taken into the timeline.
+/// Starts a client on the node and adds the lines that it prints to the timeline.
 fn start(node: &Node, mut command: Command, timeline: &Arc<Mutex<Timeline>>) -> Child {
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = node.run(|| command.spawn()).expect("the client can be run");
-    let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let lines = BufReader::new(child.stdout.take().expect("the output is piped")).lines();
     let timeline = Arc::clone(timeline);
     thread::spawn(move || {
         for line in lines.map_while(Result::ok) {
-            timeline.lock().unwrap_or_else(PoisonError::into_inner).take(&line);
+            timeline.lock().unwrap_or_else(PoisonError::into_inner).add(&line);
         }
     });
     child
 }
 
-/// Compiles the clients in C.
+/// Compiles the clients in C and returns their path.
 fn compile() -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let (source, program) = (directory.join("overlap.c"), directory.join("overlap"));
