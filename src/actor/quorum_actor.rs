@@ -281,6 +281,18 @@ impl QuorumActor {
         });
     }
 
+    /// Does the work of each tick that does not depend on the connection.
+    fn do_regular_work(&mut self) {
+        // Once a second, although ticks may be more frequent.
+        if self.swept_at.elapsed() >= SWEEP / 2 {
+            self.sweep();
+        }
+        #[cfg(any(feature = "metrics", feature = "web"))]
+        if self.shared.names.are_old() {
+            self.read_names();
+        }
+    }
+
     /// Removes subscribers whose actors have ended, and records that this actor runs.
     fn sweep(&mut self) {
         self.swept_at = Instant::now();
@@ -336,17 +348,14 @@ impl StreamHandler<Result<LinkEvent, Error>> for QuorumActor {
                     self.sweep();
                 }
             }
-            Ok(LinkEvent::Ring(update)) => self.publish(Event::Ring(update), ctx),
+            // A read that finishes when a tick is due takes the place of the tick.
+            Ok(LinkEvent::Ring(update)) => {
+                self.publish(Event::Ring(update), ctx);
+                self.do_regular_work();
+            }
             Ok(LinkEvent::Tick) => {
                 self.publish(Event::Tick, ctx);
-                // Once a second, although ticks may be more frequent.
-                if self.swept_at.elapsed() >= SWEEP / 2 {
-                    self.sweep();
-                }
-                #[cfg(any(feature = "metrics", feature = "web"))]
-                if self.shared.names.are_old() {
-                    self.read_names();
-                }
+                self.do_regular_work();
             }
             Err(error) => self.disconnected(error, ctx),
         }

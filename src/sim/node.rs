@@ -275,3 +275,32 @@ const TIMEOUTS: Timeouts =
 
 /// The time between two tokens if rings form at once.
 const TOKEN_HOLD: Duration = Duration::from_millis(10);
+
+#[cfg(all(test, feature = "web"))]
+mod tests {
+    use actix::{Arbiter, System, clock};
+
+    use super::*;
+    use crate::actor::QuorumActor;
+
+    /// A simulated read of the ring finishes at once, and so takes the place of the tick that is due.
+    #[test]
+    fn the_registry_is_swept_although_each_tick_reads_the_ring() {
+        System::new().block_on(async {
+            // With this lease no probe is due, which would sweep with the feature `metrics`.
+            let quorum = QuorumActor::builder()
+                .source(Cluster::new(3).node(1))
+                .lease(Duration::from_secs(3600))
+                .start_in_arbiter(&Arbiter::current());
+            quorum.wait_quorate().await.unwrap();
+            let quorate_at = Instant::now();
+            let swept = async {
+                while quorum.shared.heartbeat.age() >= quorate_at.elapsed() {
+                    clock::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            clock::timeout(Duration::from_secs(60), swept).await.expect("a sweep");
+            quorum.stop().await;
+        });
+    }
+}
