@@ -34,6 +34,18 @@ pub(crate) fn allocated() -> usize {
     info.uordblks + info.hblkhd
 }
 
+/// Waits until the subscribers are idle, and returns the number of allocated bytes. A change of
+/// the votes may still be delivered, and within a second after that the publisher frees what the
+/// deliveries have allocated.
+fn allocated_at_rest() -> usize {
+    let mut before = allocated();
+    eventually("the allocations are at rest", || {
+        thread::sleep(Duration::from_millis(2500));
+        let now = allocated();
+        (now == std::mem::replace(&mut before, now)).then_some(now)
+    })
+}
+
 /// Starts an actor on node 1, and waits for quorum.
 fn start(cluster: &Cluster) -> QuorumHandle {
     let lease = Duration::from_secs(3600);
@@ -72,10 +84,7 @@ fn idle(report: &mut Report) {
             cluster.expected_votes(votes).expect("the number of votes is valid");
             wait_received(&received, (2 + round) * COUNT);
         }
-        // A change of the votes follows, and after at most another second the publisher frees what
-        // the deliveries have allocated. Then the subscribers are idle.
-        thread::sleep(Duration::from_millis(2500));
-        report.value(name, "B", each(before, allocated()), Some(400.0));
+        report.value(name, "B", each(before, allocated_at_rest()), Some(400.0));
         // Nothing is freed, so that the next measurement does not reuse this memory.
         std::mem::forget((cluster, quorum));
     };
