@@ -37,8 +37,8 @@ const KINDS: [(&str, &str); 10] = [
     ("handover", "a C client with a second thread"),
     ("handover 3000", "a C client with a second thread and 3 us of work"),
     ("rust-corosync", "rust-corosync on a thread"),
-    ("hand", "an actor written by hand, subscriber on its arbiter"),
-    ("hand-other", "an actor written by hand, subscriber on another arbiter"),
+    ("hand", "hand-written actor, subscriber on its arbiter"),
+    ("hand-other", "hand-written actor, subscriber on another arbiter"),
     ("same", "a subscriber on the actor's arbiter"),
     ("other", "a subscriber on another arbiter"),
 ];

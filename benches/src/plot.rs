@@ -11,13 +11,14 @@ const RIGHT: f64 = 330.0;
 const TOP: f64 = 50.0;
 const BOTTOM: f64 = 50.0;
 
-/// Readable by who does not tell red from green.
+/// Colours that readers can tell apart without seeing red and green.
 const COLOURS: [&str; 8] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#000000"];
 
-/// A line, and what it is called.
+/// The name of a line, and its points.
 type Line = (String, Vec<(f64, f64)>);
 
+/// Draws the plots of all groups whose figures exist.
 pub(crate) fn run() {
     let read = |group: &str| -> Option<Value> {
         let text = fs::read_to_string(crate::report::directory().join(format!("{group}.json")));
@@ -50,7 +51,7 @@ pub(crate) fn run() {
     }
     if let Some(figures) = read("flips") {
         for (key, distributions) in figures["data"].as_object().into_iter().flatten() {
-            // One file for the longer gap, the usual case.
+            // The file shows the longer pause between flips, which is the usual case.
             if key.ends_with("apart, every 2ms") {
                 latency(&docs, distributions);
             }
@@ -58,6 +59,7 @@ pub(crate) fn run() {
     }
 }
 
+/// Draws the time of a publication by the number of subscribers.
 fn scaling(docs: &Path, points: &Value) {
     let points = points.as_array().expect("a list");
     for (same, file, arbiter) in
@@ -66,19 +68,19 @@ fn scaling(docs: &Path, points: &Value) {
         let points = points.iter().filter(|point| point["same"] == same);
         let lines = lines(&points.cloned().collect(), "count", "time");
         let title = format!("One change to N subscribers on {arbiter} arbiter");
-        let up = "µs until the last handler ran";
+        let up = "µs until the last handler has run";
         let text = chart(&title, ("subscribers", [0.0, 5.0]), (up, [0.0, 6.0]), &lines);
         fs::write(docs.join(file), text).expect("the repository can be written");
     }
 }
 
-/// One for each way.
+/// Returns one line for each series of the points.
 fn lines(points: &Value, across: &str, up: &str) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for point in points.as_array().into_iter().flatten() {
         let name = point["series"].as_str().expect("a name");
-        let place = (point[across].as_f64(), point[up].as_f64());
-        let (Some(across), Some(up)) = place else { continue };
+        let point = (point[across].as_f64(), point[up].as_f64());
+        let (Some(across), Some(up)) = point else { continue };
         match lines.iter_mut().find(|(other, _)| other == name) {
             Some((_, line)) => line.push((across, up)),
             None => lines.push((name.to_owned(), vec![(across, up)])),
@@ -87,9 +89,11 @@ fn lines(points: &Value, across: &str, up: &str) -> Vec<Line> {
     lines
 }
 
-/// What part of the flips has arrived how long after they arrived at the C client.
+/// Draws the distribution of the delay of a flip, relative to its arrival at the C client.
 fn latency(docs: &Path, distributions: &Value) {
-    let mut text = head("A flip of quorum, after it came to a blocked C client; a core each");
+    let mut text = head(
+        "Delay of a flip relative to a blocked C client, Corosync and the clients on a core each",
+    );
     let (low, high) = (-50.0, 100.0);
     let x = |us: f64| LEFT + (us.clamp(low, high) - low) / (high - low) * (WIDTH - LEFT - RIGHT);
     let y = |part: f64| HEIGHT - BOTTOM - part * (HEIGHT - TOP - BOTTOM);
@@ -108,7 +112,7 @@ fn latency(docs: &Path, distributions: &Value) {
     for (index, line) in lines.enumerate() {
         let values: Vec<f64> =
             line["values"].as_array().expect("a list").iter().filter_map(Value::as_f64).collect();
-        // A hundred points are as good as thousands.
+        // A hundred points show the same line as thousands.
         let points: Vec<(f64, f64)> = (0..=100_usize)
             .map(|part| (x(values[(values.len() - 1) * part / 100]), y(part as f64 / 100.0)))
             .collect();
@@ -117,7 +121,7 @@ fn latency(docs: &Path, distributions: &Value) {
     fs::write(docs.join("latency.svg"), text + "</svg>\n").expect("the repository can be written");
 }
 
-/// Both axes are logarithmic; the ranges are powers of ten.
+/// Returns a chart with two logarithmic axes. Each has a label and a range of powers of ten.
 fn chart(title: &str, across: (&str, [f64; 2]), up: (&str, [f64; 2]), lines: &[Line]) -> String {
     let mut text = head(title);
     let place = |value: f64, [low, high]: [f64; 2]| {
@@ -145,6 +149,7 @@ fn chart(title: &str, across: (&str, [f64; 2]), up: (&str, [f64; 2]), lines: &[L
     text + "</svg>\n"
 }
 
+/// Returns the beginning of an SVG file.
 fn head(title: &str) -> String {
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
@@ -154,24 +159,27 @@ fn head(title: &str) -> String {
     )
 }
 
+/// Adds a line of the grid.
 fn grid(text: &mut String, (x1, y1): (f64, f64), (x2, y2): (f64, f64)) {
     let at = format!("x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"");
-    writeln!(text, "<line {at} stroke=\"#ddd\"/>").expect("a string takes all");
+    writeln!(text, "<line {at} stroke=\"#ddd\"/>").expect("a string can be written");
 }
 
+/// Adds a text.
 fn label(text: &mut String, (x, y): (f64, f64), anchor: &str, words: &str) {
     let at = format!("x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\"");
     let words = words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    writeln!(text, "<text {at}>{words}</text>").expect("a string takes all");
+    writeln!(text, "<text {at}>{words}</text>").expect("a string can be written");
 }
 
+/// Adds a line and its entry in the legend.
 fn draw(text: &mut String, index: usize, name: &str, points: &[(f64, f64)]) {
     let colour = COLOURS[index % COLOURS.len()];
     let points: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
     let line = format!("<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"");
-    writeln!(text, "{line} points=\"{}\"/>", points.join(" ")).expect("a string takes all");
+    writeln!(text, "{line} points=\"{}\"/>", points.join(" ")).expect("a string can be written");
     let (x, y) = (WIDTH - RIGHT + 14.0, TOP + 12.0 + 18.0 * index as f64);
     let at = format!("x=\"{x:.1}\" y=\"{:.1}\" width=\"10\" height=\"10\"", y - 9.0);
-    writeln!(text, "<rect {at} fill=\"{colour}\"/>").expect("a string takes all");
+    writeln!(text, "<rect {at} fill=\"{colour}\"/>").expect("a string can be written");
     label(text, (x + 15.0, y), "start", name);
 }
