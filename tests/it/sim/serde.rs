@@ -2,8 +2,8 @@
 
 use actix::{Arbiter, System};
 use actix_quorum::{
-    Cause, Code, Connection, Corosync, Error, FencingToken, NodeId, Nodes, Quorum, QuorumActor, RingId,
-    RingState, Snapshot, VoteFlags, Votes,
+    Cause, Code, Connection, Corosync, Error, FencingToken, NodeId, Nodes, Quorum, QuorumActor,
+    RingId, RingState, Snapshot, VoteFlags, Votes,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
