@@ -1,4 +1,4 @@
-//! A service on axum, without actix: anybody may read, writing takes quorum that no other partition has.
+//! A service on axum, without actix. Reading is always allowed; writing requires exclusive quorum.
 //!
 //! ```sh
 //! cargo run --example axum                 # a simulated cluster
@@ -30,7 +30,7 @@ struct Service {
     value: Arc<Mutex<String>>,
 }
 
-/// Lets a request that may write through only while no other partition can have quorum.
+/// Passes a request that may write only while no other partition can have quorum.
 async fn gate(State(quorum): State<QuorumHandle>, request: Request, next: Next) -> Response {
     if request.method().is_safe() || quorum.is_exclusive() {
         return next.run(request).await;
@@ -49,7 +49,8 @@ async fn write(State(service): State<Service>, new: String) -> &'static str {
     "written\n"
 }
 
-/// For a load balancer. Liveness must not depend on quorum: a restart does not bring it back.
+/// The readiness, for a load balancer. Liveness must not depend on quorum, because a restart does not
+/// bring it back.
 async fn readyz(State(service): State<Service>) -> (StatusCode, String) {
     let status = match service.quorum.is_quorate() {
         true => StatusCode::OK,
@@ -58,7 +59,7 @@ async fn readyz(State(service): State<Service>) -> (StatusCode, String) {
     (status, format!("{}\n", service.quorum.snapshot()))
 }
 
-/// Every change, the current state first.
+/// Streams the current state and then every change.
 async fn events(
     State(service): State<Service>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
@@ -87,7 +88,7 @@ async fn main() -> io::Result<()> {
     println!("http://127.0.0.1:8081/value");
     let stopped = async move {
         let _ = tokio::signal::ctrl_c().await;
-        // Ends the streams of changes, too.
+        // Also ends the streams of changes.
         quorum.stop().await;
     };
     axum::serve(listener, routes).with_graceful_shutdown(stopped).await

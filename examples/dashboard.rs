@@ -1,8 +1,8 @@
-//! The live page of a simulated cluster of five, seen from node 1, with buttons that do it harm.
+//! The live page of node 1 in a simulated cluster of five, with buttons that cause faults.
 //!
 //! ```sh
 //! cargo run --example dashboard                  # then open http://127.0.0.1:8080
-//! cargo run --example dashboard -- --port 9000   # 0 for any that is free
+//! cargo run --example dashboard -- --port 9000   # 0 for any free port
 //! cargo run --example dashboard -- --corosync    # the Corosync of this machine, without buttons
 //! ```
 
@@ -29,12 +29,12 @@ async fn node(cluster: Simulated, path: web::Path<(u32, String)>) -> HttpRespons
     })
 }
 
-/// `POST /partition` with the groups as they are written here: `1 2 | 3 4 5`
+/// `POST /partition` with the groups, for example `1 2 | 3 4 5`
 async fn partition(cluster: Simulated, groups: String) -> HttpResponse {
     let ids = |group: &str| group.split_whitespace().map(str::parse).collect();
     let groups: Result<Vec<Vec<u32>>, _> = groups.split('|').map(ids).collect();
     let Ok(groups) = groups else {
-        return HttpResponse::BadRequest().body("write node ids, and | between the groups");
+        return HttpResponse::BadRequest().body("write node ids, with | between the groups");
     };
     let groups: Vec<&[u32]> = groups.iter().map(Vec::as_slice).collect();
     simulate(&cluster, |cluster| cluster.partition(&groups))
@@ -55,11 +55,11 @@ fn simulate(
     match cluster.as_ref().map(verb) {
         Some(Ok(())) => HttpResponse::NoContent().finish(),
         Some(Err(error)) => HttpResponse::Conflict().body(error.to_string()),
-        None => HttpResponse::NotFound().body("this cluster is not a simulated one"),
+        None => HttpResponse::NotFound().body("the cluster is not simulated"),
     }
 }
 
-/// `GET /nodes`: those that there are buttons for.
+/// `GET /nodes`: the nodes that have buttons.
 async fn nodes(cluster: Simulated) -> HttpResponse {
     let nodes = cluster.as_ref().as_ref().map_or_else(Vec::new, Cluster::nodes);
     HttpResponse::Ok().json(nodes.iter().map(|node| node.0).collect::<Vec<_>>())
@@ -74,7 +74,7 @@ fn file(kind: &'static str, text: &'static str) -> HttpResponse {
         .body(text)
 }
 
-/// The page may load what is served here, and nothing from elsewhere.
+/// The page may load only resources of this server.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
     frame-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -117,8 +117,8 @@ async fn run(corosync: bool, port: u16) -> std::io::Result<()> {
     .workers(2)
     .on_connect(drop_stalled_clients)
     .shutdown_signal(async move {
-        // In place of the server's own signals.
-        let mut terminated = signal(SignalKind::terminate()).expect("there are signals");
+        // Replaces the signal handling of the server.
+        let mut terminated = signal(SignalKind::terminate()).expect("signals are available");
         tokio::select! { _ = terminated.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
         stopping.stop().await;
     })
@@ -127,7 +127,7 @@ async fn run(corosync: bool, port: u16) -> std::io::Result<()> {
     server.run().await
 }
 
-/// Whether it is the real Corosync, and the port; none if the arguments are not understood.
+/// Returns whether to use the real Corosync, and the port, or `None` if the arguments are wrong.
 fn options() -> Option<(bool, u16)> {
     let (mut corosync, mut port) = (false, 8080);
     let mut arguments = env::args().skip(1);
@@ -150,7 +150,7 @@ async fn main() -> ExitCode {
     match run(corosync, port).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("cannot serve on 127.0.0.1:{port}: {error}; --port takes another");
+            eprintln!("cannot serve on 127.0.0.1:{port}: {error}; choose another port with --port");
             ExitCode::FAILURE
         }
     }

@@ -1,9 +1,9 @@
-//! Two writers on two nodes, and a file that refuses the one that was left behind: a fencing token makes
-//! a lock of quorum.
+//! Two writers on two nodes, and a file that refuses the writer of an older ring: with a fencing token,
+//! quorum becomes a lock.
 //!
-//! `cargo run --example fencing` shows it on a simulated cluster of three. Node 1 is about to write when its
-//! packets are lost. The others go on without it, and node 2 writes. The write of node 1, which was on its
-//! way, comes too late.
+//! `cargo run --example fencing` runs on a simulated cluster of three nodes. Node 1 has started a write when
+//! its packets are lost. The other nodes continue without it, and node 2 writes. The write of node 1 arrives
+//! later and is refused.
 
 use std::{
     fs::{self, File},
@@ -14,10 +14,10 @@ use std::{
 
 use actix_quorum::{FencingToken, QuorumActor, QuorumHandle, sim::Cluster};
 
-/// A value in a file, with the largest fencing token that was ever written with it.
+/// A value in a file, with the largest fencing token of all writes.
 ///
 /// The file stands for storage that all nodes share. Such storage must compare and store the token in
-/// the same transaction as the data. Here a lock on another file makes the transaction.
+/// the same transaction as the data. Here a lock on another file replaces the transaction.
 struct Storage {
     directory: PathBuf,
 }
@@ -28,7 +28,7 @@ impl Storage {
         Ok(Self { directory: directory.to_owned() })
     }
 
-    /// The token and the value that were written last.
+    /// Returns the token and the value of the last write.
     fn read(&self) -> io::Result<Option<(FencingToken, String)>> {
         let stored = match fs::read_to_string(self.directory.join("value")) {
             Ok(stored) => stored,
@@ -48,7 +48,7 @@ impl Storage {
         {
             return Ok(Err(largest));
         }
-        // Renamed, so that a writer that dies in the middle leaves the value as it was.
+        // Renamed, so that a writer that dies during a write leaves the old value.
         let new = self.directory.join("new");
         fs::write(&new, format!("{token} {value}"))?;
         File::open(&new)?.sync_all()?;
@@ -57,7 +57,7 @@ impl Storage {
     }
 }
 
-/// The token of a node, once it has one.
+/// Waits until a node has a token, and returns it.
 async fn token(quorum: &QuorumHandle) -> FencingToken {
     loop {
         if let Some(token) = quorum.guard().and_then(|guard| guard.fencing_token()) {
@@ -67,10 +67,12 @@ async fn token(quorum: &QuorumHandle) -> FencingToken {
     }
 }
 
-fn tell(writer: &str, token: FencingToken, written: Result<(), FencingToken>) {
+fn report(writer: &str, token: FencingToken, written: Result<(), FencingToken>) {
     match written {
         Ok(()) => println!("{writer} with token {token}: written"),
-        Err(largest) => println!("{writer} with token {token}: refused, {largest} was here"),
+        Err(largest) => {
+            println!("{writer} with token {token}: refused, the largest token is {largest}")
+        }
     }
 }
 
@@ -78,14 +80,14 @@ fn tell(writer: &str, token: FencingToken, written: Result<(), FencingToken>) {
 async fn main() -> io::Result<()> {
     let directory = std::env::temp_dir().join(format!("fencing-{}", std::process::id()));
     let storage = Storage::new(&directory)?;
-    // Rings end and form in time, a little faster than real ones.
+    // Rings end and form with timeouts, a little faster than real ones.
     let cluster = Cluster::new(3).timeouts(Duration::from_millis(300), Duration::from_millis(360));
     let [one, two] = [1, 2].map(|id| QuorumActor::builder().source(cluster.node(id)).start());
 
     let first = token(&one).await;
-    tell("node 1", first, storage.write(first, "by node 1")?);
+    report("node 1", first, storage.write(first, "by node 1")?);
 
-    // Node 1 has decided to write again, and its write is on its way...
+    // Node 1 starts another write, which is delayed.
     cluster.lose_sends(1).map_err(io::Error::other)?;
     let others = two.wait_for(|now| !now.members.contains(&1.into()) && now.settled).await.unwrap();
     println!("node 2: {others}");
@@ -95,9 +97,9 @@ async fn main() -> io::Result<()> {
             break second;
         }
     };
-    tell("node 2", second, storage.write(second, "by node 2")?);
-    // ...and arrives.
-    tell("node 1", first, storage.write(first, "by node 1, too late")?);
+    report("node 2", second, storage.write(second, "by node 2")?);
+    // The delayed write of node 1 arrives.
+    report("node 1", first, storage.write(first, "by node 1, too late")?);
 
     let stored = storage.read()?.map(|(_, value)| value);
     println!("stored: {}", stored.as_deref().unwrap_or("nothing"));

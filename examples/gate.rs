@@ -1,7 +1,7 @@
-//! The smallest service: anybody may read, writing takes quorum.
+//! The smallest service. Reading is always allowed; writing requires quorum.
 //!
 //! ```sh
-//! cargo run --example gate                 # a simulated cluster that loses quorum now and then
+//! cargo run --example gate                 # a simulated cluster that loses quorum for ten seconds at a time
 //! cargo run --example gate -- --corosync   # the Corosync of this machine
 //!
 //! curl -i http://127.0.0.1:8080/value
@@ -25,9 +25,9 @@ async fn read(value: Value) -> impl Responder {
     value.lock().unwrap().clone() + "\n"
 }
 
-/// Called while there is quorum; the guard says until when.
+/// Called only with quorum. `Quorate` contains a guard, which reports the end of quorum.
 async fn write(value: Value, new: String, quorate: Quorate) -> impl Responder {
-    // What takes long is dropped when quorum is lost; what was done by then stays done.
+    // Work that takes long is dropped when quorum is lost; its effects until then remain.
     let work = async { *value.lock().unwrap() = new };
     match quorate.run(work).await {
         Ok(()) => HttpResponse::Ok().body("written\n"),
@@ -59,7 +59,7 @@ async fn main() -> io::Result<()> {
     })
     .on_connect(drop_stalled_clients)
     .shutdown_signal(async move {
-        let mut terminated = signal(SignalKind::terminate()).expect("there are signals");
+        let mut terminated = signal(SignalKind::terminate()).expect("signals are available");
         tokio::select! { _ = terminated.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
         stopping.stop().await;
     })
@@ -68,11 +68,11 @@ async fn main() -> io::Result<()> {
     .await
 }
 
-/// Ten seconds with quorum, ten without.
+/// Alternates between ten seconds with quorum and ten seconds without.
 async fn lose_and_regain(cluster: Cluster) {
     loop {
         rt::time::sleep(Duration::from_secs(10)).await;
-        cluster.partition(&[&[1], &[2, 3]]).expect("it has these nodes");
+        cluster.partition(&[&[1], &[2, 3]]).expect("the cluster has these nodes");
         rt::time::sleep(Duration::from_secs(10)).await;
         cluster.heal();
     }

@@ -1,8 +1,8 @@
-//! An actor that works while there is quorum, pauses while there is none or nobody knows, and
-//! survives a restart of Corosync.
+//! An actor that works only while this node has quorum. It pauses while there is no quorum or the state is
+//! unknown, and continues after a restart of Corosync.
 //!
-//! `cargo run --example supervised` shows it on a simulated cluster; with `-- --corosync` on a
-//! cluster node, restart Corosync and see it pause and go on.
+//! `cargo run --example supervised` runs on a simulated cluster. On a cluster node, run it with
+//! `-- --corosync` and restart Corosync: the actor pauses and continues.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use actix::prelude::*;
 use actix_quorum::{QuorumActor, QuorumChanged, QuorumHandle, sim::Cluster};
 use tokio::time::sleep;
 
-/// Does something every 200 ms that only the quorate part of a cluster may do.
+/// Does work every 200 ms that only a quorate node may do.
 struct Worker {
     quorum: QuorumHandle,
-    /// The epoch in which it worked last.
+    /// The epoch of its last work.
     epoch: Option<u64>,
 }
 
@@ -22,7 +22,7 @@ impl Actor for Worker {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(Duration::from_millis(200), |worker, _| {
-            // Asked right before, and not remembered from a message, which may be late.
+            // The handle answers now; the last message may be old.
             if worker.quorum.is_quorate() {
                 println!("working");
             }
@@ -38,7 +38,7 @@ impl Handler<QuorumChanged> for Worker {
         if is_quorate && (change.is_gain() || change.interrupted()) {
             let epoch = change.current.epoch;
             if self.epoch.replace(epoch).is_some_and(|last| last != epoch) {
-                println!("others may have worked meanwhile: looking at what they did");
+                println!("other nodes may have worked meanwhile: checking their results");
             }
         } else if change.is_loss() {
             println!("paused: {change}");
@@ -60,10 +60,10 @@ async fn main() -> std::io::Result<()> {
     }
     sleep(Duration::from_secs(1)).await;
     println!("-- corosync on node 1 is killed");
-    cluster.crash(1).expect("it runs");
+    cluster.crash(1).expect("the daemon runs");
     sleep(Duration::from_secs(1)).await;
-    println!("-- and started again");
-    cluster.start(1).expect("it is down");
+    println!("-- corosync on node 1 is started");
+    cluster.start(1).expect("the daemon is down");
     sleep(Duration::from_secs(1)).await;
     quorum.stop().await;
     Ok(())

@@ -1,14 +1,14 @@
-//! A worker in a tokio program, without actix: it works while there is quorum, and not otherwise.
+//! A worker in a tokio program, without actix, that works only while this node has quorum.
 //!
-//! `cargo run --example tokio` shows it on a simulated cluster. With `-- --corosync` on a cluster node,
-//! restart Corosync: expect the worker to be dropped, and to begin again.
+//! `cargo run --example tokio` runs on a simulated cluster. On a cluster node, run it with `-- --corosync`
+//! and restart Corosync: the worker is dropped and begins again.
 
 use std::{env, time::Duration};
 
 use actix_quorum::{QuorumActor, QuorumHandle, QuorumLost, sim::Cluster};
 use tokio::time::sleep;
 
-/// What only the quorate part of a cluster may do.
+/// Work that only a quorate node may do.
 async fn work() {
     loop {
         println!("working");
@@ -48,10 +48,10 @@ async fn main() {
     }
 }
 
-/// Three seconds: with quorum, without, and with it again.
+/// Passes one second with quorum, one without, and one with quorum again.
 async fn lose_and_regain(cluster: &Cluster) {
     sleep(Duration::from_secs(1)).await;
-    cluster.partition(&[&[1], &[2, 3]]).expect("it has these nodes");
+    cluster.partition(&[&[1], &[2, 3]]).expect("the cluster has these nodes");
     sleep(Duration::from_secs(1)).await;
     cluster.heal();
     sleep(Duration::from_secs(1)).await;

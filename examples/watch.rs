@@ -1,8 +1,8 @@
-//! Prints every change of quorum: of a simulated cluster that loses and regains a node, or of the
-//! Corosync on this node until interrupted.
+//! Prints every change of quorum in a simulated cluster that loses and regains nodes, or on this cluster
+//! node until it is interrupted.
 //!
-//! `cargo run --example watch` needs nothing but Rust. On a cluster node:
-//! `cargo run --example watch -- --corosync`, then `systemctl stop corosync`: expect `unknown`.
+//! `cargo run --example watch` needs only Rust. On a cluster node, run
+//! `cargo run --example watch -- --corosync`, then `systemctl stop corosync`: the state becomes `unknown`.
 
 use std::time::Duration;
 
@@ -36,23 +36,23 @@ async fn main() -> std::io::Result<()> {
         eprintln!("usage: watch [--corosync]");
         std::process::exit(1);
     } else {
-        println!("-- a simulated cluster of three, seen from node 1");
+        println!("-- node 1 of a simulated cluster of three");
         let cluster = Cluster::new(3);
         let quorum = QuorumActor::builder().source(cluster.node(1)).subscribe(printer).start();
         quorum.wait_quorate().await.unwrap();
-        simulate(&cluster).await.expect("each verb fits what was before");
+        simulate(&cluster).await.expect("each event is possible after the one before");
         quorum.stop().await;
     }
     Ok(())
 }
 
-/// What happens to node 1 of three.
+/// Causes the events that node 1 of three notices.
 async fn simulate(cluster: &Cluster) -> Result<(), actix_quorum::sim::Error> {
     let pause = || sleep(Duration::from_secs(1));
-    for what in ["node 3 crashes", "node 2 is cut off", "node 2 is back", "node 3 starts"] {
+    for event in ["node 3 crashes", "node 2 is cut off", "node 2 is back", "node 3 starts"] {
         pause().await;
-        println!("-- {what}");
-        match what {
+        println!("-- {event}");
+        match event {
             "node 3 crashes" => cluster.crash(3)?,
             "node 2 is cut off" => cluster.partition(&[&[1, 3], &[2]])?,
             "node 2 is back" => cluster.heal(),

@@ -1,8 +1,8 @@
 'use strict';
 const byId = (id) => document.getElementById(id);
 
-// A screen reader says it when it changes, and only then.
-function say(element, text, className) {
+// Changes the text only if it differs, because a screen reader reads each change.
+function show(element, text, className) {
   if (element.textContent !== text) element.textContent = text;
   element.className = className;
 }
@@ -15,20 +15,20 @@ async function write() {
   try {
     const answer = await post('write');
     const text = await answer.text();
-    const why = answer.status === 503 ? JSON.parse(text).detail : text;
-    say(byId('written'), answer.status + ': ' + why, answer.ok ? 'passed' : 'refused');
+    const detail = answer.status === 503 ? JSON.parse(text).detail : text;
+    show(byId('written'), answer.status + ': ' + detail, answer.ok ? 'passed' : 'refused');
   } catch {
-    say(byId('written'), 'No answer.', 'refused');
+    show(byId('written'), 'No answer.', 'refused');
   }
 }
 
-async function simulate(what, path, body) {
+async function simulate(action, path, body) {
   try {
     const answer = await post(path, body);
-    const text = answer.ok ? what + ': done.' : what + ': ' + await answer.text() + '.';
-    say(byId('done'), text, answer.ok ? '' : 'refused');
+    const text = answer.ok ? action + ': done.' : action + ': ' + await answer.text() + '.';
+    show(byId('done'), text, answer.ok ? '' : 'refused');
   } catch {
-    say(byId('done'), what + ': no answer.', 'refused');
+    show(byId('done'), action + ': no answer.', 'refused');
   }
 }
 
@@ -39,11 +39,11 @@ function node(id) {
   name.textContent = 'Node ' + id;
   row.append(name, ...['Crash', 'Start', 'Pause', 'Resume'].map((verb) => {
     const button = document.createElement('button');
-    const what = verb + ' node ' + id;
+    const action = verb + ' node ' + id;
     button.type = 'button';
     button.textContent = verb;
-    button.ariaLabel = what;
-    button.addEventListener('click', () => simulate(what, 'nodes/' + id + '/' + verb.toLowerCase()));
+    button.ariaLabel = action;
+    button.addEventListener('click', () => simulate(action, 'nodes/' + id + '/' + verb.toLowerCase()));
     return button;
   }));
   return row;

@@ -59,11 +59,11 @@ fn supervised_pauses_and_continues_across_a_restart_of_corosync() {
     node.corosync.kill();
     supervised.until("paused: unknown: connection to corosync lost");
     node.corosync.start();
-    supervised.until("others may have worked meanwhile: looking at what they did");
+    supervised.until("other nodes may have worked meanwhile: checking their results");
     supervised.until("working");
 
     let mut supervised = Running::example(Some(&node.netns), "supervised", "");
-    for line in ["working", "paused: unknown", "others may have worked", "working"] {
+    for line in ["working", "paused: unknown", "other nodes may have worked", "working"] {
         supervised.until(line);
     }
     assert!(supervised.child.wait().unwrap().success());
