@@ -126,7 +126,8 @@ impl Handler<QuorumChanged> for Listener {
 /// Measures a connection to libquorum, with and without the request for the daemon's version.
 fn connects(report: &mut Report) {
     let library = Library::load().expect("libquorum is installed");
-    let ways: [(&str, &dyn Fn() -> Result<Handle, Error>); 3] = [
+    type Connect<'a> = &'a dyn Fn() -> Result<Handle, Error>;
+    let ways: [(&str, Connect<'_>); 3] = [
         ("after the request for the version", &Handle::initialize),
         ("V1", &|| Handle::model_initialize(library, Model::V1)),
         ("V0", &|| Handle::model_initialize(library, Model::V0)),

@@ -44,11 +44,8 @@ const MARK: &str = r#""cause":"quorum""#;
 pub(crate) fn run(report: &mut Report) {
     let limit = libc::rlimit { rlim_cur: 16_384, rlim_max: 16_384 };
     // SAFETY: `limit` is a local.
-    assert_eq!(
-        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) },
-        0,
-        "root may raise the limit"
-    );
+    let code = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+    assert_eq!(code, 0, "root may raise the limit");
     let cluster = Cluster::new(3);
     let (plain, _) = broadcast::channel(16);
     let server = serve(&cluster, &plain);
