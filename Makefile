@@ -151,7 +151,7 @@ sanitize:
 	$(SANITIZED) --test it --test own -- --include-ignored --test-threads=4 handle:: reconnect::
 
 # Changes one expression at a time in the rules of belief, deadlines, continuity and delivery, and runs
-# the unit tests. Prints the changes that no test detects; CONTRIBUTING.md lists those that are equivalent.
+# the unit tests. Prints the changes that no test detects; some of them are equivalent to the original.
 # Not in CI: it takes hours. `make mutants MUTANTS='-f src/state/lease.rs'` selects files.
 MUTANTS = -f 'src/state/*.rs' -f 'src/registry/*.rs' -e src/state/fuzz_driver.rs
 
