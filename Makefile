@@ -1,13 +1,13 @@
 # The features of actix-quorum; `linked` needs libquorum's development files.
 FEATURES = linked metrics serde sim web
-# Those that build anywhere.
+# The features that build without Corosync's development files.
 PORTABLE = metrics serde sim web
 
-# How long `make fuzz` and `make soak` go on, in seconds.
+# How long `make fuzz` and `make soak` run, in seconds.
 FUZZ_SECONDS = 600
 SOAK_SECONDS = 600
 
-# How often `make flaky` runs all tests, and how often those that assert times.
+# How often `make flaky` runs all tests, and how often the tests that assert times.
 RUNS = 10
 TIMED_RUNS = 50
 
@@ -21,19 +21,19 @@ RUN = --include-ignored --skip soak:: --test-threads=8
 	dependencies minimal package
 
 help:
-	@echo 'make test       every functional test, on real Corosync daemons and in a browser too (needs root)'
-	@echo 'make test-long  what takes long: loom, histories, linked, sanitizers, fuzzing, soak, versions (needs root)'
+	@echo 'make test       every functional test, including those on real Corosync daemons and in a browser (needs root)'
+	@echo 'make test-long  the slow tests: loom, histories, linked, sanitizers, fuzzing, soak, versions (needs root)'
 	@echo 'make test-versions  the tests on real daemons of other Corosync versions (needs root, Debian)'
 	@echo 'make check      format, lints, docs, feature combinations, dependencies'
 	@echo 'make flaky RUNS=n  runs the tests n times, every other time on a busy machine (needs root)'
-	@echo 'make soak       ten minutes of chaos on a real cluster; SOAK_SECONDS=n for others (needs root)'
-	@echo 'make fuzz       ten minutes of whatever could come from Corosync; FUZZ_SECONDS=n for others'
+	@echo 'make soak       ten minutes of random faults on a real cluster; SOAK_SECONDS=n sets the time (needs root)'
+	@echo 'make fuzz       ten minutes of fuzzing with input as from Corosync; FUZZ_SECONDS=n sets the time'
 	@echo 'make sanitize   the calls of libquorum under the address and leak sanitizers (needs root)'
 	@echo 'make instructions  checks that the hot paths take no more instructions than stored'
-	@echo 'make mutants    breaks the rules of quorum and delivery one by one; prints what no test detects (hours)'
-	@echo 'make bench      measures it beside what else could be used, see BENCHMARKS.md (needs root)'
-	@echo 'make overlap    whether two partitions are ever believed at once, see BENCHMARKS.md (needs root)'
-	@echo 'make cluster    three nodes to try things on, and cluster-down removes them (needs root)'
+	@echo 'make mutants    mutates the rules of quorum and delivery; prints the mutants that no test detects (hours)'
+	@echo 'make bench      measures the cost and compares it with the alternatives, see BENCHMARKS.md (needs root)'
+	@echo 'make overlap    measures for how long two partitions report quorum at once, see BENCHMARKS.md (needs root)'
+	@echo 'make cluster    starts three nodes for experiments; make cluster-down removes them (needs root)'
 
 # Starts three nodes for experiments, and prints how to break them.
 cluster:
@@ -151,7 +151,7 @@ sanitize:
 	$(SANITIZED) --test it --test own -- --include-ignored --test-threads=4 handle:: reconnect::
 
 # Changes one expression at a time in the rules of belief, deadlines, continuity and delivery, and runs
-# the unit tests. Prints the changes that no test detects; CONTRIBUTING.md lists those that are equivalent.
+# the unit tests. Prints the changes that no test detects; some of them are equivalent to the original.
 # Not in CI: it takes hours. `make mutants MUTANTS='-f src/state/lease.rs'` selects files.
 MUTANTS = -f 'src/state/*.rs' -f 'src/registry/*.rs' -e src/state/fuzz_driver.rs
 

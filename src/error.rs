@@ -119,8 +119,8 @@ pub enum Error {
     /// This thread has too little stack left for `quorum_dispatch`, which needs more than 1 MiB
     /// (libquorum `lib/quorum.c`). libquorum was not called. The check needs glibc.
     #[error(
-        "{available} bytes of stack are left and libquorum needs {needed}; give the thread a larger \
-         one (RUST_MIN_STACK, std::thread::Builder::stack_size)"
+        "{available} bytes of stack are left and libquorum needs {needed}; start the thread with a \
+         larger stack (RUST_MIN_STACK, std::thread::Builder::stack_size)"
     )]
     #[non_exhaustive]
     StackTooSmall {

@@ -36,7 +36,7 @@
 //! A gauge keeps its last recorded value. If this process hangs, `quorum_quorate` does not change.
 //! So an alert or a dashboard must treat a node as quorate only while `time() -
 //! quorum_last_contact_timestamp_seconds` is less than the sum of `quorum_lease_seconds` and the
-//! scrape interval. The file `alerts/quorum.policy.yml` in the repository contains Prometheus rules
+//! scrape interval. The file `alerts/quorum.rules.yml` in the repository contains Prometheus rules
 //! that do so, for a scrape interval of 30 s.
 //!
 //! # Dashboards made for `ha_cluster_exporter`

@@ -1,4 +1,4 @@
-//! Whatever could come from Corosync, through the real callbacks, into the tracker.
+//! Passes arbitrary calls, answers and reads through the real callbacks to the tracker.
 
 #![no_main]
 

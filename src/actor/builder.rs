@@ -357,7 +357,7 @@ fn own_system() -> io::Result<(ArbiterHandle, System)> {
         if let Err(error) = runner.run() {
             crate::foreign::log!(
                 log::Level::Warn,
-                "the system of the quorum actor failed: {error}"
+                "the actix System of the quorum actor failed: {error}"
             );
         }
     };

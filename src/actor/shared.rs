@@ -1,3 +1,5 @@
+//! The path of an event from the actor to the readers and subscribers: [`Shared::publish`].
+
 #[cfg(feature = "web")]
 use std::any::Any;
 use std::{

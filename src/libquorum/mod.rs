@@ -14,6 +14,8 @@
 //! # Ok::<(), actix_quorum::Error>(())
 //! ```
 
+// Room 1. Callbacks take no lock, log nothing and do not panic. Read `callbacks.rs` first.
+
 mod callbacks;
 pub(crate) mod canceller;
 pub(crate) mod cmap;

@@ -166,7 +166,7 @@ fn connect(config: &ProbeConfig, canceller: &Canceller) -> Result<Service, Error
         Err(error @ (Error::Load(_) | Error::Connect(Code::LIBRARY))) => {
             crate::foreign::log!(
                 log::Level::Debug,
-                "using the quorum service, which does not report votes: {error}"
+                "probing the quorum service, which does not report votes, instead of votequorum: {error}"
             );
         }
         Err(error) => return Err(error),

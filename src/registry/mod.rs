@@ -6,6 +6,9 @@
 //! the subscriber's own thread. So a slow subscriber neither delays others nor uses extra memory.
 //! It receives the missed changes from the history or, if the history no longer holds them, the
 //! latest state.
+//!
+//! Code in this room does not decide what is published: `Shared::publish` appends each change to
+//! the history. Start reading at `Subscription::deliver` in `delivery.rs`.
 
 mod coalescing_runner;
 mod delivery;

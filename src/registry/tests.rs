@@ -502,7 +502,7 @@ fn resending_replaces_the_waiting_message_by_the_current_state() {
         let mut probe = subscriber();
         let id = shared.registry.subscribe(probe.recipient().into());
         probe.next().await;
-        // Blocked, so that the next change waits in its mailbox.
+        // Blocks the subscriber, so that the next change waits in its mailbox.
         probe.stuck.store(true, Ordering::Release);
         probe.addr.clone().unwrap().do_send(Barrier);
         flip(&shared, 3);
@@ -604,7 +604,7 @@ fn nothing_is_handled_after_unsubscribing() {
     run(async {
         let shared = connected();
         let mut probe = subscriber();
-        // Blocked by another message, so that the change waits in its mailbox.
+        // Blocks the subscriber with another message, so that the change waits in its mailbox.
         probe.stuck.store(true, Ordering::Release);
         let addr = probe.addr.clone().unwrap();
         addr.do_send(Barrier);

@@ -233,14 +233,14 @@ impl Cluster {
         self.end(id, |world, id| world.set_daemons(&[id], Daemon::Down))
     }
 
-    /// Stops a node's daemon (`SIGTERM`). It takes leave of the other nodes, so that with
-    /// [`timeouts`](Self::timeouts) they do not wait for it.
+    /// Stops a node's daemon (`SIGTERM`). The daemon sends a leave message to the other nodes, so
+    /// that with [`timeouts`](Self::timeouts) they do not wait for it.
     ///
     /// # Errors
     ///
     /// The errors of [`crash`](Self::crash).
     pub fn stop(&self, id: u32) -> Result<(), Error> {
-        self.end(id, World::say_goodbye)
+        self.end(id, World::leave)
     }
 
     fn end(&self, id: u32, end: impl FnOnce(&mut World, NodeId)) -> Result<(), Error> {

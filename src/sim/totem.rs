@@ -276,7 +276,7 @@ impl World {
                         ring.iter().any(|other| self.member(*other).ring != node.ring)
                             || node.members.iter().all(|member| {
                                 ring.contains(member)
-                                    || self.node(*member).is_none_or(|member| member.said_goodbye)
+                                    || self.node(*member).is_none_or(|member| member.sent_leave)
                             })
                     });
                 if node.gathers {
@@ -348,7 +348,7 @@ impl World {
         let members = ring.iter().flat_map(|id| &self.member(*id).members);
         members
             .filter(|id| !ring.contains(id))
-            .any(|id| self.node(*id).is_some_and(|node| !node.said_goodbye))
+            .any(|id| self.node(*id).is_some_and(|node| !node.sent_leave))
     }
 
     fn consensus_expired(&mut self, id: NodeId) {

@@ -65,8 +65,8 @@ pub(super) struct Node {
     /// Whether it was paused and has not yet noticed that the other nodes have continued without
     /// it.
     pub(super) unaware: bool,
-    /// Whether it took leave of the other nodes when it stopped.
-    pub(super) said_goodbye: bool,
+    /// Whether it sent a leave message to the other nodes when it stopped.
+    pub(super) sent_leave: bool,
     /// The notifications that were not delivered yet, oldest first.
     pub(super) sent: Vec<Notification>,
 }
@@ -217,14 +217,14 @@ impl World {
         } else if left_behind {
             self.member_mut(id).unaware = true;
         }
-        // The tokens that waited for it.
+        // The tokens that waited for this daemon arrive in one burst.
         self.member_mut(id).token_time += timeouts.token;
     }
 
-    /// Stops a daemon that takes leave of the other nodes.
-    pub(super) fn say_goodbye(&mut self, id: NodeId) {
+    /// Stops a daemon, which first sends a leave message to the other nodes.
+    pub(super) fn leave(&mut self, id: NodeId) {
         if let Some(node) = self.node_mut(id) {
-            node.said_goodbye = true;
+            node.sent_leave = true;
         }
         self.set_daemons(&[id], Daemon::Down);
     }
@@ -237,7 +237,7 @@ impl World {
         self.totem.cancel_all(id);
         let Some(node) = self.node_mut(id) else { return };
         node.daemon = Daemon::Running;
-        (node.gathers, node.unaware, node.said_goodbye) = (false, false, false);
+        (node.gathers, node.unaware, node.sent_leave) = (false, false, false);
         // If it is restarted again while it is alone, the members of the earlier ring still miss
         // it.
         let was_with = if node.alone { node.unnoticed } else { Some(node.ring) };
@@ -469,7 +469,7 @@ impl Node {
             token_time: Duration::ZERO,
             gathers: false,
             unaware: false,
-            said_goodbye: false,
+            sent_leave: false,
             votequorum: Votequorum::new(id, votes, Options::default()),
             decision: Decision { quorate: false, ring, members: vec![id] },
             sent: Vec::new(),

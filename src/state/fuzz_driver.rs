@@ -1,8 +1,8 @@
-//! Makes a sequence of callbacks, answers, reads and pauses from any bytes, for the fuzz target
+//! Turns bytes into a sequence of callbacks, answers, reads and pauses, for the fuzz target
 //! `tracker` and for a property test without a fuzzer.
 //!
-//! The [oracle](super::oracle) checks the tracker. The driver itself only checks which notifications
-//! and errors `libquorum` makes of the callbacks.
+//! The [oracle](super::oracle) checks the tracker. The driver itself checks only that `libquorum`
+//! returns the notifications and errors that belong to the callbacks.
 
 use std::{
     collections::VecDeque,
@@ -23,7 +23,7 @@ use crate::{
     state::{BeliefPolicy, Event, Now, Tracker},
 };
 
-/// Plays the bytes to a tracker, through the real callbacks.
+/// Applies the events that the bytes encode to a tracker, through the real callbacks.
 ///
 /// # Panics
 ///
@@ -63,9 +63,9 @@ struct Play<'a> {
     bytes: Bytes<'a>,
     now: Moment,
     connection: Scripted,
-    /// What the connection has delivered and nobody has taken.
+    /// The notifications that the connection has delivered and no dispatch has returned yet.
     delivered: VecDeque<Notification>,
-    /// It has delivered what cannot be.
+    /// Whether the connection has delivered a malformed notification.
     malformed: bool,
     tracker: Tracker,
     counters: RingCounters,
@@ -77,7 +77,7 @@ impl Play<'_> {
         let pause = match self.bytes.next() {
             short @ 0..64 => Duration::from_nanos(short.into()),
             long @ 64..192 => ms(10 * u64::from(long - 63)),
-            // What depends on time is decided at one moment.
+            // To the next deadline or just before it, where the tracker's decision changes.
             early => match self.tracker.deadline() {
                 Some(due) => {
                     due.since(self.now).saturating_sub(Duration::from_nanos((early % 2).into()))
@@ -111,8 +111,8 @@ impl Play<'_> {
         self.apply(event);
     }
 
-    /// A daemon decides about a ring of three nodes, which is alive for a while. Single bytes hardly ever
-    /// make this.
+    /// Makes a daemon decide about a ring of three nodes that stays alive for a while. Random bytes
+    /// rarely encode such a sequence.
     fn run_well(&mut self) {
         if !self.tracker.current().connection.is_established() {
             self.forget();
@@ -120,7 +120,7 @@ impl Play<'_> {
             self.apply(Event::Connected { has_provider, asked_at, watched });
         }
         self.counters.operational_entered += 1;
-        // The rings of single calls have lower numbers.
+        // `call` uses lower sequence numbers.
         let seq = self.tracker.current().ring_id.map_or(0, |ring| ring.seq) + 2;
         let (ring_id, drained_at) = (RingId { node_id: NodeId(1), seq }, self.now);
         let members: Vec<_> = (1..=3).map(NodeId).collect();
@@ -149,7 +149,7 @@ impl Play<'_> {
         self.tracker.apply(event, now);
     }
 
-    /// One dispatch, and what the actor makes of it.
+    /// Dispatches once, checks the result, and applies it to the tracker as the actor does.
     fn dispatch(&mut self) {
         let calls: Vec<Call> = (0..[1, 1, 1, 1, 1, 1, 0, 2][usize::from(self.bytes.of(8))])
             .map(|_| self.call())
@@ -187,7 +187,7 @@ impl Play<'_> {
         }
     }
 
-    /// The connection is over.
+    /// Replaces the connection, which has ended, by a new one.
     fn forget(&mut self) {
         (self.connection, self.malformed) = Default::default();
         self.delivered.clear();
@@ -207,7 +207,7 @@ impl Play<'_> {
             4 => Call::QuorumV0 { quorate: 1, seq: ring.1, members: list() },
             _ => {
                 let members = list();
-                // Corosync says 0 or 1.
+                // Corosync sends 0 or 1. A 2 is malformed.
                 let quorate = match kind {
                     5 => 0,
                     6 => 1,
@@ -239,7 +239,7 @@ impl Play<'_> {
         Answer { asked_at, quorate: flags & 1 != 0, votes, local }
     }
 
-    /// A read whose counters move now and then.
+    /// Returns a read of the ring in which some counters may have moved.
     fn ring(&mut self) -> RingUpdate {
         if self.bytes.of(32) == 0 {
             return RingUpdate::Unwatched;
@@ -273,7 +273,7 @@ impl Play<'_> {
         }
     }
 
-    /// Now, or some time ago.
+    /// Returns a moment that is now or in the past.
     fn earlier(&mut self) -> Moment {
         let ago = ms(20 * u64::from(self.bytes.next().saturating_sub(64)));
         Moment::default().after(self.now.since(Moment::default()).saturating_sub(ago))
@@ -284,7 +284,7 @@ impl Play<'_> {
     }
 }
 
-/// What a well-formed call tells.
+/// Returns the notification of a call, or `None` if the call is malformed.
 fn notification(call: &Call) -> Option<Notification> {
     let nodes = |list: &List| Some(list.ids()?.into_iter().map(NodeId).collect::<Vec<_>>());
     let ring_id = |(node, seq)| RingId { node_id: NodeId(node), seq };
@@ -309,7 +309,7 @@ fn notification(call: &Call) -> Option<Notification> {
     })
 }
 
-/// What is read of them, and zeros after their end.
+/// The unread bytes. Reads after their end return zero.
 struct Bytes<'a>(&'a [u8]);
 
 impl Bytes<'_> {
@@ -317,18 +317,19 @@ impl Bytes<'_> {
         self.0.split_off_first().copied().unwrap_or(0)
     }
 
-    /// One of `n` choices.
+    /// Returns a number below `n`.
     fn of(&mut self, n: u8) -> u8 {
         self.next() % n
     }
 
-    /// From none to as many as the number can be.
+    /// Returns a number of votes, small or close to the largest `u32`.
     fn votes(&mut self) -> u32 {
         let votes = u32::from(self.next());
         if votes < 128 { votes } else { votes << 24 }
     }
 
-    /// Behind one that is too long no list is `readable`.
+    /// Returns a list. If an earlier list of the same call was too long, this one is not
+    /// `readable`.
     fn list(&mut self, readable: bool) -> List {
         let kind = self.next();
         let length = |choice: u8| [0, 1, 385, 500, 1000, 1 << 30, u32::MAX][usize::from(choice)];
@@ -339,7 +340,7 @@ impl Bytes<'_> {
             }
             192..208 => List::Null(length(kind % 7)),
             208..224 => List::Dangling(length([0, 2, 3, 4, 5, 6][usize::from(kind % 6)])),
-            // About the longest that there can be.
+            // About as long as the longest valid list (384).
             long => {
                 let ids = 376 + u32::from(long - 224) / 2;
                 let (first, step) = (u32::from(self.next()), u32::from(self.next()));

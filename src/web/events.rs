@@ -110,8 +110,8 @@ impl Client {
                 self.last_quorum = now;
                 return Some(self.alive(now));
             }
-            // The lease may expire although the actor cannot publish that, and no change is
-            // published when quorum becomes exclusive.
+            // Wakes at the expiry of the lease, which a stuck actor cannot publish. Wakes regularly
+            // to check whether quorum has become exclusive, which is not published as a change.
             let lease = &self.quorum.shared.lease;
             let lease = match now {
                 (Quorum::Quorate, true) => Instant::now() + lease.exclusive_remaining(),

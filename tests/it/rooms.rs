@@ -1,4 +1,4 @@
-//! The rooms of `src` use only rooms below them: see CONTRIBUTING.md.
+//! A room of `src` uses only the rooms before it: see CONTRIBUTING.md.
 
 use std::{
     fs,
@@ -73,7 +73,7 @@ fn names_of_the_root(code: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_room_uses_only_the_rooms_below_it() {
+fn a_room_uses_only_the_rooms_before_it() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     source_files(&source, &mut files);
@@ -86,7 +86,7 @@ fn a_room_uses_only_the_rooms_below_it() {
         if room == "lib" {
             continue;
         }
-        let own = rank(room).unwrap_or_else(|| panic!("{room} is no room: add it to ROOMS"));
+        let own = rank(room).unwrap_or_else(|| panic!("{room} is not in ROOMS: add it"));
         for name in names_of_the_root(&fs::read_to_string(file).unwrap()) {
             checked += 1;
             match rank(&name) {
@@ -99,7 +99,11 @@ fn a_room_uses_only_the_rooms_below_it() {
             }
         }
     }
-    assert!(found.is_empty(), "imports go down only:\n{}", found.join("\n"));
+    assert!(
+        found.is_empty(),
+        "a room uses only the rooms before it in ROOMS:\n{}",
+        found.join("\n")
+    );
     assert!(checked > 100, "only {checked} names were found");
 }
 

@@ -240,7 +240,7 @@ fn the_server_is_known_over_the_transport_socket_too() {
     let node = Node::single_with(|config| config.ipc = Ipc::Socket);
     node.run(|| {
         let handle = Handle::initialize().unwrap();
-        let server = handle.server().expect("the kernel tells");
+        let server = handle.server().expect("the kernel reports the server");
         assert_eq!((server.uid, server.pid), (0, Some(node.corosync.pid().try_into().unwrap())));
     });
 }

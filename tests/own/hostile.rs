@@ -480,7 +480,7 @@ fn a_server_that_hangs_after_its_notifications_is_believed_for_at_most_the_lease
         let stayed = last_quorate(&watcher.quorum, Instant::now());
         assert!(stayed < SHORT_LEASE + Duration::from_secs(1), "believed for {stayed:?}");
         let told = || watcher.quorum.snapshot().connection == Connection::Stalled;
-        eventually("it is told as stalled", || told().then_some(()));
+        eventually("the stall is published", || told().then_some(()));
         // A busy machine may have stalled it before.
         watcher.rest();
         server.resume();
@@ -804,7 +804,7 @@ fn the_actor_survives_a_server_that_dies_during_an_exchange() {
         server.on(service, when, &steps);
         let watcher = place.watch();
         server.wait_dead();
-        eventually("it is told", || (!watcher.quorum.is_quorate()).then_some(()));
+        eventually("the loss is published", || (!watcher.quorum.is_quorate()).then_some(()));
         let nobody = |change: &QuorumChanged| {
             let connect = Error::Connect(Code::LIBRARY);
             let now = &change.current.connection;

@@ -102,7 +102,7 @@ fn events_are_recorded_as_metrics() {
         let_go.send(()).unwrap();
         let deadline = Instant::now() + DEADLINE;
         while value("quorum_conflated_deliveries_total") == 0.0 {
-            assert!(Instant::now() < deadline, "it is told of what it missed");
+            assert!(Instant::now() < deadline, "the merged message is counted");
             // The actor records it, once a second without a change.
             clock::sleep(Duration::from_millis(100)).await;
         }

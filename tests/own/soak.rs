@@ -191,7 +191,7 @@ fn soak(transport: Transport, duration: Duration, random: &mut Random, seed: u64
     let mut changes = 0;
     let wait = |ms: u64| {
         let until = Instant::now() + Duration::from_millis(ms);
-        eventually("the moment comes", || (Instant::now() >= until).then_some(()));
+        eventually("the time is reached", || (Instant::now() >= until).then_some(()));
     };
     let not_quorate = |id: u32, within: Duration| {
         eventually_within(within, &format!("node {id} says that it does not know"), || {
@@ -228,7 +228,7 @@ fn soak(transport: Transport, duration: Duration, random: &mut Random, seed: u64
                 cluster.pause(id);
                 not_quorate(id, LEASE + LAG);
                 let until = Instant::now() + Duration::from_millis(random.below(2_000));
-                eventually("the moment comes", || {
+                eventually("the time is reached", || {
                     assert!(!quorum(id).is_quorate(), "node {id}: {}", quorum(id).snapshot());
                     (Instant::now() >= until).then_some(())
                 });

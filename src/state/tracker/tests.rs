@@ -614,7 +614,8 @@ fn a_membership_without_a_decision_is_not_exclusive_and_has_no_fencing_token() {
     fold.change_at(2_010, nodelist(13, &[1, 2], &[], &[3]));
     assert!(fold.now().quorum.is_quorate() && !fold.now().settled);
     assert_eq!((fold.0.exclusive_until(), fold.now().fencing_token()), (None, None));
-    // The same once votequorum has counted its votes, before the decision.
+    // The same holds once votequorum has reported the votes of the new membership but has not yet
+    // decided.
     let votes = Votes {
         members: ids(&[1, 2]).into_iter().map(|node| (node, 1)).collect(),
         total: 2,

@@ -34,7 +34,7 @@ fn a_subscriber_receives_the_current_state_first() {
     let (send, received) = mpsc::channel();
     let first = System::new().block_on(async {
         watcher.quorum.subscribe(Forward(send).start().recipient());
-        eventually_async("it is told", || received.try_recv().ok()).await
+        eventually_async("the first message arrives", || received.try_recv().ok()).await
     });
     assert_eq!(first.cause, Cause::Subscribed);
     assert_eq!(first.current, watcher.quorum.snapshot());
@@ -238,7 +238,7 @@ fn the_end_of_the_system_ends_quorum() {
         system.run().unwrap();
         quorum
     });
-    eventually("it is told as stopped", || {
+    eventually("the actor is published as stopped", || {
         (quorum.snapshot().connection == Connection::Stopped).then_some(())
     });
     assert!(!quorum.is_quorate());
@@ -408,9 +408,9 @@ fn the_actor_survives_the_death_of_the_daemon_at_any_moment() {
         node.corosync.restart();
         // From half of the start to the end of the connection, each round a little later.
         let until = whole * (50 + 2 * round) / 100;
-        eventually("the moment comes", || (start.elapsed() >= until).then_some(()));
+        eventually("the time is reached", || (start.elapsed() >= until).then_some(()));
         node.corosync.kill();
-        eventually("it is told", || (!watcher.quorum.is_quorate()).then_some(()));
+        eventually("the loss is published", || (!watcher.quorum.is_quorate()).then_some(()));
     }
     node.corosync.start();
     node.corosync.wait_ready();

@@ -164,7 +164,7 @@ fn axum_accepts_writes_while_no_other_partition_can_have_quorum() {
         assert!(changes.event().expect("it goes on").data.starts_with("quorate: ring"));
         node.corosync.expected_votes(3);
         eventually("there is no quorum", || (put() == 503).then_some(()));
-        eventually("the stream tells", || {
+        eventually("the stream reports the loss", || {
             changes.event().expect("it goes on").data.starts_with("inquorate: ring").then_some(())
         });
         assert_eq!(ask("GET", "/value").0, 200, "anybody may read");

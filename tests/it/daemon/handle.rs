@@ -75,7 +75,7 @@ fn initialize_connects_with_model_v1() {
     node.run(|| {
         let mut handle = Handle::initialize().unwrap();
         assert_eq!((handle.model(), handle.quorum_type()), (Model::V1, QuorumType::Set));
-        let server = handle.server().expect("the kernel tells");
+        let server = handle.server().expect("the kernel reports the server");
         assert_eq!((server.uid, server.pid), (0, Some(node.corosync.pid().try_into().unwrap())));
         assert_eq!(handle.quorate(), Ok(true));
         assert_eq!(handle.finalize(), Ok(()));

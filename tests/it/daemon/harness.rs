@@ -65,7 +65,7 @@ fn a_changed_configuration_is_reloaded() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_daemon_that_ends_by_itself_is_reaped() {
+fn a_daemon_that_a_tool_shuts_down_is_reaped() {
     let node = Node::single();
     let pid = node.corosync.pid();
     node.corosync.tool("corosync-cfgtool", &["-H"]);
@@ -276,7 +276,7 @@ fn a_blocked_function_waits() {
 #[ignore = "needs a C compiler: make test"]
 fn the_variants_of_the_fake_differ() {
     let old = FakeLibquorum::variant("harness_no_model", Variant::NoModel);
-    assert!(Fake::load(&old).0.model_initialize().is_err(), "and it has all others");
+    assert!(Fake::load(&old).0.model_initialize().is_err(), "this variant lacks the function");
 
     let plain = FakeLibquorum::new("harness_plain");
     plain.fail_always("quorum_model_initialize", 11);

@@ -54,7 +54,7 @@ fn a_script_can_query_the_state() {
     }
 
     node.corosync.expected_votes(3);
-    eventually("it is told", || {
+    eventually("the status is inquorate", || {
         (run(&node.netns, "status").status.code() == Some(2)).then_some(())
     });
     let text = said(&run(&node.netns, "status"));

@@ -221,7 +221,7 @@ fn a_pause_that_is_shorter_than_the_token_timeout_changes_nothing() {
     });
 }
 
-/// The daemon takes leave, so no node waits for it.
+/// The daemon sends a leave message, so no node waits for it.
 #[test]
 fn a_stopped_daemon_is_excluded_at_once() {
     run(async {

@@ -85,7 +85,9 @@ impl Live {
     /// Waits until any shown text contains this.
     #[track_caller]
     fn tells(&self, id: &str, text: &str) {
-        eventually(&format!("{id} tells {text:?}"), || self.text(id).contains(text).then_some(()));
+        eventually(&format!("{id} contains {text:?}"), || {
+            self.text(id).contains(text).then_some(())
+        });
     }
 
     /// Waits until it has received nothing for this long, and shows that.
@@ -208,7 +210,7 @@ fn the_page_shows_no_news_until_the_next_service_reports() {
     live.shows("Quorate");
     assert!(live.browser.run("return state.sequence").as_u64().unwrap() < told);
     live.tells("members-title", "Members");
-    eventually("what the first one told is gone", || {
+    eventually("the changes of the first service are gone", || {
         let sequences = live.browser.run("return [...changes.keys()]");
         let sequences: Vec<u64> = serde_json::from_value(sequences).unwrap();
         (!sequences.is_empty() && sequences.iter().all(|one| *one < told)).then_some(())
