@@ -34,8 +34,11 @@ use actix_web::{App, HttpResponse, dev::Service, test, web};
 use support::{Fake, fake_source};
 use tokio::sync::mpsc;
 
-/// The accepted increase, in per cent.
-const TOLERANCE: f64 = 4.0;
+/// Returns the accepted increase, in per cent. A flip varies more on a busy machine, because ticks and
+/// probes between the flips depend on time.
+fn tolerance(path: &str) -> f64 {
+    if path == "flip" { 10.0 } else { 4.0 }
+}
 
 /// Returns how often a path runs, first and then.
 fn runs(path: &str) -> [u32; 2] {
@@ -93,7 +96,7 @@ fn compare(counts: &BTreeMap<&str, f64>) -> ExitCode {
     for (path, count) in counts {
         let before = before.get(path).copied().unwrap_or(f64::NAN);
         let change = (count / before - 1.0) * 100.0;
-        let fails = change.is_nan() || change > TOLERANCE;
+        let fails = change.is_nan() || change > tolerance(path);
         worse |= fails;
         let verdict = if fails { "FAIL" } else { "pass" };
         println!(
