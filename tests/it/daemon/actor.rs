@@ -277,7 +277,7 @@ fn the_actor_waits_for_a_daemon_that_is_not_running() {
     let node = Node::single();
     node.corosync.terminate();
     let watcher = Watcher::start(&node.netns);
-    let error = watcher.error();
+    let error = watcher.attempt_error();
     assert_eq!(error, Error::Connect(Code::LIBRARY));
     assert!(error.to_string().contains("systemctl start corosync"), "{error}");
     node.corosync.start();
@@ -290,7 +290,7 @@ fn another_network_namespace_has_no_daemon() {
     let node = Node::single();
     let elsewhere = Netns::new();
     let watcher = Watcher::start(&elsewhere);
-    let error = watcher.error();
+    let error = watcher.attempt_error();
     assert_eq!(error, Error::Connect(Code::LIBRARY));
     assert!(error.to_string().contains("another network namespace"), "{error}");
     drop(node);
@@ -302,7 +302,7 @@ fn a_refused_user_receives_the_remedy_and_connects_after_it() {
     let node = Node::single();
     let watcher =
         node.run(|| as_user(65534, 65534, || Watcher::here(|builder| builder.backoff(quick()))));
-    let error = watcher.error();
+    let error = watcher.attempt_error();
     assert_eq!(error, Error::Connect(Code::ACCESS));
     let text = error.to_string();
     assert!(text.contains("uidgid.d") && text.contains("corosync-cfgtool -R"), "{text}");
@@ -319,7 +319,7 @@ fn a_refused_user_receives_the_remedy_and_connects_after_it() {
 fn refused_attempts_are_rare_by_default() {
     let node = Node::single();
     let watcher = node.run(|| as_user(65534, 65534, || Watcher::here(|builder| builder)));
-    watcher.error();
+    watcher.attempt_error();
     let since = Instant::now();
     // The next attempt follows in 30 s; meanwhile the actor answers messages.
     let snapshot = System::new().block_on(watcher.quorum.addr().send(GetSnapshot)).unwrap();
@@ -336,7 +336,7 @@ fn a_full_dev_shm_is_reported_and_survived() {
         let node = Node::single();
         let filler = fill_dev_shm();
         let watcher = Watcher::start_with(&node.netns, |builder| builder.backoff(quick()));
-        let error = watcher.error();
+        let error = watcher.attempt_error();
         assert_eq!(error, Error::Connect(Code::NO_SPACE));
         assert!(error.to_string().contains("/dev/shm is full"), "{error}");
         std::fs::remove_file(filler).unwrap();
@@ -379,7 +379,7 @@ fn only_a_server_of_the_right_user_is_believed() {
     for ipc in [Ipc::Shm, Ipc::Socket] {
         let node = Node::single_with(|config| config.ipc = ipc);
         let watcher = Watcher::start_with(&node.netns, |builder| builder.server_uid(Some(4711)));
-        assert_eq!(watcher.error(), Error::untrusted_server(Some(0), 4711), "{ipc:?}");
+        assert_eq!(watcher.attempt_error(), Error::untrusted_server(Some(0), 4711), "{ipc:?}");
         assert!(!watcher.quorum.is_quorate());
         let watcher = Watcher::start_with(&node.netns, |builder| builder.server_uid(Some(0)));
         watcher.until_settled(Quorum::Quorate, &[1]);

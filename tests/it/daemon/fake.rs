@@ -84,7 +84,7 @@ fn only_invalid_param_of_model_initialize_falls_back_to_model_v0() {
         if code == Code::INVALID_PARAM {
             until_connected(&watcher);
         } else {
-            assert_eq!(watcher.error(), Error::Connect(code));
+            assert_eq!(watcher.attempt_error(), Error::Connect(code));
             until_connected(&watcher);
         }
         let calls = (fake.calls("quorum_initialize"), fake.calls("quorum_model_initialize"));
@@ -95,7 +95,7 @@ fn only_invalid_param_of_model_initialize_falls_back_to_model_v0() {
     fake.fail("quorum_model_initialize", 7, 1);
     fake.fail("quorum_initialize", 11, 1);
     let watcher = fake.watch();
-    let error = watcher.error();
+    let error = watcher.attempt_error();
     assert_eq!(error, Error::Connect(Code::ACCESS), "the error of V0 is the last word");
 }
 
@@ -532,7 +532,7 @@ fn a_library_that_appears_while_the_actor_runs_is_used() {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fake_appeared.so");
     let _ = fs::remove_file(&path);
     let watcher = fake.watch_with(|builder| fake_source(builder, &path));
-    let error = watcher.error();
+    let error = watcher.attempt_error();
     assert!(
         matches!(&error, Error::Load(why) if why.to_string().contains("No such file")),
         "{error}"
@@ -554,7 +554,7 @@ fn a_corosync_without_a_provider_is_refused_until_it_has_one() {
     fake.quorate(1);
     fake.push_both(true, 9);
     let watcher = fake.watch();
-    assert_eq!(watcher.error(), Error::NoProvider);
+    assert_eq!(watcher.attempt_error(), Error::NoProvider);
     fake.wait_calls("quorum_model_initialize", 5);
     assert!(!watcher.quorum.is_quorate());
     assert_eq!((fake.calls("quorum_dispatch"), fake.calls("quorum_trackstart")), (0, 0));
@@ -581,7 +581,7 @@ fn a_corosync_without_a_provider_is_believed_if_allowed() {
 
 /// Asserts that the connection is refused with this error repeatedly, and closed each time.
 fn assert_refused(fake: &Fake, watcher: &Watcher, error: &Error) {
-    assert_eq!(watcher.error(), *error);
+    assert_eq!(watcher.attempt_error(), *error);
     fake.wait_calls("quorum_model_initialize", 5);
     assert_never_quorate(&watcher.rest());
     assert!(!watcher.quorum.is_quorate());
@@ -632,7 +632,7 @@ fn a_failure_after_initialize_is_published_and_retried() {
         fake.fail_always(function, 22);
         let before = fake.calls("quorum_model_initialize");
         let watcher = fake.watch();
-        assert_eq!(watcher.error(), error);
+        assert_eq!(watcher.attempt_error(), error);
         fake.wait_calls("quorum_model_initialize", before + 5);
         fake.succeed(function);
         until_connected(&watcher);
