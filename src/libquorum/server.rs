@@ -219,6 +219,7 @@ mod tests {
         assert!(stream(&other).shut_down());
         assert!(peer.write_all(b"it is shut down").is_err());
     }
+
     /// Another thread has opened and locked the file meanwhile.
     #[test]
     fn a_locked_file_that_has_taken_the_number_of_a_closed_socket_stays_locked() {

@@ -128,8 +128,9 @@ impl Subscription {
         self.request(END);
     }
 
-    /// Makes a request, and delivers. If a delivery is running, it repeats and does what is
-    /// requested: it may be waiting for this thread, or be called by it.
+    /// Stores a request and starts a delivery, which executes the request first. If a delivery is
+    /// running, that one executes it before it ends. This thread does not wait for it, because the
+    /// delivery may be waiting for this thread, or may have called this function.
     fn request(self: &Arc<Self>, request: u8) -> bool {
         self.request.fetch_max(request, Ordering::AcqRel);
         self.deliver(Initiator::Publisher(None))
@@ -154,7 +155,7 @@ pub(super) enum Initiator<'a> {
 }
 
 impl Delivery {
-    /// Forgets what was sent, and takes back the message that waits in the mailbox.
+    /// Starts with the current state again, and takes back the message that waits in the mailbox.
     fn start_over(&mut self) {
         self.progress.last_sent = None;
         self.in_mailbox = None;

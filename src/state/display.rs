@@ -61,7 +61,7 @@ impl fmt::Display for Snapshot {
         match self.ring {
             RingState::Gather => f.write_str(", ring is re-forming"),
             _ if !self.settled => f.write_str(", not settled"),
-            RingState::Unknown => f.write_str(", ring not seen to live"),
+            RingState::Unknown => f.write_str(", ring not confirmed"),
             RingState::Operational | RingState::Unwatched => Ok(()),
         }
     }

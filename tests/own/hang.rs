@@ -56,7 +56,7 @@ fn stop_is_bounded_wherever_the_daemon_hangs() {
     watch().until_settled(Quorum::Quorate, &[1]);
 }
 
-/// The `System` of the actor ends, and nobody calls `stop`.
+/// The test ends the `System` of the actor and does not call `stop`.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_dropped_actor_leaves_no_thread_behind_wherever_the_daemon_hangs() {

@@ -54,7 +54,7 @@ fn assert_contains(warning: &str, parts: &[&str]) {
     }
 }
 
-/// What is missing, what that means, and what to do.
+/// The warning names the missing library, the consequence and the remedy.
 const ALWAYS: [&str; 4] =
     ["cannot load libcmap.so.4", "install libcmap4", "the ring is not watched", "is_exclusive()"];
 

@@ -1,7 +1,7 @@
 //! What may be believed from the events of one actor: the model of the guarantees, independent of
 //! how the [`Tracker`] keeps them.
 //!
-//! Each check is written from a sentence of "What is guaranteed" in README.md. Every tracker has an
+//! Each check restates one sentence of "What is guaranteed" in README.md. Every tracker has an
 //! oracle in unit tests, in the property tests in `tests/property/` and under the fuzzer, and the
 //! oracle panics at the first event after which a guarantee does not hold. It knows only the events. It
 //! does not know the cluster: which nodes may truly be quorate is the subject of

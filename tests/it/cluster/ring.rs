@@ -47,6 +47,22 @@ fn master_wins_is_known_if_only_other_members_have_a_quorum_device() {
     assert!(wins().contains(VoteFlags::QDEVICE_MASTER_WINS), "{:?}", wins());
 }
 
+/// The votes and this node's own flags stay the same.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn the_failure_of_another_members_quorum_device_is_known() {
+    let cluster = Cluster::start_with_device(3, Algorithm::Lms, |_| {});
+    let one = Watcher::start_with(&cluster.node(1).netns, |builder| builder.backoff(quick()));
+    let alive = |node| {
+        let votes = one.quorum.snapshot().votes.clone()?;
+        Some(votes.qdevice_of(NodeId(node)).contains(VoteFlags::QDEVICE_ALIVE))
+    };
+    eventually("all devices are alive", || (alive(1)? && alive(2)? && alive(3)?).then_some(()));
+    cluster.qdevice(2).kill();
+    eventually("the device of node 2 is not alive", || (!alive(2)?).then_some(()));
+    assert_eq!((alive(1), alive(3)), (Some(true), Some(true)));
+}
+
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_node_that_the_others_continue_without_is_not_believed() {
