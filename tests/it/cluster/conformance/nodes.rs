@@ -1,6 +1,10 @@
 //! The actors on the nodes of a cluster.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    panic::{self, AssertUnwindSafe},
+    sync::Arc,
+};
 
 use actix_quorum::{QuorumHandle, Snapshot, Votes};
 
@@ -73,19 +77,28 @@ impl Nodes {
         self.0[&id].quorum()
     }
 
-    /// Checks that nodes with the same members have the same ring and the same quorum, and that
-    /// Corosync's own tool shows the same.
+    /// Waits until nodes with the same members have the same ring and the same quorum, and Corosync's
+    /// own tool shows the same.
     #[track_caller]
     pub(crate) fn agree<B: Backend>(&self, backend: &B) {
-        let snapshots = self.0.iter().map(|(id, node)| (id, node.quorum().snapshot()));
-        let settled: Vec<_> = snapshots.filter(|(_, snapshot)| snapshot.settled).collect();
-        for (id, one) in &settled {
-            for (other, two) in &settled {
-                let state = |of: &Snapshot| (of.quorum, of.ring_id);
-                let same = one.members != two.members || state(one) == state(two);
-                assert!(same, "node {id}: {one}\nnode {other}: {two}");
-            }
-            backend.check_shown(**id, one);
-        }
+        let mut settled: Vec<(u32, Arc<Snapshot>)> = Vec::new();
+        let agree = || {
+            let snapshots = self.0.iter().map(|(id, node)| (*id, node.quorum().snapshot()));
+            settled = snapshots.filter(|(_, snapshot)| snapshot.settled).collect();
+            let mut pairs = settled.iter().flat_map(|one| settled.iter().map(move |two| (one, two)));
+            let same = pairs.all(|((_, one), (_, two))| Self::same(one, two));
+            let shown = || settled.iter().all(|(id, snapshot)| backend.is_shown(*id, snapshot));
+            (same && shown()).then_some(())
+        };
+        let agreed = panic::catch_unwind(AssertUnwindSafe(|| {
+            eventually("the nodes and corosync-quorumtool agree", agree);
+        }));
+        assert!(agreed.is_ok(), "the nodes report {settled:#?}");
+    }
+
+    /// Whether two nodes report the same, or have other members.
+    fn same(one: &Snapshot, two: &Snapshot) -> bool {
+        let state = |of: &Snapshot| (of.quorum, of.ring_id);
+        one.members != two.members || state(one) == state(two)
     }
 }
