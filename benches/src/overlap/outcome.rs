@@ -121,7 +121,8 @@ impl Outcome {
             others: without(victim).map(|at| at - began),
             readings: [C_CLIENT, QUORATE, EXCLUSIVE].map(read),
             gap: others().map(|node| gap(node, fault_time)).max().unwrap_or(0),
-            is_disturbed: nodes.iter().any(|(_, node)| node.longest_gap() > LONGEST_GAP),
+            is_disturbed: nodes.iter().any(|(_, node)| node.longest_gap() > LONGEST_GAP)
+                || fault.takes_one_node() && others().any(|node| node.missed_gather(fault_time)),
             missed: Vec::new(),
         };
         outcome.check(fault, totem);

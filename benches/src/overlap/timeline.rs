@@ -74,6 +74,8 @@ pub(crate) struct Timeline {
     pub(crate) decisions: Steps<(bool, Vec<u32>)>,
     /// Totem's counters of GATHER and OPERATIONAL entered.
     pub(crate) counters: Steps<(u64, u64)>,
+    /// The times at which the reader of the counters lost its connection.
+    counters_lost: Vec<u64>,
     /// The pairs of successive samples with more time between them than usual.
     late: Vec<[u64; 2]>,
     /// All lines of the clients, for the log.
@@ -106,7 +108,7 @@ impl Timeline {
             ["counters", gather, operational] => {
                 self.counters.push(at, (number(gather), number(operational)));
             }
-            ["counters", "lost"] => {}
+            ["counters", "lost"] => self.counters_lost.push(at),
             [next, "late"] => self.late.push([at, number(next)]),
             [after, reading, value] => {
                 let steps = match *reading {
@@ -131,6 +133,7 @@ impl Timeline {
         self.ring.forget_old();
         self.decisions.forget_old();
         self.counters.forget_old();
+        self.counters_lost.clear();
         self.late.clear();
         self.lines.clear();
     }
@@ -166,6 +169,17 @@ impl Timeline {
             .map(|pair| pair[1].0)
             .collect();
         moved.into_iter()
+    }
+
+    /// Whether the reader of the counters was disconnected while the daemon entered GATHER, so that
+    /// the time of that is unknown.
+    pub(crate) fn missed_gather(&self, [from, to]: [u64; 2]) -> bool {
+        let counters: Vec<&(u64, (u64, u64))> = self.counters.iter().collect();
+        counters.windows(2).any(|pair| {
+            let [(before, (gather, _)), (after, (gather_after, _))] = [pair[0], pair[1]];
+            let lost = self.counters_lost.iter().any(|lost| (*before..=*after).contains(lost));
+            lost && gather_after > gather && (from..to).contains(after)
+        })
     }
 }
 
