@@ -200,6 +200,8 @@ impl World {
             // A resumed daemon may have to make a decision that was delayed.
             self.decide_unsettled();
         }
+        // The device votes for one partition, also if no ring forms.
+        self.poll_device();
     }
 
     /// Resumes a daemon. If the others have continued without it, it notices when its token is

@@ -349,6 +349,24 @@ fn a_quorum_device_of_three_nodes_keeps_the_last_one_quorate() {
     });
 }
 
+/// The device votes for one partition at a time, also if no ring forms: nodes 3 and 4, paused at the
+/// same moment, go on with their ring.
+#[test]
+fn a_quorum_device_decides_again_when_daemons_are_paused_and_resumed() {
+    run(async {
+        let nodes = Nodes::formed(Cluster::new(4).quorum_device(3)).await;
+        nodes.cluster.partition(&[&[1], &[2], &[3, 4]]).unwrap();
+        assert_eq!(settled(&nodes).await, (vec![3, 4], vec![]));
+        nodes.cluster.pause_all(&[1, 3, 4]).unwrap();
+        assert_eq!(settled(&nodes).await, (vec![2], vec![]));
+        nodes.cluster.resume_all(&[1, 3, 4]).unwrap();
+        assert_eq!(settled(&nodes).await, (vec![3, 4], vec![]));
+        nodes.cluster.crash(3).unwrap();
+        nodes.cluster.crash(4).unwrap();
+        assert_eq!(settled(&nodes).await, (vec![1], vec![]));
+    });
+}
+
 #[test]
 fn with_a_tie_breaker_one_half_is_quorate_and_not_exclusive() {
     run(async {

@@ -85,7 +85,8 @@ impl Nodes {
         let agree = || {
             let snapshots = self.0.iter().map(|(id, node)| (*id, node.quorum().snapshot()));
             settled = snapshots.filter(|(_, snapshot)| snapshot.settled).collect();
-            let mut pairs = settled.iter().flat_map(|one| settled.iter().map(move |two| (one, two)));
+            let mut pairs =
+                settled.iter().flat_map(|one| settled.iter().map(move |two| (one, two)));
             let same = pairs.all(|((_, one), (_, two))| Self::same(one, two));
             let shown = || settled.iter().all(|(id, snapshot)| backend.is_shown(*id, snapshot));
             (same && shown()).then_some(())

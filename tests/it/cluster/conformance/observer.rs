@@ -357,10 +357,7 @@ fn a_second_ring_of_the_same_members_before_the_decision_is_no_step() {
     let observer = Observer::any(3, fake.watch(), Model::V1).without_votes();
     observer.expect(&["unknown: connecting", "unknown: connected"]);
     fake.push_both(true, 7);
-    observer.expect(&[
-        "unknown: new ring 1 2 3, unsettled; joined 1 2 3",
-        "quorate: ring 1 2 3",
-    ]);
+    observer.expect(&["unknown: new ring 1 2 3, unsettled; joined 1 2 3", "quorate: ring 1 2 3"]);
     fake.push_nodelist((3, 11), Some(&[3]), Some(&[]), Some(&[1, 2]));
     fake.push_nodelist((3, 15), Some(&[3]), Some(&[]), Some(&[]));
     fake.push_quorum(0, (3, 15), Some(&[3]));
