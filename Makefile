@@ -22,7 +22,7 @@ RUN = --include-ignored --skip soak:: --test-threads=8
 
 help:
 	@echo 'make test       every functional test, including those on real Corosync daemons and in a browser (needs root)'
-	@echo 'make test-long  the slow tests: loom, histories, linked, sanitizers, fuzzing, soak (needs root)'
+	@echo 'make test-long  the slow tests: loom, histories, linked, sanitizers, fuzzing, soak, versions (needs root)'
 	@echo 'make test-versions  the tests on real daemons of other Corosync versions (needs root, Debian)'
 	@echo 'make check      format, lints, docs, feature combinations, dependencies'
 	@echo 'make flaky RUNS=n  runs the tests n times, every other time on a busy machine (needs root)'
@@ -55,7 +55,7 @@ test-stages:
 	@scripts/stage test cargo test $(TREE) --tests -- $(RUN)
 	@scripts/stage documentation cargo test $(TREE) --doc
 
-# What takes long, and shows more of the same.
+# The tests that take long: more histories, more tools, more versions of Corosync.
 test-long:
 	@scripts/check-machine
 	@scripts/stage total $(MAKE) --no-print-directory test-long-stages
@@ -68,6 +68,7 @@ test-long-stages:
 	@scripts/stage sanitize $(MAKE) --no-print-directory sanitize
 	@scripts/stage fuzz $(MAKE) --no-print-directory fuzz FUZZ_SECONDS=60
 	@scripts/stage soak $(MAKE) --no-print-directory soak SOAK_SECONDS=120
+	@scripts/stage versions $(MAKE) --no-print-directory test-versions
 
 # Runs the tests many times and prints those that fail in some runs; see the script.
 flaky:
