@@ -15,7 +15,7 @@ use crate::{
         blocking_worker::BlockingWorker,
         clock::Moment,
         connection::sealed::{QuorumConnection, Source},
-        notifications::{LONGEST_TICK, LinkEvent, Notifications},
+        notifications::{LONGEST_TICK, LinkEvent, LinkEvents},
         probe::Probe,
         ring_watch::RingWatch,
         trust::TrustPolicy,
@@ -185,18 +185,12 @@ impl QuorumActor {
         };
         let (ring, watched) = (resources.ring.clone(), resources.ring.is_some());
         let (blocking_worker, clock) = (self.blocking_worker.clone(), self.shared.lease.clock());
-        let notifications = Notifications::new(
-            connection,
-            blocking_worker,
-            probe,
-            ring,
-            self.probe_interval,
-            clock,
-        )?;
+        let events =
+            LinkEvents::new(connection, blocking_worker, probe, ring, self.probe_interval, clock)?;
         ctx.cancel_future(*sweeping);
         self.activity = Activity::Watching {
             resources: resources.clone(),
-            task: ctx.add_stream(notifications),
+            task: ctx.add_stream(events),
             connected_at: Instant::now(),
             timer: None,
         };

@@ -30,7 +30,7 @@ mod ticks;
 ///
 /// The connection is closed when the error has been read or the stream is dropped. By then its
 /// descriptor has left the reactor.
-pub(crate) struct Notifications {
+pub(crate) struct LinkEvents {
     /// `None` once the connection has ended.
     connection: Option<AsyncFd<RegisteredFd>>,
     blocking_worker: BlockingWorker,
@@ -79,7 +79,7 @@ pub(crate) enum LinkEvent {
     Tick,
 }
 
-impl Notifications {
+impl LinkEvents {
     /// Watches `connection` on the reactor of the current runtime, and sends a `probe` every
     /// `probe_interval` by `clock`.
     pub(crate) fn new(
@@ -236,7 +236,7 @@ impl Notifications {
     }
 }
 
-impl Stream for Notifications {
+impl Stream for LinkEvents {
     type Item = Result<LinkEvent, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -290,7 +290,7 @@ impl Stream for Notifications {
     }
 }
 
-impl Drop for Notifications {
+impl Drop for LinkEvents {
     fn drop(&mut self) {
         self.close();
     }
@@ -413,7 +413,7 @@ mod tests {
             let start = Instant::now();
             let (_peer, socket) = UnixStream::pair().unwrap();
             let probe = Arc::new(Hung::default());
-            let mut notifications = Notifications::new(
+            let mut events = LinkEvents::new(
                 Box::new(Silent(socket)),
                 BlockingWorker::default(),
                 Arc::clone(&probe) as Arc<dyn Probe>,
@@ -424,7 +424,7 @@ mod tests {
             .unwrap();
             let mut interrupted_at = Vec::new();
             while interrupted_at.len() < 3 {
-                let event = poll_fn(|cx| Pin::new(&mut notifications).poll_next(cx)).await;
+                let event = poll_fn(|cx| Pin::new(&mut events).poll_next(cx)).await;
                 assert!(matches!(event, Some(Ok(LinkEvent::Tick))), "{event:?}");
                 if probe.0.load(Ordering::Relaxed) > interrupted_at.len() {
                     interrupted_at.push(start.elapsed());

@@ -46,7 +46,7 @@ pub(super) struct RingEvidence {
     watch: Watch,
     /// Whether the counters belong to the ring of the last decision.
     phase: Phase,
-    decision: Option<Decision>,
+    decided: Option<DecidedRing>,
     /// The ring of the last notification from Corosync.
     announced: Option<RingId>,
     /// The times of the first notifications of rings that no read has shown yet, oldest first. Each
@@ -106,12 +106,13 @@ enum Phase {
     Gather,
 }
 
+/// The ring of the last decision about quorum.
 #[derive(Clone, Copy, Debug)]
-struct Decision {
+struct DecidedRing {
     ring_id: RingId,
-    /// When it was applied. A read that was requested later shows the state after it.
+    /// When the decision was applied. A read that was requested later shows the state after it.
     applied_at: Moment,
-    /// A moment before which Corosync had not sent it.
+    /// A moment before which Corosync had not sent the decision.
     drained_at: Moment,
 }
 
@@ -208,9 +209,9 @@ impl RingEvidence {
         now: Moment,
         settle_grace: Duration,
     ) {
-        let last = self.decision;
+        let last = self.decided;
         let is_new_ring = last.is_none_or(|last| last.ring_id != ring_id);
-        self.decision = Some(Decision { ring_id, applied_at: now, drained_at });
+        self.decided = Some(DecidedRing { ring_id, applied_at: now, drained_at });
         if !is_new_ring {
             return;
         }
@@ -263,8 +264,8 @@ impl RingEvidence {
         // or soon after: nodes exclude a silent node only after the consensus timeout, so such a
         // ring has all members. And if libcmap answers on the same connection as before, the daemon
         // is not synchronising (`exec/ipc_glue.c`), so the last ring has been announced.
-        let is_prompt = self.decision.is_some_and(|decision| {
-            reading.answered_at.since(decision.drained_at) <= reading.consensus / 2
+        let is_prompt = self.decided.is_some_and(|decided| {
+            reading.answered_at.since(decided.drained_at) <= reading.consensus / 2
         });
         let all_explained =
             explained == rings || is_prompt || reading.connection == reads.anchor.connection;
@@ -293,8 +294,8 @@ impl RingEvidence {
         let lease = (reading.token + reading.consensus).saturating_add(settle_grace);
         self.token_seen = Some((proved_at, lease));
         let is_about_decision = self.phase == Phase::Decided
-            && self.decision.is_some_and(|decision| {
-                proved_at > decision.applied_at && self.announced == Some(decision.ring_id)
+            && self.decided.is_some_and(|decided| {
+                proved_at > decided.applied_at && self.announced == Some(decided.ring_id)
             });
         // In a live ring the token returns several times within its timeout. The first movement after a
         // longer pause may be that of a ring that is still being formed.

@@ -13,12 +13,12 @@ use crate::{
     state::{BeliefPolicy, Event, Snapshot},
 };
 
-/// What an event means for continuity.
+/// The reasons for which an event may interrupt quorum.
 #[derive(Debug, Default)]
-pub(super) struct Continuity {
+pub(super) struct InterruptionReasons {
     /// The membership is another one and there is no nodelist: this node may have been away.
     pub(super) reformed: bool,
-    /// Others may have been quorate without this node.
+    /// Other nodes may have been quorate without this node.
     pub(super) others: bool,
 }
 
@@ -66,12 +66,13 @@ pub(super) struct Ring {
     last: Option<RingId>,
 }
 
+/// The last quorum notification.
 #[derive(Debug)]
 pub(super) struct Decision {
     quorate: bool,
     ring: RingId,
     decided_at: Moment,
-    /// When votequorum was last asked after that, and whether it reported no quorum.
+    /// When votequorum was last asked after the decision, and whether it reported no quorum.
     asked: Option<(Moment, bool)>,
 }
 
@@ -230,23 +231,23 @@ impl Link {
         before: &Snapshot,
         was_held: bool,
         policy: &BeliefPolicy,
-    ) -> Continuity {
-        let mut continuity = Continuity::default();
+    ) -> InterruptionReasons {
+        let mut reasons = InterruptionReasons::default();
         match event {
-            Event::Lapsed => continuity.reformed = true,
+            Event::Lapsed => reasons.reformed = true,
             Event::Ring(RingUpdate::Unwatched) => {
                 self.ring.is_unwatched |= self.ring.run.is_empty();
             }
             Event::Ring(RingUpdate::Read(reading)) => {
                 self.ring.read(reading, policy.settle_grace);
             }
-            Event::Answered(answer) => continuity.others = self.answer(answer, was_held),
+            Event::Answered(answer) => reasons.others = self.answer(answer, was_held),
             Event::Notified { notification, drained_at } => {
                 self.changed_at = now;
                 match notification {
                     Notification::Nodelist { ring_id, members, left, .. } => {
                         let votes = before.votes.as_ref();
-                        continuity.others = self.nodelist(*ring_id, members, left, votes, was_held);
+                        reasons.others = self.nodelist(*ring_id, members, left, votes, was_held);
                         if !self.has_provider {
                             self.ring.decide(*ring_id, *drained_at, now);
                             self.companions = Some(set(members));
@@ -260,7 +261,7 @@ impl Link {
                             asked: None,
                         };
                         let last = self.decision.replace(decision);
-                        continuity.reformed = last.is_none_or(|last| last.ring != *ring_id);
+                        reasons.reformed = last.is_none_or(|last| last.ring != *ring_id);
                         if self.has_provider {
                             self.ring.decide(*ring_id, *drained_at, now);
                             self.decide_members(*ring_id, members, before);
@@ -273,7 +274,7 @@ impl Link {
         let differs = self.decision.is_some() && !self.is_settled();
         self.was_settled |= self.is_settled();
         self.differs_since = differs.then(|| self.differs_since.unwrap_or(now));
-        continuity
+        reasons
     }
 
     /// Returns whether others may have been quorate, now that the votes are known.

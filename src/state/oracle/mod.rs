@@ -11,7 +11,7 @@ mod link;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use self::link::{Continuity, Link, is_majority};
+use self::link::{InterruptionReasons, Link, is_majority};
 use super::{
     BeliefPolicy, Connection, DepartureLog, Event, Now, Quorum, QuorumChanged, RingState, Snapshot,
     Tracker, first,
@@ -77,7 +77,8 @@ impl Oracle {
         let was_linked = self.link.is_some();
         // Where quorum was not held, nothing is interrupted; an expired deadline interrupts by itself.
         let was_held = self.quorate_since.is_some() && !expired.any() && believed_in_ring;
-        let Continuity { reformed, others } = self.fold(&event, now.moment, &before, was_held);
+        let InterruptionReasons { reformed, others } =
+            self.fold(&event, now.moment, &before, was_held);
         self.check_members(&event, &before, &after);
         check_joined_and_left(&event, was_linked, &before, &after, change.as_ref());
 
@@ -130,17 +131,17 @@ impl Oracle {
         now: Moment,
         before: &Snapshot,
         was_held: bool,
-    ) -> Continuity {
+    ) -> InterruptionReasons {
         match (event, &mut self.link) {
             (Event::Connected { has_provider, asked_at, watched }, link) => {
                 *link = Some(Link::new(*has_provider, *asked_at, *watched));
-                Continuity::default()
+                InterruptionReasons::default()
             }
-            (Event::Disconnected(_), None) => Continuity { reformed: true, others: false },
-            (_, None) => Continuity::default(),
+            (Event::Disconnected(_), None) => InterruptionReasons { reformed: true, others: false },
+            (_, None) => InterruptionReasons::default(),
             (Event::Disconnected(_) | Event::Failed { .. } | Event::Stopped, link) => {
                 *link = None;
-                Continuity { reformed: true, others: false }
+                InterruptionReasons { reformed: true, others: false }
             }
             (_, Some(link)) => link.fold(event, now, before, was_held, &self.policy),
         }
