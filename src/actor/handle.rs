@@ -460,7 +460,7 @@ impl QuorumHandle {
     ///
     /// Panics outside of a tokio runtime. An actix [`System`](actix::System) has one.
     pub fn stop(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.shared.stop_in_order();
+        self.shared.stop_by_user();
         let (closed, answer) = oneshot::channel();
         self.addr.do_send(Stop(closed));
         async move {

@@ -29,8 +29,8 @@ pub(crate) struct Shared {
     pub(crate) lease: Lease,
     /// The sequence of the last published change. It wakes the tasks that wait for a change.
     latest: watch::Sender<u64>,
-    /// Whether the user has stopped the actor.
-    stopped_in_order: AtomicBool,
+    /// Whether `QuorumHandle::stop` was called.
+    stopped_by_user: AtomicBool,
     pub(crate) history: Arc<History>,
     pub(crate) registry: Registry,
     #[cfg(feature = "metrics")]
@@ -88,7 +88,7 @@ impl Shared {
         Self {
             lease: Lease::new(clock),
             latest: watch::Sender::new(tracker.current().sequence),
-            stopped_in_order: AtomicBool::new(false),
+            stopped_by_user: AtomicBool::new(false),
             registry: Registry::new(Arc::clone(&history)),
             history,
             tracker: Mutex::new(tracker),
@@ -183,15 +183,16 @@ impl Shared {
         }
     }
 
-    /// Records that the user has stopped the actor, and publishes `Stopped`.
-    pub(crate) fn stop_in_order(&self) {
-        self.stopped_in_order.store(true, Ordering::Release);
+    /// Records that `QuorumHandle::stop` was called, and publishes `Stopped`.
+    pub(crate) fn stop_by_user(&self) {
+        self.stopped_by_user.store(true, Ordering::Release);
         self.publish(Event::Stopped);
     }
 
-    /// Whether the user has stopped the actor.
-    pub(crate) fn is_stopped_in_order(&self) -> bool {
-        self.stopped_in_order.load(Ordering::Acquire)
+    /// Whether `QuorumHandle::stop` was called. An actor also stops when its arbiter or `System`
+    /// ends, or when it panics.
+    pub(crate) fn is_stopped_by_user(&self) -> bool {
+        self.stopped_by_user.load(Ordering::Acquire)
     }
 
     /// Returns the data that the web routes keep for this actor.

@@ -227,7 +227,7 @@ async fn is_lost(
             }
         };
         let regained = tokio::time::timeout(after, waiting).await.is_ok();
-        if quorum.shared.is_stopped_in_order() {
+        if quorum.shared.is_stopped_by_user() {
             return false;
         }
         if !regained {

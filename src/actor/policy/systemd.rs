@@ -163,7 +163,7 @@ impl Reporter {
             message.push_str("READY=1\n");
         }
         if change.current.connection == Connection::Stopped
-            && self.quorum.shared.is_stopped_in_order()
+            && self.quorum.shared.is_stopped_by_user()
         {
             message.push_str("STOPPING=1\n");
         }
@@ -174,7 +174,7 @@ impl Reporter {
         let is_quorate = self.quorum.is_quorate();
         self.was_quorate |= is_quorate;
         let has_lost = self.was_quorate && !is_quorate;
-        if !self.while_quorate || !has_lost || self.quorum.shared.is_stopped_in_order() {
+        if !self.while_quorate || !has_lost || self.quorum.shared.is_stopped_by_user() {
             self.manager.send("WATCHDOG=1\n").await;
         }
     }
