@@ -273,7 +273,7 @@ impl QuorumBuilder {
             _ => Error::thread(error),
         };
         let (shared, actor) = self.make(None);
-        shared.publish(Event::Failed { attempt: 1, error });
+        shared.apply(Event::Failed { attempt: 1, error });
         drop(actor);
         QuorumHandle { shared, addr: Mailbox::default().address() }
     }

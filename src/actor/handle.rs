@@ -362,7 +362,7 @@ impl QuorumHandle {
         &self,
         mut condition: impl FnMut(&Snapshot) -> bool,
     ) -> Result<Arc<Snapshot>, Stopped> {
-        let mut latest = self.shared.watch();
+        let mut latest = self.shared.change_signal();
         loop {
             latest.mark_unchanged();
             let snapshot = self.shared.current();
@@ -407,7 +407,7 @@ impl QuorumHandle {
     /// ```
     pub fn changes(&self) -> impl Stream<Item = QuorumChanged> + Send + Unpin + use<> {
         self.shared.publish_expiry();
-        let (history, latest) = (Arc::clone(&self.shared.history), self.shared.watch());
+        let (history, latest) = (Arc::clone(&self.shared.history), self.shared.change_signal());
         // Taken at the call, so the stream has every later change, however late it is polled.
         let first = history.first();
         let changes = futures_util::stream::unfold(

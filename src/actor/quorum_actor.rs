@@ -154,11 +154,11 @@ impl QuorumActor {
         let sweeping = sweep_regularly(ctx);
         let connecting = Arc::clone(&resources.source).connect(self.trust, &self.blocking_worker);
         let timeout = ctx.run_later(CONNECT_TIMEOUT, move |actor, ctx| {
-            actor.publish(Event::Failed { attempt, error: Error::Unresponsive }, ctx);
+            actor.apply(Event::Failed { attempt, error: Error::Unresponsive }, ctx);
         });
         let task = ctx.spawn(connecting.into_actor(self).map(move |result, actor, ctx| {
             ctx.cancel_future(timeout);
-            match result.and_then(|connection| actor.watch(connection, ctx)) {
+            match result.and_then(|connection| actor.connected(connection, ctx)) {
                 Ok(()) => {}
                 Err(error) => actor.disconnected(error, ctx),
             }
@@ -166,7 +166,8 @@ impl QuorumActor {
         self.activity = Activity::Connecting { resources, attempt, task, sweeping };
     }
 
-    fn watch(
+    /// Begins to watch a connection that was opened.
+    fn connected(
         &mut self,
         connection: Box<dyn QuorumConnection>,
         ctx: &mut Context<Self>,
@@ -194,7 +195,7 @@ impl QuorumActor {
             connected_at: Instant::now(),
             timer: None,
         };
-        self.publish(Event::Connected { has_provider, asked_at, watched }, ctx);
+        self.apply(Event::Connected { has_provider, asked_at, watched }, ctx);
         #[cfg(any(feature = "metrics", feature = "web"))]
         self.read_names();
         Ok(())
@@ -209,9 +210,10 @@ impl QuorumActor {
         }
     }
 
-    /// Publishes an event and sets a timer for the next deadline.
-    fn publish(&mut self, event: Event, ctx: &mut Context<Self>) {
-        let deadline = self.shared.publish(event);
+    /// Applies an event, which publishes the change if there is one, and sets a timer for the next
+    /// deadline.
+    fn apply(&mut self, event: Event, ctx: &mut Context<Self>) {
+        let deadline = self.shared.apply(event);
         // Without a connection there is no deadline.
         let (Some(deadline), Activity::Watching { timer, .. }) = (deadline, &mut self.activity)
         else {
@@ -231,7 +233,7 @@ impl QuorumActor {
             if let Activity::Watching { timer, .. } = &mut actor.activity {
                 timer.take_if(|due| *due == deadline);
             }
-            actor.publish(Event::Tick, ctx);
+            actor.apply(Event::Tick, ctx);
         });
     }
 
@@ -260,7 +262,7 @@ impl QuorumActor {
             Some(_) => Event::Disconnected(error),
             None => Event::Failed { attempt: failures, error },
         };
-        self.publish(event, ctx);
+        self.apply(event, ctx);
         // After the publication: a recorder may block.
         #[cfg(feature = "metrics")]
         foreign::contain(|| match connected_at {
@@ -320,7 +322,7 @@ impl StreamHandler<Result<LinkEvent, Error>> for QuorumActor {
             Ok(LinkEvent::Notified { notification, drained_at }) => {
                 #[cfg(any(feature = "metrics", feature = "web"))]
                 let ring_id = self.shared.snapshot().ring_id;
-                self.publish(Event::Notified { notification, drained_at }, ctx);
+                self.apply(Event::Notified { notification, drained_at }, ctx);
                 #[cfg(any(feature = "metrics", feature = "web"))]
                 if self.shared.snapshot().ring_id != ring_id {
                     self.read_names();
@@ -329,7 +331,7 @@ impl StreamHandler<Result<LinkEvent, Error>> for QuorumActor {
             Ok(LinkEvent::Answered(answer)) => {
                 #[cfg(feature = "metrics")]
                 let took = self.shared.lease.clock().now().since(answer.asked_at);
-                self.publish(Event::Answered(answer), ctx);
+                self.apply(Event::Answered(answer), ctx);
                 #[cfg(feature = "metrics")]
                 {
                     foreign::contain(|| {
@@ -344,11 +346,11 @@ impl StreamHandler<Result<LinkEvent, Error>> for QuorumActor {
             }
             // A read that finishes when a tick is due takes the place of the tick.
             Ok(LinkEvent::Ring(update)) => {
-                self.publish(Event::Ring(update), ctx);
+                self.apply(Event::Ring(update), ctx);
                 self.do_regular_work();
             }
             Ok(LinkEvent::Tick) => {
-                self.publish(Event::Tick, ctx);
+                self.apply(Event::Tick, ctx);
                 self.do_regular_work();
             }
             Err(error) => self.disconnected(error, ctx),
@@ -367,7 +369,7 @@ impl Drop for QuorumActor {
     /// The waiting calls to Corosync are cancelled: those of the probe, the ring watch and the
     /// connection by the drop of each.
     fn drop(&mut self) {
-        self.shared.publish(Event::Stopped);
+        self.shared.apply(Event::Stopped);
         #[cfg(any(feature = "metrics", feature = "web"))]
         self.shared.names.close();
         self.stop_own();

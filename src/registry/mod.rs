@@ -7,7 +7,8 @@
 //! It receives the missed changes from the history or, if the history no longer holds them, the
 //! latest state.
 //!
-//! This room does not choose the changes. `Shared::publish` appends each one to the history. Start reading at `Subscription::deliver` in `delivery.rs`.
+//! This room does not choose the changes: `Shared::apply` appends each one to the history. Start
+//! reading at `Subscription::deliver` in `delivery.rs`.
 
 mod coalescing_runner;
 mod delivery;
