@@ -234,7 +234,7 @@ impl Model {
         found
     }
 
-    pub(crate) fn anybody_alone(&self) -> bool {
+    pub(crate) fn is_any_alone(&self) -> bool {
         self.nodes.iter().any(|node| node.alone)
     }
 
@@ -278,8 +278,9 @@ impl Model {
     /// Returns the groups of nodes that reach each other.
     fn groups(&self) -> BTreeSet<Vec<u32>> {
         let running = || self.nodes.iter().filter(|node| node.daemon == Daemon::Running);
-        let hears = |a: &Node, b: &Node| a.id == b.id || (a.link == b.link && !a.alone && !b.alone);
-        let group = |a| running().filter(|b| hears(a, b)).map(|b| b.id).collect();
+        let reaches =
+            |a: &Node, b: &Node| a.id == b.id || (a.link == b.link && !a.alone && !b.alone);
+        let group = |a| running().filter(|b| reaches(a, b)).map(|b| b.id).collect();
         running().map(group).collect()
     }
 

@@ -234,11 +234,11 @@ impl Watched {
         }
         if settled && longer(self.denied, NOTICED) {
             tally.denied += 1;
-            prop_assert!(!quorate, "corosync says no: {}", self.description());
+            prop_assert!(!quorate, "corosync reports no quorum: {}", self.description());
         }
         if settled && longer(self.sound, stable_after + lease / 4 + CONNECTED) {
             tally.expected += 1;
-            prop_assert!(quorate, "corosync says yes: {}", self.description());
+            prop_assert!(quorate, "corosync reports quorum: {}", self.description());
         }
         tally.quorate += u64::from(quorate);
         for (guard, was_invalid) in &mut self.guards {
