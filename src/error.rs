@@ -72,8 +72,8 @@ pub enum Error {
     )]
     Unresponsive,
 
-    /// A thread could not be started, or has ended: one that sends requests to Corosync, or one of a
-    /// policy.
+    /// A thread could not be started, or has ended: one that sends requests to Corosync, or one of
+    /// a policy.
     #[error(
         "a thread cannot be started or has ended: {0}; check whether the limit on tasks is reached \
          (TasksMax= of the unit, ulimit -u, pids.max of the container)"

@@ -94,8 +94,8 @@ async fn try_run(quorum: &QuorumHandle, exec: &Exec) -> io::Result<u8> {
     }
 }
 
-/// Returns a valid guard, which is exclusive if `wait` requires it. Returns `None` after the timeout, or
-/// if the actor has stopped.
+/// Returns a valid guard, which is exclusive if `wait` requires it. Returns `None` after the
+/// timeout, or if the actor has stopped.
 async fn guarded(quorum: &QuorumHandle, wait: &Wait) -> Option<QuorumGuard> {
     let patience = wait.timeout.unwrap_or(Duration::MAX);
     let without_limit = Wait { timeout: None, ..wait.clone() };

@@ -1,4 +1,5 @@
-//! The program as a script uses it, on a simulated cluster. `tests/it/daemon` has it on real daemons.
+//! The program as a script uses it, on a simulated cluster. `tests/it/daemon` has it on real
+//! daemons.
 
 use std::{
     io::{BufRead, BufReader, Lines},

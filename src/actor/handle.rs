@@ -215,8 +215,8 @@ impl QuorumHandle {
     /// Ends a subscription and takes back a message that waits in the subscriber's mailbox. Returns
     /// `false` if the subscription does not exist.
     ///
-    /// It waits for no other thread. A message that another thread is sending meanwhile is taken back
-    /// by that thread, unless the subscriber has handled it before.
+    /// It waits for no other thread. A message that another thread is sending meanwhile is taken
+    /// back by that thread, unless the subscriber has handled it before.
     pub fn unsubscribe(&self, id: SubscriptionId) -> bool {
         self.shared.registry.unsubscribe(id)
     }

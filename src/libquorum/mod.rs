@@ -138,7 +138,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`Error::Load`], [`Error::NoDescriptors`], [`Error::ConnectInProgress`] and [`Error::Connect`].
+    /// [`Error::Load`], [`Error::NoDescriptors`], [`Error::ConnectInProgress`] and
+    /// [`Error::Connect`].
     pub fn initialize() -> Result<Self, Error> {
         Self::initialize_with(Library::load()?)
     }

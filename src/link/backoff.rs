@@ -14,7 +14,8 @@ use crate::error::{Code, Error};
 /// use std::time::Duration;
 /// use actix_quorum::Backoff;
 ///
-/// let backoff = Backoff::default().needs_operator(Duration::from_secs(60)..=Duration::from_secs(600));
+/// let minutes = Duration::from_secs(60)..=Duration::from_secs(600);
+/// let backoff = Backoff::default().needs_operator(minutes);
 /// ```
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[must_use = "it has no effect before it is given to `QuorumBuilder::backoff`"]

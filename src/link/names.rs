@@ -146,8 +146,8 @@ impl Names {
         }
     }
 
-    /// Whether no reason for another read has appeared since the read began, or nothing is to be read
-    /// any more.
+    /// Whether no reason for another read has appeared since the read began, or nothing is to be
+    /// read any more.
     fn is_done(&self) -> bool {
         let mut reading = self.reading.lock();
         let again = *reading == Reading::Again && !self.is_closed();

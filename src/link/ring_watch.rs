@@ -163,8 +163,8 @@ impl RingWatch for RingThread {
         if current.is_connected.swap(false, Ordering::AcqRel) {
             current.past.was_watched.store(true, Ordering::Release);
         } else {
-            // Without a connection the thread is opening one. A daemon that is alive accepts it soon,
-            // and another server in its place may never do so.
+            // Without a connection the thread is opening one. A daemon that is alive accepts it
+            // soon, and another server in its place may never do so.
             let now = self.clock.now();
             if now.since(*current.connecting_since.get_or_insert(now)) < CONNECT_TIMEOUT {
                 return false;
@@ -282,8 +282,8 @@ impl Responder for Reader {
                 Ok(RingUpdate::Read(reading))
             }
             Err(Failed::Transient(error)) => Err(error),
-            // Without a fixed model this connection was made only after libcmap had answered, so the
-            // refusal does not last.
+            // Without a fixed model this connection was made only after libcmap had answered, so
+            // the refusal does not last.
             Err(Failed::Refused(error))
                 if self.past.was_watched.load(Ordering::Acquire) || self.trust.model.is_none() =>
             {
@@ -331,8 +331,8 @@ impl Reader {
                 key.to_string_lossy()
             ))),
         };
-        // Counters of a new ring are read before those of the old one. A read during a ring change then
-        // shows GATHER, which the next read explains.
+        // Counters of a new ring are read before those of the old one. A read during a ring change
+        // then shows GATHER, which the next read explains.
         let (operational_entered, gather_entered, token_lost, tokens) = (
             counter(maps.keys.operational_entered)?,
             counter(maps.keys.gather_entered)?,

@@ -36,8 +36,8 @@ pub(super) struct Subscription {
     /// Used by the thread that the `runner` lets deliver, so no thread waits for the lock.
     ///
     /// The thread that pushes a message into a mailbox runs the waker of the mailbox's task. An
-    /// actor may run on any executor (`actix::Context::into_future`), so that is code of the user. It
-    /// may call in, or wait for another thread that does.
+    /// actor may run on any executor (`actix::Context::into_future`), so that is code of the user.
+    /// It may call in, or wait for another thread that does.
     pub(super) delivery: Mutex<Delivery>,
 }
 
@@ -118,8 +118,8 @@ impl Subscription {
         self.runner.run(deliver).unwrap_or(true)
     }
 
-    /// Sends the current state again, as if the subscriber had been sent nothing. Returns `false` if
-    /// the subscription has ended.
+    /// Sends the current state again, as if the subscriber had been sent nothing. Returns `false`
+    /// if the subscription has ended.
     pub(super) fn start_over(self: &Arc<Self>) -> bool {
         self.request(START_OVER)
     }
@@ -241,8 +241,8 @@ impl Delivery {
 }
 
 impl Progress {
-    /// Returns the next message, if the subscriber has not received all of them. `latest` saves a look
-    /// at the history if it is the next one.
+    /// Returns the next message, if the subscriber has not received all of them. `latest` saves a
+    /// look at the history if it is the next one.
     fn next_message(
         &mut self,
         subscription: &Arc<Subscription>,

@@ -352,8 +352,8 @@ impl Polled {
         polled
     }
 
-    /// Polls the actor, which handles the messages in its mailbox. Returns the oldest message that the
-    /// actor has received and this function has not returned.
+    /// Polls the actor, which handles the messages in its mailbox. Returns the oldest message that
+    /// the actor has received and this function has not returned.
     fn poll(&mut self) -> Option<QuorumChanged> {
         let _ = self.running.as_mut().poll(&mut Context::from_waker(&self.waker));
         self.received.try_recv().ok()

@@ -191,8 +191,8 @@ impl RingEvidence {
     /// Records a notification of a ring.
     pub(super) fn announce(&mut self, ring_id: RingId, now: Moment) {
         if self.announced != Some(ring_id) {
-            // The first notification of a connection is of the ring in which the daemon was before. It
-            // does not explain a ring that forms later.
+            // The first notification of a connection is of the ring in which the daemon was before.
+            // It does not explain a ring that forms later.
             let is_first = self.announced.replace(ring_id).is_none();
             if !is_first && !matches!(self.watch, Watch::Unwatched) {
                 self.unseen.push(now);
@@ -297,8 +297,8 @@ impl RingEvidence {
             && self.decided.is_some_and(|decided| {
                 proved_at > decided.applied_at && self.announced == Some(decided.ring_id)
             });
-        // In a live ring the token returns several times within its timeout. The first movement after a
-        // longer pause may be that of a ring that is still being formed.
+        // In a live ring the token returns several times within its timeout. The first movement
+        // after a longer pause may be that of a ring that is still being formed.
         let was_frozen = proved_at.since(reads.moved_at) > reads.longest_gap();
         let is_evidence = is_about_decision && !was_frozen && proved_at >= self.not_before;
         if is_evidence && reads.is_trusted(proved_at) {
@@ -729,8 +729,8 @@ mod tests {
         assert!(evidence.unseen.len() < 10, "{}", evidence.unseen.len());
     }
 
-    /// Ring 13 is decided upon and GATHER follows it within one interval of the reads; C later a ring is
-    /// being formed (RECOVERY, whose token moves) when the next read comes.
+    /// Ring 13 is decided upon and GATHER follows it within one interval of the reads; C later a
+    /// ring is being formed (RECOVERY, whose token moves) when the next read comes.
     #[test]
     fn a_token_that_moves_in_recovery_does_not_prove_the_old_ring() {
         let mut w = Watched::for_ms(3_000);

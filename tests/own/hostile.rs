@@ -428,8 +428,8 @@ fn an_interrupted_connection_to_votequorum_does_not_replace_votequorum() {
     assert!(!watcher.quorum.is_quorate());
     assert_eq!(server.times(&format!("request quorum {GETQUORATE}")), 0);
     assert_never_quorate(&watcher.rest());
-    // The second attempt is interrupted too. The third one asks the quorum service if it begins before
-    // votequorum listens.
+    // The second attempt is interrupted too. The third one asks the quorum service if it begins
+    // before votequorum listens.
     impostor.stop_listening();
     let _votequorum = Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["votequorum"]);
     until_believed(&watcher);
@@ -1122,7 +1122,8 @@ fn a_silent_server_does_not_end_the_ring_watch() {
     let _server = Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["quorum", "votequorum"]);
     let cmap = || Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["cmap"]);
     let first = cmap();
-    // With a model, no other thread connects to cmap but the ring watch and the reader of the names.
+    // With a model, no other thread connects to cmap but the ring watch and the reader of the
+    // names.
     let watcher = place.watch_with(|builder| builder.model(Model::V1));
     watcher.until_settled(Quorum::Quorate, &[1, 2]);
     eventually("the names are read", || (!runs_thread("quorum-names")).then_some(()));

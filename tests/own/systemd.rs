@@ -25,8 +25,8 @@ use crate::support::{
 /// How long the service may take to feed its watchdog.
 const WATCHDOG: Duration = Duration::from_millis(400);
 
-/// Executes the lines of its standard input, and prints a line after each. Nothing else runs on this
-/// arbiter between the orders of one line.
+/// Executes the lines of its standard input, and prints a line after each. Nothing else runs on
+/// this arbiter between the orders of one line.
 fn serve(policy: Systemd, cluster: Cluster) {
     System::new().block_on(async {
         let arbiter = Arbiter::new();

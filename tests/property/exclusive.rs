@@ -3,8 +3,8 @@
 //! exclusive, and the fencing tokens.
 //!
 //! The subject is which partitions are truly quorate. The votes are counted here: no actor is asked
-//! for the votes, the majority or the deadlines of the ring. What an actor may conclude from its own
-//! events is checked by the oracle in `src/state/oracle/`.
+//! for the votes, the majority or the deadlines of the ring. What an actor may conclude from its
+//! own events is checked by the oracle in `src/state/oracle/`.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -1,6 +1,6 @@
-//! Which nodes are truly quorate: a model of the cluster, by the rules of votequorum in their simplest
-//! form. It knows no notifications, no connections and no ring ids, and no rule by which an actor
-//! believes: that is the subject of the oracle in `src/state/oracle/`.
+//! Which nodes are truly quorate: a model of the cluster, by the rules of votequorum in their
+//! simplest form. It knows no notifications, no connections and no ring ids, and no rule by which
+//! an actor believes: that is the subject of the oracle in `src/state/oracle/`.
 
 use std::collections::BTreeSet;
 

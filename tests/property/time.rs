@@ -1,8 +1,9 @@
-//! The same histories with the effects of time, and random settings of the lease, the grace for a late
-//! decision and the time that quorum must have lasted.
+//! The same histories with the effects of time, and random settings of the lease, the grace for a
+//! late decision and the time that quorum must have lasted.
 //!
-//! The oracle checks these rules. Here readers are compared with the cluster: how long a node is quorate
-//! after its daemon fell silent or denied it, which no event shows, and how soon it is quorate.
+//! The oracle checks these rules. Here readers are compared with the cluster: how long a node is
+//! quorate after its daemon fell silent or denied it, which no event shows, and how soon it is
+//! quorate.
 
 use std::time::Duration;
 

@@ -161,7 +161,8 @@ const CONFIRMED: u32 = 2;
 /// synchronises, hangs or does not get a processor.
 const LATE: Duration = Duration::from_millis(50);
 
-/// The delay before another read where the ring cannot be watched: libcmap may be installed meanwhile.
+/// The delay before another read where the ring cannot be watched: libcmap may be installed
+/// meanwhile.
 const UNWATCHED: Duration = Duration::from_secs(10);
 
 /// The delay after a failed read.

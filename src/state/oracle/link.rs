@@ -34,15 +34,15 @@ pub(super) struct Link {
     pub(super) decision: Option<Decision>,
     /// Since when the decision has been about another ring than the nodelist's.
     pub(super) differs_since: Option<Moment>,
-    /// Whether a decision has been about the nodelist's ring. Before that, it is not known for how long
-    /// they have differed.
+    /// Whether a decision has been about the nodelist's ring. Before that, it is not known for how
+    /// long they have differed.
     was_settled: bool,
     pub(super) votes: Option<Votes>,
     pub(super) ring: Ring,
     /// The nodes that have been in every ring with this node since the last decision.
     companions: Option<Set>,
-    /// The companions at the last change of membership, and the votes before it, until the votes after
-    /// it are known.
+    /// The companions at the last change of membership, and the votes before it, until the votes
+    /// after it are known.
     unchecked: Option<(Set, Votes)>,
     changed_at: Moment,
 }
@@ -53,15 +53,15 @@ pub(super) struct Ring {
     pub(super) is_unwatched: bool,
     /// The reads since a counter last moved.
     pub(super) run: Vec<RingReading>,
-    /// For each two reads between which only the token moved: when the first was requested, and until
-    /// when they show that the ring is alive. A pair that a later one covers is left out.
+    /// For each two reads between which only the token moved: when the first was requested, and
+    /// until when they show that the ring is alive. A pair that a later one covers is left out.
     pairs: Vec<(Moment, Moment)>,
     /// The longest time that the timeouts of any read give.
     longest: Duration,
     /// Until when the ring is believed, because a counter has moved since the last decision.
     moved_until: Option<Moment>,
-    /// The decisions about another ring than the one before: when each was applied, and a moment before
-    /// which it had not been sent.
+    /// The decisions about another ring than the one before: when each was applied, and a moment
+    /// before which it had not been sent.
     pub(super) decisions: Vec<(Moment, Moment)>,
     last: Option<RingId>,
 }
@@ -109,16 +109,16 @@ impl Ring {
         self.run.push(read.clone());
     }
 
-    /// Returns the latest moment until which these allow to believe in the ring. Evidence from before
-    /// `expired_at` does not count.
+    /// Returns the latest moment until which these allow to believe in the ring. Evidence from
+    /// before `expired_at` does not count.
     pub(super) fn latest(&self, expired_at: Moment) -> Moment {
         if self.is_unwatched {
             return Moment::NEVER;
         }
         let pairs = self.pairs.iter().filter(|(asked_at, _)| *asked_at >= expired_at);
         let pairs = pairs.map(|(_, until)| *until);
-        // The first decision of a connection may be old. The timeouts of any read may have been those
-        // at the time of a decision.
+        // The first decision of a connection may be old. The timeouts of any read may have been
+        // those at the time of a decision.
         let decisions = self.decisions.iter().skip(1).map(|(_, drained_at)| *drained_at);
         let decisions = decisions.filter(|drained_at| *drained_at >= expired_at);
         let decisions = decisions.map(|drained_at| drained_at.after(self.longest));
@@ -154,8 +154,8 @@ fn all_votes(votes: &Votes) -> u64 {
         .map_or(0, u64::from)
 }
 
-/// Whether all nodes but these may have been quorate without them. Each node counts with the votes that
-/// are worse for us.
+/// Whether all nodes but these may have been quorate without them. Each node counts with the votes
+/// that are worse for us.
 fn others_suffice(companions: &Set, one: &Votes, other: &Votes) -> bool {
     let all = all_votes(one).max(all_votes(other));
     let mut away = all;
@@ -310,7 +310,8 @@ impl Link {
         was_held: bool,
     ) -> bool {
         if self.nodelist.replace(ring_id) != Some(ring_id) {
-            // A ring that returns after another one, which only the fuzz driver makes, is a new ring.
+            // A ring that returns after another one, which only the fuzz driver makes, is a new
+            // ring.
             self.ring.last = None;
         }
         let Some(companions) = &mut self.companions else { return false };

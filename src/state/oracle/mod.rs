@@ -3,8 +3,8 @@
 //!
 //! Each check restates one sentence of "What is guaranteed" in README.md. Every tracker has an
 //! oracle in unit tests, in the property tests in `tests/property/` and under the fuzzer, and the
-//! oracle panics at the first event after which a guarantee does not hold. It knows only the events. It
-//! does not know the cluster: which nodes may truly be quorate is the subject of
+//! oracle panics at the first event after which a guarantee does not hold. It knows only the
+//! events. It does not know the cluster: which nodes may truly be quorate is the subject of
 //! `tests/property/model.rs`.
 
 mod link;
@@ -75,7 +75,8 @@ impl Oracle {
 
         let expired = self.expire(&before, deadline, now.moment);
         let was_linked = self.link.is_some();
-        // Where quorum was not held, nothing is interrupted; an expired deadline interrupts by itself.
+        // Where quorum was not held, nothing is interrupted; an expired deadline interrupts by
+        // itself.
         let was_held = self.quorate_since.is_some() && !expired.any() && believed_in_ring;
         let InterruptionReasons { reformed, others } =
             self.fold(&event, now.moment, &before, was_held);
@@ -104,8 +105,8 @@ impl Oracle {
         change
     }
 
-    /// Finds the deadlines that have passed. Readers go by the clock: a deadline has passed whether or
-    /// not the tracker was called.
+    /// Finds the deadlines that have passed. Readers go by the clock: a deadline has passed whether
+    /// or not the tracker was called.
     fn expire(&mut self, before: &Snapshot, deadline: Option<Moment>, now: Moment) -> Expired {
         let Some(link) = self.link.as_mut() else { return Expired::default() };
         let was_quorate = before.quorum.is_quorate();

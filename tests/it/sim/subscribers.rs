@@ -1,5 +1,5 @@
-//! The messages that subscribers receive when the actor ends or is stuck, or when they restart. In real
-//! time.
+//! The messages that subscribers receive when the actor ends or is stuck, or when they restart. In
+//! real time.
 
 use std::time::Duration;
 
