@@ -161,6 +161,22 @@ impl Delivery {
         self.in_mailbox = None;
     }
 
+    /// Sends the next message if the subscriber has handled or dropped the previous one. Returns
+    /// `false` if the subscription has ended.
+    ///
+    /// The first row that applies decides:
+    ///
+    /// | case | what happens | returns |
+    /// |---|---|---|
+    /// | the last message is not handled | it wakes the subscription later | `is_alive` |
+    /// | the subscriber's thread calls, and everything was sent | the request is kept | `true` |
+    /// | `Stopped` was sent, so nothing follows | the subscriber's address is dropped | `false` |
+    /// | the subscriber's actor has ended | nothing is sent | `false` |
+    /// | everything was sent | the request is freed | `true` |
+    /// | a message is next | it is sent | `true` |
+    ///
+    /// After the last row the table applies again, if the message was handled at once or another
+    /// one already follows it.
     fn deliver(&mut self, subscription: &Arc<Subscription>, initiator: Initiator<'_>) -> bool {
         loop {
             if self.in_mailbox.is_some() {
@@ -179,7 +195,7 @@ impl Delivery {
                 }
             }
             if self.progress.has_ended() {
-                // The last message was sent: release the subscriber's actor.
+                // The last message was sent: the subscriber's actor is no longer kept alive.
                 self.subscriber = None;
             }
             let upgraded;

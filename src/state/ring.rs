@@ -225,7 +225,8 @@ impl RingEvidence {
             let RingReading { token, consensus, .. } = reads.anchor;
             let until = drained_at.after((token + consensus).saturating_add(settle_grace));
             self.until = Some(self.until.map_or(until, |before| before.max(until)));
-            // Not after a gap: a stopped daemon continues with messages that waited for it.
+            // After a gap the decision is no proof: a daemon that was stopped continues with
+            // messages that waited for it.
             let answers = now.since(reads.answered_at) <= reads.longest_gap();
             if answers && reads.is_long(drained_at) {
                 self.proof = Some(Proof::Decision(drained_at));
@@ -251,7 +252,21 @@ impl RingEvidence {
         self.unseen.retain(|applied_at| *applied_at >= asked_at);
     }
 
-    /// Records that a counter has moved, because of a ring with or without a decision.
+    /// Records a read in which a counter has moved since the previous read.
+    ///
+    /// The phase depends on the rings that the daemon has formed between the two reads:
+    ///
+    /// | rings | phase |
+    /// |---|---|
+    /// | none: the daemon has only left its ring | `Gather` |
+    /// | some, and none was announced by a notification | `Gather` |
+    /// | all were announced | `Decided` |
+    /// | some were announced, the read came soon after the decision | `Decided` |
+    /// | some were announced, both reads used the same connection | `Decided` |
+    /// | some were announced, otherwise | `Gather` |
+    ///
+    /// In all cases the decision is believed for at most the consensus timeout and `settle_grace`
+    /// after this read was requested, and what earlier reads have proved no longer counts.
     fn record_movement(&mut self, reading: RingReading, settle_grace: Duration) {
         let Watch::Watched(reads) = &mut self.watch else { return };
         let (before, now) = (reads.anchor.counters, reading.counters);
@@ -261,9 +276,9 @@ impl RingEvidence {
         self.unseen.drain(..explained);
         // A ring that was replaced at once is not announced, so there may be more rings than
         // announcements. Such a ring does not matter if it formed before the ring of the decision
-        // or soon after: nodes exclude a silent node only after the consensus timeout, so such a
-        // ring has all members. And if libcmap answers on the same connection as before, the daemon
-        // is not synchronising (`exec/ipc_glue.c`), so the last ring has been announced.
+        // or soon after: nodes exclude a silent node only after the consensus timeout, so the ring
+        // has all members. If libcmap answers on the same connection as before, the daemon is not
+        // synchronising (`exec/ipc_glue.c`), so the last ring was announced.
         let is_prompt = self.decided.is_some_and(|decided| {
             reading.answered_at.since(decided.drained_at) <= reading.consensus / 2
         });
@@ -278,8 +293,20 @@ impl RingEvidence {
         reads.anchor = reading;
     }
 
-    /// Records that no counter has moved. If the token has moved, the ring was alive at the first
-    /// of the two reads.
+    /// Records a read in which no counter has moved since the previous read. If the token has
+    /// moved between the two reads, the ring was alive when the first one was requested.
+    ///
+    /// The first row that applies decides:
+    ///
+    /// | case | what happens |
+    /// |---|---|
+    /// | this read was requested within `SECOND_READ` of the previous answer | it is discarded |
+    /// | the token has not moved | it proves nothing; the next read is compared with it |
+    /// | the ring is not the ring of the decision | the token was seen, but proves nothing |
+    /// | the token had stopped before for longer than `longest_gap` | the same |
+    /// | a deadline has passed since the first read was requested | the same |
+    /// | the daemon may still continue with an old token (`is_trusted`) | the same |
+    /// | otherwise | the deadline is extended; if `is_long`, that of `is_exclusive()` as well |
     fn confirm(&mut self, reading: RingReading, settle_grace: Duration) {
         let Watch::Watched(reads) = &mut self.watch else { return };
         let before = &reads.anchor;

@@ -55,8 +55,18 @@ impl Tracker {
         &self.current
     }
 
-    /// Returns the moment at which time alone will change something. With quorum, this is the
-    /// moment until which quorum is believed. `None` without a connection.
+    /// Returns the next moment at which the state changes without an event. With quorum, this is
+    /// the moment until which quorum is believed. `None` without a connection.
+    ///
+    /// It is the earliest of these deadlines. A deadline that has had its effect is left out; while
+    /// the connection is stalled, only that of the ring is left.
+    ///
+    /// | deadline | when | what happens then |
+    /// |---|---|---|
+    /// | daemon | `lease` after the last request that was answered | stalled, quorum unknown |
+    /// | decision | `settle_grace` after it began to differ from the membership | quorum unknown |
+    /// | ring | after the last read or decision that proved the ring: `ring.rs` | quorum unknown |
+    /// | gain | `stable_after` after quorum began | the gain is published |
     pub(crate) fn deadline(&self) -> Option<Moment> {
         if self.is_scripted {
             return (self.current.connection == Connection::Connected).then_some(Moment::NEVER);
@@ -68,12 +78,12 @@ impl Tracker {
             Connection::Stalled => return ring,
             _ => return None,
         }
-        // Without trust in `two_node`, a quorate decision may leave this node inquorate until then.
+        // The second deadline matters while there is quorum. Without trust in `two_node`, it also
+        // matters after a quorate decision that leaves this node inquorate.
         let is_counted = link.quorate_since.is_some()
             || self.current.quorum == Quorum::Inquorate && !link.is_denied();
         let grace = link.settlement.deadline(&self.policy);
         let stable = link.quorate_since.map(|since| since.after(self.policy.stable_after));
-        // A deadline that has had its effect is left out.
         let grace = grace.filter(|_| is_counted);
         let stable = stable.filter(|_| !self.current.quorum.is_quorate());
         [Some(link.lease), grace, stable, ring].into_iter().flatten().min()
