@@ -18,6 +18,7 @@ mod model;
 mod time;
 
 use std::{
+    cell::RefCell,
     collections::BTreeSet,
     fmt, mem,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -56,7 +57,7 @@ fn no_reader_sees_quorum_that_the_cluster_does_not_have() {
     let cases = config.cases;
     let system = System::new();
     system.block_on(async { tokio::time::pause() });
-    let seen = std::cell::RefCell::new(Seen::default());
+    let seen = RefCell::new(Seen::default());
     let result = TestRunner::new(config).run(&histories(), |history| {
         let tally = system.block_on(play(&history))?;
         seen.borrow_mut().add(&tally);
@@ -99,6 +100,43 @@ fn config() -> (ProptestConfig, u64) {
     };
     config.rng_seed = RngSeed::Fixed(seed);
     (config, seed)
+}
+
+/// Plays a tenth of the histories with `play`, which takes ten times as long as without time.
+/// Returns the number of histories and the counts of what happened. Panics if one fails.
+fn play_all<S: Strategy, T: Default + fmt::Debug>(
+    histories: &S,
+    play: impl AsyncFn(&S::Value, &mut T) -> Checked,
+) -> (u32, T) {
+    let (mut config, seed) = config();
+    let all = config.cases;
+    config.cases /= 10;
+    let cases = config.cases;
+    let system = System::new();
+    system.block_on(async { tokio::time::pause() });
+    let tally = RefCell::new(T::default());
+    let result = TestRunner::new(config)
+        .run(histories, |history| system.block_on(play(&history, &mut tally.borrow_mut())));
+    match result {
+        Ok(()) => {}
+        Err(TestError::Fail(why, history)) => {
+            panic!("PROPTEST_RNG_SEED={seed} PROPTEST_CASES={all}: {why}\n{history:#?}")
+        }
+        Err(aborted) => panic!("{aborted}"),
+    }
+    let tally = tally.into_inner();
+    println!("seed {seed}: {cases} histories, {tally:?}");
+    (cases, tally)
+}
+
+/// Returns short delays for every kind of failure.
+fn backoff() -> Backoff {
+    let delays = || Duration::from_millis(10)..=Duration::from_millis(40);
+    Backoff::default()
+        .not_running(delays())
+        .disconnected(delays())
+        .transient(delays())
+        .needs_operator(delays())
 }
 
 /// Removes steps without which the history still fails, up to two at a time. The effect of a verb
@@ -435,19 +473,11 @@ impl Run {
 
 impl Watched {
     fn new(cluster: &Cluster, node: u32) -> Self {
-        let ms = Duration::from_millis;
-        let delays = || ms(10)..=ms(40);
-        let backoff = Backoff::default()
-            .not_running(delays())
-            .disconnected(delays())
-            .transient(delays())
-            .needs_operator(delays())
-            .reset_after(ms(1000));
         let first = First::new();
         // The model knows no time: other tests cover the deadlines.
         let mut builder = QuorumActor::builder()
             .source(cluster.node(node))
-            .backoff(backoff)
+            .backoff(backoff().reset_after(Duration::from_secs(1)))
             .lease(HOURS)
             .probe_interval(Duration::from_secs(1))
             .settle_grace(HOURS);
