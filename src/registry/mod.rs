@@ -74,8 +74,9 @@ impl Registry {
         id
     }
 
-    /// Removes a subscriber. It is sent no more messages, and a message in its mailbox is not
-    /// handled. If a delivery to it is running on another thread, that holds from its end.
+    /// Removes a subscriber. It receives no more messages, and a message that waits in its mailbox
+    /// is taken back. If another thread is delivering to it, this takes effect at the end of that
+    /// delivery.
     pub(crate) fn unsubscribe(&self, id: SubscriptionId) -> bool {
         let removed = {
             let mut subscriptions = self.subscriptions.lock();
@@ -146,7 +147,7 @@ impl Registry {
 }
 
 /// Ends all subscriptions if the history has not ended. Otherwise a subscription that is up to date
-/// would never be freed: it holds its last request, and that holds the subscription as its waker.
+/// would never be freed: it holds its last request, and the request holds it as its waker.
 impl Drop for Registry {
     fn drop(&mut self) {
         if !self.history.is_over() {

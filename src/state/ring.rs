@@ -44,29 +44,29 @@ pub enum RingState {
 #[derive(Debug, Default)]
 pub(super) struct RingEvidence {
     watch: Watch,
-    /// Whether the counters belong to the ring of the last decision.
+    /// Whether the daemon is still in the ring of the last decision, as the counters show.
     phase: Phase,
     decided: Option<DecidedRing>,
     /// The ring of the last notification from Corosync.
     announced: Option<RingId>,
-    /// The times of the first notifications of rings that no read has shown yet, oldest first. Each
-    /// one explains one change of the daemon to OPERATIONAL.
+    /// When each ring that no read has shown yet was first notified, oldest first. Each of them
+    /// explains one change of the daemon to OPERATIONAL.
     unseen: Vec<Moment>,
-    /// The moment until which the decision may be believed. `None` before there is evidence, and
-    /// again once the deadline has passed.
+    /// The moment until which the decision may be believed. `None` without evidence, and once the
+    /// deadline has passed.
     until: Option<Moment>,
     proof: Option<Proof>,
-    /// The token moved after this moment, and the ring is believed to be alive for this long after
-    /// it.
+    /// A moment after which the token has moved, and how long after it the ring is believed to be
+    /// alive.
     token_seen: Option<(Moment, Duration)>,
-    /// Older evidence no longer counts.
+    /// Evidence from before this moment does not count, because a deadline has passed then.
     not_before: Moment,
 }
 
 /// A moment at which the ring of the decision was OPERATIONAL and no ring without us had formed.
 #[derive(Clone, Copy, Debug)]
 enum Proof {
-    /// The decision itself proves it, and no read does so far.
+    /// The decision itself is the proof. No read has proved it yet.
     Decision(Moment),
     Reads(Moment),
 }
@@ -85,13 +85,13 @@ struct Reads {
     /// The read with which the next one is compared.
     anchor: RingReading,
     answered_at: Moment,
-    /// The moment since which the daemon has answered without a gap that would be long enough for a
-    /// stop.
+    /// The moment since which the daemon has answered without a gap longer than `longest_gap`.
     unbroken_since: Moment,
-    /// Whether a gap came before that. A daemon that was stopped may continue with a token that
+    /// Whether there was such a gap. A daemon that was stopped may continue with a token that
     /// waited for it, until its own token timer fires.
     had_gap: bool,
-    /// Whether the token moved before. Tokens that waited for a stopped daemon arrive in one burst.
+    /// Whether the token has moved since the last gap. One movement is not enough: tokens that
+    /// waited for a stopped daemon arrive in one burst.
     has_moved: bool,
     /// When a read last showed that the token had moved.
     moved_at: Moment,
@@ -99,10 +99,10 @@ struct Reads {
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 enum Phase {
-    /// No counter has moved except as the last decision explains.
+    /// The last decision explains all movement of the counters.
     #[default]
     Decided,
-    /// A counter has moved since the last decision.
+    /// A counter has moved, and the last decision does not explain it.
     Gather,
 }
 
@@ -756,8 +756,9 @@ mod tests {
         assert!(evidence.unseen.len() < 10, "{}", evidence.unseen.len());
     }
 
-    /// Ring 13 is decided upon and GATHER follows it within one interval of the reads; C later a
-    /// ring is being formed (RECOVERY, whose token moves) when the next read comes.
+    /// Corosync decides about ring 13 and enters GATHER, all between two reads. The next read
+    /// occurs after the consensus timeout, while a new ring is forming (RECOVERY, in which the
+    /// token moves).
     #[test]
     fn a_token_that_moves_in_recovery_does_not_prove_the_old_ring() {
         let mut w = Watched::for_ms(3_000);

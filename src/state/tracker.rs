@@ -21,9 +21,9 @@ pub(crate) struct Tracker {
     current: Arc<Snapshot>,
     /// The state of the current connection.
     link: LinkState,
-    /// Whether a test sets the state. Then no deadline passes.
+    /// Whether a test sets the state (`ScriptedQuorum`). Then no deadline passes.
     is_scripted: bool,
-    /// Checks each event, until a test sets the state.
+    /// The model that checks each event. `None` once a test has set the state.
     #[cfg(any(test, fuzzing))]
     oracle: Option<Box<super::oracle::Oracle>>,
 }
@@ -150,8 +150,8 @@ impl Tracker {
         self.finish(pending, now.wall)
     }
 
-    /// Applies an event and checks the result. If the check panics, the change is undone: it is not
-    /// published, and the end of the actor is.
+    /// Applies an event and checks the result. If the check panics, the change is undone and not
+    /// published. The panic ends the actor, which publishes its end.
     #[cfg(any(test, fuzzing))]
     fn apply_checked(
         &mut self,
@@ -185,8 +185,8 @@ impl Tracker {
         self.finish(PendingChange { after, cause, interrupted: false, rejoined: Vec::new() }, wall)
     }
 
-    /// Applies the deadlines that have passed. Returns whether one passed unnoticed while there was
-    /// quorum or a connection: readers have seen that.
+    /// Applies the deadlines that have passed. Returns `true` if readers may have seen one pass:
+    /// the daemon's while connected, or any other with quorum.
     fn expire(&mut self, now: Moment) -> bool {
         let (link, before) = (&mut self.link, &self.current);
         let lease_passed = before.connection == Connection::Connected && now >= link.lease;
@@ -198,7 +198,7 @@ impl Tracker {
         let ring_passed = link.ring.expire_at(now);
         let overdue = link.is_overdue(&self.policy, now);
         if ring_passed && !overdue && before.quorum.is_quorate() {
-            // The daemon, too, must be found to be alive after that.
+            // The daemon must also be found to be alive after the deadline of the ring.
             link.not_before = link.not_before.max(ring_until.unwrap_or_default());
         }
         if overdue || ring_passed {
@@ -235,12 +235,12 @@ impl Tracker {
         pending.after.settled = self.link.is_settled();
     }
 
-    /// Decides about quorum, by all that this connection has reported.
+    /// Decides about quorum, from everything that this connection has reported.
     fn decide(&mut self, now: Moment, pending: &mut PendingChange) {
         pending.after.quorum = self.link.quorum(&self.policy, now, &pending.after);
     }
 
-    /// Quorum lasts until it is lost or interrupted.
+    /// Records since when quorum has been held without a break.
     fn check_continuity(&mut self, now: Moment, pending: &PendingChange) {
         self.link.quorate_since = match pending.after.quorum {
             Quorum::Quorate if pending.interrupted => Some(now),
@@ -249,7 +249,7 @@ impl Tracker {
         };
     }
 
-    /// A gain is published when it has lasted for `stable_after`.
+    /// Keeps the previous state published until a gain has lasted for `stable_after`.
     fn hold_back_gain(&self, has_expired: bool, now: Moment, pending: &mut PendingChange) {
         let before = if has_expired { Quorum::Unknown } else { self.current.quorum };
         let is_stable = |since: Moment| now >= since.after(self.policy.stable_after);
@@ -259,6 +259,8 @@ impl Tracker {
         }
     }
 
+    /// Makes the pending state the current one. Returns the change, or `None` if the state is the
+    /// same.
     fn finish(&mut self, pending: PendingChange, wall: SystemTime) -> Option<QuorumChanged> {
         let PendingChange { mut after, mut cause, interrupted, rejoined } = pending;
         let before = Arc::clone(&self.current);

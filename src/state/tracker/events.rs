@@ -44,7 +44,7 @@ impl Tracker {
         true
     }
 
-    /// Returns `false` if the failure is not published.
+    /// Applies a failed attempt to connect. Returns `false` if the failure is not published.
     fn apply_failure(&mut self, attempt: u64, error: Error, pending: &mut PendingChange) -> bool {
         pending.cause = Cause::ConnectFailed;
         pending.after.connection = Connection::Connecting { attempt, error: Some(error) };
@@ -101,7 +101,7 @@ impl Tracker {
         if answer.asked_at >= link.not_before {
             link.lease = link.lease.max(answer.asked_at.after(self.policy.lease));
         }
-        // An answer to a request from before the decision may be older than the decision.
+        // An answer to a request that was sent before the decision may be older than the decision.
         if let Some(decision) = link.decision.as_mut().filter(|d| answer.asked_at > d.asked_at) {
             decision.asked_at = answer.asked_at;
             decision.contradicted = !answer.quorate;
@@ -144,8 +144,8 @@ impl Tracker {
         let (members, left) = (sorted(members), sorted(left));
         let (votes, was_held) = (before.votes.as_ref(), link.quorate_since.is_some());
         pending.interrupted |= link.continuity.membership(&members, &left, votes, was_held);
-        // The lists of a first nodelist are empty. `left` refers to Corosync's previous nodelist,
-        // which after the first one is also ours.
+        // `left` lists the nodes that have left since Corosync's previous nodelist. The tracker has
+        // that nodelist too, except before the first one of a connection, whose `left` is empty.
         pending.rejoined = left;
         pending
             .rejoined
@@ -157,7 +157,7 @@ impl Tracker {
         link.changed_at = now;
         link.ring.announce(ring_id, now);
         if !link.has_provider {
-            // Without a provider there is no decision, and only the ring must be alive.
+            // Without a provider there is no decision about a ring, so the nodelist replaces it.
             link.ring.decide(ring_id, drained_at, now, self.policy.settle_grace);
             link.continuity.decide(&pending.after.members);
         }
@@ -176,8 +176,8 @@ impl Tracker {
         if link.nodelist.is_none() && link.has_provider {
             pending.after.members = sorted(members);
             pending.after.ring_id = Some(ring_id);
-            // Model V0 does not report which nodes were away: with any other ring, this node may
-            // have been.
+            // Model V0 does not report which nodes have left. So in any other ring, this node may
+            // have been away.
             pending.interrupted |= link.decision.is_some_and(|last| last.ring_id != ring_id);
         }
         link.decision = Some(Decision { quorate, ring_id, asked_at: now, contradicted: false });
@@ -195,8 +195,9 @@ impl Tracker {
     }
 }
 
-/// Whether a failed attempt is published: the first one, a new error, and then each time that the
-/// number of attempts has doubled, which limits the messages while Corosync is down.
+/// Whether a failed attempt is published. The first one is, and each new error. The same error is
+/// published again when the number of attempts has doubled, which limits the messages while
+/// Corosync is down.
 fn is_worth_publishing(before: &Connection, after: &Connection) -> bool {
     match (before, after) {
         (
