@@ -372,7 +372,7 @@ impl QuorumHandle {
             if snapshot.connection == Connection::Stopped {
                 return Err(Stopped);
             }
-            // The sender is in `self.shared`, so this fails only without any further change.
+            // This fails only if the sender is dropped, and `self.shared` holds it.
             latest.changed().await.map_err(|_| Stopped)?;
         }
     }

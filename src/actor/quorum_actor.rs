@@ -61,7 +61,7 @@ enum Activity {
         attempt: u64,
         /// The future that opens the connection.
         task: SpawnHandle,
-        /// The interval that sweeps the registry until there is a connection. Then its ticks do.
+        /// The interval that sweeps the registry. The ticks of the connection replace it.
         sweeping: SpawnHandle,
     },
     /// Receives the events of a connection.
@@ -103,7 +103,7 @@ impl Activity {
 }
 
 impl Resources {
-    /// Creates the probe and the ring watch if they do not exist.
+    /// Creates the probe and the ring watch if they do not exist. Returns the probe.
     fn prepare(&mut self, trust: TrustPolicy) -> Result<Arc<dyn Probe>, Error> {
         let probe = match &self.probe {
             Some(probe) => Arc::clone(probe),
@@ -222,9 +222,9 @@ impl QuorumActor {
         // The timer rounds up, so it never fires before the deadline.
         let now = self.shared.lease.clock().now();
         let delay = deadline.since(now);
-        // A timer that is late, for example after a suspend, does not count: it kept the old time.
+        // A timer that is overdue does not count: after a suspend of the system it fires late.
         let fires_before = |timer: Moment| timer <= deadline && timer > now;
-        // The ticks of the connection cover later deadlines.
+        // The ticks of the connection also apply the deadlines, so a late one needs no timer.
         if delay > 2 * LONGEST_TICK || timer.is_some_and(fires_before) {
             return;
         }
@@ -239,13 +239,13 @@ impl QuorumActor {
 
     /// Ends a connection or a connection attempt. This is the only function that does.
     ///
-    /// It publishes the error and stops the actor after a delay, so that the supervisor restarts
-    /// it. The delay is necessary: the supervisor restarts without one.
+    /// It publishes the error, and stops the actor after a delay, so that the supervisor restarts
+    /// the actor. The supervisor itself has no delay and would restart in a loop.
     fn disconnected(&mut self, error: Error, ctx: &mut Context<Self>) {
         let (resources, failures, connected_at) = match &self.activity {
             Activity::Connecting { resources, attempt, .. } => (resources.clone(), *attempt, None),
             Activity::Watching { resources, connected_at, .. } => {
-                // The ticks of the connection did this.
+                // Until now, the ticks of the connection swept the registry.
                 sweep_regularly(ctx);
                 (resources.clone(), 0, Some(*connected_at))
             }
@@ -270,7 +270,7 @@ impl QuorumActor {
             None => crate::metrics::Metrics::connect_failed(&ended),
         });
         ctx.run_later(delay, |actor, ctx| {
-            // A restart would drop what a stop has still to do.
+            // A stop that is in progress must not be interrupted by a restart.
             if !matches!(actor.activity, Activity::Stopped) {
                 ctx.stop();
             }
@@ -366,8 +366,8 @@ impl Drop for QuorumActor {
     /// Publishes `Stopped`, however the actor ends: its arbiter stopped, its `System` ended, or it
     /// panicked. After that no reader believes the last published state.
     ///
-    /// The waiting calls to Corosync are cancelled: those of the probe, the ring watch and the
-    /// connection by the drop of each.
+    /// The drop of the probe, the ring watch and the connection cancels their waiting calls to
+    /// Corosync.
     fn drop(&mut self) {
         self.shared.apply(Event::Stopped);
         #[cfg(any(feature = "metrics", feature = "web"))]
@@ -402,7 +402,7 @@ impl Handler<GetSnapshot> for QuorumActor {
     }
 }
 
-/// Removes the subscribers whose actors have ended at intervals, while there is no connection.
+/// Sweeps the registry at intervals, while there is no connection.
 fn sweep_regularly(ctx: &mut Context<QuorumActor>) -> SpawnHandle {
     ctx.run_interval(SWEEP, |actor, _| actor.sweep())
 }
@@ -424,8 +424,8 @@ impl Handler<Stop> for QuorumActor {
         if let Activity::Connecting { task, .. } | Activity::Watching { task, .. } = before {
             ctx.cancel_future(task);
         }
-        // The cancelled future is dropped before the first poll of `closing`, and so the connection
-        // is already handed to the worker.
+        // The cancelled future is dropped before the first poll of `closing`. The drop hands the
+        // connection to the worker, so `closing` waits until the connection is closed.
         let blocking_worker = self.blocking_worker.clone();
         // Waiting calls to Corosync are cancelled now, even if `closing` times out.
         let (probe, ring) = before.resources().map_or((None, None), |resources| {

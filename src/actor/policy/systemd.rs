@@ -102,7 +102,7 @@ impl Systemd {
             was_quorate: false,
             guard: None,
         };
-        // Taken here, so that the reporter receives every change from now on.
+        // The stream is created here, so that the reporter receives every change from now on.
         tokio::spawn(reporter.run(quorum.changes(), watchdog()));
     }
 }
@@ -115,8 +115,8 @@ struct Reporter {
     is_decided: bool,
     /// Whether this node had quorum once.
     was_quorate: bool,
-    /// The guard of the epoch in the last report, if that reported quorum. It is kept until the
-    /// loss is reported, so a loss that occurs during other work is reported too.
+    /// The guard of the epoch in the last report, if the report was of quorum. It is kept until the
+    /// loss is reported, so that a loss during other work is reported too.
     guard: Option<QuorumGuard>,
 }
 
