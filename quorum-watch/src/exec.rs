@@ -28,7 +28,7 @@ const FAILED: u8 = 125;
 const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-/// Runs the command once there is quorum, until it ends, quorum is lost or a signal comes.
+/// Runs the command once there is quorum, until it ends, quorum is lost or a signal arrives.
 pub(crate) async fn run(quorum: &QuorumHandle, exec: &Exec) -> ExitCode {
     match try_run(quorum, exec).await {
         Ok(code) => ExitCode::from(code),

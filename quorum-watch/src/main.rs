@@ -1,6 +1,6 @@
 //! Shows, waits for and acts on the quorum of this Corosync node, in a terminal or a script.
 //!
-//! `quorum-watch --help` says what each command does; `options.rs` is the source of that, of the
+//! `quorum-watch --help` describes each command; `options.rs` is the source of that, of the
 //! man page and of the shell completions.
 
 mod exec;

@@ -348,7 +348,7 @@ impl World {
         }
     }
 
-    /// Whether a silent node of their old rings has not taken leave.
+    /// Whether a silent node of their old rings has not sent a leave message.
     fn misses_members(&self, ring: &[NodeId]) -> bool {
         let members = ring.iter().flat_map(|id| &self.member(*id).members);
         members

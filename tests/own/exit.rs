@@ -1,5 +1,5 @@
-//! A process ends, whichever call into a hung daemon it is in. Each case runs in its own process,
-//! with the real libquorum and a real daemon that is stopped exactly there.
+//! A process ends even while a call to a hung daemon blocks. Each case runs in its own process,
+//! with the real libquorum and a real daemon that is stopped during the call.
 
 use std::{
     env,

@@ -16,17 +16,17 @@ use crate::{
 /// The reasons for which an event may interrupt quorum.
 #[derive(Debug, Default)]
 pub(super) struct InterruptionReasons {
-    /// The membership is another one and there is no nodelist: this node may have been away.
+    /// The epoch may grow: this node may have been away, or readers may have seen the lease expire.
     pub(super) reformed: bool,
-    /// Other nodes may have been quorate without this node.
+    /// The epoch must grow: other nodes may have been quorate without this node.
     pub(super) others: bool,
 }
 
-/// What one connection reported.
+/// Everything that one connection has reported.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) has_provider: bool,
-    /// When the last request that was answered had been sent.
+    /// When the last answered request was sent.
     pub(super) lived_at: Moment,
     /// The last deadline that passed. An answer to an earlier request proves nothing.
     pub(super) expired_at: Moment,
@@ -56,12 +56,13 @@ pub(super) struct Ring {
     /// For each two reads between which only the token moved: when the first was requested, and
     /// until when they show that the ring is alive. A pair that a later one covers is left out.
     pairs: Vec<(Moment, Moment)>,
-    /// The longest time that the timeouts of any read give.
+    /// The longest time for which a read proves the ring, by the timeouts of any read.
     longest: Duration,
-    /// Until when the ring is believed, because a counter has moved since the last decision.
+    /// The moment until which the ring may be believed although a counter has moved. `None` if no
+    /// counter has moved since the last decision.
     moved_until: Option<Moment>,
-    /// The decisions about another ring than the one before: when each was applied, and a moment
-    /// before which it had not been sent.
+    /// The decisions about a new ring: when each was applied, and a moment before which Corosync
+    /// had not sent it.
     pub(super) decisions: Vec<(Moment, Moment)>,
     last: Option<RingId>,
 }
@@ -109,8 +110,8 @@ impl Ring {
         self.run.push(read.clone());
     }
 
-    /// Returns the latest moment until which these allow to believe in the ring. Evidence from
-    /// before `expired_at` does not count.
+    /// Returns the latest moment until which the reads and decisions allow belief in the ring.
+    /// Evidence from before `expired_at` does not count.
     pub(super) fn latest(&self, expired_at: Moment) -> Moment {
         if self.is_unwatched {
             return Moment::NEVER;
@@ -154,8 +155,8 @@ fn all_votes(votes: &Votes) -> u64 {
         .map_or(0, u64::from)
 }
 
-/// Whether all nodes but these may have been quorate without them. Each node counts with the votes
-/// that are worse for us.
+/// Whether all other nodes may have been quorate without the companions. Each companion counts with
+/// the smaller of its votes in `one` and `other`.
 fn others_suffice(companions: &Set, one: &Votes, other: &Votes) -> bool {
     let all = all_votes(one).max(all_votes(other));
     let mut away = all;
@@ -198,7 +199,7 @@ impl Link {
         }
     }
 
-    /// Whether Corosync is known to have lived within the lease.
+    /// Whether Corosync is known to have been alive within the lease.
     pub(super) fn lives(&self, policy: &BeliefPolicy, now: Moment) -> bool {
         now < self.lived_at.after(policy.lease)
     }
@@ -217,13 +218,14 @@ impl Link {
         })
     }
 
-    /// Whether the decision is about this membership, or has not been for less than the grace.
+    /// Whether the decision is about this membership, or has differed from it for less than
+    /// `settle_grace`.
     pub(super) fn is_believed(&self, policy: &BeliefPolicy, now: Moment) -> bool {
         let is_recent = |since: Moment| self.was_settled && now < since.after(policy.settle_grace);
         self.differs_since.is_none_or(is_recent)
     }
 
-    /// Adds an event of this connection.
+    /// Adds an event of this connection. Returns the reasons for which it may interrupt quorum.
     pub(super) fn fold(
         &mut self,
         event: &Event,

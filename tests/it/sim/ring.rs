@@ -349,8 +349,8 @@ fn a_quorum_device_of_three_nodes_keeps_the_last_one_quorate() {
     });
 }
 
-/// The device votes for one partition at a time, also if no ring forms: nodes 3 and 4, paused at the
-/// same moment, go on with their ring.
+/// The device votes for one partition at a time, also if no ring forms: nodes 3 and 4, paused at
+/// the same moment, go on with their ring.
 #[test]
 fn a_quorum_device_decides_again_when_daemons_are_paused_and_resumed() {
     run(async {
