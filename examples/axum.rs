@@ -49,8 +49,8 @@ async fn write(State(service): State<Service>, new: String) -> &'static str {
     "written\n"
 }
 
-/// The readiness, for a load balancer. Liveness must not depend on quorum, because a restart does not
-/// bring it back.
+/// The readiness, for a load balancer. Liveness must not depend on quorum, because a restart does
+/// not bring it back.
 async fn readyz(State(service): State<Service>) -> (StatusCode, String) {
     let status = match service.quorum.is_quorate() {
         true => StatusCode::OK,

@@ -1,9 +1,9 @@
-//! Two writers on two nodes, and a file that refuses the writer of an older ring: with a fencing token,
-//! quorum becomes a lock.
+//! Two writers on two nodes, and a file that refuses the writer of an older ring: with a fencing
+//! token, quorum becomes a lock.
 //!
-//! `cargo run --example fencing` runs on a simulated cluster of three nodes. Node 1 has started a write when
-//! its packets are lost. The other nodes continue without it, and node 2 writes. The write of node 1 arrives
-//! later and is refused.
+//! `cargo run --example fencing` runs on a simulated cluster of three nodes. Node 1 has started a
+//! write when its packets are lost. The other nodes continue without it, and node 2 writes. The
+//! write of node 1 arrives later and is refused.
 
 use std::{
     fs::{self, File},
@@ -16,8 +16,8 @@ use actix_quorum::{FencingToken, QuorumActor, QuorumHandle, sim::Cluster};
 
 /// A value in a file, with the largest fencing token of all writes.
 ///
-/// The file stands for storage that all nodes share. Such storage must compare and store the token in
-/// the same transaction as the data. Here a lock on another file replaces the transaction.
+/// The file stands for storage that all nodes share. Such storage must compare and store the token
+/// in the same transaction as the data. Here a lock on another file replaces the transaction.
 struct Storage {
     directory: PathBuf,
 }

@@ -1,7 +1,7 @@
 //! The smallest service. Reading is always allowed; writing requires quorum.
 //!
 //! ```sh
-//! cargo run --example gate                 # a simulated cluster that loses quorum for ten seconds at a time
+//! cargo run --example gate                 # a simulated cluster that repeatedly loses quorum
 //! cargo run --example gate -- --corosync   # the Corosync of this machine
 //!
 //! curl -i http://127.0.0.1:8080/value

@@ -1,5 +1,5 @@
-//! An actor that works only while this node has quorum. It pauses while there is no quorum or the state is
-//! unknown, and continues after a restart of Corosync.
+//! An actor that works only while this node has quorum. It pauses while there is no quorum or the
+//! state is unknown, and continues after a restart of Corosync.
 //!
 //! `cargo run --example supervised` runs on a simulated cluster. On a cluster node, run it with
 //! `-- --corosync` and restart Corosync: the actor pauses and continues.

@@ -1,7 +1,7 @@
 //! A worker in a tokio program, without actix, that works only while this node has quorum.
 //!
-//! `cargo run --example tokio` runs on a simulated cluster. On a cluster node, run it with `-- --corosync`
-//! and restart Corosync: the worker is dropped and begins again.
+//! `cargo run --example tokio` runs on a simulated cluster. On a cluster node, run it with
+//! `-- --corosync` and restart Corosync: the worker is dropped and begins again.
 
 use std::{env, time::Duration};
 

@@ -1,8 +1,9 @@
-//! Prints every change of quorum in a simulated cluster that loses and regains nodes, or on this cluster
-//! node until it is interrupted.
+//! Prints every change of quorum in a simulated cluster that loses and regains nodes, or on this
+//! cluster node until it is interrupted.
 //!
 //! `cargo run --example watch` needs only Rust. On a cluster node, run
-//! `cargo run --example watch -- --corosync`, then `systemctl stop corosync`: the state becomes `unknown`.
+//! `cargo run --example watch -- --corosync`, then `systemctl stop corosync`: the state becomes
+//! `unknown`.
 
 use std::time::Duration;
 

@@ -59,21 +59,20 @@ pub enum Error {
     /// Another thread of this process has been connecting for 5 seconds. libquorum cannot open two
     /// handles at a time.
     #[error(
-        "cannot connect to corosync: another thread hangs while it connects; check whether corosync \
-         is stopped or overloaded"
+        "cannot connect to corosync: another thread of this process hangs while it connects; check \
+         whether corosync is stopped or overloaded"
     )]
     ConnectInProgress,
 
-    /// Corosync took a connection attempt but has not answered it for 2 seconds. The attempt
-    /// continues; after 10 seconds it is cancelled and repeated.
+    /// Corosync has not answered a connection attempt for 2 seconds. The attempt continues; after
+    /// 10 seconds it is cancelled and repeated.
     #[error(
         "corosync does not answer: it is stopped, hung or overloaded; if `corosync-quorumtool` hangs \
          too, check which process listens on the socket `quorum` (`ss -xlp`) and restart corosync"
     )]
     Unresponsive,
 
-    /// A thread could not be started, or has ended: one that sends requests to Corosync, or one of a
-    /// policy.
+    /// A thread of the actor or of a policy could not be started, or has ended.
     #[error(
         "a thread cannot be started or has ended: {0}; check whether the limit on tasks is reached \
          (TasksMax= of the unit, ulimit -u, pids.max of the container)"
@@ -132,8 +131,8 @@ pub enum Error {
 
     /// The runtime could not watch the connection's file descriptor.
     #[error(
-        "cannot watch the connection to corosync: {0}; the runtime needs its io driver, and epoll's \
-         watches may be used up (`sysctl fs.epoll.max_user_watches`)"
+        "cannot watch the connection to corosync: {0}; enable the io driver of the runtime, or raise \
+         the limit on epoll's watches (`sysctl fs.epoll.max_user_watches`)"
     )]
     Reactor(#[source] IoError),
 

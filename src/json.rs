@@ -7,9 +7,10 @@
 //! use actix_quorum::json::State;
 //!
 //! # fn get(_: &str) -> &str {
-//! # r#"{"quorum":"quorate","connection":{"state":"connected"},"ring_id":"1.2a","members":[1,2],"names":{"1":"a"},
-//! # "settled":true,"ring":"operational","exclusive":true,"fencing_token":42,"epoch":0,"votes":null,"shortage":null,
-//! # "local":1,"sequence":5,"changed_at":"2026-01-31T12:00:00.000Z"}"#
+//! # r#"{"quorum":"quorate","connection":{"state":"connected"},"ring_id":"1.2a","members":[1,2],
+//! # "names":{"1":"a"},"settled":true,"ring":"operational","exclusive":true,"fencing_token":42,
+//! # "epoch":0,"votes":null,"shortage":null,"local":1,"sequence":5,
+//! # "changed_at":"2026-01-31T12:00:00.000Z"}"#
 //! # }
 //! let state: State = serde_json::from_str(&get("http://node1:8080/quorum"))?;
 //! if state.quorum.is_quorate() {

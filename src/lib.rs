@@ -1,5 +1,5 @@
-// The README's picture and links, defined for the documentation, where its files do not exist. The first
-// definition of a link is used, so these replace the definitions at the end of the README.
+// Defines the README's picture and links for the documentation, where the README's files do not
+// exist. Markdown uses the first definition of a link, so these replace those in the README.
 #![doc = include_str!("architecture.md")]
 #![doc = "[failures]: crate::failures"]
 #![doc = "[guide]: crate::guide"]

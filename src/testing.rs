@@ -93,7 +93,7 @@ impl ScriptedQuorum {
     /// states.
     pub fn publish(&self, snapshot: Snapshot) {
         let cause = self.cause_of(&snapshot);
-        self.quorum.shared.publish(Event::Scripted(Box::new(snapshot), cause));
+        self.quorum.shared.apply(Event::Scripted(Box::new(snapshot), cause));
     }
 
     /// Returns the cause that an actor would publish.

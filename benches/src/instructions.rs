@@ -34,8 +34,8 @@ use actix_web::{App, HttpResponse, dev::Service, test, web};
 use support::{Fake, fake_source};
 use tokio::sync::mpsc;
 
-/// Returns the accepted increase, in per cent. A flip varies more on a busy machine, because ticks and
-/// probes between the flips depend on time.
+/// Returns the accepted increase, in per cent. A flip varies more on a busy machine, because ticks
+/// and probes between the flips depend on time.
 fn tolerance(path: &str) -> f64 {
     if path == "flip" { 10.0 } else { 4.0 }
 }

@@ -11,7 +11,7 @@ use crate::{
     report::Report,
     support::{
         Hostile, Message, Netns, Step,
-        hostile::{RING, TRACKSTART, nodelist_told, quorum_told},
+        hostile::{RING, TRACKSTART, nodelist_event, quorum_event},
     },
 };
 
@@ -25,9 +25,9 @@ pub(crate) fn run(report: &mut Report) {
         let netns = Arc::new(Netns::new());
         let server = Hostile::start(&netns);
         let ids: Vec<u32> = (1..=members).collect();
-        let decision = |quorate| quorum_told(quorate, RING, members, &ids);
+        let decision = |quorate| quorum_event(quorate, RING, members, &ids);
         let start = [
-            Step::Event(nodelist_told(RING, [members, 0, 0], &ids)),
+            Step::Event(nodelist_event(RING, [members, 0, 0], &ids)),
             Step::Event(decision(1)),
             Step::Reply(Message::reply(1)),
         ];

@@ -109,8 +109,8 @@ library! {
         /// Keeps a pointer of the caller's with the connection, and never blocks:
         /// `cmap_context_set(3)`.
         fn cmap_context_set(handle: cmap_handle_t, context: *const c_void);
-        /// Stores a value, which blocks for as long as the daemon hangs or the cluster synchronises:
-        /// `cmap_set(3)`.
+        /// Stores a value, which blocks for as long as the daemon hangs or the cluster
+        /// synchronises: `cmap_set(3)`.
         fn cmap_set(
             handle: cmap_handle_t,
             key_name: *const c_char,
@@ -187,8 +187,9 @@ library! {
         fn cmap_track_delete(handle: cmap_handle_t, track_handle: cmap_track_handle_t);
     }
     optional {
-        /// Connects to the daemon for one of the maps, which blocks for as long as the daemon hangs:
-        /// `cmap_initialize_map(3)`; absent before Corosync 3.0. It kills a daemon of Corosync 2.
+        /// Connects to the daemon for one of the maps, which blocks for as long as the daemon
+        /// hangs: `cmap_initialize_map(3)`; absent before Corosync 3.0. It kills a daemon of
+        /// Corosync 2.
         fn cmap_initialize_map(handle: *mut cmap_handle_t, map: cmap_map_t) as initialize_map;
     }
 }

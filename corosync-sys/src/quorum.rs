@@ -127,8 +127,8 @@ library! {
         /// [`CS_DISPATCH_ONE`](crate::CS_DISPATCH_ONE) and
         /// [`CS_DISPATCH_BLOCKING`](crate::CS_DISPATCH_BLOCKING): `quorum_dispatch(3)`.
         fn quorum_dispatch(handle: quorum_handle_t, dispatch_types: cs_dispatch_flags_t);
-        /// Asks the daemon whether the node is quorate, which blocks for as long as the daemon hangs
-        /// or the cluster synchronises: `quorum_getquorate(3)`.
+        /// Asks the daemon whether the node is quorate, which blocks for as long as the daemon
+        /// hangs or the cluster synchronises: `quorum_getquorate(3)`.
         fn quorum_getquorate(handle: quorum_handle_t, quorate: *mut c_int);
         /// Asks the daemon for notifications (`CS_TRACK_*`), which blocks for as long as the daemon
         /// hangs or the cluster synchronises: `quorum_trackstart(3)`.
@@ -144,7 +144,8 @@ library! {
     }
     optional {
         /// Connects to the daemon for any model, which blocks for as long as the daemon hangs:
-        /// `quorum_model_initialize(3)`; absent before Corosync 3.1.0. It kills a daemon of Corosync 2.
+        /// `quorum_model_initialize(3)`; absent before Corosync 3.1.0. It kills a daemon of
+        /// Corosync 2.
         fn quorum_model_initialize(
             handle: *mut quorum_handle_t,
             model: quorum_model_t,

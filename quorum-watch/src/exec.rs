@@ -28,7 +28,7 @@ const FAILED: u8 = 125;
 const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-/// Runs the command once there is quorum, until it ends, quorum is lost or a signal comes.
+/// Runs the command once there is quorum, until it ends, quorum is lost or a signal arrives.
 pub(crate) async fn run(quorum: &QuorumHandle, exec: &Exec) -> ExitCode {
     match try_run(quorum, exec).await {
         Ok(code) => ExitCode::from(code),
@@ -94,8 +94,8 @@ async fn try_run(quorum: &QuorumHandle, exec: &Exec) -> io::Result<u8> {
     }
 }
 
-/// Returns a valid guard, which is exclusive if `wait` requires it. Returns `None` after the timeout, or
-/// if the actor has stopped.
+/// Returns a valid guard, which is exclusive if `wait` requires it. Returns `None` after the
+/// timeout, or if the actor has stopped.
 async fn guarded(quorum: &QuorumHandle, wait: &Wait) -> Option<QuorumGuard> {
     let patience = wait.timeout.unwrap_or(Duration::MAX);
     let without_limit = Wait { timeout: None, ..wait.clone() };

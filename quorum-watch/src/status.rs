@@ -13,8 +13,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::{LOOK, options::Options};
 
-/// How long to wait for a decision. Corosync answers within milliseconds, and two reads of the ring take
-/// 1.25 s, but several seconds on a busy machine.
+/// How long to wait for a decision. Corosync answers within milliseconds, and two reads of the ring
+/// take 1.25 s, but several seconds on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long to wait then for what follows: the votes, and another read of the ring.

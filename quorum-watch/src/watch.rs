@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::options::Options;
 
-/// Prints changes until a signal comes.
+/// Prints changes until a signal arrives.
 pub(crate) async fn run(quorum: &QuorumHandle, options: &Options) -> io::Result<()> {
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut terminated = signal(SignalKind::terminate())?;

@@ -1,4 +1,5 @@
-//! The program as a script uses it, on a simulated cluster. `tests/it/daemon` has it on real daemons.
+//! The program as a script uses it, on a simulated cluster. `tests/it/daemon` has it on real
+//! daemons.
 
 use std::{
     io::{BufRead, BufReader, Lines},
@@ -56,7 +57,7 @@ impl Drop for Running {
     }
 }
 
-fn said(output: &Output) -> String {
+fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
@@ -64,7 +65,7 @@ fn said(output: &Output) -> String {
 fn status_is_a_table_or_json() {
     let output = run(&[]);
     assert_eq!(output.status.code(), Some(0));
-    let text = said(&output);
+    let text = stdout(&output);
     for line in [
         "provider  corosync_votequorum",
         "nodes     3",
@@ -72,10 +73,10 @@ fn status_is_a_table_or_json() {
         "exclusive yes",
         "member    2 (n2), 1 vote, can be spared",
     ] {
-        assert!(text.lines().any(|said| said == line), "{line} in {text}");
+        assert!(text.lines().any(|shown| shown == line), "{line} in {text}");
     }
     assert!(!text.contains('\x1b'), "no colours where there is no terminal");
-    let json = said(&run(&["status", "--json"]));
+    let json = stdout(&run(&["status", "--json"]));
     let now: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&now["quorum"], &now["exclusive"]), (&"quorate".into(), &true.into()));
     assert_eq!(now["can_be_spared"], Value::from([1, 2, 3]));
@@ -149,7 +150,7 @@ fn exec_exits_as_its_command_does() {
         assert_eq!(output.status.code(), Some(code), "{command:?}: {output:?}");
     }
     let output = run(&["exec", "--timeout", "0", "--", "echo", "ran"]);
-    assert_eq!((output.status.code(), said(&output)), (Some(124), String::new()));
+    assert_eq!((output.status.code(), stdout(&output)), (Some(124), String::new()));
 }
 
 #[test]
@@ -157,16 +158,16 @@ fn bad_usage_is_no_state_of_quorum() {
     for arguments in [&["foo"][..], &["--foo"], &["wait", "--timeout", "x"], &["exec"]] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(64), "{arguments:?}");
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(told.contains("--help"), "{told}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(errors.contains("--help"), "{errors}");
     }
     assert_eq!(run(&["--help"]).status.code(), Some(0));
 }
 
 #[test]
 fn the_manual_and_the_completions_know_every_command() {
-    let manual = said(&run(&["man"]));
-    let completions = said(&run(&["completions", "bash"]));
+    let manual = stdout(&run(&["man"]));
+    let completions = stdout(&run(&["completions", "bash"]));
     for text in ["status", "watch", "wait", "exec"] {
         assert!(manual.contains(text) && completions.contains(text), "{text}");
     }

@@ -82,7 +82,7 @@ impl QuorumBuilder {
         self
     }
 
-    /// How often Corosync is asked for a sign of life. Default a quarter of the lease; the minimum
+    /// How often Corosync is asked whether it is alive. Default a quarter of the lease; the minimum
     /// is 1 ms. Set it well below the lease, which expires if no answer arrives in time.
     pub fn probe_interval(self, probe_interval: Duration) -> Self {
         Self { probe_interval: Some(probe_interval), ..self }
@@ -273,7 +273,7 @@ impl QuorumBuilder {
             _ => Error::thread(error),
         };
         let (shared, actor) = self.make(None);
-        shared.publish(Event::Failed { attempt: 1, error });
+        shared.apply(Event::Failed { attempt: 1, error });
         drop(actor);
         QuorumHandle { shared, addr: Mailbox::default().address() }
     }
@@ -319,7 +319,7 @@ fn contradictions(policy: &BeliefPolicy, probe_interval: Duration) -> Vec<String
     }
     if probe_interval < SHORTEST_INTERVAL {
         found.push(format!(
-            "corosync is asked every {SHORTEST_INTERVAL:?} in place of every {probe_interval:?} \
+            "corosync is asked every {SHORTEST_INTERVAL:?} instead of every {probe_interval:?} \
              (probe_interval)"
         ));
     }

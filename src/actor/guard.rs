@@ -162,7 +162,7 @@ impl QuorumGuard {
     ///
     /// Panics outside of a tokio runtime. An actix [`System`](actix::System) has one.
     pub async fn lost(&self) {
-        let mut latest = self.shared.watch();
+        let mut latest = self.shared.change_signal();
         while self.is_valid() {
             let expired = pin!(tokio::time::sleep(self.shared.lease.remaining()));
             let changed = pin!(latest.changed());

@@ -215,8 +215,8 @@ impl QuorumHandle {
     /// Ends a subscription and takes back a message that waits in the subscriber's mailbox. Returns
     /// `false` if the subscription does not exist.
     ///
-    /// It waits for no other thread. A message that another thread is sending meanwhile is taken back
-    /// by that thread, unless the subscriber has handled it before.
+    /// It waits for no other thread. A message that another thread is sending meanwhile is taken
+    /// back by that thread, unless the subscriber has handled it before.
     pub fn unsubscribe(&self, id: SubscriptionId) -> bool {
         self.shared.registry.unsubscribe(id)
     }
@@ -362,7 +362,7 @@ impl QuorumHandle {
         &self,
         mut condition: impl FnMut(&Snapshot) -> bool,
     ) -> Result<Arc<Snapshot>, Stopped> {
-        let mut latest = self.shared.watch();
+        let mut latest = self.shared.change_signal();
         loop {
             latest.mark_unchanged();
             let snapshot = self.shared.current();
@@ -372,7 +372,7 @@ impl QuorumHandle {
             if snapshot.connection == Connection::Stopped {
                 return Err(Stopped);
             }
-            // The sender is in `self.shared`, so this fails only without any further change.
+            // This fails only if the sender is dropped, and `self.shared` holds it.
             latest.changed().await.map_err(|_| Stopped)?;
         }
     }
@@ -407,7 +407,7 @@ impl QuorumHandle {
     /// ```
     pub fn changes(&self) -> impl Stream<Item = QuorumChanged> + Send + Unpin + use<> {
         self.shared.publish_expiry();
-        let (history, latest) = (Arc::clone(&self.shared.history), self.shared.watch());
+        let (history, latest) = (Arc::clone(&self.shared.history), self.shared.change_signal());
         // Taken at the call, so the stream has every later change, however late it is polled.
         let first = history.first();
         let changes = futures_util::stream::unfold(
@@ -460,7 +460,7 @@ impl QuorumHandle {
     ///
     /// Panics outside of a tokio runtime. An actix [`System`](actix::System) has one.
     pub fn stop(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.shared.stop_in_order();
+        self.shared.stop_by_user();
         let (closed, answer) = oneshot::channel();
         self.addr.do_send(Stop(closed));
         async move {

@@ -1,4 +1,4 @@
-//! The log lines of a change. Each level tells an operator whether to act.
+//! The log lines of a change. The level of a line shows an operator whether to act.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
     state::{Cause, QuorumChanged, RingState},
 };
 
-/// The state of the log that allows it to report some facts only once.
+/// What was already logged, so that some facts are logged only once.
 #[derive(Debug, Default)]
 pub(crate) struct LogLines {
     reforming_since: Option<Moment>,
@@ -33,8 +33,8 @@ enum RingRemark {
 }
 
 impl LogLines {
-    /// Returns the remarks on a change that was made `now`. Quorum is believed `until` then, if at
-    /// all.
+    /// Returns the remarks on a change that was made `now`. `until` is the moment until which
+    /// quorum is believed, if this node has it.
     pub(crate) fn remarks(
         &mut self,
         change: &QuorumChanged,

@@ -15,7 +15,7 @@ use crate::{
         blocking_worker::BlockingWorker,
         clock::Moment,
         connection::sealed::{QuorumConnection, Source},
-        notifications::{LONGEST_TICK, LinkEvent, Notifications},
+        notifications::{LONGEST_TICK, LinkEvent, LinkEvents},
         probe::Probe,
         ring_watch::RingWatch,
         trust::TrustPolicy,
@@ -61,7 +61,7 @@ enum Activity {
         attempt: u64,
         /// The future that opens the connection.
         task: SpawnHandle,
-        /// The interval that sweeps the registry until there is a connection. Then its ticks do.
+        /// The interval that sweeps the registry. The ticks of the connection replace it.
         sweeping: SpawnHandle,
     },
     /// Receives the events of a connection.
@@ -103,7 +103,7 @@ impl Activity {
 }
 
 impl Resources {
-    /// Creates the probe and the ring watch if they do not exist.
+    /// Creates the probe and the ring watch if they do not exist. Returns the probe.
     fn prepare(&mut self, trust: TrustPolicy) -> Result<Arc<dyn Probe>, Error> {
         let probe = match &self.probe {
             Some(probe) => Arc::clone(probe),
@@ -154,11 +154,11 @@ impl QuorumActor {
         let sweeping = sweep_regularly(ctx);
         let connecting = Arc::clone(&resources.source).connect(self.trust, &self.blocking_worker);
         let timeout = ctx.run_later(CONNECT_TIMEOUT, move |actor, ctx| {
-            actor.publish(Event::Failed { attempt, error: Error::Unresponsive }, ctx);
+            actor.apply(Event::Failed { attempt, error: Error::Unresponsive }, ctx);
         });
         let task = ctx.spawn(connecting.into_actor(self).map(move |result, actor, ctx| {
             ctx.cancel_future(timeout);
-            match result.and_then(|connection| actor.watch(connection, ctx)) {
+            match result.and_then(|connection| actor.connected(connection, ctx)) {
                 Ok(()) => {}
                 Err(error) => actor.disconnected(error, ctx),
             }
@@ -166,7 +166,8 @@ impl QuorumActor {
         self.activity = Activity::Connecting { resources, attempt, task, sweeping };
     }
 
-    fn watch(
+    /// Begins to watch a connection that was opened.
+    fn connected(
         &mut self,
         connection: Box<dyn QuorumConnection>,
         ctx: &mut Context<Self>,
@@ -185,22 +186,16 @@ impl QuorumActor {
         };
         let (ring, watched) = (resources.ring.clone(), resources.ring.is_some());
         let (blocking_worker, clock) = (self.blocking_worker.clone(), self.shared.lease.clock());
-        let notifications = Notifications::new(
-            connection,
-            blocking_worker,
-            probe,
-            ring,
-            self.probe_interval,
-            clock,
-        )?;
+        let events =
+            LinkEvents::new(connection, blocking_worker, probe, ring, self.probe_interval, clock)?;
         ctx.cancel_future(*sweeping);
         self.activity = Activity::Watching {
             resources: resources.clone(),
-            task: ctx.add_stream(notifications),
+            task: ctx.add_stream(events),
             connected_at: Instant::now(),
             timer: None,
         };
-        self.publish(Event::Connected { has_provider, asked_at, watched }, ctx);
+        self.apply(Event::Connected { has_provider, asked_at, watched }, ctx);
         #[cfg(any(feature = "metrics", feature = "web"))]
         self.read_names();
         Ok(())
@@ -215,9 +210,10 @@ impl QuorumActor {
         }
     }
 
-    /// Publishes an event and sets a timer for the next deadline.
-    fn publish(&mut self, event: Event, ctx: &mut Context<Self>) {
-        let deadline = self.shared.publish(event);
+    /// Applies an event, which publishes the change if there is one, and sets a timer for the next
+    /// deadline.
+    fn apply(&mut self, event: Event, ctx: &mut Context<Self>) {
+        let deadline = self.shared.apply(event);
         // Without a connection there is no deadline.
         let (Some(deadline), Activity::Watching { timer, .. }) = (deadline, &mut self.activity)
         else {
@@ -226,9 +222,9 @@ impl QuorumActor {
         // The timer rounds up, so it never fires before the deadline.
         let now = self.shared.lease.clock().now();
         let delay = deadline.since(now);
-        // A timer that is late, for example after a suspend, does not count: it kept the old time.
+        // A timer that is overdue does not count: after a suspend of the system it fires late.
         let fires_before = |timer: Moment| timer <= deadline && timer > now;
-        // The ticks of the connection cover later deadlines.
+        // The ticks of the connection also apply the deadlines, so a late one needs no timer.
         if delay > 2 * LONGEST_TICK || timer.is_some_and(fires_before) {
             return;
         }
@@ -237,19 +233,19 @@ impl QuorumActor {
             if let Activity::Watching { timer, .. } = &mut actor.activity {
                 timer.take_if(|due| *due == deadline);
             }
-            actor.publish(Event::Tick, ctx);
+            actor.apply(Event::Tick, ctx);
         });
     }
 
     /// Ends a connection or a connection attempt. This is the only function that does.
     ///
-    /// It publishes the error and stops the actor after a delay, so that the supervisor restarts
-    /// it. The delay is necessary: the supervisor restarts without one.
+    /// It publishes the error, and stops the actor after a delay, so that the supervisor restarts
+    /// the actor. The supervisor itself has no delay and would restart in a loop.
     fn disconnected(&mut self, error: Error, ctx: &mut Context<Self>) {
         let (resources, failures, connected_at) = match &self.activity {
             Activity::Connecting { resources, attempt, .. } => (resources.clone(), *attempt, None),
             Activity::Watching { resources, connected_at, .. } => {
-                // The ticks of the connection did this.
+                // Until now, the ticks of the connection swept the registry.
                 sweep_regularly(ctx);
                 (resources.clone(), 0, Some(*connected_at))
             }
@@ -266,7 +262,7 @@ impl QuorumActor {
             Some(_) => Event::Disconnected(error),
             None => Event::Failed { attempt: failures, error },
         };
-        self.publish(event, ctx);
+        self.apply(event, ctx);
         // After the publication: a recorder may block.
         #[cfg(feature = "metrics")]
         foreign::contain(|| match connected_at {
@@ -274,7 +270,7 @@ impl QuorumActor {
             None => crate::metrics::Metrics::connect_failed(&ended),
         });
         ctx.run_later(delay, |actor, ctx| {
-            // A restart would drop what a stop has still to do.
+            // A stop that is in progress must not be interrupted by a restart.
             if !matches!(actor.activity, Activity::Stopped) {
                 ctx.stop();
             }
@@ -326,7 +322,7 @@ impl StreamHandler<Result<LinkEvent, Error>> for QuorumActor {
             Ok(LinkEvent::Notified { notification, drained_at }) => {
                 #[cfg(any(feature = "metrics", feature = "web"))]
                 let ring_id = self.shared.snapshot().ring_id;
-                self.publish(Event::Notified { notification, drained_at }, ctx);
+                self.apply(Event::Notified { notification, drained_at }, ctx);
                 #[cfg(any(feature = "metrics", feature = "web"))]
                 if self.shared.snapshot().ring_id != ring_id {
                     self.read_names();
@@ -335,7 +331,7 @@ impl StreamHandler<Result<LinkEvent, Error>> for QuorumActor {
             Ok(LinkEvent::Answered(answer)) => {
                 #[cfg(feature = "metrics")]
                 let took = self.shared.lease.clock().now().since(answer.asked_at);
-                self.publish(Event::Answered(answer), ctx);
+                self.apply(Event::Answered(answer), ctx);
                 #[cfg(feature = "metrics")]
                 {
                     foreign::contain(|| {
@@ -350,11 +346,11 @@ impl StreamHandler<Result<LinkEvent, Error>> for QuorumActor {
             }
             // A read that finishes when a tick is due takes the place of the tick.
             Ok(LinkEvent::Ring(update)) => {
-                self.publish(Event::Ring(update), ctx);
+                self.apply(Event::Ring(update), ctx);
                 self.do_regular_work();
             }
             Ok(LinkEvent::Tick) => {
-                self.publish(Event::Tick, ctx);
+                self.apply(Event::Tick, ctx);
                 self.do_regular_work();
             }
             Err(error) => self.disconnected(error, ctx),
@@ -370,10 +366,10 @@ impl Drop for QuorumActor {
     /// Publishes `Stopped`, however the actor ends: its arbiter stopped, its `System` ended, or it
     /// panicked. After that no reader believes the last published state.
     ///
-    /// The waiting calls to Corosync are cancelled: those of the probe, the ring watch and the
-    /// connection by the drop of each.
+    /// The drop of the probe, the ring watch and the connection cancels their waiting calls to
+    /// Corosync.
     fn drop(&mut self) {
-        self.shared.publish(Event::Stopped);
+        self.shared.apply(Event::Stopped);
         #[cfg(any(feature = "metrics", feature = "web"))]
         self.shared.names.close();
         self.stop_own();
@@ -406,7 +402,7 @@ impl Handler<GetSnapshot> for QuorumActor {
     }
 }
 
-/// Removes the subscribers whose actors have ended at intervals, while there is no connection.
+/// Sweeps the registry at intervals, while there is no connection.
 fn sweep_regularly(ctx: &mut Context<QuorumActor>) -> SpawnHandle {
     ctx.run_interval(SWEEP, |actor, _| actor.sweep())
 }
@@ -428,8 +424,8 @@ impl Handler<Stop> for QuorumActor {
         if let Activity::Connecting { task, .. } | Activity::Watching { task, .. } = before {
             ctx.cancel_future(task);
         }
-        // The cancelled future is dropped before the first poll of `closing`, and so the connection
-        // is already handed to the worker.
+        // The cancelled future is dropped before the first poll of `closing`. The drop hands the
+        // connection to the worker, so `closing` waits until the connection is closed.
         let blocking_worker = self.blocking_worker.clone();
         // Waiting calls to Corosync are cancelled now, even if `closing` times out.
         let (probe, ring) = before.resources().map_or((None, None), |resources| {

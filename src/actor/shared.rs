@@ -1,4 +1,4 @@
-//! The path of an event from the actor to the readers and subscribers: [`Shared::publish`].
+//! The path of an event from the actor to the readers and subscribers: [`Shared::apply`].
 
 #[cfg(feature = "web")]
 use std::any::Any;
@@ -27,10 +27,10 @@ pub(crate) struct Shared {
     tracker: Mutex<Tracker>,
     log_lines: Mutex<LogLines>,
     pub(crate) lease: Lease,
-    /// The sequence of the last published change. It wakes the tasks that wait for a change.
+    /// The sequence of the last published change. Tasks that wait for a change subscribe to it.
     latest: watch::Sender<u64>,
-    /// Whether the user has stopped the actor.
-    stopped_in_order: AtomicBool,
+    /// Whether `QuorumHandle::stop` was called.
+    stopped_by_user: AtomicBool,
     pub(crate) history: Arc<History>,
     pub(crate) registry: Registry,
     #[cfg(feature = "metrics")]
@@ -88,7 +88,7 @@ impl Shared {
         Self {
             lease: Lease::new(clock),
             latest: watch::Sender::new(tracker.current().sequence),
-            stopped_in_order: AtomicBool::new(false),
+            stopped_by_user: AtomicBool::new(false),
             registry: Registry::new(Arc::clone(&history)),
             history,
             tracker: Mutex::new(tracker),
@@ -104,26 +104,27 @@ impl Shared {
         }
     }
 
-    /// Applies an event and publishes the change, if there is one. Returns the moment at which time
-    /// alone will change something.
-    pub(crate) fn publish(&self, event: Event) -> Option<Moment> {
+    /// Applies an event, and publishes the change if the state has changed. Returns the next moment
+    /// at which the state changes without an event.
+    pub(crate) fn apply(&self, event: Event) -> Option<Moment> {
         let (changes, deadline, is_shortened) = {
             // The lock is held until the change is in the history, which keeps the changes in
             // order.
             let mut tracker = self.tracker.lock();
             let before = self.lease.granted();
-            let change = self.apply(&mut tracker, event);
-            // This thread may not have run at the moment at which the lease expired.
+            let change = self.apply_locked(&mut tracker, event);
+            // This thread may not have run when the lease expired, but readers may have.
             let has_lapsed = self.lease.has_lapsed(before);
-            let second = has_lapsed.then(|| self.apply(&mut tracker, Event::Lapsed)).flatten();
+            let second =
+                has_lapsed.then(|| self.apply_locked(&mut tracker, Event::Lapsed)).flatten();
             let until = self.lease.granted().0;
             let is_shortened = until != Moment::default() && until < before.0;
             ([change, second], tracker.deadline(), is_shortened)
         };
         let published = changes.iter().flatten().last().map(|(change, _)| change.current.sequence);
         if published.is_some() || is_shortened {
-            // A task that sleeps until the old deadline wakes, also if no further event follows.
-            // Without the lock, because this runs the wakers of waiting tasks.
+            // A shortened lease also wakes the waiting tasks, because they sleep until the old
+            // deadline. The lock is released, because this runs the wakers of those tasks.
             foreign::contain(|| {
                 self.latest.send_if_modified(|latest| {
                     let newest = published.unwrap_or(*latest).max(*latest);
@@ -135,7 +136,7 @@ impl Shared {
         if published.is_some() {
             self.registry.deliver();
         }
-        // After the delivery, because a recorder or a logger may block.
+        // Recorded and logged after the delivery, because a recorder or a logger may block.
         for (change, remarks) in changes.iter().flatten() {
             #[cfg(feature = "metrics")]
             foreign::contain(|| crate::metrics::Metrics::changed(change));
@@ -148,11 +149,16 @@ impl Shared {
         deadline
     }
 
-    fn apply(&self, tracker: &mut Tracker, event: Event) -> Option<(QuorumChanged, Remarks)> {
+    /// Applies an event to the tracker, updates the lease, and appends the change to the history.
+    fn apply_locked(
+        &self,
+        tracker: &mut Tracker,
+        event: Event,
+    ) -> Option<(QuorumChanged, Remarks)> {
         let now = Now { wall: SystemTime::now(), moment: self.lease.clock().now() };
         let change = tracker.apply(event, now);
         let current = tracker.current();
-        // Before anything else, so that later readers do not see the old state.
+        // The lease is updated first, so that later readers do not see the old state.
         match tracker.deadline().filter(|_| current.quorum.is_quorate()) {
             Some(until) => self.lease.grant(until, tracker.exclusive_until(), current.epoch),
             None => self.lease.revoke(current.epoch),
@@ -183,15 +189,16 @@ impl Shared {
         }
     }
 
-    /// Records that the user has stopped the actor, and publishes `Stopped`.
-    pub(crate) fn stop_in_order(&self) {
-        self.stopped_in_order.store(true, Ordering::Release);
-        self.publish(Event::Stopped);
+    /// Records that `QuorumHandle::stop` was called, and publishes `Stopped`.
+    pub(crate) fn stop_by_user(&self) {
+        self.stopped_by_user.store(true, Ordering::Release);
+        self.apply(Event::Stopped);
     }
 
-    /// Whether the user has stopped the actor.
-    pub(crate) fn is_stopped_in_order(&self) -> bool {
-        self.stopped_in_order.load(Ordering::Acquire)
+    /// Whether `QuorumHandle::stop` was called. An actor also stops when its arbiter or `System`
+    /// ends, or when it panics.
+    pub(crate) fn is_stopped_by_user(&self) -> bool {
+        self.stopped_by_user.load(Ordering::Acquire)
     }
 
     /// Returns the data that the web routes keep for this actor.
@@ -206,11 +213,11 @@ impl Shared {
         })
     }
 
-    /// Publishes that a deadline has passed, if the actor has not yet: a new subscriber must not start
-    /// with a state that no reader believes any more.
+    /// Publishes that a deadline has passed, if the actor has not done so yet. Otherwise a new
+    /// subscriber would start with a state that no reader believes any more.
     pub(crate) fn publish_expiry(&self) {
         if self.history.current().quorum.is_quorate() && !self.is_quorate() {
-            self.publish(Event::Tick);
+            self.apply(Event::Tick);
         }
     }
 
@@ -240,13 +247,13 @@ impl Shared {
         published
     }
 
-    /// Returns a signal that reports the next change.
-    pub(crate) fn watch(&self) -> ChangeSignal {
+    /// Returns a signal that wakes the caller at the next change.
+    pub(crate) fn change_signal(&self) -> ChangeSignal {
         ChangeSignal(self.latest.subscribe())
     }
 }
 
-/// Reports that a change was published.
+/// Wakes a task when a change was published, or when the lease was shortened.
 #[derive(Clone, Debug)]
 pub(crate) struct ChangeSignal(watch::Receiver<u64>);
 
@@ -256,7 +263,8 @@ impl ChangeSignal {
         self.0.mark_unchanged();
     }
 
-    /// Returns once a change was published. It fails if no change can follow.
+    /// Returns once a change was published or the lease was shortened. Fails if no change can
+    /// follow.
     pub(crate) async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
         foreign::contain_wakers(self.0.changed()).await
     }
@@ -282,12 +290,12 @@ mod tests {
 
     fn quorate(policy: BeliefPolicy) -> Shared {
         let shared = Shared::new(policy, Clock::System);
-        shared.publish(Event::Connected {
+        shared.apply(Event::Connected {
             has_provider: true,
             asked_at: Clock::System.now(),
             watched: false,
         });
-        shared.publish(notified(Notification::Quorum {
+        shared.apply(notified(Notification::Quorum {
             quorate: true,
             ring_id: RingId { node_id: NodeId(1), seq: 9 },
             members: vec![NodeId(1)],
@@ -311,11 +319,11 @@ mod tests {
         let shared = Arc::new(quorate(policy));
         let waiter = Arc::new(Waiter(Arc::clone(&shared), AtomicBool::new(false)));
         let waker = Arc::clone(&waiter).into();
-        let mut latest = shared.watch();
+        let mut latest = shared.change_signal();
         let changed = pin!(latest.changed());
         assert!(changed.poll(&mut Context::from_waker(&waker)).is_pending());
         assert!(shared.is_quorate());
-        shared.publish(Event::Disconnected(Error::Dispatch(Code::LIBRARY)));
+        shared.apply(Event::Disconnected(Error::Dispatch(Code::LIBRARY)));
         assert!(waiter.1.load(Ordering::Acquire));
     }
 
@@ -351,14 +359,14 @@ mod tests {
     #[test]
     fn a_waker_may_publish() {
         let shared = shared();
-        let (publisher, mut signal) = (Arc::clone(&shared), shared.watch());
+        let (publisher, mut signal) = (Arc::clone(&shared), shared.change_signal());
         let changed = pin!(signal.changed());
         assert!(is_pending(changed, move || {
-            publisher.publish(Event::Stopped);
+            publisher.apply(Event::Stopped);
         }));
         let (sender, published) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            shared.publish(Event::Disconnected(Error::Dispatch(Code::LIBRARY)));
+            shared.apply(Event::Disconnected(Error::Dispatch(Code::LIBRARY)));
             let _ = sender.send(shared.snapshot());
         });
         let snapshot = published.recv_timeout(Duration::from_secs(20)).expect("it does not hang");
@@ -368,7 +376,7 @@ mod tests {
     #[test]
     fn a_waker_that_panics_does_not_keep_other_tasks_from_waking() {
         let shared = shared();
-        let mut signals: Vec<_> = (0..100).map(|_| shared.watch()).collect();
+        let mut signals: Vec<_> = (0..100).map(|_| shared.change_signal()).collect();
         let mut waiting: Vec<_> =
             signals.iter_mut().map(|signal| Box::pin(signal.changed())).collect();
         let woken = Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -379,7 +387,7 @@ mod tests {
                 woken.fetch_add(1, Ordering::AcqRel);
             }));
         }
-        shared.publish(Event::Disconnected(Error::Dispatch(Code::LIBRARY)));
+        shared.apply(Event::Disconnected(Error::Dispatch(Code::LIBRARY)));
         assert_eq!(woken.load(Ordering::Acquire), 90);
     }
 
@@ -390,11 +398,11 @@ mod tests {
         let policy = BeliefPolicy { lease: hour, settle_grace: hour, ..BeliefPolicy::default() };
         let shared = quorate(policy);
         let epoch = shared.lease.running_epoch().unwrap();
-        shared.publish(Event::Tick);
+        shared.apply(Event::Tick);
         assert_eq!(shared.lease.running_epoch(), Some(epoch));
         shared.lease.grant(Clock::System.now(), None, epoch);
         assert!(!shared.is_quorate());
-        shared.publish(Event::Tick);
+        shared.apply(Event::Tick);
         assert_eq!(shared.lease.running_epoch(), Some(epoch + 1));
         assert_eq!(shared.snapshot().epoch, epoch + 1);
     }
@@ -405,7 +413,7 @@ mod tests {
         let policy = BeliefPolicy { lease, settle_grace: grace, ..BeliefPolicy::default() };
         let shared = quorate(policy);
         assert!(shared.is_quorate() && shared.lease.remaining() > grace);
-        shared.publish(notified(Notification::Nodelist {
+        shared.apply(notified(Notification::Nodelist {
             ring_id: RingId { node_id: NodeId(1), seq: 13 },
             members: vec![NodeId(1)],
             joined: Vec::new(),
@@ -436,13 +444,13 @@ mod tests {
                 left: vec![],
             };
             let drained_at = now();
-            shared.publish(Event::Notified { notification: list, drained_at });
+            shared.apply(Event::Notified { notification: list, drained_at });
             let quorum = Notification::Quorum {
                 quorate: true,
                 ring_id: ring(seq),
                 members: vec![NodeId(1)],
             };
-            shared.publish(Event::Notified { notification: quorum, drained_at });
+            shared.apply(Event::Notified { notification: quorum, drained_at });
         };
         let tokens = std::cell::Cell::new(0);
         let read = |op: u64| {
@@ -461,9 +469,9 @@ mod tests {
                 consensus: Duration::from_millis(400),
                 configured_votes: None,
             };
-            shared.publish(Event::Ring(RingUpdate::Read(reading)));
+            shared.apply(Event::Ring(RingUpdate::Read(reading)));
         };
-        shared.publish(Event::Connected { has_provider: true, asked_at: now(), watched: true });
+        shared.apply(Event::Connected { has_provider: true, asked_at: now(), watched: true });
         let answer = || crate::link::probe::Answer {
             asked_at: now(),
             quorate: true,
@@ -477,7 +485,7 @@ mod tests {
         };
         decide(9);
         std::thread::sleep(Duration::from_millis(5));
-        shared.publish(Event::Answered(answer()));
+        shared.apply(Event::Answered(answer()));
         for _ in 0..4 {
             read(1);
             std::thread::sleep(Duration::from_millis(60));

@@ -79,8 +79,8 @@ impl Canceller {
         }
     }
 
-    /// Cancels for good without waiting: an attempt that is only about to wait is cancelled again on
-    /// another thread until it has ended.
+    /// Cancels for good without waiting: an attempt that is only about to wait is cancelled again
+    /// on another thread until it has ended.
     pub(crate) fn cancel_to_the_end(&self) {
         self.cancel();
         if !self.is_connecting() {

@@ -71,8 +71,8 @@ impl FoundModel {
         {
             crate::foreign::log!(
                 log::Level::Warn,
-                "corosync's version is not known: {why}. Corosync 3 is assumed, and the next request kills \
-                 a daemon of Corosync 2: for one, call Handle::model_initialize with Model::V0"
+                "corosync's version is not known: {why}. Corosync 3 is assumed, and the next request \
+                 kills a daemon of Corosync 2: with Corosync 2, call Handle::model_initialize with Model::V0"
             );
         }
         self.model

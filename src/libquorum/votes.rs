@@ -51,9 +51,9 @@ pub struct Votes {
     /// `QDEVICE`), ascending by node.
     ///
     /// A probe reads the flags of all members if the members, a sum above or this node's flags have
-    /// changed, and otherwise of one member, in turn. So a change on another member is known up to one
-    /// probe for each member later: with three members and the default interval of a quarter of the
-    /// lease, 3/4 of the lease.
+    /// changed, and otherwise of one member, in turn. So a change on another member is known up to
+    /// one probe for each member later: with three members and the default interval of a quarter of
+    /// the lease, 3/4 of the lease.
     #[cfg_attr(feature = "serde", serde(default, deserialize_with = "by_node"))]
     pub qdevices: Vec<(NodeId, VoteFlags)>,
     /// The configuration of votequorum and the state of the quorum device.

@@ -14,7 +14,8 @@ use crate::error::{Code, Error};
 /// use std::time::Duration;
 /// use actix_quorum::Backoff;
 ///
-/// let backoff = Backoff::default().needs_operator(Duration::from_secs(60)..=Duration::from_secs(600));
+/// let minutes = Duration::from_secs(60)..=Duration::from_secs(600);
+/// let backoff = Backoff::default().needs_operator(minutes);
 /// ```
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[must_use = "it has no effect before it is given to `QuorumBuilder::backoff`"]
@@ -112,7 +113,7 @@ struct Series {
     running: Option<ExponentialBackoff>,
     /// The sum of the delays.
     waited: Duration,
-    /// Whether the delays are the longer ones after a long time.
+    /// Whether the delays have become longer, because they were frequent for a long time.
     is_rare: bool,
 }
 
@@ -139,7 +140,7 @@ impl Delays {
             Kind::NeedsOperator => &self.backoff.needs_operator,
         };
         let (mut shortest, mut longest) = (*range.start(), *range.end());
-        // Any other failure, and "busy", proves that Corosync exists.
+        // Every other failure proves that Corosync exists, and so does "busy" (`TRY_AGAIN`).
         if !matches!(error, Error::Connect(Code::LIBRARY)) {
             self.series[Kind::NotRunning as usize] = Series::default();
         }
@@ -174,7 +175,7 @@ impl Delays {
 /// How long the delays without Corosync stay short. A restart takes less time.
 const FREQUENT_FOR: Duration = Duration::from_secs(60);
 
-/// The delay after that, and up to twice as much with the jitter. An attempt costs some 0.3 ms.
+/// The shortest delay after that time; the jitter may double it. An attempt costs some 0.3 ms.
 const RARE_DELAY: Duration = Duration::from_millis(500);
 
 fn kind(error: &Error) -> Kind {

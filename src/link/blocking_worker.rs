@@ -30,7 +30,7 @@ struct Job {
 }
 
 impl BlockingWorker {
-    /// Runs `call` and returns its result, which may take until it is cancelled. Dropping the
+    /// Runs `call` and returns its result. The call may block until it is cancelled. Dropping the
     /// returned future cancels `call`, or skips it if it has not begun.
     pub(crate) fn run<T, F>(
         &self,
@@ -103,7 +103,8 @@ impl BlockingWorker {
     }
 }
 
-/// The work of the thread. When it ends, for whatever reason, the next job starts a new one.
+/// The work of the thread. When the thread has ended, even by a panic, the next job starts a new
+/// one.
 struct Running(BlockingWorker);
 
 impl Running {

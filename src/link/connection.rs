@@ -18,7 +18,7 @@ use crate::{
 /// node of a simulated cluster.
 ///
 /// The trait is sealed: reports of quorum must be sound and fail-safe, and only the sources of this
-/// crate are trusted to be.
+/// crate are trusted to report so.
 pub trait Source: sealed::Source {}
 
 impl<S: sealed::Source> Source for S {}

@@ -28,7 +28,7 @@ use crate::{
 pub struct Corosync {
     file: Option<LibraryFile>,
     library: OnceLock<Library>,
-    /// The reason, once a warning was logged that libcmap is missing.
+    /// The reason in the warning that libcmap is missing. Unset before that warning.
     warned: OnceLock<String>,
 }
 
@@ -77,13 +77,13 @@ impl Corosync {
         Ok(*self.library.get_or_init(|| library))
     }
 
-    /// Warns once of everything that follows from a missing libcmap.
+    /// Warns once, of all consequences of a missing libcmap.
     fn warn(&self, why: &str) {
         if self.warned.set(why.to_owned()).is_ok() {
             crate::foreign::log!(
                 log::Level::Warn,
-                "{}. Corosync's version is not known either. Corosync 3 is assumed, and the next request \
-                 kills a daemon of Corosync 2: for one, set QuorumBuilder::model(Model::V0)",
+                "{}. Corosync's version is not known either. Corosync 3 is assumed, and the next \
+                 request kills a daemon of Corosync 2: with Corosync 2, set QuorumBuilder::model(Model::V0)",
                 unwatched(why)
             );
         }

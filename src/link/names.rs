@@ -39,6 +39,7 @@ pub(crate) struct Names {
     known: Mutex<Arc<NodeNames>>,
     reading: Mutex<Reading>,
     canceller: Mutex<Canceller>,
+    /// When the current read began, or when the last one ended.
     read_at: Mutex<Option<Instant>>,
     /// Whether at least one read was made, successfully or not.
     were_read: AtomicBool,
@@ -75,7 +76,7 @@ impl Names {
         self.were_read.load(Ordering::Acquire).then(|| self.known())
     }
 
-    /// Whether the names are old enough to be read again without any other reason.
+    /// Whether the names are so old that they must be read again.
     pub(crate) fn are_old(&self) -> bool {
         self.read_at.lock().is_none_or(|read_at| read_at.elapsed() > MAX_AGE)
     }
@@ -136,7 +137,7 @@ impl Names {
             self.were_read.store(true, Ordering::Release);
             // The age counts from the end of the read, however long it took.
             *self.read_at.lock() = Some(Instant::now());
-            // Another reason to read them may follow soon.
+            // Another request for a read may follow soon.
             if !self.is_closed() {
                 thread::sleep(PAUSE);
             }
@@ -146,8 +147,8 @@ impl Names {
         }
     }
 
-    /// Whether no reason for another read has appeared since the read began, or nothing is to be read
-    /// any more.
+    /// Whether no further read is needed: none was requested since the last one began, or the names
+    /// are closed.
     fn is_done(&self) -> bool {
         let mut reading = self.reading.lock();
         let again = *reading == Reading::Again && !self.is_closed();

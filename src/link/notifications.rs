@@ -30,7 +30,7 @@ mod ticks;
 ///
 /// The connection is closed when the error has been read or the stream is dropped. By then its
 /// descriptor has left the reactor.
-pub(crate) struct Notifications {
+pub(crate) struct LinkEvents {
     /// `None` once the connection has ended.
     connection: Option<AsyncFd<RegisteredFd>>,
     blocking_worker: BlockingWorker,
@@ -43,7 +43,8 @@ pub(crate) struct Notifications {
     /// Whether any notification has arrived.
     has_notified: bool,
     /// Whether a notification has arrived since the last probe.
-    has_news: bool,
+    notified_since_probe: bool,
+    /// Whether the next probe was moved forward because of a notification.
     probes_soon: bool,
     /// The moment for which the next tick was moved.
     armed_for: Moment,
@@ -79,7 +80,7 @@ pub(crate) enum LinkEvent {
     Tick,
 }
 
-impl Notifications {
+impl LinkEvents {
     /// Watches `connection` on the reactor of the current runtime, and sends a `probe` every
     /// `probe_interval` by `clock`.
     pub(crate) fn new(
@@ -116,7 +117,7 @@ impl Notifications {
                 probe_at: clock.now().after(probe_interval),
                 ticks,
                 has_notified: false,
-                has_news: false,
+                notified_since_probe: false,
                 probes_soon: false,
                 armed_for: Moment::default(),
                 pending_probe: None,
@@ -156,7 +157,7 @@ impl Notifications {
             self.members.clone_from(members);
         }
         // The votes and the ring may have changed too.
-        self.has_news = true;
+        self.notified_since_probe = true;
         if let Some(ring) = &mut self.ring {
             ring.hurry();
         }
@@ -179,19 +180,20 @@ impl Notifications {
         while self.answer.is_none() {
             let Some(pending) = &mut self.pending_probe else {
                 // Set only once for each probe: frequent notifications must not postpone it.
-                if self.has_news && !self.probes_soon {
+                if self.notified_since_probe && !self.probes_soon {
                     self.probes_soon = true;
                     let soon = PROBE_COALESCE.min(self.ticks.period());
                     self.probe_at = self.probe_at.min(self.clock.now().after(soon));
                 }
                 let now = self.clock.now();
-                // A daemon that synchronises still answers votequorum.
+                // The daemon of a late read may only be synchronising. It then still answers
+                // votequorum.
                 let is_late = self.ring.as_mut().is_some_and(RingReads::has_become_late);
                 if now < self.probe_at && !is_late {
                     return;
                 }
-                (self.has_news, self.probes_soon) = (false, false);
-                // Half a tick earlier, so that a tick that arrives a little early counts.
+                (self.notified_since_probe, self.probes_soon) = (false, false);
+                // Half a tick earlier, so that the probe is due even if the tick is a little early.
                 let early = self.ticks.period() / 2;
                 self.probe_at = now.after(self.probe_interval.saturating_sub(early));
                 self.pending_probe = Some(self.probe.ask(self.members.clone()));
@@ -199,7 +201,7 @@ impl Notifications {
                 continue;
             };
             let Poll::Ready(answer) = pending.as_mut().poll(cx) else {
-                // A lost request is never answered.
+                // A lost request is never answered, so it is repeated after a timeout.
                 if self.clock.now() >= self.hang_up_at {
                     let again = if self.probe.interrupt() {
                         self.answer_timeout = (self.answer_timeout * 2).min(LONGEST_ANSWER_TIMEOUT);
@@ -226,7 +228,7 @@ impl Notifications {
                     if self.unanswered.as_ref() != Some(&error) {
                         crate::foreign::log!(
                             log::Level::Warn,
-                            "corosync cannot be asked for a sign of life: {error}"
+                            "the probe of corosync failed: {error}"
                         );
                         self.unanswered = Some(error);
                     }
@@ -236,7 +238,7 @@ impl Notifications {
     }
 }
 
-impl Stream for Notifications {
+impl Stream for LinkEvents {
     type Item = Result<LinkEvent, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -257,8 +259,9 @@ impl Stream for Notifications {
         };
         this.arm();
         let Some(connection) = &mut this.connection else { return Poll::Ready(None) };
-        // With libqb's transport `socket` the descriptor does not report Corosync's death; only a
-        // dispatch does. And an answer counts only when no earlier notification is waiting.
+        // With libqb's transport `socket` only a dispatch reports Corosync's death, so each tick
+        // dispatches. An answer and a read count only when no earlier notification is waiting, so
+        // they dispatch too.
         let before = this.clock.now();
         let dispatched = if due || is_read || this.answer.is_some() {
             connection.get_mut().0.dispatch()
@@ -290,7 +293,7 @@ impl Stream for Notifications {
     }
 }
 
-impl Drop for Notifications {
+impl Drop for LinkEvents {
     fn drop(&mut self) {
         self.close();
     }
@@ -413,7 +416,7 @@ mod tests {
             let start = Instant::now();
             let (_peer, socket) = UnixStream::pair().unwrap();
             let probe = Arc::new(Hung::default());
-            let mut notifications = Notifications::new(
+            let mut events = LinkEvents::new(
                 Box::new(Silent(socket)),
                 BlockingWorker::default(),
                 Arc::clone(&probe) as Arc<dyn Probe>,
@@ -424,7 +427,7 @@ mod tests {
             .unwrap();
             let mut interrupted_at = Vec::new();
             while interrupted_at.len() < 3 {
-                let event = poll_fn(|cx| Pin::new(&mut notifications).poll_next(cx)).await;
+                let event = poll_fn(|cx| Pin::new(&mut events).poll_next(cx)).await;
                 assert!(matches!(event, Some(Ok(LinkEvent::Tick))), "{event:?}");
                 if probe.0.load(Ordering::Relaxed) > interrupted_at.len() {
                     interrupted_at.push(start.elapsed());

@@ -91,7 +91,7 @@ impl Probe for ProbeThread {
     }
 }
 
-/// The actor was dropped, and its thread may wait for an answer.
+/// Cancels the call of the thread, which may wait for an answer after the actor was dropped.
 impl Drop for ProbeThread {
     fn drop(&mut self) {
         self.canceller.cancel_to_the_end();
@@ -107,7 +107,7 @@ struct Prober {
     master_wins: bool,
 }
 
-/// The service that is asked.
+/// The service that answers the probe.
 enum Service {
     Votequorum(Votequorum),
     /// The quorum service, for a daemon without votequorum. It does not answer while Corosync
@@ -166,7 +166,7 @@ fn connect(config: &ProbeConfig, canceller: &Canceller) -> Result<Service, Error
         Err(error @ (Error::Load(_) | Error::Connect(Code::LIBRARY))) => {
             crate::foreign::log!(
                 log::Level::Debug,
-                "probing the quorum service, which does not report votes, instead of votequorum: {error}"
+                "probing the quorum service instead of votequorum, so votes are not known: {error}"
             );
         }
         Err(error) => return Err(error),

@@ -70,9 +70,9 @@ pub trait RingWatch: fmt::Debug + Send + Sync {
     /// Requests one read. The answer may never arrive: a daemon that synchronises answers late.
     fn read(&self) -> Pending<RingUpdate>;
 
-    /// Cancels a read that the daemon does not answer although it is alive. Returns `false` if the
-    /// read is opening a connection, and has not done so for long. The next read opens another
-    /// connection, which the daemon answers even while it synchronises.
+    /// Cancels a read that the daemon does not answer although it is alive. The next read opens
+    /// another connection, which the daemon answers even while it synchronises. Returns `false`,
+    /// and cancels nothing, if the read has only recently begun to open a connection.
     ///
     /// A waiting request makes the daemon spin at real-time priority (libqb `lib/ipcs.c`: its
     /// descriptor stays readable).
@@ -103,7 +103,7 @@ struct Current {
     past: Arc<Past>,
 }
 
-/// What the thread and those that it has replaced have done.
+/// What the current thread and the threads before it have done.
 #[derive(Debug, Default)]
 struct Past {
     /// The number of connections opened so far.
@@ -142,7 +142,7 @@ impl Current {
     }
 }
 
-/// The thread was replaced or the actor was dropped, and the thread may wait for an answer.
+/// Cancels the call of a thread that was replaced, or whose actor was dropped.
 impl Drop for Current {
     fn drop(&mut self) {
         self.canceller.cancel_to_the_end();
@@ -163,8 +163,8 @@ impl RingWatch for RingThread {
         if current.is_connected.swap(false, Ordering::AcqRel) {
             current.past.was_watched.store(true, Ordering::Release);
         } else {
-            // Without a connection the thread is opening one. A daemon that is alive accepts it soon,
-            // and another server in its place may never do so.
+            // Without a connection the thread is opening one. A daemon that is alive accepts it
+            // soon, and another server in its place may never do so.
             let now = self.clock.now();
             if now.since(*current.connecting_since.get_or_insert(now)) < CONNECT_TIMEOUT {
                 return false;
@@ -173,8 +173,8 @@ impl RingWatch for RingThread {
         let past = Arc::clone(&current.past);
         let old = mem::replace(&mut *current, Current::new(self.trust, self.clock, past));
         drop(current);
-        // Cancels its call, which returns within two seconds (libqb `lib/ipcc.c`). Then the thread
-        // ends. Without the lock, because it may log.
+        // The drop cancels the call of the old thread, which returns within two seconds (libqb
+        // `lib/ipcc.c`) and then ends. Dropped without the lock, because it may log.
         drop(old);
         true
     }
@@ -282,8 +282,8 @@ impl Responder for Reader {
                 Ok(RingUpdate::Read(reading))
             }
             Err(Failed::Transient(error)) => Err(error),
-            // Without a fixed model this connection was made only after libcmap had answered, so the
-            // refusal does not last.
+            // Without a fixed model, the actor has connected only after libcmap had answered. So
+            // the refusal does not last.
             Err(Failed::Refused(error))
                 if self.past.was_watched.load(Ordering::Acquire) || self.trust.model.is_none() =>
             {
@@ -327,12 +327,12 @@ impl Reader {
         let counter = |key: &'static CStr| match counters.get_u64(key)? {
             Some(value) => Ok(value),
             None => Err(Failed::Unwatchable(format!(
-                "corosync has no key {}; upgrade it",
+                "corosync has no key {}; upgrade corosync",
                 key.to_string_lossy()
             ))),
         };
-        // Counters of a new ring are read before those of the old one. A read during a ring change then
-        // shows GATHER, which the next read explains.
+        // Counters of a new ring are read before those of the old one. A read during a ring change
+        // then shows GATHER, which the next read explains.
         let (operational_entered, gather_entered, token_lost, tokens) = (
             counter(maps.keys.operational_entered)?,
             counter(maps.keys.gather_entered)?,
@@ -381,7 +381,9 @@ impl Maps {
     fn read_timeouts(&self, now: Moment) -> Result<(Duration, Duration, Moment), Failed> {
         let timeout = |name: &str| match self.default.get_u32(name)? {
             Some(millis) => Ok(Duration::from_millis(millis.into())),
-            None => Err(Failed::Unwatchable(format!("corosync has no key {name}; upgrade it"))),
+            None => {
+                Err(Failed::Unwatchable(format!("corosync has no key {name}; upgrade corosync")))
+            }
         };
         let token = timeout("runtime.config.totem.token")?;
         Ok((token, timeout("runtime.config.totem.consensus")?, now))

@@ -22,8 +22,8 @@ use crate::{
 
 /// One subscriber and its position in the history.
 ///
-/// It outlives the registry while a message is being delivered: the message holds it and delivers
-/// the next one when it is dropped, up to the end of the history.
+/// It outlives the registry while the subscriber has a message: the message holds the subscription,
+/// which delivers the next message when that one is dropped, up to the end of the history.
 pub(super) struct Subscription {
     pub(super) id: SubscriptionId,
     history: Arc<History>,
@@ -31,13 +31,14 @@ pub(super) struct Subscription {
     runner: CoalescingRunner,
     /// The number of the last message that the subscriber has dropped.
     pub(super) last_acked: AtomicU64,
-    /// What the next delivery must do first: nothing, or one of the constants below.
+    /// The request that the next delivery executes first: one of the constants below.
     request: AtomicU8,
-    /// Used by the thread that the `runner` lets deliver, so no thread waits for the lock.
+    /// Only the thread that delivers locks it, so no thread waits for the lock.
     ///
-    /// The thread that pushes a message into a mailbox runs the waker of the mailbox's task. An
-    /// actor may run on any executor (`actix::Context::into_future`), so that is code of the user. It
-    /// may call in, or wait for another thread that does.
+    /// A thread that waited could block for ever. The thread that pushes a message into a mailbox
+    /// runs the waker of the mailbox's task. An actor may run on any executor
+    /// (`actix::Context::into_future`), so the waker may be code of the user. That code may call
+    /// this crate, or wait for another thread that does.
     pub(super) delivery: Mutex<Delivery>,
 }
 
@@ -57,17 +58,17 @@ pub(super) struct Delivery {
     pub(super) in_mailbox: Option<InMailbox>,
 }
 
-/// How far a subscriber has come.
+/// The messages that a subscriber was sent so far.
 #[derive(Default)]
 pub(super) struct Progress {
     /// The snapshot of the last message that was sent.
     pub(super) last_sent: Option<Arc<Snapshot>>,
-    /// The number of messages that were sent.
+    /// The number of messages that were sent. It is also the number of the last one.
     sent: u64,
 }
 
-/// Exempt from the task's budget: an exhausted budget would wake the delivery again at once, for
-/// ever.
+/// The request that holds a message in the mailbox. It is exempt from the budget of tokio's tasks:
+/// with an exhausted budget, each poll would wake the delivery again at once, for ever.
 type InMailbox = Pin<Box<Unconstrained<RecipientRequest<QuorumChanged>>>>;
 
 impl Subscription {
@@ -87,11 +88,11 @@ impl Subscription {
         }
     }
 
-    /// Sends the next message if the mailbox holds none of ours. Returns `false` if the
-    /// subscription has ended.
+    /// Executes a stored request, and then sends the next message if the subscriber has handled the
+    /// last one. Returns `false` if the subscription has ended.
     ///
-    /// Any thread may call it, and so may code that it calls. If it is already running, the running
-    /// call repeats.
+    /// Any thread may call it, also from code that runs during a delivery. If a delivery is already
+    /// running, that delivery is repeated.
     pub(super) fn deliver(self: &Arc<Self>, initiator: Initiator<'_>) -> bool {
         let deliver = || {
             let mut delivery = self.delivery.lock();
@@ -106,20 +107,21 @@ impl Subscription {
                 })
                 .unwrap_or_default(),
             };
-            // Dropped without the lock. The mailbox may hold a waker that holds this subscription,
-            // and a kept last message must not keep its actor's address.
+            // Dropped without the lock, because the drop may run code of the user. Both must be
+            // dropped: the subscriber may keep its last message, which holds this subscription and
+            // so the address, and the mailbox may hold a waker that holds this subscription.
             let ended =
                 (!is_alive).then(|| (delivery.subscriber.take(), delivery.in_mailbox.take()));
             drop(delivery);
-            // The end of the last address wakes the actor.
+            // The drop of the last address wakes the actor.
             foreign::contain(|| drop(ended));
             is_alive
         };
         self.runner.run(deliver).unwrap_or(true)
     }
 
-    /// Sends the current state again, as if the subscriber had been sent nothing. Returns `false` if
-    /// the subscription has ended.
+    /// Sends the current state again, as if the subscriber had been sent nothing. Returns `false`
+    /// if the subscription has ended.
     pub(super) fn start_over(self: &Arc<Self>) -> bool {
         self.request(START_OVER)
     }
@@ -137,7 +139,7 @@ impl Subscription {
     }
 
     fn take_request(&self) -> u8 {
-        // Cheaper than a swap. A request that is made after this is taken by the next run.
+        // A load is cheaper than a swap. A request made after the load is taken by the next run.
         if self.request.load(Ordering::Acquire) == NOTHING {
             return NOTHING;
         }
@@ -148,7 +150,8 @@ impl Subscription {
 /// The caller of a delivery.
 #[derive(Clone, Copy)]
 pub(super) enum Initiator<'a> {
-    /// A thread that publishes or sweeps. The latest change saves it a look into the history.
+    /// A thread that publishes or sweeps. The latest change, if it is known, saves a look at the
+    /// history.
     Publisher(Option<&'a QuorumChanged>),
     /// The subscriber's thread, which has handled or dropped a message.
     Subscriber,
@@ -161,15 +164,32 @@ impl Delivery {
         self.in_mailbox = None;
     }
 
+    /// Sends the next message if the subscriber has handled or dropped the previous one. Returns
+    /// `false` if the subscription has ended.
+    ///
+    /// The first row that applies decides:
+    ///
+    /// | case | what happens | returns |
+    /// |---|---|---|
+    /// | the last message is not handled | it wakes the subscription later | `is_alive` |
+    /// | the subscriber's thread calls, and everything was sent | the request is kept | `true` |
+    /// | `Stopped` was sent, so nothing follows | the subscriber's address is dropped | `false` |
+    /// | the subscriber's actor has ended | nothing is sent | `false` |
+    /// | everything was sent | the request is freed | `true` |
+    /// | a message is next | it is sent | `true` |
+    ///
+    /// After the last row the table applies again, if the message was handled at once or another
+    /// one already follows it.
     fn deliver(&mut self, subscription: &Arc<Subscription>, initiator: Initiator<'_>) -> bool {
         loop {
             if self.in_mailbox.is_some() {
-                // An async handler may run on after it has dropped the message. A subscriber that
-                // keeps the message wakes the subscription when it has handled it: see `wake`.
+                // An async handler may continue after it has dropped the message. A subscriber that
+                // keeps the message wakes the subscription at the end of the handler: see `wake`.
                 if subscription.last_acked.load(Ordering::Acquire) < self.progress.sent
                     && !self.is_handled(&Waker::from(Arc::clone(subscription)))
                 {
-                    // A handler's future outlives its actor and may hold the message for ever.
+                    // The future of a handler outlives its actor, and may hold the message for
+                    // ever.
                     return self.is_alive();
                 }
                 if matches!(initiator, Initiator::Subscriber)
@@ -179,7 +199,7 @@ impl Delivery {
                 }
             }
             if self.progress.has_ended() {
-                // The last message was sent: release the subscriber's actor.
+                // The last message was sent: the subscriber's actor is no longer kept alive.
                 self.subscriber = None;
             }
             let upgraded;
@@ -201,7 +221,7 @@ impl Delivery {
                 self.in_mailbox = None;
                 return true;
             };
-            // After the last message the subscriber's actor is still to be released.
+            // After the last message the loop runs once more, to release the subscriber's actor.
             let something_follows = change.current.connection == Connection::Stopped
                 || subscription.history.is_ahead_of(&change.current);
             let request = unconstrained(recipient.send(change));
@@ -210,8 +230,8 @@ impl Delivery {
                 none => *none = Some(Box::pin(request)),
             }
             // A full mailbox takes the message only when the request is polled. The publisher of
-            // the next change checks later whether this message was handled. If something already
-            // follows, the subscriber's thread sends it, so it needs a waker.
+            // the next change checks later whether this message was handled. If another message
+            // already follows, the subscriber's thread sends it, and the loop registers a waker.
             if !self.is_handled(Waker::noop()) && !something_follows {
                 return true;
             }
@@ -241,8 +261,8 @@ impl Delivery {
 }
 
 impl Progress {
-    /// Returns the next message, if the subscriber has not received all of them. `latest` saves a look
-    /// at the history if it is the next one.
+    /// Returns the next message, if the subscriber has not received all of them. `latest` saves a
+    /// look at the history if it is the next one.
     fn next_message(
         &mut self,
         subscription: &Arc<Subscription>,
@@ -275,20 +295,20 @@ impl Progress {
         })
     }
 
-    /// Whether the last message of all was sent.
+    /// Whether the message that reports the end of the actor was sent. It is the last one.
     fn has_ended(&self) -> bool {
         self.last_sent.as_ref().is_some_and(|last_sent| last_sent.connection == Connection::Stopped)
     }
 }
 
-/// The subscriber's thread wakes it when it has handled or dropped the message.
+/// The subscriber's thread calls `wake` when it has handled or dropped the message.
 impl Wake for Subscription {
     fn wake(self: Arc<Self>) {
         self.deliver(Initiator::Subscriber);
     }
 }
 
-/// The subscriber's thread calls it when the message is dropped.
+/// The subscriber's thread calls `acknowledge` when it drops the message.
 impl Acknowledge for Subscription {
     fn acknowledge(self: Arc<Self>, message: u64) {
         self.last_acked.fetch_max(message, Ordering::AcqRel);

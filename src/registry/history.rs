@@ -18,8 +18,7 @@ pub(crate) const HISTORY_LEN: usize = 1024;
 /// The last changes and the current state.
 #[derive(Debug)]
 pub(crate) struct History {
-    /// The sequence of the current state. Readers that are up to date need no lock to find that
-    /// out.
+    /// The sequence of the current state. It shows without the lock whether a reader is up to date.
     sequence: AtomicU64,
     pub(super) record: Mutex<Record>,
     /// The number of merged messages that were delivered and not yet recorded.

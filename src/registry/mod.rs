@@ -7,7 +7,8 @@
 //! It receives the missed changes from the history or, if the history no longer holds them, the
 //! latest state.
 //!
-//! This room does not choose the changes. `Shared::publish` appends each one to the history. Start reading at `Subscription::deliver` in `delivery.rs`.
+//! This room does not choose the changes: `Shared::apply` appends each one to the history. Start
+//! reading at `Subscription::deliver` in `delivery.rs`.
 
 mod coalescing_runner;
 mod delivery;
@@ -73,8 +74,9 @@ impl Registry {
         id
     }
 
-    /// Removes a subscriber. It is sent no more messages, and a message in its mailbox is not
-    /// handled. If a delivery to it is running on another thread, that holds from its end.
+    /// Removes a subscriber. It receives no more messages, and a message that waits in its mailbox
+    /// is taken back. If another thread is delivering to it, this takes effect at the end of that
+    /// delivery.
     pub(crate) fn unsubscribe(&self, id: SubscriptionId) -> bool {
         let removed = {
             let mut subscriptions = self.subscriptions.lock();
@@ -145,7 +147,7 @@ impl Registry {
 }
 
 /// Ends all subscriptions if the history has not ended. Otherwise a subscription that is up to date
-/// would never be freed: it holds its last request, and that holds the subscription as its waker.
+/// would never be freed: it holds its last request, and the request holds it as its waker.
 impl Drop for Registry {
     fn drop(&mut self) {
         if !self.history.is_over() {

@@ -10,7 +10,7 @@ use crate::state::QuorumChanged;
 ///
 /// The variant decides whether the subscription keeps the actor alive. A [`Recipient`] keeps its
 /// actor alive until it is unsubscribed. A [`WeakRecipient`] does not: the actor ends with its last
-/// address. Either is removed from the registry when its actor has ended.
+/// address. In both cases the subscription ends with the actor.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Subscriber {

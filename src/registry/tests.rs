@@ -38,7 +38,7 @@ impl Shared {
         Self { tracker: Mutex::new(tracker), history, registry }
     }
 
-    fn publish(&self, event: Event) {
+    fn apply(&self, event: Event) {
         let now = Now { wall: SystemTime::now(), moment: Clock::System.now() };
         let mut tracker = self.tracker.lock();
         if let Some(change) = tracker.apply(event, now) {
@@ -58,7 +58,7 @@ fn flip(shared: &Shared, n: u64) {
     for _ in 0..n {
         let quorate = !shared.is_quorate();
         let ring_id = RingId { node_id: NodeId(1), seq: 9 };
-        shared.publish(Event::Notified {
+        shared.apply(Event::Notified {
             notification: Notification::Quorum { quorate, ring_id, members: vec![NodeId(1)] },
             drained_at: Moment::default(),
         });
@@ -69,7 +69,7 @@ fn connected() -> Arc<Shared> {
     let hour = Duration::from_secs(3600);
     let policy = BeliefPolicy { lease: hour, settle_grace: hour, ..BeliefPolicy::default() };
     let shared = Arc::new(Shared::new(policy));
-    shared.publish(Event::Connected {
+    shared.apply(Event::Connected {
         has_provider: true,
         asked_at: Clock::System.now(),
         watched: false,
@@ -297,7 +297,7 @@ fn every_live_subscriber_receives_the_end_after_the_registry_is_dropped() {
             }
         }
         flip(&shared, 1);
-        shared.publish(Event::Stopped);
+        shared.apply(Event::Stopped);
         let left: Vec<_> =
             shared.registry.subscriptions.lock().iter().map(Arc::downgrade).collect();
         drop(shared);
@@ -352,8 +352,8 @@ impl Polled {
         polled
     }
 
-    /// Polls the actor, which handles the messages in its mailbox. Returns the oldest message that the
-    /// actor has received and this function has not returned.
+    /// Polls the actor, which handles the messages in its mailbox. Returns the oldest message that
+    /// the actor has received and this function has not returned.
     fn poll(&mut self) -> Option<QuorumChanged> {
         let _ = self.running.as_mut().poll(&mut Context::from_waker(&self.waker));
         self.received.try_recv().ok()
@@ -439,7 +439,7 @@ fn a_subscriber_that_dies_after_the_registry_leaves_nothing_behind() {
         shared.registry.subscribe(probe.recipient().into());
         probe.next().await;
         let left = Arc::downgrade(&shared.registry.subscriptions.lock()[0]);
-        shared.publish(Event::Stopped);
+        shared.apply(Event::Stopped);
         drop(shared);
         probe.arbiter.stop();
         probe.stuck.store(false, Ordering::Release);
@@ -481,7 +481,7 @@ fn a_dead_subscriber_is_dropped_while_its_handler_holds_the_message() {
 fn nodes_that_left_for_good_are_removed_from_the_departure_log() {
     let shared = connected();
     for node in 2..5_000_u32 {
-        shared.publish(Event::Notified {
+        shared.apply(Event::Notified {
             notification: Notification::Nodelist {
                 ring_id: RingId { node_id: NodeId(1), seq: u64::from(node) },
                 members: vec![NodeId(1), NodeId(node)],
@@ -527,7 +527,7 @@ fn resending_replaces_the_waiting_message_by_the_current_state() {
 fn a_subscriber_of_a_stopped_actor_receives_stopped_and_leaves_nothing_behind() {
     run(async {
         let shared = connected();
-        shared.publish(Event::Stopped);
+        shared.apply(Event::Stopped);
         let mut probe = subscriber();
         for _ in 0..10 {
             shared.registry.subscribe(probe.recipient().into());
@@ -719,7 +719,7 @@ fn no_subscriber_is_kept_after_the_end() {
         let weak = addr.downgrade();
         shared.registry.subscribe(addr.recipient().into());
         assert!(weak.upgrade().is_some());
-        shared.publish(Event::Stopped);
+        shared.apply(Event::Stopped);
         probe.up_to(2).await;
         eventually("its actor ends", || weak.upgrade().is_none()).await;
         assert_eq!(shared.registry.len(), 0);

@@ -283,7 +283,8 @@ mod tests {
     use super::*;
     use crate::actor::QuorumActor;
 
-    /// A simulated read of the ring finishes at once, and so takes the place of the tick that is due.
+    /// A simulated read of the ring finishes at once, and so takes the place of the tick that is
+    /// due.
     #[test]
     fn the_registry_is_swept_although_each_tick_reads_the_ring() {
         System::new().block_on(async {

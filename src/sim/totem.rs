@@ -125,12 +125,12 @@ impl World {
         let Some(before) = node.members.get(before).copied().filter(|before| *before != id) else {
             return true;
         };
-        self.hears(id, before)
+        self.receives(id, before)
             && self.node(before).is_some_and(|other| other.ring == node.ring && !other.gathers)
     }
 
     /// Whether packets of `from` arrive at `to`.
-    fn hears(&self, to: NodeId, from: NodeId) -> bool {
+    fn receives(&self, to: NodeId, from: NodeId) -> bool {
         let (a, b) = (self.member(to), self.member(from));
         let reachable = |node: &super::world::Node| {
             node.daemon == Daemon::Running && !node.alone && !node.unaware
@@ -138,8 +138,8 @@ impl World {
         reachable(a) && reachable(b) && a.link == b.link && !self.totem.losses.contains(&(from, to))
     }
 
-    fn hear_each_other(&self, a: NodeId, b: NodeId) -> bool {
-        self.hears(a, b) && self.hears(b, a)
+    fn reach_each_other(&self, a: NodeId, b: NodeId) -> bool {
+        self.receives(a, b) && self.receives(b, a)
     }
 
     /// Returns what happens to all running nodes with the current packet losses.
@@ -160,7 +160,7 @@ impl World {
         let mut component = vec![first];
         let mut at = 0;
         while let Some(one) = component.get(at).copied() {
-            let connected = |id: &&NodeId| self.hears(one, **id) || self.hears(**id, one);
+            let connected = |id: &&NodeId| self.receives(one, **id) || self.receives(**id, one);
             let new: Vec<NodeId> = among.iter().filter(connected).copied().collect();
             component
                 .extend(new.into_iter().filter(|id| !component.contains(id)).collect::<Vec<_>>());
@@ -178,18 +178,18 @@ impl World {
         loop {
             let faults = |id: &NodeId| {
                 let others = ring.iter().filter(|other| *other != id);
-                let apart = others.clone().filter(|other| !self.hear_each_other(*id, **other));
-                let unheard = others.filter(|other| !self.hears(**other, *id));
-                (apart.count(), unheard.count(), std::cmp::Reverse(*id))
+                let apart = others.clone().filter(|other| !self.reach_each_other(*id, **other));
+                let unreached = others.filter(|other| !self.receives(**other, *id));
+                (apart.count(), unreached.count(), std::cmp::Reverse(*id))
             };
             let worst = ring.iter().copied().max_by_key(faults).filter(|id| faults(id).0 > 0);
             let Some(worst) = worst else { break };
             ring.retain(|id| *id != worst);
             out.push(worst);
         }
-        let meets_ring = |id: &NodeId| ring.iter().any(|other| self.hear_each_other(*id, *other));
+        let meets_ring = |id: &NodeId| ring.iter().any(|other| self.reach_each_other(*id, *other));
         let one_way = |id: &NodeId| {
-            component.iter().any(|other| self.hears(*id, *other) != self.hears(*other, *id))
+            component.iter().any(|other| self.receives(*id, *other) != self.receives(*other, *id))
         };
         if out.iter().any(|id| meets_ring(id) && !one_way(id)) {
             outcomes.push(Outcome::Unstable(component));
@@ -197,8 +197,9 @@ impl World {
         }
         outcomes.push(Outcome::Ring(ring));
         outcomes.extend(out.into_iter().map(|id| {
-            let hears_others = component.iter().any(|other| self.hears(id, *other) && *other != id);
-            if hears_others { Outcome::Gathers(id) } else { Outcome::Ring(vec![id]) }
+            let receives_others =
+                component.iter().any(|other| self.receives(id, *other) && *other != id);
+            if receives_others { Outcome::Gathers(id) } else { Outcome::Ring(vec![id]) }
         }));
     }
 
@@ -312,9 +313,13 @@ impl World {
         let Some(timeouts) = timeouts else { return };
         self.totem.cancel(Step::TokenLost(id));
         self.totem.schedule(timeouts.consensus, Step::Consensus(id));
-        let hear: Vec<NodeId> =
-            self.nodes.iter().map(|node| node.id).filter(|other| self.hears(*other, id)).collect();
-        for other in hear.into_iter().filter(|other| *other != id) {
+        let receivers: Vec<NodeId> = self
+            .nodes
+            .iter()
+            .map(|node| node.id)
+            .filter(|other| self.receives(*other, id))
+            .collect();
+        for other in receivers.into_iter().filter(|other| *other != id) {
             if self.member(other).gathers {
                 // The packets are new to it, so it starts to wait again.
                 self.member_mut(other).counters.gather_entered += 1;
@@ -343,7 +348,7 @@ impl World {
         }
     }
 
-    /// Whether a silent node of their old rings has not taken leave.
+    /// Whether a silent node of their old rings has not sent a leave message.
     fn misses_members(&self, ring: &[NodeId]) -> bool {
         let members = ring.iter().flat_map(|id| &self.member(*id).members);
         members

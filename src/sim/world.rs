@@ -8,6 +8,7 @@ mod decisions;
 
 use std::{collections::BTreeSet, time::Duration};
 
+use self::decisions::Decision;
 use super::{
     totem::{Outcome, Step, Totem},
     votequorum::{Info, Options, Votequorum, Votes},
@@ -76,13 +77,6 @@ pub(super) enum Daemon {
     Down,
     Running,
     Paused,
-}
-
-#[derive(Clone, Debug)]
-struct Decision {
-    quorate: bool,
-    ring: RingId,
-    members: Vec<NodeId>,
 }
 
 impl World {
@@ -476,25 +470,5 @@ impl Node {
             decision: Decision { quorate: false, ring, members: vec![id] },
             sent: Vec::new(),
         }
-    }
-
-    /// Makes votequorum's current result the decision about the current ring.
-    fn decide(&mut self) {
-        let (quorate, members) = (self.votequorum.quorate, self.members.clone());
-        self.decision = Decision { quorate, ring: self.ring, members };
-    }
-
-    /// Sends the decision. Without a provider there is none.
-    fn send_decision(&mut self, provider: bool) {
-        if provider {
-            self.sent.push(self.decision.notification());
-        }
-    }
-}
-
-impl Decision {
-    fn notification(&self) -> Notification {
-        let Self { quorate, ring, members } = self.clone();
-        Notification::Quorum { quorate, ring_id: ring, members }
     }
 }

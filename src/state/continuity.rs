@@ -1,12 +1,12 @@
-//! Whether quorum was held without a break, as far as the votes show.
+//! Whether the votes prove that quorum was held without a break.
 
 use crate::libquorum::{NodeId, VoteFlags, Votes};
 
-/// Tracks the nodes that have been in a ring with this node all the time since the last decision.
+/// Tracks the nodes that have not left this node's ring since the last decision.
 #[derive(Debug, Default)]
 pub(super) struct Continuity {
-    /// The members that have been in each ring since then, with this node. `None` before the first
-    /// decision of a connection.
+    /// The nodes that have been in every ring with this node since the last decision. `None` before
+    /// the first decision of a connection.
     companions: Option<Vec<NodeId>>,
     /// The companions and votes at the last membership change, until the votes after it are known.
     unchecked: Option<Unchecked>,
@@ -24,9 +24,10 @@ impl Continuity {
         self.companions = Some(members.to_vec());
     }
 
-    /// Records a new ring with these members. The nodes in `left` have left the ring before, even
-    /// if they returned at once. Returns whether other nodes may have been quorate without this
-    /// node. Without quorum (`was_held` is false) that interrupts nothing.
+    /// Records a new ring with these members. The nodes in `left` have left the previous ring, even
+    /// if they are members of the new one. Returns whether other nodes may have been quorate
+    /// without this node. Returns `false` if quorum was not held before: then nothing can be
+    /// interrupted.
     pub(super) fn membership(
         &mut self,
         members: &[NodeId],
@@ -56,8 +57,8 @@ impl Continuity {
     }
 }
 
-/// Whether all votes except those of `companions` reach the threshold. Each node counts with the
-/// votes before or after, whichever is worse for us.
+/// Whether all votes except those of `companions` reach the threshold. The votes of each companion
+/// are the smaller number of `before` and `after`, so that the result is on the safe side.
 fn others_may_be_quorate(companions: &[NodeId], before: &Votes, after: &Votes) -> bool {
     let ours: u64 = companions
         .iter()

@@ -14,19 +14,19 @@ use crate::{
 pub(crate) enum Event {
     /// A connection attempt failed, or takes longer than usual.
     Failed { attempt: u64, error: Error },
-    /// Corosync accepted the connection, and lived at some time after `asked_at`. Without a
-    /// provider, quorum decisions have no ring. `watched` is false if the ring cannot be watched
-    /// from the beginning.
+    /// Corosync accepted the connection, and was alive after `asked_at`. Without a provider, quorum
+    /// decisions have no ring. `watched` is false if it is known from the beginning that the ring
+    /// cannot be watched.
     Connected { has_provider: bool, asked_at: Moment, watched: bool },
     /// Corosync sent a notification after `drained_at`, the last time at which the queue was empty.
     Notified { notification: Notification, drained_at: Moment },
-    /// Corosync answered a probe. Everything that it had sent before has been applied.
+    /// Corosync answered a probe. All notifications that it sent before have been applied.
     Answered(Answer),
-    /// The ring was read. Everything that Corosync had sent before has been applied.
+    /// The ring was read. All notifications that Corosync sent before have been applied.
     Ring(RingUpdate),
     /// Time has passed.
     Tick,
-    /// Quorum had expired for a moment before it was extended, and readers may have seen that.
+    /// The lease expired before it was extended, and readers may have seen that.
     Lapsed,
     /// The connection has ended.
     Disconnected(Error),

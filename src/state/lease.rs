@@ -4,14 +4,15 @@ use crate::link::clock::{Clock, Moment};
 use crate::sync::{AtomicU64, Ordering};
 
 /// The deadlines until which quorum may be believed and until which no other partition can be
-/// quorate. Readers compare them with the clock, so both expire on time whatever happens to the
-/// actor that extends them.
+/// quorate. Readers compare them with the clock, so both expire on time, even if the actor that
+/// extends them is stuck or dead.
 #[derive(Debug)]
 pub(crate) struct Lease {
     clock: Clock,
-    /// Zero without quorum.
+    /// The moment until which quorum may be believed. Zero without quorum.
     until: AtomicU64,
-    /// Never later than `until`. Zero while another partition may be quorate.
+    /// The moment until which no other partition can be quorate. Never later than `until`. Zero
+    /// while another partition may be quorate.
     exclusive_until: AtomicU64,
     epoch: AtomicU64,
 }
@@ -49,7 +50,7 @@ impl Lease {
     /// Whether no other partition can be quorate, and this one has held quorum since this epoch
     /// began.
     pub(crate) fn is_exclusive_in(&self, epoch: u64) -> bool {
-        // In this order, as in `is_active_in`.
+        // The lease is read first, as in `is_active_in`.
         self.is_exclusive() && self.epoch.load(Ordering::Acquire) == epoch
     }
 
@@ -71,8 +72,9 @@ impl Lease {
         Moment(self.exclusive_until.load(Ordering::Acquire)).since(self.clock.now())
     }
 
-    /// Whether a reader may have seen the lease expired since it was as `before`, although it was
-    /// then extended in the same epoch. That happens if the extending thread was slow.
+    /// Whether a reader may have seen the lease expire, although it was then extended in the same
+    /// epoch. `before` is the expiry and the epoch before the extension. This happens if the thread
+    /// that extends the lease is slow.
     pub(crate) fn has_lapsed(&self, before: (Moment, u64)) -> bool {
         let (until, epoch) = before;
         until.0 != 0 && self.running_epoch() == Some(epoch) && self.clock.now() >= until

@@ -16,8 +16,7 @@ pub(super) struct LinkState {
     pub(super) decision: Option<Decision>,
     /// The moment until which Corosync is believed to be alive.
     pub(super) lease: Moment,
-    /// An answer to an earlier request does not renew the lease, because a deadline has passed
-    /// since.
+    /// The last deadline that has passed. An answer to an earlier request does not renew the lease.
     pub(super) not_before: Moment,
     pub(super) ring: RingEvidence,
     pub(super) settlement: Settlement,
@@ -33,26 +32,27 @@ pub(super) struct LinkState {
 pub(super) struct Decision {
     pub(super) quorate: bool,
     pub(super) ring_id: RingId,
-    /// When it was applied, or when votequorum was last asked about it.
+    /// When the decision was applied, or when votequorum was last asked after that.
     pub(super) asked_at: Moment,
-    /// Whether votequorum, asked after that, reported no quorum.
+    /// Whether votequorum reported no quorum when it was asked after the decision.
     pub(super) contradicted: bool,
 }
 
-/// Whether the decision is about the membership.
+/// Whether the last decision is about the current membership.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) enum Settlement {
-    /// It was not yet, on this connection. It is not known for how long it has been about another
-    /// membership, so nothing is believed.
+    /// No decision of this connection has been about the membership at that time. It is not known
+    /// since when the decision and the membership have differed, so nothing is believed.
     #[default]
     Never,
     Settled,
-    /// It has not been since this moment. It is believed for `settle_grace`.
+    /// The decision has been about another membership since this moment. It is believed for
+    /// `settle_grace`.
     UnsettledSince(Moment),
 }
 
 impl Settlement {
-    /// The moment until which a decision about another membership is believed.
+    /// Returns the moment until which a decision about another membership is believed.
     pub(super) fn deadline(self, policy: &BeliefPolicy) -> Option<Moment> {
         match self {
             Self::Never | Self::Settled => None,
@@ -91,7 +91,7 @@ impl LinkState {
         self.decision.is_some_and(|decision| !decision.quorate || decision.contradicted)
     }
 
-    /// Whether the decision about this membership has not arrived within the grace.
+    /// Whether the decision about this membership has not arrived within `settle_grace`.
     pub(super) fn is_overdue(&self, policy: &BeliefPolicy, now: Moment) -> bool {
         match self.settlement {
             Settlement::Never => true,

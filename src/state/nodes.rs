@@ -77,7 +77,8 @@ impl fmt::Debug for Nodes {
     }
 }
 
-/// Returns the nodes in `these` but not in `those`, plus the nodes in `both`. All are ascending.
+/// Returns the nodes in `these` but not in `those`, plus the nodes in `both`. All lists are
+/// ascending.
 pub(super) fn difference(these: &[NodeId], those: &[NodeId], both: &[NodeId]) -> Nodes {
     let only = these.iter().copied().filter(|node| !contains(those, *node));
     Nodes::ascending(&sorted(only.chain(both.iter().copied()).collect()))

@@ -44,29 +44,29 @@ pub enum RingState {
 #[derive(Debug, Default)]
 pub(super) struct RingEvidence {
     watch: Watch,
-    /// Whether the counters belong to the ring of the last decision.
+    /// Whether the daemon is still in the ring of the last decision, as the counters show.
     phase: Phase,
-    decision: Option<Decision>,
+    decided: Option<DecidedRing>,
     /// The ring of the last notification from Corosync.
     announced: Option<RingId>,
-    /// The times of the first notifications of rings that no read has shown yet, oldest first. Each
-    /// one explains one change of the daemon to OPERATIONAL.
+    /// When each ring that no read has shown yet was first notified, oldest first. Each of them
+    /// explains one change of the daemon to OPERATIONAL.
     unseen: Vec<Moment>,
-    /// The moment until which the decision may be believed. `None` before there is evidence, and
-    /// again once the deadline has passed.
+    /// The moment until which the decision may be believed. `None` without evidence, and once the
+    /// deadline has passed.
     until: Option<Moment>,
     proof: Option<Proof>,
-    /// The token moved after this moment, and the ring is believed to be alive for this long after
-    /// it.
+    /// A moment after which the token has moved, and how long after it the ring is believed to be
+    /// alive.
     token_seen: Option<(Moment, Duration)>,
-    /// Older evidence no longer counts.
+    /// Evidence from before this moment does not count, because a deadline has passed then.
     not_before: Moment,
 }
 
 /// A moment at which the ring of the decision was OPERATIONAL and no ring without us had formed.
 #[derive(Clone, Copy, Debug)]
 enum Proof {
-    /// The decision itself proves it, and no read does so far.
+    /// The decision itself is the proof. No read has proved it yet.
     Decision(Moment),
     Reads(Moment),
 }
@@ -85,13 +85,13 @@ struct Reads {
     /// The read with which the next one is compared.
     anchor: RingReading,
     answered_at: Moment,
-    /// The moment since which the daemon has answered without a gap that would be long enough for a
-    /// stop.
+    /// The moment since which the daemon has answered without a gap longer than `longest_gap`.
     unbroken_since: Moment,
-    /// Whether a gap came before that. A daemon that was stopped may continue with a token that
+    /// Whether there was such a gap. A daemon that was stopped may continue with a token that
     /// waited for it, until its own token timer fires.
     had_gap: bool,
-    /// Whether the token moved before. Tokens that waited for a stopped daemon arrive in one burst.
+    /// Whether the token has moved since the last gap. One movement is not enough: tokens that
+    /// waited for a stopped daemon arrive in one burst.
     has_moved: bool,
     /// When a read last showed that the token had moved.
     moved_at: Moment,
@@ -99,19 +99,20 @@ struct Reads {
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 enum Phase {
-    /// No counter has moved except as the last decision explains.
+    /// The last decision explains all movement of the counters.
     #[default]
     Decided,
-    /// A counter has moved since the last decision.
+    /// A counter has moved, and the last decision does not explain it.
     Gather,
 }
 
+/// The ring of the last decision about quorum.
 #[derive(Clone, Copy, Debug)]
-struct Decision {
+struct DecidedRing {
     ring_id: RingId,
-    /// When it was applied. A read that was requested later shows the state after it.
+    /// When the decision was applied. A read that was requested later shows the state after it.
     applied_at: Moment,
-    /// A moment before which Corosync had not sent it.
+    /// A moment before which Corosync had not sent the decision.
     drained_at: Moment,
 }
 
@@ -190,8 +191,8 @@ impl RingEvidence {
     /// Records a notification of a ring.
     pub(super) fn announce(&mut self, ring_id: RingId, now: Moment) {
         if self.announced != Some(ring_id) {
-            // The first notification of a connection is of the ring in which the daemon was before. It
-            // does not explain a ring that forms later.
+            // The first notification of a connection is of the ring in which the daemon was before.
+            // It does not explain a ring that forms later.
             let is_first = self.announced.replace(ring_id).is_none();
             if !is_first && !matches!(self.watch, Watch::Unwatched) {
                 self.unseen.push(now);
@@ -208,9 +209,9 @@ impl RingEvidence {
         now: Moment,
         settle_grace: Duration,
     ) {
-        let last = self.decision;
+        let last = self.decided;
         let is_new_ring = last.is_none_or(|last| last.ring_id != ring_id);
-        self.decision = Some(Decision { ring_id, applied_at: now, drained_at });
+        self.decided = Some(DecidedRing { ring_id, applied_at: now, drained_at });
         if !is_new_ring {
             return;
         }
@@ -224,7 +225,8 @@ impl RingEvidence {
             let RingReading { token, consensus, .. } = reads.anchor;
             let until = drained_at.after((token + consensus).saturating_add(settle_grace));
             self.until = Some(self.until.map_or(until, |before| before.max(until)));
-            // Not after a gap: a stopped daemon continues with messages that waited for it.
+            // After a gap the decision is no proof: a daemon that was stopped continues with
+            // messages that waited for it.
             let answers = now.since(reads.answered_at) <= reads.longest_gap();
             if answers && reads.is_long(drained_at) {
                 self.proof = Some(Proof::Decision(drained_at));
@@ -250,7 +252,21 @@ impl RingEvidence {
         self.unseen.retain(|applied_at| *applied_at >= asked_at);
     }
 
-    /// Records that a counter has moved, because of a ring with or without a decision.
+    /// Records a read in which a counter has moved since the previous read.
+    ///
+    /// The phase depends on the rings that the daemon has formed between the two reads:
+    ///
+    /// | rings | phase |
+    /// |---|---|
+    /// | none: the daemon has only left its ring | `Gather` |
+    /// | some, and none was announced by a notification | `Gather` |
+    /// | all were announced | `Decided` |
+    /// | some were announced, the read came soon after the decision | `Decided` |
+    /// | some were announced, both reads used the same connection | `Decided` |
+    /// | some were announced, otherwise | `Gather` |
+    ///
+    /// In all cases the decision is believed for at most the consensus timeout and `settle_grace`
+    /// after this read was requested, and what earlier reads have proved no longer counts.
     fn record_movement(&mut self, reading: RingReading, settle_grace: Duration) {
         let Watch::Watched(reads) = &mut self.watch else { return };
         let (before, now) = (reads.anchor.counters, reading.counters);
@@ -260,11 +276,11 @@ impl RingEvidence {
         self.unseen.drain(..explained);
         // A ring that was replaced at once is not announced, so there may be more rings than
         // announcements. Such a ring does not matter if it formed before the ring of the decision
-        // or soon after: nodes exclude a silent node only after the consensus timeout, so such a
-        // ring has all members. And if libcmap answers on the same connection as before, the daemon
-        // is not synchronising (`exec/ipc_glue.c`), so the last ring has been announced.
-        let is_prompt = self.decision.is_some_and(|decision| {
-            reading.answered_at.since(decision.drained_at) <= reading.consensus / 2
+        // or soon after: nodes exclude a silent node only after the consensus timeout, so the ring
+        // has all members. If libcmap answers on the same connection as before, the daemon is not
+        // synchronising (`exec/ipc_glue.c`), so the last ring was announced.
+        let is_prompt = self.decided.is_some_and(|decided| {
+            reading.answered_at.since(decided.drained_at) <= reading.consensus / 2
         });
         let all_explained =
             explained == rings || is_prompt || reading.connection == reads.anchor.connection;
@@ -277,8 +293,20 @@ impl RingEvidence {
         reads.anchor = reading;
     }
 
-    /// Records that no counter has moved. If the token has moved, the ring was alive at the first
-    /// of the two reads.
+    /// Records a read in which no counter has moved since the previous read. If the token has
+    /// moved between the two reads, the ring was alive when the first one was requested.
+    ///
+    /// The first row that applies decides:
+    ///
+    /// | case | what happens |
+    /// |---|---|
+    /// | this read was requested within `SECOND_READ` of the previous answer | it is discarded |
+    /// | the token has not moved | it proves nothing; the next read is compared with it |
+    /// | the ring is not the ring of the decision | the token was seen, but proves nothing |
+    /// | the token had stopped before for longer than `longest_gap` | the same |
+    /// | a deadline has passed since the first read was requested | the same |
+    /// | the daemon may still continue with an old token (`is_trusted`) | the same |
+    /// | otherwise | the deadline is extended; if `is_long`, that of `is_exclusive()` as well |
     fn confirm(&mut self, reading: RingReading, settle_grace: Duration) {
         let Watch::Watched(reads) = &mut self.watch else { return };
         let before = &reads.anchor;
@@ -293,11 +321,11 @@ impl RingEvidence {
         let lease = (reading.token + reading.consensus).saturating_add(settle_grace);
         self.token_seen = Some((proved_at, lease));
         let is_about_decision = self.phase == Phase::Decided
-            && self.decision.is_some_and(|decision| {
-                proved_at > decision.applied_at && self.announced == Some(decision.ring_id)
+            && self.decided.is_some_and(|decided| {
+                proved_at > decided.applied_at && self.announced == Some(decided.ring_id)
             });
-        // In a live ring the token returns several times within its timeout. The first movement after a
-        // longer pause may be that of a ring that is still being formed.
+        // In a live ring the token returns several times within its timeout. The first movement
+        // after a longer pause may be that of a ring that is still being formed.
         let was_frozen = proved_at.since(reads.moved_at) > reads.longest_gap();
         let is_evidence = is_about_decision && !was_frozen && proved_at >= self.not_before;
         if is_evidence && reads.is_trusted(proved_at) {
@@ -728,8 +756,9 @@ mod tests {
         assert!(evidence.unseen.len() < 10, "{}", evidence.unseen.len());
     }
 
-    /// Ring 13 is decided upon and GATHER follows it within one interval of the reads; C later a ring is
-    /// being formed (RECOVERY, whose token moves) when the next read comes.
+    /// Corosync decides about ring 13 and enters GATHER, all between two reads. The next read
+    /// occurs after the consensus timeout, while a new ring is forming (RECOVERY, in which the
+    /// token moves).
     #[test]
     fn a_token_that_moves_in_recovery_does_not_prove_the_old_ring() {
         let mut w = Watched::for_ms(3_000);

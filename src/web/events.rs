@@ -74,7 +74,7 @@ fn events(
     last_sent: Option<Arc<Snapshot>>,
     slot: Arc<ClientSlot>,
 ) -> impl Stream<Item = Result<Bytes, actix_web::Error>> {
-    let latest = quorum.shared.watch();
+    let latest = quorum.shared.change_signal();
     let last_quorum = (Quorum::Unknown, false);
     let client = Client { quorum, latest, last_sent, last_quorum, slot, has_ended: false };
     stream::unfold(client, |mut client| async {

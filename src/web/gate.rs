@@ -40,7 +40,8 @@ use crate::actor::QuorumHandle;
 ///
 /// /// Reading is always allowed; writing requires quorum.
 /// fn records(config: &mut ServiceConfig, quorum: QuorumHandle) {
-///     let gate = QuorumGate::new(quorum).allow_safe_methods(true).retry_after(Duration::from_secs(5));
+///     let gate = QuorumGate::new(quorum).allow_safe_methods(true);
+///     let gate = gate.retry_after(Duration::from_secs(5));
 ///     config.service(web::resource("/records").wrap(gate).get(read).post(write));
 /// }
 /// ```

@@ -48,7 +48,8 @@
 //!
 //! ```
 //! # use actix_quorum::{QuorumHandle, web::routes};
-//! # use actix_web::{App, Error, body::MessageBody, dev::{ServiceRequest, ServiceResponse}, middleware::{Next, from_fn}, web};
+//! # use actix_web::dev::{ServiceRequest, ServiceResponse};
+//! # use actix_web::{App, Error, body::MessageBody, middleware::{Next, from_fn}, web};
 //! async fn signed_in(
 //!     request: ServiceRequest,
 //!     next: Next<impl MessageBody>,
@@ -93,7 +94,7 @@ use crate::actor::QuorumHandle;
 /// |---|---|
 /// | `/quorum` | the current state, as JSON |
 /// | `/quorum/events` | the state as server-sent events: now, and at each change |
-/// | `/quorum/history` | the last changes, as JSON: 100, or as many as `?last=20` requests, up to 1024 |
+/// | `/quorum/history` | the last 100 changes as JSON; `?last=N` sets the number, up to 1024 |
 /// | `/quorum/live` | a page that shows the state live |
 /// | `/livez` | whether this process works; never depends on quorum |
 /// | `/readyz` | whether this node has quorum |

@@ -113,7 +113,7 @@ fn with_few_descriptors_an_attempt_works_or_fails_cleanly() {
                 drop(exhausted);
                 assert_eq!(open_fds(), open, "{free} were free: {result:?}");
                 match result {
-                    Ok(told) => worked.push(told),
+                    Ok(result) => worked.push(result),
                     Err(error) => {
                         assert_eq!(error, Error::NoDescriptors, "{free} were free");
                         assert!(worked.is_empty(), "{free} were free, and fewer were enough");
@@ -121,7 +121,7 @@ fn with_few_descriptors_an_attempt_works_or_fails_cleanly() {
                 }
             }
             assert!((1..12).contains(&worked.len()), "{worked:?}");
-            assert!(worked.into_iter().all(|told| told == (true, Some(0))));
+            assert!(worked.into_iter().all(|result| result == (true, Some(0))));
         });
     }
 }
@@ -191,7 +191,7 @@ fn a_library_that_cannot_be_opened_without_descriptors_is_not_reported_as_missin
     assert!(matches!(load(), Err(Error::Load(_))));
 }
 
-fn tells_descriptors(change: &QuorumChanged) -> bool {
+fn lacks_descriptors(change: &QuorumChanged) -> bool {
     let now = &change.current;
     assert!(!now.quorum.is_quorate(), "{change}");
     matches!(&now.connection, Connection::Connecting { error: Some(Error::NoDescriptors), .. })
@@ -210,7 +210,7 @@ fn an_actor_without_descriptors_connects_once_there_are_some() {
     let watcher = Watcher::start_with(&node.netns, |builder| builder.backoff(quick()));
     assert!(matches!(watcher.error(), Error::Connect(_)));
     let exhausted = Exhausted::but(0);
-    watcher.until("it has no descriptors", tells_descriptors);
+    watcher.until("it has no descriptors", lacks_descriptors);
     assert_eq!(zero(), before);
     drop(exhausted);
     node.corosync.start();
@@ -221,7 +221,7 @@ fn an_actor_without_descriptors_connects_once_there_are_some() {
     let exhausted = Exhausted::but(0);
     node.corosync.kill();
     watcher.until_lost();
-    watcher.until("it has no descriptors", tells_descriptors);
+    watcher.until("it has no descriptors", lacks_descriptors);
     assert_eq!(zero(), before);
     drop(exhausted);
     node.corosync.start();
@@ -260,18 +260,21 @@ fn an_actor_without_an_arbiter_publishes_an_error_and_ends() {
         drop(exhausted);
         assert_eq!(quorum.snapshot().connection, Connection::Stopped);
         assert!(!quorum.is_quorate() && !quorum.addr().connected());
-        let mut told = Vec::new();
+        let mut changes = Vec::new();
         let (sender, receiver) = std::sync::mpsc::channel();
         let quorum = {
             let _exhausted = Exhausted::but(0);
             QuorumActor::builder().subscribe(Forward(sender).start().recipient()).start()
         };
-        eventually_async("the end is told", || {
-            told.extend(receiver.try_iter());
-            told.iter().any(|change| change.current.connection == Connection::Stopped).then_some(())
+        eventually_async("the end is published", || {
+            changes.extend(receiver.try_iter());
+            changes
+                .iter()
+                .any(|change| change.current.connection == Connection::Stopped)
+                .then_some(())
         })
         .await;
-        assert!(told.iter().any(|change| matches!(
+        assert!(changes.iter().any(|change| matches!(
             &change.current.connection,
             Connection::Connecting { attempt: 1, error: Some(Error::NoDescriptors), .. }
         )));

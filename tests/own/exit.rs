@@ -1,5 +1,5 @@
-//! A process ends, whichever call into a hung daemon it is in. Each case runs in its own process,
-//! with the real libquorum and a real daemon that is stopped exactly there.
+//! A process ends even while a call to a hung daemon blocks. Each case runs in its own process,
+//! with the real libquorum and a real daemon that is stopped during the call.
 
 use std::{
     env,
@@ -45,8 +45,8 @@ fn a_process_ends_wherever_the_daemon_hangs() {
                     .spawn()
                     .unwrap()
             });
-            let mut told = BufReader::new(process.stdout.take().unwrap()).lines();
-            let ends = told.find(|line| line.as_ref().unwrap().ends_with("ends now"));
+            let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+            let ends = lines.find(|line| line.as_ref().unwrap().ends_with("ends now"));
             let what = format!("the process that hangs in {stage} ends by {ending}");
             let status = eventually_within(BOUND, &what, || process.try_wait().unwrap());
             assert!(status.success() && ends.is_some(), "{what}: {status}");

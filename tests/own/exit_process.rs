@@ -118,9 +118,9 @@ fn a_part_panics() {
 }
 
 /// The function that blocks comes first; the other one is called nevertheless.
-fn a_part_blocks_and_another_is_told() {
-    let (told, stopped) = mpsc::channel();
-    let policy = policy().grace(NEVER).stop(|| wait_for_ever()).stop(move || drop(told));
+fn a_part_blocks_and_another_is_called() {
+    let (called, stopped) = mpsc::channel();
+    let policy = policy().grace(NEVER).stop(|| wait_for_ever()).stop(move || drop(called));
     let _quorum = lose(policy);
     let _: Result<(), _> = stopped.recv();
     exit(CODE);
@@ -153,7 +153,7 @@ fn the_process_ends_with_the_code_even_if_everything_is_stuck() {
         ("every_worker_is_stuck", every_worker_is_stuck),
         ("a_part_blocks", a_part_blocks),
         ("a_part_panics", a_part_panics),
-        ("a_part_blocks_and_another_is_told", a_part_blocks_and_another_is_told),
+        ("a_part_blocks_and_another_is_called", a_part_blocks_and_another_is_called),
         ("the_actor_is_dead", the_actor_is_dead),
         ("nothing_to_stop", nothing_to_stop),
     ];

@@ -37,8 +37,8 @@ fn a_restarted_corosync_is_found_at_once_through_its_socket_file() {
             .spawn()
             .unwrap()
     });
-    let told = BufReader::new(client.stdout.take().unwrap()).lines();
-    for line in told.map_while(Result::ok) {
+    let lines = BufReader::new(client.stdout.take().unwrap()).lines();
+    for line in lines.map_while(Result::ok) {
         println!("{line}");
         match line.as_str() {
             "quorate" => node.corosync.terminate(),

@@ -21,7 +21,7 @@ use crate::support::{
     connect_as_other_code, dev_shm_entries, eventually,
     hostile::{
         GETINFO, GETQUORATE, GETTYPE, ITER_INIT, MODEL_GETTYPE, QUORATE, RING, SET_CURRENT_MAP,
-        TRACKSTART, TRACKSTOP, info, nodelist_told, quorum_told, tracked, tracked_v0,
+        TRACKSTART, TRACKSTOP, info, nodelist_event, quorum_event, tracked, tracked_v0,
     },
     last_quorate, no_thread_waits, open_fds, quick, rss_kib, runs_thread, threads,
 };
@@ -85,9 +85,9 @@ fn a_correct_server_is_believed() {
         let votes = now.votes.as_ref().unwrap();
         assert_eq!((votes.total, votes.quorum), (2, 2));
         assert_eq!(votes.flags, VoteFlags::from_bits_retain(QUORATE));
-        server.now(&[Step::Event(quorum_told(0, RING, 2, &[1, 2]))]);
+        server.now(&[Step::Event(quorum_event(0, RING, 2, &[1, 2]))]);
         watcher.until_settled(Quorum::Inquorate, &[1, 2]);
-        server.now(&[Step::Event(quorum_told(1, RING, 2, &[1, 2]))]);
+        server.now(&[Step::Event(quorum_event(1, RING, 2, &[1, 2]))]);
         watcher.until_settled(Quorum::Quorate, &[1, 2]);
         let requests = [MODEL_GETTYPE, GETTYPE, GETQUORATE, TRACKSTART, TRACKSTOP];
         for request in requests {
@@ -110,11 +110,11 @@ fn a_server_of_corosync_2_survives_a_thousand_connections() {
         }
     });
     // An actor, whose ring watch and names also send requests, and whose connections end at once.
-    let [told, answer] = tracked_v0(true);
-    server.on("quorum", TRACKSTART, &[told.clone(), answer.clone(), Step::Disconnect]);
+    let [event, answer] = tracked_v0(true);
+    server.on("quorum", TRACKSTART, &[event.clone(), answer.clone(), Step::Disconnect]);
     let watcher = place.watch();
     server.wait("accept quorum", 1000);
-    server.on("quorum", TRACKSTART, &[told, answer]);
+    server.on("quorum", TRACKSTART, &[event, answer]);
     watcher.until_settled(Quorum::Quorate, &[1, 2]);
     let ring = watcher.quorum.snapshot().ring_id.unwrap();
     assert_eq!((ring.node_id, ring.seq), (NodeId(0), RING.1));
@@ -162,9 +162,9 @@ fn a_refused_connection_becomes_the_error_of_its_errno() {
     server.wait_more("accept quorum", 5);
     assert!(!watcher.quorum.is_quorate());
     server.behave("quorum");
-    let told = watcher.until_quorum(Quorum::Quorate);
+    let changes = watcher.until_quorum(Quorum::Quorate);
     assert_never_quorate(&refused);
-    assert_never_quorate(&told[..told.len() - 1]);
+    assert_never_quorate(&changes[..changes.len() - 1]);
 }
 
 /// Returns every number of `cs_error_t`, and some other numbers.
@@ -180,30 +180,30 @@ fn each_error_in_an_answer_becomes_the_error_of_the_call() {
     let server = place.server();
     for code in codes().filter(|code| *code != 1) {
         let refusal = |number: i32| [Step::Reply(Message::reply(number).error(code))];
-        let told = Code(code);
+        let refused = Code(code);
 
         server.on("quorum", MODEL_GETTYPE, &refusal(5));
         server.on("quorum", GETTYPE, &refusal(4));
         let before = server.times(&format!("request quorum {GETTYPE}"));
         place.netns.run(|| {
-            assert_eq!(Handle::initialize().unwrap_err(), Error::Connect(told));
+            assert_eq!(Handle::initialize().unwrap_err(), Error::Connect(refused));
         });
         server.behave("quorum");
         let fallbacks = server.times(&format!("request quorum {GETTYPE}")) - before;
-        assert_eq!(fallbacks, usize::from(told == Code::INVALID_PARAM), "{told}");
+        assert_eq!(fallbacks, usize::from(refused == Code::INVALID_PARAM), "{refused}");
 
         server.on("quorum", TRACKSTART, &refusal(1));
         server.on("quorum", TRACKSTOP, &refusal(2));
         server.on("quorum", GETQUORATE, &[Step::Reply(Message::reply(0).error(code).u32(1))]);
         place.netns.run(|| {
             let mut handle = Handle::initialize().unwrap();
-            assert_eq!(handle.track_start(Track::CHANGES), Err(Error::TrackStart(told)));
-            assert_eq!(handle.track_stop(), Err(Error::Request(told)));
-            assert_eq!(handle.quorate(), Err(Error::Request(told)));
+            assert_eq!(handle.track_start(Track::CHANGES), Err(Error::TrackStart(refused)));
+            assert_eq!(handle.track_stop(), Err(Error::Request(refused)));
+            assert_eq!(handle.quorate(), Err(Error::Request(refused)));
         });
 
         let watcher = place.watch();
-        assert_eq!(watcher.error(), Error::TrackStart(told));
+        assert_eq!(watcher.error(), Error::TrackStart(refused));
         server.behave("quorum");
         watcher.until_settled(Quorum::Quorate, &[1, 2]);
     }
@@ -351,8 +351,8 @@ fn a_request_whose_answer_from_votequorum_is_lost_is_repeated() {
     server.on("votequorum", GETINFO, &[]);
     watcher.until_cause(Cause::Stalled);
     server.behave("votequorum");
-    let told = watcher.until_quorum(Quorum::Quorate);
-    assert_eq!(told[told.len() - 1].current.connection, Connection::Connected);
+    let changes = watcher.until_quorum(Quorum::Quorate);
+    assert_eq!(changes[changes.len() - 1].current.connection, Connection::Connected);
 }
 
 /// The thread that reads the names ends after the read.
@@ -428,8 +428,8 @@ fn an_interrupted_connection_to_votequorum_does_not_replace_votequorum() {
     assert!(!watcher.quorum.is_quorate());
     assert_eq!(server.times(&format!("request quorum {GETQUORATE}")), 0);
     assert_never_quorate(&watcher.rest());
-    // The second attempt is interrupted too. The third one asks the quorum service if it begins before
-    // votequorum listens.
+    // The second attempt is interrupted too. The third one asks the quorum service if it begins
+    // before votequorum listens.
     impostor.stop_listening();
     let _votequorum = Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["votequorum"]);
     until_believed(&watcher);
@@ -479,8 +479,8 @@ fn a_server_that_hangs_after_its_notifications_is_believed_for_at_most_the_lease
         server.pause();
         let stayed = last_quorate(&watcher.quorum, Instant::now());
         assert!(stayed < SHORT_LEASE + Duration::from_secs(1), "believed for {stayed:?}");
-        let told = || watcher.quorum.snapshot().connection == Connection::Stalled;
-        eventually("the stall is published", || told().then_some(()));
+        let is_stalled = || watcher.quorum.snapshot().connection == Connection::Stalled;
+        eventually("the stall is published", || is_stalled().then_some(()));
         // A busy machine may have stalled it before.
         watcher.rest();
         server.resume();
@@ -500,7 +500,7 @@ fn a_hung_votequorum_alone_ends_quorum() {
     let watcher = place.watch_with(short_lease);
     watcher.until_settled(Quorum::Quorate, &[1, 2]);
     server.on("votequorum", GETINFO, &[]);
-    let yes = [Step::Event(quorum_told(1, RING, 2, &[1, 2]))];
+    let yes = [Step::Event(quorum_event(1, RING, 2, &[1, 2]))];
     eventually("it is not believed", || {
         server.now(&yes);
         (!watcher.quorum.is_quorate()).then_some(())
@@ -556,11 +556,11 @@ fn inquorate(place: &Place, ipc: Ipc) -> (Hostile, Watcher) {
 #[track_caller]
 fn assert_ends(server: &Hostile, watcher: &Watcher, event: &Message, code: Code) {
     server.now(&[Step::Event(event.clone())]);
-    let mut told = watcher.until_lost();
-    let lost = &told[told.len() - 1].current.connection;
+    let mut changes = watcher.until_lost();
+    let lost = &changes[changes.len() - 1].current.connection;
     assert_eq!(*lost, Connection::disconnected(Error::Dispatch(code)), "{event}");
-    told.extend(watcher.until_settled(Quorum::Inquorate, &[1, 2]));
-    assert_never_quorate(&told);
+    changes.extend(watcher.until_settled(Quorum::Inquorate, &[1, 2]));
+    assert_never_quorate(&changes);
 }
 
 #[test]
@@ -571,7 +571,7 @@ fn an_unknown_notification_ends_the_connection() {
     let (server, watcher) = inquorate(&place, Ipc::Shm);
     // 3 belongs to model V0.
     for number in [0, 1, 2, 3, 4, 5, 8, 99, -1, i32::MIN, i32::MAX] {
-        let event = quorum_told(1, RING, 2, &[1, 2]).numbered(number);
+        let event = quorum_event(1, RING, 2, &[1, 2]).numbered(number);
         assert_ends(&server, &watcher, &event, Code::LIBRARY);
     }
 }
@@ -583,7 +583,7 @@ fn a_decision_that_is_neither_true_nor_false_ends_the_connection() {
     let place = Place::new();
     let (server, watcher) = inquorate(&place, Ipc::Shm);
     for quorate in [2, 3, 255, 256, 1 << 16, 1 << 31, u32::MAX] {
-        let event = quorum_told(quorate, RING, 2, &[1, 2]);
+        let event = quorum_event(quorate, RING, 2, &[1, 2]);
         assert_ends(&server, &watcher, &event, Code::MESSAGE_ERROR);
         server.on("quorum", GETQUORATE, &[Step::Reply(Message::reply(0).u32(quorate))]);
         place.netns.run(|| {
@@ -606,11 +606,11 @@ fn a_list_with_a_wrong_length_does_no_harm() {
     // libquorum passes the numbers on unchanged, and locates each list after the previous one.
     let with = |entries| {
         [
-            quorum_told(0, RING, entries, two),
-            nodelist_told(RING, [entries, 0, 0], two),
-            nodelist_told(RING, [2, entries, 0], two),
-            nodelist_told(RING, [2, 0, entries], two),
-            nodelist_told(RING, [entries; 3], two),
+            quorum_event(0, RING, entries, two),
+            nodelist_event(RING, [entries, 0, 0], two),
+            nodelist_event(RING, [2, entries, 0], two),
+            nodelist_event(RING, [2, 0, entries], two),
+            nodelist_event(RING, [entries; 3], two),
         ]
     };
     for entries in [385, 1000, 100_000, 1 << 18, 1 << 30, 1 << 31, u32::MAX - 1, u32::MAX] {
@@ -621,15 +621,15 @@ fn a_list_with_a_wrong_length_does_no_harm() {
     for entries in [0, 1, 3, 384] {
         for event in with(entries) {
             server.now(&[Step::Event(event)]);
-            server.now(&[Step::Event(nodelist_told((1, 13), [1, 0, 0], &[1]))]);
-            server.now(&[Step::Event(quorum_told(0, (1, 13), 1, &[1]))]);
-            let mut told = watcher.until_settled(Quorum::Inquorate, &[1]);
-            server.now(&[Step::Event(nodelist_told(RING, [2, 0, 0], two))]);
-            server.now(&[Step::Event(quorum_told(0, RING, 2, two))]);
-            told.extend(watcher.until_settled(Quorum::Inquorate, two));
-            assert_never_quorate(&told);
+            server.now(&[Step::Event(nodelist_event((1, 13), [1, 0, 0], &[1]))]);
+            server.now(&[Step::Event(quorum_event(0, (1, 13), 1, &[1]))]);
+            let mut changes = watcher.until_settled(Quorum::Inquorate, &[1]);
+            server.now(&[Step::Event(nodelist_event(RING, [2, 0, 0], two))]);
+            server.now(&[Step::Event(quorum_event(0, RING, 2, two))]);
+            changes.extend(watcher.until_settled(Quorum::Inquorate, two));
+            assert_never_quorate(&changes);
             let connected = |change: &QuorumChanged| change.current.connection.clone();
-            assert!(told.iter().map(connected).all(|now| now == Connection::Connected));
+            assert!(changes.iter().map(connected).all(|now| now == Connection::Connected));
         }
     }
 }
@@ -643,7 +643,7 @@ fn a_notification_with_a_wrong_size_does_no_harm() {
     const BUFFER: usize = 1 << 20; // of `quorum_dispatch`
     let place = Place::new();
     let asked = format!("request votequorum {GETINFO}");
-    let no = quorum_told(0, RING, 2, &[1, 2]);
+    let no = quorum_event(0, RING, 2, &[1, 2]);
     for ipc in [Ipc::Shm, Ipc::Socket] {
         let (server, watcher) = inquorate(&place, ipc);
         let claims = [i32::MIN, -1, 0, 1, 23, 24, 59, 61, 1 << 16, 1 << 20, i32::MAX];
@@ -656,9 +656,9 @@ fn a_notification_with_a_wrong_size_does_no_harm() {
             server.now(&[Step::Event(event)]);
             server.wait_more(&asked, 3);
             eventually("no or the veto", || (!watcher.quorum.is_quorate()).then_some(()));
-            server.now(&[Step::Event(nodelist_told((1, 13), [1, 0, 0], &[1]))]);
-            server.now(&[Step::Event(quorum_told(0, (1, 13), 1, &[1]))]);
-            server.now(&[Step::Event(nodelist_told(RING, [2, 0, 0], &[1, 2]))]);
+            server.now(&[Step::Event(nodelist_event((1, 13), [1, 0, 0], &[1]))]);
+            server.now(&[Step::Event(quorum_event(0, (1, 13), 1, &[1]))]);
+            server.now(&[Step::Event(nodelist_event(RING, [2, 0, 0], &[1, 2]))]);
             server.now(&[Step::Event(no.clone())]);
             // If the message ended the connection, the next one reports the same state.
             watcher.until_settled(Quorum::Inquorate, &[1, 2]);
@@ -677,10 +677,10 @@ fn a_notification_that_is_too_large_ends_the_connection() {
     let watcher = place.believer();
     for size in [(1 << 20) + 1, 2 << 20] {
         server.on("quorum", TRACKSTART, &tracked(false));
-        server.now(&[Step::Event(quorum_told(1, RING, 2, &[1, 2]).cut(size))]);
-        server.now(&[Step::Event(quorum_told(0, RING, 2, &[1, 2]))]);
-        let told = watcher.until_lost();
-        let lost = &told[told.len() - 1].current.connection;
+        server.now(&[Step::Event(quorum_event(1, RING, 2, &[1, 2]).cut(size))]);
+        server.now(&[Step::Event(quorum_event(0, RING, 2, &[1, 2]))]);
+        let changes = watcher.until_lost();
+        let lost = &changes[changes.len() - 1].current.connection;
         assert_eq!(*lost, Connection::disconnected(Error::Dispatch(Code::MESSAGE_ERROR)));
         watcher.until_settled(Quorum::Inquorate, &[1, 2]);
         server.behave("quorum");
@@ -696,7 +696,7 @@ fn a_decision_about_another_ring_counts_for_the_grace_only() {
     let place = Place::new();
     let server = place.server();
     let [_, decision, reply] = tracked(true);
-    let newer = Step::Event(nodelist_told((1, 13), [2, 0, 0], &[1, 2]));
+    let newer = Step::Event(nodelist_event((1, 13), [2, 0, 0], &[1, 2]));
     let watcher = place.watch_with(|b| b.settle_grace(Duration::from_millis(200)));
     watcher.until_settled(Quorum::Quorate, &[1, 2]);
     server.now(std::slice::from_ref(&newer));
@@ -708,18 +708,18 @@ fn a_decision_about_another_ring_counts_for_the_grace_only() {
         server.wait_more(&format!("request votequorum {GETINFO}"), 1);
     }
     assert_never_quorate(&watcher.rest());
-    server.now(&[Step::Event(quorum_told(1, (1, 13), 2, &[1, 2]))]);
-    let told = watcher.until_settled(Quorum::Quorate, &[1, 2]);
-    assert_never_quorate(&told[..told.len() - 1]);
+    server.now(&[Step::Event(quorum_event(1, (1, 13), 2, &[1, 2]))]);
+    let changes = watcher.until_settled(Quorum::Quorate, &[1, 2]);
+    assert_never_quorate(&changes[..changes.len() - 1]);
 
     // When the actor connects, it is not known how old this state is: there is no grace.
     server.on("quorum", TRACKSTART, &[newer, decision, reply]);
     server.now(&[Step::Disconnect]);
     watcher.until_lost();
     server.wait_more(&format!("request votequorum {GETINFO}"), 3);
-    server.now(&[Step::Event(quorum_told(1, (1, 13), 2, &[1, 2]))]);
-    let told = watcher.until_settled(Quorum::Quorate, &[1, 2]);
-    assert_never_quorate(&told[..told.len() - 1]);
+    server.now(&[Step::Event(quorum_event(1, (1, 13), 2, &[1, 2]))]);
+    let changes = watcher.until_settled(Quorum::Quorate, &[1, 2]);
+    assert_never_quorate(&changes[..changes.len() - 1]);
 }
 
 #[test]
@@ -762,10 +762,10 @@ fn an_invalid_answer_of_votequorum_does_no_harm() {
     let garbage = Message::reply(1).cut(60).cut(320);
     server.on("votequorum", GETINFO, &[Step::Reply(garbage.error(1))]);
     watcher.rest();
-    let told = watcher.until("garbage", |change| {
+    let changes = watcher.until("garbage", |change| {
         change.current.votes.as_ref().is_some_and(|votes| votes.total == u32::MAX)
     });
-    let now = &told[told.len() - 1].current;
+    let now = &changes[changes.len() - 1].current;
     assert_eq!(now.votes.as_ref().unwrap().margin(), 0);
     assert_eq!(now.quorate_without(&now.members), Some(false));
     assert!(now.to_string().contains("members 1 2"), "{now}");
@@ -805,12 +805,12 @@ fn the_actor_survives_a_server_that_dies_during_an_exchange() {
         let watcher = place.watch();
         server.wait_dead();
         eventually("the loss is published", || (!watcher.quorum.is_quorate()).then_some(()));
-        let nobody = |change: &QuorumChanged| {
+        let has_no_listener = |change: &QuorumChanged| {
             let connect = Error::Connect(Code::LIBRARY);
             let now = &change.current.connection;
             matches!(now, Connection::Connecting { error: Some(e), .. } if *e == connect)
         };
-        watcher.until("nobody listens", nobody);
+        watcher.until("no server listens", has_no_listener);
         assert_never_quorate(&watcher.rest());
         let server = place.server();
         watcher.until_settled(Quorum::Quorate, &[1, 2]);
@@ -878,7 +878,7 @@ fn a_votequorum_of_another_user_proves_nothing() {
         let watcher = place.watch_with(short_lease);
         watcher.until_cause(Cause::Stalled);
         for _ in 0..50 {
-            quorum.now(&[Step::Event(quorum_told(1, RING, 2, &[1, 2]))]);
+            quorum.now(&[Step::Event(quorum_event(1, RING, 2, &[1, 2]))]);
             assert!(!watcher.quorum.is_quorate());
         }
         assert_never_quorate(&watcher.rest());
@@ -895,7 +895,7 @@ fn a_votequorum_of_another_user_proves_nothing() {
 struct Tally {
     first: Option<Arc<Snapshot>>,
     last: Option<Arc<Snapshot>>,
-    told: u64,
+    received: u64,
     missed: u64,
 }
 
@@ -914,7 +914,7 @@ impl Handler<QuorumChanged> for Counter {
             None => tally.first = Some(Arc::clone(&change.current)),
             Some(last) => {
                 assert_eq!(*last, change.previous, "a gap");
-                tally.told += 1;
+                tally.received += 1;
                 tally.missed += change.missed;
             }
         }
@@ -947,7 +947,7 @@ fn a_flood_is_delivered_or_counted_and_blocks_nothing() {
     const EVENTS: u32 = 100_000;
     let place = Place::new();
     let server = place.server();
-    let (no, yes) = (quorum_told(0, RING, 2, &[1, 2]), quorum_told(1, RING, 2, &[1, 2]));
+    let (no, yes) = (quorum_event(0, RING, 2, &[1, 2]), quorum_event(1, RING, 2, &[1, 2]));
     let tally: Arc<Mutex<Tally>> = Arc::default();
     place.netns.run(|| {
         System::new().block_on(async {
@@ -975,14 +975,14 @@ fn a_flood_is_delivered_or_counted_and_blocks_nothing() {
             }
             server.now(&[Step::Event(no)]);
             let last = base + u64::from(EVENTS) + 1;
-            let told = quorum.wait_for(move |snapshot| snapshot.sequence >= last);
-            let told =
-                actix::clock::timeout(DEADLINE, told).await.expect("every one is told").unwrap();
-            assert_eq!(told.quorum, Quorum::Inquorate);
+            let finished = quorum.wait_for(move |snapshot| snapshot.sequence >= last);
+            let finished = actix::clock::timeout(DEADLINE, finished).await;
+            let snapshot = finished.expect("every event is published").unwrap();
+            assert_eq!(snapshot.quorum, Quorum::Inquorate);
             assert!(served >= 100, "only {served} times");
             let grown = rss_kib().saturating_sub(rss);
             assert!(grown < 32 * 1024, "{grown} KiB more");
-            eventually("the subscriber is told", || {
+            eventually("the subscriber has received the last change", || {
                 let tally = tally.lock().unwrap();
                 (tally.last.as_ref()?.sequence >= last).then_some(())
             });
@@ -991,7 +991,7 @@ fn a_flood_is_delivered_or_counted_and_blocks_nothing() {
     });
     let tally = tally.lock().unwrap();
     let (first, last) = (tally.first.as_ref().unwrap(), tally.last.as_ref().unwrap());
-    assert_eq!(tally.told + tally.missed, last.sequence - first.sequence);
+    assert_eq!(tally.received + tally.missed, last.sequence - first.sequence);
 }
 
 #[test]
@@ -1000,7 +1000,7 @@ fn hundreds_of_bad_connections_leave_nothing_behind() {
     own_process!();
     let place = Place::new();
     let (server, watcher) = inquorate(&place, Ipc::Shm);
-    let bad = quorum_told(1, RING, 2, &[1, 2]);
+    let bad = quorum_event(1, RING, 2, &[1, 2]);
     let request = format!("request votequorum {GETINFO}");
     let refusals = [
         ("accept", vec![Step::Refuse(libc::EACCES)]),
@@ -1012,7 +1012,7 @@ fn hundreds_of_bad_connections_leave_nothing_behind() {
         server.on("quorum", TRACKSTART, &tracked(false));
     };
     let round = || {
-        for event in [bad.clone().numbered(99), quorum_told(1, RING, 385, &[1, 2])] {
+        for event in [bad.clone().numbered(99), quorum_event(1, RING, 385, &[1, 2])] {
             server.now(&[Step::Event(event)]);
             watcher.until_lost();
             watcher.until_settled(Quorum::Inquorate, &[1, 2]);
@@ -1122,7 +1122,8 @@ fn a_silent_server_does_not_end_the_ring_watch() {
     let _server = Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["quorum", "votequorum"]);
     let cmap = || Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["cmap"]);
     let first = cmap();
-    // With a model, no other thread connects to cmap but the ring watch and the reader of the names.
+    // With a model, no other thread connects to cmap but the ring watch and the reader of the
+    // names.
     let watcher = place.watch_with(|builder| builder.model(Model::V1));
     watcher.until_settled(Quorum::Quorate, &[1, 2]);
     eventually("the names are read", || (!runs_thread("quorum-names")).then_some(()));

@@ -79,8 +79,8 @@ fn stopping_does_not_wait_for_a_silent_corosync() {
     let watcher = fake.watch();
     fake.wait_calls("quorum_model_initialize", 1);
     watcher.stops_at_once();
-    let told = watcher.until_cause(Cause::Stopped);
-    assert_never_quorate(&told);
+    let changes = watcher.until_cause(Cause::Stopped);
+    assert_never_quorate(&changes);
     drop(watcher);
 
     fake.unblock("quorum_model_initialize");
@@ -99,14 +99,14 @@ fn the_next_connection_waits_for_one_that_does_not_close() {
     watcher.until_quorum(Quorum::Quorate);
     fake.block("quorum_finalize");
     fake.hang_up();
-    let told = watcher.until_lost();
-    assert_eq!(told[told.len() - 1].current.quorum, Quorum::Unknown);
+    let changes = watcher.until_lost();
+    assert_eq!(changes[changes.len() - 1].current.quorum, Quorum::Unknown);
     // The actor requested the next connection two seconds before.
-    let told = watcher.until("it does not answer", |change| {
+    let changes = watcher.until("it does not answer", |change| {
         let Connection::Connecting { error, .. } = &change.current.connection else { return false };
         *error == Some(Error::Unresponsive)
     });
-    assert_eq!(told.len(), 1, "{}", lines(&told));
+    assert_eq!(changes.len(), 1, "{}", lines(&changes));
     assert_eq!(fake.calls("quorum_finalize"), 1);
     assert_eq!(fake.calls("quorum_model_initialize"), 1);
 

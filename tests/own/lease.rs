@@ -48,8 +48,8 @@ fn a_live_daemon_keeps_the_lease() {
         assert!(watcher.quorum.is_quorate(), "after {:?}", since.elapsed());
         (since.elapsed() > LEASE * 3).then_some(())
     });
-    let told = watcher.rest();
-    assert!(told.iter().all(|change| change.cause == Cause::Votes), "{}", lines(&told));
+    let changes = watcher.rest();
+    assert!(changes.iter().all(|change| change.cause == Cause::Votes), "{}", lines(&changes));
 }
 
 #[test]
@@ -67,16 +67,16 @@ fn a_hung_daemon_is_believed_for_at_most_the_lease() {
     assert!(stayed < LEASE + SLACK, "{stayed:?}");
     assert_eq!(watcher.quorum.quorum(), Quorum::Unknown);
     assert!(!guard.is_valid());
-    let told = watcher.until_cause(Cause::Stalled);
-    let last = &told.last().unwrap();
+    let changes = watcher.until_cause(Cause::Stalled);
+    let last = &changes.last().unwrap();
     let took = last.current.changed_at.duration_since(paused).unwrap();
-    assert!(took < LEASE + SLACK, "told after {took:?}");
+    assert!(took < LEASE + SLACK, "published after {took:?}");
     assert!(last.is_loss() && last.current.connection == Connection::Stalled);
     assert_eq!(last.current.epoch, epoch + 1);
 
     node.corosync.resume();
-    let told = watcher.until_quorum(Quorum::Quorate);
-    assert_eq!(told.last().unwrap().current.connection, Connection::Connected);
+    let changes = watcher.until_quorum(Quorum::Quorate);
+    assert_eq!(changes.last().unwrap().current.connection, Connection::Connected);
     assert!(!guard.is_valid(), "it is of another epoch");
     // The resumed daemon may form another ring, so quorum may be lost once more.
     let again = eventually("there is a guard again", || watcher.quorum.guard());
@@ -223,9 +223,9 @@ fn a_daemon_that_sends_but_does_not_answer_is_not_believed() {
             thread::yield_now();
         }
     });
-    let told = watcher.until_cause(Cause::Stalled);
-    let took = told.last().unwrap().current.changed_at.duration_since(silent).unwrap();
-    assert!(took < LEASE + SLACK, "told after {took:?}");
+    let changes = watcher.until_cause(Cause::Stalled);
+    let took = changes.last().unwrap().current.changed_at.duration_since(silent).unwrap();
+    assert!(took < LEASE + SLACK, "published after {took:?}");
     talker.join().unwrap();
     assert!(!watcher.quorum.is_quorate());
     fake.unblock("quorum_getquorate");
@@ -245,8 +245,8 @@ fn the_answer_to_the_probe_has_a_veto() {
     fake.push_quorum(1, (1, 9), Some(&[1]));
     watcher.until_settled(Quorum::Quorate, &[1]);
     fake.quorate(0);
-    let told = watcher.until_quorum(Quorum::Inquorate);
-    assert!(told.last().unwrap().is_loss());
+    let changes = watcher.until_quorum(Quorum::Inquorate);
+    assert!(changes.last().unwrap().is_loss());
     fake.push_quorum(1, (1, 9), Some(&[1]));
     watcher.until_quorum(Quorum::Quorate);
 }

@@ -18,8 +18,8 @@ use crate::support::{FakeLibquorum, connected, eventually, fake_source, quorate}
 /// Blocks while the other end of its channel exists.
 struct Blocking {
     blocked: Mutex<Option<mpsc::Receiver<()>>>,
-    /// Whether it has logged the gain, after which the actor logs nothing more.
-    told: AtomicBool,
+    /// Whether the gain was logged. After that the actor logs nothing more.
+    has_logged_gain: AtomicBool,
 }
 
 impl Log for Blocking {
@@ -35,14 +35,15 @@ impl Log for Blocking {
             let _ = blocked.recv();
         }
         if record.args().to_string().starts_with("quorate") {
-            self.told.store(true, Ordering::Release);
+            self.has_logged_gain.store(true, Ordering::Release);
         }
     }
 
     fn flush(&self) {}
 }
 
-static LOGGER: Blocking = Blocking { blocked: Mutex::new(None), told: AtomicBool::new(false) };
+static LOGGER: Blocking =
+    Blocking { blocked: Mutex::new(None), has_logged_gain: AtomicBool::new(false) };
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
@@ -58,7 +59,9 @@ fn a_loss_is_published_while_the_logger_blocks() {
         fake.push_quorum(1, (1, 9), Some(&[1]));
         quorate(&quorum).await;
         let logged = thread::spawn(|| {
-            eventually("the gain is logged", || LOGGER.told.load(Ordering::Acquire).then_some(()));
+            eventually("the gain is logged", || {
+                LOGGER.has_logged_gain.load(Ordering::Acquire).then_some(())
+            });
         });
         logged.join().unwrap();
         let (unblock, blocked) = mpsc::channel();
@@ -66,7 +69,7 @@ fn a_loss_is_published_while_the_logger_blocks() {
         fake.hang_up();
         let reader = quorum.clone();
         let waiting = thread::spawn(move || {
-            eventually("the loss is told", || (!reader.is_quorate()).then_some(()));
+            eventually("readers see the loss", || (!reader.is_quorate()).then_some(()));
             reader.snapshot()
         });
         assert!(matches!(waiting.join().unwrap().connection, Connection::Disconnected { .. }));

@@ -49,24 +49,28 @@ fn fifty_deaths(ipc: Ipc) {
             node.corosync.kill();
         }
         let dead = SystemTime::now();
-        let told = watcher.until_lost();
-        let last = told.last().unwrap();
+        let changes = watcher.until_lost();
+        let last = changes.last().unwrap();
         // The death may have been noticed before the daemon was reaped.
         let took = last.current.changed_at.duration_since(dead).unwrap_or_default();
         assert!(took < AT_ONCE, "cycle {cycle}: {took:?}");
-        assert!(last.is_loss(), "cycle {cycle}: {}", lines(&told));
+        assert!(last.is_loss(), "cycle {cycle}: {}", lines(&changes));
         assert_eq!(last.current.quorum, Quorum::Unknown);
         assert!(!watcher.quorum.is_quorate());
         node.corosync.start();
-        let told = watcher.until_settled(Quorum::Quorate, &[1]);
+        let changes = watcher.until_settled(Quorum::Quorate, &[1]);
         // Then the probe is connected too.
         eventually("the votes are known", || watcher.quorum.snapshot().votes.clone());
         let connected = |change: &&actix_quorum::QuorumChanged| {
             change.current.connection == Connection::Connected
         };
-        let first = told.iter().find(connected).expect("connected before it is quorate");
-        assert_eq!(first.current.quorum, Quorum::Unknown, "nothing is believed before it is told");
-        assert!(!told.iter().any(|change| change.missed > 0));
+        let first = changes.iter().find(connected).expect("connected before it is quorate");
+        assert_eq!(
+            first.current.quorum,
+            Quorum::Unknown,
+            "nothing is believed before it is reported"
+        );
+        assert!(!changes.iter().any(|change| change.missed > 0));
         // By now everything that is allocated once has been allocated.
         if cycle == CYCLES * 3 / 5 {
             let reads = || (!runs_thread("quorum-names")).then_some(());

@@ -101,7 +101,7 @@ fn observe(seen: &Seen, quorum: &QuorumHandle) {
         // SAFETY: both pointers are to locals.
         let connected = unsafe { (library.votequorum_initialize)(&mut handle, &mut callbacks) };
         while connected == corosync_sys::CS_OK && !seen.ended.load(Ordering::Relaxed) {
-            let said = quorum.is_quorate();
+            let is_quorate = quorum.is_quorate();
             let mut info = corosync_sys::votequorum_info::default();
             // SAFETY: the handle is open, and only this thread uses it; `info` is a local.
             if unsafe { (library.votequorum_getinfo)(handle, 0, &mut info) } != corosync_sys::CS_OK
@@ -116,7 +116,7 @@ fn observe(seen: &Seen, quorum: &QuorumHandle) {
                 let since = *inquorate_since.get_or_insert_with(Instant::now);
                 // The daemon reported it before and after the handle was read, and all the time for
                 // LAG.
-                if said && since.elapsed() > LAG {
+                if is_quorate && since.elapsed() > LAG {
                     seen.disagreements.fetch_add(1, Ordering::Relaxed);
                     eprintln!(
                         "quorate, {:?} after votequorum: {}",
@@ -194,7 +194,7 @@ fn soak(transport: Transport, duration: Duration, random: &mut Random, seed: u64
         eventually("the time is reached", || (Instant::now() >= until).then_some(()));
     };
     let not_quorate = |id: u32, within: Duration| {
-        eventually_within(within, &format!("node {id} says that it does not know"), || {
+        eventually_within(within, &format!("node {id} reports unknown"), || {
             (!quorum(id).is_quorate()).then_some(())
         });
     };

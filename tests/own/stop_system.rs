@@ -210,7 +210,7 @@ fn regained_in_time() {
     });
 }
 
-fn stopped_in_order() {
+fn stopped_by_user() {
     System::new().block_on(async {
         let cluster = Cluster::new(3);
         let quorum = watched(&cluster, policy()).await;
@@ -235,7 +235,7 @@ fn never_quorate() {
 fn a_process_without_a_loss_continues() {
     let cases: &[Case] = &[
         ("regained_in_time", regained_in_time),
-        ("stopped_in_order", stopped_in_order),
+        ("stopped_by_user", stopped_by_user),
         ("never_quorate", never_quorate),
     ];
     run("a_process_without_a_loss_continues", cases, with_code(ALONE));

@@ -25,8 +25,8 @@ use crate::support::{
 /// How long the service may take to feed its watchdog.
 const WATCHDOG: Duration = Duration::from_millis(400);
 
-/// Executes the lines of its standard input, and prints a line after each. Nothing else runs on this
-/// arbiter between the orders of one line.
+/// Executes the lines of its standard input, and prints a line after each. Nothing else runs on
+/// this arbiter between the orders of one line.
 fn serve(policy: Systemd, cluster: Cluster) {
     System::new().block_on(async {
         let arbiter = Arbiter::new();
@@ -137,11 +137,11 @@ impl Service {
 
     /// Returns all messages up to and including the first one that contains this text.
     fn until(&self, text: &str) -> Vec<String> {
-        let mut told = Vec::new();
+        let mut messages = Vec::new();
         loop {
-            told.push(self.next());
-            if told.last().unwrap().contains(text) {
-                return told;
+            messages.push(self.next());
+            if messages.last().unwrap().contains(text) {
+                return messages;
             }
         }
     }
@@ -158,8 +158,8 @@ impl Service {
         self.socket.set_read_timeout(Some(WATCHDOG * 3)).unwrap();
         let mut buffer = [0; 4096];
         while let Ok(len) = self.socket.recv(&mut buffer) {
-            let told = String::from_utf8_lossy(&buffer[..len]);
-            assert!(!told.contains("WATCHDOG"), "{told}");
+            let message = String::from_utf8_lossy(&buffer[..len]);
+            assert!(!message.contains("WATCHDOG"), "{message}");
         }
         self.socket.set_read_timeout(Some(DEADLINE)).unwrap();
     }
@@ -185,20 +185,20 @@ fn ready_status_and_stopping_are_sent_in_this_order() {
     for socket in [path, abstract_socket()] {
         let test = "ready_status_and_stopping_are_sent_in_this_order";
         let mut service = Service::start(test, "plain", socket, None);
-        let mut told = service.until("READY=1\n");
-        assert!(told[0].starts_with("STATUS=unknown: "), "{told:?}");
-        let ready = told.last().unwrap();
-        assert!(ready.starts_with("STATUS=quorate: ring "), "it tells why: {ready}");
+        let mut messages = service.until("READY=1\n");
+        assert!(messages[0].starts_with("STATUS=unknown: "), "{messages:?}");
+        let ready = messages.last().unwrap();
+        assert!(ready.starts_with("STATUS=quorate: ring "), "the status has the reason: {ready}");
         service.order("lose");
         let lost = service.until("STATUS=inquorate: ring ");
         assert!(lost.concat().contains("; left 2 3"), "as an operator reads it: {lost:?}");
-        told.extend(lost);
+        messages.extend(lost);
         service.order("regain");
-        told.extend(service.until("STATUS=quorate: ring "));
-        assert!(!told.concat().contains("STOPPING"), "{told:?}");
+        messages.extend(service.until("STATUS=quorate: ring "));
+        assert!(!messages.concat().contains("STOPPING"), "{messages:?}");
         service.order("stop");
-        told.extend(service.until("STOPPING=1\n"));
-        let lines = told.concat();
+        messages.extend(service.until("STOPPING=1\n"));
+        let lines = messages.concat();
         assert_eq!(lines.matches("READY=1\n").count(), 1, "{lines}");
         assert!(!lines.contains("WATCHDOG"), "it has none: {lines}");
     }
@@ -209,8 +209,8 @@ fn a_service_that_never_had_quorum_is_ready_and_fed() {
     run_case(CASES);
     let service =
         Service::watched("a_service_that_never_had_quorum_is_ready_and_fed", "without_quorum");
-    let told = service.until("READY=1\n");
-    assert!(told.last().unwrap().starts_with("STATUS=inquorate"), "{told:?}");
+    let messages = service.until("READY=1\n");
+    assert!(messages.last().unwrap().starts_with("STATUS=inquorate"), "{messages:?}");
     service.is_fed();
 }
 
@@ -225,8 +225,8 @@ fn the_watchdog_is_fed_by_the_arbiter_of_the_user() {
     service.until("STATUS=inquorate");
     service.is_fed();
     service.order("end the actor");
-    let told = service.until("STATUS=unknown: stopped");
-    assert!(!told.concat().contains("STOPPING"), "the service goes on: {told:?}");
+    let messages = service.until("STATUS=unknown: stopped");
+    assert!(!messages.concat().contains("STOPPING"), "the service continues: {messages:?}");
     service.is_fed();
     service.order("block");
     service.discard();

@@ -3,24 +3,20 @@
 //! exclusive, and the fencing tokens.
 //!
 //! The subject is which partitions are truly quorate. The votes are counted here: no actor is asked
-//! for the votes, the majority or the deadlines of the ring. What an actor may conclude from its own
-//! events is checked by the oracle in `src/state/oracle/`.
+//! for the votes, the majority or the deadlines of the ring. What an actor may conclude from its
+//! own events is checked by the oracle in `src/state/oracle/`.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use actix::{Arbiter, System};
+use actix::Arbiter;
 use actix_quorum::{
-    Backoff, FencingToken, NodeId, QuorumActor, QuorumGuard, QuorumHandle, RingId, RingState,
-    Snapshot, sim::Cluster,
+    FencingToken, NodeId, QuorumActor, QuorumGuard, QuorumHandle, RingId, RingState, Snapshot,
+    sim::Cluster,
 };
-use proptest::{
-    collection::vec,
-    prelude::*,
-    test_runner::{TestError, TestRunner},
-};
+use proptest::{collection::vec, prelude::*};
 use tokio::time::{Instant, sleep};
 
-use super::{config, listeners::Checked};
+use super::{backoff, listeners::Checked, play_all};
 
 const TOKEN: Duration = Duration::from_millis(1_000);
 const CONSENSUS: Duration = Duration::from_millis(1_200);
@@ -121,26 +117,7 @@ fn verbs() -> impl Strategy<Value = Verb> {
 
 #[test]
 fn no_node_is_exclusive_while_another_partition_is_quorate() {
-    let (mut config, seed) = config();
-    let all = config.cases;
-    config.cases /= 10;
-    let cases = config.cases;
-    let system = System::new();
-    system.block_on(async { tokio::time::pause() });
-    let tally = std::cell::RefCell::new(Tally::default());
-    let result = TestRunner::new(config).run(&histories(), |history| {
-        let mut tally = tally.borrow_mut();
-        system.block_on(play(&history, &mut tally))
-    });
-    match result {
-        Ok(()) => {}
-        Err(TestError::Fail(why, history)) => {
-            panic!("PROPTEST_RNG_SEED={seed} PROPTEST_CASES={all}: {why}\n{history:#?}")
-        }
-        Err(aborted) => panic!("{aborted}"),
-    }
-    let tally = tally.into_inner();
-    println!("seed {seed}: {cases} histories, {tally:?}");
+    let (cases, tally) = play_all(&histories(), play);
     let Tally { exclusive, tokens, left_behind, guards } = tally;
     let enough =
         [exclusive, tokens, left_behind, guards].iter().all(|n| *n > u64::from(cases) / 200);
@@ -211,12 +188,10 @@ impl Run {
                 cluster.votes(id, *votes).unwrap();
             }
         }
-        let delays = || Duration::from_millis(10)..=Duration::from_millis(40);
         let start = |id| {
-            let backoff = Backoff::default().not_running(delays()).disconnected(delays());
             QuorumActor::builder()
                 .source(cluster.node(id))
-                .backoff(backoff.transient(delays()).needs_operator(delays()))
+                .backoff(backoff())
                 .settle_grace(GRACE)
                 .start_in_arbiter(&Arbiter::current())
         };

@@ -303,7 +303,7 @@ impl Listeners {
         prop_assert_eq!(self.stream.1.last_sequence(), Some(now.sequence), "the stream");
         for extra in &mut self.extras {
             if extra.ended.is_some() && extra.held.is_none() {
-                prop_assert!(extra.addr.upgrade().is_none(), "kept alive by nobody");
+                prop_assert!(extra.addr.upgrade().is_none(), "its actor has ended");
             }
             match &mut extra.ended {
                 Some(ended) if *ended == usize::MAX => *ended = extra.received.len(),

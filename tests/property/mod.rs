@@ -18,6 +18,7 @@ mod model;
 mod time;
 
 use std::{
+    cell::RefCell,
     collections::BTreeSet,
     fmt, mem,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -56,7 +57,7 @@ fn no_reader_sees_quorum_that_the_cluster_does_not_have() {
     let cases = config.cases;
     let system = System::new();
     system.block_on(async { tokio::time::pause() });
-    let seen = std::cell::RefCell::new(Seen::default());
+    let seen = RefCell::new(Seen::default());
     let result = TestRunner::new(config).run(&histories(), |history| {
         let tally = system.block_on(play(&history))?;
         seen.borrow_mut().add(&tally);
@@ -99,6 +100,43 @@ fn config() -> (ProptestConfig, u64) {
     };
     config.rng_seed = RngSeed::Fixed(seed);
     (config, seed)
+}
+
+/// Plays a tenth of the histories with `play`, which takes ten times as long as without time.
+/// Returns the number of histories and the counts of what happened. Panics if one fails.
+fn play_all<S: Strategy, T: Default + fmt::Debug>(
+    histories: &S,
+    play: impl AsyncFn(&S::Value, &mut T) -> Checked,
+) -> (u32, T) {
+    let (mut config, seed) = config();
+    let all = config.cases;
+    config.cases /= 10;
+    let cases = config.cases;
+    let system = System::new();
+    system.block_on(async { tokio::time::pause() });
+    let tally = RefCell::new(T::default());
+    let result = TestRunner::new(config)
+        .run(histories, |history| system.block_on(play(&history, &mut tally.borrow_mut())));
+    match result {
+        Ok(()) => {}
+        Err(TestError::Fail(why, history)) => {
+            panic!("PROPTEST_RNG_SEED={seed} PROPTEST_CASES={all}: {why}\n{history:#?}")
+        }
+        Err(aborted) => panic!("{aborted}"),
+    }
+    let tally = tally.into_inner();
+    println!("seed {seed}: {cases} histories, {tally:?}");
+    (cases, tally)
+}
+
+/// Returns short delays for every kind of failure.
+fn backoff() -> Backoff {
+    let delays = || Duration::from_millis(10)..=Duration::from_millis(40);
+    Backoff::default()
+        .not_running(delays())
+        .disconnected(delays())
+        .transient(delays())
+        .needs_operator(delays())
 }
 
 /// Removes steps without which the history still fails, up to two at a time. The effect of a verb
@@ -182,7 +220,7 @@ struct Watched {
     was_settled: bool,
     stopped: bool,
     /// The states that its node has reported since the last settling.
-    said: BTreeSet<Said>,
+    reports: BTreeSet<Report>,
     /// Whether a new epoch must begin.
     broke: bool,
     /// The last change before its connection ended.
@@ -199,7 +237,7 @@ struct Watched {
 }
 
 #[derive(Clone, Eq, Ord, PartialEq, PartialOrd)]
-struct Said {
+struct Report {
     members: Vec<u32>,
     quorate: bool,
     decided: bool,
@@ -228,7 +266,7 @@ impl Run {
             // A node that waits for all may be met by starting nodes in any order, and the order
             // matters.
             let waits_for_all = history.two_node || history.wait_for_all;
-            let in_order = waits_for_all && self.model.anybody_alone();
+            let in_order = waits_for_all && self.model.is_any_alone();
             match if in_order { &Pace::Settle } else { pace } {
                 // Waiting is checked before anything else happens.
                 _ if matches!(verb, Verb::Wait | Verb::StopActor { .. }) => {
@@ -302,7 +340,7 @@ impl Run {
     fn note(&mut self) {
         for watched in &mut self.watched {
             let node = self.model.node(watched.node);
-            watched.said.insert(Said {
+            watched.reports.insert(Report {
                 members: node.members.clone(),
                 quorate: node.quorate,
                 decided: node.decided,
@@ -366,7 +404,7 @@ impl Run {
         let is_in_step = |watched: &Watched| {
             watched.stopped || watched.connected || !watched.is_accepted(&self.model)
         };
-        !self.model.anybody_alone() && self.watched.iter().all(is_in_step)
+        !self.model.is_any_alone() && self.watched.iter().all(is_in_step)
     }
 
     /// Lets all effects of the verbs happen, and checks them.
@@ -435,19 +473,11 @@ impl Run {
 
 impl Watched {
     fn new(cluster: &Cluster, node: u32) -> Self {
-        let ms = Duration::from_millis;
-        let delays = || ms(10)..=ms(40);
-        let backoff = Backoff::default()
-            .not_running(delays())
-            .disconnected(delays())
-            .transient(delays())
-            .needs_operator(delays())
-            .reset_after(ms(1000));
         let first = First::new();
         // The model knows no time: other tests cover the deadlines.
         let mut builder = QuorumActor::builder()
             .source(cluster.node(node))
-            .backoff(backoff)
+            .backoff(backoff().reset_after(Duration::from_secs(1)))
             .lease(HOURS)
             .probe_interval(Duration::from_secs(1))
             .settle_grace(HOURS);
@@ -463,7 +493,7 @@ impl Watched {
             connected: false,
             was_settled: false,
             stopped: false,
-            said: BTreeSet::new(),
+            reports: BTreeSet::new(),
             broke: false,
             hung_up_at: None,
             reported: false,
@@ -483,7 +513,11 @@ impl Watched {
     fn check_now(&self) -> Checked {
         let quorate = self.quorum.is_quorate();
         prop_assert_eq!(quorate, self.quorum.snapshot().quorum.is_quorate());
-        prop_assert!(!quorate || self.said.iter().any(|said| said.quorate), "quorate: {}", self);
+        prop_assert!(
+            !quorate || self.reports.iter().any(|report| report.quorate),
+            "quorate: {}",
+            self
+        );
         Ok(())
     }
 
@@ -511,8 +545,8 @@ impl Watched {
             prop_assert_eq!(&now.members, &members, "{}", self);
             // A silent daemon may no longer be believed, and a daemon that was found undecided not
             // yet.
-            let tells = node.daemon == Daemon::Running && self.was_settled;
-            if tells || now.quorum != Quorum::Unknown {
+            let reports = node.daemon == Daemon::Running && self.was_settled;
+            if reports || now.quorum != Quorum::Unknown {
                 let quorum = if node.quorate { Quorum::Quorate } else { Quorum::Inquorate };
                 prop_assert_eq!(now.quorum, quorum, "{}", self);
                 prop_assert_eq!(now.settled, node.decided, "{}", self);
@@ -522,7 +556,7 @@ impl Watched {
             prop_assert_eq!(self.quorum.subscriber_count(), self.listeners.subscribed());
         }
         if in_order {
-            self.check_said()?;
+            self.check_reports()?;
         }
         self.check_rings()?;
         self.check_end_of_connection()?;
@@ -532,13 +566,13 @@ impl Watched {
         prop_assert!(began || !self.broke, "quorum was lost, the epoch is the same: {self}");
         if self.connected && !connects && !self.reported && !self.broke {
             // The model does not know the votes.
-            let mut news = self.listeners.all.since(self.changes).into_iter();
-            let silent = news.all(|change| change.cause == Cause::Votes);
-            prop_assert!(silent, "there was nothing to tell: {self}");
+            let mut changes = self.listeners.all.since(self.changes).into_iter();
+            let silent = changes.all(|change| change.cause == Cause::Votes);
+            prop_assert!(silent, "there was nothing to publish: {self}");
         }
 
-        self.said.clear();
-        self.said.insert(Said {
+        self.reports.clear();
+        self.reports.insert(Report {
             members: node.members.clone(),
             quorate: node.quorate,
             decided: node.decided,
@@ -573,7 +607,7 @@ impl Watched {
 
     /// Checks that the published quorum was reported by the daemon at some time since the last
     /// settling.
-    fn check_said(&self) -> Checked {
+    fn check_reports(&self) -> Checked {
         for change in self.listeners.all.since(self.changes) {
             let current = &change.current;
             let quorate = match current.quorum {
@@ -582,11 +616,11 @@ impl Watched {
                 Quorum::Inquorate => false,
             };
             let members: Vec<u32> = current.members.iter().map(|id| id.0).collect();
-            let matches = |said: &Said| {
-                let same = said.members == members && said.decided;
-                said.quorate == quorate && (same || !current.settled)
+            let matches = |report: &Report| {
+                let same = report.members == members && report.decided;
+                report.quorate == quorate && (same || !current.settled)
             };
-            prop_assert!(self.said.iter().any(matches), "nobody said {change}: {self}");
+            prop_assert!(self.reports.iter().any(matches), "no daemon reported {change}: {self}");
         }
         Ok(())
     }

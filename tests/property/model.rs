@@ -1,6 +1,6 @@
-//! Which nodes are truly quorate: a model of the cluster, by the rules of votequorum in their simplest
-//! form. It knows no notifications, no connections and no ring ids, and no rule by which an actor
-//! believes: that is the subject of the oracle in `src/state/oracle/`.
+//! Which nodes are truly quorate: a model of the cluster, by the rules of votequorum in their
+//! simplest form. It knows no notifications, no connections and no ring ids, and no rule by which
+//! an actor believes: that is the subject of the oracle in `src/state/oracle/`.
 
 use std::collections::BTreeSet;
 
@@ -234,7 +234,7 @@ impl Model {
         found
     }
 
-    pub(crate) fn anybody_alone(&self) -> bool {
+    pub(crate) fn is_any_alone(&self) -> bool {
         self.nodes.iter().any(|node| node.alone)
     }
 
@@ -278,8 +278,9 @@ impl Model {
     /// Returns the groups of nodes that reach each other.
     fn groups(&self) -> BTreeSet<Vec<u32>> {
         let running = || self.nodes.iter().filter(|node| node.daemon == Daemon::Running);
-        let hears = |a: &Node, b: &Node| a.id == b.id || (a.link == b.link && !a.alone && !b.alone);
-        let group = |a| running().filter(|b| hears(a, b)).map(|b| b.id).collect();
+        let reaches =
+            |a: &Node, b: &Node| a.id == b.id || (a.link == b.link && !a.alone && !b.alone);
+        let group = |a| running().filter(|b| reaches(a, b)).map(|b| b.id).collect();
         running().map(group).collect()
     }
 

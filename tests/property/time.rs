@@ -1,25 +1,23 @@
-//! The same histories with the effects of time, and random settings of the lease, the grace for a late
-//! decision and the time that quorum must have lasted.
+//! The same histories with the effects of time, and random settings of the lease, the grace for a
+//! late decision and the time that quorum must have lasted.
 //!
-//! The oracle checks these rules. Here readers are compared with the cluster: how long a node is quorate
-//! after its daemon fell silent or denied it, which no event shows, and how soon it is quorate.
+//! The oracle checks these rules. Here readers are compared with the cluster: how long a node is
+//! quorate after its daemon fell silent or denied it, which no event shows, and how soon it is
+//! quorate.
 
 use std::time::Duration;
 
-use actix::{Arbiter, System};
-use actix_quorum::{Backoff, QuorumActor, QuorumGuard, QuorumHandle, sim::Cluster};
-use proptest::{
-    collection::vec,
-    prelude::*,
-    test_runner::{TestError, TestRunner},
-};
+use actix::Arbiter;
+use actix_quorum::{QuorumActor, QuorumGuard, QuorumHandle, sim::Cluster};
+use proptest::{collection::vec, prelude::*};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    SETTLE, change, config,
+    SETTLE, backoff, change,
     history::{History, Verb, histories},
     listeners::Checked,
     model::{Daemon, Model},
+    play_all,
 };
 
 /// How long an actor may take to notice a report of its daemon or its end: a tick, and up to one
@@ -53,29 +51,8 @@ fn settings() -> impl Strategy<Value = Settings> {
 
 #[test]
 fn no_reader_sees_quorum_after_its_deadlines() {
-    let (mut config, seed) = config();
-    let all = config.cases;
-    // Each history takes ten times as long as one without time.
-    config.cases /= 10;
-    let cases = config.cases;
-    let system = System::new();
-    system.block_on(async { tokio::time::pause() });
-    let tally = std::cell::RefCell::new(Tally::default());
-    let pauses = vec(ms(0..12_000), 40);
-    let histories = (histories(), pauses, settings());
-    let result = TestRunner::new(config).run(&histories, |(history, pauses, settings)| {
-        let mut tally = tally.borrow_mut();
-        system.block_on(play(&history, &pauses, &settings, &mut tally))
-    });
-    match result {
-        Ok(()) => {}
-        Err(TestError::Fail(why, history)) => {
-            panic!("PROPTEST_RNG_SEED={seed} PROPTEST_CASES={all}: {why}\n{history:#?}")
-        }
-        Err(aborted) => panic!("{aborted}"),
-    }
-    let tally = tally.into_inner();
-    println!("seed {seed}: {cases} histories, {tally:?}");
+    let histories = (histories(), vec(ms(0..12_000), 40), settings());
+    let (cases, tally) = play_all(&histories, play);
     let Tally { quorate, silent, denied, guards, expected } = tally;
     let seen = [quorate, silent, denied, guards, expected];
     let enough = seen.iter().all(|n| *n > u64::from(cases) / 10);
@@ -97,9 +74,7 @@ struct Tally {
 }
 
 async fn play(
-    history: &History,
-    pauses: &[Duration],
-    settings: &Settings,
+    (history, pauses, settings): &(History, Vec<Duration>, Settings),
     tally: &mut Tally,
 ) -> Checked {
     let cluster = history.cluster();
@@ -183,15 +158,9 @@ struct Watched {
 
 impl Watched {
     fn new(cluster: &Cluster, node: u32, settings: &Settings) -> Self {
-        let delays = || Duration::from_millis(10)..=Duration::from_millis(40);
-        let backoff = Backoff::default()
-            .not_running(delays())
-            .disconnected(delays())
-            .transient(delays())
-            .needs_operator(delays());
         let quorum = QuorumActor::builder()
             .source(cluster.node(node))
-            .backoff(backoff)
+            .backoff(backoff())
             .lease(settings.lease)
             .settle_grace(settings.settle_grace)
             .stable_after(settings.stable_after)
@@ -234,11 +203,11 @@ impl Watched {
         }
         if settled && longer(self.denied, NOTICED) {
             tally.denied += 1;
-            prop_assert!(!quorate, "corosync says no: {}", self.description());
+            prop_assert!(!quorate, "corosync reports no quorum: {}", self.description());
         }
         if settled && longer(self.sound, stable_after + lease / 4 + CONNECTED) {
             tally.expected += 1;
-            prop_assert!(quorate, "corosync says yes: {}", self.description());
+            prop_assert!(quorate, "corosync reports quorum: {}", self.description());
         }
         tally.quorate += u64::from(quorate);
         for (guard, was_invalid) in &mut self.guards {

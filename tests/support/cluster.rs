@@ -37,7 +37,8 @@ impl Node {
         Self { id, corosync: Corosync::new(&format!("n{id}"), &netns, config), netns }
     }
 
-    /// Runs `f` on a fresh thread in the node's network namespace, where libquorum finds its daemon.
+    /// Runs `f` on a fresh thread in the node's network namespace, where libquorum finds its
+    /// daemon.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         self.netns.run(f)
     }
@@ -109,8 +110,9 @@ impl Cluster {
         cluster
     }
 
-    /// Like [`start_with`](Self::start_with), with a quorum device: a `corosync-qnetd` on the switch
-    /// and a `corosync-qdevice` beside each daemon. Waits until every node counts the device's votes.
+    /// Like [`start_with`](Self::start_with), with a quorum device: a `corosync-qnetd` on the
+    /// switch and a `corosync-qdevice` beside each daemon. Waits until every node counts the
+    /// device's votes.
     #[track_caller]
     pub fn start_with_device(
         size: u32,
@@ -215,8 +217,8 @@ impl Cluster {
         self.switch.ip(&lines.collect::<String>());
     }
 
-    /// Changes the configuration of all nodes, and makes the running nodes reload it. Returns once each
-    /// of them has: a reload that is still on its way would read the next configuration.
+    /// Changes the configuration of all nodes, and makes the running nodes reload it. Returns once
+    /// each of them has: a reload that is still on its way would read the next configuration.
     #[track_caller]
     pub fn reload(&self, change: impl Fn(&mut Config)) {
         self.nodes.values().for_each(|node| node.corosync.configure(&change));

@@ -419,8 +419,8 @@ fn needs_crypto() -> bool {
         let mut check = Command::new("corosync");
         let output = check.arg("-t").arg("-c").arg(&file).stdin(Stdio::null()).output();
         let output = output.expect("corosync can be run");
-        let said = [output.stdout, output.stderr].concat();
-        !output.status.success() && String::from_utf8_lossy(&said).contains("encryption")
+        let printed = [output.stdout, output.stderr].concat();
+        !output.status.success() && String::from_utf8_lossy(&printed).contains("encryption")
     })
 }
 

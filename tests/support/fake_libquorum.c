@@ -1,13 +1,17 @@
 /*
- * A libquorum without a daemon: its functions do what the fake_... functions say.
+ * A libquorum without a daemon. The fake_... functions set how its functions behave.
  *
- * NO_MODEL leaves out quorum_model_initialize, as before Corosync 3.1.
- * FAIL_KEEPS_HANDLE makes a failing initialize store a handle that must still be finalized.
- * FAIL_CLOSES_ZERO makes a failing initialize close descriptor 0, as libqb does without sockets.
- * DATAGRAM makes the fds datagram sockets, as with qb_ipc_type: socket, which name no peer.
+ * Variants, each selected by a macro:
  *
- * Notifications wait in one queue, whatever the connection. Each is one byte in the socket of
- * every open connection, as with the real one's shared memory transport.
+ *     NO_MODEL            Has no quorum_model_initialize, like libquorum before Corosync 3.1.
+ *     FAIL_KEEPS_HANDLE   A failing initialize stores a handle that must be finalized.
+ *     FAIL_CLOSES_ZERO    A failing initialize closes descriptor 0, as libqb does if it cannot
+ *                         create a socket.
+ *     DATAGRAM            The descriptors are datagram sockets, as with `qb_ipc_type: socket`. They
+ *                         do not report their peer.
+ *
+ * All connections share one queue of notifications. For each notification, every open connection
+ * has one byte in its socket, as with the shared memory transport of the real library.
  */
 #include <pthread.h>
 #include <stdint.h>
@@ -33,7 +37,8 @@ typedef void (*v1_nodelist_fn)(uint64_t handle, struct ring_id ring,
 struct v0_callbacks { v0_quorum_fn quorum; };
 struct v1_data { int model; v1_quorum_fn quorum; v1_nodelist_fn nodelist; };
 
-struct list { uint32_t entries, held; uint32_t *ids; }; /* says entries, holds held */
+/* A list that claims to have `entries` ids and has `held` ids. */
+struct list { uint32_t entries, held; uint32_t *ids; };
 struct notification {
 	struct notification *next;
 	int is_nodelist;
@@ -47,7 +52,7 @@ enum { CONNECTIONS = 64, FUNCTIONS = 10 };
 static struct connection {
 	int open, model, tracking;
 	uint32_t generation;
-	int client, server; /* a socket pair; the server's end is -1 after a hang-up */
+	int client, server; /* a socket pair; `server` is -1 after a hang-up */
 	int dead;
 	v0_quorum_fn v0_quorum;
 	v1_quorum_fn v1_quorum;
@@ -77,8 +82,8 @@ static struct function *find_function(const char *name)
 	abort();
 }
 
-/* Takes the mutex. Counts the call, waits while it is blocked, and returns the code that was
- * asked for, or 0. */
+/* Locks the mutex, counts the call, and waits while the function is blocked. Returns the code that
+ * fake_return set for this call, or 0. */
 static int enter(const char *name)
 {
 	pthread_mutex_lock(&mutex);
@@ -109,7 +114,7 @@ static struct connection *find_connection(uint64_t handle)
 
 static void wake(struct connection *connection)
 {
-	/* A full socket is readable anyway. */
+	/* If the socket is full, it is readable already. */
 	send(connection->server, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
@@ -120,7 +125,7 @@ static void wake_all(void)
 			wake(&connections[i]);
 }
 
-static struct connection *connect_to_nobody(uint64_t *handle)
+static struct connection *open_connection(uint64_t *handle)
 {
 #ifdef DATAGRAM
 	int type = SOCK_DGRAM;
@@ -165,7 +170,7 @@ int quorum_initialize(uint64_t *handle, struct v0_callbacks *callbacks, uint32_t
 	int code = enter("quorum_initialize");
 	if (fails(code))
 		return refuse(code);
-	struct connection *connection = connect_to_nobody(handle);
+	struct connection *connection = open_connection(handle);
 	if (!connection)
 		return leave(NO_MEMORY);
 	if (callbacks)
@@ -183,7 +188,7 @@ int quorum_model_initialize(uint64_t *handle, int model, void *data, uint32_t *t
 		return refuse(code);
 	if (model != 0 && model != 1)
 		return leave(INVALID_PARAM);
-	struct connection *connection = connect_to_nobody(handle);
+	struct connection *connection = open_connection(handle);
 	if (!connection)
 		return leave(NO_MEMORY);
 	connection->model = model;
@@ -241,7 +246,7 @@ static void deliver(uint64_t handle, struct connection to, struct notification *
 	} else if (to.v0_quorum) {
 		to.v0_quorum(handle, n->quorate, n->ring.seq, n->members.entries, n->members.ids);
 	}
-	/* The memory is good for the call only, as in the real one. */
+	/* As in the real library, the lists are valid only during the callback. */
 	struct list lists[] = { n->members, n->joined, n->left };
 	for (int i = 0; i < 3; i++) {
 		if (lists[i].ids)
@@ -270,7 +275,7 @@ int quorum_dispatch(uint64_t handle, int how)
 			continue;
 		}
 		if (!first) {
-			/* Whatever woke us was not a notification. */
+			/* The queue is empty: discard the remaining bytes. */
 			while (recv(connection->client, &byte, 1, MSG_DONTWAIT) == 1)
 				;
 			return leave(how == DISPATCH_ALL ? OK : TRY_AGAIN);
@@ -292,7 +297,7 @@ int quorum_dispatch(uint64_t handle, int how)
 	}
 }
 
-/* What a request to the daemon returns. */
+/* Returns the result of a request to the daemon. */
 static int request(uint64_t handle)
 {
 	struct connection *connection = find_connection(handle);
@@ -348,7 +353,8 @@ int quorum_context_get(uint64_t handle, const void **context)
 	return leave(OK);
 }
 
-/* The next calls of a function return this code and do nothing else; times < 0 means all. */
+/* Makes the next `times` calls of a function return this code and do nothing else. A negative
+ * `times` means all calls. */
 void fake_return(const char *function, int code, int times)
 {
 	pthread_mutex_lock(&mutex);
@@ -358,7 +364,7 @@ void fake_return(const char *function, int code, int times)
 	pthread_mutex_unlock(&mutex);
 }
 
-/* Calls of a function wait, as for a daemon that hangs, until it is unblocked. */
+/* Makes calls of a function wait until the function is unblocked, as if the daemon hung. */
 void fake_block(const char *function, int blocked)
 {
 	pthread_mutex_lock(&mutex);
@@ -398,7 +404,7 @@ void fake_quorum_type(uint32_t type)
 	pthread_mutex_unlock(&mutex);
 }
 
-/* What quorum_getquorate says. */
+/* Sets the answer of quorum_getquorate. */
 void fake_quorate(int quorate)
 {
 	pthread_mutex_lock(&mutex);
@@ -406,7 +412,7 @@ void fake_quorate(int quorate)
 	pthread_mutex_unlock(&mutex);
 }
 
-/* Makes the fds readable with nothing to dispatch. */
+/* Makes the descriptors readable although no notification is waiting. */
 void fake_wake(void)
 {
 	pthread_mutex_lock(&mutex);
@@ -414,8 +420,8 @@ void fake_wake(void)
 	pthread_mutex_unlock(&mutex);
 }
 
-/* The daemon dies: open connections are done for, and what was queued is lost. With the socket
- * transport the fd does not tell: silently. */
+/* Simulates the death of the daemon: all open connections end, and the queued notifications are
+ * lost. If `silently`, the descriptors do not become readable, as with the socket transport. */
 void fake_hang_up(int silently)
 {
 	pthread_mutex_lock(&mutex);
@@ -466,7 +472,7 @@ static void push(struct notification notification)
 	pthread_mutex_unlock(&mutex);
 }
 
-/* Lists may be null. */
+/* `members` may be null, and so may the lists of fake_push_nodelist. */
 void fake_push_quorum(uint32_t quorate, uint32_t nodeid, uint64_t seq,
 	uint32_t entries, const uint32_t *members)
 {
@@ -485,7 +491,8 @@ void fake_push_nodelist(uint32_t nodeid, uint64_t seq, uint32_t entries, const u
 	});
 }
 
-/* The notification that was queued last, and waits, says that its lists are this long. */
+/* Makes the notification that was queued last claim these lengths of its lists. It must not have
+ * been dispatched. */
 void fake_claim(uint32_t members, uint32_t joined, uint32_t left)
 {
 	pthread_mutex_lock(&mutex);

@@ -1,30 +1,32 @@
 /*
- * A server of libqb's IPC that knows nothing of quorum: it sends what it is told to, when it is
- * told to, and says what it sees.
+ * A server of libqb's IPC that does not implement quorum. A test gives it rules: which bytes to
+ * send, and when. The server prints each event that occurs.
  *
  *     hostile UID shm|socket SERVICE...
  *
- * Commands, one a line on the standard input, each answered with "done":
+ * The server reads one command per line from the standard input, and prints "done" after each:
  *
- *     on SERVICE WHEN STEP...   what to do then: WHEN is accept, closed, the number of a request, or
- *                               the key that is asked for of cmap, which goes before the number
- *     now SERVICE STEP...       what to do now, on each connection that has made request 1
- *     large SERVICE             messages of two mebibytes fit into connections made from now on
- *     listen SERVICE            let clients connect; not before this
+ *     on SERVICE WHEN STEP...   Run these steps whenever WHEN occurs. WHEN is "accept", "closed",
+ *                               the number of a request, or a key that a client requests from
+ *                               cmap. A rule for a key takes precedence over one for a number.
+ *     now SERVICE STEP...       Run these steps now, on each connection that has sent request 1.
+ *     large SERVICE             Make the buffers of later connections large enough for messages of
+ *                               2 MiB.
+ *     listen SERVICE            Start to accept connections.
  *
  * Steps:
  *
- *     reply BYTES               bytes are in hexadecimal
- *     event BYTES
- *     flood COUNT BYTES BYTES   so many events, the one and the other in turn, as the client takes
- *                               them; "flooded" when the last has been sent
- *     refuse ERRNO              only with accept
- *     disconnect
- *     stop                      SIGSTOP
- *     die                       SIGKILL
+ *     reply BYTES               Send a response. BYTES are hexadecimal digits.
+ *     event BYTES               Send an event.
+ *     flood COUNT BYTES BYTES   Send COUNT events, alternately the first and the second, as fast as
+ *                               the client reads them. Print "flooded" after the last one.
+ *     refuse ERRNO              Refuse the connection. Only after "accept".
+ *     disconnect                Close the connection.
+ *     stop                      Send SIGSTOP to this process.
+ *     die                       Send SIGKILL to this process.
  *
- * What it sees: "accept SERVICE", "request SERVICE NUMBER", "closed SERVICE", and "key KEY" for a
- * key that is asked for of cmap.
+ * Printed events: "accept SERVICE", "request SERVICE NUMBER", "closed SERVICE", and "key KEY" when
+ * a client requests a key from cmap.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -45,7 +47,7 @@ static qb_loop_t *loop;
 static struct service { const char *name; qb_ipcs_service_t *ipcs; } services[SERVICES];
 static struct rule { struct rule *next; int service; char *when, *steps; } *rules;
 static struct flood {
-	qb_ipcs_connection_t *to; /* NULL: there is none */
+	qb_ipcs_connection_t *to; /* NULL if no flood is running */
 	long sent, count;
 	struct bytes { char *data; size_t size; } events[2];
 } flood;
@@ -65,12 +67,12 @@ static struct bytes parse(const char *hex)
 	return bytes;
 }
 
-static void go_on_flooding(void *unused)
+static void continue_flood(void *unused)
 {
 	(void)unused;
 	if (!flood.to)
 		return;
-	/* Others want to be served too. */
+	/* At most 500 events per turn, so that other clients are served as well. */
 	for (int turn = 0; turn < 500 && flood.sent < flood.count; turn++) {
 		struct bytes event = flood.events[flood.sent % 2];
 		ssize_t sent = qb_ipcs_event_send(flood.to, event.data, event.size);
@@ -84,7 +86,7 @@ static void go_on_flooding(void *unused)
 		flood.to = NULL;
 		puts("flooded");
 	} else {
-		qb_loop_timer_add(loop, QB_LOOP_LOW, QB_TIME_NS_IN_MSEC, NULL, go_on_flooding, NULL);
+		qb_loop_timer_add(loop, QB_LOOP_LOW, QB_TIME_NS_IN_MSEC, NULL, continue_flood, NULL);
 	}
 }
 
@@ -94,7 +96,10 @@ static const char *next_word(char **text)
 	return word ? word : "";
 }
 
-/* libqb may have ended the connection by itself by then, and counts on nobody to do so again. */
+/*
+ * Closes a connection, if it is still open. libqb may have closed it already, and must not be asked
+ * to close it twice. Releases the reference that the step "disconnect" took.
+ */
 static void disconnect(void *connection)
 {
 	qb_ipcs_service_t *ipcs = services[qb_ipcs_service_id_get(connection)].ipcs;
@@ -111,7 +116,7 @@ static void disconnect(void *connection)
 	qb_ipcs_connection_unref(connection);
 }
 
-/* Returns what accept is to return. */
+/* Runs the steps. Returns 0, or the negative error number of the step "refuse". */
 static int run(qb_ipcs_connection_t *c, const char *steps)
 {
 	char *line = strdup(steps), *rest, *step;
@@ -128,7 +133,7 @@ static int run(qb_ipcs_connection_t *c, const char *steps)
 			flood = (struct flood){ .to = c, .count = atol(next_word(&rest)) };
 			flood.events[0] = parse(next_word(&rest));
 			flood.events[1] = parse(next_word(&rest));
-			go_on_flooding(NULL);
+			continue_flood(NULL);
 		} else if (strcmp(step, "refuse") == 0) {
 			accepted = -atoi(next_word(&rest));
 		} else if (strcmp(step, "disconnect") == 0) {
@@ -175,7 +180,7 @@ static int32_t on_accept(qb_ipcs_connection_t *c, uid_t uid, gid_t gid)
 static int32_t on_request(qb_ipcs_connection_t *c, void *data, size_t size)
 {
 	struct qb_ipc_request_header *header = data;
-	/* Where the key is in corosync's include/corosync/ipc_cmap.h. */
+	/* The offset of the key in the request (corosync, include/corosync/ipc_cmap.h). */
 	enum { KEY = 24 };
 	char number[16];
 	snprintf(number, sizeof number, "%d", header->id);
@@ -208,7 +213,7 @@ static int find_service(const char *name)
 	return -1;
 }
 
-static void obey(char *line)
+static void run_command(char *line)
 {
 	char *rest;
 	const char *verb = strtok_r(line, " ", &rest);
@@ -253,12 +258,12 @@ static int32_t on_input(int32_t fd, int32_t revents, void *unused)
 		input = realloc(input, size = 2 * size + 8192);
 	ssize_t got = read(fd, input + used, size - used);
 	if (got <= 0)
-		exit(0); /* Whoever gave orders is gone. */
+		exit(0); /* The test has ended. */
 	used += got;
 	for (char *end; (end = memchr(input, '\n', used)) != NULL;) {
 		size_t length = end + 1 - input;
 		*end = '\0';
-		obey(input);
+		run_command(input);
 		memmove(input, input + length, used -= length);
 	}
 	return 0;

@@ -217,9 +217,9 @@ impl Hostile {
             |seen: &mut Seen| !seen.ended && seen.times.get(fact).is_none_or(|seen| *seen < times);
         let seen = self.facts.seen.lock().unwrap();
         let (seen, waited) = self.facts.changed.wait_timeout_while(seen, DEADLINE, waits).unwrap();
-        let told = waited.timed_out().then(|| format!("{seen:?}"));
+        let missing = waited.timed_out().then(|| format!("{seen:?}"));
         drop(seen);
-        assert_eq!(told, None, "not {times} times {fact:?}");
+        assert_eq!(missing, None, "not {times} times {fact:?}");
     }
 
     /// Suspends the server (SIGSTOP).
@@ -371,13 +371,13 @@ impl fmt::Display for Message {
 
 /// Returns a quorum notification of model V1 that claims a list of `entries` entries
 /// (`res_lib_quorum_v1_quorum_notification` in corosync's `include/corosync/ipc_quorum.h`).
-pub fn quorum_told(quorate: u32, ring: (u32, u64), entries: u32, members: &[u32]) -> Message {
+pub fn quorum_event(quorate: u32, ring: (u32, u64), entries: u32, members: &[u32]) -> Message {
     Message::event(6).u32(quorate).ring(ring).u32(entries).list(members)
 }
 
 /// Returns a nodelist notification that claims three lists of `entries` entries
 /// (`res_lib_quorum_v1_nodelist_notification`, as above).
-pub fn nodelist_told(ring: (u32, u64), entries: [u32; 3], nodes: &[u32]) -> Message {
+pub fn nodelist_event(ring: (u32, u64), entries: [u32; 3], nodes: &[u32]) -> Message {
     let [members, joined, left] = entries;
     Message::event(7).ring(ring).u32(members).u32(joined).u32(left).list(nodes)
 }
@@ -385,8 +385,8 @@ pub fn nodelist_told(ring: (u32, u64), entries: [u32; 3], nodes: &[u32]) -> Mess
 /// Returns what Corosync sends to a client that starts tracking: the state, and then the answer.
 pub fn tracked(quorate: bool) -> [Step; 3] {
     [
-        Step::Event(nodelist_told(RING, [2, 0, 0], &[1, 2])),
-        Step::Event(quorum_told(quorate.into(), RING, 2, &[1, 2])),
+        Step::Event(nodelist_event(RING, [2, 0, 0], &[1, 2])),
+        Step::Event(quorum_event(quorate.into(), RING, 2, &[1, 2])),
         Step::Reply(Message::reply(1)),
     ]
 }
@@ -394,8 +394,8 @@ pub fn tracked(quorate: bool) -> [Step; 3] {
 /// Does the same in model V0 (`res_lib_quorum_notification`).
 pub fn tracked_v0(quorate: bool) -> [Step; 2] {
     let (_, seq) = RING;
-    let told = Message::event(3).u32(quorate.into()).u64(seq).u32(2).list(&[1, 2]);
-    [Step::Event(told), Step::Reply(Message::reply(1))]
+    let event = Message::event(3).u32(quorate.into()).u64(seq).u32(2).list(&[1, 2]);
+    [Step::Event(event), Step::Reply(Message::reply(1))]
 }
 
 /// Returns an answer of votequorum, for a node with one vote of two (`res_lib_votequorum_getinfo`

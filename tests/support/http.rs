@@ -80,7 +80,7 @@ impl Client {
         let head = self.head();
         let length = head.field("content-length").map_or(0, |length| length.parse().unwrap());
         let mut body = vec![0; length];
-        self.0.read_exact(&mut body).expect("a body of the length that is said");
+        self.0.read_exact(&mut body).expect("a body of the announced length");
         (head.status, String::from_utf8(body).unwrap())
     }
 

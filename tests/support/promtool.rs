@@ -17,6 +17,6 @@ pub fn promtool(arguments: &[&str], input: &str) {
         .expect("promtool can be run: scripts/install-test-deps");
     promtool.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = promtool.wait_with_output().unwrap();
-    let [said, errors] = [output.stdout, output.stderr].map(|o| String::from_utf8(o).unwrap());
-    assert!(output.status.success() && errors.is_empty(), "{said}{errors}\n{input}");
+    let [printed, errors] = [output.stdout, output.stderr].map(|o| String::from_utf8(o).unwrap());
+    assert!(output.status.success() && errors.is_empty(), "{printed}{errors}\n{input}");
 }

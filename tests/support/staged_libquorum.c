@@ -1,5 +1,7 @@
-/* The real libquorum, with something done right before some of its functions are called. What is
- * not here is found in the real one, which this is linked to. */
+/*
+ * The real libquorum with a hook: a callback of the test runs before each call of the functions
+ * below. All other functions are those of the real library, to which this one is linked.
+ */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stddef.h>
@@ -9,9 +11,10 @@
 
 static void (*before)(const char *function);
 
+/* Sets the callback. */
 void staged_before(void (*callback)(const char *function)) { before = callback; }
 
-/* The function of the library that this one depends on. */
+/* Runs the callback, and returns the function of this name in the real library. */
 static void *next(const char *function)
 {
 	if (before != NULL) {

@@ -43,8 +43,8 @@ pub fn small_dev_shm<T: Send>(size: &str, f: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Runs `f` on a new thread, for which, and for the threads that `f` starts, no library of this name
-/// is installed. It must not be loaded yet.
+/// Runs `f` on a new thread, for which, and for the threads that `f` starts, no library of this
+/// name is installed. It must not be loaded yet.
 pub fn without_library<T: Send>(soname: &str, f: impl FnOnce() -> T + Send) -> T {
     let cache = command("ldconfig", &["-p"]);
     let line = cache.lines().find(|line| line.trim_start().starts_with(soname));

@@ -136,8 +136,9 @@ impl Watcher {
         change_error(&seen[seen.len() - 1]).unwrap()
     }
 
-    /// Returns the reason why an attempt to connect fails. A long attempt is not a reason: the machine
-    /// may be busy, or this process may be connecting to a daemon that another test has paused.
+    /// Returns the reason why an attempt to connect fails. A long attempt is not a reason: the
+    /// machine may be busy, or this process may be connecting to a daemon that another test has
+    /// paused.
     #[track_caller]
     pub fn attempt_error(&self) -> actix_quorum::Error {
         use actix_quorum::Error::{ConnectInProgress, Unresponsive};

@@ -50,7 +50,7 @@ use crate::{actor::QuorumHandle, error::Error, foreign, state::QuorumChanged};
 ///         .after(Duration::from_secs(30))
 ///         .stop(move || drop(stop))
 ///         .start(&quorum)?;
-///     // As a server does that shuts down on a signal.
+///     // A server that shuts down on a signal waits like this.
 ///     let _ = stopped.await;
 ///     Ok(())
 /// }
@@ -106,7 +106,7 @@ impl ExitProcess {
     pub fn start(self, quorum: &QuorumHandle) -> Result<(), Error> {
         let runtime = Builder::new_current_thread().enable_time().build().map_err(Error::thread)?;
         let (quorum, after) = (quorum.clone(), self.after);
-        // Taken here, because quorum may be lost before the thread runs.
+        // The stream is created here, because quorum may be lost before the thread runs.
         let changes = quorum.changes();
         let end = End::prepare(self)?;
         let thread = thread::Builder::new().name("quorum-policy".into());
@@ -220,14 +220,14 @@ async fn is_lost(
         if let Some(guard) = quorum.guard() {
             guard.lost().await;
         }
-        // A stopped actor is waited for as long as one without quorum.
+        // If the actor has stopped, this waits until the timeout, as for an actor without quorum.
         let waiting = async {
             if quorum.wait_quorate().await.is_err() {
                 pending::<()>().await;
             }
         };
         let regained = tokio::time::timeout(after, waiting).await.is_ok();
-        if quorum.shared.is_stopped_in_order() {
+        if quorum.shared.is_stopped_by_user() {
             return false;
         }
         if !regained {

@@ -8,7 +8,7 @@ use crate::{actor::QuorumHandle, error::Error};
 /// Stops the actix [`System`] when quorum is lost and does not return within a given time, and ends
 /// the process with an exit code. A supervisor such as systemd can then restart the process.
 ///
-/// It takes these steps, whatever `main` looks like and even if other threads are stuck:
+/// It takes these steps, independently of `main` and even if other threads are stuck:
 ///
 /// 1. Quorum is lost, and [`after`](Self::after) passes without it.
 /// 2. The [`System`] in which the policy was started is stopped with the code. A `main` that runs

@@ -102,7 +102,7 @@ impl Systemd {
             was_quorate: false,
             guard: None,
         };
-        // Taken here, so that the reporter receives every change from now on.
+        // The stream is created here, so that the reporter receives every change from now on.
         tokio::spawn(reporter.run(quorum.changes(), watchdog()));
     }
 }
@@ -115,8 +115,8 @@ struct Reporter {
     is_decided: bool,
     /// Whether this node had quorum once.
     was_quorate: bool,
-    /// The guard of the epoch in the last report, if that reported quorum. It is kept until the loss
-    /// is reported, so a loss that occurs during other work is reported too.
+    /// The guard of the epoch in the last report, if the report was of quorum. It is kept until the
+    /// loss is reported, so that a loss during other work is reported too.
     guard: Option<QuorumGuard>,
 }
 
@@ -163,7 +163,7 @@ impl Reporter {
             message.push_str("READY=1\n");
         }
         if change.current.connection == Connection::Stopped
-            && self.quorum.shared.is_stopped_in_order()
+            && self.quorum.shared.is_stopped_by_user()
         {
             message.push_str("STOPPING=1\n");
         }
@@ -174,7 +174,7 @@ impl Reporter {
         let is_quorate = self.quorum.is_quorate();
         self.was_quorate |= is_quorate;
         let has_lost = self.was_quorate && !is_quorate;
-        if !self.while_quorate || !has_lost || self.quorum.shared.is_stopped_in_order() {
+        if !self.while_quorate || !has_lost || self.quorum.shared.is_stopped_by_user() {
             self.manager.send("WATCHDOG=1\n").await;
         }
     }

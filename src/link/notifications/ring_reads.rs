@@ -65,8 +65,8 @@ impl RingReads {
         }
     }
 
-    /// Whether a read has become late. Returns `true` once for each read. A daemon that is alive
-    /// but synchronises cannot answer it.
+    /// Whether a read has become late. Returns `true` once for each read. A late read does not mean
+    /// that the daemon hangs: it does not answer reads while it synchronises.
     pub(super) fn has_become_late(&mut self) -> bool {
         let (was_late, now) = (self.is_late, self.clock.now());
         self.is_late = self.pending.as_ref().is_some_and(|(_, since)| now >= since.after(LATE));
@@ -116,7 +116,10 @@ impl RingReads {
                 }
                 Err(error) => {
                     if self.failed.as_ref() != Some(&error) {
-                        crate::foreign::log!(log::Level::Warn, "the ring cannot be read: {error}");
+                        crate::foreign::log!(
+                            log::Level::Warn,
+                            "the counters of corosync's ring cannot be read: {error}"
+                        );
                         self.failed = Some(error);
                     }
                     RETRY
@@ -161,7 +164,8 @@ const CONFIRMED: u32 = 2;
 /// synchronises, hangs or does not get a processor.
 const LATE: Duration = Duration::from_millis(50);
 
-/// The delay before another read where the ring cannot be watched: libcmap may be installed meanwhile.
+/// The delay before another read where the ring cannot be watched: libcmap may be installed
+/// meanwhile.
 const UNWATCHED: Duration = Duration::from_secs(10);
 
 /// The delay after a failed read.

@@ -2,8 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use super::{Daemon, Outcome, World};
+use super::{Daemon, Node, Outcome, World};
 use crate::libquorum::{NodeId, Notification, RingId};
+
+/// A decision about quorum, which a quorum notification reports.
+#[derive(Clone, Debug)]
+pub(super) struct Decision {
+    pub(super) quorate: bool,
+    pub(super) ring: RingId,
+    pub(super) members: Vec<NodeId>,
+}
 
 impl World {
     /// Returns the running nodes of each ring, ascending.
@@ -101,5 +109,27 @@ impl World {
             node.decide();
             node.send_decision(provider);
         }
+    }
+}
+
+impl Node {
+    /// Makes votequorum's current result the decision about the current ring.
+    pub(super) fn decide(&mut self) {
+        let (quorate, members) = (self.votequorum.quorate, self.members.clone());
+        self.decision = Decision { quorate, ring: self.ring, members };
+    }
+
+    /// Sends the decision. Without a provider there is none.
+    pub(super) fn send_decision(&mut self, provider: bool) {
+        if provider {
+            self.sent.push(self.decision.notification());
+        }
+    }
+}
+
+impl Decision {
+    pub(super) fn notification(&self) -> Notification {
+        let Self { quorate, ring, members } = self.clone();
+        Notification::Quorum { quorate, ring_id: ring, members }
     }
 }

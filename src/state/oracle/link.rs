@@ -13,20 +13,20 @@ use crate::{
     state::{BeliefPolicy, Event, Snapshot},
 };
 
-/// What an event means for continuity.
+/// The reasons for which an event may interrupt quorum.
 #[derive(Debug, Default)]
-pub(super) struct Continuity {
-    /// The membership is another one and there is no nodelist: this node may have been away.
+pub(super) struct InterruptionReasons {
+    /// The epoch may grow: this node may have been away, or readers may have seen the lease expire.
     pub(super) reformed: bool,
-    /// Others may have been quorate without this node.
+    /// The epoch must grow: other nodes may have been quorate without this node.
     pub(super) others: bool,
 }
 
-/// What one connection reported.
+/// Everything that one connection has reported.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) has_provider: bool,
-    /// When the last request that was answered had been sent.
+    /// When the last answered request was sent.
     pub(super) lived_at: Moment,
     /// The last deadline that passed. An answer to an earlier request proves nothing.
     pub(super) expired_at: Moment,
@@ -34,15 +34,15 @@ pub(super) struct Link {
     pub(super) decision: Option<Decision>,
     /// Since when the decision has been about another ring than the nodelist's.
     pub(super) differs_since: Option<Moment>,
-    /// Whether a decision has been about the nodelist's ring. Before that, it is not known for how long
-    /// they have differed.
+    /// Whether a decision has been about the nodelist's ring. Before that, it is not known for how
+    /// long they have differed.
     was_settled: bool,
     pub(super) votes: Option<Votes>,
     pub(super) ring: Ring,
     /// The nodes that have been in every ring with this node since the last decision.
     companions: Option<Set>,
-    /// The companions at the last change of membership, and the votes before it, until the votes after
-    /// it are known.
+    /// The companions at the last change of membership, and the votes before it, until the votes
+    /// after it are known.
     unchecked: Option<(Set, Votes)>,
     changed_at: Moment,
 }
@@ -53,25 +53,27 @@ pub(super) struct Ring {
     pub(super) is_unwatched: bool,
     /// The reads since a counter last moved.
     pub(super) run: Vec<RingReading>,
-    /// For each two reads between which only the token moved: when the first was requested, and until
-    /// when they show that the ring is alive. A pair that a later one covers is left out.
+    /// For each two reads between which only the token moved: when the first was requested, and
+    /// until when they show that the ring is alive. A pair that a later one covers is left out.
     pairs: Vec<(Moment, Moment)>,
-    /// The longest time that the timeouts of any read give.
+    /// The longest time for which a read proves the ring, by the timeouts of any read.
     longest: Duration,
-    /// Until when the ring is believed, because a counter has moved since the last decision.
+    /// The moment until which the ring may be believed although a counter has moved. `None` if no
+    /// counter has moved since the last decision.
     moved_until: Option<Moment>,
-    /// The decisions about another ring than the one before: when each was applied, and a moment before
-    /// which it had not been sent.
+    /// The decisions about a new ring: when each was applied, and a moment before which Corosync
+    /// had not sent it.
     pub(super) decisions: Vec<(Moment, Moment)>,
     last: Option<RingId>,
 }
 
+/// The last quorum notification.
 #[derive(Debug)]
 pub(super) struct Decision {
     quorate: bool,
     ring: RingId,
     decided_at: Moment,
-    /// When votequorum was last asked after that, and whether it reported no quorum.
+    /// When votequorum was last asked after the decision, and whether it reported no quorum.
     asked: Option<(Moment, bool)>,
 }
 
@@ -108,16 +110,16 @@ impl Ring {
         self.run.push(read.clone());
     }
 
-    /// Returns the latest moment until which these allow to believe in the ring. Evidence from before
-    /// `expired_at` does not count.
+    /// Returns the latest moment until which the reads and decisions allow belief in the ring.
+    /// Evidence from before `expired_at` does not count.
     pub(super) fn latest(&self, expired_at: Moment) -> Moment {
         if self.is_unwatched {
             return Moment::NEVER;
         }
         let pairs = self.pairs.iter().filter(|(asked_at, _)| *asked_at >= expired_at);
         let pairs = pairs.map(|(_, until)| *until);
-        // The first decision of a connection may be old. The timeouts of any read may have been those
-        // at the time of a decision.
+        // The first decision of a connection may be old. The timeouts of any read may have been
+        // those at the time of a decision.
         let decisions = self.decisions.iter().skip(1).map(|(_, drained_at)| *drained_at);
         let decisions = decisions.filter(|drained_at| *drained_at >= expired_at);
         let decisions = decisions.map(|drained_at| drained_at.after(self.longest));
@@ -153,8 +155,8 @@ fn all_votes(votes: &Votes) -> u64 {
         .map_or(0, u64::from)
 }
 
-/// Whether all nodes but these may have been quorate without them. Each node counts with the votes that
-/// are worse for us.
+/// Whether all other nodes may have been quorate without the companions. Each companion counts with
+/// the smaller of its votes in `one` and `other`.
 fn others_suffice(companions: &Set, one: &Votes, other: &Votes) -> bool {
     let all = all_votes(one).max(all_votes(other));
     let mut away = all;
@@ -197,7 +199,7 @@ impl Link {
         }
     }
 
-    /// Whether Corosync is known to have lived within the lease.
+    /// Whether Corosync is known to have been alive within the lease.
     pub(super) fn lives(&self, policy: &BeliefPolicy, now: Moment) -> bool {
         now < self.lived_at.after(policy.lease)
     }
@@ -216,13 +218,14 @@ impl Link {
         })
     }
 
-    /// Whether the decision is about this membership, or has not been for less than the grace.
+    /// Whether the decision is about this membership, or has differed from it for less than
+    /// `settle_grace`.
     pub(super) fn is_believed(&self, policy: &BeliefPolicy, now: Moment) -> bool {
         let is_recent = |since: Moment| self.was_settled && now < since.after(policy.settle_grace);
         self.differs_since.is_none_or(is_recent)
     }
 
-    /// Adds an event of this connection.
+    /// Adds an event of this connection. Returns the reasons for which it may interrupt quorum.
     pub(super) fn fold(
         &mut self,
         event: &Event,
@@ -230,23 +233,23 @@ impl Link {
         before: &Snapshot,
         was_held: bool,
         policy: &BeliefPolicy,
-    ) -> Continuity {
-        let mut continuity = Continuity::default();
+    ) -> InterruptionReasons {
+        let mut reasons = InterruptionReasons::default();
         match event {
-            Event::Lapsed => continuity.reformed = true,
+            Event::Lapsed => reasons.reformed = true,
             Event::Ring(RingUpdate::Unwatched) => {
                 self.ring.is_unwatched |= self.ring.run.is_empty();
             }
             Event::Ring(RingUpdate::Read(reading)) => {
                 self.ring.read(reading, policy.settle_grace);
             }
-            Event::Answered(answer) => continuity.others = self.answer(answer, was_held),
+            Event::Answered(answer) => reasons.others = self.answer(answer, was_held),
             Event::Notified { notification, drained_at } => {
                 self.changed_at = now;
                 match notification {
                     Notification::Nodelist { ring_id, members, left, .. } => {
                         let votes = before.votes.as_ref();
-                        continuity.others = self.nodelist(*ring_id, members, left, votes, was_held);
+                        reasons.others = self.nodelist(*ring_id, members, left, votes, was_held);
                         if !self.has_provider {
                             self.ring.decide(*ring_id, *drained_at, now);
                             self.companions = Some(set(members));
@@ -260,7 +263,7 @@ impl Link {
                             asked: None,
                         };
                         let last = self.decision.replace(decision);
-                        continuity.reformed = last.is_none_or(|last| last.ring != *ring_id);
+                        reasons.reformed = last.is_none_or(|last| last.ring != *ring_id);
                         if self.has_provider {
                             self.ring.decide(*ring_id, *drained_at, now);
                             self.decide_members(*ring_id, members, before);
@@ -273,7 +276,7 @@ impl Link {
         let differs = self.decision.is_some() && !self.is_settled();
         self.was_settled |= self.is_settled();
         self.differs_since = differs.then(|| self.differs_since.unwrap_or(now));
-        continuity
+        reasons
     }
 
     /// Returns whether others may have been quorate, now that the votes are known.
@@ -309,7 +312,8 @@ impl Link {
         was_held: bool,
     ) -> bool {
         if self.nodelist.replace(ring_id) != Some(ring_id) {
-            // A ring that returns after another one, which only the fuzz driver makes, is a new ring.
+            // A ring that returns after another one, which only the fuzz driver makes, is a new
+            // ring.
             self.ring.last = None;
         }
         let Some(companions) = &mut self.companions else { return false };

@@ -3,15 +3,15 @@
 //!
 //! Each check restates one sentence of "What is guaranteed" in README.md. Every tracker has an
 //! oracle in unit tests, in the property tests in `tests/property/` and under the fuzzer, and the
-//! oracle panics at the first event after which a guarantee does not hold. It knows only the events. It
-//! does not know the cluster: which nodes may truly be quorate is the subject of
+//! oracle panics at the first event after which a guarantee does not hold. It knows only the
+//! events. It does not know the cluster: which nodes may truly be quorate is the subject of
 //! `tests/property/model.rs`.
 
 mod link;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use self::link::{Continuity, Link, is_majority};
+use self::link::{InterruptionReasons, Link, is_majority};
 use super::{
     BeliefPolicy, Connection, DepartureLog, Event, Now, Quorum, QuorumChanged, RingState, Snapshot,
     Tracker, first,
@@ -75,9 +75,10 @@ impl Oracle {
 
         let expired = self.expire(&before, deadline, now.moment);
         let was_linked = self.link.is_some();
-        // Where quorum was not held, nothing is interrupted; an expired deadline interrupts by itself.
+        // Without quorum nothing is interrupted. An expired deadline interrupts in any case.
         let was_held = self.quorate_since.is_some() && !expired.any() && believed_in_ring;
-        let Continuity { reformed, others } = self.fold(&event, now.moment, &before, was_held);
+        let InterruptionReasons { reformed, others } =
+            self.fold(&event, now.moment, &before, was_held);
         self.check_members(&event, &before, &after);
         check_joined_and_left(&event, was_linked, &before, &after, change.as_ref());
 
@@ -103,8 +104,8 @@ impl Oracle {
         change
     }
 
-    /// Finds the deadlines that have passed. Readers go by the clock: a deadline has passed whether or
-    /// not the tracker was called.
+    /// Finds the deadlines that have passed. Readers compare them with the clock, so they pass even
+    /// if the tracker is not called.
     fn expire(&mut self, before: &Snapshot, deadline: Option<Moment>, now: Moment) -> Expired {
         let Some(link) = self.link.as_mut() else { return Expired::default() };
         let was_quorate = before.quorum.is_quorate();
@@ -130,23 +131,24 @@ impl Oracle {
         now: Moment,
         before: &Snapshot,
         was_held: bool,
-    ) -> Continuity {
+    ) -> InterruptionReasons {
         match (event, &mut self.link) {
             (Event::Connected { has_provider, asked_at, watched }, link) => {
                 *link = Some(Link::new(*has_provider, *asked_at, *watched));
-                Continuity::default()
+                InterruptionReasons::default()
             }
-            (Event::Disconnected(_), None) => Continuity { reformed: true, others: false },
-            (_, None) => Continuity::default(),
+            (Event::Disconnected(_), None) => InterruptionReasons { reformed: true, others: false },
+            (_, None) => InterruptionReasons::default(),
             (Event::Disconnected(_) | Event::Failed { .. } | Event::Stopped, link) => {
                 *link = None;
-                Continuity { reformed: true, others: false }
+                InterruptionReasons { reformed: true, others: false }
             }
             (_, Some(link)) => link.fold(event, now, before, was_held, &self.policy),
         }
     }
 
-    /// Quorate only while all conditions are met. A gain must have lasted for `stable_after`.
+    /// Checks that the node is quorate only while all conditions are met. A gain must have lasted
+    /// for `stable_after`.
     fn check_quorum(
         &mut self,
         tracker: &Tracker,
@@ -165,7 +167,8 @@ impl Oracle {
         let is_decided =
             link.is_some_and(|link| lives && link.decides() && link.is_believed(&self.policy, now));
         let is_unwatched = link.is_some_and(|link| link.ring.is_unwatched);
-        // The tracker says whether it believes in the ring; `check_deadline` checks for how long.
+        // The tracker reports whether it believes in the ring; `check_deadline` checks for how
+        // long.
         let is_believed = is_decided && (is_unwatched || tracker.believes_in_ring(now));
         let by_votes = self.trusts_votes(after);
         let is_quorate = is_believed && by_votes == Some(true);
@@ -195,7 +198,7 @@ impl Oracle {
         Some(!is_two_node || is_majority(votes, &after.members))
     }
 
-    /// Readers believe in quorum until the first of the three deadlines.
+    /// Checks that readers believe in quorum until the first of the three deadlines at most.
     fn check_deadline(&self, tracker: &Tracker, after: &Snapshot) {
         let Some(link) = self.link.as_ref().filter(|_| after.quorum.is_quorate()) else { return };
         let until = tracker.deadline().expect("quorum has a deadline");
@@ -205,7 +208,7 @@ impl Oracle {
         assert!(until <= link.ring.latest(link.expired_at), "the ring lives");
     }
 
-    /// Exclusive only while no other partition can be quorate.
+    /// Checks that the node is exclusive only while no other partition can be quorate.
     fn check_exclusive(&self, tracker: &Tracker, after: &Snapshot) {
         let Some(until) = tracker.exclusive_until() else { return };
         let link = self.link.as_ref().expect("an exclusive node is connected");
@@ -250,7 +253,8 @@ impl Oracle {
         assert_eq!((after.ring_id, &after.members), (ring_id, &members.into_iter().collect()));
     }
 
-    /// A subscriber that missed changes receives all of them as one, whichever it was at.
+    /// Checks the merged change that a slow subscriber receives, for each change that may have been
+    /// its last one.
     fn check_conflation(&self) {
         let Some(latest) = self.changes.last() else { return };
         let current = &latest.current;

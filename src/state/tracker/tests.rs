@@ -3,8 +3,11 @@ use std::time::Duration;
 use super::*;
 use crate::{
     error::{Code, Error},
-    libquorum::Votes,
-    link::ring_watch::{RingCounters, RingReading},
+    libquorum::{Notification, RingId, Votes},
+    link::{
+        probe::Answer,
+        ring_watch::{RingCounters, RingReading, RingUpdate},
+    },
     state::DepartureLog,
 };
 

@@ -72,7 +72,7 @@ fn a_node_that_the_others_continue_without_is_not_believed() {
     let before = exclusive(&one);
     assert_eq!(exclusive(&two), before, "all members of a ring have the same token");
 
-    // Node 1's daemon learns that its token no longer goes round, and informs no client.
+    // Node 1's daemon notices that its token no longer returns, and informs no client.
     cluster.lose_sends_to(1, 2);
     eventually("the others go on without node 1", || {
         let now = two.quorum.snapshot();

@@ -212,8 +212,8 @@ fn stopping_publishes_stopped_and_closes_the_connection() {
     assert_eq!(watcher.quorum.snapshot().connection, Connection::Stopped);
     assert!(!watcher.quorum.is_quorate());
     eventually("both are closed", || (connected() == [false; 2]).then_some(()));
-    let told = watcher.until_cause(Cause::Stopped);
-    assert!(told.last().unwrap().is_loss());
+    let changes = watcher.until_cause(Cause::Stopped);
+    assert!(changes.last().unwrap().is_loss());
     eventually("its arbiter ends", || (!watcher.quorum.addr().connected()).then_some(()));
     // A later subscriber receives the same state.
     System::new().block_on(async {
@@ -432,13 +432,14 @@ fn a_small_stack_is_reported_without_harm() {
         let ended = small.spawn(|| {
             System::new().block_on(async {
                 let quorum = QuorumActor::builder().start_in_arbiter(&Arbiter::current());
-                let told = quorum.wait_for(|snapshot| {
+                let disconnected = quorum.wait_for(|snapshot| {
                     matches!(
                         &snapshot.connection,
                         Connection::Disconnected { error: Error::StackTooSmall { .. }, .. }
                     )
                 });
-                let snapshot = actix::clock::timeout(DEADLINE, told).await.unwrap().unwrap();
+                let snapshot =
+                    actix::clock::timeout(DEADLINE, disconnected).await.unwrap().unwrap();
                 assert!(snapshot.connection.to_string().contains("RUST_MIN_STACK"));
                 assert_eq!(snapshot.quorum, Quorum::Unknown);
                 quorum.stop().await;
@@ -485,9 +486,9 @@ fn the_votes_are_published() {
     assert_eq!(snapshot.quorate_without(&[NodeId(1)]), Some(false));
     assert_eq!(snapshot.quorate_without(&[]), Some(true));
     node.corosync.expected_votes(3);
-    let told = watcher.until("other votes", |change| {
+    let changes = watcher.until("other votes", |change| {
         change.current.votes.as_ref().is_some_and(|votes| votes.expected == 3)
     });
-    let votes = told.last().unwrap().current.votes.clone().unwrap();
+    let votes = changes.last().unwrap().current.votes.clone().unwrap();
     assert_eq!((votes.total, votes.quorum, votes.margin()), (1, 2, 0));
 }

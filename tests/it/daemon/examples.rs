@@ -98,7 +98,7 @@ fn gate_accepts_writes_only_with_quorum() {
         eventually("there is no quorum", || (put() == 503).then_some(()));
         let mut client = Client::connect(server);
         client.send("GET", "/value", &[]);
-        assert_eq!(client.response().0, 200, "anybody may read");
+        assert_eq!(client.response().0, 200, "any client may read");
         client.send("GET", "/readyz?verbose", &[]);
         let (status, why) = client.response();
         assert!(status == 503 && why.contains("[-]quorum failed: inquorate: ring"), "{why}");
@@ -167,7 +167,7 @@ fn axum_accepts_writes_while_no_other_partition_can_have_quorum() {
         eventually("the stream reports the loss", || {
             changes.event().expect("it goes on").data.starts_with("inquorate: ring").then_some(())
         });
-        assert_eq!(ask("GET", "/value").0, 200, "anybody may read");
+        assert_eq!(ask("GET", "/value").0, 200, "any client may read");
         let (status, why) = ask("GET", "/readyz");
         assert!(status == 503 && why.starts_with("inquorate: ring"), "{why}");
         assert_eq!(ask("GET", "/livez").0, 200);

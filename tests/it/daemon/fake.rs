@@ -163,7 +163,7 @@ fn try_again_from_a_dispatch_means_an_empty_queue() {
     let fake = Fake::new("try_again");
     let mut handle = fake.connect();
     let nothing = [Err(Error::Dispatch(Code::TRY_AGAIN))];
-    for (flag, told) in [
+    for (flag, expected) in [
         (Dispatch::OneNonblocking, &nothing[..]),
         (Dispatch::All, &[]),
         // libquorum does not return this to a waiting call; if it did, it must not look like the
@@ -172,12 +172,12 @@ fn try_again_from_a_dispatch_means_an_empty_queue() {
         (Dispatch::Blocking, &nothing),
     ] {
         fake.fail("quorum_dispatch", 6, 1);
-        assert_eq!(handle.dispatch(flag).collect::<Vec<_>>(), told, "{flag:?}");
+        assert_eq!(handle.dispatch(flag).collect::<Vec<_>>(), expected, "{flag:?}");
     }
     fake.fail("quorum_dispatch", 6, 1);
     assert_eq!(handle.try_dispatch(), Ok(None));
     fake.push(true, 9);
-    assert_eq!(handle.try_dispatch(), Ok(Some(quorum(true, 9))), "the handle goes on working");
+    assert_eq!(handle.try_dispatch(), Ok(Some(quorum(true, 9))), "the handle still works");
 }
 
 #[test]
@@ -202,13 +202,13 @@ fn a_library_without_models_is_used_with_model_v0() {
     assert_eq!((handle.model(), handle.quorum_type()), (Model::V0, QuorumType::Set));
 
     fake.push_both(true, 42);
-    let told = Notification::quorum(true, ring(0, 42), ids(&[1, 2, 3]));
-    assert_eq!(all(&mut handle), [Ok(told)]);
+    let notification = Notification::quorum(true, ring(0, 42), ids(&[1, 2, 3]));
+    assert_eq!(all(&mut handle), [Ok(notification)]);
 
     let watcher = fake.watch();
     fake.push(true, 42);
-    let told = watcher.until_settled(Quorum::Quorate, &[1, 2, 3]);
-    assert_eq!(told[told.len() - 1].current.ring_id, Some(ring(0, 42)));
+    let changes = watcher.until_settled(Quorum::Quorate, &[1, 2, 3]);
+    assert_eq!(changes[changes.len() - 1].current.ring_id, Some(ring(0, 42)));
 }
 
 #[test]
@@ -379,8 +379,8 @@ fn dispatch_all_returns_everything_and_ends() {
     let mut handle = fake.connect();
     assert_eq!(all(&mut handle), []);
     (0..100).for_each(|seq| fake.push(seq % 2 == 0, seq));
-    let told: Vec<_> = (0..100).map(|seq| Ok(quorum(seq % 2 == 0, seq))).collect();
-    assert_eq!(all(&mut handle), told);
+    let expected: Vec<_> = (0..100).map(|seq| Ok(quorum(seq % 2 == 0, seq))).collect();
+    assert_eq!(all(&mut handle), expected);
     assert_eq!(all(&mut handle), []);
 }
 
@@ -405,9 +405,9 @@ fn dispatch_one_nonblocking_returns_one_of_many_or_try_again() {
     let mut handle = fake.connect();
     (0..2).for_each(|seq| fake.push(true, seq));
     let nothing = Err(Error::Dispatch(Code::TRY_AGAIN));
-    for told in [Ok(quorum(true, 0)), Ok(quorum(true, 1)), nothing.clone(), nothing] {
+    for expected in [Ok(quorum(true, 0)), Ok(quorum(true, 1)), nothing.clone(), nothing] {
         let mut taking = handle.dispatch(Dispatch::OneNonblocking);
-        assert_eq!(taking.next(), Some(told));
+        assert_eq!(taking.next(), Some(expected));
         assert_eq!((taking.next(), taking.next()), (None, None));
     }
     assert_eq!(fake.calls("quorum_dispatch"), 4);
@@ -486,7 +486,7 @@ fn a_handle_is_finalized_once_as_the_last_call() {
 
     let handle = fake.connect();
     fake.hang_up();
-    end("drop after a hang-up that nobody noticed", handle, &drop);
+    end("drop after an unnoticed hang-up", handle, &drop);
 
     fake.fail("quorum_finalize", 2, 1);
     let refused = Err(Error::Request(Code::LIBRARY));
@@ -658,14 +658,14 @@ fn a_lost_connection_is_published_as_unknown_and_reopened() {
         } else {
             fake.hang_up()
         }
-        let told = watcher.until_lost();
+        let changes = watcher.until_lost();
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-        let lost = &told[told.len() - 1].current;
+        let lost = &changes[changes.len() - 1].current;
         assert_eq!(lost.quorum, Quorum::Unknown);
         let error = Error::Dispatch(Code::LIBRARY);
         assert_eq!(lost.connection, Connection::disconnected(error));
-        let told = until_connected(&watcher);
-        assert_never_quorate(&told);
+        let changes = until_connected(&watcher);
+        assert_never_quorate(&changes);
         assert_eq!(fake.tracking_handles(), 1);
     }
 }
@@ -689,13 +689,13 @@ fn a_malformed_notification_ends_the_connection() {
         fake.push_both(false, 9);
         watcher.until_settled(Quorum::Inquorate, &[1, 2, 3]);
         push();
-        let mut told = watcher.until_lost();
+        let mut changes = watcher.until_lost();
         let error = Error::Dispatch(Code::MESSAGE_ERROR);
-        let lost = &told[told.len() - 1].current;
+        let lost = &changes[changes.len() - 1].current;
         assert_eq!(lost.connection, Connection::disconnected(error));
         assert_eq!(lost.members, ids(&[1, 2, 3]));
-        told.extend(until_connected(&watcher));
-        assert_never_quorate(&told);
+        changes.extend(until_connected(&watcher));
+        assert_never_quorate(&changes);
         assert_eq!(fake.tracking_handles(), 1);
     }
     fake.push_both(true, 17);
@@ -716,8 +716,8 @@ fn a_spurious_wake_up_has_no_effect() {
         fake.wake();
     }
     fake.push(false, 9);
-    let told = watcher.until_quorum(Quorum::Inquorate);
-    assert_eq!(told.len(), 1, "{}", lines(&told));
+    let changes = watcher.until_quorum(Quorum::Inquorate);
+    assert_eq!(changes.len(), 1, "{}", lines(&changes));
 
     // If it were spinning, these calls would come at once.
     let (idle, calls) = (Instant::now(), fake.calls("quorum_dispatch"));
@@ -737,12 +737,12 @@ fn a_flood_of_notifications_arrives_complete_and_in_order() {
     let fake = Fake::new("flood");
     let watcher = fake.watch();
     fake.push_both(false, 9);
-    let told = watcher.until_settled(Quorum::Inquorate, &[1, 2, 3]);
-    let mut seen = std::sync::Arc::clone(&told[told.len() - 1].current);
+    let changes = watcher.until_settled(Quorum::Inquorate, &[1, 2, 3]);
+    let mut seen = std::sync::Arc::clone(&changes[changes.len() - 1].current);
     let base = seen.sequence;
     (1..=FLIPS).for_each(|n| fake.push(n % 2 == 1, 9));
-    let told = watcher.until("the last flip", |change| change.current.sequence == base + FLIPS);
-    for change in told {
+    let changes = watcher.until("the last flip", |change| change.current.sequence == base + FLIPS);
+    for change in changes {
         assert_eq!(*change.previous, *seen);
         seen = change.current;
         assert_eq!(seen.sequence, change.previous.sequence + 1 + change.missed);
@@ -778,8 +778,8 @@ fn the_actor_stops_during_a_flood_of_notifications() {
     // The flood holds the fake's lock most of the time.
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert!(!watcher.quorum.is_quorate());
-    let told = watcher.until_cause(Cause::Stopped);
-    assert_eq!(told[told.len() - 1].current.quorum, Quorum::Unknown);
+    let changes = watcher.until_cause(Cause::Stopped);
+    assert_eq!(changes[changes.len() - 1].current.quorum, Quorum::Unknown);
     fake.wait_open(0);
     assert!(watcher.rest().is_empty(), "nothing follows the end");
 }

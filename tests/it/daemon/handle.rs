@@ -106,7 +106,7 @@ fn track_start_delivers_what_its_flags_request() {
     node.run(|| {
         for model in [Model::V0, Model::V1] {
             let ring = ring(&node, model);
-            for (flags, tells_now, tracks) in [
+            for (flags, delivers_now, tracks) in [
                 (Track::empty(), false, false),
                 (current, true, false),
                 (changes, true, true),
@@ -119,7 +119,7 @@ fn track_start_delivers_what_its_flags_request() {
                 let mut handle = connect(model);
                 handle.track_start(flags).unwrap();
                 // The snapshot is queued before the answer, so it has arrived.
-                let now = match (tells_now, model) {
+                let now = match (delivers_now, model) {
                     (false, _) => vec![],
                     (true, Model::V0) => vec![quorum(ring, true)],
                     (true, _) => vec![nodelist(ring), quorum(ring, true)],
@@ -244,8 +244,9 @@ fn dispatch_all_returns_all_waiting_notifications_without_blocking() {
         flip(&node, false);
         flip(&node, true);
         assert_eq!(handle.quorate(), Ok(true));
-        let told = [nodelist(ring), quorum(ring, true), quorum(ring, false), quorum(ring, true)];
-        assert_eq!(all(&mut handle), told);
+        let notifications =
+            [nodelist(ring), quorum(ring, true), quorum(ring, false), quorum(ring, true)];
+        assert_eq!(all(&mut handle), notifications);
         assert_eq!(all(&mut handle), []);
     });
 }
@@ -283,13 +284,13 @@ fn dispatch_blocking_continues_until_the_iteration_stops() {
         handle.track_start(Track::CHANGES_ONLY).unwrap();
         let (send, received) = mpsc::channel();
         thread::spawn(move || {
-            let told: Vec<_> = handle.dispatch(Dispatch::Blocking).take(3).collect();
-            send.send((told, handle)).unwrap();
+            let notifications: Vec<_> = handle.dispatch(Dispatch::Blocking).take(3).collect();
+            send.send((notifications, handle)).unwrap();
         });
         (0..3).for_each(|n| flip(&node, n % 2 == 1));
-        let (told, mut handle) = received.recv_timeout(DEADLINE).unwrap();
-        let told: Vec<_> = told.into_iter().map(Result::unwrap).collect();
-        assert_eq!(told, [quorum(ring, false), quorum(ring, true), quorum(ring, false)]);
+        let (notifications, mut handle) = received.recv_timeout(DEADLINE).unwrap();
+        let notifications: Vec<_> = notifications.into_iter().map(Result::unwrap).collect();
+        assert_eq!(notifications, [quorum(ring, false), quorum(ring, true), quorum(ring, false)]);
         assert_eq!(handle.quorate(), Ok(false), "the handle goes on working");
     });
 }

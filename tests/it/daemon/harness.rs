@@ -220,7 +220,7 @@ fn a_fake_libquorum_follows_its_script() {
         SEEN.lock().unwrap().push((quorate, members));
     }
 
-    let fake = FakeLibquorum::new("harness_does_as_told");
+    let fake = FakeLibquorum::new("harness_fake");
     let library = Fake::load(&fake);
     let (code, handle) = library.model_initialize(Some(on_quorum));
     assert_eq!((code, fake.open_handles()), (1, 1));

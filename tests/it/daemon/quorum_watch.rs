@@ -26,7 +26,7 @@ fn run(netns: &Netns, arguments: &str) -> Output {
     netns.run(|| Command::new(program()).args(arguments.split_whitespace()).output().unwrap())
 }
 
-fn said(output: &Output) -> String {
+fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
@@ -37,7 +37,7 @@ fn a_script_can_query_the_state() {
     let output = run(&node.netns, "");
     let ring = node.wait_members(true, &[1]).ring_id;
     assert_eq!(output.status.code(), Some(0));
-    let text = said(&output);
+    let text = stdout(&output);
     for line in [
         "quorum    quorate",
         "exclusive yes",
@@ -50,19 +50,19 @@ fn a_script_can_query_the_state() {
         "flags     quorate",
         "member    1 (n1), 1 vote, this node, quorum needs it",
     ] {
-        assert!(text.lines().any(|said| said == line), "{line} in {text}");
+        assert!(text.lines().any(|shown| shown == line), "{line} in {text}");
     }
 
     node.corosync.expected_votes(3);
     eventually("the status is inquorate", || {
         (run(&node.netns, "status").status.code() == Some(2)).then_some(())
     });
-    let text = said(&run(&node.netns, "status"));
+    let text = stdout(&run(&node.netns, "status"));
     for line in ["votes     1 of 3 expected (highest 3), quorum 2, 0 to spare", "flags     none"] {
-        assert!(text.lines().any(|said| said == line), "{line} in {text}");
+        assert!(text.lines().any(|shown| shown == line), "{line} in {text}");
     }
     let output = run(&node.netns, "--json");
-    let now: Value = serde_json::from_str(&said(&output)).unwrap();
+    let now: Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!((&now["quorum"], &now["votes"]["quorum"]), (&"inquorate".into(), &2.into()));
     assert_eq!(run(&node.netns, "wait --timeout 1").status.code(), Some(2));
 
@@ -74,7 +74,7 @@ fn a_script_can_query_the_state() {
     node.corosync.kill();
     let output = run(&node.netns, "status");
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("systemctl start corosync"), "{}", said(&output));
+    assert!(stdout(&output).contains("systemctl start corosync"), "{}", stdout(&output));
 }
 
 /// Checks the commands in CONTRIBUTING.md.
@@ -112,7 +112,7 @@ fn the_cluster_script_starts_and_breaks_a_cluster() {
     let ended = working.wait_with_output().unwrap();
     let complaint = String::from_utf8(ended.stderr).unwrap();
     assert_eq!(ended.status.code(), Some(124), "{complaint}");
-    assert!(!complaint.contains("lost: quorate"), "it says what was lost: {complaint}");
+    assert!(!complaint.contains("lost: quorate"), "the message names what was lost: {complaint}");
     eventually("it is cut off", || (ask() == Some(2)).then_some(()));
     let down = script(&["down"]);
     assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
@@ -176,7 +176,7 @@ fn a_signal_ends_the_wait_for_quorum() {
     });
     kill_process(pid, Signal::TERM).unwrap();
     let output = waiting.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), said(&output)), (Some(143), String::new()));
+    assert_eq!((output.status.code(), stdout(&output)), (Some(143), String::new()));
 }
 
 /// The command runs while this node has quorum, and its exit code is the program's.
@@ -195,7 +195,7 @@ fn a_command_runs_while_there_is_quorum() {
     assert_eq!(code("", "kill -9 $$"), Some(137));
 
     // One command ends normally on TERM, the other one must be killed.
-    for (shell, said) in [
+    for (shell, expected) in [
         ("trap 'echo ends; exit' TERM; echo runs; while :; do sleep 0.02; done", "ends\n"),
         ("trap '' TERM; echo runs; while :; do sleep 0.02; done", ""),
     ] {
@@ -208,7 +208,7 @@ fn a_command_runs_while_there_is_quorum() {
         assert_eq!(running.wait().unwrap().code(), Some(124));
         let mut rest = String::new();
         lines.read_to_string(&mut rest).unwrap();
-        assert_eq!(rest, said);
+        assert_eq!(rest, expected);
         assert_eq!(code("--timeout 1", "exit 7"), Some(124), "it does not run");
         node.corosync.expected_votes(1);
     }

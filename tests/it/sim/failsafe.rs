@@ -165,7 +165,7 @@ fn a_gain_is_held_back_until_it_has_lasted() {
         cluster.partition(&[&[1], &[2, 3]]).unwrap();
         let since = clock::Instant::now();
         recorder.expect_loss().await;
-        assert!(since.elapsed() < ms(100), "a loss is told at once");
+        assert!(since.elapsed() < ms(100), "a loss is published at once");
     });
 }
 
@@ -212,16 +212,16 @@ fn the_votes_are_published_with_each_membership() {
     run(async {
         let cluster = Cluster::new(5);
         let (quorum, mut recorder) = start(&cluster, |builder| builder);
-        let votes = |change: &actix_quorum::QuorumChanged| change.cause == Cause::Votes;
-        recorder.expect("the votes", votes).await;
+        let are_votes = |change: &actix_quorum::QuorumChanged| change.cause == Cause::Votes;
+        recorder.expect("the votes", are_votes).await;
         let first = recorder.expect_gain().await.current.clone();
-        let told = first.votes.as_ref().unwrap();
-        assert_eq!((told.expected, told.total, told.quorum, told.margin()), (5, 5, 3, 2));
+        let votes = first.votes.as_ref().unwrap();
+        assert_eq!((votes.expected, votes.total, votes.quorum, votes.margin()), (5, 5, 3, 2));
         assert_eq!(first.local, Some(NodeId(1)));
         assert_eq!(first.quorate_without(&[NodeId(4), NodeId(5)]), Some(true));
         assert_eq!(first.quorate_without(&[NodeId(3), NodeId(4), NodeId(5)]), Some(false));
         cluster.partition(&[&[1, 2, 3], &[4, 5]]).unwrap();
-        recorder.expect("other votes", votes).await;
+        recorder.expect("other votes", are_votes).await;
         let now = quorum.snapshot();
         assert_eq!(
             (now.votes.as_ref().unwrap().total, now.votes.as_ref().unwrap().margin()),

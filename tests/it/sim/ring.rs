@@ -264,7 +264,7 @@ fn a_ring_that_does_not_form_is_published_and_ends_quorum() {
             nodes.cluster.partition(&[&[1], &[2, 3]]).unwrap();
             nodes.until("the ring is re-forming", |q| q.snapshot().ring == RingState::Gather).await;
             assert!(nodes.node(2).snapshot().to_string().ends_with("ring is re-forming"));
-            nodes.until("nobody is believed", |q| !q.is_quorate()).await;
+            nodes.until("no node is believed", |q| !q.is_quorate()).await;
             clock::sleep(Duration::from_secs(60)).await;
             assert!(nodes.quorums.iter().all(|q| q.quorum() == Quorum::Unknown));
             assert!(!guard.is_valid());
@@ -286,7 +286,7 @@ fn rings_that_form_repeatedly_are_not_believed() {
         let nodes = Nodes::formed(Cluster::new(3).timeouts(TOKEN, CONSENSUS)).await;
         let ring_id = nodes.node(3).snapshot().ring_id;
         nodes.cluster.lose_link(1, 2).unwrap();
-        nodes.until("nobody is believed", |q| !q.is_quorate()).await;
+        nodes.until("no node is believed", |q| !q.is_quorate()).await;
         for _ in 0..6_000 {
             assert!(nodes.quorums.iter().all(|q| !q.is_quorate() && !q.is_exclusive()));
             clock::sleep(Duration::from_millis(10)).await;
@@ -349,8 +349,8 @@ fn a_quorum_device_of_three_nodes_keeps_the_last_one_quorate() {
     });
 }
 
-/// The device votes for one partition at a time, also if no ring forms: nodes 3 and 4, paused at the
-/// same moment, go on with their ring.
+/// The device votes for one partition at a time, also if no ring forms: nodes 3 and 4, paused at
+/// the same moment, go on with their ring.
 #[test]
 fn a_quorum_device_decides_again_when_daemons_are_paused_and_resumed() {
     run(async {

@@ -15,18 +15,18 @@ fn a_snapshot_is_serialized_with_the_names_of_its_fields() {
         let nowhere = unsafe { Corosync::load_from("/nowhere/libquorum.so.5") };
         let quorum = QuorumActor::builder().source(nowhere).start_in_arbiter(&Arbiter::current());
         let snapshot = quorum.wait_for(|snapshot| snapshot.sequence == 1).await.unwrap();
-        let told = serde_json::to_value(&*snapshot).unwrap();
-        assert_eq!(told["sequence"], 1);
-        assert_eq!(told["quorum"], "unknown");
-        assert_eq!(told["connection"]["state"], "connecting");
-        assert_eq!(told["connection"]["attempt"], 1);
-        let error = told["connection"]["error"].as_str().unwrap();
+        let json = serde_json::to_value(&*snapshot).unwrap();
+        assert_eq!(json["sequence"], 1);
+        assert_eq!(json["quorum"], "unknown");
+        assert_eq!(json["connection"]["state"], "connecting");
+        assert_eq!(json["connection"]["attempt"], 1);
+        let error = json["connection"]["error"].as_str().unwrap();
         assert!(error.starts_with("cannot load libquorum"), "{error}");
-        assert_eq!((&told["ring_id"], &told["members"]), (&json!(null), &json!([])));
-        assert_eq!((&told["settled"], &told["epoch"]), (&json!(false), &json!(0)));
+        assert_eq!((&json["ring_id"], &json["members"]), (&json!(null), &json!([])));
+        assert_eq!((&json["settled"], &json["epoch"]), (&json!(false), &json!(0)));
         quorum.stop().await;
-        let told = serde_json::to_value(&*quorum.snapshot()).unwrap();
-        assert_eq!(told["connection"], json!({ "state": "stopped" }));
+        let json = serde_json::to_value(&*quorum.snapshot()).unwrap();
+        assert_eq!(json["connection"], json!({ "state": "stopped" }));
     });
 }
 
@@ -79,8 +79,8 @@ fn serialized_values_are_deserialized_unchanged() {
     (votes.expected, votes.total, votes.quorum, votes.configured) = (5, 4, 3, Some(5));
     votes.members = vec![(NodeId(1), 3), (NodeId(22), 1)];
     votes.flags = VoteFlags::QUORATE | VoteFlags::QDEVICE_CAST_VOTE;
-    let told = serde_json::to_value(&votes).unwrap();
-    assert_eq!((&told["margin"], &told["members"]), (&json!(1), &json!({ "1": 3, "22": 1 })));
+    let json = serde_json::to_value(&votes).unwrap();
+    assert_eq!((&json["margin"], &json["members"]), (&json!(1), &json!({ "1": 3, "22": 1 })));
     assert_eq!(through_json(&votes), votes);
     assert_eq!(
         serde_json::from_str::<VoteFlags>(r#"["quorate","new"]"#).unwrap(),

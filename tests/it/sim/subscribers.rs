@@ -1,5 +1,5 @@
-//! The messages that subscribers receive when the actor ends or is stuck, or when they restart. In real
-//! time.
+//! The messages that subscribers receive when the actor ends or is stuck, or when they restart. In
+//! real time.
 
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ fn every_subscriber_receives_the_end_of_an_actor_without_a_handle() {
 struct Supervised {
     quorum: QuorumHandle,
     subscription: Option<SubscriptionId>,
-    told: mpsc::UnboundedSender<QuorumChanged>,
+    received: mpsc::UnboundedSender<QuorumChanged>,
 }
 
 struct Restart;
@@ -120,7 +120,7 @@ impl Handler<QuorumChanged> for Supervised {
     type Result = ();
 
     fn handle(&mut self, change: QuorumChanged, _: &mut Context<Self>) {
-        let _ = self.told.send(change);
+        let _ = self.received.send(change);
     }
 }
 
@@ -130,8 +130,8 @@ fn a_supervised_subscriber_that_restarts_receives_the_current_state_again() {
         let cluster = Cluster::new(1);
         let quorum = QuorumActor::builder().source(cluster.node(1)).start();
         timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate").unwrap();
-        let (told, mut changes) = mpsc::unbounded_channel();
-        let subscriber = Supervised { quorum: quorum.clone(), subscription: None, told };
+        let (received, mut changes) = mpsc::unbounded_channel();
+        let subscriber = Supervised { quorum: quorum.clone(), subscription: None, received };
         let subscriber = Supervisor::start(|_| subscriber);
         for _ in 0..3 {
             let mut change = timeout(DEADLINE, changes.recv()).await.unwrap().unwrap();

@@ -27,8 +27,11 @@ fn on<F: Future<Output = ()>>(
 fn settled(members: usize, total: u32) -> impl Fn(&QuorumChanged) -> bool {
     move |change| {
         let now = &change.current;
-        let told = now.votes.as_ref().is_some_and(|votes| votes.total == total);
-        now.settled && now.members.len() == members && told && now.quorate_without(&[]).is_some()
+        let are_known = now.votes.as_ref().is_some_and(|votes| votes.total == total);
+        now.settled
+            && now.members.len() == members
+            && are_known
+            && now.quorate_without(&[]).is_some()
     }
 }
 
@@ -40,7 +43,7 @@ fn too_few_votes_are_counted_for_the_operator() {
         let line = change.to_string();
         assert!(line.starts_with("inquorate: ring "), "{line}");
         assert!(line.contains(", members 1 2; 2 of 4 votes, 3 required"), "{line}");
-        assert!(!line.contains("; votes "), "said once: {line}");
+        assert!(!line.contains("; votes "), "shown once: {line}");
     });
 }
 

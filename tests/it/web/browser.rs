@@ -84,7 +84,7 @@ impl Live {
 
     /// Waits until any shown text contains this.
     #[track_caller]
-    fn tells(&self, id: &str, text: &str) {
+    fn contains_text(&self, id: &str, text: &str) {
         eventually(&format!("{id} contains {text:?}"), || {
             self.text(id).contains(text).then_some(())
         });
@@ -96,8 +96,8 @@ impl Live {
         let script = format!("return Date.now() - receivedAt > {}", time.as_millis());
         eventually("time passes", || (self.browser.run(&script) == true).then_some(()));
         self.shows("No data");
-        self.tells("since", "The last message arrived ");
-        self.tells("since", " ago.");
+        self.contains_text("since", "The last message arrived ");
+        self.contains_text("since", " ago.");
     }
 
     /// Forgets what was shown so far.
@@ -132,32 +132,32 @@ fn a_loss_and_a_regain_are_shown() {
     let service = Service::start();
     let live = Live::of(&service);
     live.shows("Quorate");
-    live.tells("title", "Quorum of n1");
-    live.tells("why", "3 members.");
-    live.tells("members", "n1 (this node)\t1\t1\nn2\t2\t1\nn3\t3\t1");
-    live.tells("votes", "3 of 3 expected, 2 required for quorum");
-    live.tells("margin", "1 vote");
-    live.tells("ring", "1.5");
-    live.tells("connection", "connected");
-    live.tells("since", "Since ");
+    live.contains_text("title", "Quorum of n1");
+    live.contains_text("why", "3 members.");
+    live.contains_text("members", "n1 (this node)\t1\t1\nn2\t2\t1\nn3\t3\t1");
+    live.contains_text("votes", "3 of 3 expected, 2 required for quorum");
+    live.contains_text("margin", "1 vote");
+    live.contains_text("ring", "1.5");
+    live.contains_text("connection", "connected");
+    live.contains_text("since", "Since ");
 
     service.lose();
     live.shows("No quorum");
-    live.tells("why", "1 member.");
-    live.tells("members", "n1 (this node)\t1\t1\nn2\t2\tnot a member\nn3\t3\tnot a member");
-    live.tells("margin", "none");
-    live.tells("timeline", "inquorate: ring 1.9, members 1 (was quorate)");
+    live.contains_text("why", "1 member.");
+    live.contains_text("members", "n1 (this node)\t1\t1\nn2\t2\tnot a member\nn3\t3\tnot a member");
+    live.contains_text("margin", "none");
+    live.contains_text("timeline", "inquorate: ring 1.9, members 1 (was quorate)");
     live.forget();
-    live.tells("votes", "1 of 3 expected");
-    live.tells("why", "1 of 3 votes, 2 required. 1 member.");
+    live.contains_text("votes", "1 of 3 expected");
+    live.contains_text("why", "1 of 3 votes, 2 required. 1 member.");
     live.never_showed_quorum();
 
     service.regain();
     live.shows("Quorate");
     service.cluster.crash(1).unwrap();
     live.shows("Unknown");
-    live.tells("connection", "CS_ERR_LIBRARY");
-    live.tells("members-title", "Members, as last received");
+    live.contains_text("connection", "CS_ERR_LIBRARY");
+    live.contains_text("members-title", "Members, as last received");
     service.cluster.start(1).unwrap();
     live.shows("Quorate");
     live.was_well();
@@ -195,25 +195,25 @@ fn the_page_shows_no_news_until_the_next_service_reports() {
         assert_eq!(post(&url, "/heal", "").0, 204);
         live.shows("Quorate");
     }
-    let told = live.browser.run("return state.sequence").as_u64().unwrap();
+    let last_sequence = live.browser.run("return state.sequence").as_u64().unwrap();
     signal(&first, Signal::KILL);
     first.child.wait().unwrap();
     live.shows("No data");
     live.forget();
     live.stays_silent(Duration::from_secs(3));
-    live.tells("members-title", "Members, as last received");
+    live.contains_text("members-title", "Members, as last received");
     live.never_showed_quorum();
     let requests = live.browser.requests();
     assert!(requests.len() > 3, "it tries again: {requests:?}");
 
     let (_second, _) = dashboard(&format!("--port {}", url.rsplit(':').next().unwrap()));
     live.shows("Quorate");
-    assert!(live.browser.run("return state.sequence").as_u64().unwrap() < told);
-    live.tells("members-title", "Members");
+    assert!(live.browser.run("return state.sequence").as_u64().unwrap() < last_sequence);
+    live.contains_text("members-title", "Members");
     eventually("the changes of the first service are gone", || {
         let sequences = live.browser.run("return [...changes.keys()]");
         let sequences: Vec<u64> = serde_json::from_value(sequences).unwrap();
-        (!sequences.is_empty() && sequences.iter().all(|one| *one < told)).then_some(())
+        (!sequences.is_empty() && sequences.iter().all(|one| *one < last_sequence)).then_some(())
     });
 }
 
@@ -275,8 +275,8 @@ fn a_stuck_actor_is_believed_for_at_most_the_lease() {
     let now = service.quorum.snapshot();
     assert_eq!(now.connection, Connection::Connected, "the actor could publish nothing");
     assert_eq!(now.quorum, Quorum::Unknown);
-    live.tells("why", "The last report of Corosync has expired.");
-    live.tells("margin", "–");
+    live.contains_text("why", "The last report of Corosync has expired.");
+    live.contains_text("margin", "–");
 
     let live = Live::open(live.browser, live.server);
     live.shows("Unknown");
@@ -319,7 +319,7 @@ fn hostile(config: &mut ServiceConfig) {
     let members: Vec<u32> = (1..=20).collect();
     let names: BTreeMap<u32, String> = members.iter().map(|id| (*id, hostile_name(*id))).collect();
     let votes: BTreeMap<u32, u32> = members.iter().map(|id| (*id, 1)).collect();
-    let told = json!({
+    let change = json!({
         "cause": "subscribed", "text": "", "joined": [], "left": [], "missed": 0, "is_loss": false,
         "current": {
             "quorum": "quorate", "ring_id": hostile_name(1), "members": members, "names": names,
@@ -332,7 +332,7 @@ fn hostile(config: &mut ServiceConfig) {
             "changed_at": "2020-01-01T00:00:00Z",
         },
     });
-    let event = Bytes::from(format!("event: changed\ndata: {told}\n\n"));
+    let event = Bytes::from(format!("event: changed\ndata: {change}\n\n"));
     let history = json!({ "changes": (1..=60).map(past).collect::<Vec<_>>() });
     config
         .route(
@@ -366,17 +366,17 @@ fn all_values_are_shown_as_text() {
     let service = Service::start_with(Setup { instead: hostile, ..Setup::default() });
     let live = Live::of(&service);
     live.shows("Quorate");
-    live.tells("title", &format!("Quorum of {}", hostile_name(1)));
-    live.tells("connection", &format!("{}: {}", hostile_name(1), hostile_name(2)));
+    live.contains_text("title", &format!("Quorum of {}", hostile_name(1)));
+    live.contains_text("connection", &format!("{}: {}", hostile_name(1), hostile_name(2)));
     for id in 1..=20 {
-        live.tells("members", &hostile_name(id));
+        live.contains_text("members", &hostile_name(id));
     }
     eventually("the last 50 changes", || {
         let shown = live.browser.run("return document.querySelectorAll('#timeline li').length");
         (shown == 50).then_some(())
     });
     for sequence in 11..=60 {
-        live.tells("timeline", &hostile_name(sequence));
+        live.contains_text("timeline", &hostile_name(sequence));
     }
     let made = live.browser.run(
         "return [typeof hurt, document.querySelectorAll('img').length,
@@ -400,7 +400,7 @@ fn a_narrow_screen_shows_the_whole_page() {
     let service = Service::start_with(Setup { instead: hostile, ..Setup::default() });
     let live = Live::of(&service);
     live.shows("Quorate");
-    live.tells("timeline", &hostile_name(60));
+    live.contains_text("timeline", &hostile_name(60));
     for width in [320, 412, 640, 1280] {
         live.browser.screen(width, 640);
         assert_eq!(live.browser.run("return innerWidth"), width);
@@ -523,8 +523,8 @@ fn the_keyboard_and_a_screen_reader_reach_the_whole_page() {
     assert_eq!(named("region"), ["Quorum of n1", "Members", "Cluster", "Changes"]);
     assert_eq!(named("columnheader"), ["Node", "Id", "Votes"]);
     assert_eq!(named("alert").len(), 1);
-    let said = "return document.querySelector('[role=alert]').innerText";
-    assert_eq!(live.browser.run(said), "Quorate\n\n3 members.");
+    let alert = "return document.querySelector('[role=alert]').innerText";
+    assert_eq!(live.browser.run(alert), "Quorate\n\n3 members.");
     // The passing time is not announced every second.
     assert_eq!(live.browser.run("return !document.querySelector('[role=alert] time')"), true);
 }
@@ -612,7 +612,7 @@ impl Dashboard {
     }
 
     #[track_caller]
-    fn tells(&self, id: &str, text: &str) {
+    fn contains_text(&self, id: &str, text: &str) {
         self.until(text, &format!("return document.getElementById('{id}').innerText"));
     }
 
@@ -626,11 +626,11 @@ impl Dashboard {
     #[track_caller]
     fn until(&self, text: &str, script: &str) {
         let mut last = Value::Null;
-        let told = || {
+        let contains = || {
             last = self.browser.run(script);
             last.as_str()?.contains(text).then_some(())
         };
-        eventually(text, told);
+        eventually(text, contains);
     }
 }
 
@@ -641,34 +641,34 @@ fn the_buttons_of_the_dashboard_work() {
     let dashboard = Dashboard { browser: Browser::start() };
     dashboard.browser.open(&url);
     dashboard.live("Quorate");
-    dashboard.tells("written", "200: written");
+    dashboard.contains_text("written", "200: written");
     dashboard.press("Crash node 3");
-    dashboard.tells("done", "Crash node 3: done.");
+    dashboard.contains_text("done", "Crash node 3: done.");
     dashboard.press("Crash node 3");
-    dashboard.tells("done", "Crash node 3: node 3 is down: start it first.");
+    dashboard.contains_text("done", "Crash node 3: node 3 is down: start it first.");
     dashboard.part("1 | 2 3");
-    dashboard.tells("done", "Partition: node 4 is in no group");
+    dashboard.contains_text("done", "Partition: node 4 is in no group");
     dashboard.part("1 x");
-    dashboard.tells("done", "Partition: write node ids");
+    dashboard.contains_text("done", "Partition: write node ids");
     dashboard.live("Quorate");
 
     dashboard.part("1 2 3 | 4 5");
     dashboard.live("No quorum");
-    dashboard.tells("written", "503: this node's partition has no quorum");
+    dashboard.contains_text("written", "503: this node's partition has no quorum");
     dashboard.press("Start node 3");
     dashboard.live("Quorate");
-    dashboard.tells("written", "200: written");
+    dashboard.contains_text("written", "200: written");
     dashboard.browser.click("#heal");
-    dashboard.tells("done", "Heal: done.");
+    dashboard.contains_text("done", "Heal: done.");
     dashboard.press("Pause node 1");
     dashboard.live("Unknown");
-    dashboard.tells("written", "503: the cluster does not answer");
+    dashboard.contains_text("written", "503: the cluster does not answer");
     dashboard.browser.click("#again");
     dashboard.press("Resume node 1");
     dashboard.live("Quorate");
-    dashboard.tells("written", "503");
+    dashboard.contains_text("written", "503");
     dashboard.browser.click("#write");
-    dashboard.tells("written", "200: written");
+    dashboard.contains_text("written", "200: written");
 
     for complaint in dashboard.browser.complaints() {
         let refused = ["/write - ", "/partition - ", "/nodes/3/crash - "];
@@ -714,10 +714,13 @@ fn the_dashboard_prints_why_it_does_not_start() {
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     for wrong in [&["--prot"][..], &["--port"], &["--port", "70000"], &["8080"]] {
-        let (status, told) = run(wrong);
-        assert_eq!((status, told.trim()), (Some(2), "usage: dashboard [--corosync] [--port PORT]"));
+        let (status, message) = run(wrong);
+        assert_eq!(
+            (status, message.trim()),
+            (Some(2), "usage: dashboard [--corosync] [--port PORT]")
+        );
     }
-    let (status, told) = run(&["--port", &port]);
-    let says = format!("cannot serve on 127.0.0.1:{port}: Address already in use");
-    assert!(status == Some(1) && told.starts_with(&says), "{told}");
+    let (status, message) = run(&["--port", &port]);
+    let expected = format!("cannot serve on 127.0.0.1:{port}: Address already in use");
+    assert!(status == Some(1) && message.starts_with(&expected), "{message}");
 }

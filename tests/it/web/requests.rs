@@ -388,9 +388,9 @@ async fn liveness_does_not_depend_on_quorum() {
     let all = "[+]ping ok\n[+]actor ok\nlivez check passed\n";
     assert_eq!(get(&quorum, "/livez?verbose").await, (StatusCode::OK, all.into()));
     quorum.stop().await;
-    let (status, told) = get(&quorum, "/livez?verbose").await;
+    let (status, body) = get(&quorum, "/livez?verbose").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(told.contains("[-]actor failed: the quorum actor has ended\n"), "{told}");
+    assert!(body.contains("[-]actor failed: the quorum actor has ended\n"), "{body}");
     assert_eq!(get(&quorum, "/livez/ping").await.0, StatusCode::OK);
 }
 
@@ -549,10 +549,10 @@ async fn the_history_is_sent_as_documented() {
     cluster.partition(&[&[1], &[2, 3]]).unwrap();
     recorder.expect_loss().await;
     let history = async |uri: &str| -> Vec<Value> {
-        let (status, told) = get(&quorum, uri).await;
+        let (status, body) = get(&quorum, uri).await;
         assert_eq!(status, StatusCode::OK);
-        let mut told: Value = serde_json::from_str(&told).unwrap();
-        serde_json::from_value(told["changes"].take()).unwrap()
+        let mut body: Value = serde_json::from_str(&body).unwrap();
+        serde_json::from_value(body["changes"].take()).unwrap()
     };
     let all = history("/quorum/history").await;
     let sequences: Vec<_> = all.iter().map(|change| change["sequence"].as_u64().unwrap()).collect();
@@ -627,11 +627,11 @@ async fn an_actor_that_is_stuck_is_not_alive() {
     quorum.wait_quorate().await.unwrap();
     assert_eq!(get(&quorum, "/livez").await.0, StatusCode::OK);
     let held = hold(&arbiter);
-    let told = actix::clock::timeout(DEADLINE, async {
+    let body = actix::clock::timeout(DEADLINE, async {
         loop {
-            let (status, told) = get(&quorum, "/livez?verbose").await;
+            let (status, body) = get(&quorum, "/livez?verbose").await;
             if status != StatusCode::OK {
-                break told;
+                break body;
             }
             actix::clock::sleep(Duration::from_millis(100)).await;
         }
@@ -639,8 +639,8 @@ async fn an_actor_that_is_stuck_is_not_alive() {
     .await
     .unwrap();
     assert!(
-        told.contains("[-]actor failed: the quorum actor has not run for 10 s or more"),
-        "{told}"
+        body.contains("[-]actor failed: the quorum actor has not run for 10 s or more"),
+        "{body}"
     );
     drop(held);
     eventually_async("it is alive again", || {
@@ -670,8 +670,8 @@ async fn a_client_in_rust_reads_the_state_and_the_history() {
     let quorum = script.handle();
     let state: State = read_and_written(&quorum, "/quorum").await;
     assert_eq!((state.quorum, state.ring_id), (Quorum::Unknown, None));
-    let told = Connection::connecting(2, Some(Error::Remote(refused.to_string())));
-    assert_eq!(state.connection, told);
+    let expected = Connection::connecting(2, Some(Error::Remote(refused.to_string())));
+    assert_eq!(state.connection, expected);
 
     let mut votes = Votes::default();
     (votes.expected, votes.total, votes.quorum) = (3, 3, 2);

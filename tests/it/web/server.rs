@@ -103,12 +103,12 @@ fn a_stream_sends_the_state_and_then_each_change() {
         (first.event.as_str(), first.id),
         ("changed", Some(service.quorum.snapshot().sequence))
     );
-    let told = json(&first);
+    let change = json(&first);
     assert_eq!(
-        (&told["cause"], &told["current"]["quorum"]),
+        (&change["cause"], &change["current"]["quorum"]),
         (&"subscribed".into(), &"quorate".into())
     );
-    let keys: Vec<_> = told.as_object().unwrap().keys().map(String::as_str).collect();
+    let keys: Vec<_> = change.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(keys, ["cause", "current", "is_loss", "joined", "left", "missed", "text"]);
 
     service.lose();
@@ -174,8 +174,8 @@ fn the_first_event_of_a_stream_obeys_the_lease() {
     drop(held);
     // That quorum is believed again is either published as a change or changes nothing.
     loop {
-        let told = json(&client.event().unwrap());
-        if told["quorum"] == "quorate" || told["current"]["quorum"] == "quorate" {
+        let change = json(&client.event().unwrap());
+        if change["quorum"] == "quorate" || change["current"]["quorum"] == "quorate" {
             break;
         }
     }
@@ -230,9 +230,9 @@ fn a_stream_is_never_silent_for_long() {
     let alive = client.event().unwrap();
     assert!(since.elapsed() < Duration::from_secs(15), "{:?}", since.elapsed());
     assert_eq!((alive.event.as_str(), alive.id), ("alive", None));
-    let told = json(&alive);
-    assert_eq!(told["sequence"], first.id.unwrap());
-    assert_eq!((&told["quorum"], &told["names"]["2"]), (&"quorate".into(), &"n2".into()));
+    let snapshot = json(&alive);
+    assert_eq!(snapshot["sequence"], first.id.unwrap());
+    assert_eq!((&snapshot["quorum"], &snapshot["names"]["2"]), (&"quorate".into(), &"n2".into()));
 }
 
 #[test]

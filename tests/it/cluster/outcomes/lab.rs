@@ -41,15 +41,16 @@ pub(crate) trait Lab {
     fn quorum(&self, id: u32) -> &QuorumHandle;
 }
 
-/// Waits until each of these nodes is in this state: `quorate 1 2, exclusive`, `quorate 1`, `inquorate 2`,
-/// `unknown`. A quorate node has a fencing token if and only if its state is exclusive.
+/// Waits until each of these nodes is in this state: `quorate 1 2, exclusive`, `quorate 1`,
+/// `inquorate 2`, `unknown`. A quorate node has a fencing token if and only if its state is
+/// exclusive.
 #[track_caller]
 pub(crate) fn expect<L: Lab>(lab: &L, states: &[(u32, &str)]) {
     expect_one_of(lab, &[states]);
 }
 
-/// Waits until all nodes are in the states of one of these lists, which have the same nodes. A state that
-/// ends with `, exclusive or not` matches both.
+/// Waits until all nodes are in the states of one of these lists, which have the same nodes. A
+/// state that ends with `, exclusive or not` matches both.
 #[track_caller]
 pub(crate) fn expect_one_of<L: Lab>(lab: &L, lists: &[&[(u32, &str)]]) {
     let mut now = Vec::new();
@@ -82,8 +83,8 @@ pub(crate) fn expect_votes<L: Lab>(lab: &L, id: u32, wanted: (u32, u32, u32)) {
     });
 }
 
-/// Waits until a node reports that each of these members has a quorum device that is alive, and which of
-/// the devices cast their votes.
+/// Waits until a node reports that each of these members has a quorum device that is alive, and
+/// which of the devices cast their votes.
 #[track_caller]
 pub(crate) fn expect_qdevices<L: Lab>(lab: &L, id: u32, wanted: &[(u32, bool)]) {
     let alive = VoteFlags::QDEVICE_REGISTERED | VoteFlags::QDEVICE_ALIVE;

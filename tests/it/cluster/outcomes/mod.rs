@@ -54,8 +54,8 @@ fn all_three<L: Lab>(lab: &L) {
     expect(lab, &[(1, ALL), (2, ALL), (3, ALL)]);
 }
 
-/// Node 1 loses its ring. It receives the packets of the others, so that it forms no ring, or a ring of
-/// its own if it excludes both of them at once. Then it may disturb their ring repeatedly.
+/// Node 1 loses its ring. It receives the packets of the others, so that it forms no ring, or a
+/// ring of its own if it excludes both of them at once. Then it may disturb their ring repeatedly.
 fn without_node_1<L: Lab>(lab: &L) {
     let (others, disturbed) = ("quorate 2 3, exclusive", "quorate 2 3, exclusive or not");
     expect_one_of(
