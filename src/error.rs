@@ -95,8 +95,8 @@ pub enum Error {
 
     /// Corosync runs without a quorum provider (`QUORUM_FREE`) and reports every node as quorate.
     #[error(
-        "corosync has no quorum provider and would report every node as quorate; write `provider: \
-         corosync_votequorum` into the section `quorum` of corosync.conf on all nodes and restart \
+        "corosync has no quorum provider and would report every node as quorate; set `provider: \
+         corosync_votequorum` in the section `quorum` of corosync.conf on all nodes and restart \
          corosync"
     )]
     NoProvider,

@@ -1,5 +1,5 @@
-//! Contains calls of code outside of this crate: recorders of metrics, loggers, wakers of other
-//! runtimes.
+//! Isolates this crate from the foreign code that it calls: metrics recorders, loggers, wakers of
+//! other runtimes.
 //!
 //! Such code may call back, so no lock is held while it runs. It may panic, even while another
 //! panic unwinds, so its panic is caught here.

@@ -224,7 +224,8 @@ impl QuorumActor {
         let delay = deadline.since(now);
         // A timer that is overdue does not count: after a suspend of the system it fires late.
         let fires_before = |timer: Moment| timer <= deadline && timer > now;
-        // The ticks of the connection also apply the deadlines, so a late one needs no timer.
+        // The ticks of the connection also apply the deadlines, so a deadline that is far away
+        // needs no timer yet.
         if delay > 2 * LONGEST_TICK || timer.is_some_and(fires_before) {
             return;
         }
@@ -279,7 +280,8 @@ impl QuorumActor {
 
     /// Does the work of each tick that does not depend on the connection.
     fn do_regular_work(&mut self) {
-        // Once a second, although ticks may be more frequent.
+        // At most twice a second, although ticks may be more frequent. Half of `SWEEP`, because a
+        // tick may be a little early.
         if self.swept_at.elapsed() >= SWEEP / 2 {
             self.sweep();
         }
@@ -289,7 +291,8 @@ impl QuorumActor {
         }
     }
 
-    /// Removes subscribers whose actors have ended, and records that this actor runs.
+    /// Removes subscribers whose actors have ended, which each delivery does, and records that this
+    /// actor runs.
     fn sweep(&mut self) {
         self.swept_at = Instant::now();
         #[cfg(feature = "web")]
@@ -357,8 +360,8 @@ impl StreamHandler<Result<LinkEvent, Error>> for QuorumActor {
         }
     }
 
-    /// Does nothing: the restart is already scheduled, and the default would restart without a
-    /// delay.
+    /// Does nothing: the restart is already scheduled. The default stops the actor, which the
+    /// supervisor would then restart without a delay.
     fn finished(&mut self, _: &mut Context<Self>) {}
 }
 
@@ -452,8 +455,8 @@ impl Handler<Stop> for QuorumActor {
                 let _ = closed.send(());
             });
             actor.stop_own();
-            // On the caller's arbiter this ends the spawned futures, and the actor with its last
-            // address.
+            // On the caller's arbiter this ends the spawned futures. The actor is dropped with its
+            // last address.
             ctx.stop();
         }));
     }
@@ -466,5 +469,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait for the connection to be closed before the actor ends.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How often subscribers whose actors have ended are removed, at the next tick.
+/// How often subscribers whose actors have ended are removed without a connection. With one, ticks
+/// and reads of the ring do it, after at least half of this time.
 const SWEEP: Duration = Duration::from_secs(1);

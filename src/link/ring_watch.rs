@@ -26,8 +26,8 @@ use crate::{
 /// One read of the daemon's counters (`stats.srp.*` in `cmap_keys(7)`).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RingReading {
-    /// The number of the connection to the counters. A new one may have been opened while the
-    /// daemon synchronised.
+    /// The number of the connection on which the counters were read. A daemon that synchronises
+    /// answers only on connections that were opened meanwhile.
     pub(crate) connection: u64,
     /// When the first counter was requested, minus the possible age of the counters.
     pub(crate) asked_at: Moment,
@@ -108,8 +108,8 @@ struct Current {
 struct Past {
     /// The number of connections opened so far.
     connections: AtomicU64,
-    /// Whether a read has succeeded. Then a later failure does not mean that the counters are
-    /// missing.
+    /// Whether a read has succeeded, or was cancelled on open connections. Then a later failure
+    /// does not mean that the counters are missing.
     was_watched: AtomicBool,
     /// The reason of the last warning that the ring is not watched.
     warned: Mutex<Option<String>>,
@@ -208,7 +208,7 @@ struct Reader {
 
 /// The connections to the daemon.
 struct Maps {
-    /// The number of this connection.
+    /// The number of this pair of connections: see [`RingReading::connection`].
     number: u64,
     /// The map with the configuration and the timeouts.
     default: Cmap,
@@ -251,8 +251,8 @@ const COROSYNC_2: Keys = Keys {
 /// How long to wait for a live daemon to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How old the votes of the nodelist may be. Added votes appear in votequorum's expected votes at
-/// once.
+/// How old the votes of the nodelist may be. This does no harm: added votes appear in votequorum's
+/// expected votes at once.
 const NODELIST_AGE: Duration = Duration::from_secs(10);
 
 /// How old the timeouts may be. A reload of the configuration changes them.
@@ -262,7 +262,7 @@ const TIMEOUTS_AGE: Duration = Duration::from_secs(1);
 enum Failed {
     /// No read can succeed.
     Unwatchable(String),
-    /// The service refuses this process. The next attempt may succeed if one has succeeded before.
+    /// The service refuses this process. `answer` decides whether the next attempt may succeed.
     Refused(Error),
     /// The next attempt may succeed.
     Transient(Error),
@@ -331,8 +331,8 @@ impl Reader {
                 key.to_string_lossy()
             ))),
         };
-        // Counters of a new ring are read before those of the old one. A read during a ring change
-        // then shows GATHER, which the next read explains.
+        // The counter that grows when a ring forms is read before those that grow when a ring ends.
+        // So a read during a ring change shows GATHER, which the next read explains.
         let (operational_entered, gather_entered, token_lost, tokens) = (
             counter(maps.keys.operational_entered)?,
             counter(maps.keys.gather_entered)?,

@@ -31,7 +31,7 @@ pub(super) struct Subscription {
     runner: CoalescingRunner,
     /// The number of the last message that the subscriber has dropped.
     pub(super) last_acked: AtomicU64,
-    /// The request that the next delivery executes first: one of the constants below.
+    /// What the next delivery does first: one of the constants below.
     request: AtomicU8,
     /// Only the thread that delivers locks it, so no thread waits for the lock.
     ///
@@ -42,7 +42,8 @@ pub(super) struct Subscription {
     pub(super) delivery: Mutex<Delivery>,
 }
 
-/// The requests, the strongest last.
+/// The requests to a delivery, the strongest last. They have nothing to do with the request in
+/// [`InMailbox`].
 const NOTHING: u8 = 0;
 const START_OVER: u8 = 1;
 const END: u8 = 2;
@@ -67,8 +68,9 @@ pub(super) struct Progress {
     sent: u64,
 }
 
-/// The request that holds a message in the mailbox. It is exempt from the budget of tokio's tasks:
-/// with an exhausted budget, each poll would wake the delivery again at once, for ever.
+/// The future of `Recipient::send`, which holds a message in the mailbox. It is exempt from the
+/// budget of tokio's tasks: with an exhausted budget, each poll would wake the delivery again at
+/// once, for ever.
 type InMailbox = Pin<Box<Unconstrained<RecipientRequest<QuorumChanged>>>>;
 
 impl Subscription {
@@ -92,7 +94,7 @@ impl Subscription {
     /// last one. Returns `false` if the subscription has ended.
     ///
     /// Any thread may call it, also from code that runs during a delivery. If a delivery is already
-    /// running, that delivery is repeated.
+    /// running, that delivery is repeated, and this call returns `true`.
     pub(super) fn deliver(self: &Arc<Self>, initiator: Initiator<'_>) -> bool {
         let deliver = || {
             let mut delivery = self.delivery.lock();
@@ -108,8 +110,9 @@ impl Subscription {
                 .unwrap_or_default(),
             };
             // Dropped without the lock, because the drop may run code of the user. Both must be
-            // dropped: the subscriber may keep its last message, which holds this subscription and
-            // so the address, and the mailbox may hold a waker that holds this subscription.
+            // dropped, because each may be part of a cycle: a message that the subscriber keeps
+            // holds this subscription and so the subscriber's address, and the mailbox may hold a
+            // waker that holds this subscription.
             let ended =
                 (!is_alive).then(|| (delivery.subscriber.take(), delivery.in_mailbox.take()));
             drop(delivery);
@@ -171,11 +174,11 @@ impl Delivery {
     ///
     /// | case | what happens | returns |
     /// |---|---|---|
-    /// | the last message is not handled | it wakes the subscription later | `is_alive` |
-    /// | the subscriber's thread calls, and everything was sent | the request is kept | `true` |
+    /// | the last message is not handled | handling it wakes the subscription | `is_alive` |
+    /// | the subscriber's thread calls, and everything was sent | `in_mailbox` is kept | `true` |
     /// | `Stopped` was sent, so nothing follows | the subscriber's address is dropped | `false` |
     /// | the subscriber's actor has ended | nothing is sent | `false` |
-    /// | everything was sent | the request is freed | `true` |
+    /// | everything was sent | `in_mailbox` is freed | `true` |
     /// | a message is next | it is sent | `true` |
     ///
     /// After the last row the table applies again, if the message was handled at once or another

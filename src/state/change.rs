@@ -48,7 +48,7 @@ pub struct QuorumChanged {
     pub current: Arc<Snapshot>,
     /// The nodes that became members since `previous`, ascending.
     pub joined: Nodes,
-    /// The members in `previous` that have left since, ascending. A node that left and returned is
+    /// The members of `previous` that have left since, ascending. A node that left and returned is
     /// in both lists.
     pub left: Nodes,
     /// The reason for the change; of several changes, the reason for the last one.
@@ -157,13 +157,13 @@ pub enum Cause {
     /// The membership changed, or was reported for the first time on this connection.
     Membership,
     /// Corosync decided about quorum, or a deadline passed: a decision is overdue and no longer
-    /// counts, a gain that was held back is published, or a lease expired unnoticed and is
-    /// extended.
+    /// counts, the ring was not found to be alive in time, a gain that was held back is published,
+    /// or a lease expired unnoticed and is extended.
     Quorum,
     /// Votequorum reported other votes.
     Votes,
-    /// The ring started to re-form, was found to be alive, or was not found to be alive in time:
-    /// see [`Snapshot::ring`].
+    /// A read of the daemon's counters changed what is known about the ring: it started to re-form,
+    /// was found to be alive, or cannot be watched. See [`Snapshot::ring`].
     Ring,
     /// Corosync has not answered for the length of the lease.
     Stalled,

@@ -25,11 +25,12 @@ use crate::{
 )]
 #[non_exhaustive]
 pub enum RingState {
-    /// Not known: the ring was not yet found to be alive on this connection, or not for too long.
-    /// Quorum is not believed.
+    /// Not known: the ring has not yet been found to be alive on this connection, or not recently
+    /// enough. Quorum is not believed.
     #[default]
     Unknown,
-    /// The daemon was in totem's OPERATIONAL state at its last check.
+    /// The daemon was in totem's OPERATIONAL state at the last evidence: a read of its counters or
+    /// a decision.
     Operational,
     /// The daemon has left the ring and is forming another one (totem's GATHER state), or has
     /// formed one without a decision. The old decision counts for a short time only.
@@ -49,8 +50,8 @@ pub(super) struct RingEvidence {
     decided: Option<DecidedRing>,
     /// The ring of the last notification from Corosync.
     announced: Option<RingId>,
-    /// When each ring that no read has shown yet was first notified, oldest first. Each of them
-    /// explains one change of the daemon to OPERATIONAL.
+    /// When each ring that no read has shown yet was announced, oldest first. Each of them explains
+    /// one change of the daemon to OPERATIONAL.
     unseen: Vec<Moment>,
     /// The moment until which the decision may be believed. `None` without evidence, and once the
     /// deadline has passed.
@@ -59,11 +60,12 @@ pub(super) struct RingEvidence {
     /// A moment after which the token has moved, and how long after it the ring is believed to be
     /// alive.
     token_seen: Option<(Moment, Duration)>,
-    /// Evidence from before this moment does not count, because a deadline has passed then.
+    /// Evidence from before this moment does not count, because a deadline passed then.
     not_before: Moment,
 }
 
-/// A moment at which the ring of the decision was OPERATIONAL and no ring without us had formed.
+/// A moment at which the ring of the decision was OPERATIONAL and no ring without this node had
+/// formed.
 #[derive(Clone, Copy, Debug)]
 enum Proof {
     /// The decision itself is the proof. No read has proved it yet.
@@ -82,16 +84,19 @@ enum Watch {
 
 #[derive(Debug)]
 struct Reads {
-    /// The read with which the next one is compared.
+    /// The read with which the next one is compared. It may be older than the last read, because
+    /// reads in quick succession are not compared.
     anchor: RingReading,
+    /// When the last read was answered.
     answered_at: Moment,
     /// The moment since which the daemon has answered without a gap longer than `longest_gap`.
     unbroken_since: Moment,
     /// Whether there was such a gap. A daemon that was stopped may continue with a token that
     /// waited for it, until its own token timer fires.
     had_gap: bool,
-    /// Whether the token has moved since the last gap. One movement is not enough: tokens that
-    /// waited for a stopped daemon arrive in one burst.
+    /// Whether the token has moved since the last gap. `is_trusted` uses this only before the first
+    /// gap. One movement is not enough: tokens that waited for a stopped daemon arrive in one
+    /// burst.
     has_moved: bool,
     /// When a read last showed that the token had moved.
     moved_at: Moment,
@@ -112,7 +117,7 @@ struct DecidedRing {
     ring_id: RingId,
     /// When the decision was applied. A read that was requested later shows the state after it.
     applied_at: Moment,
-    /// A moment before which Corosync had not sent the decision.
+    /// When the queue was last empty before the decision, so Corosync sent the decision later.
     drained_at: Moment,
 }
 
@@ -252,7 +257,7 @@ impl RingEvidence {
         self.unseen.retain(|applied_at| *applied_at >= asked_at);
     }
 
-    /// Records a read in which a counter has moved since the previous read.
+    /// Records a read in which a counter has moved since the anchor, the read before it.
     ///
     /// The phase depends on the rings that the daemon has formed between the two reads:
     ///
@@ -293,17 +298,17 @@ impl RingEvidence {
         reads.anchor = reading;
     }
 
-    /// Records a read in which no counter has moved since the previous read. If the token has
-    /// moved between the two reads, the ring was alive when the first one was requested.
+    /// Records a read in which no counter has moved since the anchor, the read before it. If the
+    /// token has moved between the two reads, the ring was alive when the first one was requested.
     ///
     /// The first row that applies decides:
     ///
     /// | case | what happens |
     /// |---|---|
-    /// | this read was requested within `SECOND_READ` of the previous answer | it is discarded |
+    /// | this read was requested within `SECOND_READ` of the first answer | it is discarded |
     /// | the token has not moved | it proves nothing; the next read is compared with it |
-    /// | the ring is not the ring of the decision | the token was seen, but proves nothing |
-    /// | the token had stopped before for longer than `longest_gap` | the same |
+    /// | the decision is about another ring, or newer than the first read | the token was seen, but proves nothing |
+    /// | the token had not moved for longer than `longest_gap` before | the same |
     /// | a deadline has passed since the first read was requested | the same |
     /// | the daemon may still continue with an old token (`is_trusted`) | the same |
     /// | otherwise | the deadline is extended; if `is_long`, that of `is_exclusive()` as well |
@@ -369,8 +374,9 @@ impl Reads {
         self.anchor.token * 3 / 4
     }
 
-    /// Whether the daemon's own token timer has had time to fire since a gap. On a new connection:
-    /// whether the token has moved twice.
+    /// Whether the daemon's own token timer has had time to fire since a gap. Without a gap:
+    /// whether the token had moved before this read, so that this is its second movement or a later
+    /// one.
     fn is_trusted(&self, asked_at: Moment) -> bool {
         if self.had_gap { self.is_long(asked_at) } else { self.has_moved }
     }
@@ -684,6 +690,7 @@ mod tests {
         assert_eq!(watched.state(), RingState::Operational, "one that was watched stays so");
     }
 
+    /// Reads once, with this number of tokens.
     fn raw(w: &mut Watched, asked: u64, tokens: u64) {
         let reading = RingReading {
             connection: w.connection,

@@ -17,7 +17,7 @@ pub(super) fn print_command() {
 fn command(test: &str) -> String {
     let program = env::current_exe().ok();
     let stem = program.as_ref().and_then(|program| program.file_stem()?.to_str());
-    // Cargo adds a hash.
+    // Cargo appends a hash to the name of the program.
     let name = stem.and_then(|stem| stem.rsplit_once('-')).map_or("it", |(name, _)| name);
     let features = features();
     format!("cargo test --features '{features}' --test {name} -- --include-ignored --exact {test}")
