@@ -153,7 +153,7 @@ impl QuorumActor {
         resources.own_addr = Some(ctx.address());
         let sweeping = sweep_regularly(ctx);
         let connecting = Arc::clone(&resources.source).connect(self.trust, &self.blocking_worker);
-        let timeout = ctx.run_later(CONNECT_TIMEOUT, move |actor, ctx| {
+        let timeout = ctx.run_later(UNRESPONSIVE_AFTER, move |actor, ctx| {
             actor.apply(Event::Failed { attempt, error: Error::Unresponsive }, ctx);
         });
         let task = ctx.spawn(connecting.into_actor(self).map(move |result, actor, ctx| {
@@ -464,7 +464,7 @@ impl Handler<Stop> for QuorumActor {
 
 /// How long Corosync may take to accept the connection before a failure is published. An attempt
 /// usually takes milliseconds.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(2);
 
 /// How long to wait for the connection to be closed before the actor ends.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);

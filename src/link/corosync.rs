@@ -15,7 +15,7 @@ use crate::{
         clock::{Clock, Moment},
         connection::sealed::{Connecting, QuorumConnection, Source},
         probe::{Probe, ProbeConfig, ProbeThread},
-        ring_watch::{RingThread, RingWatch, unwatched},
+        ring_watch::{RingThread, RingWatch, unwatched_warning},
         trust::TrustPolicy,
     },
 };
@@ -84,7 +84,7 @@ impl Corosync {
                 log::Level::Warn,
                 "{}. Corosync's version is not known either. Corosync 3 is assumed, and the next \
                  request kills a daemon of Corosync 2: with Corosync 2, set QuorumBuilder::model(Model::V0)",
-                unwatched(why)
+                unwatched_warning(why)
             );
         }
     }

@@ -189,7 +189,7 @@ impl RingWatch for RingThread {
 }
 
 /// Returns the text of a warning that the ring is not watched.
-pub(crate) fn unwatched(why: &str) -> String {
+pub(crate) fn unwatched_warning(why: &str) -> String {
     format!(
         "the ring is not watched, so a node may be reported quorate although the other nodes continue \
          without it, and is_exclusive() is false: {why}"
@@ -300,7 +300,7 @@ impl Reader {
     fn unwatched(&self, why: &str) -> RingUpdate {
         let before = self.past.warned.lock().replace(why.to_owned());
         if before.is_none_or(|before| before != why) {
-            crate::foreign::log!(log::Level::Warn, "{}", unwatched(why));
+            crate::foreign::log!(log::Level::Warn, "{}", unwatched_warning(why));
         }
         RingUpdate::Unwatched
     }

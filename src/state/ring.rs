@@ -89,7 +89,7 @@ struct Reads {
     anchor: RingReading,
     /// When the last read was answered.
     answered_at: Moment,
-    /// The moment since which the daemon has answered without a gap longer than `longest_gap`.
+    /// The moment since which the daemon has answered without a gap longer than `allowed_gap`.
     unbroken_since: Moment,
     /// Whether there was such a gap. A daemon that was stopped may continue with a token that
     /// waited for it, until its own token timer fires.
@@ -175,7 +175,7 @@ impl RingEvidence {
     }
 
     /// Ends the belief in the ring if its deadline has passed. Returns whether it has.
-    pub(super) fn expire_at(&mut self, now: Moment) -> bool {
+    pub(super) fn expire_if_due(&mut self, now: Moment) -> bool {
         match self.until() {
             Some(until) if now >= until => {
                 self.expire(until);
@@ -232,8 +232,8 @@ impl RingEvidence {
             self.until = Some(self.until.map_or(until, |before| before.max(until)));
             // After a gap the decision is no proof: a daemon that was stopped continues with
             // messages that waited for it.
-            let answers = now.since(reads.answered_at) <= reads.longest_gap();
-            if answers && reads.is_long(drained_at) {
+            let is_answering = now.since(reads.answered_at) <= reads.allowed_gap();
+            if is_answering && reads.is_past_token_timeout(drained_at) {
                 self.proof = Some(Proof::Decision(drained_at));
             }
         }
@@ -254,7 +254,7 @@ impl RingEvidence {
             Watch::Pending | Watch::Unwatched => self.watch = Watch::Watched(Reads::new(reading)),
         }
         // This read shows every ring that was announced before the read was requested.
-        self.unseen.retain(|applied_at| *applied_at >= asked_at);
+        self.unseen.retain(|announced_at| *announced_at >= asked_at);
     }
 
     /// Records a read in which a counter has moved since the anchor, the read before it.
@@ -308,10 +308,10 @@ impl RingEvidence {
     /// | this read was requested within `SECOND_READ` of the first answer | it is discarded |
     /// | the token has not moved | it proves nothing; the next read is compared with it |
     /// | the decision is about another ring, or newer than the first read | the token was seen, but proves nothing |
-    /// | the token had not moved for longer than `longest_gap` before | the same |
+    /// | the token had not moved for longer than `allowed_gap` before | the same |
     /// | a deadline has passed since the first read was requested | the same |
     /// | the daemon may still continue with an old token (`is_trusted`) | the same |
-    /// | otherwise | the deadline is extended; if `is_long`, that of `is_exclusive()` as well |
+    /// | otherwise | the deadline is extended; if `is_past_token_timeout`, that of `is_exclusive()` as well |
     fn confirm(&mut self, reading: RingReading, settle_grace: Duration) {
         let Watch::Watched(reads) = &mut self.watch else { return };
         let before = &reads.anchor;
@@ -331,12 +331,12 @@ impl RingEvidence {
             });
         // In a live ring the token returns several times within its timeout. The first movement
         // after a longer pause may be that of a ring that is still being formed.
-        let was_frozen = proved_at.since(reads.moved_at) > reads.longest_gap();
+        let was_frozen = proved_at.since(reads.moved_at) > reads.allowed_gap();
         let is_evidence = is_about_decision && !was_frozen && proved_at >= self.not_before;
         if is_evidence && reads.is_trusted(proved_at) {
             let until = proved_at.after(lease);
             self.until = Some(self.until.map_or(until, |before| before.max(until)));
-            if reads.is_long(proved_at) {
+            if reads.is_past_token_timeout(proved_at) {
                 self.proof = Some(Proof::Reads(proved_at));
             }
         }
@@ -361,7 +361,7 @@ impl Reads {
 
     /// Records a gap in the answers after which other nodes may have excluded this daemon.
     fn note_gap(&mut self, reading: &RingReading) {
-        if reading.answered_at.since(self.answered_at) > self.longest_gap() {
+        if reading.answered_at.since(self.answered_at) > self.allowed_gap() {
             (self.unbroken_since, self.had_gap) = (reading.answered_at, true);
             self.has_moved = false;
         }
@@ -370,21 +370,21 @@ impl Reads {
 
     /// Returns how long the daemon may be silent before other nodes may lose the token that it
     /// holds.
-    fn longest_gap(&self) -> Duration {
+    fn allowed_gap(&self) -> Duration {
         self.anchor.token * 3 / 4
     }
 
     /// Whether the daemon's own token timer has had time to fire since a gap. Without a gap:
     /// whether the token had moved before this read, so that this is its second movement or a later
     /// one.
-    fn is_trusted(&self, asked_at: Moment) -> bool {
-        if self.had_gap { self.is_long(asked_at) } else { self.has_moved }
+    fn is_trusted(&self, moment: Moment) -> bool {
+        if self.had_gap { self.is_past_token_timeout(moment) } else { self.has_moved }
     }
 
     /// Whether the daemon's own token timer has had time to fire since a gap or since the first
     /// read of the connection: the daemon may have been stopped just before that read.
-    fn is_long(&self, asked_at: Moment) -> bool {
-        asked_at >= self.unbroken_since.after(self.anchor.token)
+    fn is_past_token_timeout(&self, moment: Moment) -> bool {
+        moment >= self.unbroken_since.after(self.anchor.token)
     }
 }
 
@@ -455,7 +455,7 @@ mod tests {
                 consensus: ms(CONSENSUS),
                 configured_votes: None,
             };
-            self.evidence.expire_at(at(now));
+            self.evidence.expire_if_due(at(now));
             self.evidence.read(reading, ms(GRACE));
         }
 
@@ -702,7 +702,7 @@ mod tests {
             consensus: ms(CONSENSUS),
             configured_votes: None,
         };
-        w.evidence.expire_at(at(asked));
+        w.evidence.expire_if_due(at(asked));
         w.evidence.read(reading, ms(GRACE));
     }
 

@@ -195,7 +195,7 @@ impl Tracker {
             link.ring.expire(link.lease);
         }
         let ring_until = link.ring.until();
-        let ring_passed = link.ring.expire_at(now);
+        let ring_passed = link.ring.expire_if_due(now);
         let overdue = link.is_overdue(&self.policy, now);
         if ring_passed && !overdue && before.quorum.is_quorate() {
             // The daemon must also be found to be alive after the deadline of the ring.
@@ -225,7 +225,7 @@ impl Tracker {
     /// The second deadline: the ring is alive.
     fn check_ring(&mut self, now: Moment, pending: &mut PendingChange) {
         // A read that has just arrived may have been requested too long ago.
-        self.link.ring.expire_at(now);
+        self.link.ring.expire_if_due(now);
         pending.after.ring = self.link.ring.state();
     }
 

@@ -251,7 +251,7 @@ fn a_stream_ends_with_the_actor() {
 }
 
 #[test]
-fn five_hundred_streams_end_at_the_latest_state() {
+fn five_hundred_streams_reach_the_latest_state() {
     const CLIENTS: usize = 500;
     const CHANGES: u64 = 300;
 
