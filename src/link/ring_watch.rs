@@ -44,6 +44,16 @@ pub struct RingReading {
     pub(crate) configured_votes: Option<u32>,
 }
 
+impl RingReading {
+    /// Returns for how long after the daemon was OPERATIONAL no ring without it can form: nodes in
+    /// GATHER wait for a silent node until the consensus timeout. A token that was lost is late for
+    /// all nodes within one round, which takes less than a fifth of the token timeout, so another
+    /// node may have begun to wait that much earlier.
+    pub(crate) fn exclusive_for(&self) -> Duration {
+        self.consensus.saturating_sub(self.token / 5)
+    }
+}
+
 /// The counters that change when a ring ends or forms, and stay the same while the ring is alive.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct RingCounters {

@@ -159,8 +159,7 @@ impl RingEvidence {
         let Watch::Watched(reads) = &self.watch else { return None };
         let (Proof::Decision(proved_at) | Proof::Reads(proved_at)) =
             self.proof.filter(|_| self.phase == Phase::Decided)?;
-        let RingReading { token, consensus, .. } = reads.anchor;
-        Some(proved_at.after(consensus.saturating_sub(token / 5)))
+        Some(proved_at.after(reads.anchor.exclusive_for()))
     }
 
     pub(super) fn configured_votes(&self) -> Option<u32> {

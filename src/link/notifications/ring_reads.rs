@@ -149,12 +149,11 @@ impl RingReads {
     }
 }
 
-/// Returns the interval between reads: a twelfth of the time for which a read proves exclusivity
-/// (`RingEvidence::exclusive_until`). `is_exclusive()` ends up to one interval before the daemon
+/// Returns the interval between reads: a twelfth of the time for which a read proves exclusivity.
+/// `is_exclusive()` ends up to one interval before the daemon
 /// notices the loss of its token.
 fn interval(reading: &RingReading) -> Duration {
-    let exclusive = reading.consensus.saturating_sub(reading.token / 5);
-    (exclusive / 12).clamp(SECOND_READ * 2, Duration::from_secs(10))
+    (reading.exclusive_for() / 12).clamp(SECOND_READ * 2, Duration::from_secs(10))
 }
 
 /// How often the token must have moved before reads become rare.
