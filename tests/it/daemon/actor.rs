@@ -403,24 +403,33 @@ fn the_actor_survives_the_death_of_the_daemon_at_any_moment() {
     watcher.until_lost();
     watcher.until_settled(Quorum::Quorate, &[1]);
     let whole = start.elapsed();
-    for round in 0..30 {
+    let connections = |changes: &[QuorumChanged]| {
+        changes.iter().filter(|change| change.cause == Cause::Connected).count()
+    };
+    let mut changes = Vec::new();
+    // A busy machine may take longer than before, so there are more rounds until the daemon has died
+    // after a connection, too.
+    for round in 0.. {
+        if round >= 30 && connections(&changes) > 1 {
+            break;
+        }
         let start = Instant::now();
         node.corosync.restart();
         // From half of the start to the end of the connection, each round a little later.
-        let until = whole * (50 + 2 * round) / 100;
+        let percent = if round < 30 { 50 + 2 * round } else { 100 * (round - 28) };
+        let until = whole * percent / 100;
         eventually("the time is reached", || (start.elapsed() >= until).then_some(()));
         node.corosync.kill();
         eventually("the loss is published", || (!watcher.quorum.is_quorate()).then_some(()));
+        changes.extend(watcher.rest());
     }
     node.corosync.start();
     node.corosync.wait_ready();
     eventually("quorate again", || watcher.quorum.is_quorate().then_some(()));
-    let changes = watcher.rest();
+    changes.extend(watcher.rest());
     for pair in changes.windows(2) {
         assert_eq!(pair[0].current, pair[1].previous);
     }
-    let connected = changes.iter().filter(|change| change.cause == Cause::Connected).count();
-    assert!(connected > 1, "{}", lines(&changes));
 }
 
 #[test]
