@@ -1,5 +1,7 @@
 //! Whether the votes prove that quorum was held without a break.
 
+use std::mem;
+
 use crate::libquorum::{NodeId, VoteFlags, Votes};
 
 /// Tracks the nodes that have not left this node's ring since the last decision.
@@ -8,11 +10,11 @@ pub(super) struct Continuity {
     /// The nodes that have been in every ring with this node since the last decision. `None` before
     /// the first decision of a connection.
     companions: Option<Vec<NodeId>>,
-    /// The companions and votes at the last membership change, until the votes after it are known.
-    unchecked: Option<Unchecked>,
+    /// The companions and votes at each membership change, until the votes after it are known.
+    unchecked: Vec<Unchecked>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Unchecked {
     companions: Vec<NodeId>,
     before: Votes,
@@ -38,21 +40,23 @@ impl Continuity {
         let Some(companions) = &mut self.companions else { return false };
         companions.retain(|node| members.contains(node) && !left.contains(node));
         if !was_held {
-            self.unchecked = None;
+            self.unchecked.clear();
             return false;
         }
         let Some(votes) = votes else { return true };
-        let before = votes.clone();
-        self.unchecked = Some(Unchecked { companions: companions.clone(), before });
+        let unchecked = Unchecked { companions: companions.clone(), before: votes.clone() };
+        if !self.unchecked.contains(&unchecked) {
+            self.unchecked.push(unchecked);
+        }
         others_may_be_quorate(companions, votes, votes)
     }
 
     /// Records the votes of the current membership. Returns whether these votes show that other
     /// nodes may have been quorate without this node.
     pub(super) fn votes(&mut self, votes: &Votes) -> bool {
-        self.unchecked.take().is_some_and(|Unchecked { companions, before }| {
-            !others_may_be_quorate(&companions, &before, &before)
-                && others_may_be_quorate(&companions, &before, votes)
+        mem::take(&mut self.unchecked).iter().any(|Unchecked { companions, before }| {
+            !others_may_be_quorate(companions, before, before)
+                && others_may_be_quorate(companions, before, votes)
         })
     }
 }

@@ -41,9 +41,9 @@ pub(super) struct Link {
     pub(super) ring: Ring,
     /// The nodes that have been in every ring with this node since the last decision.
     companions: Option<Set>,
-    /// The companions at the last change of membership, and the votes before it, until the votes
-    /// after it are known.
-    unchecked: Option<(Set, Votes)>,
+    /// The companions at each change of membership, and the votes before it, until the votes after
+    /// it are known.
+    unchecked: Vec<(Set, Votes)>,
     changed_at: Moment,
 }
 
@@ -194,7 +194,7 @@ impl Link {
             votes: None,
             ring: Ring { is_unwatched: !watched, ..Ring::default() },
             companions: None,
-            unchecked: None,
+            unchecked: Vec::new(),
             changed_at: Moment::default(),
         }
     }
@@ -288,7 +288,8 @@ impl Link {
         if let Some(votes) = &mut self.votes {
             votes.configured = self.ring.run.last().and_then(|read| read.configured_votes);
         }
-        let is_current = answer.asked_at > self.changed_at && self.decision.is_some();
+        // Before its decision votequorum may still report the votes of the previous membership.
+        let is_current = answer.asked_at > self.changed_at && self.is_settled();
         if let Some(decision) = &mut self.decision {
             let since = decision.asked.map_or(decision.decided_at, |(asked_at, _)| asked_at);
             if answer.asked_at > since {
@@ -296,10 +297,11 @@ impl Link {
             }
         }
         let (true, Some(votes)) = (is_current, &self.votes) else { return false };
-        let Some((companions, old)) = self.unchecked.take() else { return false };
+        let unchecked = std::mem::take(&mut self.unchecked);
         was_held
-            && !others_suffice(&companions, &old, &old)
-            && others_suffice(&companions, &old, votes)
+            && unchecked.iter().any(|(companions, old)| {
+                !others_suffice(companions, old, old) && others_suffice(companions, old, votes)
+            })
     }
 
     /// Returns whether others may have been quorate, by the votes that are known.
@@ -318,11 +320,11 @@ impl Link {
         }
         let Some(companions) = &mut self.companions else { return false };
         *companions = &(&*companions & &set(members)) - &set(left);
-        self.unchecked = None;
         if !was_held {
+            self.unchecked.clear();
             return false;
         }
-        self.unchecked = votes.map(|votes| (companions.clone(), votes.clone()));
+        self.unchecked.extend(votes.map(|votes| (companions.clone(), votes.clone())));
         votes.is_none_or(|votes| others_suffice(companions, votes, votes))
     }
 

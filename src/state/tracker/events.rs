@@ -112,7 +112,8 @@ impl Tracker {
         pending.after.votes_are_current = is_current && pending.after.votes.is_some();
         if let Some(votes) = &mut pending.after.votes {
             votes.configured = link.ring.configured_votes();
-            if is_current {
+            // Before its decision votequorum may still report the votes of the previous membership.
+            if is_current && link.decides_membership() {
                 pending.interrupted |= link.continuity.votes(votes) && link.quorate_since.is_some();
             }
         }

@@ -235,6 +235,55 @@ fn a_return_together_with_other_nodes_breaks_continuity_too() {
     assert_eq!(change.current.epoch, 1, "1 and 2 have no majority");
 }
 
+/// Five quorate nodes, of which node 5 was away and is in the next ring. It may have got three votes
+/// in place of one: then it may have been quorate alone.
+fn returning() -> Fold {
+    let mut fold = Fold::new();
+    fold.change(connected(true));
+    fold.change(nodelist(9, &[1, 2, 3, 4, 5], &[], &[]));
+    fold.change(quorum(9, true, &[1, 2, 3, 4, 5]));
+    fold.report_votes(&[1, 2, 3, 4, 5]);
+    fold.change_at(10, nodelist(13, &[1, 2, 3, 4], &[], &[5]));
+    fold.change_at(11, quorum(13, true, &[1, 2, 3, 4]));
+    fold.change_at(20, nodelist(17, &[1, 2, 3, 4, 5], &[5], &[]));
+    fold
+}
+
+/// The votes of all five nodes, with three of node 5.
+fn answered_with_more_votes(asked_at: u64) -> Event {
+    let votes = Votes {
+        members: ids(&[1, 2, 3, 4, 5]).into_iter().zip([1, 1, 1, 1, 3]).collect(),
+        total: 7,
+        expected: 7,
+        highest_expected: 7,
+        quorum: 4,
+        ..Votes::default()
+    };
+    let asked_at = at(asked_at).moment;
+    Event::Answered(Answer { asked_at, quorate: true, votes: Some(votes), local: None })
+}
+
+/// Between the nodelist and the decision, votequorum may still report the previous votes.
+#[test]
+fn votes_from_before_the_decision_do_not_prove_continuity() {
+    let mut fold = returning();
+    let (votes, asked_at) = (fold.now().votes.clone(), at(30).moment);
+    fold.change_at(31, Event::Answered(Answer { asked_at, quorate: true, votes, local: None }));
+    fold.change_at(40, quorum(17, true, &[1, 2, 3, 4, 5]));
+    let change = fold.change_at(51, answered_with_more_votes(50));
+    assert_eq!(change.current.epoch, change.previous.epoch + 1);
+}
+
+#[test]
+fn continuity_is_checked_for_each_ring_since_the_last_votes() {
+    let mut fold = returning();
+    fold.change_at(21, quorum(17, true, &[1, 2, 3, 4, 5]));
+    fold.change_at(30, nodelist(21, &[1, 2, 3, 4, 5], &[], &[]));
+    fold.change_at(31, quorum(21, true, &[1, 2, 3, 4, 5]));
+    let change = fold.change_at(51, answered_with_more_votes(50));
+    assert_eq!(change.current.epoch, change.previous.epoch + 1);
+}
+
 #[test]
 fn a_membership_without_a_decision_breaks_continuity() {
     let mut fold = Fold::with_votes();
