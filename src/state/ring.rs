@@ -117,7 +117,7 @@ struct DecidedRing {
     ring_id: RingId,
     /// When the decision was applied. A read that was requested later shows the state after it.
     applied_at: Moment,
-    /// When the queue was last empty before the decision, so Corosync sent the decision later.
+    /// A moment before which Corosync had not sent the first decision about this ring.
     drained_at: Moment,
 }
 
@@ -215,7 +215,9 @@ impl RingEvidence {
     ) {
         let last = self.decided;
         let is_new_ring = last.is_none_or(|last| last.ring_id != ring_id);
-        self.decided = Some(DecidedRing { ring_id, applied_at: now, drained_at });
+        let first_drained_at =
+            last.filter(|_| !is_new_ring).map_or(drained_at, |last| last.drained_at);
+        self.decided = Some(DecidedRing { ring_id, applied_at: now, drained_at: first_drained_at });
         if !is_new_ring {
             return;
         }
@@ -631,6 +633,22 @@ mod tests {
         later(&mut watched);
         watched.read(3_050 + CONSENSUS / 2 + 1);
         assert_eq!(watched.state(), RingState::Operational);
+    }
+
+    /// Quorum changes by other means than a ring, for example by the expected votes.
+    #[test]
+    fn another_decision_about_the_same_ring_does_not_explain_later_rings() {
+        let mut w = Watched::for_ms(3_000);
+        w.gather();
+        w.operational();
+        w.decide(13, 3_050);
+        // After the consensus timeout the daemon forms a ring with other members, and synchronises.
+        w.gather();
+        w.operational();
+        w.decide(13, 4_400);
+        w.connection += 1;
+        w.read(4_450);
+        assert_eq!(w.state(), RingState::Gather);
     }
 
     #[test]
