@@ -50,9 +50,11 @@ pub(super) struct RingEvidence {
     decided: Option<DecidedRing>,
     /// The ring of the last notification from Corosync.
     announced: Option<RingId>,
-    /// When each ring that no read has shown yet was announced, oldest first. Each of them explains
+    /// The announcements of rings that no read has shown yet, oldest first. Each of them explains
     /// one change of the daemon to OPERATIONAL.
-    unseen: Vec<Moment>,
+    unseen: Vec<Announcement>,
+    /// Whether a read has shown a ring that was not announced. The next announcement may be its.
+    has_unannounced: bool,
     /// The moment until which the decision may be believed. `None` without evidence, and once the
     /// deadline has passed.
     until: Option<Moment>,
@@ -109,6 +111,14 @@ enum Phase {
     Decided,
     /// A counter has moved, and the last decision does not explain it.
     Gather,
+}
+
+/// The first notification of a ring.
+#[derive(Clone, Copy, Debug)]
+struct Announcement {
+    applied_at: Moment,
+    /// Whether an earlier read may have shown this ring.
+    may_be_seen: bool,
 }
 
 /// The ring of the last decision about quorum.
@@ -199,8 +209,11 @@ impl RingEvidence {
             // It does not explain a ring that forms later.
             let is_first = self.announced.replace(ring_id).is_none();
             if !is_first && !matches!(self.watch, Watch::Unwatched) {
-                self.unseen.push(now);
+                let may_be_seen = self.has_unannounced;
+                self.unseen.push(Announcement { applied_at: now, may_be_seen });
             }
+            // Rings before this one are no longer announced.
+            self.has_unannounced = false;
         }
     }
 
@@ -255,7 +268,7 @@ impl RingEvidence {
             Watch::Pending | Watch::Unwatched => self.watch = Watch::Watched(Reads::new(reading)),
         }
         // This read shows every ring that was announced before the read was requested.
-        self.unseen.retain(|announced_at| *announced_at >= asked_at);
+        self.unseen.retain(|announcement| announcement.applied_at >= asked_at);
     }
 
     /// Records a read in which a counter has moved since the anchor, the read before it.
@@ -266,7 +279,7 @@ impl RingEvidence {
     /// |---|---|
     /// | none: the daemon has only left its ring | `Gather` |
     /// | some, and none was announced by a notification | `Gather` |
-    /// | all were announced | `Decided` |
+    /// | all were announced, and no earlier read has shown them | `Decided` |
     /// | some were announced, the read came soon after the decision | `Decided` |
     /// | some were announced, both reads used the same connection | `Decided` |
     /// | some were announced, otherwise | `Gather` |
@@ -279,7 +292,9 @@ impl RingEvidence {
         let rings = now.operational_entered.wrapping_sub(before.operational_entered);
         let rings = usize::try_from(rings).unwrap_or(usize::MAX);
         let explained = rings.min(self.unseen.len());
+        let unseen = self.unseen.iter().filter(|ring| !ring.may_be_seen).count();
         self.unseen.drain(..explained);
+        self.has_unannounced |= rings > explained;
         // A ring that was replaced at once is not announced, so there may be more rings than
         // announcements. Such a ring does not matter if it formed before the ring of the decision
         // or soon after: nodes exclude a silent node only after the consensus timeout, so the ring
@@ -289,7 +304,7 @@ impl RingEvidence {
             reading.answered_at.since(decided.drained_at) <= reading.consensus / 2
         });
         let all_explained =
-            explained == rings || is_prompt || reading.connection == reads.anchor.connection;
+            unseen >= rings || is_prompt || reading.connection == reads.anchor.connection;
         self.phase = if explained > 0 && all_explained { Phase::Decided } else { Phase::Gather };
         // The deadline also applies to an explained ring: a GATHER may have followed the decision.
         let until = reading.asked_at.after(reading.consensus.saturating_add(settle_grace));
@@ -648,6 +663,22 @@ mod tests {
         w.decide(13, 4_400);
         w.connection += 1;
         w.read(4_450);
+        assert_eq!(w.state(), RingState::Gather);
+    }
+
+    #[test]
+    fn an_announcement_after_the_read_of_its_ring_does_not_explain_the_next_ring() {
+        let mut w = Watched::for_ms(3_000);
+        w.gather();
+        w.operational();
+        w.read(3_100);
+        assert_eq!(w.state(), RingState::Gather, "it is not announced yet");
+        w.decide(13, 3_150);
+        // The next read is answered after another ring has formed, which is not announced.
+        w.gather();
+        w.operational();
+        w.connection += 1;
+        w.read(3_150 + CONSENSUS / 2 + 1);
         assert_eq!(w.state(), RingState::Gather);
     }
 
