@@ -96,6 +96,8 @@ struct Reads {
     /// Whether there was such a gap. A daemon that was stopped may continue with a token that
     /// waited for it, until its own token timer fires.
     had_gap: bool,
+    /// The ring that was decided may have ended in the gap after this moment.
+    gap_began: Moment,
     /// Whether the token has moved since the last gap. `is_trusted` uses this only before the first
     /// gap. One movement is not enough: tokens that waited for a stopped daemon arrive in one
     /// burst.
@@ -242,10 +244,10 @@ impl RingEvidence {
             && drained_at >= self.not_before
         {
             let RingReading { token, consensus, .. } = reads.anchor;
-            let until = drained_at.after((token + consensus).saturating_add(settle_grace));
+            let until =
+                reads.alive_at(drained_at).after((token + consensus).saturating_add(settle_grace));
             self.until = Some(self.until.map_or(until, |before| before.max(until)));
-            // After a gap the decision is no proof: a daemon that was stopped continues with
-            // messages that waited for it.
+            // After a gap the decision is no proof: other nodes had time to exclude this one.
             let is_answering = now.since(reads.answered_at) <= reads.allowed_gap();
             if is_answering && reads.is_past_token_timeout(drained_at) {
                 self.proof = Some(Proof::Decision(drained_at));
@@ -370,6 +372,7 @@ impl Reads {
             answered_at,
             unbroken_since: answered_at,
             had_gap: false,
+            gap_began: Moment::default(),
             has_moved: false,
             moved_at: answered_at,
         }
@@ -378,10 +381,23 @@ impl Reads {
     /// Records a gap in the answers after which other nodes may have excluded this daemon.
     fn note_gap(&mut self, reading: &RingReading) {
         if reading.answered_at.since(self.answered_at) > self.allowed_gap() {
+            // A gap soon after another one belongs to it.
+            if !self.had_gap || self.is_past_token_timeout(self.answered_at) {
+                self.gap_began = self.answered_at.after(self.allowed_gap());
+            }
             (self.unbroken_since, self.had_gap) = (reading.answered_at, true);
             self.has_moved = false;
         }
         self.answered_at = reading.answered_at;
+    }
+
+    /// Returns when the ring of a new decision, which was sent after `drained_at`, was alive. A
+    /// daemon that was stopped continues with messages that waited for it. So until its own token
+    /// timer has had time to fire, the ring may have ended in the gap.
+    fn alive_at(&self, drained_at: Moment) -> Moment {
+        let alive_at = drained_at.min(self.answered_at.after(self.allowed_gap()));
+        let may_be_old = self.had_gap && !self.is_past_token_timeout(drained_at);
+        if may_be_old { alive_at.min(self.gap_began) } else { alive_at }
     }
 
     /// Returns how long the daemon may be silent before other nodes may lose the token that it
@@ -541,7 +557,9 @@ mod tests {
         watched.operational();
         watched.decide(13, 4_300);
         assert_eq!(watched.state(), RingState::Operational);
-        assert_eq!(watched.evidence.until(), Some(at(4_300 + TOKEN + CONSENSUS + GRACE)));
+        // After a gap in the answers the ring may have ended in the gap.
+        let ended_at = 3_100 + TOKEN * 3 / 4;
+        assert_eq!(watched.evidence.until(), Some(at(ended_at + TOKEN + CONSENSUS + GRACE)));
         watched.read(4_310);
         assert_eq!(watched.state(), RingState::Operational, "the decision explains the ring");
         watched.read(4_400);
@@ -560,6 +578,7 @@ mod tests {
         };
         let until = Some(at(4_300 + CONSENSUS - TOKEN / 5));
         let mut watched = decided_after(4_300);
+        assert_eq!(watched.evidence.until(), Some(at(4_300 + TOKEN + CONSENSUS + GRACE)));
         assert_eq!(watched.evidence.exclusive_until(), until);
         // The decision explains the ring that the read shows.
         watched.read(4_310);
@@ -680,6 +699,27 @@ mod tests {
         w.connection += 1;
         w.read(3_150 + CONSENSUS / 2 + 1);
         assert_eq!(w.state(), RingState::Gather);
+    }
+
+    /// The daemon was stopped while it synchronised, and continues with messages that waited for
+    /// it. The other nodes had time to exclude it.
+    #[test]
+    fn the_decision_of_a_daemon_that_was_stopped_is_not_believed() {
+        let mut w = Watched::for_ms(3_000);
+        w.gather();
+        w.operational();
+        w.evidence.expire_if_due(at(20_000));
+        w.decide(13, 20_000);
+        w.evidence.expire_if_due(at(20_000));
+        assert_eq!(w.evidence.until(), None);
+
+        // It answers before it passes on the messages.
+        let mut w = Watched::for_ms(3_000);
+        w.read_without_token(20_000);
+        w.operational();
+        w.decide(13, 20_001);
+        w.evidence.expire_if_due(at(20_001));
+        assert_eq!(w.evidence.until(), None);
     }
 
     #[test]
