@@ -279,7 +279,7 @@ fn is_shown(cluster: &Cluster, id: u32, snapshot: &Snapshot, known: fn(&str) -> 
 }
 
 /// Sets long deadlines, because times are not compared here: other tests cover them.
-fn patient(builder: QuorumBuilder) -> QuorumBuilder {
+pub(crate) fn patient(builder: QuorumBuilder) -> QuorumBuilder {
     let minutes = Duration::from_secs(600);
     let asked = Duration::from_millis(500);
     builder.backoff(quick()).lease(minutes).probe_interval(asked).settle_grace(minutes)

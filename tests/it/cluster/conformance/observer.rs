@@ -7,10 +7,11 @@ use std::{
 
 use actix_quorum::{
     Cause, Connection, Error, NodeId, Quorum, QuorumChanged, QuorumHandle, RingState, Snapshot,
-    libquorum::Model,
+    libquorum::Model, sim,
 };
 
 use super::{
+    backend::patient,
     sequences::{Sequence, sequence},
     v0::sequence_with_v0,
 };
@@ -173,7 +174,8 @@ impl Observer {
                     interrupted |= change.interrupted();
                 }
                 _ => {
-                    if change.cause != Cause::Ring {
+                    // A decision that counts only now was no step itself.
+                    if change.cause != Cause::Ring || change.current.settled {
                         self.decided.set(change.current.settled);
                     }
                     let may_be_more = self.model == Model::V0
@@ -365,4 +367,32 @@ fn a_second_ring_of_the_same_members_before_the_decision_is_no_step() {
         "quorate: new ring 3, unsettled; left 1 2; interrupted",
         "inquorate: ring 3; interrupted",
     ]);
+}
+
+/// The decision about the first ring counts once the ring is found to be alive. Then the same nodes
+/// form another ring.
+#[test]
+fn a_second_ring_of_the_same_members_after_a_late_gain_is_no_step() {
+    let cluster = sim::Cluster::new(3);
+    let node = cluster.node(1);
+    let watcher = Watcher::here(|builder| patient(builder).source(node));
+    let observer = Observer::any(1, watcher, Model::V1);
+    observer.expect(&[
+        "unknown: connecting",
+        "unknown: connected",
+        "unknown: new ring 1 2 3, unsettled; joined 1 2 3",
+        "quorate: ring 1 2 3",
+    ]);
+    let first = observer.quorum().snapshot();
+    cluster.hold_rings();
+    cluster.partition(&[&[1], &[2, 3]]).unwrap();
+    eventually("the ring is lost", || {
+        (observer.quorum().snapshot().ring == RingState::Gather).then_some(())
+    });
+    cluster.heal();
+    cluster.release_rings();
+    eventually("another ring is decided", || {
+        let now = observer.quorum().snapshot();
+        (now.settled && now.ring_id != first.ring_id).then_some(())
+    });
 }
