@@ -208,7 +208,7 @@ fn an_actor_without_descriptors_connects_once_there_are_some() {
     // The actor has never connected.
     node.corosync.kill();
     let watcher = Watcher::start_with(&node.netns, |builder| builder.backoff(quick()));
-    assert!(matches!(watcher.error(), Error::Connect(_)));
+    assert!(matches!(watcher.attempt_error(), Error::Connect(_)));
     let exhausted = Exhausted::but(0);
     watcher.until("it has no descriptors", lacks_descriptors);
     assert_eq!(zero(), before);

@@ -203,7 +203,7 @@ fn each_error_in_an_answer_becomes_the_error_of_the_call() {
         });
 
         let watcher = place.watch();
-        assert_eq!(watcher.error(), Error::TrackStart(refused));
+        assert_eq!(watcher.attempt_error(), Error::TrackStart(refused));
         server.behave("quorum");
         watcher.until_settled(Quorum::Quorate, &[1, 2]);
     }
@@ -270,7 +270,7 @@ fn a_silent_impostor_does_not_prevent_a_connection_to_corosync() {
             // No thread waits for it, so it delays nothing.
             for watcher in [&watcher, &second] {
                 let error = Error::untrusted_server(Some(NOBODY), 0);
-                assert_eq!(watcher.error(), error);
+                assert_eq!(watcher.attempt_error(), error);
             }
         } else {
             assert_eq!(watcher.error(), Error::Unresponsive);
@@ -849,7 +849,7 @@ fn a_server_of_another_user_is_never_believed() {
             assert_eq!(handle.server().map(|server| server.uid), Some(NOBODY));
         });
         let watcher = place.watch();
-        assert_eq!(watcher.error(), Error::untrusted_server(Some(NOBODY), 0));
+        assert_eq!(watcher.attempt_error(), Error::untrusted_server(Some(NOBODY), 0));
         let refused = watcher.until("it has tried several times", |change| {
             matches!(change.current.connection, Connection::Connecting { attempt: 8.., .. })
         });

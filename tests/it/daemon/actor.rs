@@ -350,7 +350,7 @@ fn a_separate_dev_shm_is_reported() {
     let node = Node::single();
     let error = small_dev_shm("64m", || {
         node.netns.enter();
-        Watcher::here(|builder| builder).error()
+        Watcher::here(|builder| builder).attempt_error()
     });
     assert_eq!(error, Error::Connect(Code::NOT_EXIST));
     assert!(error.to_string().contains("share /dev/shm"), "{error}");
