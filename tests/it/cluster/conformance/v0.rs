@@ -48,7 +48,7 @@ pub(crate) fn sequence_with_v0(sequence: &Sequence, known: &[u32]) -> Sequence {
 }
 
 /// Returns the members in a step that has a ring: `quorate: new ring 1 2, unsettled; left 3`.
-fn members(step: &str) -> Option<Vec<u32>> {
+pub(super) fn members(step: &str) -> Option<Vec<u32>> {
     let (_, ring) = step.split_once("ring")?;
     let list = ring.split([',', ';']).next()?;
     Some(list.split_whitespace().map(|id| id.parse().expect("a node id")).collect())
