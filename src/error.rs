@@ -74,7 +74,7 @@ pub enum Error {
 
     /// A thread of the actor or of a policy could not be started, or has ended.
     #[error(
-        "a thread cannot be started or has ended: {0}; check whether the limit on tasks is reached \
+        "a thread cannot be started or has ended: {0}; check whether the limit on tasks has been reached \
          (TasksMax= of the unit, ulimit -u, pids.max of the container)"
     )]
     Thread(#[source] IoError),

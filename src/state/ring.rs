@@ -98,9 +98,8 @@ struct Reads {
     had_gap: bool,
     /// The ring that was decided may have ended in the gap after this moment.
     gap_began: Moment,
-    /// Whether the token has moved since the last gap. `is_trusted` uses this only before the first
-    /// gap. One movement is not enough: tokens that waited for a stopped daemon arrive in one
-    /// burst.
+    /// Whether the token has moved. `is_trusted` uses this only before the first gap. One movement is
+    /// not enough: tokens that waited for a stopped daemon arrive in one burst.
     has_moved: bool,
     /// When a read last showed that the token had moved.
     moved_at: Moment,
@@ -329,7 +328,7 @@ impl RingEvidence {
     /// | the token had not moved for longer than `allowed_gap` before | the same |
     /// | a deadline has passed since the first read was requested | the same |
     /// | the daemon may still continue with an old token (`is_trusted`) | the same |
-    /// | otherwise | the deadline is extended; if `is_past_token_timeout`, that of `is_exclusive()` as well |
+    /// | otherwise | the ring is believed for longer; after `is_past_token_timeout`, so is `is_exclusive()` |
     fn confirm(&mut self, reading: RingReading, settle_grace: Duration) {
         let Watch::Watched(reads) = &mut self.watch else { return };
         let before = &reads.anchor;
@@ -386,7 +385,6 @@ impl Reads {
                 self.gap_began = self.answered_at.after(self.allowed_gap());
             }
             (self.unbroken_since, self.had_gap) = (reading.answered_at, true);
-            self.has_moved = false;
         }
         self.answered_at = reading.answered_at;
     }

@@ -7,7 +7,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use crate::rooms::source_files;
 
 #[test]
-fn the_shortest_program_is_the_example() {
+fn the_shortest_program_matches_the_example() {
     let readme = include_str!("../../../README.md");
     let example = include_str!("../../../examples/replicator.rs");
     let (_, program) = example.split_once("\n\n").expect("a doc line, and then the program");

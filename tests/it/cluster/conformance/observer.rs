@@ -252,10 +252,12 @@ struct Step {
 fn is_partial(steps: &Sequence, sequences: &[Sequence]) -> bool {
     let Some(last) = steps.last().filter(|step| step.contains("new ring")) else { return false };
     let Some((_, ring)) = state(last) else { return false };
-    sequences
-        .iter()
-        .filter_map(|one| state(one.last()?))
-        .all(|(_, end)| ring.len() < end.len() && ring.iter().all(|member| end.contains(member)))
+    let end = |one: &Sequence| state(one.last()?).map(|(_, members)| members);
+    sequences.iter().map(end).all(|end| {
+        end.is_some_and(|end| {
+            ring.len() < end.len() && ring.iter().all(|member| end.contains(member))
+        })
+    })
 }
 
 /// Returns the quorum and the members in a step that has a ring.
@@ -383,16 +385,23 @@ fn check(last: Option<&QuorumChanged>, change: &QuorumChanged) {
     }
 }
 
+/// Returns a fake libquorum that has reported a quorate ring of the nodes 1, 2 and 3, and the
+/// observer of a node that has received that.
+fn formed(name: &str, node: u32) -> (Fake, Observer) {
+    let fake = Fake::new(name);
+    let observer = Observer::any(node, fake.watch(), Model::V1).without_votes();
+    observer.expect(&["unknown: connecting", "unknown: connected"]);
+    fake.push_both(true, 7);
+    observer.expect(&["unknown: new ring 1 2 3, unsettled; joined 1 2 3", "quorate: ring 1 2 3"]);
+    (fake, observer)
+}
+
 /// A resumed daemon formed a ring alone, and another one before votequorum had decided about the
 /// first.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_second_ring_of_the_same_members_before_the_decision_is_no_step() {
-    let fake = Fake::new("second_ring");
-    let observer = Observer::any(3, fake.watch(), Model::V1).without_votes();
-    observer.expect(&["unknown: connecting", "unknown: connected"]);
-    fake.push_both(true, 7);
-    observer.expect(&["unknown: new ring 1 2 3, unsettled; joined 1 2 3", "quorate: ring 1 2 3"]);
+    let (fake, observer) = formed("second_ring", 3);
     fake.push_nodelist((3, 11), Some(&[3]), Some(&[]), Some(&[1, 2]));
     fake.push_nodelist((3, 15), Some(&[3]), Some(&[]), Some(&[]));
     fake.push_quorum(0, (3, 15), Some(&[3]));
@@ -434,14 +443,20 @@ fn a_second_ring_of_the_same_members_after_a_late_gain_is_no_step() {
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_ring_of_only_some_members_may_come_first() {
-    let fake = Fake::new("partial_ring");
-    let observer = Observer::any(1, fake.watch(), Model::V1).without_votes();
-    observer.expect(&["unknown: connecting", "unknown: connected"]);
-    fake.push_both(true, 7);
-    observer.expect(&["unknown: new ring 1 2 3, unsettled; joined 1 2 3", "quorate: ring 1 2 3"]);
+    let (fake, observer) = formed("partial_ring", 1);
     fake.push_nodelist((1, 11), Some(&[1, 3]), Some(&[]), Some(&[2]));
     let all = Some(&[1, 2, 3, 4][..]);
     fake.push_nodelist((1, 15), all, Some(&[2, 4]), Some(&[]));
     fake.push_quorum(1, (1, 15), all);
     observer.expect(&["quorate: new ring 1 2 3 4, unsettled; joined 4", "quorate: ring 1 2 3 4"]);
+}
+
+#[test]
+#[ignore = "needs a C compiler: make test"]
+#[should_panic(expected = "node 1 published")]
+fn a_ring_of_all_members_with_other_lists_is_refused() {
+    let (fake, observer) = formed("other_lists", 1);
+    fake.push_nodelist((1, 11), Some(&[1, 2, 3, 4]), Some(&[3, 4]), Some(&[3]));
+    fake.push_quorum(1, (1, 11), Some(&[1, 2, 3, 4]));
+    observer.expect(&["quorate: new ring 1 2 3 4, unsettled; joined 2 4", "quorate: ring 1 2 3 4"]);
 }
