@@ -27,7 +27,7 @@ impl CoalescingRunner {
     /// If `act` panics, it is still repeated for the calls made meanwhile, and then the runner is
     /// idle again.
     pub(crate) fn run<T>(&self, mut act: impl FnMut() -> T) -> Option<T> {
-        if !self.changes(IDLE, RUNNING) {
+        if !self.transition(IDLE, RUNNING) {
             // A swap and not a store: the running thread must see everything that this one did
             // before.
             if self.0.swap(REPEAT, Ordering::AcqRel) != IDLE {
@@ -37,14 +37,15 @@ impl CoalescingRunner {
         }
         loop {
             let result = catch_unwind(AssertUnwindSafe(&mut act));
-            if self.changes(RUNNING, IDLE) {
+            if self.transition(RUNNING, IDLE) {
                 return Some(result.unwrap_or_else(|panic| resume_unwind(panic)));
             }
             self.0.swap(RUNNING, Ordering::AcqRel);
         }
     }
 
-    fn changes(&self, from: u8, to: u8) -> bool {
+    /// Replaces the state `from` by `to`. Returns `false`, and does nothing, in any other state.
+    fn transition(&self, from: u8, to: u8) -> bool {
         self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }

@@ -32,7 +32,7 @@ pub(super) struct Subscription {
     /// The number of the last message that the subscriber has dropped.
     pub(super) last_acked: AtomicU64,
     /// What the next delivery does first: one of the constants below.
-    request: AtomicU8,
+    command: AtomicU8,
     /// Only the thread that delivers locks it, so no thread waits for the lock.
     ///
     /// A thread that waited could block for ever. The thread that pushes a message into a mailbox
@@ -42,8 +42,7 @@ pub(super) struct Subscription {
     pub(super) delivery: Mutex<Delivery>,
 }
 
-/// The requests to a delivery, the strongest last. They have nothing to do with the request in
-/// [`InMailbox`].
+/// The commands to a delivery. A later one in this list replaces an earlier one.
 const NOTHING: u8 = 0;
 const START_OVER: u8 = 1;
 const END: u8 = 2;
@@ -85,12 +84,12 @@ impl Subscription {
             history,
             runner: CoalescingRunner::new(),
             last_acked: AtomicU64::new(0),
-            request: AtomicU8::new(NOTHING),
+            command: AtomicU8::new(NOTHING),
             delivery: Mutex::new(delivery),
         }
     }
 
-    /// Executes a stored request, and then sends the next message if the subscriber has handled the
+    /// Executes a stored command, and then sends the next message if the subscriber has handled the
     /// last one. Returns `false` if the subscription has ended.
     ///
     /// Any thread may call it, also from code that runs during a delivery. If a delivery is already
@@ -99,10 +98,10 @@ impl Subscription {
         let deliver = || {
             let mut delivery = self.delivery.lock();
             // A waker that panics ends its subscription: whether its message was sent is not known.
-            let is_alive = match self.take_request() {
+            let is_alive = match self.take_command() {
                 END => false,
-                request => foreign::contained(|| {
-                    if request == START_OVER {
+                command => foreign::contained(|| {
+                    if command == START_OVER {
                         delivery.start_over();
                     }
                     delivery.deliver(self, initiator)
@@ -126,27 +125,28 @@ impl Subscription {
     /// Sends the current state again, as if the subscriber had been sent nothing. Returns `false`
     /// if the subscription has ended.
     pub(super) fn start_over(self: &Arc<Self>) -> bool {
-        self.request(START_OVER)
+        self.submit(START_OVER)
     }
 
     pub(super) fn end(self: &Arc<Self>) {
-        self.request(END);
+        self.submit(END);
     }
 
-    /// Stores a request and starts a delivery, which executes the request first. If a delivery is
-    /// running, that one executes it before it ends. This thread does not wait for it, because the
-    /// delivery may be waiting for this thread, or may have called this function.
-    fn request(self: &Arc<Self>, request: u8) -> bool {
-        self.request.fetch_max(request, Ordering::AcqRel);
+    /// Stores a command and starts a delivery, which executes the command first. If a delivery is
+    /// already running, it executes the command before it ends. This thread does not wait for that
+    /// delivery, because the delivery may be waiting for this thread, or may have called this
+    /// function.
+    fn submit(self: &Arc<Self>, command: u8) -> bool {
+        self.command.fetch_max(command, Ordering::AcqRel);
         self.deliver(Initiator::Publisher(None))
     }
 
-    fn take_request(&self) -> u8 {
-        // A load is cheaper than a swap. A request made after the load is taken by the next run.
-        if self.request.load(Ordering::Acquire) == NOTHING {
+    fn take_command(&self) -> u8 {
+        // A load is cheaper than a swap. A command stored after the load is taken by the next run.
+        if self.command.load(Ordering::Acquire) == NOTHING {
             return NOTHING;
         }
-        self.request.swap(NOTHING, Ordering::AcqRel)
+        self.command.swap(NOTHING, Ordering::AcqRel)
     }
 }
 
