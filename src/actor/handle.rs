@@ -461,10 +461,10 @@ impl QuorumHandle {
     /// Panics outside of a tokio runtime. An actix [`System`](actix::System) has one.
     pub fn stop(&self) -> impl Future<Output = ()> + Send + use<> {
         self.shared.stop_by_user();
-        let (closed, answer) = oneshot::channel();
-        self.addr.do_send(Stop(closed));
+        let (reply, stopped) = oneshot::channel();
+        self.addr.do_send(Stop(reply));
         async move {
-            if tokio::time::timeout(STOP_TIMEOUT, answer).await.is_err() {
+            if tokio::time::timeout(STOP_TIMEOUT, stopped).await.is_err() {
                 crate::foreign::log!(
                     log::Level::Warn,
                     "the arbiter of the quorum actor is stuck: stopping did not finish"

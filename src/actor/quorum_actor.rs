@@ -20,7 +20,6 @@ use crate::{
         ring_watch::RingWatch,
         trust::TrustPolicy,
     },
-    registry::SubscriptionId,
     state::Event,
 };
 
@@ -238,7 +237,7 @@ impl QuorumActor {
         });
     }
 
-    /// Ends a connection or a connection attempt. This is the only function that does.
+    /// Handles the failure of a connection or of a connection attempt.
     ///
     /// It publishes the error, and stops the actor after a delay, so that the supervisor restarts
     /// the actor. The supervisor itself has no delay and would restart in a loop.
@@ -392,8 +391,7 @@ impl Handler<Unsubscribe> for QuorumActor {
     type Result = bool;
 
     fn handle(&mut self, unsubscribe: Unsubscribe, _: &mut Context<Self>) -> bool {
-        let id: SubscriptionId = unsubscribe.0;
-        self.shared.registry.unsubscribe(id)
+        self.shared.registry.unsubscribe(unsubscribe.0)
     }
 }
 
@@ -410,7 +408,8 @@ fn sweep_regularly(ctx: &mut Context<QuorumActor>) -> SpawnHandle {
     ctx.run_interval(SWEEP, |actor, _| actor.sweep())
 }
 
-/// Ends the actor for good, and answers when its connection is closed.
+/// Ends the actor for good. The sender is used once the connection is closed, or after
+/// [`CLOSE_TIMEOUT`].
 pub(crate) struct Stop(pub(crate) oneshot::Sender<()>);
 
 impl Message for Stop {
@@ -420,30 +419,30 @@ impl Message for Stop {
 impl Handler<Stop> for QuorumActor {
     type Result = ();
 
-    fn handle(&mut self, Stop(closed): Stop, ctx: &mut Context<Self>) {
+    fn handle(&mut self, Stop(reply): Stop, ctx: &mut Context<Self>) {
         #[cfg(any(feature = "metrics", feature = "web"))]
         self.shared.names.close();
         let before = mem::replace(&mut self.activity, Activity::Stopped);
         if let Activity::Connecting { task, .. } | Activity::Watching { task, .. } = before {
             ctx.cancel_future(task);
         }
-        // The cancelled future is dropped before the first poll of `closing`. The drop hands the
-        // connection to the worker, so `closing` waits until the connection is closed.
-        let blocking_worker = self.blocking_worker.clone();
-        // Waiting calls to Corosync are cancelled now, even if `closing` times out.
-        let (probe, ring) = before.resources().map_or((None, None), |resources| {
+        // `close` cancels the waiting calls now, even if the wait below times out.
+        let (probe_closes, ring_closes) = before.resources().map_or((None, None), |resources| {
             let Resources { probe, ring, .. } = resources;
             (probe.as_ref().map(|probe| probe.close()), ring.as_ref().map(|ring| ring.close()))
         });
-        let closing = async move {
+        // The cancelled task is dropped before the first poll of `all_closed`. The drop hands the
+        // connection to the worker, which is idle once the connection is closed.
+        let blocking_worker = self.blocking_worker.clone();
+        let all_closed = async move {
             blocking_worker.idle().await;
-            for closed in [probe, ring].into_iter().flatten() {
-                closed.await;
+            for closes in [probe_closes, ring_closes].into_iter().flatten() {
+                closes.await;
             }
         };
-        let idle = tokio::time::timeout(CLOSE_TIMEOUT, closing);
-        ctx.spawn(idle.into_actor(self).map(|idle, actor, ctx| {
-            if idle.is_err() {
+        let wait = tokio::time::timeout(CLOSE_TIMEOUT, all_closed);
+        ctx.spawn(wait.into_actor(self).map(|result, actor, ctx| {
+            if result.is_err() {
                 crate::foreign::log!(
                     log::Level::Debug,
                     "corosync does not answer: the waiting calls end within two seconds"
@@ -452,7 +451,7 @@ impl Handler<Stop> for QuorumActor {
             // Sending runs the waker of the caller of `stop`. It fails if the caller no longer
             // waits.
             foreign::contain(|| {
-                let _ = closed.send(());
+                let _ = reply.send(());
             });
             actor.stop_own();
             // On the caller's arbiter this ends the spawned futures. The actor is dropped with its

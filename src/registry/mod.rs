@@ -147,7 +147,8 @@ impl Registry {
 }
 
 /// Ends all subscriptions if the history has not ended. Otherwise a subscription that is up to date
-/// would never be freed: it holds its last request, and the request holds it as its waker.
+/// would never be freed: it holds the future of its last message, and the future holds the
+/// subscription as its waker.
 impl Drop for Registry {
     fn drop(&mut self) {
         if !self.history.is_over() {
