@@ -10,9 +10,10 @@ use crate::{
     state::{Cause, QuorumChanged, RingState},
 };
 
-/// What was already logged, so that some facts are logged only once.
+/// The facts that were logged and are not logged again with each change.
 #[derive(Debug, Default)]
-pub(crate) struct LogLines {
+pub(crate) struct LoggedFacts {
+    /// When the ring began to re-form, until its end is logged.
     reforming_since: Option<Moment>,
     has_warned_of_two_node: bool,
 }
@@ -32,7 +33,7 @@ enum RingRemark {
     Reformed(Duration),
 }
 
-impl LogLines {
+impl LoggedFacts {
     /// Returns the remarks on a change that was made `now`. `until` is the moment until which
     /// quorum is believed, if this node has it.
     pub(crate) fn remarks(
@@ -120,7 +121,7 @@ mod tests {
     /// A daemon of one node, its tracker, and the remarks so far.
     struct Logged {
         tracker: Tracker,
-        lines: LogLines,
+        facts: LoggedFacts,
         remarks: Vec<Remarks>,
         counters: RingCounters,
         millis: u64,
@@ -139,8 +140,8 @@ mod tests {
                 trust_two_node: true,
             };
             let tracker = Tracker::new(policy, SystemTime::UNIX_EPOCH);
-            let (lines, counters) = (LogLines::default(), RingCounters::default());
-            let mut logged = Self { tracker, lines, remarks: Vec::new(), counters, millis: 0 };
+            let (facts, counters) = (LoggedFacts::default(), RingCounters::default());
+            let mut logged = Self { tracker, facts, remarks: Vec::new(), counters, millis: 0 };
             let asked_at = logged.now();
             logged.apply(Event::Connected { has_provider: true, asked_at, watched: true });
             logged.decide(9);
@@ -157,7 +158,7 @@ mod tests {
             let now = Now { wall: SystemTime::UNIX_EPOCH, moment: self.now() };
             if let Some(change) = self.tracker.apply(event, now) {
                 let until = self.tracker.deadline().filter(|_| change.current.quorum.is_quorate());
-                let remarks = self.lines.remarks(&change, now.moment, until);
+                let remarks = self.facts.remarks(&change, now.moment, until);
                 self.remarks.extend((remarks != Remarks::default()).then_some(remarks));
             }
         }
@@ -215,7 +216,7 @@ mod tests {
         logged.read();
         logged.apply(Event::Disconnected(Error::Dispatch(crate::error::Code::LIBRARY)));
         assert_eq!(logged.remarks.len(), 1);
-        assert_eq!(logged.lines.reforming_since, None);
+        assert_eq!(logged.facts.reforming_since, None);
     }
 
     #[test]

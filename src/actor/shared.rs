@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
-    actor::log_lines::{self, LogLines, Remarks},
+    actor::log_lines::{self, LoggedFacts, Remarks},
     foreign,
     link::clock::{Clock, Moment},
     registry::{History, Registry},
@@ -25,7 +25,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Shared {
     tracker: Mutex<Tracker>,
-    log_lines: Mutex<LogLines>,
+    logged: Mutex<LoggedFacts>,
     pub(crate) lease: Lease,
     /// The sequence of the last published change. Tasks that wait for a change subscribe to it.
     latest: watch::Sender<u64>,
@@ -92,7 +92,7 @@ impl Shared {
             registry: Registry::new(Arc::clone(&history)),
             history,
             tracker: Mutex::new(tracker),
-            log_lines: Mutex::default(),
+            logged: Mutex::default(),
             #[cfg(feature = "metrics")]
             metrics: crate::metrics::Metrics::default(),
             #[cfg(any(feature = "metrics", feature = "web"))]
@@ -165,7 +165,7 @@ impl Shared {
         }
         let change = change?;
         let until = tracker.deadline().filter(|_| current.quorum.is_quorate());
-        let remarks = self.log_lines.lock().remarks(&change, now.moment, until);
+        let remarks = self.logged.lock().remarks(&change, now.moment, until);
         self.history.push(change.clone());
         Some((change, remarks))
     }
