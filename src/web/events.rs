@@ -113,13 +113,13 @@ impl Client {
             // Wakes at the expiry of the lease, which a stuck actor cannot publish. Wakes regularly
             // to check whether quorum has become exclusive, which is not published as a change.
             let lease = &self.quorum.shared.lease;
-            let lease = match now {
+            let check_at = match now {
                 (Quorum::Quorate, true) => Instant::now() + lease.exclusive_remaining(),
                 (Quorum::Quorate, false) => Instant::now() + lease.remaining().min(EXCLUSIVE_CHECK),
                 _ => alive_at,
             };
             let changed = pin!(self.latest.changed());
-            let woken = pin!(sleep_until(alive_at.min(lease)));
+            let woken = pin!(sleep_until(alive_at.min(check_at)));
             if let Either::Left((Err(_), _)) = select(changed, woken).await {
                 // The sender is in the handle, so this does not happen.
                 return None;
@@ -128,22 +128,24 @@ impl Client {
     }
 
     fn changed(&mut self, change: &QuorumChanged) -> Bytes {
-        let current = &change.current;
-        self.last_sent = Some(Arc::clone(current));
+        let (shared, published) = (&self.quorum.shared, &change.current);
+        self.last_sent = Some(Arc::clone(published));
+        self.has_ended = published.connection == Connection::Stopped;
         // An older change reports the past. The latest reports the present, so the lease applies.
-        let is_latest = self.quorum.snapshot().sequence == current.sequence;
-        let has_expired = is_latest && current.quorum.is_quorate() && !self.quorum.is_quorate();
-        let quorum = if has_expired { Quorum::Unknown } else { current.quorum };
-        let exclusive = is_latest && self.quorum.is_exclusive();
-        self.last_quorum = (quorum, exclusive);
-        self.has_ended = current.connection == Connection::Stopped;
-        self.quorum.shared.web_state::<EventClients>().rendered(change, has_expired, || {
-            let names = self.quorum.node_names();
-            let state = State::of(current, (quorum, exclusive), &names);
-            let data = serde_json::to_string(&Change::of(change, state));
+        let is_latest = shared.snapshot().sequence == published.sequence;
+        let current = match is_latest {
+            true => shared.as_of_now(Arc::clone(published)),
+            false => Arc::clone(published),
+        };
+        let now = (current.quorum, is_latest && self.quorum.is_exclusive());
+        self.last_quorum = now;
+        let clients = shared.web_state::<EventClients>();
+        clients.rendered(change, now, || {
+            let state = State::of(&current, now, &self.quorum.node_names());
+            let change = QuorumChanged { current: Arc::clone(&current), ..change.clone() };
+            let data = serde_json::to_string(&Change::of(&change, state));
             let data = data.expect("all keys are strings or numbers");
-            let retry = RETRY.as_millis();
-            let id = self.quorum.shared.web_state::<EventClients>().id_of(current.sequence);
+            let (id, retry) = (clients.id_of(current.sequence), RETRY.as_millis());
             format!("event: changed\nid: {id}\nretry: {retry}\ndata: {data}\n\n").into()
         })
     }
@@ -167,7 +169,16 @@ pub(crate) struct EventClients {
     actor: u64,
     slots: Mutex<Vec<Weak<ClientSlot>>>,
     /// The event of the last rendered change, which most clients receive at about the same time.
-    rendered: Mutex<Option<(u64, Bytes)>>,
+    rendered: Mutex<Option<Rendered>>,
+}
+
+/// The event of a change, for all clients that receive the change with this quorum.
+#[derive(Debug)]
+struct Rendered {
+    sequence: u64,
+    /// The quorum, and whether it was exclusive.
+    quorum: (Quorum, bool),
+    event: Bytes,
 }
 
 /// The slot of one client, for as long as its stream exists.
@@ -210,23 +221,24 @@ impl EventClients {
         Some(slot)
     }
 
-    /// Returns the event for a change. The event is the same for all clients, except for a first
-    /// event, for a merged change, and after the lease has expired.
+    /// Returns the event for a change that is sent with this quorum. The event is the same for all
+    /// clients, except for a first event and for a merged change.
     fn rendered(
         &self,
         change: &QuorumChanged,
-        has_expired: bool,
+        quorum: (Quorum, bool),
         render: impl FnOnce() -> Bytes,
     ) -> Bytes {
-        if change.cause == Cause::Subscribed || change.missed > 0 || has_expired {
+        if change.cause == Cause::Subscribed || change.missed > 0 {
             return render();
         }
+        let sequence = change.current.sequence;
         let mut rendered = self.rendered.lock();
         match &*rendered {
-            Some((sequence, event)) if *sequence == change.current.sequence => event.clone(),
+            Some(last) if (last.sequence, last.quorum) == (sequence, quorum) => last.event.clone(),
             _ => {
                 let event = render();
-                *rendered = Some((change.current.sequence, event.clone()));
+                *rendered = Some(Rendered { sequence, quorum, event: event.clone() });
                 event
             }
         }
@@ -253,6 +265,53 @@ impl ClientSlot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{link::clock::Moment, testing::ScriptedQuorum};
+
+    /// Returns a handle whose last change is a gain of quorum, and the state before that change.
+    fn gained() -> (QuorumHandle, Arc<Snapshot>) {
+        let state = |quorum| Snapshot::new(quorum, "1.9".parse().unwrap(), [1]);
+        let script = ScriptedQuorum::new(state(Quorum::Inquorate));
+        let before = script.handle().snapshot();
+        script.publish(state(Quorum::Quorate));
+        (script.handle(), before)
+    }
+
+    /// Returns the next event of a new client whose last event was `last_sent`.
+    async fn next_event(quorum: &QuorumHandle, last_sent: Option<&Arc<Snapshot>>) -> Change {
+        let slot = quorum.shared.web_state::<EventClients>().enter().unwrap();
+        let events = std::pin::pin!(events(quorum.clone(), last_sent.cloned(), slot));
+        let (event, _) = futures_util::StreamExt::into_future(events).await;
+        let event = String::from_utf8(event.unwrap().unwrap().to_vec()).unwrap();
+        let (_, data) = event.split_once("\ndata: ").unwrap();
+        serde_json::from_str(data).unwrap()
+    }
+
+    /// Exclusive quorum may begin and end without a change.
+    #[test]
+    fn a_late_client_receives_the_last_change_as_it_is_now() {
+        actix::System::new().block_on(async {
+            let (quorum, before) = gained();
+            let (lease, epoch) = (&quorum.shared.lease, quorum.snapshot().epoch);
+            for exclusive_until in [Some(Moment::NEVER), None, Some(Moment::NEVER)] {
+                lease.grant(Moment::NEVER, exclusive_until, epoch);
+                let event = next_event(&quorum, Some(&before)).await;
+                assert_eq!(event.cause, Cause::Quorum);
+                assert_eq!(event.current.exclusive, exclusive_until.is_some());
+            }
+        });
+    }
+
+    #[test]
+    fn the_text_of_an_event_obeys_the_lease() {
+        actix::System::new().block_on(async {
+            let (quorum, before) = gained();
+            let text = async |last_sent| next_event(&quorum, last_sent).await.text;
+            assert_eq!(text(Some(&before)).await, "quorate: ring 1.9, members 1 (was inquorate)");
+            quorum.shared.lease.grant(Moment(1), None, quorum.snapshot().epoch);
+            assert_eq!(text(None).await, "unknown: ring 1.9, members 1");
+            assert_eq!(text(Some(&before)).await, "unknown: ring 1.9, members 1 (was inquorate)");
+        });
+    }
 
     #[test]
     fn a_client_that_has_not_read_for_long_loses_its_slot_to_a_new_one() {
