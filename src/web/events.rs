@@ -19,7 +19,7 @@ use futures_util::{
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-use super::{STALLED, no_store_response};
+use super::{STALL_TIMEOUT, no_store_response};
 use crate::{
     actor::{QuorumHandle, shared::ChangeSignal},
     json::{Alive, Change, State},
@@ -27,10 +27,10 @@ use crate::{
 };
 
 /// How many streams are served at a time.
-const CLIENTS: usize = 1024;
+const MAX_CLIENTS: usize = 1024;
 
 /// The longest time without an event.
-const ALIVE: Duration = Duration::from_secs(10);
+const ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often to check whether quorum has become exclusive.
 const EXCLUSIVE_CHECK: Duration = Duration::from_secs(1);
@@ -96,7 +96,7 @@ struct Client {
 
 impl Client {
     async fn next(&mut self) -> Option<Bytes> {
-        let alive_at = Instant::now() + ALIVE;
+        let alive_at = Instant::now() + ALIVE_INTERVAL;
         loop {
             if self.has_ended || !self.slot.touch() {
                 return None;
@@ -210,10 +210,10 @@ impl EventClients {
     fn enter(&self) -> Option<Arc<ClientSlot>> {
         let mut slots = self.slots.lock();
         slots.retain(|slot| slot.strong_count() > 0);
-        if slots.len() >= CLIENTS {
+        if slots.len() >= MAX_CLIENTS {
             slots.retain(|slot| slot.upgrade().is_some_and(|slot| !slot.is_stale()));
         }
-        if slots.len() >= CLIENTS {
+        if slots.len() >= MAX_CLIENTS {
             return None;
         }
         let slot = Arc::new(ClientSlot { read_at: Mutex::new(Some(Instant::now())) });
@@ -247,10 +247,10 @@ impl EventClients {
 
 impl ClientSlot {
     /// Whether the client has not read for long. Its slot is then free. A client that reads does so
-    /// at least every [`ALIVE`].
+    /// at least every [`ALIVE_INTERVAL`].
     fn is_stale(&self) -> bool {
         let mut read_at = self.read_at.lock();
-        *read_at = read_at.filter(|read_at| read_at.elapsed() < STALLED);
+        *read_at = read_at.filter(|read_at| read_at.elapsed() < STALL_TIMEOUT);
         read_at.is_none()
     }
 
@@ -318,12 +318,12 @@ mod tests {
         actix::System::new().block_on(async {
             tokio::time::pause();
             let clients = EventClients::default();
-            let slots: Vec<_> = (0..CLIENTS).map(|_| clients.enter().unwrap()).collect();
+            let slots: Vec<_> = (0..MAX_CLIENTS).map(|_| clients.enter().unwrap()).collect();
             assert!(clients.enter().is_none());
-            tokio::time::advance(STALLED - ALIVE).await;
+            tokio::time::advance(STALL_TIMEOUT - ALIVE_INTERVAL).await;
             let (reader, stuck) = slots.split_first().unwrap();
             assert!(reader.touch() && clients.enter().is_none());
-            tokio::time::advance(ALIVE).await;
+            tokio::time::advance(ALIVE_INTERVAL).await;
             let _new = clients.enter().unwrap();
             assert!(reader.touch(), "it has read meanwhile");
             assert!(stuck.iter().all(|stuck| !stuck.touch()), "their streams end when they read");

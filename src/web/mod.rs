@@ -180,14 +180,14 @@ pub fn routes(quorum: QuorumHandle) -> impl FnOnce(&mut ServiceConfig) {
 pub fn drop_stalled_clients(connection: &dyn Any, _: &mut dev::Extensions) {
     #[cfg(target_os = "linux")]
     if let Some(stream) = connection.downcast_ref::<TcpStream>() {
-        let millis = u32::try_from(STALLED.as_millis()).unwrap_or(u32::MAX);
+        let millis = u32::try_from(STALL_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
         // This fails if the client has already closed the connection.
         let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, millis);
     }
 }
 
 /// How long a client may stop reading.
-const STALLED: Duration = Duration::from_secs(30);
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Returns a route that answers GET and HEAD without a body, and refuses everything else.
 fn resource(
