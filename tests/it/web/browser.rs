@@ -217,6 +217,29 @@ fn the_page_shows_no_news_until_the_next_service_reports() {
     });
 }
 
+/// Beyond the limit of streams a page would otherwise keep the service busy.
+#[test]
+#[ignore = "needs chromium: make test"]
+fn a_page_that_is_refused_waits_before_it_tries_again() {
+    fn full(config: &mut ServiceConfig) {
+        let events = async || {
+            let event = "event: full\nretry: 10000\ndata: {}\n\n";
+            HttpResponse::Ok().content_type("text/event-stream").body(event)
+        };
+        config.route("/quorum/events", web::get().to(events));
+    }
+    let service = Service::start_with(Setup { instead: full, ..Setup::default() });
+    let live = Live::of(&service);
+    let requested = "return performance.getEntriesByType('resource')
+        .filter(({ name }) => name.endsWith('/events')).map(({ startTime }) => startTime)";
+    let first = eventually("it tries again", || {
+        let requested: Vec<f64> = serde_json::from_value(live.browser.run(requested)).unwrap();
+        (requested.len() > 1).then(|| requested[1] - requested[0])
+    });
+    assert!(first >= 10_000.0, "after {first} ms");
+    live.shows("Connecting");
+}
+
 /// A stream that is resumed first sends the changes that happened meanwhile.
 #[test]
 #[ignore = "needs chromium: make test"]
