@@ -339,7 +339,8 @@ impl QuorumHandle {
     /// Each snapshot obeys the deadlines, as in [`snapshot`](Self::snapshot).
     ///
     /// If several changes follow each other quickly, `condition` is called for the last one only.
-    /// Use [`changes`](Self::changes) to receive each one.
+    /// Use [`changes`](Self::changes) to receive each one. A deadline that passes while the actor is
+    /// stuck does not wake this call: [`QuorumGuard::lost`] returns in that case as well.
     ///
     /// # Errors
     ///

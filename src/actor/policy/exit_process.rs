@@ -25,7 +25,7 @@ use crate::{actor::QuorumHandle, error::Error, foreign, state::QuorumChanged};
 ///    code. Destructors do not run.
 /// 4. If the exit hangs for a second, for example in a library's exit handler, the process aborts.
 ///
-/// So the process has ended at most `after`, `grace` and one second after the loss. The guide
+/// So the process has ended at most `after`, `grace` and about one second after the loss. The guide
 /// explains [the guarantees and their limits](crate::guide#self-fencing).
 ///
 /// It runs on its own thread and obeys the deadlines of a [`QuorumGuard`](crate::QuorumGuard). It
