@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    LOOK,
+    POLL_INTERVAL,
     options::{Exec, Wait},
     reached,
 };
@@ -51,7 +51,7 @@ async fn try_run(quorum: &QuorumHandle, exec: &Exec) -> io::Result<u8> {
         return Ok(NO_QUORUM);
     };
     let mut command = Command::new(&exec.command[0]);
-    // If this future is dropped, or panics, the command must not go on.
+    // The command must not outlive this future, which may be dropped or panic.
     command.args(&exec.command[1..]).kill_on_drop(true);
     let mut child = match command.spawn() {
         Ok(child) => child,
@@ -69,7 +69,7 @@ async fn try_run(quorum: &QuorumHandle, exec: &Exec) -> io::Result<u8> {
             return guard.lost().await;
         }
         while guard.is_exclusive() {
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     };
     tokio::select! {
@@ -97,7 +97,7 @@ async fn try_run(quorum: &QuorumHandle, exec: &Exec) -> io::Result<u8> {
 /// Returns a valid guard, which is exclusive if `wait` requires it. Returns `None` after the
 /// timeout, or if the actor has stopped.
 async fn guarded(quorum: &QuorumHandle, wait: &Wait) -> Option<QuorumGuard> {
-    let patience = wait.timeout.unwrap_or(Duration::MAX);
+    let limit = wait.timeout.unwrap_or(Duration::MAX);
     let without_limit = Wait { timeout: None, ..wait.clone() };
     let guarded = async {
         loop {
@@ -109,16 +109,16 @@ async fn guarded(quorum: &QuorumHandle, wait: &Wait) -> Option<QuorumGuard> {
             if guard.as_ref().is_some_and(|guard| !wait.exclusive || guard.is_exclusive()) {
                 return guard;
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     };
-    timeout(patience, guarded).await.ok().flatten()
+    timeout(limit, guarded).await.ok().flatten()
 }
 
 /// Sends this signal, and KILL after the grace. Returns when the command has ended.
 async fn end(child: &mut Child, signal: Signal, grace: Duration) -> io::Result<ExitStatus> {
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    // `None` once it has been waited for. No other process has the id before that.
+    // `None` once the command was reaped. Until then no other process can have its id.
     if let Some(pid) = pid {
         kill_process(pid, signal)?;
     }

@@ -21,11 +21,11 @@ use tokio::time::{sleep, timeout};
 
 use self::options::{Command, Options, Wait};
 
-/// Bad usage, as `sysexits.h` numbers it: 2 is `inquorate`.
+/// The exit code for wrong arguments, as in `sysexits.h`. The usual 2 means `inquorate` here.
 const USAGE: u8 = 64;
 
-/// How often to see whether quorum is exclusive, for which there is no message.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often to check a state whose changes are not published, such as exclusive quorum.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -39,7 +39,7 @@ async fn main() -> ExitCode {
     };
     match run(options).await {
         Ok(code) => code,
-        // The reader has gone, as with `| head`.
+        // The reader of the output has ended, as with `| head`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(1),
         Err(error) => {
             eprintln!("quorum-watch: {error}");
@@ -114,11 +114,11 @@ async fn reached(quorum: &QuorumHandle, wait: &Wait) -> bool {
             if !wait.exclusive || quorum.is_exclusive() {
                 return true;
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     };
     match wait.timeout {
-        Some(patience) => timeout(patience, reached).await.unwrap_or(false),
+        Some(limit) => timeout(limit, reached).await.unwrap_or(false),
         None => reached.await,
     }
 }

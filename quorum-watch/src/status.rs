@@ -11,19 +11,20 @@ use actix_quorum::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::{LOOK, options::Options};
+use crate::{POLL_INTERVAL, options::Options};
 
 /// How long to wait for a decision. Corosync answers within milliseconds, and two reads of the ring
 /// take 1.25 s, but several seconds on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(10);
+const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long to wait then for what follows: the votes, and another read of the ring.
-const MORE: Duration = Duration::from_secs(5);
+/// How long to wait after the decision for the votes and for another read of the ring.
+const DETAILS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to wait then for the names of nodes, which they need not have.
-const NAMES: Duration = Duration::from_secs(1);
+/// How long to wait after that for the names of the nodes. A cluster may have none.
+const NAMES_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Returns once there is something to print: a decision and what follows it, or why there is none.
+/// Returns once the state can be printed: with a decision and its details, or with the reason why
+/// there is no decision. Waits for the names of the nodes if `names` is set.
 pub(crate) async fn known(quorum: &QuorumHandle, names: bool) {
     let decided = |now: &Snapshot| match now.connection {
         Connection::Connected => now.quorum != Quorum::Unknown,
@@ -34,28 +35,29 @@ pub(crate) async fn known(quorum: &QuorumHandle, names: bool) {
         now.connection != Connection::Connected
             || (now.ring != RingState::Unknown && has_votes_of_decision(now))
     };
-    let more = async {
+    let details = async {
         // An actor that has stopped is complete.
         let _ = quorum.wait_for(complete).await;
         let may_be_exclusive =
             |now: &Snapshot| now.has_majority() && now.ring == RingState::Operational;
         while may_be_exclusive(&quorum.snapshot()) && !quorum.is_exclusive() {
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     };
     let named = async {
         let connected = || quorum.snapshot().connection == Connection::Connected;
         while names && connected() && quorum.node_names().is_empty() {
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     };
-    if timeout(PATIENCE, quorum.wait_for(decided)).await.is_ok() {
-        let _ = timeout(MORE, more).await;
-        let _ = timeout(NAMES, named).await;
+    if timeout(DECISION_TIMEOUT, quorum.wait_for(decided)).await.is_ok() {
+        let _ = timeout(DETAILS_TIMEOUT, details).await;
+        let _ = timeout(NAMES_TIMEOUT, named).await;
     }
 }
 
-/// The votes are asked for after a decision: those of before may say something else.
+/// Whether the votes agree with the decision. They are requested after it, so the votes from before
+/// it may still be shown.
 fn has_votes_of_decision(now: &Snapshot) -> bool {
     let is_quorate = now.quorum.is_quorate();
     now.votes.as_ref().is_some_and(|votes| votes.flags.contains(VoteFlags::QUORATE) == is_quorate)
@@ -77,19 +79,19 @@ pub(crate) fn show(quorum: &QuorumHandle, options: &Options) -> io::Result<Quoru
     Ok(now.quorum)
 }
 
-/// The members without any one of which there would still be quorum.
+/// Returns the members of which any single one may leave without a loss of quorum.
 fn spared(now: &Snapshot) -> Vec<NodeId> {
     let members = now.members.iter().copied();
     members.filter(|member| now.quorate_without(&[*member]) == Some(true)).collect()
 }
 
-/// One thing a line.
+/// Returns the state as a table with one fact in each line.
 fn table(quorum: &QuorumHandle, now: &Snapshot, options: &Options) -> String {
     let date = humantime::format_rfc3339_seconds(SystemTime::now());
     let mut lines = vec![
         ("date", date.to_string()),
         ("quorum", options.paint(now.quorum, now.quorum)),
-        ("exclusive", yes(quorum.is_exclusive()).into()),
+        ("exclusive", yes_or_no(quorum.is_exclusive()).into()),
         ("corosync", now.connection.to_string()),
     ];
     if let Some(local) = now.local {
@@ -98,7 +100,7 @@ fn table(quorum: &QuorumHandle, now: &Snapshot, options: &Options) -> String {
     if let Some(ring_id) = now.ring_id {
         lines.push(("ring", ring_id.to_string()));
         lines.push(("alive", alive(now.ring).into()));
-        lines.push(("settled", yes(now.settled).into()));
+        lines.push(("settled", yes_or_no(now.settled).into()));
         lines.push(("epoch", now.epoch.to_string()));
     }
     if let Some(token) = now.fencing_token() {
@@ -107,7 +109,7 @@ fn table(quorum: &QuorumHandle, now: &Snapshot, options: &Options) -> String {
     if let Some(votes) = &now.votes {
         // Only votequorum answers with votes.
         lines.push(("provider", "corosync_votequorum".into()));
-        lines.extend(of_votes(votes));
+        lines.extend(vote_lines(votes));
     }
     lines.push(("nodes", now.members.len().to_string()));
     for member in &now.members {
@@ -121,7 +123,7 @@ fn table(quorum: &QuorumHandle, now: &Snapshot, options: &Options) -> String {
     text
 }
 
-fn of_votes(votes: &Votes) -> Vec<(&'static str, String)> {
+fn vote_lines(votes: &Votes) -> Vec<(&'static str, String)> {
     let Votes { total, expected, highest_expected, quorum, qdevice, flags, .. } = votes;
     let mut lines = vec![(
         "votes",
@@ -131,14 +133,14 @@ fn of_votes(votes: &Votes) -> Vec<(&'static str, String)> {
         ),
     )];
     if flags.contains(VoteFlags::QDEVICE_REGISTERED) {
-        lines.push(("qdevice", format!("{qdevice} votes, {}", of_qdevice(*flags))));
+        lines.push(("qdevice", format!("{qdevice} votes, {}", qdevice_state(*flags))));
     }
     let names: Vec<_> = flags.names().collect();
     lines.push(("flags", if names.is_empty() { "none".into() } else { names.join(" ") }));
     lines
 }
 
-fn of_qdevice(flags: VoteFlags) -> String {
+fn qdevice_state(flags: VoteFlags) -> String {
     let state = match (
         flags.contains(VoteFlags::QDEVICE_ALIVE),
         flags.contains(VoteFlags::QDEVICE_CAST_VOTE),
@@ -151,7 +153,8 @@ fn of_qdevice(flags: VoteFlags) -> String {
     format!("{state}{wins}")
 }
 
-/// Its name, its votes, its quorum device, and whether quorum would survive its loss.
+/// Returns the id, name, votes and quorum device of a member, and whether quorum would survive its
+/// loss.
 fn member_line(quorum: &QuorumHandle, now: &Snapshot, member: NodeId) -> String {
     let mut line = named(quorum, member);
     if let Some(votes) = now.votes.as_ref().and_then(|votes| votes.of(member)) {
@@ -163,7 +166,7 @@ fn member_line(quorum: &QuorumHandle, now: &Snapshot, member: NodeId) -> String 
     {
         let _ = match votes.qdevice_of(member) {
             flags if flags.is_empty() => write!(line, ", no qdevice"),
-            flags => write!(line, ", qdevice {}", of_qdevice(flags)),
+            flags => write!(line, ", qdevice {}", qdevice_state(flags)),
         };
     }
     if Some(member) == now.local {
@@ -193,7 +196,7 @@ fn alive(ring: RingState) -> &'static str {
     }
 }
 
-fn yes(yes: bool) -> &'static str {
+fn yes_or_no(yes: bool) -> &'static str {
     if yes { "yes" } else { "no" }
 }
 

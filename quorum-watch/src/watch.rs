@@ -31,7 +31,7 @@ pub(crate) async fn run(quorum: &QuorumHandle, options: &Options) -> io::Result<
     }
 }
 
-/// The state with the change that led to it.
+/// Returns the current state as JSON, with the fields of the change that led to it.
 fn json(change: &QuorumChanged) -> serde_json::Result<Value> {
     let mut json = to_value(&*change.current)?;
     json["cause"] = to_value(change.cause)?;
