@@ -223,8 +223,8 @@ struct Watched {
     reports: BTreeSet<Report>,
     /// Whether a new epoch must begin.
     broke: bool,
-    /// The last change before its connection ended.
-    hung_up_at: Option<u64>,
+    /// The sequence of the last change before its connection ended.
+    last_before_hang_up: Option<u64>,
     /// Whether there was anything to publish.
     reported: bool,
     /// The nodes that must be reported as rejoined, if that is known.
@@ -349,11 +349,11 @@ impl Run {
             let broke = watched.was_settled && node.broke;
             watched.broke |= watched.connected && (broke || node.hung_up);
             if watched.connected && node.hung_up {
-                watched.hung_up_at = Some(watched.quorum.snapshot().sequence);
+                watched.last_before_hang_up = Some(watched.quorum.snapshot().sequence);
                 watched.connected = false;
             }
         }
-        self.model.take_back();
+        self.model.reset_reports();
     }
 
     fn flood(&mut self, flood: Flood) -> Checked {
@@ -495,7 +495,7 @@ impl Watched {
             stopped: false,
             reports: BTreeSet::new(),
             broke: false,
-            hung_up_at: None,
+            last_before_hang_up: None,
             reported: false,
             rejoined: None,
             epoch: 0,
@@ -637,13 +637,13 @@ impl Watched {
 
     /// Checks that notifications that wait in a connection when it ends are not published.
     fn check_end_of_connection(&mut self) -> Checked {
-        let Some(last) = self.hung_up_at.take() else { return Ok(()) };
+        let Some(last) = self.last_before_hang_up.take() else { return Ok(()) };
         let changes = self.listeners.all.since(self.changes);
         let next = changes.iter().find(|change| change.current.sequence > last);
         let cause = next.map(|next| next.cause);
         prop_assert!(
             matches!(cause, Some(Cause::Disconnected | Cause::Stopped)),
-            "published after the end of the actor: {self}"
+            "published after the end of the connection: {self}"
         );
         Ok(())
     }

@@ -217,7 +217,7 @@ impl Model {
     }
 
     /// Resets the record of what the nodes have sent.
-    pub(crate) fn take_back(&mut self) {
+    pub(crate) fn reset_reports(&mut self) {
         for node in &mut self.nodes {
             (node.reported, node.broke, node.hung_up) = (false, false, false);
         }

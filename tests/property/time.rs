@@ -121,7 +121,7 @@ fn note(model: &mut Model, watched: &mut [Watched], now: Instant) {
     for watched in watched {
         watched.note(model, now);
     }
-    model.take_back();
+    model.reset_reports();
 }
 
 /// Checks every actor until then. `settled` is whether the model knows what they received.
