@@ -110,7 +110,7 @@ impl QuorumBuilder {
     /// Whether to accept quorum that a node of two has alone, because of `two_node: 1` in the
     /// section `quorum` of `corosync.conf`. Default true. When the two nodes are separated from
     /// each other, each one is quorate (`votequorum(5)`). With `false`, each one is `Inquorate`
-    /// then.
+    /// then, and no node is `Quorate` while the votes are not known, as without libvotequorum.
     pub fn trust_two_node(mut self, trust_two_node: bool) -> Self {
         self.policy.trust_two_node = trust_two_node;
         self

@@ -21,8 +21,8 @@ impl CoalescingRunner {
 
     /// Runs `act` after everything that the caller has done before.
     ///
-    /// Returns the result of `act` if this thread runs it. Returns `None` if another call, which is
-    /// still running, repeats it.
+    /// Returns the result of the last run of `act` if this thread runs it. Returns `None` if another
+    /// call, which is still running, repeats it.
     ///
     /// If `act` panics, it is still repeated for the calls made meanwhile, and then the runner is
     /// idle again.
