@@ -98,7 +98,7 @@ impl ScriptedQuorum {
 
     /// Returns the cause that an actor would publish.
     fn cause_of(&self, after: &Snapshot) -> Cause {
-        let before = self.quorum.shared.snapshot();
+        let before = self.quorum.shared.published();
         match &after.connection {
             Connection::Connecting { .. } => Cause::ConnectFailed,
             Connection::Disconnected { .. } => Cause::Disconnected,

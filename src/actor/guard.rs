@@ -132,7 +132,7 @@ impl QuorumGuard {
     /// }
     /// ```
     pub fn fencing_token(&self) -> Option<FencingToken> {
-        let snapshot = self.shared.snapshot();
+        let snapshot = self.shared.published();
         let token = snapshot.fencing_token().filter(|_| snapshot.epoch == self.epoch);
         token.filter(|_| self.is_valid())
     }

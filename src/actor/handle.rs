@@ -114,7 +114,7 @@ impl QuorumHandle {
     /// # Ok::<(), actix_quorum::ParseRingIdError>(())
     /// ```
     pub fn quorum(&self) -> Quorum {
-        self.quorum_of(&self.shared.snapshot())
+        self.quorum_of(&self.shared.published())
     }
 
     /// Returns the quorum of `latest`, or `Unknown` if a deadline has passed since.
@@ -158,7 +158,7 @@ impl QuorumHandle {
     /// # Ok::<(), actix_quorum::ParseRingIdError>(())
     /// ```
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.shared.current()
+        self.shared.snapshot()
     }
 
     /// Returns the names of the nodes in `corosync.conf` (`nodelist.node.N.name` in
@@ -366,7 +366,7 @@ impl QuorumHandle {
         let mut latest = self.shared.change_signal();
         loop {
             latest.mark_unchanged();
-            let snapshot = self.shared.current();
+            let snapshot = self.shared.snapshot();
             if condition(&snapshot) {
                 return Ok(snapshot);
             }

@@ -323,10 +323,10 @@ impl StreamHandler<Result<LinkEvent, Error>> for QuorumActor {
         match item {
             Ok(LinkEvent::Notified { notification, drained_at }) => {
                 #[cfg(any(feature = "metrics", feature = "web"))]
-                let ring_id = self.shared.snapshot().ring_id;
+                let ring_id = self.shared.published().ring_id;
                 self.apply(Event::Notified { notification, drained_at }, ctx);
                 #[cfg(any(feature = "metrics", feature = "web"))]
-                if self.shared.snapshot().ring_id != ring_id {
+                if self.shared.published().ring_id != ring_id {
                     self.read_names();
                 }
             }
@@ -399,7 +399,7 @@ impl Handler<GetSnapshot> for QuorumActor {
     type Result = MessageResult<GetSnapshot>;
 
     fn handle(&mut self, _: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
-        MessageResult(self.shared.current())
+        MessageResult(self.shared.snapshot())
     }
 }
 

@@ -177,13 +177,13 @@ impl Shared {
             let now = self.lease.clock().now();
             let token_seen = self.tracker.lock().token_seen();
             let state = crate::metrics::State {
-                snapshot: self.current(),
+                snapshot: self.snapshot(),
                 exclusive: self.is_exclusive(),
                 token_seen: token_seen.map(|(seen_at, lease)| (now.since(seen_at), lease)),
                 names: self.names.once_read(),
             };
             foreign::contain(|| self.metrics.record(&state));
-            if self.snapshot().sequence == state.snapshot.sequence {
+            if self.published().sequence == state.snapshot.sequence {
                 return;
             }
         }
@@ -216,7 +216,7 @@ impl Shared {
     /// Publishes that a deadline has passed, if the actor has not done so yet. Otherwise a new
     /// subscriber would start with a state that no reader believes any more.
     pub(crate) fn publish_expiry(&self) {
-        if self.history.current().quorum.is_quorate() && !self.is_quorate() {
+        if self.published().quorum.is_quorate() && !self.is_quorate() {
             self.apply(Event::Tick);
         }
     }
@@ -230,13 +230,13 @@ impl Shared {
     }
 
     /// Returns the last published snapshot.
-    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+    pub(crate) fn published(&self) -> Arc<Snapshot> {
         self.history.current()
     }
 
     /// Returns the last published snapshot, with its quorum as the deadlines allow now.
-    pub(crate) fn current(&self) -> Arc<Snapshot> {
-        self.as_of_now(self.snapshot())
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.as_of_now(self.published())
     }
 
     /// Returns `published`, or a copy with quorum unknown if a deadline has passed since.
@@ -310,7 +310,7 @@ mod tests {
         impl Wake for Waiter {
             fn wake(self: Arc<Self>) {
                 assert!(!self.0.is_quorate() && self.0.lease.running_epoch().is_none());
-                assert!(self.0.history.next_after(Some(&self.0.snapshot())).is_none());
+                assert!(self.0.history.next_after(Some(&self.0.published())).is_none());
                 self.1.store(true, Ordering::Release);
             }
         }
@@ -367,7 +367,7 @@ mod tests {
         let (sender, published) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             shared.apply(Event::Disconnected(Error::Dispatch(Code::LIBRARY)));
-            let _ = sender.send(shared.snapshot());
+            let _ = sender.send(shared.published());
         });
         let snapshot = published.recv_timeout(Duration::from_secs(20)).expect("it does not hang");
         assert_eq!(snapshot.connection, crate::state::Connection::Stopped);
@@ -404,7 +404,7 @@ mod tests {
         assert!(!shared.is_quorate());
         shared.apply(Event::Tick);
         assert_eq!(shared.lease.running_epoch(), Some(epoch + 1));
-        assert_eq!(shared.snapshot().epoch, epoch + 1);
+        assert_eq!(shared.published().epoch, epoch + 1);
     }
 
     #[test]
@@ -492,7 +492,7 @@ mod tests {
         }
         assert!(shared.is_quorate());
         decide(13);
-        assert!(shared.is_quorate(), "{}", shared.snapshot());
+        assert!(shared.is_quorate(), "{}", shared.published());
         let guard = crate::actor::QuorumGuard::new(&shared).unwrap();
         runtime.block_on(async {
             let since = std::time::Instant::now();

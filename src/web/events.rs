@@ -132,7 +132,7 @@ impl Client {
         self.last_sent = Some(Arc::clone(published));
         self.has_ended = published.connection == Connection::Stopped;
         // An older change reports the past. The latest reports the present, so the lease applies.
-        let is_latest = shared.snapshot().sequence == published.sequence;
+        let is_latest = shared.published().sequence == published.sequence;
         let current = match is_latest {
             true => shared.as_of_now(Arc::clone(published)),
             false => Arc::clone(published),

@@ -67,7 +67,7 @@ fn answer(
     quorum: &QuorumHandle,
     request: &HttpRequest,
 ) -> HttpResponse {
-    let snapshot = quorum.shared.snapshot();
+    let snapshot = quorum.shared.published();
     let only = request.match_info().get("check");
     if only.is_some_and(|only| checks.iter().all(|check| check.name != only)) {
         return no_store_response(StatusCode::NOT_FOUND).body("there is no such check\n");

@@ -51,7 +51,7 @@ pub(super) const RETRY_AFTER: Duration = Duration::from_secs(2);
 impl NotQuorate {
     /// Returns the refusal for a request that needs quorum, or `exclusive` quorum.
     pub(super) fn new(quorum: &QuorumHandle, exclusive: bool, retry_after: Duration) -> Self {
-        let snapshot = quorum.shared.snapshot();
+        let snapshot = quorum.shared.published();
         let quorum = quorum.quorum_of(&snapshot);
         let (reason, detail) = match (&snapshot.connection, quorum) {
             (Connection::Stopped, _) => ("stopped", "the service is stopping"),
