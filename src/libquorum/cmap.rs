@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeSet,
     ffi::{CStr, CString, c_char},
     ptr,
 };
@@ -107,15 +108,15 @@ impl Cmap {
         Ok((!positions.is_empty()).then_some(votes))
     }
 
-    /// Returns the positions in the node list, which are not node ids.
-    fn positions(&self) -> Result<Vec<u32>, Error> {
+    /// Returns the positions in the nodelist, which are not node ids.
+    fn positions(&self) -> Result<BTreeSet<u32>, Error> {
         let mut iteration = 0;
         // SAFETY: the handle is open; the string lives through the call, and the rest is a local.
         let code = unsafe {
             (self.library.cmap_iter_init)(self.raw, c"nodelist.node.".as_ptr(), &mut iteration)
         };
         self.succeeded(code)?;
-        let mut positions = Vec::new();
+        let mut positions = BTreeSet::new();
         let result = loop {
             let mut key: [c_char; sys::CMAP_KEYNAME_MAXLEN + 1] = [0; sys::CMAP_KEYNAME_MAXLEN + 1];
             // SAFETY: the handle and the iteration are open; there is room for the longest key, and
@@ -132,12 +133,7 @@ impl Cmap {
             }
             // SAFETY: the array was all zero, and its last byte still is.
             let key = unsafe { CStr::from_ptr(key.as_ptr()) }.to_string_lossy();
-            let mut parts = key.split('.').skip(2);
-            if let (Some(Ok(position)), Some("nodeid")) =
-                (parts.next().map(str::parse), parts.next())
-            {
-                positions.push(position);
-            }
+            positions.extend(position(&key));
         };
         // SAFETY: the handle and the iteration are open.
         unsafe { (self.library.cmap_iter_finalize)(self.raw, iteration) };
@@ -231,6 +227,12 @@ fn is_host_name(address: &str) -> bool {
     !address.is_empty() && !address.contains(':') && address.parse::<std::net::Ipv4Addr>().is_err()
 }
 
+/// Returns the position of a node in the nodelist, from any key of the node. Not every node has the
+/// key `nodeid`: Corosync 2 derives the id of a node without it from the address.
+fn position(key: &str) -> Option<u32> {
+    key.strip_prefix("nodelist.node.")?.split_once('.')?.0.parse().ok()
+}
+
 fn c_key(key: &str) -> CString {
     CString::new(key).expect("a key contains no zero byte")
 }
@@ -246,3 +248,22 @@ impl Drop for Cmap {
 }
 
 static HANDLES: HandleTable = HandleTable::new();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_without_an_id_in_the_nodelist_has_a_position() {
+        let keys = [
+            "nodelist.local_node_pos",
+            "nodelist.node.0.nodeid",
+            "nodelist.node.0.ring0_addr",
+            "nodelist.node.1.quorum_votes",
+            "nodelist.node.1.ring0_addr",
+            "nodelist.node.12.ring1_addr",
+        ];
+        let positions: BTreeSet<u32> = keys.into_iter().filter_map(position).collect();
+        assert_eq!(positions, BTreeSet::from([0, 1, 12]));
+    }
+}
