@@ -202,7 +202,7 @@ fn soak(transport: Transport, duration: Duration, random: &mut Random, seed: u64
         faults += 1;
         let id = random.node();
         let peer = id % 3 + 1;
-        match random.below(14) {
+        match random.below(15) {
             0 => {
                 cluster.isolate(id);
                 wait(random.below(4_000));
@@ -235,6 +235,14 @@ fn soak(transport: Transport, duration: Duration, random: &mut Random, seed: u64
                 cluster.resume(id);
             }
             5 => cluster.restart_node(id),
+            6 => {
+                for _ in 0..3 {
+                    cluster.isolate(id);
+                    wait(random.below(300));
+                    cluster.heal();
+                    wait(random.below(300));
+                }
+            }
             // The ring ends while the daemon is alive.
             7 => {
                 cluster.lose_sends(id);
@@ -278,14 +286,6 @@ fn soak(transport: Transport, duration: Duration, random: &mut Random, seed: u64
                 cluster.resume(id);
                 wait(random.below(500));
                 cluster.resume(peer);
-            }
-            6 => {
-                for _ in 0..3 {
-                    cluster.isolate(id);
-                    wait(random.below(300));
-                    cluster.heal();
-                    wait(random.below(300));
-                }
             }
             _ => {
                 // The node that executes it may be busy, or forming a ring.
