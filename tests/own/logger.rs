@@ -1,11 +1,8 @@
 //! A logger that blocks. The logger is process-wide, so this file has one test.
 
-use std::{
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
-    thread,
+use std::sync::{
+    atomic::{AtomicBool, Ordering},
+    mpsc,
 };
 
 use actix::System;
@@ -58,21 +55,14 @@ fn a_loss_is_published_while_the_logger_blocks() {
         fake.push_nodelist((1, 9), Some(&[1]), None, None);
         fake.push_quorum(1, (1, 9), Some(&[1]));
         quorate(&quorum).await;
-        let logged = thread::spawn(|| {
-            eventually("the gain is logged", || {
-                LOGGER.has_logged_gain.load(Ordering::Acquire).then_some(())
-            });
+        eventually("the gain is logged", || {
+            LOGGER.has_logged_gain.load(Ordering::Acquire).then_some(())
         });
-        logged.join().unwrap();
         let (unblock, blocked) = mpsc::channel();
         *LOGGER.blocked.lock() = Some(blocked);
         fake.hang_up();
-        let reader = quorum.clone();
-        let waiting = thread::spawn(move || {
-            eventually("readers see the loss", || (!reader.is_quorate()).then_some(()));
-            reader.snapshot()
-        });
-        assert!(matches!(waiting.join().unwrap().connection, Connection::Disconnected { .. }));
+        eventually("readers see the loss", || (!quorum.is_quorate()).then_some(()));
+        assert!(matches!(quorum.snapshot().connection, Connection::Disconnected { .. }));
         drop(unblock);
         quorum.stop().await;
     });

@@ -2,9 +2,8 @@
 //! set its logger or its metrics recorder, or leave a thread hanging in libquorum, which blocks
 //! every other connection of the process.
 //!
-//! Each test begins with `own_process!()`, which runs it alone in a new process of this program
-//! (`exit` and the policies that end the process start their own processes). So these tests also
-//! run in parallel.
+//! Each test begins with `own_process!()`, which runs it alone in a new process of this program, or
+//! starts its own processes. So these tests also run in parallel.
 
 #[path = "../support/mod.rs"]
 #[macro_use]
