@@ -98,9 +98,10 @@ impl Client {
 
     /// Makes dispatching fail with this code.
     pub(super) fn fail(self, code: Code) {
-        self.queue.lock().failed = Some(code);
+        let mut queue = self.queue.lock();
+        queue.failed = Some(code);
         self.ring();
-        self.queue.lock().kept = Some(self.doorbell);
+        queue.kept = Some(self.doorbell);
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -271,6 +271,9 @@ impl World {
             let intact = ring.is_some_and(|ring| self.is_intact(ring));
             for id in ids {
                 let node = self.member(id);
+                if node.gathers {
+                    continue;
+                }
                 // A daemon that was paused does not know yet.
                 let meets_others = !node.unaware
                     && ring.is_some_and(|ring| {
@@ -280,8 +283,7 @@ impl World {
                                     || self.node(*member).is_none_or(|member| member.sent_leave)
                             })
                     });
-                if node.gathers {
-                } else if intact {
+                if intact {
                     self.totem.cancel(Step::TokenLost(id));
                 } else if meets_others {
                     self.gather(id, false);

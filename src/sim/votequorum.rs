@@ -166,11 +166,11 @@ impl Votequorum {
     /// Whether the timer of `last_man_standing` starts with a ring of these members.
     pub(super) fn awaits_last_man_standing(&self, members: &[NodeId], options: Options) -> bool {
         let has_left = self.members.keys().any(|id| members.binary_search(id).is_err());
-        let enough = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        let count = u32::try_from(members.len()).unwrap_or(u32::MAX);
         let has_lowest = members.contains(&self.lowest);
         options.last_man_standing.is_some()
-            && (enough >= self.quorum && has_left
-                || enough <= self.quorum && options.auto_tie_breaker && has_lowest)
+            && (count >= self.quorum && has_left
+                || count <= self.quorum && options.auto_tie_breaker && has_lowest)
     }
 
     /// Ends the window of `last_man_standing`: from now on only the present nodes are expected.
