@@ -24,7 +24,7 @@ pub(crate) struct Votequorum {
     lost: bool,
     /// The members of the last request, and the votes in the answer.
     known: (Vec<NodeId>, Votes),
-    /// How often in a row nothing has changed.
+    /// The number of requests in which nothing has changed. It selects the member to ask next.
     unchanged: usize,
 }
 

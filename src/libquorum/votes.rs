@@ -158,7 +158,7 @@ bitflags::bitflags! {
         /// The partition with the quorum device is quorate, however many votes it has
         /// (`master_wins`). One member with such a device is enough (`check_qdevice_master` in
         /// `exec/votequorum.c`), so the actor sets this flag if any member has had one since the
-        /// actor has connected.
+        /// actor was started.
         const QDEVICE_MASTER_WINS = sys::VOTEQUORUM_INFO_QDEVICE_MASTER_WINS;
         // The bits without a name.
         const _ = !0;

@@ -170,7 +170,7 @@ impl RingWatch for RingThread {
 
     fn cancel(&self) -> bool {
         let mut current = self.current.lock();
-        if current.is_connected.swap(false, Ordering::AcqRel) {
+        if current.is_connected.load(Ordering::Acquire) {
             current.past.was_watched.store(true, Ordering::Release);
         } else {
             // Without a connection the thread is opening one. A daemon that is alive accepts it

@@ -149,9 +149,8 @@ impl RingReads {
     }
 }
 
-/// Returns the interval between reads: a twelfth of the time for which a read proves exclusivity.
-/// `is_exclusive()` ends up to one interval before the daemon
-/// notices the loss of its token.
+/// Returns the interval between reads: a twelfth of the time for which a read proves exclusivity. So
+/// `is_exclusive()` ends at most one interval before the daemon notices the loss of its token.
 fn interval(reading: &RingReading) -> Duration {
     (reading.exclusive_for() / 12).clamp(SECOND_READ * 2, Duration::from_secs(10))
 }
