@@ -6,11 +6,11 @@ fn main() {
     link();
 }
 
-/// Asks pkg-config for the three libraries, and says which packages have them if it finds none.
+/// Finds the three libraries with pkg-config. If one is missing, prints which packages contain it.
 #[cfg(feature = "linked")]
 fn link() {
     for library in ["libquorum", "libvotequorum", "libcmap"] {
-        // 3.1.0 is the first with quorum_model_initialize.
+        // 3.1.0 is the first version with `quorum_model_initialize`.
         let found = pkg_config::Config::new().atleast_version("3.1.0").probe(library);
         if let Err(error) = found {
             eprintln!("{error}");

@@ -1,4 +1,4 @@
-//! The declarations of `corosync/cmap.h`, except for most of the shortcuts for value types.
+//! The declarations of `corosync/cmap.h`, except for most of the functions for one type of value.
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
@@ -97,16 +97,16 @@ library! {
         /// Closes a connection and its fd, which blocks for some 40 ms if the daemon has just died:
         /// `cmap_finalize(3)`.
         fn cmap_finalize(handle: cmap_handle_t);
-        /// Gives the fd that becomes readable when there is something to dispatch, and never
+        /// Returns the fd that becomes readable when there is something to dispatch, and never
         /// blocks: `cmap_fd_get(3)`.
         fn cmap_fd_get(handle: cmap_handle_t, fd: *mut c_int);
-        /// Calls the callbacks for what is queued, and blocks for events with
+        /// Calls the callbacks for the queued events, and blocks for events only with
         /// [`CS_DISPATCH_ONE`](crate::CS_DISPATCH_ONE) and
-        /// [`CS_DISPATCH_BLOCKING`](crate::CS_DISPATCH_BLOCKING) only: `cmap_dispatch(3)`.
+        /// [`CS_DISPATCH_BLOCKING`](crate::CS_DISPATCH_BLOCKING): `cmap_dispatch(3)`.
         fn cmap_dispatch(handle: cmap_handle_t, dispatch_types: cs_dispatch_flags_t);
-        /// Gives the pointer kept with the connection, and never blocks: `cmap_context_get(3)`.
+        /// Returns the pointer stored in the connection, and never blocks: `cmap_context_get(3)`.
         fn cmap_context_get(handle: cmap_handle_t, context: *mut *const c_void);
-        /// Keeps a pointer of the caller's with the connection, and never blocks:
+        /// Stores a pointer of the caller's in the connection, and never blocks:
         /// `cmap_context_set(3)`.
         fn cmap_context_set(handle: cmap_handle_t, context: *const c_void);
         /// Stores a value, which blocks for as long as the daemon hangs or the cluster

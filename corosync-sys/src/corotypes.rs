@@ -13,7 +13,7 @@ pub type cs_dispatch_flags_t = c_uint;
 
 /// Waits for one event, and dispatches it.
 pub const CS_DISPATCH_ONE: cs_dispatch_flags_t = 1;
-/// Dispatches what is queued, and does not wait.
+/// Dispatches all queued events, and does not wait.
 pub const CS_DISPATCH_ALL: cs_dispatch_flags_t = 2;
 /// Dispatches events, and waits for more, until the connection ends.
 pub const CS_DISPATCH_BLOCKING: cs_dispatch_flags_t = 3;
@@ -34,7 +34,7 @@ macro_rules! codes {
             pub const $name: cs_error_t = $value;
         )*
 
-        /// The C name of a result: `error_name(2)` is `Some("CS_ERR_LIBRARY")`.
+        /// Returns the C name of a result: `error_name(2)` is `Some("CS_ERR_LIBRARY")`.
         ///
         /// Does the same as `cs_strerror`, which is in another library.
         #[must_use]
@@ -71,13 +71,13 @@ codes! {
     CS_ERR_BAD_HANDLE = 9,
     /// The resource is in use.
     CS_ERR_BUSY = 10,
-    /// The daemon does not let this user in.
+    /// The daemon refuses this user.
     CS_ERR_ACCESS = 11,
-    /// There is no such thing (node, key).
+    /// The node, the key or another object does not exist.
     CS_ERR_NOT_EXIST = 12,
     /// The name is too long.
     CS_ERR_NAME_TOO_LONG = 13,
-    /// The thing is there already; for a track start, tracking is on already.
+    /// The object exists already. From a track start: tracking was already started.
     CS_ERR_EXIST = 14,
     /// There is not enough space, for example in `/dev/shm`.
     CS_ERR_NO_SPACE = 15,

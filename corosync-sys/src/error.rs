@@ -2,7 +2,8 @@
 #[derive(Clone, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// The library does not exist, or the dynamic linker refuses it.
+    /// The library does not exist, or the dynamic linker refuses it or cannot open it, for example
+    /// without a free file descriptor.
     #[error("cannot load {library}: {reason}; {}", load_help(library, reason))]
     Library {
         /// The soname of the requested library.
@@ -48,7 +49,7 @@ fn load_help(library: &str, reason: &str) -> String {
     format!("install {} (Debian, Ubuntu) or corosynclib (Fedora, RHEL)", debian_package(library))
 }
 
-/// The package that holds a library: Debian names it by the soname.
+/// Returns the package that contains a library. Debian names it by the soname.
 fn debian_package(soname: &str) -> String {
     soname.replace(".so.", "")
 }

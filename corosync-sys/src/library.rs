@@ -9,11 +9,11 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
 use crate::LoadError;
 
-/// Declares the table of one library's functions and the ways to fill it, from one list.
+/// Declares the table of one library's functions and the functions that fill it, from one list.
 ///
-/// `optional` holds the functions that a supported version of the library may lack, and the method
-/// that turns the lack of each into an error.
-/// `tests/abi.rs` reads the lists as text and has a C compiler compare them with the headers.
+/// `optional` lists the functions that a supported version of the library may lack, each with the
+/// method that returns the function or an error. `tests/it/abi.rs` reads the lists as text, and a C
+/// compiler compares them with the headers.
 macro_rules! library {
     (
         $(#[$table_doc:meta])*
@@ -42,23 +42,23 @@ macro_rules! library {
         }
 
         impl $Table {
-            #[doc = concat!("Loads `", $soname, "` from where the dynamic linker finds it.")]
+            #[doc = concat!("Loads the `", $soname, "` that the dynamic linker finds.")]
             ///
-            /// Every function is resolved now, and the library stays for the life of the process.
+            /// All functions are resolved now. The library stays loaded until the process ends.
             ///
             /// # Errors
             ///
-            /// Each [`LoadError`](crate::LoadError); all of them are permanent until somebody
-            /// installs something.
+            /// Each [`LoadError`](crate::LoadError). It lasts until a library is installed, unless
+            /// only a free file descriptor was missing.
             ///
             /// # Safety
             ///
-            /// The library's constructors run, and those of what it depends on. What the dynamic
-            #[doc = concat!("linker finds as `", $soname, "` must be Corosync's.")]
-            /// If it finds none, it is asked for the same library of an older soname, to tell a
-            /// missing Corosync from an old one; that must be Corosync's too.
+            /// The constructors of the library and of its dependencies run. The library that the
+            #[doc = concat!("dynamic linker finds as `", $soname, "` must be Corosync's.")]
+            /// If it finds none, this looks for the library with an older soname, to distinguish an
+            /// old Corosync from a missing one. That library must be Corosync's too.
             pub unsafe fn load() -> Result<Self, $crate::LoadError> {
-                // SAFETY: the caller vouches for what the dynamic linker finds.
+                // SAFETY: the caller guarantees the library that is found.
                 let library = unsafe { $crate::library::Loaded::by_soname($soname) }?;
                 // SAFETY: as above.
                 unsafe { Self::resolve(&library) }
@@ -66,30 +66,30 @@ macro_rules! library {
 
             #[doc = concat!("Loads `", $soname, "` from a file.")]
             ///
-            /// A name without a slash is searched for as `dlopen(3)` does. Every function is
-            /// resolved now, and the library stays for the life of the process.
+            /// A name without a slash is searched for as `dlopen(3)` does. All functions are
+            /// resolved now. The library stays loaded until the process ends.
             ///
             /// # Errors
             ///
-            /// Each [`LoadError`](crate::LoadError). The file is too old if its name, after
-            /// following links, has an older soname's number.
+            /// Each [`LoadError`](crate::LoadError). The file is too old if its name, with links
+            /// resolved, has the number of an older soname.
             ///
             /// # Safety
             ///
-            /// The constructors of the file run, and those of what it depends on. The file must be
-            #[doc = concat!("Corosync's `", $soname, "`,")]
-            /// whatever it is called: the functions are called with that library's signatures.
+            /// The constructors of the file and of its dependencies run. The file must be
+            #[doc = concat!("Corosync's `", $soname, "`, under any name,")]
+            /// because the functions are called with the signatures of that library.
             pub unsafe fn load_from(
                 path: impl AsRef<std::path::Path>,
             ) -> Result<Self, $crate::LoadError> {
                 let path = path.as_ref();
-                // SAFETY: the caller vouches for the file.
+                // SAFETY: the caller guarantees the file.
                 let library = unsafe { $crate::library::Loaded::by_path($soname, path) }?;
                 // SAFETY: as above.
                 unsafe { Self::resolve(&library) }
             }
 
-            #[doc = concat!("The functions of the `", $soname, "` this program is linked with.")]
+            #[doc = concat!("Returns the functions of the linked `", $soname, "`.")]
             #[cfg(any(feature = "linked", docsrs))]
             #[cfg_attr(docsrs, doc(cfg(feature = "linked")))]
             #[must_use]
@@ -102,7 +102,7 @@ macro_rules! library {
             }
 
             $(
-                #[doc = concat!("`", stringify!($opt_name), "`, or why there is none.")]
+                #[doc = concat!("Returns `", stringify!($opt_name), "`, if the library has it.")]
                 ///
                 /// # Errors
                 ///
@@ -118,7 +118,7 @@ macro_rules! library {
                 }
             )*
 
-            /// Looks every function up.
+            /// Looks up every function.
             ///
             /// # Safety
             ///
@@ -128,8 +128,8 @@ macro_rules! library {
             ) -> Result<Self, $crate::LoadError> {
                 Ok(Self {
                     $(
-                        // SAFETY: the caller guarantees the library; `tests/abi.rs` checks the type
-                        // of this function in it.
+                        // SAFETY: the caller guarantees the library; `tests/it/abi.rs` checks the
+                        // type of this function in it.
                         $name: unsafe { library.symbol(stringify!($name)) }?,
                     )*
                     $(
