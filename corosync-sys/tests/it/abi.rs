@@ -1,4 +1,4 @@
-//! Holds our declarations against Corosync's installed headers, with a C compiler as the judge.
+//! Compares the declarations of this crate with Corosync's installed headers, through a C compiler.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,14 +20,14 @@ const INCLUDES: &str = r"
 #include <corosync/cmap.h>
 ";
 
-/// Our own text, read for the signatures.
+/// The sources of this crate, from which the tests read the signatures.
 const SOURCES: [&str; 3] = [
     include_str!("../../src/quorum.rs"),
     include_str!("../../src/votequorum.rs"),
     include_str!("../../src/cmap.rs"),
 ];
 
-/// What begins the names of the constants that are ours to declare.
+/// The prefixes of the constants that this crate declares.
 const PREFIXES: [&str; 7] =
     ["CS_OK", "CS_ERR_", "CS_DISPATCH_", "CS_TRACK_", "QUORUM_", "VOTEQUORUM_", "CMAP_"];
 
@@ -66,7 +66,7 @@ fn constants() -> BTreeSet<(String, i64)> {
     }
 }
 
-/// Those that came after Corosync 3.1.10: not all headers have them.
+/// Returns the constants that were added after Corosync 3.1.10. Older headers lack them.
 fn newer() -> BTreeSet<(String, i64)> {
     constants! {
         VOTEQUORUM_INFO_QDEVICE_HAS_EXTRA_INFO VOTEQUORUM_MODEL_V1
@@ -74,8 +74,8 @@ fn newer() -> BTreeSet<(String, i64)> {
     }
 }
 
-/// How the constants of the headers are others than ours: those with another value, those that only
-/// we have, and those that only the headers have, being of a newer Corosync.
+/// Returns the constants with different values, those that only this crate has, and those that only
+/// the headers have, because they are newer.
 fn differences(
     ours: &BTreeSet<(String, i64)>,
     newer: &BTreeSet<(String, i64)>,
@@ -110,7 +110,7 @@ fn a_constant_that_differs_is_told_from_one_that_is_new() {
     assert_eq!(unknown, ["X = 6"]);
 }
 
-/// The constants that the installed headers define, as the C compiler values them.
+/// Returns the constants of the installed headers, with their values in C.
 fn header_constants(scratch: &Scratch) -> BTreeSet<(String, i64)> {
     let names: BTreeSet<_> = scratch
         .preprocess(INCLUDES)
@@ -137,7 +137,7 @@ fn header_constants(scratch: &Scratch) -> BTreeSet<(String, i64)> {
         .collect()
 }
 
-/// What a C program made of these statements prints.
+/// Returns the output of a C program with these statements.
 fn printed(scratch: &Scratch, statements: String) -> String {
     scratch.run(&format!("{INCLUDES}\nint main(void) {{\n{statements}\nreturn 0;\n}}\n"))
 }
@@ -168,7 +168,7 @@ fn error_names_are_the_headers() {
     }
 }
 
-/// Describes structs twice: what Rust says, and the C that prints the same of the header's.
+/// Returns the layout of structs in Rust, and the C statements that print their layout in C.
 macro_rules! structs {
     ($($c:literal = $rust:ident { $($field:ident)* })*) => {{
         let (mut ours, mut theirs) = (String::new(), String::new());
@@ -224,7 +224,7 @@ fn the_structs_are_laid_out_as_the_headers() {
     assert_eq!(ours, printed(&Scratch::new("structs"), theirs));
 }
 
-/// As `structs!`, for handles and enums.
+/// Does the same as `structs!` for handles and enums.
 macro_rules! scalars {
     ($($name:ident)*) => {{
         let (mut ours, mut theirs) = (String::new(), String::new());
@@ -250,7 +250,7 @@ fn handles_and_enums_are_the_headers() {
     assert_eq!(ours, printed(&Scratch::new("scalars"), theirs));
 }
 
-/// Our functions and their parameters, in C.
+/// Returns the functions in the table of a source file, with their parameters in C.
 fn functions(source: &str) -> Vec<(String, String)> {
     let source = without_comments(source);
     let (_, list) = source.split_once("library! {").expect("each file has a list");
@@ -263,7 +263,7 @@ fn functions(source: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Our types of callbacks and their parameters, in C.
+/// Returns the types of callbacks in a source file, with their parameters in C.
 fn callbacks(source: &str) -> Vec<(String, String)> {
     without_comments(source)
         .split("pub type ")
@@ -275,7 +275,7 @@ fn callbacks(source: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Source as one line, its words one space apart.
+/// Returns the source without comments, as one line with single spaces.
 fn without_comments(source: &str) -> String {
     let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
     code.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
@@ -315,7 +315,7 @@ fn c_type(rust: &str) -> String {
 #[ignore = "needs corosync's headers and a C compiler: make test"]
 fn the_functions_have_the_headers_types() {
     let functions = SOURCES.map(functions);
-    // The reader of our text read all of it.
+    // All functions were found in the text.
     assert_eq!(functions.each_ref().map(Vec::len), [10, 11, 22]);
     let mut source = INCLUDES.to_owned();
     for (name, parameters) in functions.concat() {
@@ -369,14 +369,14 @@ void call_cmap(cmap_notify_fn_t callback)
 }
 "#;
 
-/// What the callbacks below were given.
-static GIVEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// The arguments that the callbacks below received.
+static RECEIVED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// # Safety
 ///
 /// `list` must hold `entries` ids.
 unsafe fn ids(entries: u32, list: *const u32) -> Vec<u32> {
-    // SAFETY: the caller vouches for the list.
+    // SAFETY: the caller guarantees the list.
     unsafe { std::slice::from_raw_parts(list, entries as usize) }.to_vec()
 }
 
@@ -384,7 +384,7 @@ unsafe fn ids(entries: u32, list: *const u32) -> Vec<u32> {
 ///
 /// `text` must be a C string.
 unsafe fn text(text: *const c_char) -> String {
-    // SAFETY: the caller vouches for the text.
+    // SAFETY: the caller guarantees the text.
     unsafe { CStr::from_ptr(text) }.to_str().expect("ASCII").to_owned()
 }
 
@@ -397,7 +397,7 @@ unsafe extern "C" fn on_quorum(
 ) {
     // SAFETY: `call_quorum` passes an array and its length.
     let members = unsafe { ids(entries, members) };
-    GIVEN.lock().unwrap().push(format!("{handle} {quorate} {ring:x?} {members:?}"));
+    RECEIVED.lock().unwrap().push(format!("{handle} {quorate} {ring:x?} {members:?}"));
 }
 
 unsafe extern "C" fn on_nodelist(
@@ -413,7 +413,7 @@ unsafe extern "C" fn on_nodelist(
     // SAFETY: `call_nodelist` passes arrays and their lengths.
     let lists =
         unsafe { [ids(members, member_list), ids(joined, joined_list), ids(left, left_list)] };
-    GIVEN.lock().unwrap().push(format!("{handle} {ring:x?} {lists:?}"));
+    RECEIVED.lock().unwrap().push(format!("{handle} {ring:x?} {lists:?}"));
 }
 
 unsafe extern "C" fn on_votequorum(
@@ -425,7 +425,7 @@ unsafe extern "C" fn on_votequorum(
 ) {
     // SAFETY: `call_votequorum` passes an array and its length.
     let members = unsafe { ids(entries, members) };
-    GIVEN.lock().unwrap().push(format!("{handle} {context} {ring:x?} {members:?}"));
+    RECEIVED.lock().unwrap().push(format!("{handle} {context} {ring:x?} {members:?}"));
 }
 
 unsafe extern "C" fn on_cmap(
@@ -443,7 +443,7 @@ unsafe extern "C" fn on_cmap(
     // SAFETY: `call_cmap` passes a pointer to an int.
     let data = unsafe { *user_data.cast::<i32>() };
     let (new, old) = ((new.r#type, new.len, new_text), (old.r#type, old.len, old_text));
-    GIVEN.lock().unwrap().push(format!("{handle} {track} {event} {key} {new:?} {old:?} {data}"));
+    RECEIVED.lock().unwrap().push(format!("{handle} {track} {event} {key} {new:?} {old:?} {data}"));
 }
 
 #[test]
@@ -451,7 +451,7 @@ unsafe extern "C" fn on_cmap(
 fn callbacks_receive_what_c_passes() {
     let scratch = Scratch::new("caller");
     let path = scratch.library("libcaller.so", &format!("{INCLUDES}{CALLER}"));
-    // SAFETY: the library is `CALLER`, which has no constructors.
+    // SAFETY: the library consists of `CALLER`, which has no constructors.
     let caller = unsafe { libloading::Library::new(path) }.expect("it loads");
     macro_rules! call {
         ($function:literal, $type:ty, $callback:ident) => {
@@ -466,7 +466,7 @@ fn callbacks_receive_what_c_passes() {
     call!("call_votequorum", votequorum_nodelist_notification_fn_t, on_votequorum);
     call!("call_cmap", cmap_notify_fn_t, on_cmap);
     assert_eq!(
-        *GIVEN.lock().unwrap(),
+        *RECEIVED.lock().unwrap(),
         [
             "1 7 quorum_ring_id { nodeid: 2, seq: 102030405060708 } [4, 5, 6]",
             "1 quorum_ring_id { nodeid: 2, seq: 102030405060708 } [[4, 5, 6], [7], [8, 9]]",

@@ -1,4 +1,4 @@
-//! What loading a library says when there is none, a wrong one, an old one, and the right one.
+//! The results of loading a library that is missing, is a different or an old library, or is correct.
 
 use std::path::Path;
 
@@ -43,7 +43,7 @@ const QUORUM: [&str; 9] = [
     "quorum_context_get",
 ];
 
-/// C that defines functions of these names. Nobody calls them.
+/// Returns C code that defines functions with these names. No test calls them.
 fn defining(functions: &[&str]) -> String {
     functions
         .iter()
@@ -51,9 +51,9 @@ fn defining(functions: &[&str]) -> String {
         .collect()
 }
 
-/// Loads a library that has nothing to run when it is loaded, and no function that is called.
+/// Loads a library without constructors, whose functions are not called.
 fn load_quorum_from(path: &Path) -> Result<Quorum, LoadError> {
-    // SAFETY: the files here are C with functions alone, or none; nobody calls the functions.
+    // SAFETY: the files of these tests contain only functions, which are not called, or do not exist.
     unsafe { Quorum::load_from(path) }
 }
 
@@ -119,7 +119,7 @@ fn libquorum_before_3_1_loads_without_models() {
 fn libcmap_before_3_0_lacks_the_map_of_statistics_only() {
     let scratch = Scratch::new("before_3_0");
     let path = scratch.library("libcmap.so.4.0.0", &defining(&CMAP));
-    // SAFETY: the file is C with functions that nobody calls.
+    // SAFETY: the file contains only functions, which are not called.
     let cmap = unsafe { Cmap::load_from(&path) }.expect("the rest is there");
     assert_eq!(
         cmap.initialize_map(),
@@ -143,7 +143,7 @@ fn a_link_to_an_older_soname_is_too_old() {
     assert_eq!(error, too_old(&found));
 }
 
-// The next two are without `linked`, for a linked program does not start without the library.
+// The next two tests do not run with `linked`: a linked program does not start without the library.
 
 #[test]
 #[cfg(not(feature = "linked"))]
@@ -167,13 +167,13 @@ fn with_an_older_library_alone_load_says_it_is_too_old() {
     if !libquorum_is_hidden(name, &["libquorum.so.4"]) {
         return;
     }
-    // SAFETY: the libquorum.so.4 that is found has no constructors; nobody calls its functions.
+    // SAFETY: the libquorum.so.4 that is found has no constructors, and its functions are not called.
     let error = unsafe { Quorum::load() }.expect_err("the library is hidden");
     assert_eq!(error, too_old("libquorum.so.4"));
 }
 
-/// Runs a test again in a process that finds no libquorum.so.5, but finds `others`. Is true in that
-/// process; in this one it is false once the test has passed there.
+/// Runs a test again in a process that finds no libquorum.so.5, but finds `others`. Returns `true` in
+/// that process, and `false` in this one once the test has passed in the other.
 #[cfg(not(feature = "linked"))]
 fn libquorum_is_hidden(test: &str, others: &[&str]) -> bool {
     const HIDE: &str = r#"
@@ -198,7 +198,7 @@ fn libquorum_is_hidden(test: &str, others: &[&str]) -> bool {
     }
     let output = std::process::Command::new(std::env::current_exe().expect("it is running"))
         .args(["--exact", &format!("load::{test}"), "--include-ignored"])
-        // The tool of rtld-audit(7) that can make the dynamic linker miss an installed library.
+        // An audit library (`rtld-audit(7)`) can hide an installed library from the dynamic linker.
         .env("LD_AUDIT", scratch.library("hide.so", HIDE))
         .env("LD_LIBRARY_PATH", scratch.path())
         .output()
@@ -216,8 +216,8 @@ fn too_old(found: &str) -> LoadError {
 #[test]
 #[ignore = "needs corosync's libraries: make test"]
 fn the_installed_libraries_load_and_answer() {
-    // A handle that was never opened: each library has to look, and none asks the daemon.
-    // SAFETY: the libraries installed are Corosync's; 0 is no handle.
+    // Each library looks up the handle, which was never opened, and sends no request to the daemon.
+    // SAFETY: the installed libraries are Corosync's; 0 is no handle.
     let code = unsafe { (Quorum::load().expect("it is installed").quorum_finalize)(0) };
     assert_eq!(code, CS_ERR_BAD_HANDLE);
     // SAFETY: as above.
@@ -233,7 +233,7 @@ fn the_installed_libraries_load_and_answer() {
 #[ignore = "needs corosync's libraries: make test"]
 fn linked_and_loaded_functions_are_the_same() {
     // `Debug` shows the address of each function.
-    // SAFETY: the libraries installed are Corosync's.
+    // SAFETY: the installed libraries are Corosync's.
     let loaded = unsafe { (Quorum::load(), VoteQuorum::load(), Cmap::load()) };
     let linked = (Quorum::linked(), VoteQuorum::linked(), Cmap::linked());
     assert_eq!(format!("{:?}", loaded.0.expect("installed")), format!("{:?}", linked.0));

@@ -1,4 +1,4 @@
-//! The tests of this crate: its declarations, and how the libraries are loaded.
+//! The tests of this crate: its declarations, and the loading of the libraries.
 
 mod abi;
 mod load;

@@ -1,4 +1,4 @@
-//! A C compiler, and a place for what it makes.
+//! A C compiler, and directories for its output.
 
 use std::{
     fs,
@@ -6,11 +6,11 @@ use std::{
     process::{self, Command},
 };
 
-/// A directory that goes away with the test.
+/// A directory that is removed at the end of the test.
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Makes a directory. `name` must be the test's own.
+    /// Creates a directory. No other test may use this name.
     pub(crate) fn new(name: &str) -> Self {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", process::id()));
         fs::create_dir_all(&dir).expect("the directory can be made");
@@ -21,7 +21,7 @@ impl Scratch {
         &self.0
     }
 
-    /// Compiles C to an executable and returns what it prints.
+    /// Compiles C to an executable, runs it, and returns its output.
     pub(crate) fn run(&self, source: &str) -> String {
         let program = self.compile("program", source, &[]);
         let output = Command::new(program).output().expect("the program runs");
@@ -39,7 +39,7 @@ impl Scratch {
         self.compile("checked", source, &["-c"]);
     }
 
-    /// Preprocesses C, and keeps the macros' definitions.
+    /// Preprocesses C, and keeps the definitions of macros.
     pub(crate) fn preprocess(&self, source: &str) -> String {
         let output = self.compile("preprocessed", source, &["-E", "-dD"]);
         fs::read_to_string(output).expect("the compiler wrote it")
