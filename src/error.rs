@@ -131,8 +131,8 @@ pub enum Error {
 
     /// The runtime could not watch the connection's file descriptor.
     #[error(
-        "cannot watch the connection to corosync: {0}; enable the io driver of the runtime, or raise \
-         the limit on epoll's watches (`sysctl fs.epoll.max_user_watches`)"
+        "cannot watch the connection to corosync: {0}; check the limit on epoll's watches (`sysctl \
+         fs.epoll.max_user_watches`)"
     )]
     Reactor(#[source] IoError),
 
@@ -402,7 +402,7 @@ mod tests {
             (Error::TrackStart(Code::NO_MEMORY), "corosync's log"),
             (Error::Request(Code::NO_MEMORY), "corosync's log"),
             (Error::Dispatch(Code::NO_MEMORY), "corosync's log"),
-            (Error::reactor(io::ErrorKind::Other), "io driver"),
+            (Error::reactor(io::ErrorKind::Other), "max_user_watches"),
             (Error::no_answer(), "limit on tasks"),
         ] {
             assert!(error.to_string().contains(help), "{error}: lacks {help:?}");
