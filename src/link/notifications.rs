@@ -250,6 +250,7 @@ impl Stream for LinkEvents {
         }
         if this.ended {
             this.close();
+            return Poll::Ready(None);
         }
         let due = this.ticks.poll(cx).is_ready();
         this.poll_probe(cx);
