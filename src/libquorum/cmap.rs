@@ -215,7 +215,7 @@ fn load() -> Result<sys::Cmap, Error> {
     #[cfg(not(feature = "linked"))]
     // SAFETY: the library that the dynamic linker finds by this name is libcmap. The system's
     // administrator is responsible for that, as for each library that the program is linked with.
-    return Ok(unsafe { sys::Cmap::load() }?);
+    return unsafe { sys::Cmap::load() }.map_err(super::library::not_loaded);
 }
 
 /// A key that Corosync 2 has, and Corosync 3 does not.

@@ -45,9 +45,9 @@ impl Library {
     }
 }
 
-/// Returns the reason why libquorum was not loaded. The dynamic linker reports a file that it
-/// cannot open as missing.
-fn not_loaded(error: sys::LoadError) -> Error {
+/// Returns the reason why one of Corosync's libraries was not loaded. The dynamic linker reports a
+/// file that it cannot open as missing.
+pub(super) fn not_loaded(error: sys::LoadError) -> Error {
     if descriptors::any_left() { error.into() } else { Error::NoDescriptors }
 }
 

@@ -45,7 +45,7 @@ impl Votequorum {
         // SAFETY: the library that the dynamic linker finds by this name is libvotequorum. The
         // system's administrator is responsible for that, as for each library that the program is
         // linked with.
-        let library = unsafe { sys::VoteQuorum::load() }?;
+        let library = unsafe { sys::VoteQuorum::load() }.map_err(super::library::not_loaded)?;
         let mut callbacks = sys::votequorum_callbacks_t::default();
         let Opened { handle: raw, peer_link } = HANDLES.make(
             b"votequorum",

@@ -19,13 +19,13 @@ use crate::support::{
 };
 
 /// Takes all file descriptors except for a few, until it is dropped.
-struct Exhausted {
+pub(crate) struct Exhausted {
     held: Vec<OwnedFd>,
     limit: Rlimit,
 }
 
 impl Exhausted {
-    fn but(free: usize) -> Self {
+    pub(crate) fn but(free: usize) -> Self {
         let limit = getrlimit(Resource::Nofile);
         let mut exhausted = Self { held: Vec::new(), limit };
         setrlimit(Resource::Nofile, Rlimit { current: Some(256), ..limit }).unwrap();

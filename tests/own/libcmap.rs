@@ -1,10 +1,16 @@
-//! A machine without libcmap. The tests set the logger, which is process-wide.
+//! A libcmap that cannot be loaded. The tests set the logger, which is process-wide.
 
-use actix_quorum::{Quorum, QuorumBuilder, RingState, libquorum::Model};
+use actix_quorum::{
+    Error, Quorum, QuorumBuilder, RingState,
+    libquorum::{Handle, Library, Model},
+};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use parking_lot::Mutex;
 
-use crate::support::{Node, Watcher, quick, without_library};
+use crate::{
+    descriptors::Exhausted,
+    support::{Node, Watcher, quick, without_library},
+};
 
 /// Keeps the warnings of this crate.
 struct Warnings(Mutex<Vec<String>>);
@@ -77,4 +83,20 @@ fn with_a_model_one_warning_says_what_is_missing() {
     let [warning] = &warnings[..] else { panic!("not one: {warnings:#?}") };
     assert_contains(warning, &ALWAYS);
     assert!(!warning.contains("Model::V0"), "{warning}");
+}
+
+/// Otherwise Corosync 3 would be assumed, and the ring would not be watched.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_libcmap_that_cannot_be_opened_without_descriptors_is_not_reported_as_missing() {
+    own_process!();
+    log::set_logger(&WARNINGS).unwrap();
+    log::set_max_level(LevelFilter::Warn);
+    // Another library is loaded before the descriptors are taken.
+    let library = Library::load().unwrap();
+    let exhausted = Exhausted::but(0);
+    let error = Handle::initialize_with(library).unwrap_err();
+    drop(exhausted);
+    assert_eq!(error, Error::NoDescriptors);
+    assert_eq!(*WARNINGS.0.lock(), [""; 0]);
 }
