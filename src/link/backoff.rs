@@ -1,4 +1,4 @@
-use std::{ops::RangeInclusive, time::Duration};
+use std::{mem, ops::RangeInclusive, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
@@ -104,6 +104,8 @@ pub(crate) struct Delays {
     backoff: Backoff,
     /// One for each [`Kind`].
     series: [Series; 4],
+    /// Whether the last failure showed that Corosync does not run.
+    was_absent: bool,
 }
 
 /// The delays after failures of one kind.
@@ -127,7 +129,7 @@ enum Kind {
 
 impl Delays {
     pub(crate) fn new(backoff: Backoff) -> Self {
-        Self { backoff, series: Default::default() }
+        Self { backoff, series: Default::default(), was_absent: false }
     }
 
     /// Returns how long to wait after this error.
@@ -140,14 +142,18 @@ impl Delays {
             Kind::NeedsOperator => &self.backoff.needs_operator,
         };
         let (mut shortest, mut longest) = (*range.start(), *range.end());
-        // Every other failure proves that Corosync exists, and so does "busy" (`TRY_AGAIN`).
-        if !matches!(error, Error::Connect(Code::LIBRARY)) {
+        let is_absent = matches!(
+            error,
+            Error::Connect(Code::LIBRARY) | Error::NoSocket | Error::UntrustedServer { .. }
+        );
+        // The first other failure is a sign of Corosync: it starts ("busy", `TRY_AGAIN`) or runs.
+        if mem::replace(&mut self.was_absent, is_absent) && !is_absent {
             self.series[Kind::NotRunning as usize] = Series::default();
         }
         let series = &mut self.series[kind as usize];
         if matches!(kind, Kind::NotRunning | Kind::Disconnected) && series.waited >= FREQUENT_FOR {
             (shortest, longest) = (longest, longest.max(RARE_DELAY));
-            if !std::mem::replace(&mut series.is_rare, true) {
+            if !mem::replace(&mut series.is_rare, true) {
                 series.running = None;
             }
         }
@@ -210,6 +216,10 @@ mod tests {
     fn delays_grow_to_the_cap_with_jitter() {
         for (error, shortest, longest) in [
             (Error::Connect(Code::LIBRARY), 10, 40),
+            (Error::Connect(Code::TRY_AGAIN), 10, 40),
+            (Error::NoSocket, 10, 40),
+            (Error::untrusted_server(Some(65534), 0), 10, 40),
+            (Error::Unresponsive, 10, 40),
             (Error::Dispatch(Code::LIBRARY), 10, 100),
             (Error::Connect(Code::NO_SPACE), 500, 10_000),
             (Error::Connect(Code::ACCESS), 30_000, 60_000),
@@ -230,7 +240,7 @@ mod tests {
     #[test]
     fn attempts_become_rare_while_corosync_is_away_for_long() {
         let (absent, lost) = (Error::Connect(Code::LIBRARY), Error::Dispatch(Code::LIBRARY));
-        for error in [&absent, &lost] {
+        for error in [&absent, &Error::NoSocket, &Error::untrusted_server(None, 0), &lost] {
             let mut delays = Delays::new(Backoff::default());
             let mut waited = Duration::ZERO;
             while waited < Duration::from_secs(60) {
