@@ -60,7 +60,8 @@ pub(crate) struct LinkEvents {
     members: Vec<NodeId>,
     /// `None` if the ring is not watched.
     ring: Option<RingReads>,
-    /// A moment at which no message from Corosync was waiting.
+    /// A moment at which no message from Corosync was waiting. At first it is the moment of the
+    /// request to start tracking, before which Corosync sends nothing.
     drained_at: Moment,
     /// Whether a notification was just returned, so that the next poll yields.
     yields: bool,
@@ -100,6 +101,7 @@ impl LinkEvents {
                 return Err(error);
             }
         };
+        let drained_at = connection.asked_at();
         // SAFETY: `QuorumConnection` is a sealed trait whose descriptor stays open and unchanged
         // until the connection is dropped, and it is dropped only after it was taken out of the
         // `AsyncFd`.
@@ -127,7 +129,7 @@ impl LinkEvents {
                 answer: None,
                 members: Vec::new(),
                 ring: ring.map(|watch| RingReads::new(watch, clock)),
-                drained_at: clock.now(),
+                drained_at,
                 yields: false,
                 ended: false,
             }),
@@ -362,19 +364,23 @@ mod tests {
     use tokio::{runtime::Builder, time::Instant};
 
     use super::*;
+    use crate::libquorum::RingId;
 
     #[derive(Debug)]
-    struct Silent(UnixStream);
+    struct Silent {
+        socket: UnixStream,
+        waiting: Option<Notification>,
+    }
 
     impl AsRawFd for Silent {
         fn as_raw_fd(&self) -> RawFd {
-            self.0.as_raw_fd()
+            self.socket.as_raw_fd()
         }
     }
 
     impl QuorumConnection for Silent {
         fn dispatch(&mut self) -> Result<Option<Notification>, Error> {
-            Ok(None)
+            Ok(self.waiting.take())
         }
 
         fn has_provider(&self) -> bool {
@@ -410,25 +416,49 @@ mod tests {
         }
     }
 
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.unwrap().block_on(test);
+    }
+
+    fn events(connection: Silent, probe: &Arc<Hung>, start: Instant) -> LinkEvents {
+        let probe = Arc::clone(probe) as Arc<dyn Probe>;
+        let (worker, clock) = (BlockingWorker::default(), Clock::Tokio(start));
+        LinkEvents::new(Box::new(connection), worker, probe, None, LONGEST_TICK, clock).unwrap()
+    }
+
+    async fn next(events: &mut LinkEvents) -> Option<Result<LinkEvent, Error>> {
+        poll_fn(|cx| Pin::new(&mut *events).poll_next(cx)).await
+    }
+
+    /// Corosync sends the current state when it is asked to start tracking, which is before the
+    /// stream exists.
+    #[test]
+    fn the_first_notifications_were_sent_after_the_request_to_track() {
+        run(async {
+            let (_peer, socket) = UnixStream::pair().unwrap();
+            let waiting = Some(Notification::quorum(true, RingId::default(), Vec::new()));
+            let connection = Silent { socket, waiting };
+            let asked_at = connection.asked_at();
+            let mut events = events(connection, &Arc::default(), Instant::now());
+            let event = next(&mut events).await;
+            let Some(Ok(LinkEvent::Notified { drained_at, .. })) = event else {
+                panic!("{event:?}");
+            };
+            assert_eq!(drained_at, asked_at);
+        });
+    }
+
     #[test]
     fn an_interrupt_that_missed_the_call_is_repeated_soon() {
-        let runtime = Builder::new_current_thread().enable_all().start_paused(true).build();
-        runtime.unwrap().block_on(async {
+        run(async {
             let start = Instant::now();
             let (_peer, socket) = UnixStream::pair().unwrap();
             let probe = Arc::new(Hung::default());
-            let mut events = LinkEvents::new(
-                Box::new(Silent(socket)),
-                BlockingWorker::default(),
-                Arc::clone(&probe) as Arc<dyn Probe>,
-                None,
-                LONGEST_TICK,
-                Clock::Tokio(start),
-            )
-            .unwrap();
+            let mut events = events(Silent { socket, waiting: None }, &probe, start);
             let mut interrupted_at = Vec::new();
             while interrupted_at.len() < 3 {
-                let event = poll_fn(|cx| Pin::new(&mut events).poll_next(cx)).await;
+                let event = next(&mut events).await;
                 assert!(matches!(event, Some(Ok(LinkEvent::Tick))), "{event:?}");
                 if probe.0.load(Ordering::Relaxed) > interrupted_at.len() {
                     interrupted_at.push(start.elapsed());
