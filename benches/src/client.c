@@ -5,7 +5,10 @@
    client blocking|epoll|handover [NANOSECONDS]: with a number, it computes for this time before each
    dispatch. `handover` passes the notifications to a second thread.
 
-   client ticks NANOSECONDS: wakes up at this interval and does nothing; it has no connection. */
+   client ticks NANOSECONDS: wakes up at this interval and does nothing; it has no connection.
+
+   client counters NANOSECONDS: reads the four counters of the ring at this interval, and nothing else. */
+#include <corosync/cmap.h>
 #include <corosync/corotypes.h>
 #include <corosync/quorum.h>
 #include <pthread.h>
@@ -118,7 +121,20 @@ static void *wait_for_the_end(void *unused)
 	return unused;
 }
 
-static int tick(long nanos)
+/* Reads the counters that a client needs in order to know whether the ring is alive. */
+static int read_counters(cmap_handle_t statistics)
+{
+	static const char *const keys[] = { "stats.srp.operational_entered", "stats.srp.gather_entered",
+					    "stats.srp.operational_token_lost", "stats.srp.orf_token_rx" };
+	uint64_t value;
+	for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
+		if (cmap_get_uint64(statistics, keys[i], &value) != CS_OK)
+			return 1;
+	return 0;
+}
+
+/* Wakes up at this interval, and reads the counters if there is a connection to them. */
+static int tick(long nanos, const cmap_handle_t *statistics)
 {
 	struct timespec every = { nanos / 1000000000, nanos % 1000000000 };
 	struct itimerspec period = { every, every };
@@ -130,7 +146,8 @@ static int tick(long nanos)
 	epoll_ctl(epoll, EPOLL_CTL_ADD, timer, &event);
 	record(1);
 	for (;;)
-		if (epoll_wait(epoll, &event, 1, -1) == 1 && read(timer, &ticks, sizeof ticks) < 0)
+		if (epoll_wait(epoll, &event, 1, -1) == 1 &&
+		    (read(timer, &ticks, sizeof ticks) < 0 || (statistics && read_counters(*statistics))))
 			return 1;
 }
 
@@ -153,7 +170,11 @@ int main(int argc, char **argv)
 	}
 	pthread_create(&thread, NULL, wait_for_the_end, NULL);
 	if (strcmp(mode, "ticks") == 0)
-		return tick(work);
+		return tick(work, NULL);
+	if (strcmp(mode, "counters") == 0) {
+		cmap_handle_t statistics;
+		return cmap_initialize_map(&statistics, CMAP_MAP_STATS) != CS_OK || tick(work, &statistics);
+	}
 	if (quorum_model_initialize(&handle, QUORUM_MODEL_V1, (quorum_model_data_t *)&model, &type,
 				    NULL) != CS_OK ||
 	    quorum_trackstart(handle, CS_TRACK_CHANGES) != CS_OK ||

@@ -31,7 +31,10 @@ pub(crate) fn compile() -> PathBuf {
     std::fs::write(&source, include_str!("client.c")).expect("cargo has made the directory");
     let path = |path: &Path| path.to_str().expect("a plain path").to_owned();
     let (source, out) = (path(&source), path(&program));
-    command("cc", &["-O2", "-Wall", "-Wextra", "-o", &out, &source, "-lquorum", "-pthread"]);
+    command(
+        "cc",
+        &["-O2", "-Wall", "-Wextra", "-o", &out, &source, "-lquorum", "-lcmap", "-pthread"],
+    );
     program
 }
 
@@ -51,7 +54,7 @@ impl Client {
         let mut command = Command::new("taskset");
         command.args(["-c", processors]);
         match kind.split(' ').next() {
-            Some("blocking" | "epoll" | "handover" | "ticks") => {
+            Some("blocking" | "epoll" | "handover" | "ticks" | "counters") => {
                 command.arg(compiled).args(kind.split(' '));
             }
             _ => {

@@ -146,8 +146,9 @@ fn connects(report: &mut Report) {
     }
 }
 
-/// Measures a process with an actor and a subscriber while nothing happens, and a process that
-/// wakes up as often and does nothing. The token timeout is Corosync's default.
+/// Measures a process with an actor and a subscriber while nothing happens, a process in C that reads
+/// the ring as often, and one that wakes up as often as the actor and does nothing. The token timeout
+/// is Corosync's default.
 fn idle(report: &mut Report) {
     let netns = Arc::new(Netns::new());
     let config = Config { names: false, token: Token::Default, ..Config::default() };
@@ -161,19 +162,30 @@ fn idle(report: &mut Report) {
     let (token, consensus) = (timeout("token"), timeout("consensus"));
     let compiled = compile();
     let seconds = IDLE.as_secs_f64();
+    // The ring is read twelve times while a read proves exclusivity.
+    let between_reads = (consensus - token / 5.0) / 12.0;
+    let in_c = |kind: &str, nanos: f64| {
+        at_rest(Client::start(&compiled, &format!("{kind} {nanos:.0}"), ANY))
+    };
     let (cpu, wakes) = netns.run(|| at_rest(Client::start(&compiled, "other", ANY)));
-    let every = (IDLE.as_nanos() / u128::from(wakes)).to_string();
-    let (floor, _) = at_rest(Client::start(&compiled, &format!("ticks {every}"), ANY));
+    let (reads_in_c, _) = netns.run(|| in_c("counters", between_reads * 1e9));
+    let (floor, _) = in_c("ticks", seconds * 1e9 / wakes as f64);
     let percent = |cpu: u64| cpu as f64 / 1e9 / seconds * 100.0;
     let floor = ("C with as many wake-ups and no work", percent(floor));
     report.floored_value("idle, connected: CPU", "%", percent(cpu), 0.05, floor);
+    report.value(
+        "C that only reads the ring's counters as often: CPU",
+        "%",
+        percent(reads_in_c),
+        None,
+    );
     // In each probe interval there are two ticks, and four wake-ups for the probe: its thread for
     // the request and for each of the daemon's two answers, and the actor.
     let probe = (2.0 + 4.0) / (DEFAULT_LEASE.as_secs_f64() / 4.0);
-    // The ring is read twelve times while a read proves exclusivity, with seven wake-ups: the
-    // actor's for the request and for the result, its thread's for the request and for each of the
-    // four counters. Once a second the thread also reads two timeouts.
-    let reads = 7.0 * 12.0 / (consensus - token / 5.0) + 2.0;
+    // A read of the ring takes seven wake-ups: the actor's for the request and for the result, its
+    // thread's for the request and for each of the four counters. Once a second the thread also
+    // reads two timeouts.
+    let reads = 7.0 / between_reads + 2.0;
     let allowed = probe + reads;
     report.value("idle, connected: wake-ups a second", "/s", wakes as f64 / seconds, Some(allowed));
 }

@@ -158,7 +158,7 @@ pub enum Cause {
     Membership,
     /// Corosync decided about quorum, or a deadline passed: a decision is overdue and no longer
     /// counts, the ring was not found to be alive in time, a gain that was held back is published,
-    /// or a lease expired unnoticed and is extended.
+    /// or the lease expired and was renewed before the actor could publish its end.
     Quorum,
     /// Votequorum reported other votes.
     Votes,

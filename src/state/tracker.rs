@@ -58,8 +58,8 @@ impl Tracker {
     /// Returns the next moment at which the state changes without an event. With quorum, this is
     /// the moment until which quorum is believed. `None` without a connection.
     ///
-    /// It is the earliest of these deadlines. A deadline that has had its effect is left out; while
-    /// the connection is stalled, only that of the ring is left.
+    /// It is the earliest of these deadlines. A deadline that has had its effect no longer counts,
+    /// and a stalled connection has only the deadline of the ring.
     ///
     /// | deadline | when | what happens then |
     /// |---|---|---|

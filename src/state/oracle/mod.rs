@@ -1,5 +1,5 @@
-//! What may be believed from the events of one actor: the model of the guarantees, independent of
-//! how the [`Tracker`] keeps them.
+//! A model of the guarantees: computes from the events of one actor what it may report, without
+//! the code of the [`Tracker`].
 //!
 //! Each check restates one sentence of "What is guaranteed" in README.md. Every tracker has an
 //! oracle in unit tests, in the property tests in `tests/property/` and under the fuzzer, and the
