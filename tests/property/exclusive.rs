@@ -225,7 +225,12 @@ impl Run {
         for verb in [Verb::Resume, Verb::Start, Verb::StartDevice, Verb::ReleaseRings, Verb::Heal] {
             self.act(&verb);
         }
-        self.look(Duration::from_secs(20), tally).await?;
+        // The effects of the last verbs, and then as long as it takes.
+        self.look(Duration::from_secs(4), tally).await?;
+        let until = Instant::now() + Duration::from_secs(16);
+        while Instant::now() < until && !self.quorums.iter().all(QuorumHandle::is_exclusive) {
+            self.look(LOOK, tally).await?;
+        }
         for (id, quorum) in (1..).zip(&self.quorums) {
             let now = quorum.snapshot();
             prop_assert!(quorum.is_exclusive(), "node {id} is not exclusive in the end: {now:?}");
