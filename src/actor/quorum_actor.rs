@@ -256,6 +256,7 @@ impl QuorumActor {
             self.delays.connection_lasted(since.elapsed());
         }
         let delay = self.delays.after(&error);
+        let is_blocked = error == Error::ConnectInProgress;
         #[cfg(feature = "metrics")]
         let ended = error.clone();
         let event = match connected_at {
@@ -263,6 +264,9 @@ impl QuorumActor {
             None => Event::Failed { attempt: failures, error },
         };
         self.apply(event, ctx);
+        if is_blocked {
+            self.interrupt();
+        }
         // After the publication: a recorder may block.
         #[cfg(feature = "metrics")]
         foreign::contain(|| match connected_at {
@@ -275,6 +279,21 @@ impl QuorumActor {
                 ctx.stop();
             }
         });
+    }
+
+    /// Cancels the waiting calls of this actor's other threads. One of them may have met a silent
+    /// server in Corosync's place, and blocks all attempts to connect until its call is cancelled.
+    /// While there is a connection, its events do that.
+    fn interrupt(&self) {
+        let Some(Resources { probe, ring, .. }) = self.activity.resources() else { return };
+        if let Some(probe) = probe {
+            probe.interrupt();
+        }
+        if let Some(ring) = ring {
+            ring.cancel();
+        }
+        #[cfg(any(feature = "metrics", feature = "web"))]
+        self.shared.names.interrupt();
     }
 
     /// Does the work of each tick that does not depend on the connection.

@@ -87,7 +87,7 @@ impl Names {
         if *reading != Reading::Idle {
             *reading = Reading::Again;
             if self.read_at.lock().is_some_and(|began_at| began_at.elapsed() > READ_TIMEOUT) {
-                self.canceller.lock().interrupt();
+                self.interrupt();
             }
             return;
         }
@@ -117,6 +117,11 @@ impl Names {
                 "node names are not read: cannot start a thread: {error}"
             );
         }
+    }
+
+    /// Ends the waiting call of a read, and its connection.
+    pub(crate) fn interrupt(&self) {
+        self.canceller.lock().interrupt();
     }
 
     /// Cancels a read. Nothing is read after this.

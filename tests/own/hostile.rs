@@ -1135,3 +1135,26 @@ fn a_silent_server_does_not_end_the_ring_watch() {
     second.wait(&format!("request cmap {SET_CURRENT_MAP}"), 1);
     watcher.stops_at_once();
 }
+
+/// The ring watch connects again when its server has died, to any server that listens then. If the
+/// actor loses its own connection meanwhile, its attempts wait for the attempt of the ring watch.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_silent_server_that_the_ring_watch_has_met_does_not_prevent_a_connection() {
+    own_process!();
+    let place = Place::new();
+    let daemon = || Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["quorum", "votequorum"]);
+    let cmap = || Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["cmap"]);
+    let first = (daemon(), cmap());
+    let watcher = place.believer();
+    eventually("the names are read", || (!runs_thread("quorum-names")).then_some(()));
+    first.1.kill();
+    let mut impostor = Impostor::start(&place.netns, 0, "cmap");
+    impostor.wait_taken(1);
+    first.0.kill();
+    watcher.until_lost();
+    impostor.stop_listening();
+    let _second = (daemon(), cmap());
+    until_believed(&watcher);
+    watcher.stops_at_once();
+}
