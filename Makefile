@@ -157,7 +157,7 @@ MUTANTS = -f 'src/state/*.rs' -f src/state/tracker/events.rs -f 'src/registry/*.
 
 mutants:
 	cargo mutants --version >/dev/null 2>&1 || cargo install --locked cargo-mutants
-	PROPTEST_CASES=100 cargo mutants --output target $(MUTANTS) --features sim --cargo-test-arg=--lib
+	PROPTEST_CASES=100 cargo mutants --output target $(MUTANTS) --features sim --cargo-arg=--lib
 
 check: fmt clippy doc features dependencies minimal package instructions
 

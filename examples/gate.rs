@@ -53,7 +53,6 @@ async fn main() -> io::Result<()> {
         let gate = QuorumGate::new(state.clone()).allow_safe_methods(true);
         App::new()
             .app_data(value.clone())
-            .app_data(web::Data::new(state.clone()))
             .configure(routes(state.clone()))
             .service(web::resource("/value").wrap(gate).get(read).put(write))
     })

@@ -158,9 +158,15 @@ use crate::actor::QuorumHandle;
 ///
 /// No route accepts a request body or allows caching. Each path works with and without a trailing
 /// slash, with any setting of `NormalizePath`.
+///
+/// # The extractor
+///
+/// The routes also add the handle as `web::Data<QuorumHandle>` for [`Quorate`], in the `App` or
+/// [`scope`](actix_web::web::scope) that they configure.
 pub fn routes(quorum: QuorumHandle) -> impl FnOnce(&mut ServiceConfig) {
     move |config| {
         config
+            .app_data(web::Data::new(quorum.clone()))
             .service(resource("/quorum", &quorum, json::now))
             .service(resource("/quorum/events", &quorum, events::stream))
             .service(resource("/quorum/history", &quorum, json::history))

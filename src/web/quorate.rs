@@ -13,9 +13,9 @@ use crate::actor::{QuorumGuard, QuorumHandle};
 /// Extractor for a handler that may run only while this node has quorum. It contains a
 /// [`QuorumGuard`], which reports the end of quorum.
 ///
-/// It takes the handle from [`web::Data<QuorumHandle>`](actix_web::web::Data). Without quorum the
-/// answer is the same as from a [`QuorumGate`](super::QuorumGate) with default settings:
-/// [`NotQuorate`].
+/// It takes the handle from [`web::Data<QuorumHandle>`](actix_web::web::Data), which
+/// [`routes`](super::routes) adds to the `App` or scope that they configure. Without quorum the answer
+/// is the same as from a [`QuorumGate`](super::QuorumGate) with default settings: [`NotQuorate`].
 ///
 /// ```
 /// use actix_quorum::{QuorumHandle, QuorumLost, web::Quorate};
@@ -30,7 +30,9 @@ use crate::actor::{QuorumGuard, QuorumHandle};
 /// }
 ///
 /// fn configure(config: &mut web::ServiceConfig, quorum: &QuorumHandle) {
-///     config.app_data(web::Data::new(quorum.clone())).route("/import", web::post().to(import));
+///     // Not needed beside `routes(quorum)`.
+///     config.app_data(web::Data::new(quorum.clone()));
+///     config.route("/import", web::post().to(import));
 /// }
 /// ```
 ///
@@ -66,8 +68,8 @@ impl FromRequest for Quorate {
             crate::foreign::log!(
                 log::Level::Error,
                 "{} {} cannot check quorum: add \
-                 `.app_data(web::Data::new(quorum.clone()))` to the App, `quorum` being its \
-                 QuorumHandle",
+                 `.app_data(web::Data::new(quorum.clone()))` or `.configure(routes(quorum.clone()))` \
+                 to the App, `quorum` being its QuorumHandle",
                 request.method(),
                 request.path(),
             );

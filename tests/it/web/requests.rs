@@ -291,6 +291,16 @@ async fn the_extractor_contains_a_guard() {
 }
 
 #[actix_web::test]
+async fn the_extractor_finds_the_handle_of_the_routes() {
+    let (_cluster, quorum, _recorder) = quorate().await;
+    let configure = |config: &mut ServiceConfig| {
+        config.configure(routes(quorum)).route("/it", web::post().to(guarded));
+    };
+    let response = ask(configure, TestRequest::post().uri("/it")).await;
+    assert_eq!(text(response).await, "epoch 0");
+}
+
+#[actix_web::test]
 async fn work_under_the_extractors_guard_ends_with_quorum() {
     let (cluster, quorum, _probe) = quorate().await;
     async fn stuck(quorate: Quorate) -> HttpResponse {
