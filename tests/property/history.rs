@@ -206,15 +206,9 @@ impl Raw {
                 let mut unknown = Daemon::Running;
                 let daemon = daemons.get_mut(node as usize).unwrap_or(&mut unknown);
                 let (verb, after): (fn(u32) -> Verb, _) = match (*daemon, choice % 16) {
-                    (before, 0) => {
-                        (Verb::Start, after_if_legal(before, Daemon::Down, Daemon::Running))
-                    }
-                    (before, 1) => {
-                        (Verb::Pause, after_if_legal(before, Daemon::Running, Daemon::Paused))
-                    }
-                    (before, 2) => {
-                        (Verb::Resume, after_if_legal(before, Daemon::Paused, Daemon::Running))
-                    }
+                    (before, 0) => (Verb::Start, next(before, Daemon::Down, Daemon::Running)),
+                    (before, 1) => (Verb::Pause, next(before, Daemon::Running, Daemon::Paused)),
+                    (before, 2) => (Verb::Resume, next(before, Daemon::Paused, Daemon::Running)),
                     (Daemon::Down, 3) => (Verb::Crash, Daemon::Down),
                     (Daemon::Down, 4) => (Verb::Stop, Daemon::Down),
                     (Daemon::Down, 5) => (Verb::Restart, Daemon::Down),
@@ -266,7 +260,7 @@ impl Raw {
 }
 
 /// Returns the state of a daemon after a verb that is legal only in the state `legal_in`.
-fn after_if_legal(before: Daemon, legal_in: Daemon, after: Daemon) -> Daemon {
+fn next(before: Daemon, legal_in: Daemon, after: Daemon) -> Daemon {
     if before as u8 == legal_in as u8 { after } else { before }
 }
 
