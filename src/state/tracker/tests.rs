@@ -684,6 +684,29 @@ fn a_membership_without_a_decision_is_not_exclusive_and_has_no_fencing_token() {
 }
 
 #[test]
+fn the_votes_of_the_nodelist_count_although_the_expected_votes_were_lowered() {
+    let mut fold = exclusive();
+    let configured = |fold: &Fold| fold.now().votes.as_ref().and_then(|votes| votes.configured);
+    assert_eq!(configured(&fold), Some(3), "a read of the ring reported them");
+    fold.change_at(2_010, nodelist(13, &[1], &[], &[2, 3]));
+    fold.change_at(2_020, quorum(13, true, &[1]));
+    let votes = Votes {
+        members: vec![(NodeId(1), 1)],
+        total: 1,
+        expected: 1,
+        highest_expected: 1,
+        quorum: 1,
+        ..Votes::default()
+    };
+    let asked_at = at(2_030).moment;
+    let answer = Answer { asked_at, quorate: true, votes: Some(votes), local: None };
+    fold.change_at(2_040, Event::Answered(answer));
+    assert_eq!(configured(&fold), Some(3));
+    assert!(fold.now().quorum.is_quorate() && !fold.now().has_majority());
+    assert_eq!((fold.0.exclusive_until(), fold.now().fencing_token()), (None, None));
+}
+
+#[test]
 fn a_merged_change_lists_the_nodes_that_restarted_in_between() {
     let mut fold = Fold::quorate();
     let seen = Arc::clone(fold.0.current());
