@@ -191,6 +191,16 @@ mod tests {
     }
 
     #[test]
+    fn options_that_were_set_in_between_count() {
+        let mut four = votes(3, &[(1, 1), (2, 1), (3, 1), (4, 1)], 4);
+        let mut continuity = Continuity::default();
+        continuity.decide(&ids(&[1, 2, 3, 4]));
+        assert!(!continuity.membership(&ids(&[1, 2, 3, 4]), &ids(&[3, 4]), Some(&four), true));
+        four.flags = VoteFlags::AUTO_TIE_BREAKER;
+        assert!(continuity.votes(&four));
+    }
+
+    #[test]
     fn a_node_that_joins_and_dies_before_the_decision_breaks_nothing() {
         let votes = votes(2, &[(1, 1), (2, 1)], 3);
         let mut continuity = Continuity::default();
