@@ -143,6 +143,35 @@ mod tests {
     }
 
     #[test]
+    fn exclusivity_belongs_to_its_epoch_and_ends_with_its_own_deadline() {
+        let clock = Clock::System;
+        let lease = Lease::new(clock);
+        let after = |seconds| Some(clock.now().after(Duration::from_secs(seconds)));
+        let hour = after(3_600).unwrap();
+        lease.grant(hour, after(60), 7);
+        assert!(lease.is_exclusive() && lease.is_exclusive_in(7) && !lease.is_exclusive_in(6));
+        for ended in [None, Some(Moment(1))] {
+            lease.grant(hour, ended, 7);
+            assert!(lease.is_active() && !lease.is_exclusive() && !lease.is_exclusive_in(7));
+        }
+        lease.grant(Moment(1), Some(hour), 7);
+        assert!(!lease.is_exclusive(), "it does not outlast the lease");
+    }
+
+    #[cfg(feature = "web")]
+    #[test]
+    fn the_remaining_times_are_those_until_the_deadlines() {
+        let clock = Clock::System;
+        let lease = Lease::new(clock);
+        let after = |seconds| clock.now().after(Duration::from_secs(seconds));
+        lease.grant(after(7_200), Some(after(3_600)), 7);
+        let hours = |remaining: Duration| remaining.as_secs_f64() / 3_600.0;
+        let (quorate, exclusive) = (hours(lease.remaining()), hours(lease.exclusive_remaining()));
+        assert!(quorate > 1.5 && quorate <= 2.0, "{quorate}");
+        assert!(exclusive > 0.5 && exclusive <= 1.0, "{exclusive}");
+    }
+
+    #[test]
     fn a_lease_that_is_extended_too_late_has_lapsed() {
         let clock = Clock::System;
         let lease = Lease::new(clock);
@@ -177,6 +206,11 @@ mod tests {
         }
         let deadline = AtomicU64::new(10);
         assert!(!is_ahead(&deadline, || Moment(10)), "the deadline was not extended");
+        let extended = || {
+            deadline.store(20, Ordering::Release);
+            Moment(20)
+        };
+        assert!(!is_ahead(&deadline, extended), "the moment itself is too late");
     }
 
     #[test]
