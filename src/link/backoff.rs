@@ -104,7 +104,7 @@ pub(crate) struct Delays {
     backoff: Backoff,
     /// One for each [`Kind`].
     series: [Series; 4],
-    /// Whether the last failure showed that Corosync does not run.
+    /// Whether no failure has shown Corosync since one that showed its absence.
     was_absent: bool,
 }
 
@@ -142,12 +142,7 @@ impl Delays {
             Kind::NeedsOperator => &self.backoff.needs_operator,
         };
         let (mut shortest, mut longest) = (*range.start(), *range.end());
-        let is_absent = matches!(
-            error,
-            Error::Connect(Code::LIBRARY) | Error::NoSocket | Error::UntrustedServer { .. }
-        );
-        // The first other failure is a sign of Corosync: it starts ("busy", `TRY_AGAIN`) or runs.
-        if mem::replace(&mut self.was_absent, is_absent) && !is_absent {
+        if self.shows_corosync(error, kind) {
             self.series[Kind::NotRunning as usize] = Series::default();
         }
         let series = &mut self.series[kind as usize];
@@ -168,6 +163,25 @@ impl Delays {
         let delay = delays.next().unwrap_or(longest);
         series.waited += delay;
         delay
+    }
+
+    /// Whether this error is a sign of Corosync after attempts without one: it starts ("busy",
+    /// `TRY_AGAIN`) or runs.
+    fn shows_corosync(&mut self, error: &Error, kind: Kind) -> bool {
+        match error {
+            Error::Connect(Code::LIBRARY) | Error::NoSocket | Error::UntrustedServer { .. } => {
+                self.was_absent = true;
+                false
+            }
+            // These are failures of this process.
+            Error::Load(_)
+            | Error::NoDescriptors
+            | Error::ConnectInProgress
+            | Error::Thread(_)
+            | Error::StackTooSmall { .. } => false,
+            // A connection that has ended was one to Corosync.
+            _ => mem::replace(&mut self.was_absent, false) || matches!(kind, Kind::Disconnected),
+        }
     }
 
     /// Resets the delays if the connection that has ended lasted long enough.
@@ -266,6 +280,27 @@ mod tests {
             delays.after(&sign);
             assert!(delays.after(&absent) <= Duration::from_millis(40), "{sign}");
         }
+    }
+
+    /// A daemon that was busy for a minute accepts a connection and dies soon after it.
+    #[test]
+    fn a_lost_connection_resets_the_delays_of_a_daemon_that_does_not_run() {
+        let mut delays = Delays::new(Backoff::default());
+        for _ in 0..10_000 {
+            delays.after(&Error::Connect(Code::TRY_AGAIN));
+        }
+        delays.after(&Error::Dispatch(Code::LIBRARY));
+        assert!(delays.after(&Error::Connect(Code::LIBRARY)) <= Duration::from_millis(40));
+    }
+
+    #[test]
+    fn a_failure_of_this_process_is_no_sign_of_corosync() {
+        let mut delays = Delays::new(Backoff::default());
+        for _ in 0..10_000 {
+            delays.after(&Error::NoSocket);
+            delays.after(&Error::NoDescriptors);
+        }
+        assert!(delays.after(&Error::NoSocket) >= RARE_DELAY);
     }
 
     #[test]

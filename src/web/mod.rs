@@ -162,7 +162,8 @@ use crate::actor::QuorumHandle;
 /// # The extractor
 ///
 /// The routes also add the handle as `web::Data<QuorumHandle>` for [`Quorate`], in the `App` or
-/// [`scope`](actix_web::web::scope) that they configure.
+/// [`scope`](actix_web::web::scope) that they configure. If you add another handle there yourself,
+/// the one that is added last counts. With two handles, use a [`QuorumGate`], which has its own.
 pub fn routes(quorum: QuorumHandle) -> impl FnOnce(&mut ServiceConfig) {
     move |config| {
         config

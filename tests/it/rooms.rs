@@ -6,7 +6,7 @@ use std::{
 };
 
 /// From the lowest to the highest. A room uses itself and the rooms before it.
-const ROOMS: [&[&str]; 8] = [
+const ROOMS: [&[&str]; 9] = [
     // The modules that every room may use.
     &["error", "foreign", "sync"],
     &["libquorum"],
@@ -15,7 +15,8 @@ const ROOMS: [&[&str]; 8] = [
     &["metrics", "json"],
     &["registry"],
     &["actor"],
-    &["web", "sim", "testing"],
+    &["sim", "testing"],
+    &["web"],
 ];
 
 fn rank(room: &str) -> Option<usize> {

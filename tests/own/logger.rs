@@ -62,7 +62,10 @@ fn a_loss_is_published_while_the_logger_blocks() {
         *LOGGER.blocked.lock() = Some(blocked);
         fake.hang_up();
         eventually("readers see the loss", || (!quorum.is_quorate()).then_some(()));
-        assert!(matches!(quorum.snapshot().connection, Connection::Disconnected { .. }));
+        eventually("the loss is published", || {
+            let connection = quorum.snapshot().connection.clone();
+            matches!(connection, Connection::Disconnected { .. }).then_some(())
+        });
         drop(unblock);
         quorum.stop().await;
     });

@@ -231,6 +231,7 @@ impl Run {
         while Instant::now() < until && !self.quorums.iter().all(QuorumHandle::is_exclusive) {
             self.look(LOOK, tally).await?;
         }
+        self.look(TOKEN + CONSENSUS + GRACE, tally).await?;
         for (id, quorum) in (1..).zip(&self.quorums) {
             let now = quorum.snapshot();
             prop_assert!(quorum.is_exclusive(), "node {id} is not exclusive in the end: {now:?}");
