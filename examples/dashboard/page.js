@@ -11,14 +11,24 @@ function post(path, body) {
   return fetch(path, { method: 'POST', body, signal: AbortSignal.timeout(5000) });
 }
 
+// The numbers of the last write and of the one whose answer is shown. The answers may arrive in another
+// order than the writes were sent.
+let lastWrite = 0, shownWrite = 0;
+
 async function write() {
+  const number = ++lastWrite;
+  const showIfNewer = (text, className) => {
+    if (number < shownWrite) return;
+    shownWrite = number;
+    show(byId('written'), text, className);
+  };
   try {
     const answer = await post('write');
     const text = await answer.text();
     const detail = answer.status === 503 ? JSON.parse(text).detail : text;
-    show(byId('written'), answer.status + ': ' + detail, answer.ok ? 'passed' : 'refused');
+    showIfNewer(answer.status + ': ' + detail, answer.ok ? 'passed' : 'refused');
   } catch {
-    show(byId('written'), 'No answer.', 'refused');
+    showIfNewer('No answer.', 'refused');
   }
 }
 
