@@ -63,8 +63,8 @@ impl Message for QuorumChanged {
 }
 
 impl QuorumChanged {
-    /// Returns a change from one state to another, for tests of handlers. `joined` and `left`
-    /// follow from the members. Set the other fields as the test needs them.
+    /// Creates a change between two states, for testing handlers. `joined` and `left` are derived
+    /// from the members; set the other fields as your test requires.
     ///
     /// ```
     /// use actix_quorum::{Cause, Quorum, QuorumChanged, Snapshot};
