@@ -176,9 +176,10 @@ impl Shared {
         loop {
             let now = self.lease.clock().now();
             let token_seen = self.tracker.lock().token_seen();
+            let snapshot = self.snapshot();
             let state = crate::metrics::State {
-                snapshot: self.snapshot(),
-                exclusive: self.is_exclusive(),
+                exclusive: self.is_exclusive_as(&snapshot),
+                snapshot,
                 token_seen: token_seen.map(|(seen_at, lease)| (now.since(seen_at), lease)),
                 names: self.names.once_read(),
             };
@@ -227,6 +228,13 @@ impl Shared {
 
     pub(crate) fn is_exclusive(&self) -> bool {
         self.lease.is_exclusive()
+    }
+
+    /// Whether no other partition can be quorate in this state. The lease may already belong to a
+    /// later state.
+    #[cfg(any(feature = "metrics", feature = "web"))]
+    pub(crate) fn is_exclusive_as(&self, state: &Snapshot) -> bool {
+        state.quorum.is_quorate() && self.lease.is_exclusive_in(state.epoch)
     }
 
     /// Returns the last published snapshot.

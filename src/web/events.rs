@@ -137,7 +137,7 @@ impl Client {
             true => shared.as_of_now(Arc::clone(published)),
             false => Arc::clone(published),
         };
-        let now = (current.quorum, is_latest && self.quorum.is_exclusive());
+        let now = (current.quorum, is_latest && shared.is_exclusive_as(&current));
         self.last_quorum = now;
         let clients = shared.web_state::<EventClients>();
         clients.rendered(change, now, || {
@@ -298,6 +298,18 @@ mod tests {
                 assert_eq!(event.cause, Cause::Quorum);
                 assert_eq!(event.current.exclusive, exclusive_until.is_some());
             }
+        });
+    }
+
+    /// The lease may belong to a later change, which this client has not received yet.
+    #[test]
+    fn an_event_of_an_earlier_epoch_is_not_exclusive() {
+        actix::System::new().block_on(async {
+            let (quorum, before) = gained();
+            let later = quorum.snapshot().epoch + 1;
+            quorum.shared.lease.grant(Moment::NEVER, Some(Moment::NEVER), later);
+            assert!(quorum.is_exclusive());
+            assert!(!next_event(&quorum, Some(&before)).await.current.exclusive);
         });
     }
 

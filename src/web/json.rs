@@ -18,7 +18,8 @@ use crate::{
 pub(super) fn now(quorum: &QuorumHandle, _: &HttpRequest) -> HttpResponse {
     let names = quorum.node_names();
     let latest = quorum.snapshot();
-    json(&State::of(&latest, (quorum.quorum_of(&latest), quorum.is_exclusive()), &names))
+    let exclusive = quorum.shared.is_exclusive_as(&latest);
+    json(&State::of(&latest, (quorum.quorum_of(&latest), exclusive), &names))
 }
 
 /// Answers `GET /quorum/history`.
