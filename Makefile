@@ -159,7 +159,7 @@ MUTANTS = -f 'src/state/*.rs' -f src/state/tracker/events.rs -f 'src/registry/*.
 mutants:
 	cargo mutants --version >/dev/null 2>&1 || cargo install --locked cargo-mutants
 	PROPTEST_CASES=100 cargo mutants --output target --timeout 60 $(MUTANTS) \
-		--features sim,web --cargo-arg=--lib
+		--features metrics,sim,web --cargo-arg=--lib
 
 check: fmt clippy doc features dependencies minimal package instructions
 
