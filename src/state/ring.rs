@@ -548,6 +548,20 @@ mod tests {
     }
 
     #[test]
+    fn an_announced_ring_leaves_no_doubt_about_the_announcement_after_it() {
+        let mut watched = Watched::for_ms(3_000);
+        for (seq, decided_at) in [(13, 3_100), (17, 4_300)] {
+            watched.gather();
+            watched.operational();
+            watched.decide(seq, decided_at);
+            // Long after the decision and on another connection, only the announcement explains it.
+            watched.connection += 1;
+            watched.read(decided_at + CONSENSUS / 2 + 100);
+            assert!(watched.evidence.is_settled(), "{seq}");
+        }
+    }
+
+    #[test]
     fn the_decision_about_the_next_ring_is_believed_without_a_break() {
         let mut watched = Watched::for_ms(3_000);
         watched.gather();
