@@ -690,7 +690,8 @@ fn the_buttons_of_the_dashboard_work() {
     dashboard.press("Resume node 1");
     dashboard.live("Quorate");
     dashboard.contains_text("written", "503");
-    // A busy machine may lose quorum again for a moment, and each click writes only once.
+    // After a pause, the new ring may be believed only until the deadline that began with the pause,
+    // and again one token timeout later. So a single write may be refused.
     let written = "return document.getElementById('written').innerText";
     eventually("200: written", || {
         dashboard.browser.click("#write");
