@@ -239,18 +239,18 @@ impl RingEvidence {
         self.proof = None;
         // The first decision on a connection shows what the daemon knew before. A later one follows
         // a ring that has just formed, so the daemon was OPERATIONAL after `drained_at`.
-        if let (Some(_), Watch::Watched(reads)) = (last, &self.watch)
-            && drained_at >= self.not_before
-        {
-            let RingReading { token, consensus, .. } = reads.anchor;
-            let until =
-                reads.alive_at(drained_at).after((token + consensus).saturating_add(settle_grace));
-            self.until = Some(self.until.map_or(until, |before| before.max(until)));
-            // After a gap the decision is no proof: other nodes had time to exclude this one.
-            let is_answering = now.since(reads.answered_at) <= reads.allowed_gap();
-            if is_answering && reads.is_past_token_timeout(drained_at) {
-                self.proof = Some(Proof::Decision(drained_at));
-            }
+        let (Some(_), Watch::Watched(reads)) = (last, &self.watch) else { return };
+        let alive_at = reads.alive_at(drained_at);
+        if alive_at < self.not_before {
+            return;
+        }
+        let RingReading { token, consensus, .. } = reads.anchor;
+        let until = alive_at.after((token + consensus).saturating_add(settle_grace));
+        self.until = Some(self.until.map_or(until, |before| before.max(until)));
+        // After a gap the decision is no proof: other nodes had time to exclude this one.
+        let is_answering = now.since(reads.answered_at) <= reads.allowed_gap();
+        if is_answering && reads.is_past_token_timeout(drained_at) {
+            self.proof = Some(Proof::Decision(drained_at));
         }
     }
 
@@ -464,6 +464,7 @@ mod tests {
         }
 
         fn decide(&mut self, seq: u64, now: u64) {
+            self.evidence.expire_if_due(at(now));
             self.evidence.announce(ring(seq), at(now));
             self.evidence.decide(ring(seq), at(now), at(now), ms(GRACE));
         }
@@ -521,6 +522,24 @@ mod tests {
         assert_eq!(watched.evidence.until(), until);
         watched.read_without_token(6_100);
         assert_eq!((watched.state(), watched.evidence.until()), (RingState::Unknown, None));
+    }
+
+    #[test]
+    fn a_decision_soon_after_a_long_pause_is_not_believed_and_then_doubted() {
+        let mut watched = Watched::for_ms(1_000);
+        let resumed = 1_000 + TOKEN + CONSENSUS + GRACE;
+        watched.gather();
+        watched.operational();
+        watched.decide(13, resumed);
+        assert_eq!(watched.evidence.until(), None);
+        let reads = resumed / 100 + 1..=(resumed + TOKEN) / 100 + 2;
+        let believed: Vec<_> = reads
+            .map(|n| {
+                watched.read(n * 100);
+                watched.evidence.until().is_some()
+            })
+            .collect();
+        assert!(believed.is_sorted() && believed.contains(&true), "{believed:?}");
     }
 
     #[test]

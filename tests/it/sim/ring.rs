@@ -186,6 +186,36 @@ fn the_old_state_of_a_resumed_daemon_is_not_believed() {
     });
 }
 
+/// The ring that forms after the pause is decided at once, but the daemon is trusted only once its
+/// own token timer has had time to fire.
+#[test]
+fn quorum_that_returns_after_a_pause_stays() {
+    run(async {
+        // In the first cluster, rings form at once.
+        for cluster in [Cluster::new(5), Cluster::new(3).timeouts(TOKEN, CONSENSUS)] {
+            let nodes = Nodes::formed(cluster).await;
+            for after in (0..3000).step_by(100) {
+                nodes.cluster.pause(1).unwrap();
+                while nodes.node(1).quorum() != Quorum::Unknown {
+                    clock::sleep(LOOK).await;
+                }
+                clock::sleep(Duration::from_millis(after)).await;
+                nodes.cluster.resume(1).unwrap();
+                let mut losses = 0;
+                let mut was_quorate = false;
+                for _ in 0..1000 {
+                    clock::sleep(LOOK).await;
+                    let is_quorate = nodes.node(1).is_quorate();
+                    losses += u32::from(was_quorate && !is_quorate);
+                    was_quorate = is_quorate;
+                }
+                assert!(was_quorate);
+                assert_eq!(losses, 0, "resumed {after} ms after the loss");
+            }
+        }
+    });
+}
+
 #[test]
 fn two_daemons_that_were_paused_together_notice_that_the_third_continued() {
     run(async {
