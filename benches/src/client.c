@@ -7,7 +7,7 @@
 
    client ticks NANOSECONDS: wakes up at this interval and does nothing; it has no connection.
 
-   client counters NANOSECONDS: reads the four counters of the ring at this interval, and nothing else. */
+   client counters NANOSECONDS: reads two counters of the ring at this interval, and nothing else. */
 #include <corosync/cmap.h>
 #include <corosync/corotypes.h>
 #include <corosync/quorum.h>
@@ -121,11 +121,10 @@ static void *wait_for_the_end(void *unused)
 	return unused;
 }
 
-/* Reads the counters that a client needs in order to know whether the ring is alive. */
+/* Reads the counters that show that a ring goes on. */
 static int read_counters(cmap_handle_t statistics)
 {
-	static const char *const keys[] = { "stats.srp.operational_entered", "stats.srp.gather_entered",
-					    "stats.srp.operational_token_lost", "stats.srp.orf_token_rx" };
+	static const char *const keys[] = { "stats.srp.gather_entered", "stats.srp.orf_token_rx" };
 	uint64_t value;
 	for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
 		if (cmap_get_uint64(statistics, keys[i], &value) != CS_OK)

@@ -162,8 +162,8 @@ fn idle(report: &mut Report) {
     let (token, consensus) = (timeout("token"), timeout("consensus"));
     let compiled = compile();
     let seconds = IDLE.as_secs_f64();
-    // The ring is read twelve times while a read proves exclusivity.
-    let between_reads = (consensus - token / 5.0) / 12.0;
+    // The ring is read seven times while a read proves exclusivity.
+    let between_reads = ((consensus - token / 5.0) / 7.0).min(0.45);
     let in_c = |kind: &str, nanos: f64| {
         at_rest(Client::start(&compiled, &format!("{kind} {nanos:.0}"), ANY))
     };
@@ -179,21 +179,21 @@ fn idle(report: &mut Report) {
         percent(reads_in_c),
         None,
     );
-    // In each probe interval there are two ticks, and four wake-ups for the probe: its thread for
-    // the request and for each of the daemon's two answers, and the actor.
-    let probe = (2.0 + 4.0) / (DEFAULT_LEASE.as_secs_f64() / 4.0);
-    // A read of the ring takes seven wake-ups: the actor's for the request and for the result, its
-    // thread's for the request and for each of the four counters. Once a second the thread also
-    // reads two timeouts.
-    let reads = 7.0 / between_reads + 2.0;
+    // A probe takes four wake-ups: its thread's for the request and for each of the daemon's two
+    // answers, and the actor's.
+    let probe = 4.0 / (DEFAULT_LEASE.as_secs_f64() / 4.0);
+    // A read of the ring takes four wake-ups: its thread's to begin and for each of two counters,
+    // and the actor's for the result. Once a second the thread also reads the two other counters and
+    // two timeouts.
+    let reads = 4.0 / between_reads + 2.0 + 2.0;
     let allowed = probe + reads;
     report.value("idle, connected: wake-ups a second", "/s", wakes as f64 / seconds, Some(allowed));
 }
 
 /// Returns the CPU time, in nanoseconds, and the number of wake-ups in a minute.
 fn at_rest(client: Client) -> (u64, u64) {
-    // The start of the process is over after this time.
-    thread::sleep(Duration::from_secs(3));
+    // After this time the start of the process is over and the ring is steady.
+    thread::sleep(Duration::from_secs(10));
     let (cpu, wakes) = (client.time(), client.wakes());
     thread::sleep(IDLE);
     let (cpu, wakes) = (client.time() - cpu, client.wakes() - wakes);

@@ -365,7 +365,7 @@ impl StreamHandler<Result<LinkEvent, Error>> for QuorumActor {
                     self.sweep();
                 }
             }
-            // A read that finishes when a tick is due takes the place of the tick.
+            // A read takes the place of a tick.
             Ok(LinkEvent::Ring(update)) => {
                 self.apply(Event::Ring(update), ctx);
                 self.do_regular_work();

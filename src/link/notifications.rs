@@ -165,10 +165,10 @@ impl LinkEvents {
         }
     }
 
-    /// Moves the next tick forward if a probe or a read is due before it.
+    /// Moves the next tick forward if a probe is due or a read becomes late before it.
     fn arm(&mut self) {
         let probes = self.probes_soon.then_some(self.probe_at);
-        let reads = self.ring.as_ref().and_then(RingReads::next_at);
+        let reads = self.ring.as_ref().and_then(RingReads::late_at);
         let Some(next) = probes.into_iter().chain(reads).min() else { return };
         let after = next.since(self.clock.now());
         if next != self.armed_for && after < self.ticks.period() * 3 / 4 {
@@ -283,7 +283,11 @@ impl Stream for LinkEvents {
                 let update = update.and_then(RingReads::take);
                 Ok(match (this.answer.take(), update) {
                     (Some(answer), _) => LinkEvent::Answered(answer),
-                    (None, Some(update)) => LinkEvent::Ring(update),
+                    (None, Some(update)) => {
+                        // A read takes the place of the next tick: it has dispatched too.
+                        this.ticks.reset_after(this.ticks.period());
+                        LinkEvent::Ring(update)
+                    }
                     (None, None) => LinkEvent::Tick,
                 })
             }

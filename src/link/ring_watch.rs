@@ -19,7 +19,7 @@ use crate::{
     link::{
         clock::{Clock, Moment},
         trust::TrustPolicy,
-        worker::{Pending, Responder, Worker},
+        worker::{Answers, Responder, Schedule, Worker},
     },
 };
 
@@ -45,6 +45,17 @@ pub struct RingReading {
 }
 
 impl RingReading {
+    /// Whether a later short read shows that no counter has moved since this reading.
+    ///
+    /// This reading must be of a daemon in OPERATIONAL. The daemon leaves that state only to GATHER
+    /// (`exec/totemsrp.c`, `memb_state_gather_enter`), and so no other counter moves without
+    /// `gather_entered`. A token that has not moved is reason for a closer look.
+    pub(crate) fn still_counts(&self, connection: u64, gather_entered: u64, tokens: u64) -> bool {
+        connection == self.connection
+            && gather_entered == self.counters.gather_entered
+            && tokens > self.tokens
+    }
+
     /// Returns for how long after the daemon was OPERATIONAL no ring without it can form: nodes in
     /// GATHER wait for a silent node until the consensus timeout. A token that was lost is late for
     /// all nodes within one round, which takes less than a fifth of the token timeout, so another
@@ -77,8 +88,12 @@ pub(crate) const SECOND_READ: Duration = Duration::from_millis(50);
 
 /// Reads the counters of a daemon.
 pub trait RingWatch: fmt::Debug + Send + Sync {
-    /// Requests one read. The answer may never arrive: a daemon that synchronises answers late.
-    fn read(&self) -> Pending<RingUpdate>;
+    /// Requests reads at certain times, until another request is made. The answers may never arrive:
+    /// a daemon that synchronises answers late.
+    ///
+    /// With an interval, some reads are short. So the daemon must be in OPERATIONAL: see
+    /// [`RingReading::still_counts`].
+    fn read(&self, schedule: Schedule) -> Answers<RingUpdate>;
 
     /// Cancels a read that the daemon does not answer although it is alive. The next read opens
     /// another connection, which the daemon answers even while it synchronises. Returns `false`,
@@ -147,6 +162,8 @@ impl Current {
             canceller: used.clone(),
             is_connected: Arc::clone(&connected),
             past: Arc::clone(&shared),
+            last: None,
+            full_at: Moment::default(),
         });
         Self { worker, canceller, is_connected, connecting_since: None, past }
     }
@@ -160,12 +177,12 @@ impl Drop for Current {
 }
 
 impl RingWatch for RingThread {
-    fn read(&self) -> Pending<RingUpdate> {
+    fn read(&self, schedule: Schedule) -> Answers<RingUpdate> {
         let mut current = self.current.lock();
         if current.is_connected.load(Ordering::Acquire) {
             current.connecting_since = None;
         }
-        current.worker.ask(())
+        current.worker.ask_at(schedule, Extent::of(schedule))
     }
 
     fn cancel(&self) -> bool {
@@ -214,6 +231,23 @@ struct Reader {
     canceller: Canceller,
     is_connected: Arc<AtomicBool>,
     past: Arc<Past>,
+    last: Option<RingReading>,
+    /// When all counters were last read.
+    full_at: Moment,
+}
+
+/// Which counters to read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Extent {
+    Full,
+    /// Only those that show that the ring of the last reading goes on, if that is enough.
+    Short,
+}
+
+impl Extent {
+    fn of(schedule: Schedule) -> Self {
+        if schedule.interval.is_some() { Self::Short } else { Self::Full }
+    }
 }
 
 /// The connections to the daemon.
@@ -265,6 +299,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// expected votes at once.
 const NODELIST_AGE: Duration = Duration::from_secs(10);
 
+/// How often all counters are read. A daemon in OPERATIONAL needs less: see
+/// [`RingReading::still_counts`]. But that a ring has been the same for longer than both timeouts is a
+/// sign of that state and no proof: the daemon might recover messages for so long.
+const FULL_READ: Duration = Duration::from_secs(1);
+
 /// How old the timeouts may be. A reload of the configuration changes them.
 const TIMEOUTS_AGE: Duration = Duration::from_secs(1);
 
@@ -279,13 +318,14 @@ enum Failed {
 }
 
 impl Responder for Reader {
-    type Request = ();
+    type Request = Extent;
     type Answer = RingUpdate;
 
-    fn answer(&mut self, (): &()) -> Result<RingUpdate, Error> {
+    fn answer(&mut self, extent: &Extent) -> Result<RingUpdate, Error> {
         // An old connection may have ended with its daemon, while a new daemon runs.
         let is_old = self.maps.is_some();
-        let read = self.read().or_else(|failed| if is_old { self.read() } else { Err(failed) });
+        let read = self.read(*extent);
+        let read = read.or_else(|failed| if is_old { self.read(*extent) } else { Err(failed) });
         match read {
             Ok(reading) => {
                 self.past.was_watched.store(true, Ordering::Release);
@@ -316,7 +356,7 @@ impl Reader {
     }
 
     /// Makes one read. The connections are kept if it succeeds.
-    fn read(&mut self) -> Result<RingReading, Failed> {
+    fn read(&mut self, extent: Extent) -> Result<RingReading, Failed> {
         let mut maps = match self.maps.take() {
             Some(maps) => maps,
             None => {
@@ -332,23 +372,19 @@ impl Reader {
         if read_at == Moment::default() || now.since(read_at) > NODELIST_AGE {
             maps.configured_votes = (maps.default.configured_votes()?, now);
         }
-        let asked_at = self.clock.now().before(maps.keys.age);
-        let counters = maps.statistics.as_ref().unwrap_or(&maps.default);
-        let counter = |key: &'static CStr| match counters.get_u64(key)? {
-            Some(value) => Ok(value),
-            None => Err(Failed::Unwatchable(format!(
-                "corosync has no key {}; upgrade corosync",
-                key.to_string_lossy()
-            ))),
+        let short = match &self.last {
+            Some(last) if extent == Extent::Short && now.since(self.full_at) < FULL_READ => {
+                maps.short_read(last, self.clock)?
+            }
+            _ => None,
         };
-        // The counter that grows when a ring forms is read before those that grow when a ring ends.
-        // So a read during a ring change shows GATHER, which the next read explains.
-        let (operational_entered, gather_entered, token_lost, tokens) = (
-            counter(maps.keys.operational_entered)?,
-            counter(maps.keys.gather_entered)?,
-            counter(maps.keys.token_lost)?,
-            counter(maps.keys.tokens)?,
-        );
+        let (asked_at, counters, tokens) = match short {
+            Some(read) => read,
+            None => {
+                self.full_at = now;
+                maps.full_read(self.clock)?
+            }
+        };
         let (token, consensus, _) = match maps.timeouts {
             Some(known) if now.since(known.2) <= TIMEOUTS_AGE => known,
             _ => *maps.timeouts.insert(maps.read_timeouts(now)?),
@@ -356,16 +392,18 @@ impl Reader {
         let (configured_votes, _) = maps.configured_votes;
         let connection = maps.number;
         self.maps = Some(maps);
-        Ok(RingReading {
+        let reading = RingReading {
             connection,
             asked_at,
             answered_at: self.clock.now(),
-            counters: RingCounters { gather_entered, operational_entered, token_lost },
+            counters,
             tokens,
             token,
             consensus,
             configured_votes,
-        })
+        };
+        self.last = Some(reading.clone());
+        Ok(reading)
     }
 }
 
@@ -386,6 +424,43 @@ impl Maps {
         let keys = if is_corosync_2 { COROSYNC_2 } else { COROSYNC_3 };
         let configured_votes = (None, Moment::default());
         Ok(Self { number: 0, default, statistics, keys, configured_votes, timeouts: None })
+    }
+
+    fn counter(&self, key: &'static CStr) -> Result<u64, Failed> {
+        match self.statistics.as_ref().unwrap_or(&self.default).get_u64(key)? {
+            Some(value) => Ok(value),
+            None => Err(Failed::Unwatchable(format!(
+                "corosync has no key {}; upgrade corosync",
+                key.to_string_lossy()
+            ))),
+        }
+    }
+
+    /// Reads all counters. Returns when they were requested, the counters and the tokens.
+    ///
+    /// The counter that grows when a ring forms is read before those that grow when a ring ends. So
+    /// a read during a ring change shows GATHER, which the next read explains.
+    fn full_read(&self, clock: Clock) -> Result<(Moment, RingCounters, u64), Failed> {
+        let asked_at = clock.now().before(self.keys.age);
+        let operational_entered = self.counter(self.keys.operational_entered)?;
+        let gather_entered = self.counter(self.keys.gather_entered)?;
+        let token_lost = self.counter(self.keys.token_lost)?;
+        let counters = RingCounters { gather_entered, operational_entered, token_lost };
+        Ok((asked_at, counters, self.counter(self.keys.tokens)?))
+    }
+
+    /// Reads only what shows that the ring of the last reading goes on. Returns the same as a full
+    /// read, or `None` if that does not show it.
+    fn short_read(
+        &self,
+        last: &RingReading,
+        clock: Clock,
+    ) -> Result<Option<(Moment, RingCounters, u64)>, Failed> {
+        let asked_at = clock.now().before(self.keys.age);
+        let gather_entered = self.counter(self.keys.gather_entered)?;
+        let tokens = self.counter(self.keys.tokens)?;
+        let goes_on = last.still_counts(self.number, gather_entered, tokens);
+        Ok(goes_on.then_some((asked_at, last.counters, tokens)))
     }
 
     fn read_timeouts(&self, now: Moment) -> Result<(Duration, Duration, Moment), Failed> {

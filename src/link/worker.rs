@@ -1,25 +1,44 @@
 use std::{
     fmt,
+    future::poll_fn,
     pin::Pin,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        mpsc::{self, RecvError, RecvTimeoutError},
+    },
     thread,
+    time::Duration,
 };
 
+use futures_core::Stream;
+use futures_util::stream;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::error::Error;
 
 /// Answers requests with calls that may block for ever.
 pub(crate) trait Responder: Send + 'static {
     type Request: Send + 'static;
-    type Answer: Send + 'static;
+    type Answer: Clone + Send + Sync + 'static;
 
     fn answer(&mut self, request: &Self::Request) -> Result<Self::Answer, Error>;
 }
 
 /// A future for an answer.
 pub(crate) type Pending<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
+
+/// The answers to one request.
+pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Error>> + Send>>;
+
+/// When to answer a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Schedule {
+    /// The time until the first answer.
+    pub(crate) delay: Duration,
+    /// The time from each answer to the next one. `None` for a single answer.
+    pub(crate) interval: Option<Duration>,
+}
 
 /// A thread that answers requests one after another. The first request starts it, and a later
 /// request restarts it if it has ended.
@@ -40,7 +59,9 @@ struct Thread<R: Responder> {
 
 struct Request<R: Responder> {
     request: R::Request,
-    answer: oneshot::Sender<Result<R::Answer, Error>>,
+    schedule: Schedule,
+    /// Closed when nobody waits for an answer any more.
+    answers: watch::Sender<Option<Result<R::Answer, Error>>>,
 }
 
 impl<R: Responder> Worker<R> {
@@ -55,12 +76,25 @@ impl<R: Responder> Worker<R> {
 
     /// Requests an answer. It may never arrive.
     pub(crate) fn ask(&self, request: R::Request) -> Pending<R::Answer> {
-        let (sender, answer) = oneshot::channel();
-        let submitted = self.submit(Request { request, answer: sender });
+        let mut answers = self.ask_at(Schedule::default(), request);
         Box::pin(async move {
-            submitted?;
-            answer.await.unwrap_or_else(|_| Err(Error::no_answer()))
+            let answer = poll_fn(|cx| answers.as_mut().poll_next(cx)).await;
+            answer.unwrap_or_else(|| Err(Error::no_answer()))
         })
+    }
+
+    /// Requests answers at certain times, until another request is made. They may never arrive. An
+    /// answer that has not been taken is replaced by the next one.
+    pub(crate) fn ask_at(&self, schedule: Schedule, request: R::Request) -> Answers<R::Answer> {
+        let (answers, taken) = watch::channel(None);
+        match self.submit(Request { request, schedule, answers }) {
+            Ok(()) => Box::pin(stream::unfold(taken, async |mut taken| {
+                taken.changed().await.ok()?;
+                let answer = taken.borrow_and_update().clone()?;
+                Some((answer, taken))
+            })),
+            Err(error) => Box::pin(stream::iter([Err(error)])),
+        }
     }
 
     /// Passes a request to the thread. Starts the thread if it is not running.
@@ -101,10 +135,21 @@ impl<R: Responder> Worker<R> {
 
 /// Runs on the thread until the sender of the requests is dropped.
 fn work<R: Responder>(mut responder: R, requests: &mpsc::Receiver<Request<R>>) {
-    for Request { request, answer } in requests {
-        if !answer.is_closed() {
-            let _ = answer.send(responder.answer(&request));
-        }
+    let mut next = requests.recv();
+    while let Ok(Request { request, schedule, answers }) = next {
+        let mut wait = schedule.delay;
+        next = loop {
+            match requests.recv_timeout(wait) {
+                Err(RecvTimeoutError::Timeout) if !answers.is_closed() => {}
+                Err(RecvTimeoutError::Timeout) => break requests.recv(),
+                newer => break newer.map_err(|_| RecvError),
+            }
+            answers.send_replace(Some(responder.answer(&request)));
+            match schedule.interval {
+                Some(interval) => wait = interval,
+                None => break requests.recv(),
+            }
+        };
     }
 }
 

@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use futures_util::stream;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
@@ -26,9 +28,9 @@ use crate::{
         clock::{Clock, Moment},
         connection::sealed,
         probe::{Answer, PendingProbe, Probe},
-        ring_watch::{RingReading, RingUpdate, RingWatch},
+        ring_watch::{RingCounters, RingReading, RingUpdate, RingWatch},
         trust::TrustPolicy,
-        worker::Pending,
+        worker::{Answers, Schedule},
     },
 };
 
@@ -120,7 +122,8 @@ impl sealed::Source for Node {
 
     fn ring_watch(self: Arc<Self>, _: TrustPolicy) -> Option<Arc<dyn RingWatch>> {
         let (connection, is_new) = (AtomicU64::new(0), Arc::default());
-        Some(Arc::new(SimulatedRingWatch { node: self, connection, is_new }))
+        let last = Arc::default();
+        Some(Arc::new(SimulatedRingWatch { node: self, connection, is_new, last }))
     }
 
     #[cfg(any(feature = "metrics", feature = "web"))]
@@ -182,6 +185,7 @@ struct SimulatedRingWatch {
     connection: AtomicU64,
     /// Whether the connection was opened while the daemon synchronised.
     is_new: Arc<AtomicBool>,
+    last: Arc<Mutex<Option<RingReading>>>,
 }
 
 impl RingWatch for SimulatedRingWatch {
@@ -191,21 +195,27 @@ impl RingWatch for SimulatedRingWatch {
         true
     }
 
-    fn read(&self) -> Pending<RingUpdate> {
-        let (node, is_new) = (Arc::clone(&self.node), Arc::clone(&self.is_new));
+    fn read(&self, schedule: Schedule) -> Answers<RingUpdate> {
         let connection = self.connection.load(Ordering::Relaxed);
-        let asked_at = node.clock.now();
-        let mut changed = node.cluster.changed.subscribe();
-        Box::pin(async move {
-            loop {
-                changed.mark_unchanged();
-                if let Some(reading) = node.read_ring(asked_at, connection, &is_new) {
-                    return reading.map(RingUpdate::Read);
+        let (node, is_new) = (Arc::clone(&self.node), Arc::clone(&self.is_new));
+        let last = Arc::clone(&self.last);
+        Box::pin(stream::unfold(Some(schedule.delay), move |delay| {
+            let (node, is_new, last) = (Arc::clone(&node), Arc::clone(&is_new), Arc::clone(&last));
+            async move {
+                let delay = delay?;
+                if !delay.is_zero() {
+                    tokio::time::sleep(delay).await;
                 }
-                // The sender is in `node.cluster`.
-                let _ = changed.changed().await;
+                let read = node.counters(connection, &is_new).await.map(|reading| {
+                    let mut last = last.lock();
+                    let steady = last.take().filter(|_| schedule.interval.is_some());
+                    let reading = shortened(reading, steady);
+                    *last = Some(reading.clone());
+                    RingUpdate::Read(reading)
+                });
+                Some((read, schedule.interval))
             }
-        })
+        }))
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -213,7 +223,32 @@ impl RingWatch for SimulatedRingWatch {
     }
 }
 
+/// Returns what a short read shows in place of this one, if it is enough.
+fn shortened(read: RingReading, steady: Option<RingReading>) -> RingReading {
+    let RingCounters { gather_entered, .. } = read.counters;
+    match steady {
+        Some(steady) if steady.still_counts(read.connection, gather_entered, read.tokens) => {
+            RingReading { counters: steady.counters, ..read }
+        }
+        _ => read,
+    }
+}
+
 impl Node {
+    /// Returns the daemon's counters once it answers.
+    async fn counters(&self, connection: u64, is_new: &AtomicBool) -> Result<RingReading, Error> {
+        let asked_at = self.clock.now();
+        let mut changed = self.cluster.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            if let Some(reading) = self.read_ring(asked_at, connection, is_new) {
+                return reading;
+            }
+            // The sender is in `self.cluster`.
+            let _ = changed.changed().await;
+        }
+    }
+
     /// Returns the daemon's counters now, or `None` while it does not answer.
     fn read_ring(
         &self,

@@ -1084,32 +1084,91 @@ fn a_refused_connection_to_the_counters_is_tried_again() {
     server.wait_more(&format!("request cmap {SET_CURRENT_MAP}"), 1);
 }
 
-/// The counters that a new ring changes are read before those that the end of the old ring has
-/// changed. In another order a read could miss a ring that ended and formed meanwhile.
+/// All counters of the ring, in the safe order. The counter that a new ring changes is read before
+/// those that the end of the old ring has changed. In another order a read could miss a ring that
+/// ended and formed meanwhile.
+const FULL: [&str; 4] = [OPERATIONAL, GATHER, "stats.srp.operational_token_lost", TOKENS];
+/// The counters of a read that is enough while the ring goes on.
+const SHORT: [&str; 2] = [GATHER, TOKENS];
+const OPERATIONAL: &str = "stats.srp.operational_entered";
+const GATHER: &str = "stats.srp.gather_entered";
+const TOKENS: &str = "stats.srp.orf_token_rx";
+
+/// Returns whether each finished read of the counters was a short one.
+#[track_caller]
+fn reads(server: &Hostile) -> Vec<bool> {
+    let keys = server.keys();
+    let counters: Vec<_> = keys.iter().filter(|key| key.starts_with("stats.srp.")).collect();
+    let mut rest = &counters[..];
+    let mut reads = Vec::new();
+    while let Some(first) = rest.first() {
+        let is_short = *first == GATHER;
+        let order = if is_short { &SHORT[..] } else { &FULL };
+        if rest.len() < order.len() {
+            break;
+        }
+        assert_eq!(rest[..order.len()], *order);
+        rest = &rest[order.len()..];
+        reads.push(is_short);
+    }
+    reads
+}
+
+fn has_ring(server: &Hostile) {
+    FULL.iter().for_each(|key| server.has_u64(key, 3));
+    server.has_u32("runtime.config.totem.token", 1000);
+    server.has_u32("runtime.config.totem.consensus", 1200);
+}
+
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn the_counters_of_the_ring_are_read_in_the_safe_order() {
     own_process!();
-    const ORDER: [&str; 4] = [
-        "stats.srp.operational_entered",
-        "stats.srp.gather_entered",
-        "stats.srp.operational_token_lost",
-        "stats.srp.orf_token_rx",
-    ];
     let place = Place::new();
     let server = place.server();
-    ORDER.iter().for_each(|key| server.has_u64(key, 3));
-    server.has_u32("runtime.config.totem.token", 1000);
-    server.has_u32("runtime.config.totem.consensus", 1200);
+    has_ring(&server);
     let watcher = place.watch();
-    server.wait(&format!("key {}", ORDER[3]), 3);
+    server.wait(&format!("key {TOKENS}"), 3);
     watcher.stop();
-    let keys = server.keys();
-    let counters: Vec<_> = keys.iter().filter(|key| key.starts_with("stats.srp.")).collect();
-    assert!(counters.len() >= 3 * ORDER.len());
-    for read in counters.chunks(ORDER.len()) {
-        assert_eq!(read, &ORDER[..read.len()]);
-    }
+    let reads = reads(&server);
+    assert!(reads.len() >= 3);
+    assert!(!reads.contains(&true), "a token that does not move needs a closer look");
+}
+
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn all_counters_are_read_until_the_ring_is_steady_and_when_one_has_moved() {
+    own_process!();
+    let place = Place::new();
+    let server = place.server();
+    has_ring(&server);
+    let watcher = place.watch();
+    let mut tokens = 3;
+    let mut until = |what: &str, condition: &dyn Fn(&[bool]) -> bool| {
+        eventually(what, || {
+            tokens += 1;
+            server.has_u64(TOKENS, tokens);
+            let reads = reads(&server);
+            condition(&reads).then_some(reads)
+        })
+    };
+    let steady = until("the ring is steady", &|reads| reads.ends_with(&[true; 4]));
+    let first = steady.iter().position(|is_short| *is_short).unwrap();
+    // At least 0.1 s lie between two reads, and the ring is steady after both timeouts.
+    assert!(first >= 10, "{steady:?}");
+    let now = steady.len();
+    let again = until("all are read again", &|reads| reads[now..].contains(&false));
+    assert_eq!(watcher.quorum.snapshot().ring, RingState::Operational, "{again:?}");
+
+    // No other counter shows it yet.
+    server.has_u64(GATHER, 4);
+    let now = reads(&server).len();
+    let changed =
+        until("the ring is re-forming", &|_| watcher.quorum.snapshot().ring == RingState::Gather);
+    assert!(changed[now..].contains(&false), "{changed:?}");
+    let now = changed.len();
+    let reads = until("it is read again", &|reads| reads.len() > now + 5);
+    assert_eq!(reads[now + 1..].iter().filter(|is_short| **is_short).count(), 0, "{reads:?}");
 }
 
 /// The ring watch connects on its own, and so may meet a silent server that no other connection has

@@ -9,7 +9,7 @@ use crate::{
     link::{
         clock::{Clock, Moment},
         ring_watch::{RingReading, RingUpdate, RingWatch, SECOND_READ},
-        worker::Pending,
+        worker::{Answers, Schedule},
     },
 };
 
@@ -17,21 +17,32 @@ use crate::{
 pub(super) struct RingReads {
     watch: Arc<dyn RingWatch>,
     clock: Clock,
-    /// When to read next; `None` if the counters cannot be read.
-    read_at: Option<Moment>,
-    /// The read that is under way, and when it was requested.
-    pending: Option<(Pending<RingUpdate>, Moment)>,
+    /// When to read next.
+    read_at: Moment,
+    pending: Option<PendingRead>,
     /// Whether the pending read was reported as late.
     is_late: bool,
     /// When the last notification arrived. Only later reads can confirm each other.
     hurried_at: Moment,
     /// A finished read that is held back until all earlier notifications are dispatched.
     update: Option<RingUpdate>,
+    /// The last reading since the last notification.
     last: Option<RingReading>,
     /// How often the token was seen to move since the last notification.
     moves: u32,
+    /// When the first of the equal readings since the last notification was requested.
+    equal_since: Moment,
     /// The error of the last read, if it failed.
     failed: Option<Error>,
+}
+
+/// Reads that are requested.
+struct PendingRead {
+    updates: Answers<RingUpdate>,
+    /// When the next one begins, or when the thread last began to open a connection for it.
+    begins_at: Moment,
+    /// The time between the reads, if there are several.
+    interval: Option<Duration>,
 }
 
 impl RingReads {
@@ -39,53 +50,56 @@ impl RingReads {
         Self {
             watch,
             clock,
-            read_at: Some(Moment::default()),
+            read_at: Moment::default(),
             pending: None,
             is_late: false,
             hurried_at: Moment::default(),
             update: None,
             last: None,
             moves: 0,
+            equal_since: Moment::default(),
             failed: None,
         }
     }
 
     /// Reads at once after a change of the ring, and again as soon as that read can be confirmed.
     pub(super) fn hurry(&mut self) {
-        self.hurried_at = self.clock.now();
-        self.moves = 0;
-        self.read_at = self.read_at.map(|_| Moment::default());
+        let now = self.clock.now();
+        self.hurried_at = now;
+        (self.last, self.moves) = (None, 0);
+        self.read_at = Moment::default();
+        // A short read after a notification would not show the ring of the notification.
+        self.pending.take_if(|pending| pending.interval.is_some() || pending.begins_at > now);
     }
 
-    /// Returns when to poll next: when the next read is due, or when the pending one becomes late.
-    pub(super) fn next_at(&self) -> Option<Moment> {
-        match &self.pending {
-            Some((_, since)) => Some(since.after(LATE)).filter(|_| !self.is_late),
-            None => self.read_at,
-        }
+    /// Returns when the pending read becomes late.
+    pub(super) fn late_at(&self) -> Option<Moment> {
+        let pending = self.pending.as_ref().filter(|_| !self.is_late)?;
+        Some(pending.begins_at.after(LATE))
     }
 
     /// Whether a read has become late. Returns `true` once for each read. A late read does not mean
     /// that the daemon hangs: it does not answer reads while it synchronises.
     pub(super) fn has_become_late(&mut self) -> bool {
         let (was_late, now) = (self.is_late, self.clock.now());
-        self.is_late = self.pending.as_ref().is_some_and(|(_, since)| now >= since.after(LATE));
+        let is_late = |pending: &PendingRead| now >= pending.begins_at.after(LATE);
+        self.is_late = self.pending.as_ref().is_some_and(is_late);
         self.is_late && !was_late
     }
 
     /// Cancels a late read, because the daemon has answered another request that was sent at
     /// `asked_at`, after the read became late.
     pub(super) fn daemon_lives(&mut self, asked_at: Moment) {
-        let Some((_, since)) = &mut self.pending else { return };
-        if asked_at < since.after(LATE) {
+        let Some(pending) = &mut self.pending else { return };
+        if asked_at < pending.begins_at.after(LATE) {
             return;
         }
         if self.watch.cancel() {
             self.pending = None;
-            self.read_at = Some(Moment::default());
+            self.read_at = Moment::default();
         } else {
             // The thread is opening a connection, which may take longer.
-            (*since, self.is_late) = (self.clock.now(), false);
+            (pending.begins_at, self.is_late) = (self.clock.now(), false);
         }
     }
 
@@ -94,27 +108,23 @@ impl RingReads {
         self.update.take()
     }
 
-    /// Makes a read when it is due. Returns whether a finished read is ready.
+    /// Requests the next read, and receives its result. Returns whether a finished read is ready.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         while self.update.is_none() {
-            let Some((pending, _)) = &mut self.pending else {
-                if self.read_at.is_none_or(|read_at| self.clock.now() < read_at) {
-                    return false;
-                }
-                self.is_late = false;
-                self.pending = Some((self.watch.read(), self.clock.now()));
+            let Some(pending) = &mut self.pending else {
+                self.request();
                 continue;
             };
-            let Poll::Ready(read) = pending.as_mut().poll(cx) else { return false };
-            self.pending = None;
-            let next = match read {
+            let Poll::Ready(read) = pending.updates.as_mut().poll_next(cx) else { return false };
+            let delay = match read.unwrap_or_else(|| Err(Error::no_answer())) {
                 Ok(update) => {
                     self.failed = None;
-                    let next = self.next(&update);
+                    let delay = self.delay(&update);
                     self.update = Some(update);
-                    next
+                    delay
                 }
                 Err(error) => {
+                    self.moves = 0;
                     if self.failed.as_ref() != Some(&error) {
                         crate::foreign::log!(
                             log::Level::Warn,
@@ -125,20 +135,47 @@ impl RingReads {
                     RETRY
                 }
             };
-            self.read_at = Some(self.clock.now().after(next));
+            self.read_at = self.clock.now().after(delay);
+            let interval = self.interval();
+            self.pending.take_if(|pending| interval.is_none() || pending.interval != interval);
+            if let Some(pending) = &mut self.pending {
+                (pending.begins_at, self.is_late) = (self.read_at, false);
+            }
         }
         true
     }
 
+    /// Requests the next read, or all further ones if the ring goes on. The thread begins with each
+    /// when it is due, so that this task needs no wake-up for that.
+    fn request(&mut self) {
+        let now = self.clock.now();
+        let begins_at = self.read_at.max(now);
+        let interval = self.interval();
+        let updates = self.watch.read(Schedule { delay: begins_at.since(now), interval });
+        self.pending = Some(PendingRead { updates, begins_at, interval });
+        self.is_late = false;
+    }
+
+    /// Returns the time between reads if the daemon is in OPERATIONAL: it leaves every other state
+    /// before both timeouts have passed, which moves a counter.
+    fn interval(&self) -> Option<Duration> {
+        let last = self.last.as_ref().filter(|_| self.moves == CONFIRMED)?;
+        let wait = last.token + last.consensus;
+        (last.asked_at.since(self.equal_since) > wait).then(|| interval(last))
+    }
+
     /// Returns the delay before the next read.
-    fn next(&mut self, update: &RingUpdate) -> Duration {
-        let RingUpdate::Read(reading) = update else { return UNWATCHED };
+    fn delay(&mut self, update: &RingUpdate) -> Duration {
+        let RingUpdate::Read(reading) = update else {
+            self.moves = 0;
+            return UNWATCHED;
+        };
         let last = self.last.replace(reading.clone());
         match last.filter(|last| last.asked_at >= self.hurried_at) {
             Some(last) if last.counters == reading.counters => {
                 self.moves += u32::from(last.tokens != reading.tokens && self.moves < CONFIRMED);
             }
-            _ => self.moves = 0,
+            _ => (self.moves, self.equal_since) = (0, reading.asked_at),
         }
         match self.moves {
             CONFIRMED => interval(reading),
@@ -149,11 +186,15 @@ impl RingReads {
     }
 }
 
-/// Returns the interval between reads: a twelfth of the time for which a read proves exclusivity. So
+/// Returns the interval between reads: a seventh of the time for which a read proves exclusivity.
 /// `is_exclusive()` ends at most one interval before the daemon notices the loss of its token.
 fn interval(reading: &RingReading) -> Duration {
-    (reading.exclusive_for() / 12).clamp(SECOND_READ * 2, Duration::from_secs(10))
+    (reading.exclusive_for() / 7).clamp(SECOND_READ * 2, LONGEST_INTERVAL)
 }
+
+/// The longest interval between reads: another node's death interrupts `is_exclusive()` for at most
+/// this much longer than it interrupts Corosync.
+const LONGEST_INTERVAL: Duration = Duration::from_millis(450);
 
 /// How often the token must have moved before reads become rare.
 const CONFIRMED: u32 = 2;
@@ -168,3 +209,100 @@ const UNWATCHED: Duration = Duration::from_secs(10);
 
 /// The delay after a failed read.
 const RETRY: Duration = Duration::from_millis(200);
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use std::{future::poll_fn, pin::Pin};
+
+    use futures_util::stream;
+    use parking_lot::Mutex;
+    use tokio::{
+        runtime::Builder,
+        time::{Instant, sleep},
+    };
+
+    use super::*;
+    use crate::link::ring_watch::RingCounters;
+
+    const TOKEN: Duration = Duration::from_millis(1000);
+    const CONSENSUS: Duration = Duration::from_millis(1200);
+
+    /// A daemon in OPERATIONAL. Records the requests.
+    #[derive(Debug)]
+    struct Steady {
+        clock: Clock,
+        requested: Mutex<Vec<Schedule>>,
+        tokens: Arc<Mutex<u64>>,
+    }
+
+    impl RingWatch for Steady {
+        fn read(&self, schedule: Schedule) -> Answers<RingUpdate> {
+            self.requested.lock().push(schedule);
+            let (clock, tokens) = (self.clock, Arc::clone(&self.tokens));
+            Box::pin(stream::unfold(Some(schedule.delay), move |delay| {
+                let tokens = Arc::clone(&tokens);
+                async move {
+                    sleep(delay?).await;
+                    *tokens.lock() += 1;
+                    let now = clock.now();
+                    let reading = RingReading {
+                        connection: 0,
+                        asked_at: now,
+                        answered_at: now,
+                        counters: RingCounters::default(),
+                        tokens: *tokens.lock(),
+                        token: TOKEN,
+                        consensus: CONSENSUS,
+                        configured_votes: None,
+                    };
+                    Some((Ok(RingUpdate::Read(reading)), schedule.interval))
+                }
+            }))
+        }
+
+        fn cancel(&self) -> bool {
+            true
+        }
+
+        fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    async fn next(reads: &mut RingReads) {
+        poll_fn(|cx| if reads.poll(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+        assert!(reads.take().is_some());
+    }
+
+    #[test]
+    fn a_steady_ring_is_read_with_one_request_until_a_notification_arrives() {
+        let runtime = Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.unwrap().block_on(async {
+            let start = Instant::now();
+            let clock = Clock::Tokio(start);
+            let watch =
+                Arc::new(Steady { clock, requested: Mutex::default(), tokens: Arc::default() });
+            let mut reads = RingReads::new(Arc::clone(&watch) as Arc<dyn RingWatch>, clock);
+            for _ in 0..2 {
+                let since = Instant::now();
+                let before = watch.requested.lock().len();
+                while watch.requested.lock().last().is_none_or(|last| last.interval.is_none()) {
+                    next(&mut reads).await;
+                }
+                assert!(since.elapsed() > TOKEN + CONSENSUS, "{:?}", since.elapsed());
+                let requests = watch.requested.lock().len();
+                assert!(requests > before + 10);
+                for _ in 0..20 {
+                    next(&mut reads).await;
+                }
+                assert_eq!(watch.requested.lock().len(), requests);
+
+                // A short read would not show the ring of this notification.
+                reads.hurry();
+                next(&mut reads).await;
+                let after: Vec<_> = watch.requested.lock()[requests..].to_vec();
+                assert_eq!((after[0].delay, after[0].interval), (Duration::ZERO, None));
+            }
+        });
+    }
+}
