@@ -163,7 +163,7 @@ fn idle(report: &mut Report) {
     let compiled = compile();
     let seconds = IDLE.as_secs_f64();
     // The ring is read seven times while a read proves exclusivity.
-    let between_reads = ((consensus - token / 5.0) / 7.0).min(0.45);
+    let between_reads = ((consensus - token / 5.0) / 7.0).min(0.42);
     let in_c = |kind: &str, nanos: f64| {
         at_rest(Client::start(&compiled, &format!("{kind} {nanos:.0}"), ANY))
     };

@@ -304,8 +304,9 @@ const NODELIST_AGE: Duration = Duration::from_secs(10);
 /// sign of that state and no proof: the daemon might recover messages for so long.
 const FULL_READ: Duration = Duration::from_secs(1);
 
-/// How old the timeouts may be. A reload of the configuration changes them.
-const TIMEOUTS_AGE: Duration = Duration::from_secs(1);
+/// How old the timeouts may be when the ring is read. A reload of the configuration changes them, which
+/// the actor notices within a second, as reads are less than half a second apart.
+const TIMEOUTS_AGE: Duration = Duration::from_millis(500);
 
 /// The reason for a failed read.
 enum Failed {

@@ -194,7 +194,7 @@ fn interval(reading: &RingReading) -> Duration {
 
 /// The longest interval between reads: another node's death interrupts `is_exclusive()` for at most
 /// this much longer than it interrupts Corosync.
-const LONGEST_INTERVAL: Duration = Duration::from_millis(450);
+const LONGEST_INTERVAL: Duration = Duration::from_millis(420);
 
 /// How often the token must have moved before reads become rare.
 const CONFIRMED: u32 = 2;
