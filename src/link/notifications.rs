@@ -46,7 +46,11 @@ pub(crate) struct LinkEvents {
     notified_since_probe: bool,
     /// Whether the next probe was moved forward because of a notification.
     probes_soon: bool,
-    /// The moment for which the next tick was moved.
+    /// When the last tick was.
+    ticked_at: Moment,
+    /// When the next regular tick is due. A read of the ring takes its place.
+    tick_at: Moment,
+    /// When the timer fires next.
     armed_for: Moment,
     pending_probe: Option<PendingProbe>,
     /// When to close the probe's connection if no answer arrives.
@@ -121,6 +125,8 @@ impl LinkEvents {
                 has_notified: false,
                 notified_since_probe: false,
                 probes_soon: false,
+                ticked_at: Moment::default(),
+                tick_at: Moment::default(),
                 armed_for: Moment::default(),
                 pending_probe: None,
                 hang_up_at: Moment::default(),
@@ -165,15 +171,23 @@ impl LinkEvents {
         }
     }
 
-    /// Moves the next tick forward if a probe is due or a read becomes late before it.
+    /// Records a tick, after which the timer goes on by itself.
+    fn ticked(&mut self) {
+        self.ticked_at = self.clock.now();
+        self.tick_at = self.ticked_at.after(self.ticks.period());
+        self.armed_for = self.tick_at;
+    }
+
+    /// Sets the timer for the next regular tick, or earlier if a probe or a read needs that. A
+    /// moment that a tick has served needs no other one.
     fn arm(&mut self) {
-        let probes = self.probes_soon.then_some(self.probe_at);
-        let reads = self.ring.as_ref().and_then(RingReads::late_at);
-        let Some(next) = probes.into_iter().chain(reads).min() else { return };
-        let after = next.since(self.clock.now());
-        if next != self.armed_for && after < self.ticks.period() * 3 / 4 {
+        let probe = self.probes_soon.then_some(self.probe_at);
+        let read = self.ring.as_ref().and_then(RingReads::wake_at);
+        let early = probe.into_iter().chain(read).filter(|at| *at > self.ticked_at);
+        let next = early.chain([self.tick_at]).min().unwrap_or_default();
+        if next != self.armed_for {
             self.armed_for = next;
-            self.ticks.reset_after(after);
+            self.ticks.reset_after(next.since(self.clock.now()));
         }
     }
 
@@ -255,6 +269,9 @@ impl Stream for LinkEvents {
             return Poll::Ready(None);
         }
         let due = this.ticks.poll(cx).is_ready();
+        if due {
+            this.ticked();
+        }
         this.poll_probe(cx);
         let is_read = match &mut this.ring {
             Some(ring) => ring.poll(cx),
@@ -284,8 +301,8 @@ impl Stream for LinkEvents {
                 Ok(match (this.answer.take(), update) {
                     (Some(answer), _) => LinkEvent::Answered(answer),
                     (None, Some(update)) => {
-                        // A read takes the place of the next tick: it has dispatched too.
-                        this.ticks.reset_after(this.ticks.period());
+                        // It has dispatched, as the next tick would.
+                        this.tick_at = before.after(this.ticks.period());
                         LinkEvent::Ring(update)
                     }
                     (None, None) => LinkEvent::Tick,
@@ -365,10 +382,21 @@ mod tests {
         sync::atomic::{AtomicUsize, Ordering},
     };
 
-    use tokio::{runtime::Builder, time::Instant};
+    use futures_util::stream;
+    use parking_lot::Mutex;
+    use tokio::{
+        runtime::Builder,
+        time::{Instant, sleep, timeout},
+    };
 
     use super::*;
-    use crate::libquorum::RingId;
+    use crate::{
+        libquorum::RingId,
+        link::{
+            ring_watch::{RingCounters, RingReading},
+            worker::{Answers, Schedule},
+        },
+    };
 
     #[derive(Debug)]
     struct Silent {
@@ -472,5 +500,185 @@ mod tests {
             assert!(first - missed <= 2 * LONGEST_TICK, "{interrupted_at:?}");
             assert!(second - first >= 2 * ANSWER_TIMEOUT, "{interrupted_at:?}");
         });
+    }
+
+    /// How the reads of a test end.
+    #[derive(Clone, Copy, Debug)]
+    enum Ending {
+        /// All fail, as if the thread could not be started.
+        Failure,
+        /// After so many answers, the daemon does not answer any more.
+        Silence(u64),
+        /// All are answered. The counters are so old.
+        Age(Duration),
+    }
+
+    /// Reads of a ring whose token moves, one millisecond each.
+    #[derive(Debug)]
+    struct Reads {
+        clock: Clock,
+        ending: Ending,
+        count: Arc<AtomicUsize>,
+    }
+
+    impl RingWatch for Reads {
+        fn read(&self, schedule: Schedule, _: Option<RingReading>) -> Answers<RingUpdate> {
+            let (clock, ending, count) = (self.clock, self.ending, Arc::clone(&self.count));
+            if let Ending::Failure = ending {
+                count.fetch_add(1, Ordering::Relaxed);
+                return Box::pin(stream::iter([Err(Error::no_answer())]));
+            }
+            Box::pin(stream::unfold(Some(schedule.delay), move |delay| {
+                let count = Arc::clone(&count);
+                async move {
+                    sleep(delay?).await;
+                    let asked_at = clock.now();
+                    sleep(Duration::from_millis(1)).await;
+                    let tokens = count.fetch_add(1, Ordering::Relaxed) as u64;
+                    let age = match ending {
+                        Ending::Age(age) => age,
+                        Ending::Silence(answers) if tokens >= answers => pending().await,
+                        _ => Duration::ZERO,
+                    };
+                    let reading = RingReading {
+                        connection: 0,
+                        asked_at: asked_at.before(age),
+                        answered_at: clock.now(),
+                        counters: RingCounters::default(),
+                        tokens,
+                        token: Duration::from_millis(1000),
+                        consensus: Duration::from_millis(1200),
+                        configured_votes: None,
+                    };
+                    Some((Ok(RingUpdate::Read(reading)), schedule.interval))
+                }
+            }))
+        }
+
+        fn cancel(&self) -> bool {
+            true
+        }
+
+        fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    /// Answers at once, and records when it was asked.
+    #[derive(Debug)]
+    struct Prompt {
+        clock: Clock,
+        asked_at: Mutex<Vec<Moment>>,
+    }
+
+    impl Probe for Prompt {
+        fn ask(&self, _: Vec<NodeId>) -> PendingProbe {
+            let asked_at = self.clock.now();
+            self.asked_at.lock().push(asked_at);
+            let answer = Answer { asked_at, quorate: true, votes: None, local: None };
+            Box::pin(std::future::ready(Ok(answer)))
+        }
+
+        fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    /// The events of a connection on which one notification waits.
+    struct Rig {
+        events: LinkEvents,
+        reads: Arc<AtomicUsize>,
+        probe: Arc<Prompt>,
+        _peer: UnixStream,
+    }
+
+    impl Rig {
+        fn new(ending: Ending, probe_interval: Duration) -> Self {
+            let clock = Clock::Tokio(Instant::now());
+            let reads = Arc::<AtomicUsize>::default();
+            let ring = Arc::new(Reads { clock, ending, count: Arc::clone(&reads) });
+            let probe = Arc::new(Prompt { clock, asked_at: Mutex::default() });
+            let (peer, socket) = UnixStream::pair().unwrap();
+            let waiting = Some(Notification::quorum(true, RingId::default(), Vec::new()));
+            let connection = Box::new(Silent { socket, waiting });
+            let worker = BlockingWorker::default();
+            let asked = Arc::clone(&probe) as Arc<dyn Probe>;
+            let events =
+                LinkEvents::new(connection, worker, asked, Some(ring), probe_interval, clock);
+            Self { events: events.unwrap(), reads, probe, _peer: peer }
+        }
+
+        /// Takes all events of this time. Returns the longest time without an event.
+        async fn run_for(&mut self, time: Duration) -> Duration {
+            let (start, mut last, mut longest) = (Instant::now(), Instant::now(), Duration::ZERO);
+            while start.elapsed() < time {
+                let left = time.saturating_sub(start.elapsed());
+                let event = timeout(left, next(&mut self.events)).await;
+                assert!(!matches!(event, Ok(None | Some(Err(_)))), "{event:?}");
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
+            }
+            longest
+        }
+
+        fn reads(&self) -> usize {
+            self.reads.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn failed_reads_are_repeated_after_a_delay_and_hold_up_no_tick() {
+        run(async {
+            let mut rig = Rig::new(Ending::Failure, Duration::from_secs(900));
+            let longest = rig.run_for(Duration::from_secs(60)).await;
+            assert!(longest <= LONGEST_TICK, "{longest:?}");
+            assert!((200..=310).contains(&rig.reads()), "{}", rig.reads());
+        });
+    }
+
+    #[test]
+    fn a_read_that_hangs_in_a_steady_ring_is_noticed_soon() {
+        for lease in [1, 2, 4, 5, 8, 3600].map(Duration::from_secs) {
+            run(async {
+                let mut rig = Rig::new(Ending::Silence(100), lease / 4);
+                while rig.reads() < 100 {
+                    next(&mut rig.events).await;
+                }
+                let answered_at = rig.probe.clock.now();
+                rig.run_for(Duration::from_millis(250)).await;
+                let asked_at = *rig.probe.asked_at.lock().last().unwrap();
+                let after = asked_at.since(answered_at);
+                assert!(after > Duration::ZERO, "lease {lease:?}: no probe after the last read");
+            });
+        }
+    }
+
+    /// Corosync 2 reports counters that are 1.5 s old.
+    #[test]
+    fn old_counters_are_not_read_without_a_pause() {
+        run(async {
+            let age = Duration::from_millis(1500);
+            let mut rig = Rig::new(Ending::Age(age), Duration::from_secs(1));
+            rig.run_for(Duration::from_secs(1)).await;
+            assert!((5..=25).contains(&rig.reads()), "{}", rig.reads());
+        });
+    }
+
+    #[test]
+    fn probes_keep_their_interval_beside_reads_of_the_ring() {
+        for interval in [25, 250, 1000, 1250, 2000, 10_000].map(Duration::from_millis) {
+            run(async {
+                let mut rig = Rig::new(Ending::Age(Duration::ZERO), interval);
+                rig.run_for(interval * 20 + Duration::from_secs(10)).await;
+                let asked_at = rig.probe.asked_at.lock();
+                for two in asked_at[2..].windows(2) {
+                    let gap = two[1].since(two[0]);
+                    assert!(
+                        gap <= interval * 5 / 4 && gap >= interval / 2,
+                        "{interval:?}: {gap:?}"
+                    );
+                }
+            });
+        }
     }
 }

@@ -45,15 +45,16 @@ pub struct RingReading {
 }
 
 impl RingReading {
-    /// Whether a later short read shows that no counter has moved since this reading.
+    /// Whether a later short read shows that no counter has moved since this reading, and that the
+    /// token has moved since the last one.
     ///
     /// This reading must be of a daemon in OPERATIONAL. The daemon leaves that state only to GATHER
     /// (`exec/totemsrp.c`, `memb_state_gather_enter`), and so no other counter moves without
     /// `gather_entered`. A token that has not moved is reason for a closer look.
-    pub(crate) fn still_counts(&self, connection: u64, gather_entered: u64, tokens: u64) -> bool {
-        connection == self.connection
-            && gather_entered == self.counters.gather_entered
-            && tokens > self.tokens
+    pub(crate) fn goes_on(&self, short: ShortReading, last_tokens: u64) -> bool {
+        short.connection == self.connection
+            && short.gather_entered == self.counters.gather_entered
+            && short.tokens > last_tokens
     }
 
     /// Returns for how long after the daemon was OPERATIONAL no ring without it can form: nodes in
@@ -71,6 +72,14 @@ pub(crate) struct RingCounters {
     pub(crate) gather_entered: u64,
     pub(crate) operational_entered: u64,
     pub(crate) token_lost: u64,
+}
+
+/// What a short read returns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ShortReading {
+    pub(crate) connection: u64,
+    pub(crate) gather_entered: u64,
+    pub(crate) tokens: u64,
 }
 
 /// The result of one look at the ring.
@@ -91,9 +100,9 @@ pub trait RingWatch: fmt::Debug + Send + Sync {
     /// Requests reads at certain times, until another request is made. The answers may never arrive:
     /// a daemon that synchronises answers late.
     ///
-    /// With an interval, some reads are short. So the daemon must be in OPERATIONAL: see
-    /// [`RingReading::still_counts`].
-    fn read(&self, schedule: Schedule) -> Answers<RingUpdate>;
+    /// With a `steady` reading, of a daemon in OPERATIONAL, some reads are short: see
+    /// [`RingReading::goes_on`].
+    fn read(&self, schedule: Schedule, steady: Option<RingReading>) -> Answers<RingUpdate>;
 
     /// Cancels a read that the daemon does not answer although it is alive. The next read opens
     /// another connection, which the daemon answers even while it synchronises. Returns `false`,
@@ -121,10 +130,8 @@ pub(crate) struct RingThread {
 struct Current {
     worker: Worker<Reader>,
     canceller: Canceller,
-    /// Whether both connections are open.
-    is_connected: Arc<AtomicBool>,
-    /// When a late read was first found to be opening a connection.
-    connecting_since: Option<Moment>,
+    /// Since when the thread has been opening connections. `None` while both are open.
+    connecting_since: Arc<Mutex<Option<Moment>>>,
     past: Arc<Past>,
 }
 
@@ -152,20 +159,20 @@ impl RingThread {
 impl Current {
     fn new(trust: TrustPolicy, clock: Clock, past: Arc<Past>) -> Self {
         let canceller = Canceller::default();
-        let is_connected = Arc::new(AtomicBool::new(false));
-        let (used, connected, shared) =
-            (canceller.clone(), Arc::clone(&is_connected), Arc::clone(&past));
+        let connecting_since = Arc::new(Mutex::new(Some(clock.now())));
+        let (used, since, shared) =
+            (canceller.clone(), Arc::clone(&connecting_since), Arc::clone(&past));
         let worker = Worker::new("quorum-ring", move || Reader {
             trust,
             clock,
             maps: None,
             canceller: used.clone(),
-            is_connected: Arc::clone(&connected),
+            connecting_since: Arc::clone(&since),
             past: Arc::clone(&shared),
-            last: None,
+            tokens: 0,
             full_at: Moment::default(),
         });
-        Self { worker, canceller, is_connected, connecting_since: None, past }
+        Self { worker, canceller, connecting_since, past }
     }
 }
 
@@ -177,25 +184,19 @@ impl Drop for Current {
 }
 
 impl RingWatch for RingThread {
-    fn read(&self, schedule: Schedule) -> Answers<RingUpdate> {
-        let mut current = self.current.lock();
-        if current.is_connected.load(Ordering::Acquire) {
-            current.connecting_since = None;
-        }
-        current.worker.ask_at(schedule, Extent::of(schedule))
+    fn read(&self, schedule: Schedule, steady: Option<RingReading>) -> Answers<RingUpdate> {
+        self.current.lock().worker.ask_at(schedule, steady)
     }
 
     fn cancel(&self) -> bool {
         let mut current = self.current.lock();
-        if current.is_connected.load(Ordering::Acquire) {
-            current.past.was_watched.store(true, Ordering::Release);
-        } else {
-            // Without a connection the thread is opening one. A daemon that is alive accepts it
-            // soon, and another server in its place may never do so.
-            let now = self.clock.now();
-            if now.since(*current.connecting_since.get_or_insert(now)) < CONNECT_TIMEOUT {
-                return false;
-            }
+        let connecting_since = *current.connecting_since.lock();
+        match connecting_since {
+            None => current.past.was_watched.store(true, Ordering::Release),
+            // A daemon that is alive accepts a connection soon, and another server in its place may
+            // never do so.
+            Some(since) if self.clock.now().since(since) < CONNECT_TIMEOUT => return false,
+            Some(_) => {}
         }
         let past = Arc::clone(&current.past);
         let old = mem::replace(&mut *current, Current::new(self.trust, self.clock, past));
@@ -229,25 +230,12 @@ struct Reader {
     clock: Clock,
     maps: Option<Maps>,
     canceller: Canceller,
-    is_connected: Arc<AtomicBool>,
+    connecting_since: Arc<Mutex<Option<Moment>>>,
     past: Arc<Past>,
-    last: Option<RingReading>,
+    /// How many tokens had arrived at the last read.
+    tokens: u64,
     /// When all counters were last read.
     full_at: Moment,
-}
-
-/// Which counters to read.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Extent {
-    Full,
-    /// Only those that show that the ring of the last reading goes on, if that is enough.
-    Short,
-}
-
-impl Extent {
-    fn of(schedule: Schedule) -> Self {
-        if schedule.interval.is_some() { Self::Short } else { Self::Full }
-    }
 }
 
 /// The connections to the daemon.
@@ -300,7 +288,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const NODELIST_AGE: Duration = Duration::from_secs(10);
 
 /// How often all counters are read. A daemon in OPERATIONAL needs less: see
-/// [`RingReading::still_counts`]. But that a ring has been the same for longer than both timeouts is a
+/// [`RingReading::goes_on`]. But that the counters have not moved for longer than both timeouts is a
 /// sign of that state and no proof: the daemon might recover messages for so long.
 const FULL_READ: Duration = Duration::from_secs(1);
 
@@ -319,14 +307,14 @@ enum Failed {
 }
 
 impl Responder for Reader {
-    type Request = Extent;
+    type Request = Option<RingReading>;
     type Answer = RingUpdate;
 
-    fn answer(&mut self, extent: &Extent) -> Result<RingUpdate, Error> {
+    fn answer(&mut self, steady: &Option<RingReading>) -> Result<RingUpdate, Error> {
         // An old connection may have ended with its daemon, while a new daemon runs.
         let is_old = self.maps.is_some();
-        let read = self.read(*extent);
-        let read = read.or_else(|failed| if is_old { self.read(*extent) } else { Err(failed) });
+        let mut read = || self.read(steady.as_ref());
+        let read = read().or_else(|failed| if is_old { read() } else { Err(failed) });
         match read {
             Ok(reading) => {
                 self.past.was_watched.store(true, Ordering::Release);
@@ -357,13 +345,13 @@ impl Reader {
     }
 
     /// Makes one read. The connections are kept if it succeeds.
-    fn read(&mut self, extent: Extent) -> Result<RingReading, Failed> {
+    fn read(&mut self, steady: Option<&RingReading>) -> Result<RingReading, Failed> {
         let mut maps = match self.maps.take() {
             Some(maps) => maps,
             None => {
-                self.is_connected.store(false, Ordering::Release);
+                *self.connecting_since.lock() = Some(self.clock.now());
                 let maps = Maps::connect(self.trust, &self.canceller)?;
-                self.is_connected.store(true, Ordering::Release);
+                *self.connecting_since.lock() = None;
                 let number = self.past.connections.fetch_add(1, Ordering::Relaxed);
                 Maps { number, ..maps }
             }
@@ -373,11 +361,9 @@ impl Reader {
         if read_at == Moment::default() || now.since(read_at) > NODELIST_AGE {
             maps.configured_votes = (maps.default.configured_votes()?, now);
         }
-        let short = match &self.last {
-            Some(last) if extent == Extent::Short && now.since(self.full_at) < FULL_READ => {
-                maps.short_read(last, self.clock)?
-            }
-            _ => None,
+        let short = match steady.filter(|_| now.since(self.full_at) < FULL_READ) {
+            Some(steady) => maps.short_read(steady, self.tokens, self.clock)?,
+            None => None,
         };
         let (asked_at, counters, tokens) = match short {
             Some(read) => read,
@@ -393,7 +379,8 @@ impl Reader {
         let (configured_votes, _) = maps.configured_votes;
         let connection = maps.number;
         self.maps = Some(maps);
-        let reading = RingReading {
+        self.tokens = tokens;
+        Ok(RingReading {
             connection,
             asked_at,
             answered_at: self.clock.now(),
@@ -402,9 +389,7 @@ impl Reader {
             token,
             consensus,
             configured_votes,
-        };
-        self.last = Some(reading.clone());
-        Ok(reading)
+        })
     }
 }
 
@@ -450,18 +435,20 @@ impl Maps {
         Ok((asked_at, counters, self.counter(self.keys.tokens)?))
     }
 
-    /// Reads only what shows that the ring of the last reading goes on. Returns the same as a full
+    /// Reads only what shows that the ring of a steady reading goes on. Returns the same as a full
     /// read, or `None` if that does not show it.
     fn short_read(
         &self,
-        last: &RingReading,
+        steady: &RingReading,
+        last_tokens: u64,
         clock: Clock,
     ) -> Result<Option<(Moment, RingCounters, u64)>, Failed> {
         let asked_at = clock.now().before(self.keys.age);
         let gather_entered = self.counter(self.keys.gather_entered)?;
         let tokens = self.counter(self.keys.tokens)?;
-        let goes_on = last.still_counts(self.number, gather_entered, tokens);
-        Ok(goes_on.then_some((asked_at, last.counters, tokens)))
+        let short = ShortReading { connection: self.number, gather_entered, tokens };
+        let goes_on = steady.goes_on(short, last_tokens);
+        Ok(goes_on.then_some((asked_at, steady.counters, tokens)))
     }
 
     fn read_timeouts(&self, now: Moment) -> Result<(Duration, Duration, Moment), Failed> {

@@ -40,8 +40,9 @@ pub struct Schedule {
     pub(crate) interval: Option<Duration>,
 }
 
-/// A thread that answers requests one after another. The first request starts it, and a later
-/// request restarts it if it has ended.
+/// A thread that answers one request at a time. The first request starts it, and a later request
+/// restarts it if it has ended. A request replaces the one before, if the thread has not begun with
+/// that.
 ///
 /// The thread blocks for as long as Corosync hangs, and no other thread waits for it. Its answer
 /// proves that Corosync is alive; a missing answer is a sign that it may not be.

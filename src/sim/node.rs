@@ -11,7 +11,6 @@ use std::{
 };
 
 use futures_util::stream;
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
@@ -28,7 +27,7 @@ use crate::{
         clock::{Clock, Moment},
         connection::sealed,
         probe::{Answer, PendingProbe, Probe},
-        ring_watch::{RingCounters, RingReading, RingUpdate, RingWatch},
+        ring_watch::{RingReading, RingUpdate, RingWatch, ShortReading},
         trust::TrustPolicy,
         worker::{Answers, Schedule},
     },
@@ -122,8 +121,8 @@ impl sealed::Source for Node {
 
     fn ring_watch(self: Arc<Self>, _: TrustPolicy) -> Option<Arc<dyn RingWatch>> {
         let (connection, is_new) = (AtomicU64::new(0), Arc::default());
-        let last = Arc::default();
-        Some(Arc::new(SimulatedRingWatch { node: self, connection, is_new, last }))
+        let tokens = Arc::default();
+        Some(Arc::new(SimulatedRingWatch { node: self, connection, is_new, tokens }))
     }
 
     #[cfg(any(feature = "metrics", feature = "web"))]
@@ -185,7 +184,8 @@ struct SimulatedRingWatch {
     connection: AtomicU64,
     /// Whether the connection was opened while the daemon synchronised.
     is_new: Arc<AtomicBool>,
-    last: Arc<Mutex<Option<RingReading>>>,
+    /// How many tokens had arrived at the last read.
+    tokens: Arc<AtomicU64>,
 }
 
 impl RingWatch for SimulatedRingWatch {
@@ -195,22 +195,29 @@ impl RingWatch for SimulatedRingWatch {
         true
     }
 
-    fn read(&self, schedule: Schedule) -> Answers<RingUpdate> {
+    fn read(&self, schedule: Schedule, steady: Option<RingReading>) -> Answers<RingUpdate> {
         let connection = self.connection.load(Ordering::Relaxed);
         let (node, is_new) = (Arc::clone(&self.node), Arc::clone(&self.is_new));
-        let last = Arc::clone(&self.last);
+        let tokens = Arc::clone(&self.tokens);
         Box::pin(stream::unfold(Some(schedule.delay), move |delay| {
-            let (node, is_new, last) = (Arc::clone(&node), Arc::clone(&is_new), Arc::clone(&last));
+            let (node, is_new) = (Arc::clone(&node), Arc::clone(&is_new));
+            let (steady, tokens) = (steady.clone(), Arc::clone(&tokens));
             async move {
                 let delay = delay?;
                 if !delay.is_zero() {
                     tokio::time::sleep(delay).await;
                 }
-                let read = node.counters(connection, &is_new).await.map(|reading| {
-                    let mut last = last.lock();
-                    let steady = last.take().filter(|_| schedule.interval.is_some());
-                    let reading = shortened(reading, steady);
-                    *last = Some(reading.clone());
+                let read = node.counters(connection, &is_new).await.map(|mut reading| {
+                    let RingReading { connection, counters, tokens: now, .. } = reading;
+                    let short = ShortReading {
+                        connection,
+                        gather_entered: counters.gather_entered,
+                        tokens: now,
+                    };
+                    let last = tokens.swap(now, Ordering::Relaxed);
+                    if let Some(steady) = steady.filter(|steady| steady.goes_on(short, last)) {
+                        reading.counters = steady.counters;
+                    }
                     RingUpdate::Read(reading)
                 });
                 Some((read, schedule.interval))
@@ -220,17 +227,6 @@ impl RingWatch for SimulatedRingWatch {
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(std::future::ready(()))
-    }
-}
-
-/// Returns what a short read shows in place of this one, if it is enough.
-fn shortened(read: RingReading, steady: Option<RingReading>) -> RingReading {
-    let RingCounters { gather_entered, .. } = read.counters;
-    match steady {
-        Some(steady) if steady.still_counts(read.connection, gather_entered, read.tokens) => {
-            RingReading { counters: steady.counters, ..read }
-        }
-        _ => read,
     }
 }
 

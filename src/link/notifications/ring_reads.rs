@@ -72,10 +72,13 @@ impl RingReads {
         self.pending.take_if(|pending| pending.interval.is_some() || pending.begins_at > now);
     }
 
-    /// Returns when the pending read becomes late.
-    pub(super) fn late_at(&self) -> Option<Moment> {
-        let pending = self.pending.as_ref().filter(|_| !self.is_late)?;
-        Some(pending.begins_at.after(LATE))
+    /// Returns when to poll although no read has finished: when the pending read becomes late, or
+    /// when a failed one is to be repeated.
+    pub(super) fn wake_at(&self) -> Option<Moment> {
+        match &self.pending {
+            Some(pending) => Some(pending.begins_at.after(LATE)).filter(|_| !self.is_late),
+            None => Some(self.read_at).filter(|_| self.update.is_none()),
+        }
     }
 
     /// Whether a read has become late. Returns `true` once for each read. A late read does not mean
@@ -112,14 +115,19 @@ impl RingReads {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         while self.update.is_none() {
             let Some(pending) = &mut self.pending else {
+                // A thread that cannot be started answers at once.
+                if self.failed.is_some() && self.clock.now() < self.read_at {
+                    return false;
+                }
                 self.request();
                 continue;
             };
+            let begins_at = pending.begins_at;
             let Poll::Ready(read) = pending.updates.as_mut().poll_next(cx) else { return false };
             let delay = match read.unwrap_or_else(|| Err(Error::no_answer())) {
                 Ok(update) => {
                     self.failed = None;
-                    let delay = self.delay(&update);
+                    let delay = self.delay(&update, begins_at);
                     self.update = Some(update);
                     delay
                 }
@@ -151,13 +159,15 @@ impl RingReads {
         let now = self.clock.now();
         let begins_at = self.read_at.max(now);
         let interval = self.interval();
-        let updates = self.watch.read(Schedule { delay: begins_at.since(now), interval });
+        let steady = self.last.clone().filter(|_| interval.is_some());
+        let updates = self.watch.read(Schedule { delay: begins_at.since(now), interval }, steady);
         self.pending = Some(PendingRead { updates, begins_at, interval });
         self.is_late = false;
     }
 
-    /// Returns the time between reads if the daemon is in OPERATIONAL: it leaves every other state
-    /// before both timeouts have passed, which moves a counter.
+    /// Returns the time between reads if the daemon is in OPERATIONAL. That is assumed when no
+    /// counter has moved for longer than both timeouts: GATHER, COMMIT and RECOVERY end before that,
+    /// unless the daemon has very many messages to recover.
     fn interval(&self) -> Option<Duration> {
         let last = self.last.as_ref().filter(|_| self.moves == CONFIRMED)?;
         let wait = last.token + last.consensus;
@@ -165,7 +175,7 @@ impl RingReads {
     }
 
     /// Returns the delay before the next read.
-    fn delay(&mut self, update: &RingUpdate) -> Duration {
+    fn delay(&mut self, update: &RingUpdate, begins_at: Moment) -> Duration {
         let RingUpdate::Read(reading) = update else {
             self.moves = 0;
             return UNWATCHED;
@@ -180,21 +190,28 @@ impl RingReads {
         match self.moves {
             CONFIRMED => interval(reading),
             // The read was requested before the last notification, and does not show its effect.
-            _ if reading.asked_at < self.hurried_at => Duration::ZERO,
+            _ if begins_at < self.hurried_at => Duration::ZERO,
             _ => SECOND_READ,
         }
     }
 }
 
 /// Returns the interval between reads: a seventh of the time for which a read proves exclusivity.
-/// `is_exclusive()` ends at most one interval before the daemon notices the loss of its token.
+/// `is_exclusive()` ends at most one interval before the daemon notices the loss of its token. A
+/// daemon that does not answer for most of the token timeout is not trusted, so the interval is much
+/// shorter than that.
 fn interval(reading: &RingReading) -> Duration {
-    (reading.exclusive_for() / 7).clamp(SECOND_READ * 2, LONGEST_INTERVAL)
+    let longest = LONGEST_INTERVAL.min(reading.token / 4);
+    (reading.exclusive_for() / 7).min(longest).max(SHORTEST_INTERVAL)
 }
 
 /// The longest interval between reads: another node's death interrupts `is_exclusive()` for at most
 /// this much longer than it interrupts Corosync.
 const LONGEST_INTERVAL: Duration = Duration::from_millis(420);
+
+/// The shortest interval between reads: a little longer than `SECOND_READ`, so that they can confirm
+/// each other.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(60);
 
 /// How often the token must have moved before reads become rare.
 const CONFIRMED: u32 = 2;
@@ -236,7 +253,7 @@ mod tests {
     }
 
     impl RingWatch for Steady {
-        fn read(&self, schedule: Schedule) -> Answers<RingUpdate> {
+        fn read(&self, schedule: Schedule, _: Option<RingReading>) -> Answers<RingUpdate> {
             self.requested.lock().push(schedule);
             let (clock, tokens) = (self.clock, Arc::clone(&self.tokens));
             Box::pin(stream::unfold(Some(schedule.delay), move |delay| {
