@@ -12,7 +12,7 @@ use crate::{
     libquorum::RingId,
     link::{
         clock::Moment,
-        ring_watch::{RingReading, SECOND_READ},
+        ring_watch::{RingCounters, RingReading, SECOND_READ},
     },
 };
 
@@ -262,6 +262,8 @@ impl RingEvidence {
                 reads.note_gap(&reading);
                 if reads.anchor.counters == reading.counters {
                     self.confirm(reading, settle_grace);
+                } else if reads.are_cleared(&reading) {
+                    self.begin_again(reading, settle_grace);
                 } else {
                     self.record_movement(reading, settle_grace);
                 }
@@ -312,6 +314,18 @@ impl RingEvidence {
         self.until = self.until.map(|before| before.min(until));
         // Later movement does not change what the decision itself proved.
         self.proof = self.proof.filter(|proof| matches!(proof, Proof::Decision(_)));
+        reads.anchor = reading;
+    }
+
+    /// Records the first read after an operator has cleared the counters (`corosync-cmapctl -C`),
+    /// which may hide that the daemon has left its ring shortly before. So the daemon is treated like
+    /// one that was stopped.
+    fn begin_again(&mut self, reading: RingReading, settle_grace: Duration) {
+        let Watch::Watched(reads) = &mut self.watch else { return };
+        let until = reading.asked_at.after(reading.consensus.saturating_add(settle_grace));
+        self.until = self.until.map(|before| before.min(until));
+        self.proof = None;
+        reads.note_break(reading.answered_at);
         reads.anchor = reading;
     }
 
@@ -389,6 +403,20 @@ impl Reads {
         self.answered_at = reading.answered_at;
     }
 
+    /// Whether the counters were cleared since the anchor. An answer on the same connection shows
+    /// that the daemon is not synchronising (`exec/ipc_glue.c`), so its ring is announced.
+    fn are_cleared(&self, reading: &RingReading) -> bool {
+        reading.counters == RingCounters::default() && reading.connection == self.anchor.connection
+    }
+
+    /// Records that the ring may have ended unnoticed just before `moment`.
+    fn note_break(&mut self, moment: Moment) {
+        if !self.had_gap || self.is_past_token_timeout(moment) {
+            self.gap_began = moment;
+        }
+        (self.unbroken_since, self.had_gap) = (moment, true);
+    }
+
     /// Returns when the ring of a new decision, which was sent after `drained_at`, was alive. A
     /// daemon that was stopped continues with messages that waited for it. So until its own token
     /// timer has had time to fire, the ring may have ended in the gap.
@@ -422,7 +450,6 @@ impl Reads {
 mod tests {
     use super::*;
     use crate::libquorum::NodeId;
-    use crate::link::ring_watch::RingCounters;
 
     const TOKEN: u64 = 1_000;
     const CONSENSUS: u64 = 1_200;
@@ -540,6 +567,50 @@ mod tests {
             })
             .collect();
         assert!(believed.is_sorted() && believed.contains(&true), "{believed:?}");
+    }
+
+    #[test]
+    fn cleared_counters_interrupt_exclusivity_and_not_quorum() {
+        let mut watched = Watched::new();
+        watched.counters =
+            RingCounters { gather_entered: 3, operational_entered: 3, token_lost: 1 };
+        watched.decide(9, 0);
+        (1..=30).for_each(|n| watched.read(n * 100));
+        (watched.counters, watched.tokens) = (RingCounters::default(), 0);
+        watched.read(3_100);
+        assert_eq!(watched.evidence.until(), Some(at(3_100 + CONSENSUS + GRACE)));
+        assert_eq!(watched.evidence.exclusive_until(), None);
+        for n in 32..=100 {
+            watched.read(n * 100);
+            assert_eq!(watched.state(), RingState::Operational);
+            let is_exclusive = watched.evidence.exclusive_until().is_some();
+            assert_eq!(is_exclusive, n * 100 > 3_100 + TOKEN, "{n}");
+        }
+        // The counters are now those of the last clearing, so this is a movement.
+        watched.gather();
+        watched.read_without_token(10_100);
+        assert_eq!(watched.state(), RingState::Gather);
+    }
+
+    #[test]
+    fn cleared_counters_of_a_daemon_without_a_ring_end_quorum() {
+        let mut watched = Watched::new();
+        watched.counters =
+            RingCounters { gather_entered: 3, operational_entered: 3, token_lost: 1 };
+        watched.decide(9, 0);
+        (1..=30).for_each(|n| watched.read(n * 100));
+        (watched.counters, watched.tokens) = (RingCounters::default(), 0);
+        (31..=60).for_each(|n| watched.read_without_token(n * 100));
+        assert_eq!(watched.evidence.until(), None);
+        // On a new connection, which a daemon that synchronises answers, nothing is believed.
+        let mut watched = Watched::new();
+        watched.counters =
+            RingCounters { gather_entered: 3, operational_entered: 3, token_lost: 1 };
+        watched.decide(9, 0);
+        (1..=30).for_each(|n| watched.read(n * 100));
+        (watched.counters, watched.tokens, watched.connection) = (RingCounters::default(), 0, 1);
+        (31..=100).for_each(|n| watched.read(n * 100));
+        assert_eq!((watched.state(), watched.evidence.until()), (RingState::Gather, None));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::{
     link::{
         clock::Moment,
         probe::Answer,
-        ring_watch::{RingReading, RingUpdate, SECOND_READ},
+        ring_watch::{RingCounters, RingReading, RingUpdate, SECOND_READ},
     },
     state::{BeliefPolicy, Event, Snapshot},
 };
@@ -91,7 +91,14 @@ impl Ring {
         self.is_unwatched = false;
         let lease = (read.token + read.consensus).saturating_add(grace);
         self.longest = self.longest.max(lease);
-        if self.run.last().is_some_and(|before| before.counters != read.counters) {
+        let moved = self.run.last().filter(|before| before.counters != read.counters);
+        let are_cleared = |before: &RingReading| {
+            before.connection == read.connection && read.counters == RingCounters::default()
+        };
+        if moved.is_some_and(are_cleared) {
+            // An operator may do this while the ring goes on.
+            self.run.clear();
+        } else if moved.is_some() {
             let decided_at = self.decisions.last().map(|(decided_at, _)| *decided_at);
             if self.run.last().map(|before| before.asked_at) > decided_at {
                 let until = read.asked_at.after(read.consensus.saturating_add(grace));

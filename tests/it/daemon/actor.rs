@@ -29,6 +29,18 @@ fn watched() -> (Node, Watcher) {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
+fn cleared_counters_of_the_daemon_do_not_end_quorum() {
+    let (node, watcher) = watched();
+    node.corosync.tool_ok("corosync-cmapctl", &["-C", "totem"]);
+    eventually("it is not exclusive", || (!watcher.quorum.is_exclusive()).then_some(()));
+    eventually("it is exclusive", || {
+        assert!(watcher.quorum.is_quorate());
+        watcher.quorum.is_exclusive().then_some(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and corosync: make test"]
 fn a_subscriber_receives_the_current_state_first() {
     let (node, watcher) = watched();
     let (send, received) = mpsc::channel();
