@@ -254,6 +254,35 @@ fn a_stuck_subscriber_uses_no_memory_and_then_receives_the_latest_state() {
     });
 }
 
+#[cfg(feature = "metrics")]
+#[test]
+fn the_numbers_of_subscribers_and_of_merged_messages_are_recorded() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let value = |name: &str| {
+        let rendered = recorder.handle().render();
+        rendered.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
+    };
+    let (subscribers, merged) = ("quorum_subscribers ", "quorum_conflated_deliveries_total ");
+    let test = async {
+        let shared = connected();
+        let mut probe = subscriber();
+        probe.stuck.store(true, Ordering::Release);
+        let id = shared.registry.subscribe(probe.recipient().into());
+        probe.next().await;
+        flip(&shared, HISTORY_LEN as u64 + 1);
+        assert_eq!((value(subscribers), value(merged)), (Some(1), None));
+        probe.stuck.store(false, Ordering::Release);
+        assert!(probe.next().await.missed > 0);
+        for _ in 0..2 {
+            shared.registry.deliver();
+            assert_eq!(value(merged), Some(1), "each is counted once");
+        }
+        shared.registry.unsubscribe(id);
+        assert_eq!(value(subscribers), Some(0));
+    };
+    ::metrics::with_local_recorder(&recorder, || run(test));
+}
+
 #[test]
 fn a_subscriber_that_ends_leaves_nothing_behind() {
     run(async {
