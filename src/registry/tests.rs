@@ -303,6 +303,26 @@ fn a_subscriber_that_ends_leaves_nothing_behind() {
     });
 }
 
+/// The actor was dropped without publishing its end.
+#[test]
+fn a_registry_that_is_dropped_before_the_end_leaves_nothing_behind() {
+    run(async {
+        let shared = connected();
+        let mut probe = subscriber();
+        probe.stuck.store(true, Ordering::Release);
+        shared.registry.subscribe(probe.recipient().into());
+        let left = Arc::downgrade(&shared.registry.subscriptions.lock()[0]);
+        probe.next().await;
+        // A delivery while a message is being handled stores a waker that holds the subscription.
+        shared.registry.deliver();
+        probe.stuck.store(false, Ordering::Release);
+        let last_acked = |left: Arc<Subscription>| left.last_acked.load(Ordering::Acquire) > 0;
+        eventually("the message is handled", || left.upgrade().is_some_and(last_acked)).await;
+        drop(shared);
+        eventually("the subscription is freed", || left.upgrade().is_none()).await;
+    });
+}
+
 /// The handle and the actor are dropped before the subscribers run again.
 #[test]
 fn every_live_subscriber_receives_the_end_after_the_registry_is_dropped() {
