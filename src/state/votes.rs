@@ -25,14 +25,11 @@ impl Votes {
         let Some(ours) = ours else { return false };
         let ours: u64 = ours.into_iter().map(u64::from).sum();
         let all = u64::from(self.all());
-        let flags = self.flags;
         let by_other_means = VoteFlags::LAST_MAN_STANDING
             | VoteFlags::ALLOW_DOWNSCALE
             | VoteFlags::QDEVICE_MASTER_WINS;
-        if flags.intersects(by_other_means) {
-            return all > 0 && ours + u64::from(self.qdevice) >= all && 2 * ours > all;
-        }
-        2 * ours > all
+        let holds_all = ours + u64::from(self.qdevice) >= all;
+        2 * ours > all && (holds_all || !self.flags.intersects(by_other_means))
     }
 }
 
@@ -49,6 +46,70 @@ impl fmt::Display for Shortage<'_> {
             write!(f, "{quorum} required")
         } else {
             f.write_str("waits for all nodes")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_for_missing_quorum_is_given_if_the_votes_show_it() {
+        let shortage = |total, flags| {
+            let votes = Votes { total, expected: 4, quorum: 3, flags, ..Votes::default() };
+            votes.shortage().map(|shortage| shortage.to_string())
+        };
+        let (none, waits) = (VoteFlags::empty(), VoteFlags::WAIT_FOR_ALL);
+        assert_eq!(shortage(2, none).as_deref(), Some("2 of 4 votes, 3 required"));
+        assert_eq!(shortage(2, waits).as_deref(), Some("2 of 4 votes, 3 required"));
+        assert_eq!(shortage(3, waits).as_deref(), Some("3 of 4 votes, waits for all nodes"));
+        assert_eq!(shortage(3, none), None, "the votes do not show it");
+        assert_eq!(shortage(2, VoteFlags::QUORATE), None, "a tie-breaker makes quorum");
+        assert_eq!(shortage(3, waits | VoteFlags::QUORATE), None);
+    }
+
+    /// Returns the votes of these members and of a device, in a cluster that may have `all` votes.
+    fn votes(members: &[u32], qdevice: u32, all: u32) -> Votes {
+        let members = (1..).map(NodeId).zip(members.iter().copied()).collect();
+        Votes { members, qdevice, expected: all, ..Votes::default() }
+    }
+
+    /// Whether all members together hold a majority.
+    fn is_majority(votes: &Votes) -> bool {
+        let members: Vec<NodeId> = votes.members.iter().map(|(node, _)| *node).collect();
+        votes.is_majority(&members)
+    }
+
+    #[test]
+    fn a_majority_is_more_than_half_of_the_largest_number_of_votes_that_is_reported() {
+        let three = votes(&[1, 1, 1], 0, 5);
+        assert!(is_majority(&three) && !is_majority(&votes(&[1, 1, 1], 0, 6)));
+        assert!(!is_majority(&votes(&[1, 1, 1], 1, 6)), "a device does not count");
+        for larger in [
+            Votes { highest_expected: 6, ..three.clone() },
+            Votes { total: 6, ..three.clone() },
+            Votes { configured: Some(6), ..three.clone() },
+        ] {
+            assert!(!is_majority(&larger), "{larger:?}");
+        }
+        assert!(!three.is_majority(&[1, 2, 3, 4].map(NodeId)), "the votes of 4 are not known");
+        assert!(!is_majority(&Votes::default()), "nobody votes");
+    }
+
+    #[test]
+    fn where_a_minority_may_become_quorate_a_majority_holds_all_votes() {
+        for flags in [
+            VoteFlags::LAST_MAN_STANDING,
+            VoteFlags::ALLOW_DOWNSCALE,
+            VoteFlags::QDEVICE_MASTER_WINS,
+        ] {
+            let is_majority = |members: &[u32], qdevice, all| {
+                is_majority(&Votes { flags, ..votes(members, qdevice, all) })
+            };
+            assert!(is_majority(&[1, 1, 1], 0, 3) && !is_majority(&[1, 1, 1], 0, 4), "{flags:?}");
+            assert!(is_majority(&[1, 1, 1], 1, 4), "{flags:?}: with the device");
+            assert!(!is_majority(&[1], 1, 2), "{flags:?}: the device has half of the votes");
         }
     }
 }

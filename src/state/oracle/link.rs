@@ -150,7 +150,7 @@ pub(super) fn is_majority(votes: &Votes, members: &[NodeId]) -> bool {
     let by_other_means = votes.flags.contains(VoteFlags::LAST_MAN_STANDING)
         || votes.flags.contains(VoteFlags::ALLOW_DOWNSCALE)
         || votes.flags.contains(VoteFlags::QDEVICE_MASTER_WINS);
-    2 * ours > all && (!by_other_means || all > 0 && ours + u64::from(votes.qdevice) >= all)
+    2 * ours > all && (!by_other_means || ours + u64::from(votes.qdevice) >= all)
 }
 
 /// The number of votes that there may be.
