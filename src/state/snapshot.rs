@@ -389,3 +389,97 @@ pub(crate) fn first(current: &Arc<Snapshot>) -> QuorumChanged {
         receipt: AckOnDrop::default(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns a quorate state of three nodes with one vote each.
+    fn quorate() -> Snapshot {
+        let ring_id = RingId { node_id: NodeId(1), seq: 9 };
+        let mut snapshot = Snapshot::new(Quorum::Quorate, ring_id, [1, 2, 3]);
+        snapshot.votes = Some(Votes {
+            members: [1, 2, 3].map(|node| (NodeId(node), 1)).into(),
+            total: 3,
+            expected: 3,
+            quorum: 2,
+            ..Votes::default()
+        });
+        snapshot
+    }
+
+    #[test]
+    fn only_a_settled_quorate_majority_has_a_fencing_token() {
+        let token = quorate().fencing_token().unwrap();
+        assert_eq!((token, token.get(), u64::from(token)), (FencingToken::from(9), 9, 9));
+        assert_eq!(token.to_string().parse(), Ok(token));
+        for change in [
+            (|now| now.settled = false) as fn(&mut Snapshot),
+            |now| now.quorum = Quorum::Inquorate,
+            |now| now.ring_id = None,
+            |now| now.votes_are_current = false,
+            |now| now.votes.as_mut().unwrap().expected = 6,
+        ] {
+            let mut now = quorate();
+            change(&mut now);
+            assert_eq!(now.fencing_token(), None, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn the_votes_decide_without_which_nodes_there_is_quorum() {
+        let without = |now: &Snapshot, nodes: &[u32]| {
+            now.quorate_without(&nodes.iter().copied().map(NodeId).collect::<Vec<_>>())
+        };
+        let mut now = quorate();
+        assert_eq!(without(&now, &[]), Some(true));
+        assert_eq!(without(&now, &[1]), Some(true));
+        assert_eq!(without(&now, &[1, 2]), Some(false));
+        assert_eq!(without(&now, &[4, 5]), Some(true), "they are no members");
+        now.quorum = Quorum::Inquorate;
+        assert_eq!((without(&now, &[]), without(&now, &[1])), (Some(false), Some(false)));
+        now.settled = false;
+        assert_eq!(without(&now, &[1]), None, "the votes are those of another membership");
+        (now.settled, now.votes_are_current) = (true, false);
+        assert_eq!(without(&now, &[1]), None, "the votes may be old");
+    }
+
+    #[test]
+    fn only_an_inquorate_state_has_a_reason_for_missing_quorum() {
+        let mut now = quorate();
+        now.votes.as_mut().unwrap().total = 1;
+        for (quorum, is_short) in
+            [(Quorum::Quorate, false), (Quorum::Unknown, false), (Quorum::Inquorate, true)]
+        {
+            now.quorum = quorum;
+            assert_eq!(now.shortage().is_some(), is_short, "{quorum}");
+        }
+    }
+
+    #[test]
+    fn a_state_without_quorum_has_the_given_connection_and_nothing_else() {
+        let now = Snapshot::without_quorum(Connection::Stalled);
+        let nothing = Snapshot::before_anything(now.changed_at);
+        assert_eq!(now, Snapshot { connection: Connection::Stalled, ..nothing });
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn a_time_that_cannot_be_shown_is_the_unix_epoch_in_json() {
+        use std::time::Duration;
+
+        let in_json = |changed_at| serde_json::to_value(Snapshot { changed_at, ..quorate() });
+        let after = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        for (time, shown) in [
+            (after(1), "1970-01-01T00:00:01.000Z"),
+            (after(253_402_300_798), "9999-12-31T23:59:58.000Z"),
+            (after(253_402_300_800), "1970-01-01T00:00:00.000Z"),
+            (SystemTime::UNIX_EPOCH - Duration::from_secs(1), "1970-01-01T00:00:00.000Z"),
+        ] {
+            let json = in_json(time).unwrap();
+            assert_eq!(json["changed_at"], shown);
+            let read: Snapshot = serde_json::from_value(json).unwrap();
+            assert_eq!(humantime::format_rfc3339_millis(read.changed_at).to_string(), shown);
+        }
+    }
+}
