@@ -227,6 +227,53 @@ mod tests {
     }
 
     #[test]
+    fn the_line_of_a_state_reports_the_doubts_about_it() {
+        let line = |change: fn(&mut Snapshot)| {
+            let mut now = Snapshot::new(Quorum::Quorate, ring(1, 9), [1, 2]);
+            change(&mut now);
+            now.to_string()
+        };
+        let quorate = "quorate: ring 1.9, members 1 2";
+        assert_eq!(line(|_| ()), quorate);
+        assert_eq!(line(|now| now.ring = RingState::Unwatched), quorate);
+        assert_eq!(
+            line(|now| (now.ring, now.settled) = (RingState::Gather, false)),
+            format!("{quorate}, ring is re-forming")
+        );
+        assert_eq!(
+            line(|now| (now.ring, now.settled) = (RingState::Unknown, false)),
+            format!("{quorate}, not settled")
+        );
+        assert_eq!(
+            line(|now| now.ring = RingState::Unknown),
+            format!("{quorate}, ring not confirmed")
+        );
+        assert_eq!(
+            line(|now| (now.connection, now.quorum) = (Connection::Stalled, Quorum::Unknown)),
+            "unknown: corosync does not answer, ring 1.9, members 1 2"
+        );
+    }
+
+    #[test]
+    fn the_line_of_changed_votes_reports_them_once() {
+        let line = |quorum| {
+            let mut now = Snapshot::new(quorum, ring(1, 9), [1, 2]);
+            now.votes = Some(Votes { total: 2, expected: 4, quorum: 3, ..Votes::default() });
+            QuorumChanged::new(now.clone(), now, Cause::Votes).to_string()
+        };
+        let quorate = "quorate: ring 1.9, members 1 2; votes 2 of 4, quorum 3";
+        assert_eq!(line(Quorum::Quorate), quorate);
+        let inquorate = "inquorate: ring 1.9, members 1 2; 2 of 4 votes, 3 required";
+        assert_eq!(line(Quorum::Inquorate), inquorate);
+    }
+
+    #[test]
+    fn causes_and_ring_states_have_the_names_that_clients_know() {
+        assert_eq!(format!("{:>16}", Cause::ConnectFailed), "  connect_failed");
+        assert_eq!(format!("{:>12}", RingState::Operational), " operational");
+    }
+
+    #[test]
     fn nodes_are_separated_by_spaces() {
         assert_eq!(Nodes::default().to_string(), "");
         assert_eq!(Nodes::ascending(&ids(&[2, 3])).to_string(), "2 3");

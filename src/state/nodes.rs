@@ -94,3 +94,22 @@ pub(super) fn sorted(mut nodes: Vec<NodeId>) -> Vec<NodeId> {
 pub(super) fn contains(nodes: &[NodeId], node: NodeId) -> bool {
     nodes.binary_search(&node).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_ascending_and_without_duplicates() {
+        let nodes: Nodes = [3, 1, 3].into_iter().map(NodeId).collect();
+        let ids = [NodeId(1), NodeId(3)];
+        assert_eq!((&*nodes, nodes.as_ref()), (&ids[..], &ids[..]));
+        assert_eq!((&nodes).into_iter().copied().collect::<Vec<_>>(), ids);
+        assert_eq!(format!("{nodes:?}"), format!("{ids:?}"));
+        #[cfg(feature = "serde")]
+        {
+            assert_eq!(serde_json::to_string(&nodes).unwrap(), "[1,3]");
+            assert_eq!(serde_json::from_str::<Nodes>("[3,1,3]").unwrap(), nodes);
+        }
+    }
+}
