@@ -434,6 +434,7 @@ fn a_notification_does_not_extend_the_lease() {
 fn votequorum_has_a_veto_until_the_next_decision() {
     let mut fold = Fold::quorate();
     fold.no_change_at(10, answered(0, false));
+    fold.no_change_at(10, answered(1, false));
     let change = fold.change_at(20, answered(10, false));
     assert!(change.is_loss() && fold.now().quorum == Quorum::Inquorate);
     assert!(fold.change_at(40, answered(30, true)).is_gain());
@@ -543,6 +544,29 @@ fn a_gain_that_is_held_back_starts_over_after_a_break() {
 }
 
 #[test]
+fn a_gain_that_is_held_back_starts_over_after_an_overdue_decision() {
+    let stable_after = Duration::from_secs(2);
+    let mut fold = Fold::with(BeliefPolicy { stable_after, ..RULES });
+    fold.change(connected(true));
+    fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+    fold.change(quorum(9, true, &[1, 2, 3]));
+    fold.change_at(100, nodelist(13, &[1, 2], &[], &[3]));
+    // This process was stuck, and handles the decision after its deadline.
+    fold.change_at(1_200, quorum(13, true, &[1, 2]));
+    fold.no_change_at(3_199, Event::Tick);
+    assert!(fold.change_at(3_200, Event::Tick).is_gain());
+}
+
+#[test]
+fn a_connection_that_ends_begins_a_new_epoch_even_without_quorum() {
+    for event in [Event::Failed { attempt: 1, error: LOST }, Event::Stopped] {
+        let mut fold = Fold::new();
+        fold.change(connected(true));
+        assert_eq!(fold.change(event).current.epoch, 1);
+    }
+}
+
+#[test]
 fn the_deadline_is_the_moment_at_which_time_alone_changes_something() {
     let mut fold = Fold::new();
     assert_eq!(fold.0.deadline(), None);
@@ -570,6 +594,25 @@ fn a_decision_that_is_held_back_is_overdue_on_time_too() {
     assert_eq!(fold.0.deadline(), Some(at(1_100).moment));
     assert_eq!(fold.change_at(1_100, Event::Tick).current.quorum, Quorum::Unknown);
     assert_eq!(fold.0.deadline(), Some(at(5_000).moment));
+}
+
+#[test]
+fn votes_are_those_of_this_membership_if_they_were_requested_after_the_decision() {
+    let mut fold = Fold::new();
+    fold.change(connected(true));
+    fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+    fold.report_votes(&[1, 2, 3]);
+    assert!(!fold.now().has_majority(), "nothing is decided");
+    fold.change_at(2, quorum(9, true, &[1, 2, 3]));
+    let votes = fold.now().votes.clone();
+    let answered = |asked_at| {
+        let (asked_at, votes) = (at(asked_at).moment, votes.clone());
+        Event::Answered(Answer { asked_at, quorate: true, votes, local: None })
+    };
+    fold.no_change_at(4, answered(2));
+    assert!(!fold.now().has_majority(), "the answer may be older than the decision");
+    fold.change_at(5, answered(3));
+    assert!(fold.now().has_majority());
 }
 
 #[test]
@@ -631,6 +674,32 @@ fn a_node_of_two_is_inquorate_alone_if_two_node_is_not_trusted() {
     assert_eq!((fold.now().quorum, fold.now().has_majority()), (Quorum::Inquorate, false));
 }
 
+#[test]
+fn a_node_of_two_is_unknown_once_its_decision_is_overdue() {
+    let mut fold = Fold::with(BeliefPolicy { trust_two_node: false, ..RULES });
+    fold.change(connected(true));
+    fold.change(nodelist(9, &[1], &[], &[]));
+    fold.change(quorum(9, true, &[1]));
+    let votes = Votes {
+        quorum: 1,
+        total: 1,
+        expected: 2,
+        members: vec![(NodeId(1), 1)],
+        flags: crate::libquorum::VoteFlags::TWO_NODE,
+        ..Votes::default()
+    };
+    let asked_at = at(2).moment;
+    let answer = Answer { asked_at, quorate: true, votes: Some(votes), local: None };
+    assert_eq!(fold.change(Event::Answered(answer)).current.quorum, Quorum::Inquorate);
+    fold.change_at(100, nodelist(13, &[1, 2], &[2], &[]));
+    assert_eq!(fold.0.deadline(), Some(at(1_100).moment));
+    assert_eq!(fold.change_at(1_100, Event::Tick).current.quorum, Quorum::Unknown);
+    // A decision that denies quorum counts until the next one.
+    fold.change_at(1_200, quorum(13, false, &[1, 2]));
+    fold.change_at(1_300, nodelist(17, &[1], &[], &[2]));
+    assert_eq!(fold.0.deadline(), Some(at(5_002).moment), "only that of the daemon");
+}
+
 /// Returns a read of the counters after `tokens` tokens.
 fn read(ms: u64, rings: u64, tokens: u64) -> Event {
     Event::Ring(RingUpdate::Read(RingReading {
@@ -658,6 +727,34 @@ fn exclusive() -> Fold {
     }
     assert!(fold.0.exclusive_until().is_some() && fold.now().fencing_token().is_some());
     fold
+}
+
+#[cfg(feature = "metrics")]
+#[test]
+fn the_token_was_seen_before_the_last_two_reads() {
+    assert_eq!(Fold::quorate().0.token_seen(), None);
+    // The token and consensus timeouts and the grace.
+    let believed_for = Duration::from_millis(1_000 + 1_200 + 1_000);
+    assert_eq!(exclusive().0.token_seen(), Some((at(1_900).moment, believed_for)));
+}
+
+/// A daemon that answered before the deadline of the ring may have been stopped since then.
+#[test]
+fn an_answer_from_before_the_deadline_of_the_ring_does_not_extend_the_lease_after_it() {
+    let mut fold = exclusive();
+    fold.no_change_at(3_000, answered_with_votes(&fold, 2_990));
+    assert_eq!(fold.0.deadline(), Some(at(5_100).moment), "that of the ring");
+    let change = fold.change_at(6_000, answered_with_votes(&fold, 5_050));
+    assert!(change.is_loss());
+    assert_eq!(fold.0.deadline(), Some(at(2_990 + 5_000).moment));
+    fold.no_change_at(6_100, answered_with_votes(&fold, 5_100));
+    assert_eq!(fold.0.deadline(), Some(at(5_100 + 5_000).moment));
+}
+
+/// Returns an answer with the votes of the last one.
+fn answered_with_votes(fold: &Fold, asked_at: u64) -> Event {
+    let (asked_at, votes) = (at(asked_at).moment, fold.now().votes.clone());
+    Event::Answered(Answer { asked_at, quorate: true, votes, local: None })
 }
 
 #[test]
@@ -725,4 +822,30 @@ fn a_merged_change_lists_the_nodes_that_restarted_in_between() {
     let change = departures.conflate(&seen, &latest.unwrap());
     assert_eq!((&*change.joined, &*change.left), (&*ids(&[3, 4]), &*ids(&[2, 3])));
     assert_eq!(change.missed, 3);
+}
+
+#[test]
+fn a_scripted_state_has_no_deadline() {
+    let mut fold = Fold::new();
+    let script = |snapshot: Snapshot| Event::Scripted(Box::new(snapshot), Cause::Quorum);
+    let mut state = Snapshot::new(Quorum::Quorate, ring(9), [1, 2]);
+    (state.epoch, state.sequence) = (7, 3);
+    let change = fold.change(script(state.clone()));
+    assert_eq!(
+        (change.cause, change.current.sequence, change.current.epoch),
+        (Cause::Quorum, 1, 7)
+    );
+    assert_eq!((fold.0.deadline(), fold.0.exclusive_until()), (Some(Moment::NEVER), None));
+
+    let members = vec![(NodeId(1), 1), (NodeId(2), 1)];
+    state.votes = Some(Votes { expected: 3, total: 2, quorum: 2, members, ..Votes::default() });
+    state.epoch = 0;
+    let change = fold.change(script(state.clone()));
+    assert_eq!(change.current.epoch, 7, "it never decreases");
+    assert_eq!(fold.0.exclusive_until(), Some(Moment::NEVER));
+    state.ring = RingState::Unwatched;
+    fold.change(script(state));
+    assert_eq!((fold.0.deadline(), fold.0.exclusive_until()), (Some(Moment::NEVER), None));
+    fold.change(script(Snapshot::without_quorum(Connection::Stalled)));
+    assert_eq!(fold.0.deadline(), None);
 }
