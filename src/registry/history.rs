@@ -78,7 +78,7 @@ impl History {
         let record = self.record.lock();
         let Some(last_sent) = last_sent else { return Some(state::first(&record.current)) };
         let behind = record.current.sequence - last_sent.sequence;
-        let latest = record.changes.back().filter(|_| behind > 0)?;
+        let latest = record.changes.back()?;
         let next = usize::try_from(behind).ok().and_then(|n| record.changes.len().checked_sub(n));
         match next {
             Some(index) => Some(record.changes[index].clone()),
