@@ -283,6 +283,26 @@ fn the_numbers_of_subscribers_and_of_merged_messages_are_recorded() {
     ::metrics::with_local_recorder(&recorder, || run(test));
 }
 
+#[cfg(feature = "web")]
+#[test]
+fn the_history_returns_its_last_changes_and_the_states_before_the_latest() {
+    let shared = connected();
+    flip(&shared, HISTORY_LEN as u64 + 1);
+    let latest = HISTORY_LEN as u64 + 2;
+    let last = |limit| -> Vec<u64> {
+        shared.history.last(limit).iter().map(|change| change.current.sequence).collect()
+    };
+    assert_eq!((last(0), last(2)), (vec![], vec![latest - 1, latest]));
+    assert_eq!(last(usize::MAX), (3..=latest).collect::<Vec<_>>());
+    let found = |sequence| shared.history.snapshot_at(sequence).map(|found| found.sequence);
+    for sequence in [3, 4, latest - 1] {
+        assert_eq!(found(sequence), Some(sequence));
+    }
+    for sequence in [2, latest, latest + 1] {
+        assert_eq!(found(sequence), None, "{sequence}");
+    }
+}
+
 #[test]
 fn a_subscriber_that_ends_leaves_nothing_behind() {
     run(async {

@@ -239,3 +239,49 @@ impl Eq for AckOnDrop {}
 impl std::hash::Hash for AckOnDrop {
     fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::{libquorum::RingId, state::Quorum};
+
+    fn state(quorum: Quorum, epoch: u64) -> Snapshot {
+        let ring_id = RingId { node_id: NodeId(1), seq: 9 };
+        Snapshot { epoch, ..Snapshot::new(quorum, ring_id, [1, 2]) }
+    }
+
+    #[test]
+    fn a_change_of_the_epoch_is_an_interruption_except_in_the_first_message() {
+        let interrupted = |after| {
+            let change = QuorumChanged::new(state(Quorum::Quorate, 3), after, Cause::Quorum);
+            (change.interrupted(), change.is_silent_interruption())
+        };
+        assert_eq!(interrupted(state(Quorum::Quorate, 3)), (false, false));
+        assert_eq!(interrupted(state(Quorum::Quorate, 4)), (true, true));
+        assert_eq!(interrupted(state(Quorum::Inquorate, 4)), (true, false));
+        let first = QuorumChanged::subscribed(state(Quorum::Quorate, 3));
+        assert!(first.is_gain() && !first.interrupted());
+    }
+
+    #[test]
+    fn a_clone_of_a_message_is_equal_and_acknowledges_nothing() {
+        struct LastAcked(AtomicU64);
+        impl Acknowledge for LastAcked {
+            fn acknowledge(self: Arc<Self>, message: u64) {
+                self.0.store(message, Ordering::Relaxed);
+            }
+        }
+        let receiver = Arc::new(LastAcked(AtomicU64::new(0)));
+        let last_acked = || receiver.0.load(Ordering::Relaxed);
+        let mut message = QuorumChanged::subscribed(state(Quorum::Quorate, 0));
+        message.receipt = AckOnDrop::new(Arc::clone(&receiver) as Arc<dyn Acknowledge>, 5);
+        let clone = message.clone();
+        assert_eq!(clone, message);
+        drop(clone);
+        assert_eq!(last_acked(), 0);
+        drop(message);
+        assert_eq!(last_acked(), 5);
+    }
+}
