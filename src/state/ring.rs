@@ -619,6 +619,12 @@ mod tests {
         watched.decide(9, 0);
         (1..=20).for_each(|n| watched.read(100 + n));
         assert_eq!(watched.evidence.until(), None);
+
+        let mut watched = Watched::new();
+        watched.decide(9, 0);
+        let apart = u64::try_from(SECOND_READ.as_millis()).unwrap();
+        (1..=3).for_each(|n| watched.read(n * apart));
+        assert_eq!(watched.evidence.until(), Some(at(2 * apart + TOKEN + CONSENSUS + GRACE)));
     }
 
     #[test]
@@ -712,6 +718,18 @@ mod tests {
         assert_eq!(watched.state(), RingState::Operational);
         assert_eq!(watched.evidence.exclusive_until(), None);
         watched.read(3_200);
+        assert!(watched.evidence.exclusive_until().is_some());
+
+        // A read that was requested at the moment of the decision may be older.
+        let mut watched = Watched::for_ms(3_000);
+        watched.gather();
+        watched.operational();
+        watched.evidence.announce(ring(13), at(3_100));
+        watched.evidence.decide(ring(13), at(0), at(3_100), ms(GRACE));
+        watched.read(3_100);
+        watched.read(3_200);
+        assert_eq!(watched.evidence.exclusive_until(), None);
+        watched.read(3_300);
         assert!(watched.evidence.exclusive_until().is_some());
     }
 
@@ -825,6 +843,48 @@ mod tests {
     }
 
     #[test]
+    fn a_pause_of_just_the_allowed_gap_leaves_no_doubt() {
+        let mut watched = Watched::for_ms(3_000);
+        let resumed = 3_000 + TOKEN * 3 / 4;
+        watched.read_without_token(resumed);
+        watched.read(resumed + 100);
+        assert_eq!(watched.evidence.until(), Some(at(resumed + TOKEN + CONSENSUS + GRACE)));
+    }
+
+    #[test]
+    fn a_decision_is_as_old_as_the_gap_in_which_its_ring_may_have_ended() {
+        let gap = TOKEN * 3 / 4;
+        let believed_until = |mut watched: Watched, decided_at: u64| {
+            watched.operational();
+            watched.decide(13, decided_at);
+            watched.evidence.until().map(|until| until.since(at(TOKEN + CONSENSUS + GRACE)))
+        };
+        // No gap, on a connection that is younger than the token timeout.
+        assert_eq!(believed_until(Watched::for_ms(300), 400), Some(ms(400)));
+        let stopped = |resumed_at: &[u64]| {
+            let mut watched = Watched::for_ms(3_000);
+            resumed_at.iter().for_each(|resumed_at| watched.read(*resumed_at));
+            watched
+        };
+        assert_eq!(believed_until(stopped(&[4_000]), 4_100), Some(ms(3_000 + gap)));
+        // A gap soon after another one belongs to it.
+        assert_eq!(believed_until(stopped(&[4_000, 4_900]), 5_000), Some(ms(3_000 + gap)));
+        // A gap long after another one does not.
+        let mut again = stopped(&[4_000]);
+        (41..=60).for_each(|n| again.read(n * 100));
+        again.read(7_000);
+        assert_eq!(believed_until(again, 7_100), Some(ms(6_000 + gap)));
+        // The daemon's own token timer has had time to fire since the gap.
+        let mut well = stopped(&[4_000]);
+        (41..=60).for_each(|n| well.read(n * 100));
+        assert_eq!(believed_until(well, 6_100), Some(ms(6_100)));
+        // A gap on a connection that is younger than the token timeout.
+        let mut young = Watched::for_ms(300);
+        young.read(1_200);
+        assert_eq!(believed_until(young, 1_300), Some(ms(300 + gap)));
+    }
+
+    #[test]
     fn exclusivity_ends_one_token_round_before_the_consensus_timeout() {
         let watched = Watched::for_ms(3_000);
         let until = 2_900 + CONSENSUS - TOKEN / 5;
@@ -867,6 +927,13 @@ mod tests {
         watched.evidence.announce(ring(13), at(5_100));
         watched.evidence.decide(ring(13), at(4_000), at(5_100), ms(GRACE));
         assert_eq!(watched.evidence.until(), None);
+
+        // One from the moment of the deadline does.
+        let mut watched = Watched::for_ms(3_000);
+        watched.evidence.expire(at(3_500));
+        watched.evidence.announce(ring(13), at(5_100));
+        watched.evidence.decide(ring(13), at(3_500), at(5_100), ms(GRACE));
+        assert_eq!(watched.evidence.until(), Some(at(3_500 + TOKEN + CONSENSUS + GRACE)));
     }
 
     #[test]
