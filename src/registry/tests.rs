@@ -715,19 +715,23 @@ fn an_async_handler_that_dropped_its_message_receives_the_next_change() {
     });
 }
 
+/// Keeps all its messages. Passes their number on to the test.
+struct Collector(Vec<QuorumChanged>, mpsc::UnboundedSender<usize>);
+
+impl Actor for Collector {
+    type Context = ActorContext<Self>;
+}
+
+impl Handler<QuorumChanged> for Collector {
+    type Result = ();
+    fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) {
+        self.0.push(change);
+        self.1.send(self.0.len()).ok();
+    }
+}
+
 #[test]
 fn a_subscriber_that_keeps_all_its_messages_receives_every_change() {
-    struct Collector(Vec<QuorumChanged>, mpsc::UnboundedSender<usize>);
-    impl Actor for Collector {
-        type Context = ActorContext<Self>;
-    }
-    impl Handler<QuorumChanged> for Collector {
-        type Result = ();
-        fn handle(&mut self, change: QuorumChanged, _: &mut Self::Context) {
-            self.0.push(change);
-            self.1.send(self.0.len()).ok();
-        }
-    }
     run(async {
         let shared = connected();
         let (sender, mut received) = mpsc::unbounded_channel();
@@ -792,6 +796,22 @@ fn no_subscriber_is_kept_after_the_end() {
         probe.up_to(2).await;
         eventually("its actor ends", || weak.upgrade().is_none()).await;
         assert_eq!(shared.registry.len(), 0);
+    });
+}
+
+/// A message that the subscriber keeps holds its subscription.
+#[test]
+fn a_subscriber_that_keeps_the_last_message_is_not_kept_after_the_end() {
+    run(async {
+        let shared = connected();
+        let (sender, mut received) = mpsc::unbounded_channel();
+        let addr = Collector(Vec::new(), sender).start();
+        let weak = addr.downgrade();
+        shared.registry.subscribe(addr.recipient().into());
+        assert_eq!(received.recv().await, Some(1));
+        shared.apply(Event::Stopped);
+        assert_eq!(received.recv().await, Some(2));
+        eventually("its actor ends", || weak.upgrade().is_none()).await;
     });
 }
 
