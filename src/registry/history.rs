@@ -81,7 +81,7 @@ impl History {
         let latest = record.changes.back()?;
         let next = usize::try_from(behind).ok().and_then(|n| record.changes.len().checked_sub(n));
         match next {
-            Some(index) => Some(record.changes[index].clone()),
+            Some(index) => record.changes.get(index).cloned(),
             None => Some(record.departures.conflate(last_sent, latest)),
         }
     }
