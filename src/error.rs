@@ -319,7 +319,7 @@ fn server_help(found: Option<u32>) -> &'static str {
         uid == overflow && !is_mapped(uid, &read("/proc/self/uid_map"))
     };
     if found.is_some_and(is_overflow_uid) {
-        "that uid stands for every user that is not mapped into the user namespace of this process \
+        "this uid stands for every user that is not mapped into the user namespace of this process \
          (/proc/self/uid_map), including the host's root: run outside of the namespace, because \
          corosync's user cannot be distinguished from the others here"
     } else {
@@ -358,7 +358,7 @@ fn connect_help(code: Code) -> &'static str {
              both use sockets in the file system (/etc/libqb/force-filesystem-sockets)"
         }
         Code::NO_SPACE => {
-            "; /dev/shm is full: a connection needs about 3 MiB there, free some or enlarge it"
+            "; /dev/shm is full: a connection needs about 3 MiB there: free some space or enlarge it"
         }
         Code::NO_MEMORY => "; out of memory",
         _ => "; see corosync's log",

@@ -178,8 +178,8 @@ impl LinkEvents {
         self.armed_for = self.tick_at;
     }
 
-    /// Sets the timer for the next regular tick, or earlier if a probe or a read needs that. A
-    /// moment that a tick has served needs no other one.
+    /// Sets the timer for the next regular tick, or earlier if a probe or a read needs that. No second
+    /// tick is set for a moment at which one has already come.
     fn arm(&mut self) {
         let probe = self.probes_soon.then_some(self.probe_at);
         let read = self.ring.as_ref().and_then(RingReads::wake_at);
@@ -235,7 +235,7 @@ impl LinkEvents {
                     self.answer_timeout = ANSWER_TIMEOUT;
                     self.unanswered = None;
                     if let Some(ring) = &mut self.ring {
-                        ring.daemon_lives(answer.asked_at);
+                        ring.daemon_answered(answer.asked_at);
                     }
                     self.answer = Some(answer);
                 }
@@ -301,7 +301,7 @@ impl Stream for LinkEvents {
                 Ok(match (this.answer.take(), update) {
                     (Some(answer), _) => LinkEvent::Answered(answer),
                     (None, Some(update)) => {
-                        // It has dispatched, as the next tick would.
+                        // The read has caused a dispatch, so the next tick can wait a full period.
                         this.tick_at = before.after(this.ticks.period());
                         LinkEvent::Ring(update)
                     }
@@ -507,9 +507,9 @@ mod tests {
     enum Ending {
         /// All fail, as if the thread could not be started.
         Failure,
-        /// After so many answers, the daemon does not answer any more.
+        /// After this many answers, the daemon does not answer any more.
         Silence(u64),
-        /// All are answered. The counters are so old.
+        /// All are answered, with counters of this age.
         Age(Duration),
     }
 

@@ -45,16 +45,15 @@ pub struct RingReading {
 }
 
 impl RingReading {
-    /// Whether a later short read shows that no counter has moved since this reading, and that the
-    /// token has moved since the last one.
+    /// Whether a later short read shows that no counter has moved since this reading.
     ///
     /// This reading must be of a daemon in OPERATIONAL. The daemon leaves that state only to GATHER
     /// (`exec/totemsrp.c`, `memb_state_gather_enter`), and so no other counter moves without
-    /// `gather_entered`. A token that has not moved is reason for a closer look.
+    /// `gather_entered`. The number of tokens falls only if the counters are cleared.
     pub(crate) fn goes_on(&self, short: ShortReading, last_tokens: u64) -> bool {
         short.connection == self.connection
             && short.gather_entered == self.counters.gather_entered
-            && short.tokens > last_tokens
+            && short.tokens >= last_tokens
     }
 
     /// Returns for how long after the daemon was OPERATIONAL no ring without it can form: nodes in
@@ -287,9 +286,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// expected votes at once.
 const NODELIST_AGE: Duration = Duration::from_secs(10);
 
-/// How often all counters are read. A daemon in OPERATIONAL needs less: see
-/// [`RingReading::goes_on`]. But that the counters have not moved for longer than both timeouts is a
-/// sign of that state and no proof: the daemon might recover messages for so long.
+/// How old the last full read may be for a short read. That the counters have not moved for longer
+/// than both timeouts is a sign of OPERATIONAL and not proof: a daemon may recover messages for that
+/// long.
 const FULL_READ: Duration = Duration::from_secs(1);
 
 /// How old the timeouts may be when the ring is read. A reload of the configuration changes them, which
@@ -425,7 +424,8 @@ impl Maps {
     /// Reads all counters. Returns when they were requested, the counters and the tokens.
     ///
     /// The counter that grows when a ring forms is read before those that grow when a ring ends. So
-    /// a read during a ring change shows GATHER, which the next read explains.
+    /// a read during a ring change shows that the old ring has ended, and the next read shows the
+    /// new one.
     fn full_read(&self, clock: Clock) -> Result<(Moment, RingCounters, u64), Failed> {
         let asked_at = clock.now().before(self.keys.age);
         let operational_entered = self.counter(self.keys.operational_entered)?;

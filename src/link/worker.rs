@@ -34,15 +34,15 @@ pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Error>> + Send>
 /// When to answer a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Schedule {
-    /// The time until the first answer.
+    /// The time until the thread begins with the first answer.
     pub(crate) delay: Duration,
-    /// The time from each answer to the next one. `None` for a single answer.
+    /// The time from each answer until the thread begins with the next one. `None` for a single
+    /// answer.
     pub(crate) interval: Option<Duration>,
 }
 
 /// A thread that answers one request at a time. The first request starts it, and a later request
-/// restarts it if it has ended. A request replaces the one before, if the thread has not begun with
-/// that.
+/// restarts it if it has ended. A request replaces the one before, or what is left of it.
 ///
 /// The thread blocks for as long as Corosync hangs, and no other thread waits for it. Its answer
 /// proves that Corosync is alive; a missing answer is a sign that it may not be.

@@ -801,7 +801,7 @@ fn no_subscriber_is_kept_after_the_end() {
 
 /// A message that the subscriber keeps holds its subscription.
 #[test]
-fn a_subscriber_that_keeps_the_last_message_is_not_kept_after_the_end() {
+fn a_subscriber_that_holds_its_last_message_is_freed_after_the_end() {
     run(async {
         let shared = connected();
         let (sender, mut received) = mpsc::unbounded_channel();

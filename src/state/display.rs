@@ -28,7 +28,8 @@ impl fmt::Display for QuorumChanged {
             write!(f, "; votes {total} of {expected}, quorum {quorum}")?;
         }
         if self.missed > 0 {
-            write!(f, "; missed {} changes", self.missed)?;
+            let changes = if self.missed == 1 { "change" } else { "changes" };
+            write!(f, "; missed {} {changes}", self.missed)?;
         }
         let quorum = (previous.quorum != current.quorum).then(|| previous.quorum.to_string());
         let ring = match previous.ring_id {
@@ -222,7 +223,7 @@ mod tests {
         let conflated = departures.conflate(&changes[2].current, &changes[4]);
         assert_eq!(
             conflated.to_string(),
-            "inquorate: ring 3.d, members 3; left 1 2; missed 1 changes (was quorate, ring 1.9)"
+            "inquorate: ring 3.d, members 3; left 1 2; missed 1 change (was quorate, ring 1.9)"
         );
     }
 

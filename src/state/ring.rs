@@ -91,13 +91,16 @@ struct Reads {
     anchor: RingReading,
     /// When the last read was answered.
     answered_at: Moment,
-    /// The moment since which the daemon has answered without a gap longer than `allowed_gap`.
+    /// The moment since which the daemon has answered without a gap longer than `allowed_gap`, and its
+    /// counters were not cleared.
     unbroken_since: Moment,
-    /// Whether there was such a gap. A daemon that was stopped may continue with a token that
+    /// Whether there was such a gap, or the counters were cleared. A daemon that was stopped may continue with a token that
     /// waited for it, until its own token timer fires.
     had_gap: bool,
     /// The ring that was decided may have ended in the gap after this moment.
     gap_began: Moment,
+    /// No read that was requested earlier proves exclusivity.
+    proves_from: Moment,
     /// Whether the token has moved. `is_trusted` uses this only before the first gap. One movement is
     /// not enough: tokens that waited for a stopped daemon arrive in one burst.
     has_moved: bool,
@@ -260,10 +263,10 @@ impl RingEvidence {
         match &mut self.watch {
             Watch::Watched(reads) => {
                 reads.note_gap(&reading);
-                if reads.anchor.counters == reading.counters {
-                    self.confirm(reading, settle_grace);
-                } else if reads.are_cleared(&reading) {
+                if reads.are_cleared(&reading) {
                     self.begin_again(reading, settle_grace);
+                } else if reads.anchor.counters == reading.counters {
+                    self.confirm(reading, settle_grace);
                 } else {
                     self.record_movement(reading, settle_grace);
                 }
@@ -274,7 +277,7 @@ impl RingEvidence {
         self.unseen.retain(|announcement| announcement.applied_at >= asked_at);
     }
 
-    /// Records a read in which a counter has moved since the anchor, the read before it.
+    /// Records a read in which a counter has moved since the anchor.
     ///
     /// The phase depends on the rings that the daemon has formed between the two reads:
     ///
@@ -317,20 +320,20 @@ impl RingEvidence {
         reads.anchor = reading;
     }
 
-    /// Records the first read after an operator has cleared the counters (`corosync-cmapctl -C`),
-    /// which may hide that the daemon has left its ring shortly before. So the daemon is treated like
-    /// one that was stopped.
+    /// Records the first read after an operator has cleared the counters (`corosync-cmapctl -C`). That
+    /// may hide that the daemon has just left its ring, so it is treated like a daemon that was
+    /// stopped.
     fn begin_again(&mut self, reading: RingReading, settle_grace: Duration) {
         let Watch::Watched(reads) = &mut self.watch else { return };
         let until = reading.asked_at.after(reading.consensus.saturating_add(settle_grace));
         self.until = self.until.map(|before| before.min(until));
         self.proof = None;
-        reads.note_break(reading.answered_at);
-        reads.anchor = reading;
+        self.unseen.clear();
+        reads.note_clearing(reading);
     }
 
-    /// Records a read in which no counter has moved since the anchor, the read before it. If the
-    /// token has moved between the two reads, the ring was alive when the first one was requested.
+    /// Records a read in which no counter has moved since the anchor. If the token has moved between
+    /// the two reads, the ring was alive when the first one was requested.
     ///
     /// The first row that applies decides:
     ///
@@ -367,7 +370,7 @@ impl RingEvidence {
         if is_evidence && reads.is_trusted(proved_at) {
             let until = proved_at.after(lease);
             self.until = Some(self.until.map_or(until, |before| before.max(until)));
-            if reads.is_past_token_timeout(proved_at) {
+            if reads.is_past_token_timeout(proved_at) && proved_at >= reads.proves_from {
                 self.proof = Some(Proof::Reads(proved_at));
             }
         }
@@ -386,6 +389,7 @@ impl Reads {
             unbroken_since: answered_at,
             had_gap: false,
             gap_began: Moment::default(),
+            proves_from: Moment::default(),
             has_moved: false,
             moved_at: answered_at,
         }
@@ -403,18 +407,25 @@ impl Reads {
         self.answered_at = reading.answered_at;
     }
 
-    /// Whether the counters were cleared since the anchor. An answer on the same connection shows
-    /// that the daemon is not synchronising (`exec/ipc_glue.c`), so its ring is announced.
+    /// Whether the counters were cleared since the anchor, perhaps between the requests of this
+    /// read. The number of tokens never falls otherwise. An answer on the same connection shows that
+    /// the daemon is not synchronising (`exec/ipc_glue.c`), so its ring is announced.
     fn are_cleared(&self, reading: &RingReading) -> bool {
-        reading.counters == RingCounters::default() && reading.connection == self.anchor.connection
+        let (before, now) = (self.anchor.counters, reading.counters);
+        reading.connection == self.anchor.connection
+            && reading.tokens < self.anchor.tokens
+            && [0, before.gather_entered].contains(&now.gather_entered)
+            && [0, before.operational_entered].contains(&now.operational_entered)
+            && [0, before.token_lost].contains(&now.token_lost)
     }
 
-    /// Records that the ring may have ended unnoticed just before `moment`.
-    fn note_break(&mut self, moment: Moment) {
-        if !self.had_gap || self.is_past_token_timeout(moment) {
-            self.gap_began = moment;
-        }
-        (self.unbroken_since, self.had_gap) = (moment, true);
+    /// Records that the counters were cleared before this reading.
+    fn note_clearing(&mut self, reading: RingReading) {
+        self.gap_began = self.anchor.answered_at;
+        (self.unbroken_since, self.had_gap) = (reading.answered_at, true);
+        // A GATHER that was cleared away ends before this moment.
+        self.proves_from = reading.answered_at.after(reading.token + reading.consensus);
+        self.anchor = RingReading { counters: RingCounters::default(), ..reading };
     }
 
     /// Returns when the ring of a new decision, which was sent after `drained_at`, was alive. A
@@ -552,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_soon_after_a_long_pause_is_not_believed_and_then_doubted() {
+    fn belief_after_a_long_pause_does_not_flap() {
         let mut watched = Watched::for_ms(1_000);
         let resumed = 1_000 + TOKEN + CONSENSUS + GRACE;
         watched.gather();
@@ -569,45 +580,70 @@ mod tests {
         assert!(believed.is_sorted() && believed.contains(&true), "{believed:?}");
     }
 
-    #[test]
-    fn cleared_counters_interrupt_exclusivity_and_not_quorum() {
+    /// Returns a daemon that has formed three rings, read every 100 ms for 3 s.
+    fn read_for_three_seconds() -> Watched {
         let mut watched = Watched::new();
         watched.counters =
             RingCounters { gather_entered: 3, operational_entered: 3, token_lost: 1 };
         watched.decide(9, 0);
         (1..=30).for_each(|n| watched.read(n * 100));
-        (watched.counters, watched.tokens) = (RingCounters::default(), 0);
-        watched.read(3_100);
-        assert_eq!(watched.evidence.until(), Some(at(3_100 + CONSENSUS + GRACE)));
-        assert_eq!(watched.evidence.exclusive_until(), None);
-        for n in 32..=100 {
-            watched.read(n * 100);
-            assert_eq!(watched.state(), RingState::Operational);
-            let is_exclusive = watched.evidence.exclusive_until().is_some();
-            assert_eq!(is_exclusive, n * 100 > 3_100 + TOKEN, "{n}");
-        }
-        // The counters are now those of the last clearing, so this is a movement.
-        watched.gather();
-        watched.read_without_token(10_100);
-        assert_eq!(watched.state(), RingState::Gather);
+        watched
     }
 
     #[test]
-    fn cleared_counters_of_a_daemon_without_a_ring_end_quorum() {
-        let mut watched = Watched::new();
-        watched.counters =
-            RingCounters { gather_entered: 3, operational_entered: 3, token_lost: 1 };
-        watched.decide(9, 0);
-        (1..=30).for_each(|n| watched.read(n * 100));
+    fn cleared_counters_interrupt_exclusivity_and_not_quorum() {
+        let cleared = |operational_entered, gather_entered, token_lost| RingCounters {
+            gather_entered,
+            operational_entered,
+            token_lost,
+        };
+        // A read may see only some of the counters cleared.
+        for first in [cleared(0, 0, 0), cleared(3, 0, 0), cleared(3, 3, 0), cleared(3, 3, 1)] {
+            let mut watched = read_for_three_seconds();
+            (watched.counters, watched.tokens) = (first, 0);
+            for cleared_at in [3_100, 6_000] {
+                watched.read(cleared_at);
+                let until = Some(at(cleared_at + CONSENSUS + GRACE));
+                assert_eq!(watched.evidence.until(), until, "{first:?}");
+                assert_eq!(watched.evidence.exclusive_until(), None);
+                watched.counters = RingCounters::default();
+                for n in cleared_at / 100 + 1..cleared_at / 100 + 29 {
+                    watched.read(n * 100);
+                    assert_eq!(watched.state(), RingState::Operational);
+                    let is_exclusive = watched.evidence.exclusive_until().is_some();
+                    assert_eq!(is_exclusive, n * 100 > cleared_at + TOKEN + CONSENSUS, "{n}");
+                }
+                // The second time, only the number of tokens shows it.
+                watched.tokens = 0;
+            }
+        }
+    }
+
+    #[test]
+    fn a_ring_that_ends_after_the_counters_were_cleared_is_noticed() {
+        let mut watched = read_for_three_seconds();
+        (watched.counters, watched.tokens) = (RingCounters::default(), 0);
+        watched.gather();
+        watched.read(3_100);
+        assert_eq!(watched.state(), RingState::Gather);
+        // The counter is as before, so it is seen only by the next read.
+        let mut watched = read_for_three_seconds();
+        watched.counters = RingCounters { gather_entered: 3, ..RingCounters::default() };
+        watched.tokens = 0;
+        watched.read(3_100);
+        watched.read(3_200);
+        assert_eq!(watched.state(), RingState::Gather);
+        // A token that does not move ends quorum, though no counter has moved.
+        let mut watched = read_for_three_seconds();
         (watched.counters, watched.tokens) = (RingCounters::default(), 0);
         (31..=60).for_each(|n| watched.read_without_token(n * 100));
         assert_eq!(watched.evidence.until(), None);
-        // On a new connection, which a daemon that synchronises answers, nothing is believed.
-        let mut watched = Watched::new();
-        watched.counters =
-            RingCounters { gather_entered: 3, operational_entered: 3, token_lost: 1 };
-        watched.decide(9, 0);
-        (1..=30).for_each(|n| watched.read(n * 100));
+    }
+
+    /// A daemon that synchronises answers only on a new connection.
+    #[test]
+    fn counters_that_are_zero_on_a_new_connection_are_not_taken_for_cleared_ones() {
+        let mut watched = read_for_three_seconds();
         (watched.counters, watched.tokens, watched.connection) = (RingCounters::default(), 0, 1);
         (31..=100).for_each(|n| watched.read(n * 100));
         assert_eq!((watched.state(), watched.evidence.until()), (RingState::Gather, None));
@@ -720,7 +756,7 @@ mod tests {
         watched.read(3_200);
         assert!(watched.evidence.exclusive_until().is_some());
 
-        // A read that was requested at the moment of the decision may be older.
+        // A read that was requested at the moment of the decision may be older than it.
         let mut watched = Watched::for_ms(3_000);
         watched.gather();
         watched.operational();
@@ -928,7 +964,7 @@ mod tests {
         watched.evidence.decide(ring(13), at(4_000), at(5_100), ms(GRACE));
         assert_eq!(watched.evidence.until(), None);
 
-        // One from the moment of the deadline does.
+        // A decision from the moment of the deadline does.
         let mut watched = Watched::for_ms(3_000);
         watched.evidence.expire(at(3_500));
         watched.evidence.announce(ring(13), at(5_100));

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_minority_may_become_quorate_a_majority_holds_all_votes() {
+    fn if_a_minority_may_become_quorate_only_all_votes_are_a_majority() {
         for flags in [
             VoteFlags::LAST_MAN_STANDING,
             VoteFlags::ALLOW_DOWNSCALE,

@@ -1085,8 +1085,8 @@ fn a_refused_connection_to_the_counters_is_tried_again() {
 }
 
 /// All counters of the ring, in the safe order. The counter that a new ring changes is read before
-/// those that the end of the old ring has changed. In another order a read could miss a ring that
-/// ended and formed meanwhile.
+/// those that the end of the old ring has changed. In another order a read could show a new ring and
+/// not the end of the old one.
 const FULL: [&str; 4] = [OPERATIONAL, GATHER, "stats.srp.operational_token_lost", TOKENS];
 /// The counters of a read that is enough while the ring goes on.
 const SHORT: [&str; 2] = [GATHER, TOKENS];
@@ -1132,7 +1132,7 @@ fn the_counters_of_the_ring_are_read_in_the_safe_order() {
     watcher.stop();
     let reads = reads(&server);
     assert!(reads.len() >= 3);
-    assert!(!reads.contains(&true), "a token that does not move needs a closer look");
+    assert!(!reads.contains(&true), "a ring whose token has not moved is not steady");
 }
 
 #[test]
@@ -1154,13 +1154,13 @@ fn all_counters_are_read_until_the_ring_is_steady_and_when_one_has_moved() {
     };
     let steady = until("the ring is steady", &|reads| reads.ends_with(&[true; 4]));
     let first = steady.iter().position(|is_short| *is_short).unwrap();
-    // At least 0.1 s lie between two reads, and the ring is steady after both timeouts.
+    // At most 0.15 s lie between two reads, and the ring is steady after both timeouts, 2.2 s.
     assert!(first >= 10, "{steady:?}");
     let now = steady.len();
     let again = until("all are read again", &|reads| reads[now..].contains(&false));
     assert_eq!(watcher.quorum.snapshot().ring, RingState::Operational, "{again:?}");
 
-    // No other counter shows it yet.
+    // No other counter shows GATHER yet.
     server.has_u64(GATHER, 4);
     let now = reads(&server).len();
     let changed =

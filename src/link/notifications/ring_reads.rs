@@ -28,7 +28,8 @@ pub(super) struct RingReads {
     update: Option<RingUpdate>,
     /// The last reading since the last notification.
     last: Option<RingReading>,
-    /// How often the token was seen to move since the last notification.
+    /// How often the token was seen to move since the last notification, failed read or movement of
+    /// a counter. At most `CONFIRMED`.
     moves: u32,
     /// When the first of the equal readings since the last notification was requested.
     equal_since: Moment,
@@ -36,13 +37,21 @@ pub(super) struct RingReads {
     failed: Option<Error>,
 }
 
-/// Reads that are requested.
+/// A request for one read, or for a read at each interval.
 struct PendingRead {
     updates: Answers<RingUpdate>,
-    /// When the next one begins, or when the thread last began to open a connection for it.
+    /// When the next read begins, or when it was last found to be opening a connection.
     begins_at: Moment,
-    /// The time between the reads, if there are several.
-    interval: Option<Duration>,
+    steady: Option<SteadyRing>,
+}
+
+/// A ring in which the daemon is in OPERATIONAL, so that short reads are enough.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct SteadyRing {
+    /// The connection on which the counters were read.
+    connection: u64,
+    /// The time between two reads.
+    interval: Duration,
 }
 
 impl RingReads {
@@ -62,14 +71,15 @@ impl RingReads {
         }
     }
 
-    /// Reads at once after a change of the ring, and again as soon as that read can be confirmed.
+    /// Lets the next poll read at once, because a notification has arrived, and again as soon as that
+    /// read can be confirmed.
     pub(super) fn hurry(&mut self) {
         let now = self.clock.now();
         self.hurried_at = now;
         (self.last, self.moves) = (None, 0);
         self.read_at = Moment::default();
-        // A short read after a notification would not show the ring of the notification.
-        self.pending.take_if(|pending| pending.interval.is_some() || pending.begins_at > now);
+        // After a notification it is not known whether the daemon is in OPERATIONAL.
+        self.pending.take_if(|pending| pending.steady.is_some() || pending.begins_at > now);
     }
 
     /// Returns when to poll although no read has finished: when the pending read becomes late, or
@@ -92,7 +102,7 @@ impl RingReads {
 
     /// Cancels a late read, because the daemon has answered another request that was sent at
     /// `asked_at`, after the read became late.
-    pub(super) fn daemon_lives(&mut self, asked_at: Moment) {
+    pub(super) fn daemon_answered(&mut self, asked_at: Moment) {
         let Some(pending) = &mut self.pending else { return };
         if asked_at < pending.begins_at.after(LATE) {
             return;
@@ -144,8 +154,8 @@ impl RingReads {
                 }
             };
             self.read_at = self.clock.now().after(delay);
-            let interval = self.interval();
-            self.pending.take_if(|pending| interval.is_none() || pending.interval != interval);
+            let steady = self.steady_ring();
+            self.pending.take_if(|pending| steady.is_none() || pending.steady != steady);
             if let Some(pending) = &mut self.pending {
                 (pending.begins_at, self.is_late) = (self.read_at, false);
             }
@@ -153,25 +163,27 @@ impl RingReads {
         true
     }
 
-    /// Requests the next read, or all further ones if the ring goes on. The thread begins with each
-    /// when it is due, so that this task needs no wake-up for that.
+    /// Requests the next read, or all further ones in a steady ring. The thread begins with each when
+    /// it is due, so that this task needs no wake-up for that.
     fn request(&mut self) {
         let now = self.clock.now();
         let begins_at = self.read_at.max(now);
-        let interval = self.interval();
-        let steady = self.last.clone().filter(|_| interval.is_some());
-        let updates = self.watch.read(Schedule { delay: begins_at.since(now), interval }, steady);
-        self.pending = Some(PendingRead { updates, begins_at, interval });
+        let steady = self.steady_ring();
+        let schedule =
+            Schedule { delay: begins_at.since(now), interval: steady.map(|ring| ring.interval) };
+        let reading = self.last.clone().filter(|_| steady.is_some());
+        let updates = self.watch.read(schedule, reading);
+        self.pending = Some(PendingRead { updates, begins_at, steady });
         self.is_late = false;
     }
 
-    /// Returns the time between reads if the daemon is in OPERATIONAL. That is assumed when no
-    /// counter has moved for longer than both timeouts: GATHER, COMMIT and RECOVERY end before that,
-    /// unless the daemon has very many messages to recover.
-    fn interval(&self) -> Option<Duration> {
+    /// Returns the ring if the daemon is in OPERATIONAL. That is assumed when no counter has moved for
+    /// longer than both timeouts: GATHER, COMMIT and RECOVERY end before that, unless the daemon has
+    /// very many messages to recover.
+    fn steady_ring(&self) -> Option<SteadyRing> {
         let last = self.last.as_ref().filter(|_| self.moves == CONFIRMED)?;
-        let wait = last.token + last.consensus;
-        (last.asked_at.since(self.equal_since) > wait).then(|| interval(last))
+        let is_steady = last.asked_at.since(self.equal_since) > last.token + last.consensus;
+        is_steady.then(|| SteadyRing { connection: last.connection, interval: interval(last) })
     }
 
     /// Returns the delay before the next read.
@@ -229,7 +241,11 @@ const RETRY: Duration = Duration::from_millis(200);
 
 #[cfg(all(test, feature = "sim"))]
 mod tests {
-    use std::{future::poll_fn, pin::Pin};
+    use std::{
+        future::poll_fn,
+        pin::Pin,
+        sync::atomic::{AtomicU64, Ordering},
+    };
 
     use futures_util::stream;
     use parking_lot::Mutex;
@@ -249,25 +265,26 @@ mod tests {
     struct Steady {
         clock: Clock,
         requested: Mutex<Vec<Schedule>>,
-        tokens: Arc<Mutex<u64>>,
+        connection: Arc<AtomicU64>,
+        tokens: Arc<AtomicU64>,
     }
 
     impl RingWatch for Steady {
         fn read(&self, schedule: Schedule, _: Option<RingReading>) -> Answers<RingUpdate> {
             self.requested.lock().push(schedule);
-            let (clock, tokens) = (self.clock, Arc::clone(&self.tokens));
+            let (clock, connection) = (self.clock, Arc::clone(&self.connection));
+            let tokens = Arc::clone(&self.tokens);
             Box::pin(stream::unfold(Some(schedule.delay), move |delay| {
-                let tokens = Arc::clone(&tokens);
+                let (connection, tokens) = (Arc::clone(&connection), Arc::clone(&tokens));
                 async move {
                     sleep(delay?).await;
-                    *tokens.lock() += 1;
                     let now = clock.now();
                     let reading = RingReading {
-                        connection: 0,
+                        connection: connection.load(Ordering::Relaxed),
                         asked_at: now,
                         answered_at: now,
                         counters: RingCounters::default(),
-                        tokens: *tokens.lock(),
+                        tokens: tokens.fetch_add(1, Ordering::Relaxed),
                         token: TOKEN,
                         consensus: CONSENSUS,
                         configured_votes: None,
@@ -297,8 +314,9 @@ mod tests {
         runtime.unwrap().block_on(async {
             let start = Instant::now();
             let clock = Clock::Tokio(start);
-            let watch =
-                Arc::new(Steady { clock, requested: Mutex::default(), tokens: Arc::default() });
+            let requested = Mutex::default();
+            let (connection, tokens) = (Arc::default(), Arc::default());
+            let watch = Arc::new(Steady { clock, requested, connection, tokens });
             let mut reads = RingReads::new(Arc::clone(&watch) as Arc<dyn RingWatch>, clock);
             for _ in 0..2 {
                 let since = Instant::now();
@@ -314,7 +332,14 @@ mod tests {
                 }
                 assert_eq!(watch.requested.lock().len(), requests);
 
-                // A short read would not show the ring of this notification.
+                // Short reads on another connection need a reading of that connection.
+                watch.connection.fetch_add(1, Ordering::Relaxed);
+                next(&mut reads).await;
+                next(&mut reads).await;
+                let requests = requests + 1;
+                assert_eq!(watch.requested.lock().len(), requests);
+
+                // After a notification, the daemon may be in any state.
                 reads.hurry();
                 next(&mut reads).await;
                 let after: Vec<_> = watch.requested.lock()[requests..].to_vec();

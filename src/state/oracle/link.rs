@@ -91,14 +91,15 @@ impl Ring {
         self.is_unwatched = false;
         let lease = (read.token + read.consensus).saturating_add(grace);
         self.longest = self.longest.max(lease);
-        let moved = self.run.last().filter(|before| before.counters != read.counters);
-        let are_cleared = |before: &RingReading| {
-            before.connection == read.connection && read.counters == RingCounters::default()
-        };
-        if moved.is_some_and(are_cleared) {
+        let mut read = read.clone();
+        let (is_cleared, has_moved) = self.run.last().map_or((false, false), |before| {
+            (clears(before, &read), before.counters != read.counters)
+        });
+        if is_cleared {
             // An operator may do this while the ring goes on.
+            read.counters = RingCounters::default();
             self.run.clear();
-        } else if moved.is_some() {
+        } else if has_moved {
             let decided_at = self.decisions.last().map(|(decided_at, _)| *decided_at);
             if self.run.last().map(|before| before.asked_at) > decided_at {
                 let until = read.asked_at.after(read.consensus.saturating_add(grace));
@@ -114,7 +115,7 @@ impl Ring {
             self.pairs.retain(|pair| pair.0 > asked_at || pair.1 > until);
             self.pairs.push((asked_at, until));
         }
-        self.run.push(read.clone());
+        self.run.push(read);
     }
 
     /// Returns the latest moment until which the reads and decisions allow belief in the ring.
@@ -134,6 +135,19 @@ impl Ring {
         let latest = latest.min(self.moved_until.unwrap_or(Moment::NEVER));
         if self.decisions.is_empty() { Moment::default() } else { latest }
     }
+}
+
+/// Whether the counters were cleared between these reads: fewer tokens than before, and each counter
+/// as before or zero.
+fn clears(before: &RingReading, read: &RingReading) -> bool {
+    let counters = |read: &RingReading| {
+        let RingCounters { gather_entered, operational_entered, token_lost } = read.counters;
+        [gather_entered, operational_entered, token_lost]
+    };
+    let mut both = counters(before).into_iter().zip(counters(read));
+    read.connection == before.connection
+        && read.tokens < before.tokens
+        && both.all(|(before, now)| now == before || now == 0)
 }
 
 /// The votes of a member.

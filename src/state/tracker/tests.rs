@@ -444,7 +444,7 @@ fn votequorum_has_a_veto_until_the_next_decision() {
 }
 
 #[test]
-fn a_vote_answer_alone_does_not_make_quorum() {
+fn an_answer_of_votequorum_alone_does_not_make_quorum() {
     let mut fold = Fold::quorate();
     fold.change_at(10, quorum(9, false, &[1, 2, 3]));
     fold.no_change_at(30, answered(20, true));
