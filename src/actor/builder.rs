@@ -306,7 +306,7 @@ impl QuorumBuilder {
     }
 }
 
-/// Returns a warning for each setting that cannot be intended, with the numbers and the remedy.
+/// Returns a warning for each setting that cannot be intended, with the numbers.
 fn contradictions(policy: &BeliefPolicy, probe_interval: Duration) -> Vec<String> {
     let BeliefPolicy { lease, settle_grace, stable_after, .. } = *policy;
     let mut found = Vec::new();

@@ -56,10 +56,10 @@ impl RingReading {
             && short.tokens >= last_tokens
     }
 
-    /// Returns for how long after the daemon was OPERATIONAL no ring without it can form: nodes in
-    /// GATHER wait for a silent node until the consensus timeout. A token that was lost is late for
-    /// all nodes within one round, which takes less than a fifth of the token timeout, so another
-    /// node may have begun to wait that much earlier.
+    /// Returns for how long after a moment in OPERATIONAL no ring without this daemon can form:
+    /// nodes in GATHER wait for a silent node until the consensus timeout. All nodes notice a lost
+    /// token within one round of each other, which takes less than a fifth of the token timeout, so
+    /// another node may have begun to wait that much earlier.
     pub(crate) fn exclusive_for(&self) -> Duration {
         self.consensus.saturating_sub(self.token / 5)
     }
@@ -96,16 +96,16 @@ pub(crate) const SECOND_READ: Duration = Duration::from_millis(50);
 
 /// Reads the counters of a daemon.
 pub trait RingWatch: fmt::Debug + Send + Sync {
-    /// Requests reads at certain times, until another request is made. The answers may never arrive:
-    /// a daemon that synchronises answers late.
+    /// Requests reads on a schedule, until another request is made. An answer may be late or never
+    /// arrive: a daemon that synchronises does not answer on a connection that was open before.
     ///
     /// With a `steady` reading, of a daemon in OPERATIONAL, some reads are short: see
     /// [`RingReading::goes_on`].
     fn read(&self, schedule: Schedule, steady: Option<RingReading>) -> Answers<RingUpdate>;
 
-    /// Cancels a read that the daemon does not answer although it is alive. The next read opens
-    /// another connection, which the daemon answers even while it synchronises. Returns `false`,
-    /// and cancels nothing, if the read has only recently begun to open a connection.
+    /// Cancels a read that a live daemon does not answer. The next read opens another connection,
+    /// which the daemon answers even while it synchronises. Returns `false`, and cancels nothing,
+    /// if the read has only recently begun to open a connection.
     ///
     /// A waiting request makes the daemon spin at real-time priority (libqb `lib/ipcs.c`: its
     /// descriptor stays readable).
@@ -115,8 +115,8 @@ pub trait RingWatch: fmt::Debug + Send + Sync {
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
-/// Makes one read at a time, on request, on its own thread and its own connections: libcmap may be
-/// silent while votequorum answers.
+/// Makes one read at a time, on its own thread and its own connections: the daemon may answer
+/// votequorum and not libcmap.
 #[derive(Debug)]
 pub(crate) struct RingThread {
     trust: TrustPolicy,
@@ -129,7 +129,7 @@ pub(crate) struct RingThread {
 struct Current {
     worker: Worker<Reader>,
     canceller: Canceller,
-    /// Since when the thread has been opening connections. `None` while both are open.
+    /// Since when the thread has had to open connections. `None` once they are open.
     connecting_since: Arc<Mutex<Option<Moment>>>,
     past: Arc<Past>,
 }
@@ -142,12 +142,12 @@ struct Past {
     /// Whether a read has succeeded, or was cancelled on open connections. Then a later failure
     /// does not mean that the counters are missing.
     was_watched: AtomicBool,
-    /// The reason of the last warning that the ring is not watched.
+    /// The reason given in the last warning that the ring is not watched.
     warned: Mutex<Option<String>>,
 }
 
 impl RingThread {
-    /// `warned` is the reason of a warning that was already logged.
+    /// `warned` is the reason given in a warning that was already logged.
     pub(crate) fn new(trust: TrustPolicy, clock: Clock, warned: Option<String>) -> Self {
         let past = Arc::new(Past { warned: Mutex::new(warned), ..Past::default() });
         let current = Mutex::new(Current::new(trust, clock, past));
@@ -200,8 +200,8 @@ impl RingWatch for RingThread {
         let past = Arc::clone(&current.past);
         let old = mem::replace(&mut *current, Current::new(self.trust, self.clock, past));
         drop(current);
-        // The drop cancels the call of the old thread, which returns within two seconds (libqb
-        // `lib/ipcc.c`) and then ends. Dropped without the lock, because it may log.
+        // The drop cancels the old thread's call, which returns within two seconds (libqb
+        // `lib/ipcc.c`), and the thread ends. The lock is released first, because the drop may log.
         drop(old);
         true
     }
@@ -286,13 +286,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// expected votes at once.
 const NODELIST_AGE: Duration = Duration::from_secs(10);
 
-/// How old the last full read may be for a short read. That the counters have not moved for longer
-/// than both timeouts is a sign of OPERATIONAL and not proof: a daemon may recover messages for that
-/// long.
+/// How old the last full read may be when a short one is made. Counters that have not moved for
+/// longer than the token and consensus timeouts together suggest OPERATIONAL but do not prove it: a
+/// daemon may recover messages for that long.
 const FULL_READ: Duration = Duration::from_secs(1);
 
-/// How old the timeouts may be when the ring is read. A reload of the configuration changes them, which
-/// the actor notices within a second, as reads are less than half a second apart.
+/// How old the timeouts may be when the ring is read. The actor notices within a second that a
+/// reload of the configuration has changed them, as reads are less than half a second apart.
 const TIMEOUTS_AGE: Duration = Duration::from_millis(500);
 
 /// The reason for a failed read.
@@ -334,7 +334,7 @@ impl Responder for Reader {
 }
 
 impl Reader {
-    /// Warns once of each reason.
+    /// Warns unless the last warning gave the same reason.
     fn unwatched(&self, why: &str) -> RingUpdate {
         let before = self.past.warned.lock().replace(why.to_owned());
         if before.is_none_or(|before| before != why) {
@@ -396,7 +396,7 @@ impl Maps {
     fn connect(trust: TrustPolicy, canceller: &Canceller) -> Result<Self, Failed> {
         let default = Cmap::initialize(trust.peer(canceller))?;
         trust.check_server(default.server())?;
-        // Corosync 2 dies when any other map than the default one is requested.
+        // Corosync 2 dies when any map other than the default one is requested.
         let is_corosync_2 = default.is_corosync_2()?;
         let statistics = if is_corosync_2 {
             None
@@ -435,8 +435,8 @@ impl Maps {
         Ok((asked_at, counters, self.counter(self.keys.tokens)?))
     }
 
-    /// Reads only what shows that the ring of a steady reading goes on. Returns the same as a full
-    /// read, or `None` if that does not show it.
+    /// Reads only the two counters that show whether the ring of a steady reading goes on. Returns
+    /// what a full read returns, or `None` if they do not show that it does.
     fn short_read(
         &self,
         steady: &RingReading,

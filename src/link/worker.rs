@@ -34,10 +34,9 @@ pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Error>> + Send>
 /// When to answer a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Schedule {
-    /// The time until the thread begins with the first answer.
+    /// The time until the thread begins the first answer.
     pub(crate) delay: Duration,
-    /// The time from each answer until the thread begins with the next one. `None` for a single
-    /// answer.
+    /// The time from each answer until the thread begins the next one. `None` for a single answer.
     pub(crate) interval: Option<Duration>,
 }
 
@@ -84,7 +83,7 @@ impl<R: Responder> Worker<R> {
         })
     }
 
-    /// Requests answers at certain times, until another request is made. They may never arrive. An
+    /// Requests answers on a schedule, until another request is made. They may never arrive. An
     /// answer that has not been taken is replaced by the next one.
     pub(crate) fn ask_at(&self, schedule: Schedule, request: R::Request) -> Answers<R::Answer> {
         let (answers, taken) = watch::channel(None);

@@ -91,18 +91,18 @@ struct Reads {
     anchor: RingReading,
     /// When the last read was answered.
     answered_at: Moment,
-    /// The moment since which the daemon has answered without a gap longer than `allowed_gap`, and its
-    /// counters were not cleared.
+    /// Since when the daemon has answered without a gap longer than `allowed_gap`, and its counters
+    /// have not been cleared.
     unbroken_since: Moment,
-    /// Whether there was such a gap, or the counters were cleared. A daemon that was stopped may continue with a token that
-    /// waited for it, until its own token timer fires.
+    /// Whether there was such a gap, or the counters were cleared. A daemon that was stopped may
+    /// continue with a token that waited for it, until its own token timer fires.
     had_gap: bool,
-    /// The ring that was decided may have ended in the gap after this moment.
+    /// The ring of the decision may have ended after this moment, in a gap or before a clearing.
     gap_began: Moment,
     /// No read that was requested earlier proves exclusivity.
     proves_from: Moment,
-    /// Whether the token has moved. `is_trusted` uses this only before the first gap. One movement is
-    /// not enough: tokens that waited for a stopped daemon arrive in one burst.
+    /// Whether the token has moved. `is_trusted` uses this only before the first gap. One movement
+    /// is not enough: tokens that waited for a stopped daemon arrive in one burst.
     has_moved: bool,
     /// When a read last showed that the token had moved.
     moved_at: Moment,
@@ -131,7 +131,7 @@ struct DecidedRing {
     ring_id: RingId,
     /// When the decision was applied. A read that was requested later shows the state after it.
     applied_at: Moment,
-    /// A moment before which Corosync had not sent the first decision about this ring.
+    /// A moment after which Corosync sent the first decision about this ring.
     drained_at: Moment,
 }
 
@@ -209,8 +209,8 @@ impl RingEvidence {
     /// Records a notification of a ring.
     pub(super) fn announce(&mut self, ring_id: RingId, now: Moment) {
         if self.announced != Some(ring_id) {
-            // The first notification of a connection is of the ring in which the daemon was before.
-            // It does not explain a ring that forms later.
+            // The first notification of a connection is about the ring that the daemon was already
+            // in. It does not explain a ring that forms later.
             let is_first = self.announced.replace(ring_id).is_none();
             if !is_first && !matches!(self.watch, Watch::Unwatched) {
                 let may_be_seen = self.has_unannounced;
@@ -320,9 +320,9 @@ impl RingEvidence {
         reads.anchor = reading;
     }
 
-    /// Records the first read after an operator has cleared the counters (`corosync-cmapctl -C`). That
-    /// may hide that the daemon has just left its ring, so it is treated like a daemon that was
-    /// stopped.
+    /// Records the first read after an operator has cleared the counters (`corosync-cmapctl -C`). A
+    /// clearing may hide that the daemon has just left its ring, so the daemon is treated like one
+    /// that was stopped.
     fn begin_again(&mut self, reading: RingReading, settle_grace: Duration) {
         let Watch::Watched(reads) = &mut self.watch else { return };
         let until = reading.asked_at.after(reading.consensus.saturating_add(settle_grace));
@@ -332,8 +332,8 @@ impl RingEvidence {
         reads.note_clearing(reading);
     }
 
-    /// Records a read in which no counter has moved since the anchor. If the token has moved between
-    /// the two reads, the ring was alive when the first one was requested.
+    /// Records a read in which no counter has moved since the anchor. If the token has moved
+    /// between the two reads, the ring was alive when the first one was requested.
     ///
     /// The first row that applies decides:
     ///
@@ -341,11 +341,14 @@ impl RingEvidence {
     /// |---|---|
     /// | this read was requested within `SECOND_READ` of the first answer | it is discarded |
     /// | the token has not moved | it proves nothing; the next read is compared with it |
-    /// | the decision is about another ring, or newer than the first read | the token was seen, but proves nothing |
-    /// | the token had not moved for longer than `allowed_gap` before | the same |
+    /// | the decision is of another ring, or newer than the first read | only `token_seen` is set |
+    /// | before the first read, the token stood still for longer than `allowed_gap` | the same |
     /// | a deadline has passed since the first read was requested | the same |
     /// | the daemon may still continue with an old token (`is_trusted`) | the same |
-    /// | otherwise | the ring is believed for longer; after `is_past_token_timeout`, so is `is_exclusive()` |
+    /// | otherwise | the ring is believed for longer |
+    ///
+    /// In the last case the reads also prove exclusivity, if the first one was requested after the
+    /// token timeout (`is_past_token_timeout`) and no earlier than `proves_from`.
     fn confirm(&mut self, reading: RingReading, settle_grace: Duration) {
         let Watch::Watched(reads) = &mut self.watch else { return };
         let before = &reads.anchor;
@@ -408,8 +411,9 @@ impl Reads {
     }
 
     /// Whether the counters were cleared since the anchor, perhaps between the requests of this
-    /// read. The number of tokens never falls otherwise. An answer on the same connection shows that
-    /// the daemon is not synchronising (`exec/ipc_glue.c`), so its ring is announced.
+    /// read, and this read shows no movement since. The number of tokens never falls otherwise. An
+    /// answer on the same connection shows that the daemon is not synchronising
+    /// (`exec/ipc_glue.c`), so its ring is announced.
     fn are_cleared(&self, reading: &RingReading) -> bool {
         let (before, now) = (self.anchor.counters, reading.counters);
         reading.connection == self.anchor.connection
@@ -423,8 +427,9 @@ impl Reads {
     fn note_clearing(&mut self, reading: RingReading) {
         self.gap_began = self.anchor.answered_at;
         (self.unbroken_since, self.had_gap) = (reading.answered_at, true);
-        // A GATHER that was cleared away ends before this moment.
+        // A GATHER that the clearing has hidden ends before this moment.
         self.proves_from = reading.answered_at.after(reading.token + reading.consensus);
+        // The next read is compared with zero: this one may have read some counters too early.
         self.anchor = RingReading { counters: RingCounters::default(), ..reading };
     }
 
@@ -613,7 +618,8 @@ mod tests {
                     let is_exclusive = watched.evidence.exclusive_until().is_some();
                     assert_eq!(is_exclusive, n * 100 > cleared_at + TOKEN + CONSENSUS, "{n}");
                 }
-                // The second time, only the number of tokens shows it.
+                // The second time the counters are zero already, so only the tokens show the
+                // clearing.
                 watched.tokens = 0;
             }
         }
@@ -626,7 +632,7 @@ mod tests {
         watched.gather();
         watched.read(3_100);
         assert_eq!(watched.state(), RingState::Gather);
-        // The counter is as before, so it is seen only by the next read.
+        // `gather_entered` is 3 again, so only the next read shows that the daemon left its ring.
         let mut watched = read_for_three_seconds();
         watched.counters = RingCounters { gather_entered: 3, ..RingCounters::default() };
         watched.tokens = 0;
@@ -707,7 +713,7 @@ mod tests {
         watched.read(4_310);
         assert_eq!(watched.state(), RingState::Operational, "the decision explains the ring");
         watched.read(4_400);
-        assert!(watched.evidence.exclusive_until().is_none(), "its gap was too long");
+        assert!(watched.evidence.exclusive_until().is_none(), "the gap was too long");
     }
 
     #[test]
@@ -825,7 +831,7 @@ mod tests {
         assert_eq!(watched.state(), RingState::Operational);
     }
 
-    /// Quorum changes by other means than a ring, for example by the expected votes.
+    /// Quorum can also change without a new ring, for example when the expected votes change.
     #[test]
     fn another_decision_about_the_same_ring_does_not_explain_later_rings() {
         let mut w = Watched::for_ms(3_000);
@@ -879,7 +885,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_of_just_the_allowed_gap_leaves_no_doubt() {
+    fn a_pause_of_exactly_the_allowed_gap_leaves_no_doubt() {
         let mut watched = Watched::for_ms(3_000);
         let resumed = 3_000 + TOKEN * 3 / 4;
         watched.read_without_token(resumed);

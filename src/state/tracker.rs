@@ -78,8 +78,8 @@ impl Tracker {
             Connection::Stalled => return ring,
             _ => return None,
         }
-        // The deadline of the decision matters while there is quorum. Without trust in `two_node`, it also
-        // matters after a quorate decision that leaves this node inquorate.
+        // The deadline of the decision matters while there is quorum. Without trust in `two_node`,
+        // it also matters after a quorate decision that leaves this node inquorate.
         let is_counted = link.quorate_since.is_some()
             || self.current.quorum == Quorum::Inquorate && !link.is_denied();
         let grace = link.settlement.deadline(&self.policy);

@@ -1,4 +1,4 @@
-//! Daemons that hang. A thread that hangs in connecting blocks every other connection of the
+//! Daemons that hang. A thread that hangs while it connects blocks every other connection of the
 //! process, so these tests run one after another, apart from all others.
 
 use std::{ptr, sync::mpsc, thread, time::Duration};
@@ -18,7 +18,7 @@ fn a_hung_daemon_is_reported_and_blocks_neither_stop_nor_start() {
     let watcher = Watcher::start(&node.netns);
     assert_eq!(watcher.error(), Error::Unresponsive);
     watcher.stops_at_once();
-    // Although the daemon still hangs.
+    // Its threads end although the daemon still hangs.
     no_thread_waits();
     node.corosync.resume();
     let watcher = Watcher::start_with(&node.netns, |builder| builder.backoff(quick()));

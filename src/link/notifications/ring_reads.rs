@@ -1,3 +1,14 @@
+//! Reads the ring's counters as often as its deadlines need. At first each read is one request for
+//! all four counters: `SECOND_READ` after the one before, until the token has moved twice
+//! (`CONFIRMED`), then at `interval`. Once the other three have not moved for longer than the token
+//! and consensus timeouts together, one request is for all further reads (`steady_ring`). These are
+//! short: `gather_entered` and the tokens. All four are read once a second (`FULL_READ`), and when
+//! a short read does not agree with the last one. This starts over when one of the three moves or a
+//! notification arrives; after a failed read the token only has to move twice again. A notification
+//! also makes the next read begin at once (`hurry`). A failed read is repeated after `RETRY`. For a
+//! late one (`LATE`) the caller sends a probe: if the daemon answers that, the read is cancelled
+//! and repeated at once on a new connection; otherwise it waits.
+
 use std::{
     sync::Arc,
     task::{Context, Poll},
@@ -28,8 +39,8 @@ pub(super) struct RingReads {
     update: Option<RingUpdate>,
     /// The last reading since the last notification.
     last: Option<RingReading>,
-    /// How often the token was seen to move since the last notification, failed read or movement of
-    /// a counter. At most `CONFIRMED`.
+    /// How many times the token was seen to move since the last notification, failed read or change
+    /// of a `RingCounters`. At most `CONFIRMED`.
     moves: u32,
     /// When the first of the equal readings since the last notification was requested.
     equal_since: Moment,
@@ -40,7 +51,7 @@ pub(super) struct RingReads {
 /// A request for one read, or for a read at each interval.
 struct PendingRead {
     updates: Answers<RingUpdate>,
-    /// When the next read begins, or when it was last found to be opening a connection.
+    /// When the read is due to begin, or when the thread was last found to be opening a connection.
     begins_at: Moment,
     steady: Option<SteadyRing>,
 }
@@ -71,8 +82,8 @@ impl RingReads {
         }
     }
 
-    /// Lets the next poll read at once, because a notification has arrived, and again as soon as that
-    /// read can be confirmed.
+    /// Makes the next read begin at once, because a notification has arrived. A single read that
+    /// has already begun is left to finish, and the next one follows it at once.
     pub(super) fn hurry(&mut self) {
         let now = self.clock.now();
         self.hurried_at = now;
@@ -82,8 +93,8 @@ impl RingReads {
         self.pending.take_if(|pending| pending.steady.is_some() || pending.begins_at > now);
     }
 
-    /// Returns when to poll although no read has finished: when the pending read becomes late, or
-    /// when a failed one is to be repeated.
+    /// Returns when to poll even if no read has finished by then: when the pending read becomes
+    /// late, or when a failed read is due to be repeated.
     pub(super) fn wake_at(&self) -> Option<Moment> {
         match &self.pending {
             Some(pending) => Some(pending.begins_at.after(LATE)).filter(|_| !self.is_late),
@@ -100,8 +111,8 @@ impl RingReads {
         self.is_late && !was_late
     }
 
-    /// Cancels a late read, because the daemon has answered another request that was sent at
-    /// `asked_at`, after the read became late.
+    /// The daemon has answered another request, which was sent at `asked_at`. Cancels the pending
+    /// read if it was late by then.
     pub(super) fn daemon_answered(&mut self, asked_at: Moment) {
         let Some(pending) = &mut self.pending else { return };
         if asked_at < pending.begins_at.after(LATE) {
@@ -116,7 +127,7 @@ impl RingReads {
         }
     }
 
-    /// Returns the finished read, once all earlier notifications are dispatched.
+    /// Takes the finished read. To be called only once all earlier notifications are dispatched.
     pub(super) fn take(&mut self) -> Option<RingUpdate> {
         self.update.take()
     }
@@ -125,7 +136,8 @@ impl RingReads {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         while self.update.is_none() {
             let Some(pending) = &mut self.pending else {
-                // A thread that cannot be started answers at once.
+                // If the thread cannot be started, a request fails at once: without this wait, the
+                // loop would not end.
                 if self.failed.is_some() && self.clock.now() < self.read_at {
                     return false;
                 }
@@ -163,8 +175,8 @@ impl RingReads {
         true
     }
 
-    /// Requests the next read, or all further ones in a steady ring. The thread begins with each when
-    /// it is due, so that this task needs no wake-up for that.
+    /// Requests the next read, or all further ones in a steady ring. The thread begins each read
+    /// when it is due, so that this task needs no timer for it.
     fn request(&mut self) {
         let now = self.clock.now();
         let begins_at = self.read_at.max(now);
@@ -177,16 +189,16 @@ impl RingReads {
         self.is_late = false;
     }
 
-    /// Returns the ring if the daemon is in OPERATIONAL. That is assumed when no counter has moved for
-    /// longer than both timeouts: GATHER, COMMIT and RECOVERY end before that, unless the daemon has
-    /// very many messages to recover.
+    /// Returns the ring if the daemon is in OPERATIONAL. That is assumed when no counter has moved
+    /// for longer than the token and consensus timeouts together: GATHER, COMMIT and RECOVERY end
+    /// before that, unless the daemon has very many messages to recover.
     fn steady_ring(&self) -> Option<SteadyRing> {
         let last = self.last.as_ref().filter(|_| self.moves == CONFIRMED)?;
         let is_steady = last.asked_at.since(self.equal_since) > last.token + last.consensus;
         is_steady.then(|| SteadyRing { connection: last.connection, interval: interval(last) })
     }
 
-    /// Returns the delay before the next read.
+    /// Compares an update with the last reading. Returns the delay before the next read.
     fn delay(&mut self, update: &RingUpdate, begins_at: Moment) -> Duration {
         let RingUpdate::Read(reading) = update else {
             self.moves = 0;
@@ -201,17 +213,17 @@ impl RingReads {
         }
         match self.moves {
             CONFIRMED => interval(reading),
-            // The read was requested before the last notification, and does not show its effect.
+            // The read began before the last notification arrived, so it may not show that change.
             _ if begins_at < self.hurried_at => Duration::ZERO,
             _ => SECOND_READ,
         }
     }
 }
 
-/// Returns the interval between reads: a seventh of the time for which a read proves exclusivity.
-/// `is_exclusive()` ends at most one interval before the daemon notices the loss of its token. A
-/// daemon that does not answer for most of the token timeout is not trusted, so the interval is much
-/// shorter than that.
+/// Returns the interval between reads: a seventh of the time for which a read proves exclusivity,
+/// within limits. With Corosync 3 and its default consensus timeout, `is_exclusive()` ends at most
+/// one interval before the daemon notices the loss of its token. A daemon that does not answer for
+/// most of the token timeout is not trusted, so the interval is far shorter than that timeout.
 fn interval(reading: &RingReading) -> Duration {
     let longest = LONGEST_INTERVAL.min(reading.token / 4);
     (reading.exclusive_for() / 7).min(longest).max(SHORTEST_INTERVAL)
@@ -221,19 +233,18 @@ fn interval(reading: &RingReading) -> Duration {
 /// this much longer than it interrupts Corosync.
 const LONGEST_INTERVAL: Duration = Duration::from_millis(420);
 
-/// The shortest interval between reads: a little longer than `SECOND_READ`, so that they can confirm
-/// each other.
+/// The shortest interval between reads: a little longer than `SECOND_READ`, so that consecutive
+/// reads can confirm each other.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(60);
 
-/// How often the token must have moved before reads become rare.
+/// How many times the token must have moved before reads are made only at `interval`.
 const CONFIRMED: u32 = 2;
 
 /// How long a read may take before it is late. It takes less than a millisecond, unless the daemon
 /// synchronises, hangs or does not get a processor.
 const LATE: Duration = Duration::from_millis(50);
 
-/// The delay before another read where the ring cannot be watched: libcmap may be installed
-/// meanwhile.
+/// The delay before another read if the ring cannot be watched: libcmap may be installed meanwhile.
 const UNWATCHED: Duration = Duration::from_secs(10);
 
 /// The delay after a failed read.
@@ -332,7 +343,8 @@ mod tests {
                 }
                 assert_eq!(watch.requested.lock().len(), requests);
 
-                // Short reads on another connection need a reading of that connection.
+                // A short read is compared with a reading of the same connection, so a new one is
+                // requested.
                 watch.connection.fetch_add(1, Ordering::Relaxed);
                 next(&mut reads).await;
                 next(&mut reads).await;

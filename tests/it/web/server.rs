@@ -328,7 +328,7 @@ fn a_client_that_does_not_read_is_dropped() {
     let mut reads = service.connect();
     reads.open_events(&[]);
     let reader = thread::spawn(move || while reads.event().is_some() {});
-    // Until the system's buffer for it is full, and half a minute longer.
+    // The system drops it once its buffer for this client has been full for half a minute.
     eventually("it is dropped", || {
         for _ in 0..10 {
             service.cluster.partition(&[&[1], &[2, 3]]).unwrap();
@@ -340,7 +340,7 @@ fn a_client_that_does_not_read_is_dropped() {
     let mut other = service.connect();
     other.send("GET", "/livez", &[]);
     assert_eq!(other.response().0, 200);
-    assert!(!reader.is_finished(), "who reads is not dropped");
+    assert!(!reader.is_finished(), "a client that reads is not dropped");
     drop(service);
     reader.join().unwrap();
 }

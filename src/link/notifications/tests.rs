@@ -1,0 +1,301 @@
+use std::{
+    future::{pending, poll_fn},
+    os::unix::net::UnixStream,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use futures_util::stream;
+use parking_lot::Mutex;
+use tokio::{
+    runtime::Builder,
+    time::{Instant, sleep, timeout},
+};
+
+use super::*;
+use crate::{
+    libquorum::RingId,
+    link::{
+        ring_watch::{RingCounters, RingReading},
+        worker::{Answers, Schedule},
+    },
+};
+
+#[derive(Debug)]
+struct Silent {
+    socket: UnixStream,
+    waiting: Option<Notification>,
+}
+
+impl AsRawFd for Silent {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl QuorumConnection for Silent {
+    fn dispatch(&mut self) -> Result<Option<Notification>, Error> {
+        Ok(self.waiting.take())
+    }
+
+    fn has_provider(&self) -> bool {
+        true
+    }
+
+    fn hangs_up(&self) -> bool {
+        true
+    }
+
+    fn asked_at(&self) -> Moment {
+        Moment::default()
+    }
+
+    fn close(self: Box<Self>, _: &BlockingWorker) {}
+}
+
+/// Never answers, and cannot be interrupted the first time.
+#[derive(Debug, Default)]
+struct Hung(AtomicUsize);
+
+impl Probe for Hung {
+    fn ask(&self, _: Vec<NodeId>) -> PendingProbe {
+        Box::pin(pending())
+    }
+
+    fn interrupt(&self) -> bool {
+        self.0.fetch_add(1, Ordering::Relaxed) > 0
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = Builder::new_current_thread().enable_all().start_paused(true).build();
+    runtime.unwrap().block_on(test);
+}
+
+fn events(connection: Silent, probe: &Arc<Hung>, start: Instant) -> LinkEvents {
+    let probe = Arc::clone(probe) as Arc<dyn Probe>;
+    let (worker, clock) = (BlockingWorker::default(), Clock::Tokio(start));
+    LinkEvents::new(Box::new(connection), worker, probe, None, LONGEST_TICK, clock).unwrap()
+}
+
+async fn next(events: &mut LinkEvents) -> Option<Result<LinkEvent, Error>> {
+    poll_fn(|cx| Pin::new(&mut *events).poll_next(cx)).await
+}
+
+/// Corosync sends the current state when it is asked to start tracking, which is before the
+/// stream exists.
+#[test]
+fn the_first_notifications_were_sent_after_the_request_to_track() {
+    run(async {
+        let (_peer, socket) = UnixStream::pair().unwrap();
+        let waiting = Some(Notification::quorum(true, RingId::default(), Vec::new()));
+        let connection = Silent { socket, waiting };
+        let asked_at = connection.asked_at();
+        let mut events = events(connection, &Arc::default(), Instant::now());
+        let event = next(&mut events).await;
+        let Some(Ok(LinkEvent::Notified { drained_at, .. })) = event else {
+            panic!("{event:?}");
+        };
+        assert_eq!(drained_at, asked_at);
+    });
+}
+
+#[test]
+fn an_interrupt_that_missed_the_call_is_repeated_soon() {
+    run(async {
+        let start = Instant::now();
+        let (_peer, socket) = UnixStream::pair().unwrap();
+        let probe = Arc::new(Hung::default());
+        let mut events = events(Silent { socket, waiting: None }, &probe, start);
+        let mut interrupted_at = Vec::new();
+        while interrupted_at.len() < 3 {
+            let event = next(&mut events).await;
+            assert!(matches!(event, Some(Ok(LinkEvent::Tick))), "{event:?}");
+            if probe.0.load(Ordering::Relaxed) > interrupted_at.len() {
+                interrupted_at.push(start.elapsed());
+            }
+        }
+        let [missed, first, second] = interrupted_at[..] else { unreachable!() };
+        assert!(first - missed <= 2 * LONGEST_TICK, "{interrupted_at:?}");
+        assert!(second - first >= 2 * ANSWER_TIMEOUT, "{interrupted_at:?}");
+    });
+}
+
+/// How the reads of a test end.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    /// All fail, as if the thread could not be started.
+    Failure,
+    /// After this many answers, the daemon does not answer any more.
+    Silence(u64),
+    /// All are answered, with counters of this age.
+    Age(Duration),
+}
+
+/// Reads of a ring whose token moves, one millisecond each.
+#[derive(Debug)]
+struct Reads {
+    clock: Clock,
+    ending: Ending,
+    count: Arc<AtomicUsize>,
+}
+
+impl RingWatch for Reads {
+    fn read(&self, schedule: Schedule, _: Option<RingReading>) -> Answers<RingUpdate> {
+        let (clock, ending, count) = (self.clock, self.ending, Arc::clone(&self.count));
+        if let Ending::Failure = ending {
+            count.fetch_add(1, Ordering::Relaxed);
+            return Box::pin(stream::iter([Err(Error::no_answer())]));
+        }
+        Box::pin(stream::unfold(Some(schedule.delay), move |delay| {
+            let count = Arc::clone(&count);
+            async move {
+                sleep(delay?).await;
+                let asked_at = clock.now();
+                sleep(Duration::from_millis(1)).await;
+                let tokens = count.fetch_add(1, Ordering::Relaxed) as u64;
+                let age = match ending {
+                    Ending::Age(age) => age,
+                    Ending::Silence(answers) if tokens >= answers => pending().await,
+                    _ => Duration::ZERO,
+                };
+                let reading = RingReading {
+                    connection: 0,
+                    asked_at: asked_at.before(age),
+                    answered_at: clock.now(),
+                    counters: RingCounters::default(),
+                    tokens,
+                    token: Duration::from_millis(1000),
+                    consensus: Duration::from_millis(1200),
+                    configured_votes: None,
+                };
+                Some((Ok(RingUpdate::Read(reading)), schedule.interval))
+            }
+        }))
+    }
+
+    fn cancel(&self) -> bool {
+        true
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// Answers at once, and records when it was asked.
+#[derive(Debug)]
+struct Prompt {
+    clock: Clock,
+    asked_at: Mutex<Vec<Moment>>,
+}
+
+impl Probe for Prompt {
+    fn ask(&self, _: Vec<NodeId>) -> PendingProbe {
+        let asked_at = self.clock.now();
+        self.asked_at.lock().push(asked_at);
+        let answer = Answer { asked_at, quorate: true, votes: None, local: None };
+        Box::pin(std::future::ready(Ok(answer)))
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// The events of a connection on which one notification waits.
+struct Rig {
+    events: LinkEvents,
+    reads: Arc<AtomicUsize>,
+    probe: Arc<Prompt>,
+    _peer: UnixStream,
+}
+
+impl Rig {
+    fn new(ending: Ending, probe_interval: Duration) -> Self {
+        let clock = Clock::Tokio(Instant::now());
+        let reads = Arc::<AtomicUsize>::default();
+        let ring = Arc::new(Reads { clock, ending, count: Arc::clone(&reads) });
+        let probe = Arc::new(Prompt { clock, asked_at: Mutex::default() });
+        let (peer, socket) = UnixStream::pair().unwrap();
+        let waiting = Some(Notification::quorum(true, RingId::default(), Vec::new()));
+        let connection = Box::new(Silent { socket, waiting });
+        let worker = BlockingWorker::default();
+        let asked = Arc::clone(&probe) as Arc<dyn Probe>;
+        let events = LinkEvents::new(connection, worker, asked, Some(ring), probe_interval, clock);
+        Self { events: events.unwrap(), reads, probe, _peer: peer }
+    }
+
+    /// Takes all events of this time. Returns the longest time without an event.
+    async fn run_for(&mut self, time: Duration) -> Duration {
+        let (start, mut last, mut longest) = (Instant::now(), Instant::now(), Duration::ZERO);
+        while start.elapsed() < time {
+            let left = time.saturating_sub(start.elapsed());
+            let event = timeout(left, next(&mut self.events)).await;
+            assert!(!matches!(event, Ok(None | Some(Err(_)))), "{event:?}");
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+        }
+        longest
+    }
+
+    fn reads(&self) -> usize {
+        self.reads.load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn failed_reads_are_repeated_after_a_delay_and_hold_up_no_tick() {
+    run(async {
+        let mut rig = Rig::new(Ending::Failure, Duration::from_secs(900));
+        let longest = rig.run_for(Duration::from_secs(60)).await;
+        assert!(longest <= LONGEST_TICK, "{longest:?}");
+        assert!((200..=310).contains(&rig.reads()), "{}", rig.reads());
+    });
+}
+
+#[test]
+fn a_read_that_hangs_in_a_steady_ring_is_noticed_soon() {
+    for lease in [1, 2, 4, 5, 8, 3600].map(Duration::from_secs) {
+        run(async {
+            let mut rig = Rig::new(Ending::Silence(100), lease / 4);
+            while rig.reads() < 100 {
+                next(&mut rig.events).await;
+            }
+            let answered_at = rig.probe.clock.now();
+            rig.run_for(Duration::from_millis(250)).await;
+            let asked_at = *rig.probe.asked_at.lock().last().unwrap();
+            let after = asked_at.since(answered_at);
+            assert!(after > Duration::ZERO, "lease {lease:?}: no probe after the last read");
+        });
+    }
+}
+
+/// Corosync 2 reports counters that are 1.5 s old.
+#[test]
+fn old_counters_are_not_read_without_a_pause() {
+    run(async {
+        let age = Duration::from_millis(1500);
+        let mut rig = Rig::new(Ending::Age(age), Duration::from_secs(1));
+        rig.run_for(Duration::from_secs(1)).await;
+        assert!((5..=25).contains(&rig.reads()), "{}", rig.reads());
+    });
+}
+
+#[test]
+fn probes_keep_their_interval_beside_reads_of_the_ring() {
+    for interval in [25, 250, 1000, 1250, 2000, 10_000].map(Duration::from_millis) {
+        run(async {
+            let mut rig = Rig::new(Ending::Age(Duration::ZERO), interval);
+            rig.run_for(interval * 20 + Duration::from_secs(10)).await;
+            let asked_at = rig.probe.asked_at.lock();
+            for two in asked_at[2..].windows(2) {
+                let gap = two[1].since(two[0]);
+                assert!(gap <= interval * 5 / 4 && gap >= interval / 2, "{interval:?}: {gap:?}");
+            }
+        });
+    }
+}
