@@ -73,8 +73,8 @@ impl Systemd {
     }
 
     /// Whether to send `WATCHDOG=1` only while this node has quorum. systemd then ends the service
-    /// at most `WatchdogSec=` after a loss, even if every thread of the service is stuck or
-    /// stopped. Default false.
+    /// at most `WatchdogSec=` plus `TimeoutAbortSec=` after a loss, even if every thread of the
+    /// service is stuck or stopped. Default false.
     ///
     /// A loss that ends before the watchdog is due has no effect. Before the service has had quorum
     /// for the first time, and after [`QuorumHandle::stop`], the messages are sent as usual.
