@@ -41,7 +41,8 @@ pub struct Schedule {
 }
 
 /// A thread that answers one request at a time. The first request starts it, and a later request
-/// restarts it if it has ended. A request replaces the one before, or what is left of it.
+/// restarts it if it has ended. When a new request arrives, the thread gives no further answer to
+/// the previous one.
 ///
 /// The thread blocks for as long as Corosync hangs, and no other thread waits for it. Its answer
 /// proves that Corosync is alive; a missing answer is a sign that it may not be.
@@ -60,7 +61,7 @@ struct Thread<R: Responder> {
 struct Request<R: Responder> {
     request: R::Request,
     schedule: Schedule,
-    /// Closed when nobody waits for an answer any more.
+    /// Closed when the caller has dropped its stream of answers.
     answers: watch::Sender<Option<Result<R::Answer, Error>>>,
 }
 

@@ -2,7 +2,10 @@
 
 use std::{
     pin::Pin,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Wake, Waker},
     thread,
     time::{Duration, Instant, SystemTime},
@@ -303,20 +306,26 @@ fn the_history_returns_its_last_changes_and_the_states_before_the_latest() {
     }
 }
 
+/// Returns a subscription whose first message was handled while another delivery was made. That
+/// delivery has stored a waker that holds the subscription.
+async fn used_subscription() -> (Arc<Shared>, Subscribed, Weak<Subscription>) {
+    let shared = connected();
+    let mut probe = subscriber();
+    probe.stuck.store(true, Ordering::Release);
+    shared.registry.subscribe(probe.recipient().into());
+    let left = Arc::downgrade(&shared.registry.subscriptions.lock()[0]);
+    probe.next().await;
+    shared.registry.deliver();
+    probe.stuck.store(false, Ordering::Release);
+    let last_acked = |left: Arc<Subscription>| left.last_acked.load(Ordering::Acquire) > 0;
+    eventually("the message is handled", || left.upgrade().is_some_and(last_acked)).await;
+    (shared, probe, left)
+}
+
 #[test]
 fn a_subscriber_that_ends_leaves_nothing_behind() {
     run(async {
-        let shared = connected();
-        let mut probe = subscriber();
-        probe.stuck.store(true, Ordering::Release);
-        shared.registry.subscribe(probe.recipient().into());
-        let left = Arc::downgrade(&shared.registry.subscriptions.lock()[0]);
-        probe.next().await;
-        // A delivery while a message is being handled is repeated after that.
-        shared.registry.deliver();
-        probe.stuck.store(false, Ordering::Release);
-        let last_acked = |left: Arc<Subscription>| left.last_acked.load(Ordering::Acquire) > 0;
-        eventually("the message is handled", || left.upgrade().is_some_and(last_acked)).await;
+        let (shared, probe, left) = used_subscription().await;
         probe.arbiter.stop();
         eventually("the subscription is removed", || shared.registry.len() == 0).await;
         eventually("the subscription is freed", || left.upgrade().is_none()).await;
@@ -327,17 +336,7 @@ fn a_subscriber_that_ends_leaves_nothing_behind() {
 #[test]
 fn a_registry_that_is_dropped_before_the_end_leaves_nothing_behind() {
     run(async {
-        let shared = connected();
-        let mut probe = subscriber();
-        probe.stuck.store(true, Ordering::Release);
-        shared.registry.subscribe(probe.recipient().into());
-        let left = Arc::downgrade(&shared.registry.subscriptions.lock()[0]);
-        probe.next().await;
-        // A delivery while a message is being handled stores a waker that holds the subscription.
-        shared.registry.deliver();
-        probe.stuck.store(false, Ordering::Release);
-        let last_acked = |left: Arc<Subscription>| left.last_acked.load(Ordering::Acquire) > 0;
-        eventually("the message is handled", || left.upgrade().is_some_and(last_acked)).await;
+        let (shared, _probe, left) = used_subscription().await;
         drop(shared);
         eventually("the subscription is freed", || left.upgrade().is_none()).await;
     });

@@ -251,6 +251,10 @@ impl Play<'_> {
         counters.operational_entered += u64::from(moves & 7 <= 1 && moves & 8 != 0);
         counters.token_lost += u64::from(moves & 31 == 31);
         self.tokens += u64::from(moves & 64 != 0 || moves & 128 != 0);
+        if moves == 254 {
+            // An operator clears the counters.
+            (self.counters, self.tokens) = (RingCounters::default(), 0);
+        }
         let token = ms(50 * u64::from(1 + self.bytes.of(16)));
         RingUpdate::Read(self.reading(asked_at, token, (moves & 16 != 0).then_some(3)))
     }

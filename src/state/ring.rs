@@ -400,14 +400,20 @@ impl Reads {
 
     /// Records a gap in the answers after which other nodes may have excluded this daemon.
     fn note_gap(&mut self, reading: &RingReading) {
-        if reading.answered_at.since(self.answered_at) > self.allowed_gap() {
-            // A gap soon after another one belongs to it.
-            if !self.had_gap || self.is_past_token_timeout(self.answered_at) {
-                self.gap_began = self.answered_at.after(self.allowed_gap());
-            }
-            (self.unbroken_since, self.had_gap) = (reading.answered_at, true);
+        let last = self.answered_at;
+        if reading.answered_at.since(last) > self.allowed_gap() {
+            self.note_break(last, last.after(self.allowed_gap()), reading.answered_at);
         }
         self.answered_at = reading.answered_at;
+    }
+
+    /// Records that the ring may have ended unnoticed after `began`, and that the daemon was last
+    /// known to go on at `last` before that and at `ended` after it.
+    fn note_break(&mut self, last: Moment, began: Moment, ended: Moment) {
+        // A break soon after another one belongs to it.
+        let is_separate = !self.had_gap || self.is_past_token_timeout(last);
+        self.gap_began = if is_separate { began } else { self.gap_began.min(began) };
+        (self.unbroken_since, self.had_gap) = (ended, true);
     }
 
     /// Whether the counters were cleared since the anchor, perhaps between the requests of this
@@ -425,8 +431,8 @@ impl Reads {
 
     /// Records that the counters were cleared before this reading.
     fn note_clearing(&mut self, reading: RingReading) {
-        self.gap_began = self.anchor.answered_at;
-        (self.unbroken_since, self.had_gap) = (reading.answered_at, true);
+        let last = self.anchor.answered_at;
+        self.note_break(last, last, reading.answered_at);
         // A GATHER that the clearing has hidden ends before this moment.
         self.proves_from = reading.answered_at.after(reading.token + reading.consensus);
         // The next read is compared with zero: this one may have read some counters too early.
@@ -623,6 +629,19 @@ mod tests {
                 watched.tokens = 0;
             }
         }
+    }
+
+    /// A decision that waited while the daemon was stopped is no younger because the counters were
+    /// cleared after that.
+    #[test]
+    fn a_clearing_soon_after_a_gap_belongs_to_the_gap() {
+        let mut watched = read_for_three_seconds();
+        watched.read(5_500);
+        (watched.counters, watched.tokens) = (RingCounters::default(), 0);
+        watched.read(5_600);
+        let gap_began = 3_000 + TOKEN * 3 / 4;
+        watched.decide(13, 5_700);
+        assert_eq!(watched.evidence.until(), Some(at(gap_began + TOKEN + CONSENSUS + GRACE)));
     }
 
     #[test]

@@ -266,10 +266,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::link::ring_watch::RingCounters;
-
-    const TOKEN: Duration = Duration::from_millis(1000);
-    const CONSENSUS: Duration = Duration::from_millis(1200);
+    use crate::link::notifications::tests::{CONSENSUS, TOKEN, reading};
 
     /// A daemon in OPERATIONAL. Records the requests.
     #[derive(Debug)]
@@ -290,16 +287,9 @@ mod tests {
                 async move {
                     sleep(delay?).await;
                     let now = clock.now();
-                    let reading = RingReading {
-                        connection: connection.load(Ordering::Relaxed),
-                        asked_at: now,
-                        answered_at: now,
-                        counters: RingCounters::default(),
-                        tokens: tokens.fetch_add(1, Ordering::Relaxed),
-                        token: TOKEN,
-                        consensus: CONSENSUS,
-                        configured_votes: None,
-                    };
+                    let connection = connection.load(Ordering::Relaxed);
+                    let reading =
+                        reading(connection, now, now, tokens.fetch_add(1, Ordering::Relaxed));
                     Some((Ok(RingUpdate::Read(reading)), schedule.interval))
                 }
             }))

@@ -124,6 +124,28 @@ fn an_interrupt_that_missed_the_call_is_repeated_soon() {
     });
 }
 
+pub(super) const TOKEN: Duration = Duration::from_millis(1000);
+pub(super) const CONSENSUS: Duration = Duration::from_millis(1200);
+
+/// Returns a read of a daemon whose counters do not move, except for the tokens.
+pub(super) fn reading(
+    connection: u64,
+    asked_at: Moment,
+    answered_at: Moment,
+    tokens: u64,
+) -> RingReading {
+    RingReading {
+        connection,
+        asked_at,
+        answered_at,
+        counters: RingCounters::default(),
+        tokens,
+        token: TOKEN,
+        consensus: CONSENSUS,
+        configured_votes: None,
+    }
+}
+
 /// How the reads of a test end.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
@@ -162,16 +184,7 @@ impl RingWatch for Reads {
                     Ending::Silence(answers) if tokens >= answers => pending().await,
                     _ => Duration::ZERO,
                 };
-                let reading = RingReading {
-                    connection: 0,
-                    asked_at: asked_at.before(age),
-                    answered_at: clock.now(),
-                    counters: RingCounters::default(),
-                    tokens,
-                    token: Duration::from_millis(1000),
-                    consensus: Duration::from_millis(1200),
-                    configured_votes: None,
-                };
+                let reading = reading(0, asked_at.before(age), clock.now(), tokens);
                 Some((Ok(RingUpdate::Read(reading)), schedule.interval))
             }
         }))
@@ -259,7 +272,7 @@ fn failed_reads_are_repeated_after_a_delay_and_hold_up_no_tick() {
 
 #[test]
 fn a_read_that_hangs_in_a_steady_ring_is_noticed_soon() {
-    for lease in [1, 2, 4, 5, 8, 3600].map(Duration::from_secs) {
+    for lease in [4, 5, 8, 3600].map(Duration::from_secs) {
         run(async {
             let mut rig = Rig::new(Ending::Silence(100), lease / 4);
             while rig.reads() < 100 {
