@@ -3,11 +3,13 @@
 use std::{
     cell::Cell,
     collections::BTreeSet,
-    ffi::{CStr, CString, c_char},
+    ffi::{CStr, CString, c_char, c_void},
+    os::fd::BorrowedFd,
     ptr,
 };
 
 use corosync_sys as sys;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 #[cfg(any(feature = "metrics", feature = "web"))]
 use super::NodeId;
@@ -15,6 +17,7 @@ use super::{
     PeerProcess,
     canceller::Peer,
     open::{HandleTable, Opened, PeerLink},
+    stack,
 };
 use crate::error::{Code, Error};
 #[cfg(any(feature = "metrics", feature = "web"))]
@@ -40,6 +43,35 @@ impl Cmap {
         let library = load()?;
         // SAFETY: the pointer is to a local of `open`.
         Self::open(library, peer, |raw| unsafe { (library.cmap_initialize)(raw) })
+    }
+
+    /// Connects to the default map as [`initialize`](Self::initialize) does, and tracks the keys
+    /// with these prefixes: see [`has_changed`](Self::has_changed).
+    ///
+    /// The keys are tracked before another handle can be opened, because libcmap's table of tracked
+    /// keys has no lock of its own either.
+    pub(crate) fn initialize_tracking(
+        prefixes: &[&'static CStr],
+        peer: Peer<'_>,
+    ) -> Result<Self, Error> {
+        let library = load()?;
+        Self::open(library, peer, |raw| {
+            // SAFETY: the pointer is to a local of `open`.
+            let mut code = unsafe { (library.cmap_initialize)(raw) };
+            for prefix in prefixes {
+                if Code(code) != Code::OK {
+                    break;
+                }
+                let (mut track, context) = (0, ptr::null_mut());
+                // SAFETY: the handle was just opened; the string is static, `track` is a local, and
+                // `ignore` is a function that needs no context.
+                code = unsafe {
+                    let (prefix, callback) = (prefix.as_ptr(), Some(ignore as _));
+                    (library.cmap_track_add)(*raw, prefix, CHANGES, callback, context, &mut track)
+                };
+            }
+            code
+        })
     }
 
     /// Connects to the map of statistics. Blocks until the daemon answers.
@@ -146,6 +178,27 @@ impl Cmap {
         self.has(IS_COROSYNC_2)
     }
 
+    /// Whether a tracked key may have changed since the last call. Never blocks.
+    ///
+    /// The daemon reports a change before it answers any later request, on any connection. So after
+    /// an answer, this reports all changes before that answer.
+    pub(crate) fn has_changed(&self) -> Result<bool, Error> {
+        let mut fd = -1;
+        // SAFETY: the handle is open, and `fd` is a local.
+        self.succeeded(unsafe { (self.library.cmap_fd_get)(self.raw, &mut fd) })?;
+        // SAFETY: libcmap has just returned the descriptor; it stays open until `drop`.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let mut polled = [PollFd::new(&fd, PollFlags::IN)];
+        if poll(&mut polled, Some(&Timespec::default())) == Ok(0) {
+            return Ok(false);
+        }
+        // `cmap_dispatch` has the same buffer on its stack as `quorum_dispatch`.
+        stack::check()?;
+        // SAFETY: the handle is open, and no other thread uses it.
+        let code = unsafe { (self.library.cmap_dispatch)(self.raw, sys::CS_DISPATCH_ALL) };
+        self.succeeded(code).map(|()| true)
+    }
+
     /// Whether a key of any type exists.
     fn has(&self, key: &CStr) -> Result<bool, Error> {
         let (mut length, mut kind) = (0, 0);
@@ -216,6 +269,22 @@ fn load() -> Result<sys::Cmap, Error> {
     // SAFETY: the library that the dynamic linker finds by this name is libcmap. The system's
     // administrator is responsible for that, as for each library that the program is linked with.
     return unsafe { sys::Cmap::load() }.map_err(super::library::not_loaded);
+}
+
+/// Which changes of tracked keys the daemon reports: all.
+const CHANGES: i32 =
+    sys::CMAP_TRACK_ADD | sys::CMAP_TRACK_DELETE | sys::CMAP_TRACK_MODIFY | sys::CMAP_TRACK_PREFIX;
+
+/// The callback for a change. The reader only needs to know that there was one.
+extern "C" fn ignore(
+    _handle: sys::cmap_handle_t,
+    _track: sys::cmap_track_handle_t,
+    _event: i32,
+    _key: *const c_char,
+    _new: sys::cmap_notify_value,
+    _old: sys::cmap_notify_value,
+    _context: *mut c_void,
+) {
 }
 
 /// A key that Corosync 2 has, and Corosync 3 does not.

@@ -246,11 +246,22 @@ struct Maps {
     /// The map with the counters. `None` with Corosync 2, which has them in the default map.
     statistics: Option<Cmap>,
     keys: Keys,
-    /// The votes in the nodelist, and when they were read.
-    configured_votes: (Option<u32>, Moment),
-    /// The token and consensus timeouts, and when they were read.
-    timeouts: Option<(Duration, Duration, Moment)>,
+    /// `None` until it is read.
+    configuration: Option<Configuration>,
 }
+
+/// What the daemon's configuration says about the ring. It is read again when the daemon reports a
+/// change, so that each read sees the changes before it.
+#[derive(Clone, Copy)]
+struct Configuration {
+    token: Duration,
+    consensus: Duration,
+    /// The votes of all nodes in the nodelist, if there is a nodelist.
+    votes: Option<u32>,
+}
+
+/// The prefixes of the keys that [`Configuration`] is read from.
+const CONFIGURATION: [&CStr; 2] = [c"runtime.config.totem.", c"nodelist."];
 
 /// The keys of the counters, and how old their values may be.
 struct Keys {
@@ -282,18 +293,10 @@ const COROSYNC_2: Keys = Keys {
 /// How long to wait for a live daemon to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How old the votes of the nodelist may be. This does no harm: added votes appear in votequorum's
-/// expected votes at once.
-const NODELIST_AGE: Duration = Duration::from_secs(10);
-
 /// How old the last full read may be when a short one is made. Counters that have not moved for
 /// longer than the token and consensus timeouts together suggest OPERATIONAL but do not prove it: a
 /// daemon may recover messages for that long.
-const FULL_READ: Duration = Duration::from_secs(1);
-
-/// How old the timeouts may be when the ring is read. The actor notices within a second that a
-/// reload of the configuration has changed them, as reads are less than half a second apart.
-const TIMEOUTS_AGE: Duration = Duration::from_millis(500);
+const FULL_READ: Duration = Duration::from_secs(5);
 
 /// The reason for a failed read.
 enum Failed {
@@ -356,10 +359,6 @@ impl Reader {
             }
         };
         let now = self.clock.now();
-        let (_, read_at) = maps.configured_votes;
-        if read_at == Moment::default() || now.since(read_at) > NODELIST_AGE {
-            maps.configured_votes = (maps.default.configured_votes()?, now);
-        }
         let short = match steady.filter(|_| now.since(self.full_at) < FULL_READ) {
             Some(steady) => maps.short_read(steady, self.tokens, self.clock)?,
             None => None,
@@ -371,11 +370,11 @@ impl Reader {
                 maps.full_read(self.clock)?
             }
         };
-        let (token, consensus, _) = match maps.timeouts {
-            Some(known) if now.since(known.2) <= TIMEOUTS_AGE => known,
-            _ => *maps.timeouts.insert(maps.read_timeouts(now)?),
+        let has_changed = maps.default.has_changed()?;
+        let Configuration { token, consensus, votes } = match maps.configuration {
+            Some(known) if !has_changed => known,
+            _ => *maps.configuration.insert(maps.read_configuration()?),
         };
-        let (configured_votes, _) = maps.configured_votes;
         let connection = maps.number;
         self.maps = Some(maps);
         self.tokens = tokens;
@@ -387,14 +386,14 @@ impl Reader {
             tokens,
             token,
             consensus,
-            configured_votes,
+            configured_votes: votes,
         })
     }
 }
 
 impl Maps {
     fn connect(trust: TrustPolicy, canceller: &Canceller) -> Result<Self, Failed> {
-        let default = Cmap::initialize(trust.peer(canceller))?;
+        let default = Cmap::initialize_tracking(&CONFIGURATION, trust.peer(canceller))?;
         trust.check_server(default.server())?;
         // Corosync 2 dies when any map other than the default one is requested.
         let is_corosync_2 = default.is_corosync_2()?;
@@ -407,8 +406,7 @@ impl Maps {
             trust.check_server(statistics.server())?;
         }
         let keys = if is_corosync_2 { COROSYNC_2 } else { COROSYNC_3 };
-        let configured_votes = (None, Moment::default());
-        Ok(Self { number: 0, default, statistics, keys, configured_votes, timeouts: None })
+        Ok(Self { number: 0, default, statistics, keys, configuration: None })
     }
 
     fn counter(&self, key: &'static CStr) -> Result<u64, Failed> {
@@ -451,15 +449,18 @@ impl Maps {
         Ok(goes_on.then_some((asked_at, steady.counters, tokens)))
     }
 
-    fn read_timeouts(&self, now: Moment) -> Result<(Duration, Duration, Moment), Failed> {
+    fn read_configuration(&self) -> Result<Configuration, Failed> {
         let timeout = |name: &str| match self.default.get_u32(name)? {
             Some(millis) => Ok(Duration::from_millis(millis.into())),
             None => {
                 Err(Failed::Unwatchable(format!("corosync has no key {name}; upgrade corosync")))
             }
         };
-        let token = timeout("runtime.config.totem.token")?;
-        Ok((token, timeout("runtime.config.totem.consensus")?, now))
+        Ok(Configuration {
+            token: timeout("runtime.config.totem.token")?,
+            consensus: timeout("runtime.config.totem.consensus")?,
+            votes: self.default.configured_votes()?,
+        })
     }
 }
 

@@ -21,7 +21,7 @@ use crate::support::{
     connect_as_other_code, dev_shm_entries, eventually,
     hostile::{
         GETINFO, GETQUORATE, GETTYPE, ITER_INIT, MODEL_GETTYPE, QUORATE, RING, SET_CURRENT_MAP,
-        TRACKSTART, TRACKSTOP, info, nodelist_event, quorum_event, tracked, tracked_v0,
+        TRACK_ADD, TRACKSTART, TRACKSTOP, info, nodelist_event, quorum_event, tracked, tracked_v0,
     },
     last_quorate, no_thread_waits, open_fds, quick, rss_kib, runs_thread, threads,
 };
@@ -317,6 +317,7 @@ fn a_dropped_actor_leaves_no_thread_behind() {
         ("quorum", TRACKSTART, vec![], "quorum-connect"),
         ("votequorum", "accept", vec![Step::Stop], "quorum-probe"),
         ("votequorum", GETINFO, vec![], "quorum-probe"),
+        ("cmap", TRACK_ADD, vec![], "quorum-ring"),
         ("cmap", SET_CURRENT_MAP, vec![], "quorum-ring"),
         ("cmap", ITER_INIT, vec![], "quorum-ring"),
         #[cfg(feature = "web")]
@@ -324,6 +325,8 @@ fn a_dropped_actor_leaves_no_thread_behind() {
     ] {
         let place = Place::new();
         let server = place.server();
+        // The ring watch reads the nodelist only of a daemon with counters.
+        has_ring(&server);
         server.on(service, when, &steps);
         let before = threads();
         let watcher = place.watch();
@@ -1093,6 +1096,7 @@ const SHORT: [&str; 2] = [GATHER, TOKENS];
 const OPERATIONAL: &str = "stats.srp.operational_entered";
 const GATHER: &str = "stats.srp.gather_entered";
 const TOKENS: &str = "stats.srp.orf_token_rx";
+const TOKEN_TIMEOUT: &str = "runtime.config.totem.token";
 
 /// Returns whether each finished read of the counters was a short one.
 #[track_caller]
@@ -1116,7 +1120,7 @@ fn reads(server: &Hostile) -> Vec<bool> {
 
 fn has_ring(server: &Hostile) {
     FULL.iter().for_each(|key| server.has_u64(key, 3));
-    server.has_u32("runtime.config.totem.token", 1000);
+    server.has_u32(TOKEN_TIMEOUT, 1000);
     server.has_u32("runtime.config.totem.consensus", 1200);
 }
 
@@ -1169,6 +1173,36 @@ fn all_counters_are_read_until_the_ring_is_steady_and_when_one_has_moved() {
     let now = changed.len();
     let reads = until("it is read again", &|reads| reads.len() > now + 5);
     assert_eq!(reads[now + 1..].iter().filter(|is_short| **is_short).count(), 0, "{reads:?}");
+}
+
+/// The timeouts and the nodelist are tracked, so that each read of the ring needs only the counters.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn the_configuration_is_read_again_when_it_has_changed_and_only_then() {
+    own_process!();
+    let place = Place::new();
+    let server = place.server();
+    has_ring(&server);
+    let watcher = place.watch();
+    let counts = || {
+        let keys = server.keys();
+        let timeouts = keys.iter().filter(|key| *key == TOKEN_TIMEOUT).count();
+        (timeouts, server.times(&format!("request cmap {ITER_INIT}")))
+    };
+    server.wait(&format!("key {TOKENS}"), 30);
+    eventually("the names are read", || (!runs_thread("quorum-names")).then_some(()));
+    let (timeouts, nodelists) = counts();
+    assert_eq!(timeouts, 1);
+    server.has_u32(TOKEN_TIMEOUT, 1700);
+    server.wait_more(&format!("key {TOKENS}"), 30);
+    assert_eq!(counts(), (1, nodelists));
+    server.change_configuration();
+    server.wait(&format!("key {TOKEN_TIMEOUT}"), 2);
+    server.wait_more(&format!("key {TOKENS}"), 30);
+    assert_eq!(counts(), (2, nodelists + 1));
+    watcher.stop();
+    // The first connection was kept.
+    assert_eq!(server.times(&format!("request cmap {SET_CURRENT_MAP}")), 1);
 }
 
 /// The ring watch connects on its own, and so may meet a silent server that no other connection has

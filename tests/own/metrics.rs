@@ -8,12 +8,12 @@ use std::{
 
 use actix::{Actor, Arbiter, Context, Handler, System, clock};
 use actix_quorum::{
-    Code, QuorumActor, QuorumChanged,
+    Code, Quorum, QuorumActor, QuorumChanged,
     sim::{Cluster, Fault, Recorder},
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use crate::support::{DEADLINE, promtool};
+use crate::support::{DEADLINE, Node, Token, Watcher, eventually, promtool};
 
 /// Returns the value of each series, by its name with its labels.
 fn scrape(prometheus: &PrometheusHandle) -> BTreeMap<String, f64> {
@@ -173,4 +173,30 @@ fn a_recorder_that_is_installed_late_receives_every_gauge() {
         let member = "ha_cluster_corosync_member_votes{node_id=\"1\",node=\"n1\",local=\"true\"}";
         assert_eq!(value(member), 1.0);
     });
+}
+
+/// The daemon reports the change, and the next read of the ring uses the new timeouts.
+#[test]
+#[ignore = "needs root and corosync: make test"]
+fn a_reload_that_changes_the_timeouts_is_noticed() {
+    own_process!();
+    let prometheus = PrometheusBuilder::new().install_recorder().unwrap();
+    let node = Node::single_with(|config| config.token = Token::Millis(1000));
+    let watcher = Watcher::start(&node.netns);
+    watcher.until_settled(Quorum::Quorate, &[1]);
+    let until = |token: f64| {
+        // The default consensus timeout is 1.2 times the token timeout, and `settle_grace` is 1 s.
+        let lease = token + 1.2 * token + 1.0;
+        eventually(&format!("the lease is {lease} s"), || {
+            let found = scrape(&prometheus)["quorum_token_lease_seconds"];
+            ((found - lease).abs() < 0.001).then_some(())
+        });
+    };
+    until(1.0);
+    for millis in [1700_u32, 600] {
+        node.corosync.configure(|config| config.token = Token::Millis(millis));
+        node.corosync.reload();
+        until(f64::from(millis) / 1e3);
+    }
+    watcher.stop();
 }

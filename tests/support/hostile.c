@@ -9,7 +9,8 @@
  *     on SERVICE WHEN STEP...   Run these steps whenever WHEN occurs. WHEN is "accept", "closed",
  *                               the number of a request, or a key that a client requests from
  *                               cmap. A rule for a key takes precedence over one for a number.
- *     now SERVICE STEP...       Run these steps now, on each connection that has sent request 1.
+ *     now SERVICE STEP...       Run these steps now, on each connection that has sent the request to
+ *                               track: number 1, and 7 to cmap.
  *     large SERVICE             Make the buffers of later connections large enough for messages of
  *                               2 MiB.
  *     listen SERVICE            Start to accept connections.
@@ -41,7 +42,7 @@
 #include <qb/qbipcs.h>
 #include <qb/qbloop.h>
 
-enum { SERVICES = 3, TRACKSTART = 1, CMAP_GET = 2 };
+enum { SERVICES = 3, TRACKSTART = 1, CMAP_GET = 2, CMAP_TRACK_ADD = 7 };
 
 static qb_loop_t *loop;
 static struct service { const char *name; qb_ipcs_service_t *ipcs; } services[SERVICES];
@@ -185,10 +186,11 @@ static int32_t on_request(qb_ipcs_connection_t *c, void *data, size_t size)
 	char number[16];
 	snprintf(number, sizeof number, "%d", header->id);
 	printf("request %s %s\n", name(c), number);
-	if (header->id == TRACKSTART)
+	int is_cmap = strcmp(name(c), "cmap") == 0;
+	if (header->id == (is_cmap ? CMAP_TRACK_ADD : TRACKSTART))
 		qb_ipcs_context_set(c, c);
 	const char *key = NULL;
-	if (header->id == CMAP_GET && strcmp(name(c), "cmap") == 0 && size > KEY)
+	if (header->id == CMAP_GET && is_cmap && size > KEY)
 		printf("key %s\n", key = (char *)data + KEY);
 	react(c, key && *find_rule(qb_ipcs_service_id_get(c), key) ? key : number);
 	return 0;

@@ -140,6 +140,7 @@ impl Hostile {
             (ITER_INIT, Message::reply(4).u64(1)),
             ("5", Message::reply(5).error(no_sections)),
             ("6", Message::reply(6)),
+            (TRACK_ADD, Message::reply(7).u64(1)),
             (SET_CURRENT_MAP, Message::reply(10)),
         ] {
             self.on("cmap", request, &[Step::Reply(reply)]);
@@ -171,6 +172,13 @@ impl Hostile {
     #[track_caller]
     pub fn now(&self, steps: &[Step]) {
         self.order(&format!("now quorum{}", written(steps)));
+    }
+
+    /// Reports a change of a tracked key (`res_lib_cmap_notify_callback`, with everything zero).
+    #[track_caller]
+    pub fn change_configuration(&self) {
+        let changed = Step::Event(Message::event(9).list(&[0; 90]));
+        self.order(&format!("now cmap {changed}"));
     }
 
     /// Allows messages larger than libquorum's buffer, on connections from now on.
@@ -421,6 +429,7 @@ pub const GETTYPE: &str = "3";
 pub const MODEL_GETTYPE: &str = "4";
 pub const GETINFO: &str = "0";
 pub const ITER_INIT: &str = "4";
+pub const TRACK_ADD: &str = "7";
 pub const SET_CURRENT_MAP: &str = "9";
 
 /// `CMAP_VALUETYPE_UINT32` and `CMAP_VALUETYPE_UINT64`.
