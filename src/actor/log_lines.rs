@@ -113,7 +113,7 @@ mod tests {
         libquorum::{NodeId, Notification, RingId, Votes},
         link::{
             probe::Answer,
-            ring_watch::{RingCounters, RingReading, RingUpdate},
+            ring_reading::{RingCounters, RingReading, RingUpdate},
         },
         state::{BeliefPolicy, Event, Now, Tracker},
     };

@@ -434,7 +434,7 @@ mod tests {
     #[test]
     #[expect(clippy::too_many_lines, reason = "one course of events")]
     fn lost_is_on_time_if_a_read_shortens_the_deadline_and_nothing_follows() {
-        use crate::link::ring_watch::{RingCounters, RingReading, RingUpdate};
+        use crate::link::ring_reading::{RingCounters, RingReading, RingUpdate};
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let policy = BeliefPolicy {
             lease: HOUR,

@@ -16,6 +16,7 @@ pub(crate) mod names;
 #[allow(unsafe_code)]
 pub(crate) mod notifications;
 pub(crate) mod probe;
+pub(crate) mod ring_reading;
 pub(crate) mod ring_watch;
 pub(crate) mod trust;
 pub(crate) mod worker;

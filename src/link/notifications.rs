@@ -19,7 +19,8 @@ use crate::{
         clock::{Clock, Moment},
         connection::sealed::QuorumConnection,
         probe::{Answer, PendingProbe, Probe},
-        ring_watch::{RingUpdate, RingWatch},
+        ring_reading::RingUpdate,
+        ring_watch::RingWatch,
     },
 };
 
@@ -34,6 +35,8 @@ pub(crate) struct LinkEvents {
     /// `None` once the connection has ended.
     connection: Option<AsyncFd<RegisteredFd>>,
     blocking_worker: BlockingWorker,
+    /// Whether the descriptor reports the daemon's death. Otherwise only a dispatch does.
+    hangs_up: bool,
     probe: Arc<dyn Probe>,
     probe_interval: Duration,
     clock: Clock,
@@ -96,7 +99,8 @@ impl LinkEvents {
         probe_interval: Duration,
         clock: Clock,
     ) -> Result<Self, Error> {
-        let tick = if connection.hangs_up() { LONGEST_TICK } else { TICK };
+        let hangs_up = connection.hangs_up();
+        let tick = if hangs_up { LONGEST_TICK } else { TICK };
         // The ticks divide the probe interval evenly.
         let ticks = match Ticks::new(divided(probe_interval, tick), clock) {
             Ok(ticks) => ticks,
@@ -117,6 +121,7 @@ impl LinkEvents {
                 connection: Some(connection),
                 blocking_worker,
                 probe,
+                hangs_up,
                 probe_interval,
                 clock,
                 // The first notification moves this forward: see `note`.
@@ -176,6 +181,20 @@ impl LinkEvents {
         self.ticked_at = self.clock.now();
         self.tick_at = self.ticked_at.after(self.ticks.period());
         self.armed_for = self.tick_at;
+    }
+
+    /// Returns when the next tick is due after a dispatch: after a full period, or later if several
+    /// reads of the ring are passed on together, which takes the place of a tick.
+    fn tick_after(&self, dispatched_at: Moment) -> Moment {
+        let period = self.ticks.period();
+        let tick = dispatched_at.after(period);
+        let together = self.ring.as_ref().and_then(RingReads::together_until);
+        match together.filter(|_| self.hangs_up) {
+            // The next probe is due half a period after `probe_at`. It may be a little late, so
+            // that it needs no tick of its own.
+            Some(until) => tick.max(until.min(self.probe_at.after(period * 3 / 4))),
+            None => tick,
+        }
     }
 
     /// Sets the timer for the next regular tick, or earlier if a probe or a read needs that. No
@@ -277,13 +296,16 @@ impl Stream for LinkEvents {
             Some(ring) => ring.poll(cx),
             None => false,
         };
-        this.arm();
+        let dispatches = due || is_read || this.answer.is_some();
+        if !dispatches {
+            this.arm();
+        }
         let Some(connection) = &mut this.connection else { return Poll::Ready(None) };
         // With libqb's transport `socket` only a dispatch reports Corosync's death, so each tick
         // dispatches. An answer and a read count only when no earlier notification is waiting, so
         // they dispatch too.
         let before = this.clock.now();
-        let dispatched = if due || is_read || this.answer.is_some() {
+        let dispatched = if dispatches {
             connection.get_mut().0.dispatch()
         } else {
             ready!(poll_dispatch(connection, cx))
@@ -301,8 +323,8 @@ impl Stream for LinkEvents {
                 Ok(match (this.answer.take(), update) {
                     (Some(answer), _) => LinkEvent::Answered(answer),
                     (None, Some(update)) => {
-                        // The read has caused a dispatch, so the next tick can wait a full period.
-                        this.tick_at = before.after(this.ticks.period());
+                        // The read has caused a dispatch, so the next tick can wait.
+                        this.tick_at = this.tick_after(before);
                         LinkEvent::Ring(update)
                     }
                     (None, None) => LinkEvent::Tick,

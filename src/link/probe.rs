@@ -119,13 +119,13 @@ impl Responder for Prober {
     type Request = Vec<NodeId>;
     type Answer = Answer;
 
-    fn answer(&mut self, members: &Vec<NodeId>) -> Result<Answer, Error> {
+    fn answer(&mut self, members: &Vec<NodeId>) -> Option<Result<Answer, Error>> {
         // An old connection may have ended with its daemon, while a new daemon runs.
         let is_old = self.connection.is_some();
-        self.ask(members).or_else(|error| match is_old {
+        Some(self.ask(members).or_else(|error| match is_old {
             true => self.ask(members),
             false => Err(error),
-        })
+        }))
     }
 }
 

@@ -18,81 +18,11 @@ use crate::{
     libquorum::{canceller::Canceller, cmap::Cmap},
     link::{
         clock::{Clock, Moment},
+        ring_reading::{RingCounters, RingReading, RingUpdate, ShortReading},
         trust::TrustPolicy,
         worker::{Answers, Responder, Schedule, Worker},
     },
 };
-
-/// One read of the daemon's counters (`stats.srp.*` in `cmap_keys(7)`).
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct RingReading {
-    /// The number of the connection on which the counters were read. A daemon that synchronises
-    /// answers only on connections that were opened meanwhile.
-    pub(crate) connection: u64,
-    /// When the first counter was requested, minus the possible age of the counters.
-    pub(crate) asked_at: Moment,
-    /// When the last counter was received.
-    pub(crate) answered_at: Moment,
-    pub(crate) counters: RingCounters,
-    /// `orf_token_rx`: grows with each token that arrives.
-    pub(crate) tokens: u64,
-    /// `runtime.config.totem.token`: how long the daemon waits for a token.
-    pub(crate) token: Duration,
-    /// `runtime.config.totem.consensus`: how long nodes in GATHER wait for a silent node.
-    pub(crate) consensus: Duration,
-    /// The votes of all nodes in the nodelist, if there is a nodelist.
-    pub(crate) configured_votes: Option<u32>,
-}
-
-impl RingReading {
-    /// Whether a later short read shows that no counter has moved since this reading.
-    ///
-    /// This reading must be of a daemon in OPERATIONAL. The daemon leaves that state only to GATHER
-    /// (`exec/totemsrp.c`, `memb_state_gather_enter`), and so no other counter moves without
-    /// `gather_entered`. The number of tokens falls only if the counters are cleared.
-    pub(crate) fn goes_on(&self, short: ShortReading, last_tokens: u64) -> bool {
-        short.connection == self.connection
-            && short.gather_entered == self.counters.gather_entered
-            && short.tokens >= last_tokens
-    }
-
-    /// Returns for how long after a moment in OPERATIONAL no ring without this daemon can form:
-    /// nodes in GATHER wait for a silent node until the consensus timeout. All nodes notice a lost
-    /// token within one round of each other, which takes less than a fifth of the token timeout, so
-    /// another node may have begun to wait that much earlier.
-    pub(crate) fn exclusive_for(&self) -> Duration {
-        self.consensus.saturating_sub(self.token / 5)
-    }
-}
-
-/// The counters that change when a ring ends or forms, and stay the same while the ring is alive.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct RingCounters {
-    pub(crate) gather_entered: u64,
-    pub(crate) operational_entered: u64,
-    pub(crate) token_lost: u64,
-}
-
-/// What a short read returns.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ShortReading {
-    pub(crate) connection: u64,
-    pub(crate) gather_entered: u64,
-    pub(crate) tokens: u64,
-}
-
-/// The result of one look at the ring.
-#[derive(Clone, Debug)]
-pub enum RingUpdate {
-    /// The daemon's counters.
-    Read(RingReading),
-    /// The counters cannot be read.
-    Unwatched,
-}
-
-/// The shortest time between two reads that confirm each other. The first one may be answered
-/// before an overdue timer of the daemon has fired; within this time it fires.
-pub(crate) const SECOND_READ: Duration = Duration::from_millis(50);
 
 /// Reads the counters of a daemon.
 pub trait RingWatch: fmt::Debug + Send + Sync {
@@ -100,8 +30,9 @@ pub trait RingWatch: fmt::Debug + Send + Sync {
     /// arrive: a daemon that synchronises does not answer on a connection that was open before.
     ///
     /// With a `steady` reading, of a daemon in OPERATIONAL, some reads are short: see
-    /// [`RingReading::goes_on`].
-    fn read(&self, schedule: Schedule, steady: Option<RingReading>) -> Answers<RingUpdate>;
+    /// [`RingReading::goes_on`]. Readings that repeat it are passed on together: see
+    /// [`RingReading::reads_together`].
+    fn read(&self, schedule: Schedule, steady: Option<RingReading>) -> Answers<Vec<RingUpdate>>;
 
     /// Cancels a read that a live daemon does not answer. The next read opens another connection,
     /// which the daemon answers even while it synchronises. Returns `false`, and cancels nothing,
@@ -168,6 +99,7 @@ impl Current {
             canceller: used.clone(),
             connecting_since: Arc::clone(&since),
             past: Arc::clone(&shared),
+            held: Vec::new(),
             tokens: 0,
             full_at: Moment::default(),
         });
@@ -183,7 +115,7 @@ impl Drop for Current {
 }
 
 impl RingWatch for RingThread {
-    fn read(&self, schedule: Schedule, steady: Option<RingReading>) -> Answers<RingUpdate> {
+    fn read(&self, schedule: Schedule, steady: Option<RingReading>) -> Answers<Vec<RingUpdate>> {
         self.current.lock().worker.ask_at(schedule, steady)
     }
 
@@ -231,6 +163,8 @@ struct Reader {
     canceller: Canceller,
     connecting_since: Arc<Mutex<Option<Moment>>>,
     past: Arc<Past>,
+    /// Readings that are passed on with a later one.
+    held: Vec<RingReading>,
     /// How many tokens had arrived at the last read.
     tokens: u64,
     /// When all counters were last read.
@@ -310,17 +244,24 @@ enum Failed {
 
 impl Responder for Reader {
     type Request = Option<RingReading>;
-    type Answer = RingUpdate;
+    type Answer = Vec<RingUpdate>;
 
-    fn answer(&mut self, steady: &Option<RingReading>) -> Result<RingUpdate, Error> {
+    fn answer(&mut self, steady: &Option<RingReading>) -> Option<Result<Self::Answer, Error>> {
         // An old connection may have ended with its daemon, while a new daemon runs.
         let is_old = self.maps.is_some();
         let mut read = || self.read(steady.as_ref());
         let read = read().or_else(|failed| if is_old { read() } else { Err(failed) });
-        match read {
+        let unwatched = match read {
             Ok(reading) => {
                 self.past.was_watched.store(true, Ordering::Release);
-                Ok(RingUpdate::Read(reading))
+                let steady = steady.as_ref().filter(|steady| reading.repeats(steady));
+                let together = steady.map_or(1, RingReading::reads_together);
+                self.held.push(reading);
+                if self.held.len() < together as usize {
+                    return None;
+                }
+                let readings = mem::take(&mut self.held);
+                return Some(Ok(readings.into_iter().map(RingUpdate::Read).collect()));
             }
             Err(Failed::Transient(error)) => Err(error),
             // Without a fixed model, the actor has connected only after libcmap had answered. So
@@ -330,9 +271,10 @@ impl Responder for Reader {
             {
                 Err(error)
             }
-            Err(Failed::Refused(error)) => Ok(self.unwatched(&error.to_string())),
-            Err(Failed::Unwatchable(why)) => Ok(self.unwatched(&why)),
-        }
+            Err(Failed::Refused(error)) => Ok(vec![self.unwatched(&error.to_string())]),
+            Err(Failed::Unwatchable(why)) => Ok(vec![self.unwatched(&why)]),
+        };
+        Some(unwatched)
     }
 }
 

@@ -22,7 +22,8 @@ pub(crate) trait Responder: Send + 'static {
     type Request: Send + 'static;
     type Answer: Clone + Send + Sync + 'static;
 
-    fn answer(&mut self, request: &Self::Request) -> Result<Self::Answer, Error>;
+    /// Returns `None` to give the answer to a repeated request together with a later one.
+    fn answer(&mut self, request: &Self::Request) -> Option<Result<Self::Answer, Error>>;
 }
 
 /// A future for an answer.
@@ -145,7 +146,9 @@ fn work<R: Responder>(mut responder: R, requests: &mpsc::Receiver<Request<R>>) {
                 Err(RecvTimeoutError::Timeout) => break requests.recv(),
                 newer => break newer.map_err(|_| RecvError),
             }
-            answers.send_replace(Some(responder.answer(&request)));
+            if let Some(answer) = responder.answer(&request) {
+                answers.send_replace(Some(answer));
+            }
             match schedule.interval {
                 Some(interval) => wait = interval,
                 None => break requests.recv(),

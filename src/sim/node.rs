@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures_util::stream;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
@@ -27,7 +28,8 @@ use crate::{
         clock::{Clock, Moment},
         connection::sealed,
         probe::{Answer, PendingProbe, Probe},
-        ring_watch::{RingReading, RingUpdate, RingWatch, ShortReading},
+        ring_reading::{RingReading, RingUpdate, ShortReading},
+        ring_watch::RingWatch,
         trust::TrustPolicy,
         worker::{Answers, Schedule},
     },
@@ -122,7 +124,13 @@ impl sealed::Source for Node {
     fn ring_watch(self: Arc<Self>, _: TrustPolicy) -> Option<Arc<dyn RingWatch>> {
         let (connection, is_new) = (AtomicU64::new(0), Arc::default());
         let tokens = Arc::default();
-        Some(Arc::new(SimulatedRingWatch { node: self, connection, is_new, tokens }))
+        Some(Arc::new(SimulatedRingWatch {
+            node: self,
+            connection,
+            is_new,
+            tokens,
+            held: Arc::default(),
+        }))
     }
 
     #[cfg(any(feature = "metrics", feature = "web"))]
@@ -186,6 +194,8 @@ struct SimulatedRingWatch {
     is_new: Arc<AtomicBool>,
     /// How many tokens had arrived at the last read.
     tokens: Arc<AtomicU64>,
+    /// Readings that are passed on with a later one.
+    held: Arc<Mutex<Vec<RingReading>>>,
 }
 
 impl RingWatch for SimulatedRingWatch {
@@ -195,39 +205,56 @@ impl RingWatch for SimulatedRingWatch {
         true
     }
 
-    fn read(&self, schedule: Schedule, steady: Option<RingReading>) -> Answers<RingUpdate> {
+    fn read(&self, schedule: Schedule, steady: Option<RingReading>) -> Answers<Vec<RingUpdate>> {
         let connection = self.connection.load(Ordering::Relaxed);
         let (node, is_new) = (Arc::clone(&self.node), Arc::clone(&self.is_new));
-        let tokens = Arc::clone(&self.tokens);
-        Box::pin(stream::unfold(Some(schedule.delay), move |delay| {
+        let (tokens, held) = (Arc::clone(&self.tokens), Arc::clone(&self.held));
+        let together = steady.as_ref().map_or(1, RingReading::reads_together) as usize;
+        let reads = stream::unfold(Some(schedule.delay), move |delay| {
             let (node, is_new) = (Arc::clone(&node), Arc::clone(&is_new));
             let (steady, tokens) = (steady.clone(), Arc::clone(&tokens));
+            let held = Arc::clone(&held);
             async move {
-                let delay = delay?;
-                if !delay.is_zero() {
-                    tokio::time::sleep(delay).await;
-                }
-                let read = node.counters(connection, &is_new).await.map(|mut reading| {
-                    let RingReading { connection, counters, tokens: now, .. } = reading;
-                    let short = ShortReading {
-                        connection,
-                        gather_entered: counters.gather_entered,
-                        tokens: now,
-                    };
-                    let last = tokens.swap(now, Ordering::Relaxed);
-                    if let Some(steady) = steady.filter(|steady| steady.goes_on(short, last)) {
-                        reading.counters = steady.counters;
+                let mut delay = delay?;
+                loop {
+                    if !delay.is_zero() {
+                        tokio::time::sleep(delay).await;
                     }
-                    RingUpdate::Read(reading)
-                });
-                Some((read, schedule.interval))
+                    match node.counters(connection, &is_new).await {
+                        Ok(mut reading) => {
+                            let last = tokens.swap(reading.tokens, Ordering::Relaxed);
+                            let steady = steady.as_ref();
+                            let goes_on =
+                                steady.filter(|steady| steady.goes_on(short(&reading), last));
+                            if let Some(steady) = goes_on {
+                                reading.counters = steady.counters;
+                            }
+                            let repeats = steady.is_some_and(|steady| reading.repeats(steady));
+                            let mut held = held.lock();
+                            held.push(reading);
+                            if !repeats || held.len() >= together {
+                                let updates = held.drain(..).map(RingUpdate::Read).collect();
+                                return Some((Ok(updates), schedule.interval));
+                            }
+                        }
+                        Err(error) => return Some((Err(error), schedule.interval)),
+                    }
+                    delay = schedule.interval?;
+                }
             }
-        }))
+        });
+        Box::pin(reads)
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(std::future::ready(()))
     }
+}
+
+/// Returns what a short read shows of a reading.
+fn short(reading: &RingReading) -> ShortReading {
+    let RingReading { connection, counters, tokens, .. } = *reading;
+    ShortReading { connection, gather_entered: counters.gather_entered, tokens }
 }
 
 impl Node {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     libquorum::{NodeId, Notification, RingId, VoteFlags},
-    link::ring_watch::RingCounters,
+    link::ring_reading::RingCounters,
 };
 
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use super::{Cause, Snapshot};
 use crate::{
     error::Error,
     libquorum::Notification,
-    link::{clock::Moment, probe::Answer, ring_watch::RingUpdate},
+    link::{clock::Moment, probe::Answer, ring_reading::RingUpdate},
 };
 
 /// An event in the life of the actor.

@@ -18,7 +18,7 @@ use crate::{
     link::{
         clock::Moment,
         probe::Answer,
-        ring_watch::{RingCounters, RingReading, RingUpdate},
+        ring_reading::{RingCounters, RingReading, RingUpdate},
     },
     state::{BeliefPolicy, Event, Now, Tracker},
 };

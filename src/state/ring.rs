@@ -12,7 +12,7 @@ use crate::{
     libquorum::RingId,
     link::{
         clock::Moment,
-        ring_watch::{RingCounters, RingReading, SECOND_READ},
+        ring_reading::{RingCounters, RingReading, SECOND_READ},
     },
 };
 

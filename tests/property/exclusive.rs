@@ -39,6 +39,9 @@ struct History {
     /// The votes of each node.
     votes: Vec<u32>,
     extra: Extra,
+    /// By how much all times are multiplied. The reads of a ring with long timeouts are passed on
+    /// together.
+    slowness: u32,
     steps: Vec<(Verb, Duration)>,
 }
 
@@ -78,7 +81,9 @@ fn histories() -> impl Strategy<Value = History> {
     let pause = prop_oneof![Just(0..400_u64), Just(400..2_600), Just(2_600..9_000)]
         .prop_flat_map(|range| range)
         .prop_map(Duration::from_millis);
-    (votes, extra, vec((verbs(), pause), 1..14)).prop_map(|(mut votes, extra, steps)| {
+    let slowness = prop_oneof![2 => Just(1), 1 => Just(3)];
+    let steps = vec((verbs(), pause), 1..14);
+    (votes, extra, slowness, steps).prop_map(|(mut votes, extra, slowness, steps)| {
         let extra = match extra {
             // One vote less than the number of nodes, as with the algorithm `lms`.
             Extra::Device(u32::MAX) => Extra::Device(votes.iter().sum::<u32>() - 1),
@@ -89,7 +94,7 @@ fn histories() -> impl Strategy<Value = History> {
             }
             extra => extra,
         };
-        History { votes, extra, steps }
+        History { votes, extra, slowness, steps }
     })
 }
 
@@ -153,6 +158,7 @@ struct Run {
     started: Vec<Option<Instant>>,
     votes: Vec<u32>,
     extra: Extra,
+    slowness: u32,
     /// The rings that had a fencing token, and the tokens.
     rings: BTreeMap<RingId, FencingToken>,
     /// The latest observed quorate ring without each node.
@@ -176,7 +182,8 @@ struct Taken {
 impl Run {
     fn new(history: &History) -> Self {
         let size = u32::try_from(history.votes.len()).unwrap();
-        let mut cluster = Cluster::new(size).timeouts(TOKEN, CONSENSUS);
+        let slowness = history.slowness;
+        let mut cluster = Cluster::new(size).timeouts(TOKEN * slowness, CONSENSUS * slowness);
         cluster = match history.extra {
             Extra::None => cluster,
             Extra::Device(votes) => cluster.quorum_device(votes),
@@ -192,7 +199,7 @@ impl Run {
             QuorumActor::builder()
                 .source(cluster.node(id))
                 .backoff(backoff())
-                .settle_grace(GRACE)
+                .settle_grace(GRACE * slowness)
                 .start_in_arbiter(&Arbiter::current())
         };
         let quorums: Vec<_> = (1..=size).map(start).collect();
@@ -205,6 +212,7 @@ impl Run {
             started: vec![None; nodes],
             votes: history.votes.clone(),
             extra: history.extra,
+            slowness,
             rings: BTreeMap::new(),
             without: vec![None; nodes],
             beside: vec![None; nodes],
@@ -227,7 +235,7 @@ impl Run {
         }
         // The effects of the last verbs, and then as long as it takes.
         self.look(Duration::from_secs(4), tally).await?;
-        let until = Instant::now() + Duration::from_secs(16);
+        let until = Instant::now() + Duration::from_secs(16) * self.slowness;
         while Instant::now() < until && !self.quorums.iter().all(QuorumHandle::is_exclusive) {
             self.look(LOOK, tally).await?;
         }
@@ -308,14 +316,15 @@ impl Run {
         }
     }
 
+    /// Checks all nodes again and again for this time, multiplied by `slowness`.
     async fn look(&mut self, time: Duration, tally: &mut Tally) -> Checked {
-        let until = Instant::now() + time;
+        let until = Instant::now() + time * self.slowness;
         loop {
             self.check(tally)?;
             if Instant::now() >= until {
                 return Ok(());
             }
-            sleep(LOOK).await;
+            sleep(LOOK * self.slowness).await;
         }
     }
 
@@ -349,12 +358,16 @@ impl Run {
             return Ok(());
         };
         let has_started = |node: &NodeId| {
-            self.started[node.0 as usize - 1].is_some_and(|at| at.elapsed() <= TOKEN)
+            self.started[node.0 as usize - 1]
+                .is_some_and(|at| at.elapsed() <= TOKEN * self.slowness)
         };
         let joined =
             later.members.iter().any(|node| !ours.members.contains(node) || has_started(node));
         let since = self.beside[at].get_or_insert_with(Instant::now).elapsed();
-        prop_assert!(joined && since <= TOKEN, "exclusive: {ours}\nfor {since:?} beside: {later}");
+        prop_assert!(
+            joined && since <= TOKEN * self.slowness,
+            "exclusive: {ours}\nfor {since:?} beside: {later}"
+        );
         Ok(())
     }
 
@@ -432,7 +445,7 @@ impl Run {
             });
             // With several faults, others may leave a ring before their own token is late. Even
             // then, a ring is believed only for this long after it was found to be alive.
-            let most = TOKEN + CONSENSUS + GRACE + LOOK;
+            let most = (TOKEN + CONSENSUS + GRACE + LOOK) * self.slowness;
             prop_assert!(since.elapsed() <= most, "for {:?}: {ours}", since.elapsed());
         } else {
             self.overlaps[at] = None;

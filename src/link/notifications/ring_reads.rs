@@ -10,6 +10,7 @@
 //! and repeated at once on a new connection; otherwise it waits.
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -19,7 +20,8 @@ use crate::{
     error::Error,
     link::{
         clock::{Clock, Moment},
-        ring_watch::{RingReading, RingUpdate, RingWatch, SECOND_READ},
+        ring_reading::{RingReading, RingUpdate, SECOND_READ},
+        ring_watch::RingWatch,
         worker::{Answers, Schedule},
     },
 };
@@ -35,8 +37,8 @@ pub(super) struct RingReads {
     is_late: bool,
     /// When the last notification arrived. Only later reads can confirm each other.
     hurried_at: Moment,
-    /// A finished read that is held back until all earlier notifications are dispatched.
-    update: Option<RingUpdate>,
+    /// Finished reads that are held back until all earlier notifications are dispatched.
+    updates: VecDeque<RingUpdate>,
     /// The last reading since the last notification.
     last: Option<RingReading>,
     /// How many times the token was seen to move since the last notification, failed read or change
@@ -50,8 +52,9 @@ pub(super) struct RingReads {
 
 /// A request for one read, or for a read at each interval.
 struct PendingRead {
-    updates: Answers<RingUpdate>,
-    /// When the read is due to begin, or when the thread was last found to be opening a connection.
+    updates: Answers<Vec<RingUpdate>>,
+    /// When the read is due to begin whose result comes next, or when the thread was last found to
+    /// be opening a connection.
     begins_at: Moment,
     steady: Option<SteadyRing>,
 }
@@ -63,6 +66,8 @@ struct SteadyRing {
     connection: u64,
     /// The time between two reads.
     interval: Duration,
+    /// How many reads are passed on together.
+    together: u32,
 }
 
 impl RingReads {
@@ -74,7 +79,7 @@ impl RingReads {
             pending: None,
             is_late: false,
             hurried_at: Moment::default(),
-            update: None,
+            updates: VecDeque::new(),
             last: None,
             moves: 0,
             equal_since: Moment::default(),
@@ -98,8 +103,14 @@ impl RingReads {
     pub(super) fn wake_at(&self) -> Option<Moment> {
         match &self.pending {
             Some(pending) => Some(pending.begins_at.after(LATE)).filter(|_| !self.is_late),
-            None => Some(self.read_at).filter(|_| self.update.is_none()),
+            None => Some(self.read_at).filter(|_| self.updates.is_empty()),
         }
+    }
+
+    /// Returns when reads that are passed on together are late, unless they are late already.
+    pub(super) fn together_until(&self) -> Option<Moment> {
+        let steady = self.pending.as_ref().and_then(|pending| pending.steady);
+        self.wake_at().filter(|_| steady.is_some_and(|ring| ring.together > 1))
     }
 
     /// Whether a read has become late. Returns `true` once for each read. A late read does not mean
@@ -127,14 +138,14 @@ impl RingReads {
         }
     }
 
-    /// Takes the finished read. To be called only once all earlier notifications are dispatched.
+    /// Takes the first finished read. To be called only once all earlier notifications are dispatched.
     pub(super) fn take(&mut self) -> Option<RingUpdate> {
-        self.update.take()
+        self.updates.pop_front()
     }
 
     /// Requests the next read, and receives its result. Returns whether a finished read is ready.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        while self.update.is_none() {
+        while self.updates.is_empty() {
             let Some(pending) = &mut self.pending else {
                 // If the thread cannot be started, a request fails at once: without this wait, the
                 // loop would not end.
@@ -147,10 +158,13 @@ impl RingReads {
             let begins_at = pending.begins_at;
             let Poll::Ready(read) = pending.updates.as_mut().poll_next(cx) else { return false };
             let delay = match read.unwrap_or_else(|| Err(Error::no_answer())) {
-                Ok(update) => {
+                Ok(updates) => {
                     self.failed = None;
-                    let delay = self.delay(&update, begins_at);
-                    self.update = Some(update);
+                    let mut delay = Duration::ZERO;
+                    for update in updates {
+                        delay = self.delay(&update, begins_at);
+                        self.updates.push_back(update);
+                    }
                     delay
                 }
                 Err(error) => {
@@ -168,8 +182,9 @@ impl RingReads {
             self.read_at = self.clock.now().after(delay);
             let steady = self.steady_ring();
             self.pending.take_if(|pending| steady.is_none() || pending.steady != steady);
-            if let Some(pending) = &mut self.pending {
-                (pending.begins_at, self.is_late) = (self.read_at, false);
+            if let (Some(pending), Some(steady)) = (&mut self.pending, steady) {
+                pending.begins_at = self.read_at.after(steady.held_for());
+                self.is_late = false;
             }
         }
         true
@@ -185,7 +200,8 @@ impl RingReads {
             Schedule { delay: begins_at.since(now), interval: steady.map(|ring| ring.interval) };
         let reading = self.last.clone().filter(|_| steady.is_some());
         let updates = self.watch.read(schedule, reading);
-        self.pending = Some(PendingRead { updates, begins_at, steady });
+        let held_for = steady.map_or(Duration::ZERO, |ring| ring.held_for());
+        self.pending = Some(PendingRead { updates, begins_at: begins_at.after(held_for), steady });
         self.is_late = false;
     }
 
@@ -195,7 +211,11 @@ impl RingReads {
     fn steady_ring(&self) -> Option<SteadyRing> {
         let last = self.last.as_ref().filter(|_| self.moves == CONFIRMED)?;
         let is_steady = last.asked_at.since(self.equal_since) > last.token + last.consensus;
-        is_steady.then(|| SteadyRing { connection: last.connection, interval: interval(last) })
+        is_steady.then(|| SteadyRing {
+            connection: last.connection,
+            interval: last.interval(),
+            together: last.reads_together(),
+        })
     }
 
     /// Compares an update with the last reading. Returns the delay before the next read.
@@ -212,7 +232,7 @@ impl RingReads {
             _ => (self.moves, self.equal_since) = (0, reading.asked_at),
         }
         match self.moves {
-            CONFIRMED => interval(reading),
+            CONFIRMED => reading.interval(),
             // The read began before the last notification arrived, so it may not show that change.
             _ if begins_at < self.hurried_at => Duration::ZERO,
             _ => SECOND_READ,
@@ -220,22 +240,12 @@ impl RingReads {
     }
 }
 
-/// Returns the interval between reads: a seventh of the time for which a read proves exclusivity,
-/// within limits. With Corosync 3 and its default consensus timeout, `is_exclusive()` ends at most
-/// one interval before the daemon notices the loss of its token. A daemon that does not answer for
-/// most of the token timeout is not trusted, so the interval is far shorter than that timeout.
-fn interval(reading: &RingReading) -> Duration {
-    let longest = LONGEST_INTERVAL.min(reading.token / 4);
-    (reading.exclusive_for() / 7).min(longest).max(SHORTEST_INTERVAL)
+impl SteadyRing {
+    /// Returns how long the first of the reads that are passed on together is held back.
+    fn held_for(&self) -> Duration {
+        self.interval * (self.together - 1)
+    }
 }
-
-/// The longest interval between reads: another node's death interrupts `is_exclusive()` for at most
-/// this much longer than it interrupts Corosync.
-const LONGEST_INTERVAL: Duration = Duration::from_millis(420);
-
-/// The shortest interval between reads: a little longer than `SECOND_READ`, so that consecutive
-/// reads can confirm each other.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(60);
 
 /// How many times the token must have moved before reads are made only at `interval`.
 const CONFIRMED: u32 = 2;
@@ -278,7 +288,7 @@ mod tests {
     }
 
     impl RingWatch for Steady {
-        fn read(&self, schedule: Schedule, _: Option<RingReading>) -> Answers<RingUpdate> {
+        fn read(&self, schedule: Schedule, _: Option<RingReading>) -> Answers<Vec<RingUpdate>> {
             self.requested.lock().push(schedule);
             let (clock, connection) = (self.clock, Arc::clone(&self.connection));
             let tokens = Arc::clone(&self.tokens);
@@ -290,7 +300,7 @@ mod tests {
                     let connection = connection.load(Ordering::Relaxed);
                     let reading =
                         reading(connection, now, now, tokens.fetch_add(1, Ordering::Relaxed));
-                    Some((Ok(RingUpdate::Read(reading)), schedule.interval))
+                    Some((Ok(vec![RingUpdate::Read(reading)]), schedule.interval))
                 }
             }))
         }

@@ -1,5 +1,6 @@
 use std::{
     future::{pending, poll_fn},
+    mem,
     os::unix::net::UnixStream,
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -8,6 +9,7 @@ use futures_util::stream;
 use parking_lot::Mutex;
 use tokio::{
     runtime::Builder,
+    sync::mpsc,
     time::{Instant, sleep, timeout},
 };
 
@@ -15,7 +17,7 @@ use super::*;
 use crate::{
     libquorum::RingId,
     link::{
-        ring_watch::{RingCounters, RingReading},
+        ring_reading::{RingCounters, RingReading},
         worker::{Answers, Schedule},
     },
 };
@@ -162,20 +164,27 @@ enum Ending {
 struct Reads {
     clock: Clock,
     ending: Ending,
+    /// The timeouts are `TOKEN` and `CONSENSUS` multiplied by this.
+    slowness: u32,
     count: Arc<AtomicUsize>,
 }
 
 impl RingWatch for Reads {
-    fn read(&self, schedule: Schedule, _: Option<RingReading>) -> Answers<RingUpdate> {
-        let (clock, ending, count) = (self.clock, self.ending, Arc::clone(&self.count));
+    fn read(&self, schedule: Schedule, steady: Option<RingReading>) -> Answers<Vec<RingUpdate>> {
+        let together = steady.map_or(1, |steady| steady.reads_together() as usize);
+        let Self { clock, ending, slowness, .. } = *self;
+        let count = Arc::clone(&self.count);
         if let Ending::Failure = ending {
             count.fetch_add(1, Ordering::Relaxed);
             return Box::pin(stream::iter([Err(Error::no_answer())]));
         }
-        Box::pin(stream::unfold(Some(schedule.delay), move |delay| {
-            let count = Arc::clone(&count);
-            async move {
-                sleep(delay?).await;
+        // A task of its own, so that only a result wakes the receiver.
+        let (results, mut receiver) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let mut delay = Some(schedule.delay);
+            let mut updates = Vec::new();
+            while let Some(wait) = delay {
+                sleep(wait).await;
                 let asked_at = clock.now();
                 sleep(Duration::from_millis(1)).await;
                 let tokens = count.fetch_add(1, Ordering::Relaxed) as u64;
@@ -184,10 +193,16 @@ impl RingWatch for Reads {
                     Ending::Silence(answers) if tokens >= answers => pending().await,
                     _ => Duration::ZERO,
                 };
-                let reading = reading(0, asked_at.before(age), clock.now(), tokens);
-                Some((Ok(RingUpdate::Read(reading)), schedule.interval))
+                let mut reading = reading(0, asked_at.before(age), clock.now(), tokens);
+                (reading.token, reading.consensus) = (TOKEN * slowness, CONSENSUS * slowness);
+                updates.push(RingUpdate::Read(reading));
+                if updates.len() == together && results.send(Ok(mem::take(&mut updates))).is_err() {
+                    return;
+                }
+                delay = schedule.interval;
             }
-        }))
+        });
+        Box::pin(stream::poll_fn(move |cx| receiver.poll_recv(cx)))
     }
 
     fn cancel(&self) -> bool {
@@ -229,9 +244,13 @@ struct Rig {
 
 impl Rig {
     fn new(ending: Ending, probe_interval: Duration) -> Self {
+        Self::with_slowness(1, ending, probe_interval)
+    }
+
+    fn with_slowness(slowness: u32, ending: Ending, probe_interval: Duration) -> Self {
         let clock = Clock::Tokio(Instant::now());
         let reads = Arc::<AtomicUsize>::default();
-        let ring = Arc::new(Reads { clock, ending, count: Arc::clone(&reads) });
+        let ring = Arc::new(Reads { clock, ending, slowness, count: Arc::clone(&reads) });
         let probe = Arc::new(Prompt { clock, asked_at: Mutex::default() });
         let (peer, socket) = UnixStream::pair().unwrap();
         let waiting = Some(Notification::quorum(true, RingId::default(), Vec::new()));
@@ -272,18 +291,21 @@ fn failed_reads_are_repeated_after_a_delay_and_hold_up_no_tick() {
 
 #[test]
 fn a_read_that_hangs_in_a_steady_ring_is_noticed_soon() {
-    for lease in [4, 5, 8, 3600].map(Duration::from_secs) {
-        run(async {
-            let mut rig = Rig::new(Ending::Silence(100), lease / 4);
-            while rig.reads() < 100 {
-                next(&mut rig.events).await;
-            }
-            let answered_at = rig.probe.clock.now();
-            rig.run_for(Duration::from_millis(250)).await;
-            let asked_at = *rig.probe.asked_at.lock().last().unwrap();
-            let after = asked_at.since(answered_at);
-            assert!(after > Duration::ZERO, "lease {lease:?}: no probe after the last read");
-        });
+    // With long timeouts, three reads are passed on together.
+    for (slowness, soon) in [(1, 250), (3, 1350)] {
+        for lease in [4, 5, 8, 3600].map(Duration::from_secs) {
+            run(async {
+                let mut rig = Rig::with_slowness(slowness, Ending::Silence(100), lease / 4);
+                while rig.reads() < 100 {
+                    next(&mut rig.events).await;
+                }
+                let answered_at = rig.probe.clock.now();
+                rig.run_for(Duration::from_millis(soon)).await;
+                let asked_at = *rig.probe.asked_at.lock().last().unwrap();
+                let after = asked_at.since(answered_at);
+                assert!(after > Duration::ZERO, "lease {lease:?}: no probe after the last read");
+            });
+        }
     }
 }
 
@@ -311,4 +333,29 @@ fn probes_keep_their_interval_beside_reads_of_the_ring() {
             }
         });
     }
+}
+
+/// Each wake-up costs more than the work that it is for.
+#[test]
+fn a_steady_ring_with_long_timeouts_wakes_the_actor_once_for_three_reads_and_a_probe() {
+    run(async {
+        let ending = Ending::Age(Duration::ZERO);
+        let mut rig = Rig::with_slowness(3, ending, Duration::from_millis(1250));
+        // Until the probes are sent when the reads are taken.
+        rig.run_for(Duration::from_secs(30)).await;
+        let (reads, probes) = (rig.reads(), rig.probe.asked_at.lock().len());
+        let mut wakes = 0;
+        let mut last = Instant::now();
+        let start = last;
+        while start.elapsed() < Duration::from_secs(60) {
+            let event = next(&mut rig.events).await;
+            assert!(!matches!(event, Some(Ok(LinkEvent::Tick))), "{event:?}");
+            wakes += u32::from(last.elapsed() > Duration::from_millis(10));
+            last = Instant::now();
+        }
+        let (reads, probes) = (rig.reads() - reads, rig.probe.asked_at.lock().len() - probes);
+        assert!((140..=145).contains(&reads), "{reads}");
+        assert!((46..=49).contains(&wakes), "{wakes}");
+        assert!((46..=49).contains(&probes), "{probes}");
+    });
 }

@@ -8,7 +8,7 @@ use crate::{
     link::{
         clock::Moment,
         probe::Answer,
-        ring_watch::{RingCounters, RingReading, RingUpdate, SECOND_READ},
+        ring_reading::{RingCounters, RingReading, RingUpdate, SECOND_READ},
     },
     state::{BeliefPolicy, Event, Snapshot},
 };

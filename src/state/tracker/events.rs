@@ -4,7 +4,7 @@ use super::{PendingChange, Tracker};
 use crate::{
     error::Error,
     libquorum::{NodeId, Notification, RingId},
-    link::{clock::Moment, probe::Answer, ring_watch::RingUpdate},
+    link::{clock::Moment, probe::Answer, ring_reading::RingUpdate},
     state::{
         Cause, Connection, Event,
         link_state::{Decision, LinkState},

@@ -6,7 +6,7 @@ use crate::{
     libquorum::{Notification, RingId, Votes},
     link::{
         probe::Answer,
-        ring_watch::{RingCounters, RingReading, RingUpdate},
+        ring_reading::{RingCounters, RingReading, RingUpdate},
     },
     state::DepartureLog,
 };

@@ -1,0 +1,107 @@
+//! What a read of the ring's counters returns, and how often to read.
+
+use std::time::Duration;
+
+use crate::link::clock::Moment;
+
+/// One read of the daemon's counters (`stats.srp.*` in `cmap_keys(7)`).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RingReading {
+    /// The number of the connection on which the counters were read. A daemon that synchronises
+    /// answers only on connections that were opened meanwhile.
+    pub(crate) connection: u64,
+    /// When the first counter was requested, minus the possible age of the counters.
+    pub(crate) asked_at: Moment,
+    /// When the last counter was received.
+    pub(crate) answered_at: Moment,
+    pub(crate) counters: RingCounters,
+    /// `orf_token_rx`: grows with each token that arrives.
+    pub(crate) tokens: u64,
+    /// `runtime.config.totem.token`: how long the daemon waits for a token.
+    pub(crate) token: Duration,
+    /// `runtime.config.totem.consensus`: how long nodes in GATHER wait for a silent node.
+    pub(crate) consensus: Duration,
+    /// The votes of all nodes in the nodelist, if there is a nodelist.
+    pub(crate) configured_votes: Option<u32>,
+}
+
+impl RingReading {
+    /// Whether a later short read shows that no counter has moved since this reading.
+    ///
+    /// This reading must be of a daemon in OPERATIONAL. The daemon leaves that state only to GATHER
+    /// (`exec/totemsrp.c`, `memb_state_gather_enter`), and so no other counter moves without
+    /// `gather_entered`. The number of tokens falls only if the counters are cleared.
+    pub(crate) fn goes_on(&self, short: ShortReading, last_tokens: u64) -> bool {
+        short.connection == self.connection
+            && short.gather_entered == self.counters.gather_entered
+            && short.tokens >= last_tokens
+    }
+
+    /// Whether this reading differs from an earlier one only in its times and its tokens.
+    pub(crate) fn repeats(&self, earlier: &Self) -> bool {
+        let Self { asked_at, answered_at, tokens, .. } = *self;
+        *self == Self { asked_at, answered_at, tokens, ..earlier.clone() }
+    }
+
+    /// Returns the interval between reads: a seventh of the time for which a read proves
+    /// exclusivity, within limits. With Corosync 3 and its default consensus timeout,
+    /// `is_exclusive()` ends at most one interval before the daemon notices the loss of its token.
+    /// A daemon that does not answer for most of the token timeout is not trusted, so the interval
+    /// is far shorter than that timeout.
+    pub(crate) fn interval(&self) -> Duration {
+        let longest = LONGEST_INTERVAL.min(self.token / 4);
+        (self.exclusive_for() / 7).min(longest).max(SHORTEST_INTERVAL)
+    }
+
+    /// Returns how many reads of a steady ring are passed on together. With long timeouts three, so
+    /// that the actor wakes up less often: their reads prove exclusivity for so long that the next
+    /// three may be over a second late.
+    pub(crate) fn reads_together(&self) -> u32 {
+        if self.interval() == LONGEST_INTERVAL { 3 } else { 1 }
+    }
+
+    /// Returns for how long after a moment in OPERATIONAL no ring without this daemon can form:
+    /// nodes in GATHER wait for a silent node until the consensus timeout. All nodes notice a lost
+    /// token within one round of each other, which takes less than a fifth of the token timeout, so
+    /// another node may have begun to wait that much earlier.
+    pub(crate) fn exclusive_for(&self) -> Duration {
+        self.consensus.saturating_sub(self.token / 5)
+    }
+}
+
+/// The counters that change when a ring ends or forms, and stay the same while the ring is alive.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct RingCounters {
+    pub(crate) gather_entered: u64,
+    pub(crate) operational_entered: u64,
+    pub(crate) token_lost: u64,
+}
+
+/// What a short read returns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ShortReading {
+    pub(crate) connection: u64,
+    pub(crate) gather_entered: u64,
+    pub(crate) tokens: u64,
+}
+
+/// The result of one look at the ring.
+#[derive(Clone, Debug)]
+pub enum RingUpdate {
+    /// The daemon's counters.
+    Read(RingReading),
+    /// The counters cannot be read.
+    Unwatched,
+}
+
+/// The longest interval between reads: another node's death interrupts `is_exclusive()` for at most
+/// this much longer than it interrupts Corosync.
+const LONGEST_INTERVAL: Duration = Duration::from_millis(420);
+
+/// The shortest interval between reads: a little longer than `SECOND_READ`, so that consecutive
+/// reads can confirm each other.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(60);
+
+/// The shortest time between two reads that confirm each other. The first one may be answered
+/// before an overdue timer of the daemon has fired; within this time it fires.
+pub(crate) const SECOND_READ: Duration = Duration::from_millis(50);
