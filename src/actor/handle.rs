@@ -75,7 +75,7 @@ impl QuorumHandle {
     ///
     /// The guarantee does not hold if a hypervisor stops the clock of this machine, if a stored
     /// ring or nodelist differs between nodes, or if an operator lowers the expected votes of a
-    /// partition by hand. A reload that lowers T or C is noticed up to one second later.
+    /// partition by hand. A reload that lowers T or C is noticed up to half a second later.
     ///
     /// Two more cases break it for up to T. In the first, a node joins the other nodes within T of
     /// a fault after which this node still receives tokens, because the partition separates other

@@ -1,13 +1,17 @@
-//! Reads the ring's counters as often as its deadlines need. At first each read is one request for
-//! all four counters: `SECOND_READ` after the one before, until the token has moved twice
-//! (`CONFIRMED`), then at `interval`. Once the other three have not moved for longer than the token
-//! and consensus timeouts together, one request is for all further reads (`steady_ring`). These are
-//! short: `gather_entered` and the tokens. All four are read once a second (`FULL_READ`), and when
-//! a short read does not agree with the last one. This starts over when one of the three moves or a
-//! notification arrives; after a failed read the token only has to move twice again. A notification
-//! also makes the next read begin at once (`hurry`). A failed read is repeated after `RETRY`. For a
-//! late one (`LATE`) the caller sends a probe: if the daemon answers that, the read is cancelled
-//! and repeated at once on a new connection; otherwise it waits.
+//! Reads the ring's counters as often as its deadlines need.
+//!
+//! - At first each read is a request of its own for all four counters: `SECOND_READ` after the one
+//!   before, until the token has moved twice (`CONFIRMED`), then at `RingReading::interval`.
+//! - Once the other three counters have not moved for longer than the token and consensus timeouts
+//!   together, the ring is steady, and one request is for all further reads (`steady_ring`). These
+//!   are short: `gather_entered` and the tokens. All four are read every five seconds (`FULL_READ`),
+//!   and when a short read does not agree with the last one. With long timeouts, three reads are
+//!   passed on together (`RingReading::reads_together`).
+//! - This starts over when one of the three counters moves or a notification arrives. A notification
+//!   also makes the next read begin at once (`hurry`).
+//! - A failed read is repeated after `RETRY`, and then the token has to move twice again.
+//! - For a late read (`LATE`) the caller sends a probe. If the daemon answers that, the read is
+//!   cancelled and repeated at once on a new connection; otherwise it waits.
 
 use std::{
     collections::VecDeque,
