@@ -5,6 +5,17 @@
 //! (`exec/totemsrp.c`): a ring is alive while the daemon stays in totem's OPERATIONAL state. This
 //! module turns reads of those counters, and decisions, into one deadline for `is_quorate()` and
 //! one for `is_exclusive()`. It is pure: it reads no clock and does no input or output.
+//!
+//! | word | meaning |
+//! |---|---|
+//! | reading | the counters as one read has returned them |
+//! | anchor | the reading with which the next one is compared |
+//! | movement | growth of a counter, other than that of the tokens, between two readings |
+//! | decision | a notification that says whether a ring has quorum |
+//! | announcement | the first notification of a ring, which explains one new ring in the counters |
+//! | proof | a moment at which the ring of the decision was alive |
+//! | gap | a time without an answer in which other nodes may have excluded the daemon |
+//! | clearing | an operator has set the counters to zero |
 
 use std::time::Duration;
 
