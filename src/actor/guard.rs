@@ -112,12 +112,12 @@ impl QuorumGuard {
         self.shared.lease.is_exclusive_in(self.epoch)
     }
 
-    /// Returns the [fencing token](FencingToken) of the ring that this node is in now. Each later
-    /// ring has a larger token, also while this guard is valid.
+    /// Returns the [fencing token](FencingToken) of this node's current ring. The ring can change
+    /// while this guard stays valid. A later ring has a larger token, if it has one.
     ///
-    /// A guard is not a lock: it cannot call back a write that is on its way. A token can replace
-    /// the lock: the storage remembers the largest token that it has received and refuses smaller
-    /// ones.
+    /// A guard is not a lock: it cannot stop a write that is already on its way. A token lets the
+    /// storage do that: the storage remembers the largest token that it has received and refuses
+    /// smaller ones.
     ///
     /// Returns `None` if the guard is invalid or the ring has no token: see
     /// [`Snapshot::fencing_token`].

@@ -4,7 +4,7 @@
 //! calls (connect, probe, ring watch, node names), the loop over the descriptor, and the delays
 //! between attempts. Code in this room does not decide about quorum: it passes the daemon's
 //! messages on unchanged. Start reading at `notifications.rs`, which waits for the descriptor and
-//! dispatches.
+//! dispatches. `notifications/ring_reads.rs` explains how the ring is read.
 
 pub(crate) mod backoff;
 pub(crate) mod blocking_worker;

@@ -114,7 +114,7 @@ impl Names {
         if let Err(error) = started {
             crate::foreign::log!(
                 log::Level::Warn,
-                "node names are not read: cannot start a thread: {error}"
+                "cannot read the node names: cannot start a thread: {error}"
             );
         }
     }
@@ -136,7 +136,7 @@ impl Names {
                 Ok(names) => *self.known.lock() = Arc::new(names),
                 // Corosync may have ended. The next connection reads the names again.
                 Err(error) => {
-                    crate::foreign::log!(log::Level::Debug, "node names are not known: {error}")
+                    crate::foreign::log!(log::Level::Debug, "cannot read the node names: {error}")
                 }
             }
             self.were_read.store(true, Ordering::Release);

@@ -53,9 +53,9 @@ impl RingReading {
         (self.exclusive_for() / 7).min(longest).max(SHORTEST_INTERVAL)
     }
 
-    /// Returns how many reads of a steady ring are passed on together. With long timeouts three, so
-    /// that the actor wakes up less often: their reads prove exclusivity for so long that the next
-    /// three may be over a second late.
+    /// Returns how many reads of a steady ring are passed on together. With long timeouts this is
+    /// three, so that the actor wakes up less often. Each read then proves exclusivity for so long
+    /// that the next three may arrive over a second late.
     pub(crate) fn reads_together(&self) -> u32 {
         if self.interval() == LONGEST_INTERVAL { 3 } else { 1 }
     }

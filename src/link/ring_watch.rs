@@ -29,7 +29,7 @@ pub trait RingWatch: fmt::Debug + Send + Sync {
     /// Requests reads on a schedule, until another request is made. An answer may be late or never
     /// arrive: a daemon that synchronises does not answer on a connection that was open before.
     ///
-    /// With a `steady` reading, of a daemon in OPERATIONAL, some reads are short: see
+    /// With a `steady` reading, of a daemon in OPERATIONAL, most reads are short: see
     /// [`RingReading::goes_on`]. Readings that repeat it are passed on together: see
     /// [`RingReading::reads_together`].
     fn read(&self, schedule: Schedule, steady: Option<RingReading>) -> Answers<Vec<RingUpdate>>;

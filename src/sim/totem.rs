@@ -257,9 +257,10 @@ impl World {
         members == ring && ring.iter().all(together)
     }
 
-    /// Updates the rings with timeouts. A ring whose token cannot go round loses it later. A node
-    /// that reaches nodes of another ring leaves its own ring at once. Nodes that wait for no other
-    /// node form a ring.
+    /// Does nothing if the cluster has no timeouts. A node leaves its ring at once if it reaches
+    /// nodes of another ring, or if all members that it no longer reaches have left cleanly.
+    /// Otherwise a node whose ring is broken loses the token when its token timeout expires. Nodes
+    /// that wait for no other node form a ring.
     fn update_rings(&mut self) {
         let Some(timeouts) = self.totem.timeouts else { return };
         for outcome in self.outcomes() {

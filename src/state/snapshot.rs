@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn the_votes_decide_without_which_nodes_there_is_quorum() {
+    fn the_votes_show_whether_quorum_survives_without_some_nodes() {
         let without = |now: &Snapshot, nodes: &[u32]| {
             now.quorate_without(&nodes.iter().copied().map(NodeId).collect::<Vec<_>>())
         };

@@ -185,8 +185,8 @@ impl Tracker {
         self.finish(PendingChange { after, cause, interrupted: false, rejoined: Vec::new() }, wall)
     }
 
-    /// Applies the deadlines that have passed. Returns `true` if readers may have seen one pass:
-    /// the daemon's while connected, or any other with quorum.
+    /// Applies the deadlines that have passed. Returns `true` if a reader may have noticed: the
+    /// lease of a connected daemon expired, or this node was quorate and any deadline passed.
     fn expire(&mut self, now: Moment) -> bool {
         let (link, before) = (&mut self.link, &self.current);
         let lease_passed = before.connection == Connection::Connected && now >= link.lease;

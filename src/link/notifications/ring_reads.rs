@@ -3,13 +3,13 @@
 //! - At first each read is a request of its own for all four counters: `SECOND_READ` after the one
 //!   before, until the token has moved twice (`CONFIRMED`), then at `RingReading::interval`.
 //! - Once the other three counters have not moved for longer than the token and consensus timeouts
-//!   together, the ring is steady, and one request is for all further reads (`steady_ring`). These
+//!   together, the ring is steady, and one request asks for all further reads (`steady_ring`). These
 //!   are short: `gather_entered` and the tokens. All four are read every five seconds (`FULL_READ`),
 //!   and when a short read does not agree with the last one. With long timeouts, three reads are
 //!   passed on together (`RingReading::reads_together`).
 //! - This starts over when one of the three counters moves or a notification arrives. A notification
 //!   also makes the next read begin at once (`hurry`).
-//! - A failed read is repeated after `RETRY`, and then the token has to move twice again.
+//! - A failed read is repeated after `RETRY`.
 //! - For a late read (`LATE`) the caller sends a probe. If the daemon answers that, the read is
 //!   cancelled and repeated at once on a new connection; otherwise it waits.
 
@@ -57,8 +57,8 @@ pub(super) struct RingReads {
 /// A request for one read, or for a read at each interval.
 struct PendingRead {
     updates: Answers<Vec<RingUpdate>>,
-    /// When the read is due to begin whose result comes next, or when the thread was last found to
-    /// be opening a connection.
+    /// When the read whose result comes next is due to begin, or when the thread was last found to
+    /// be opening a connection. Of reads that are passed on together, this is the last one.
     begins_at: Moment,
     steady: Option<SteadyRing>,
 }

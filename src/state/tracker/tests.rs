@@ -317,7 +317,7 @@ fn in_a_cluster_of_two_each_node_may_have_been_away() {
 }
 
 #[test]
-fn contradicting_lists_still_give_a_consistent_change() {
+fn contradictory_lists_still_give_a_consistent_change() {
     let mut fold = Fold::quorate();
     let change = fold.change(nodelist(13, &[2, 2, 1], &[7, 2], &[9, 1, 3, 3]));
     assert_eq!(change.current.members, ids(&[1, 2]));

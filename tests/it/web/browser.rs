@@ -554,16 +554,16 @@ fn the_keyboard_and_a_screen_reader_reach_the_whole_page() {
 
 #[test]
 #[ignore = "needs chromium: make test"]
-fn the_policy_blocks_foreign_scripts_and_connections() {
+fn the_content_security_policy_blocks_other_origins_and_html_strings() {
     let service = Service::start();
     let live = Live::of(&service);
     live.shows("Quorate");
-    let stopped = live.browser.run(
-        "const stopped = new Set(), elsewhere = 'http://localhost:1/';
+    let blocked = live.browser.run(
+        "const blocked = new Set(), elsewhere = 'http://localhost:1/';
         return new Promise((done) => {
             addEventListener('securitypolicyviolation', ({ effectiveDirective }) => {
-                stopped.add(effectiveDirective);
-                if (stopped.size === 5) done([...stopped].sort());
+                blocked.add(effectiveDirective);
+                if (blocked.size === 5) done([...blocked].sort());
             });
             const add = (tag, has) =>
                 document.body.append(Object.assign(document.createElement(tag), has));
@@ -576,7 +576,7 @@ fn the_policy_blocks_foreign_scripts_and_connections() {
     );
     let directives =
         ["connect-src", "frame-src", "img-src", "require-trusted-types-for", "style-src-elem"];
-    assert_eq!(stopped, json!(directives));
+    assert_eq!(blocked, json!(directives));
 }
 
 /// A proxy may add its own policy to each answer.
