@@ -154,7 +154,7 @@ fn exec_exits_as_its_command_does() {
 }
 
 #[test]
-fn bad_usage_is_no_state_of_quorum() {
+fn wrong_arguments_have_an_exit_code_of_their_own() {
     for arguments in [&["foo"][..], &["--foo"], &["wait", "--timeout", "x"], &["exec"]] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(64), "{arguments:?}");

@@ -433,7 +433,7 @@ mod tests {
     /// The actor dies just after a read has shortened a deadline without a change of the snapshot.
     #[test]
     #[expect(clippy::too_many_lines, reason = "one course of events")]
-    fn lost_is_on_time_if_a_read_shortens_the_deadline_and_nothing_follows() {
+    fn lost_resolves_on_time_if_a_read_shortens_the_deadline_and_nothing_follows() {
         use crate::link::ring_reading::{RingCounters, RingReading, RingUpdate};
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let policy = BeliefPolicy {

@@ -118,14 +118,14 @@ mod tests {
     }
 
     #[test]
-    fn a_node_with_most_votes_may_have_been_quorate_alone() {
+    fn a_node_with_a_majority_of_the_votes_may_have_been_quorate_alone() {
         let votes = votes(3, &[(1, 1), (2, 1), (3, 3)], 5);
         assert!(is_broken(&[1, 2, 3], &[1, 2, 3], &[3], Some(&votes)));
         assert!(!is_broken(&[1, 2, 3], &[1, 2, 3], &[1, 2], Some(&votes)), "3 was with us");
     }
 
     #[test]
-    fn a_minority_that_was_away_breaks_nothing() {
+    fn a_minority_that_was_away_does_not_break_continuity() {
         let votes = votes(2, &[(1, 1), (2, 1), (3, 1)], 3);
         assert!(!is_broken(&[1, 2, 3], &[1, 2], &[3], Some(&votes)));
         assert!(!is_broken(&[1, 2, 3], &[1, 2, 3], &[3], Some(&votes)));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quorum_device_counts_for_the_others() {
+    fn the_votes_of_a_quorum_device_count_for_the_other_nodes() {
         // Two nodes with one vote each, and a device with one.
         let mut two = votes(2, &[(1, 1), (2, 1)], 3);
         two.qdevice = 1;
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn with_last_man_standing_two_others_are_enough() {
+    fn with_last_man_standing_two_other_nodes_may_have_been_quorate() {
         let mut five = votes(3, &[(1, 1), (2, 1), (3, 1), (4, 1), (5, 1)], 5);
         let all = [1, 2, 3, 4, 5];
         assert!(!is_broken(&all, &all, &[4, 5], Some(&five)));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn votes_that_changed_in_between_count_as_the_worse_for_us() {
+    fn of_votes_that_changed_the_value_that_gives_others_more_counts() {
         let before = votes(2, &[(1, 1), (2, 1), (3, 1)], 3);
         let mut continuity = Continuity::default();
         continuity.decide(&ids(&[1, 2, 3]));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_were_set_in_between_count() {
+    fn options_that_were_set_since_the_last_decision_count() {
         let mut four = votes(3, &[(1, 1), (2, 1), (3, 1), (4, 1)], 4);
         let mut continuity = Continuity::default();
         continuity.decide(&ids(&[1, 2, 3, 4]));
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_joins_and_dies_before_the_decision_breaks_nothing() {
+    fn a_node_that_joins_and_dies_before_the_decision_does_not_break_continuity() {
         let votes = votes(2, &[(1, 1), (2, 1)], 3);
         let mut continuity = Continuity::default();
         continuity.decide(&ids(&[1, 2]));

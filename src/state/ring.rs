@@ -716,7 +716,7 @@ mod tests {
     }
 
     #[test]
-    fn an_announced_ring_leaves_no_doubt_about_the_announcement_after_it() {
+    fn an_announced_ring_does_not_make_the_next_announcement_doubtful() {
         let mut watched = Watched::for_ms(3_000);
         for (seq, decided_at) in [(13, 3_100), (17, 4_300)] {
             watched.gather();
@@ -915,7 +915,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_of_exactly_the_allowed_gap_leaves_no_doubt() {
+    fn a_pause_of_exactly_the_allowed_gap_is_no_gap() {
         let mut watched = Watched::for_ms(3_000);
         let resumed = 3_000 + TOKEN * 3 / 4;
         watched.read_without_token(resumed);
@@ -1065,7 +1065,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grace_without_an_end_is_no_error() {
+    fn an_endless_grace_is_allowed() {
         let mut w = Watched::for_ms(100);
         w.evidence.decide(ring(9), at(0), at(0), Duration::MAX);
         for n in 2..6 {

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_majority_is_more_than_half_of_the_largest_number_of_votes_that_is_reported() {
+    fn a_majority_is_more_than_half_of_the_largest_reported_number_of_votes() {
         let three = votes(&[1, 1, 1], 0, 5);
         assert!(is_majority(&three) && !is_majority(&votes(&[1, 1, 1], 0, 6)));
         assert!(!is_majority(&votes(&[1, 1, 1], 1, 6)), "a device does not count");

@@ -147,7 +147,7 @@ fn stopping_does_not_wait_for_a_connection_that_does_not_close() {
 /// From the call on, and not only when the connection is closed.
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn no_reader_sees_quorum_from_the_call_of_stop_on() {
+fn no_reader_sees_quorum_after_stop_is_called() {
     own_process!();
     let fake = Fake::new("stop_at_once");
     let watcher = fake.watch();

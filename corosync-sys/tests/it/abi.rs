@@ -98,7 +98,7 @@ fn differences(
 }
 
 #[test]
-fn a_constant_that_differs_is_told_from_one_that_is_new() {
+fn differing_constants_and_new_ones_are_listed_separately() {
     let set = |constants: &[(&str, i64)]| -> BTreeSet<(String, i64)> {
         constants.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
     };
@@ -144,7 +144,7 @@ fn printed(scratch: &Scratch, statements: String) -> String {
 
 #[test]
 #[ignore = "needs corosync's headers and a C compiler: make test"]
-fn the_constants_are_the_headers() {
+fn the_constants_match_the_headers() {
     let scratch = Scratch::new("constants");
     let [differs, only_here, unknown] =
         differences(&constants(), &newer(), &header_constants(&scratch));
@@ -155,7 +155,7 @@ fn the_constants_are_the_headers() {
 
 #[test]
 #[ignore = "needs corosync's headers and a C compiler: make test"]
-fn error_names_are_the_headers() {
+fn error_names_match_the_headers() {
     let scratch = Scratch::new("error_names");
     let codes: Vec<_> = header_constants(&scratch)
         .into_iter()
@@ -200,7 +200,7 @@ fn field_size<T, F>(_: fn(&T) -> &F) -> usize {
 
 #[test]
 #[ignore = "needs corosync's headers and a C compiler: make test"]
-fn the_structs_are_laid_out_as_the_headers() {
+fn the_layout_of_structs_matches_the_headers() {
     let (ours, theirs) = structs! {
         "struct quorum_ring_id" = quorum_ring_id { nodeid seq }
         "quorum_callbacks_t" = quorum_callbacks_t { quorum_notify_fn }
@@ -242,7 +242,7 @@ macro_rules! scalars {
 
 #[test]
 #[ignore = "needs corosync's headers and a C compiler: make test"]
-fn handles_and_enums_are_the_headers() {
+fn handles_and_enums_match_the_headers() {
     let (ours, theirs) = scalars! {
         cs_error_t cs_dispatch_flags_t quorum_handle_t quorum_model_t votequorum_handle_t
         cmap_handle_t cmap_iter_handle_t cmap_track_handle_t cmap_value_types_t cmap_map_t
@@ -313,7 +313,7 @@ fn c_type(rust: &str) -> String {
 
 #[test]
 #[ignore = "needs corosync's headers and a C compiler: make test"]
-fn the_functions_have_the_headers_types() {
+fn the_types_of_functions_match_the_headers() {
     let functions = SOURCES.map(functions);
     // All functions were found in the text.
     assert_eq!(functions.each_ref().map(Vec::len), [10, 11, 22]);
@@ -326,7 +326,7 @@ fn the_functions_have_the_headers_types() {
 
 #[test]
 #[ignore = "needs corosync's headers and a C compiler: make test"]
-fn the_callbacks_have_the_headers_types() {
+fn the_types_of_callbacks_match_the_headers() {
     let callbacks = SOURCES.map(callbacks);
     assert_eq!(callbacks.each_ref().map(Vec::len), [3, 3, 1]);
     let mut source = INCLUDES.to_owned();

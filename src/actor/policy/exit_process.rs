@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_grace_without_an_end_still_stops_the_parts() {
+    fn an_endless_grace_still_stops_the_parts() {
         let (stopped, is_stopped) = mpsc::channel();
         let policy = ExitProcess::with_code(3).grace(Duration::MAX).stop(move || {
             let _ = stopped.send(());

@@ -307,7 +307,7 @@ fn the_death_of_the_only_other_node_breaks_continuity() {
 }
 
 #[test]
-fn in_a_cluster_of_two_each_node_may_have_been_away() {
+fn in_a_cluster_of_two_either_node_may_have_been_away() {
     let mut fold = Fold::new();
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2], &[], &[]));
@@ -475,7 +475,7 @@ fn a_connection_opened_before_the_decision_has_no_grace() {
 }
 
 #[test]
-fn an_older_answer_does_not_withdraw_the_veto() {
+fn an_answer_from_before_the_veto_does_not_withdraw_it() {
     let mut fold = Fold::quorate();
     assert!(fold.change_at(40, answered(30, false)).is_loss());
     fold.no_change_at(50, answered(20, true));

@@ -100,7 +100,7 @@ fn quorate_returns_the_answer_of_the_daemon() {
 /// The notifications that `quorum_trackstart` delivers for each combination of flags.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn track_start_delivers_what_its_flags_request() {
+fn track_start_delivers_what_the_flags_request() {
     let (current, changes, only) = (Track::CURRENT, Track::CHANGES, Track::CHANGES_ONLY);
     let node = Node::single();
     node.run(|| {
@@ -446,7 +446,7 @@ fn connecting_with_a_full_dev_shm_returns_err_no_space() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn connecting_with_another_dev_shm_returns_err_not_exist() {
+fn connecting_from_a_separate_dev_shm_returns_err_not_exist() {
     let node = Node::single();
     let code = small_dev_shm("64m", || {
         node.netns.enter();

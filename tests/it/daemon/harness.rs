@@ -171,14 +171,14 @@ fn a_panic_inside_a_namespace_reaches_the_caller() {
 }
 
 #[test]
-fn this_process_is_measured() {
+fn the_descriptors_and_the_memory_of_this_process_are_measured() {
     let files: Vec<fs::File> = (0..200).map(|_| fs::File::open("/").unwrap()).collect();
     assert!(open_fds() > files.len());
     assert!(rss_kib() > 100);
 }
 
 #[test]
-fn only_connections_have_a_client() {
+fn only_a_directory_of_a_connection_names_a_client() {
     assert_eq!(client_of("qb-12-345-6-AbCdEf"), Some(345));
     assert_eq!(client_of("qb-corosync-345-blackbox-data"), None);
     assert_eq!(client_of("other-12-345-6-AbCdEf"), None);
@@ -274,7 +274,7 @@ fn a_blocked_function_waits() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn the_variants_of_the_fake_differ() {
+fn each_variant_of_the_fake_libquorum_behaves_differently() {
     let old = FakeLibquorum::variant("harness_no_model", Variant::NoModel);
     assert!(Fake::load(&old).0.model_initialize().is_err(), "this variant lacks the function");
 

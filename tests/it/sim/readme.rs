@@ -27,7 +27,7 @@ fn the_documentation_has_the_picture_in_it() {
 }
 
 #[test]
-fn the_tests_that_failures_names_exist() {
+fn the_tests_named_in_failures_md_exist() {
     let mut files = Vec::new();
     for directory in ["src", "tests"] {
         source_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join(directory), &mut files);

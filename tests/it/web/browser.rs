@@ -312,7 +312,7 @@ fn a_stuck_actor_is_believed_for_at_most_the_lease() {
 /// While a computer sleeps, one of its clocks stops and the other does not.
 #[test]
 #[ignore = "needs chromium: make test"]
-fn events_that_waited_during_a_sleep_are_not_believed() {
+fn events_that_waited_while_the_computer_slept_are_not_believed() {
     let service = Service::start();
     let live = Live::of(&service);
     for clock in ["Date", "performance"] {
