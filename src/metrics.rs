@@ -282,7 +282,7 @@ fn reason(error: &Error) -> String {
     }
 }
 
-/// The expected reasons. They start at 0, so that their first increase is visible.
+/// The expected reasons. Their counters start at 0, so that the first increase is visible.
 const REASONS: [&str; 10] = [
     "CS_ERR_LIBRARY",
     "CS_ERR_TRY_AGAIN",

@@ -47,7 +47,7 @@ pub struct Votes {
     /// The votes of each member, ascending by node.
     #[cfg_attr(feature = "serde", serde(deserialize_with = "by_node"))]
     pub members: Vec<(NodeId, u32)>,
-    /// What each member with a quorum device reports about it (the flags that begin with
+    /// What each member with a quorum device reports about the device (the flags that begin with
     /// `QDEVICE`), ascending by node.
     ///
     /// A probe reads the flags of all members if the members, a sum above or this node's flags have

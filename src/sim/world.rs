@@ -234,8 +234,8 @@ impl World {
         let Some(node) = self.node_mut(id) else { return };
         node.daemon = Daemon::Running;
         (node.gathers, node.unaware, node.sent_leave) = (false, false, false);
-        // If it is restarted again while it is alone, the members of the earlier ring still miss
-        // it.
+        // If the daemon is restarted again while it is alone, the members of the earlier ring still
+        // miss it.
         let was_with = if node.alone { node.unnoticed } else { Some(node.ring) };
         node.alone = alone;
         // Nodes that synchronise wait for this daemon, and so they notice its restart.

@@ -150,8 +150,8 @@ use crate::actor::QuorumHandle;
 /// These routes answer 200 or 503 and list the checks, as in Kubernetes and etcd: `?verbose` lists
 /// them also when all pass, with the reason for a failure; `?exclude=quorum` skips that check;
 /// `/readyz/quorum` runs one check alone. The checks of `/livez` are `ping` and `actor` (the quorum
-/// actor has not ended, and its arbiter has run in the last 10 seconds: a restart helps if it is
-/// stuck). The checks of `/readyz` are `connection` (Corosync has accepted the connection, and
+/// actor has not ended, and has run in the last 10 seconds: a restart helps if the actor is stuck).
+/// The checks of `/readyz` are `connection` (Corosync has accepted the connection, and
 /// answers) and `quorum`.
 ///
 /// They also answer OPTIONS, which HAProxy's `option httpchk` sends by default.
