@@ -269,7 +269,8 @@ impl Code {
     pub const BAD_HANDLE: Self = Self(sys::CS_ERR_BAD_HANDLE);
     /// `CS_ERR_ACCESS`: the daemon refuses this user.
     pub const ACCESS: Self = Self(sys::CS_ERR_ACCESS);
-    /// `CS_ERR_NOT_EXIST`: the shared memory of the connection was not found.
+    /// `CS_ERR_NOT_EXIST`: the shared memory of the connection, or a requested object, was not
+    /// found.
     pub const NOT_EXIST: Self = Self(sys::CS_ERR_NOT_EXIST);
     /// `CS_ERR_EXIST`: tracking is already started.
     pub const EXIST: Self = Self(sys::CS_ERR_EXIST);

@@ -64,7 +64,7 @@ pub struct State {
     pub local: Option<NodeId>,
     /// [`Snapshot::sequence`](crate::Snapshot::sequence).
     pub sequence: u64,
-    /// [`Snapshot::changed_at`](crate::Snapshot::changed_at), in milliseconds.
+    /// [`Snapshot::changed_at`](crate::Snapshot::changed_at), to the millisecond.
     #[serde(with = "rfc3339")]
     pub changed_at: SystemTime,
 }
@@ -117,7 +117,7 @@ pub struct History {
 pub struct HistoryEntry {
     /// The sequence of the state after the change.
     pub sequence: u64,
-    /// The time of the change, in milliseconds.
+    /// The time of the change, to the millisecond.
     #[serde(with = "rfc3339")]
     pub changed_at: SystemTime,
     /// How many seconds the state lasted; `None` for the latest state.

@@ -39,7 +39,8 @@ pub mod guide {}
 
 pub use corosync_sys::LoadError;
 
-/// These run as unit tests: there the oracle in `state/oracle/` checks every event of every actor.
+/// The property tests are part of the unit tests, in which the oracle in `state/oracle/` checks
+/// every event of every actor.
 #[cfg(all(test, feature = "sim"))]
 #[path = "../tests/property/mod.rs"]
 mod property;

@@ -17,10 +17,10 @@
 //! | `quorum_votes_present` | gauge, votes | the votes of all members and of the quorum device ("total votes" of `corosync-quorumtool`) |
 //! | `quorum_votes_required` | gauge, votes | the number of votes that make a quorum |
 //! | `quorum_votes_qdevice` | gauge, votes | the votes of the quorum device |
-//! | `quorum_last_contact_timestamp_seconds` | gauge, seconds since 1970 | Corosync is known to have been alive then |
-//! | `quorum_lease_seconds` | gauge, seconds | how long Corosync is believed after that |
-//! | `quorum_token_last_seen_timestamp_seconds` | gauge, seconds since 1970 | the ring's token is known to have moved after that; 0 if it was not seen on this connection |
-//! | `quorum_token_lease_seconds` | gauge, seconds | how long the ring is believed to be alive after that: the sum of the token timeout, the consensus timeout and [`settle_grace`](crate::QuorumBuilder::settle_grace) |
+//! | `quorum_last_contact_timestamp_seconds` | gauge, seconds since 1970 | when Corosync was last known to be alive |
+//! | `quorum_lease_seconds` | gauge, seconds | how long Corosync is believed after the last contact |
+//! | `quorum_token_last_seen_timestamp_seconds` | gauge, seconds since 1970 | the last moment after which the ring's token is known to have moved; 0 if the token was not seen on this connection |
+//! | `quorum_token_lease_seconds` | gauge, seconds | how long the ring is believed to be alive after the token was last seen: the sum of the token timeout, the consensus timeout and [`settle_grace`](crate::QuorumBuilder::settle_grace) |
 //! | `quorum_changes_total` | counter | changes, labelled by their `cause`, as in [`Cause`] |
 //! | `quorum_losses_total` | counter | changes that lost quorum |
 //! | `quorum_disconnects_total` | counter | connections to Corosync that ended, labelled by their `reason`: a code such as `CS_ERR_LIBRARY`, or what failed |
@@ -205,7 +205,7 @@ fn record_ha_cluster(state: &State, members: MemberVotes) {
 }
 
 /// Returns the votes of each member, and of each node in `before`. A series cannot be removed, so a
-/// node that has left or changed its name has 0 votes under the old one.
+/// node that has left or has changed its name has 0 votes under its old labels.
 fn member_votes(
     before: &mut BTreeMap<NodeId, Labels>,
     state: &State,
@@ -221,7 +221,7 @@ fn member_votes(
             (*id, ((node, local), *votes))
         })
         .collect();
-    // As in the list of `corosync-quorumtool`.
+    // `corosync-quorumtool` lists the quorum device in this way too.
     if let Some(votes) = votes.filter(|votes| votes.flags.contains(VoteFlags::QDEVICE_REGISTERED)) {
         now.insert(NodeId(0), (("Qdevice".to_owned(), "false"), votes.qdevice));
     }
@@ -282,7 +282,7 @@ fn reason(error: &Error) -> String {
     }
 }
 
-/// The expected reasons. They start at 0, so that their first increase is visible.
+/// The expected reasons. Their counters start at 0, so that the first increase is visible.
 const REASONS: [&str; 10] = [
     "CS_ERR_LIBRARY",
     "CS_ERR_TRY_AGAIN",
@@ -334,7 +334,10 @@ fn describe() {
         ("quorum_last_contact_timestamp_seconds", "When corosync was last known to be alive."),
         ("quorum_lease_seconds", "How long corosync is believed after the last contact."),
         ("quorum_token_last_seen_timestamp_seconds", "When the ring's token was last seen."),
-        ("quorum_token_lease_seconds", "How long the ring is believed to be alive after that."),
+        (
+            "quorum_token_lease_seconds",
+            "How long the ring is believed to be alive after its token was last seen.",
+        ),
     ] {
         describe_gauge!(name, Unit::Seconds, description);
     }

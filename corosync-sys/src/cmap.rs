@@ -91,10 +91,10 @@ pub type cmap_notify_fn_t = Option<
 library! {
     /// The functions of libcmap.
     pub struct Cmap("libcmap.so.4") {
-        /// Connects to the daemon, which blocks for as long as the daemon hangs:
+        /// Connects to the daemon. Blocks for as long as the daemon hangs:
         /// `cmap_initialize(3)`.
         fn cmap_initialize(handle: *mut cmap_handle_t);
-        /// Closes a connection and its fd, which blocks for some 40 ms if the daemon has just died:
+        /// Closes a connection and its fd. Blocks for some 40 ms if the daemon has just died:
         /// `cmap_finalize(3)`.
         fn cmap_finalize(handle: cmap_handle_t);
         /// Returns the fd that becomes readable when there is something to dispatch, and never
@@ -109,7 +109,7 @@ library! {
         /// Stores a pointer of the caller's in the connection, and never blocks:
         /// `cmap_context_set(3)`.
         fn cmap_context_set(handle: cmap_handle_t, context: *const c_void);
-        /// Stores a value, which blocks for as long as the daemon hangs or the cluster
+        /// Stores a value. Blocks for as long as the daemon hangs or the cluster
         /// synchronises: `cmap_set(3)`.
         fn cmap_set(
             handle: cmap_handle_t,
@@ -129,7 +129,7 @@ library! {
         /// Deletes a key, and blocks as `cmap_set` does: `cmap_delete(3)`.
         fn cmap_delete(handle: cmap_handle_t, key_name: *const c_char);
         /// Fetches a value into a buffer of `*value_len` bytes, or only its length and type if
-        /// `value` is null, which blocks for as long as the daemon hangs or the cluster
+        /// `value` is null. Blocks for as long as the daemon hangs or the cluster
         /// synchronises: `cmap_get(3)`.
         fn cmap_get(
             handle: cmap_handle_t,
@@ -187,7 +187,7 @@ library! {
         fn cmap_track_delete(handle: cmap_handle_t, track_handle: cmap_track_handle_t);
     }
     optional {
-        /// Connects to the daemon for one of the maps, which blocks for as long as the daemon
+        /// Connects to the daemon for one of the maps. Blocks for as long as the daemon
         /// hangs: `cmap_initialize_map(3)`; absent before Corosync 3.0. It kills a daemon of
         /// Corosync 2.
         fn cmap_initialize_map(handle: *mut cmap_handle_t, map: cmap_map_t) as initialize_map;

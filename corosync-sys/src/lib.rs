@@ -2,7 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![allow(non_camel_case_types)] // The names are C's.
 
-// First: the modules below it use its macro.
+// This module comes first, because the modules below use its macro.
 #[macro_use]
 mod library;
 

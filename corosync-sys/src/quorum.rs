@@ -10,9 +10,10 @@ pub type quorum_handle_t = u64;
 /// The set of callbacks of a connection: one of `QUORUM_MODEL_*`. An enum in C.
 pub type quorum_model_t = c_uint;
 
-/// [`quorum_model_v0_data_t`]: one callback, without node lists.
+/// [`quorum_model_v0_data_t`]: one callback, with the number of the ring and its members.
 pub const QUORUM_MODEL_V0: quorum_model_t = 0;
-/// [`quorum_model_v1_data_t`]: callbacks with ring id and node lists.
+/// [`quorum_model_v1_data_t`]: two callbacks, with the ring id and the lists of members and of
+/// nodes that joined and left.
 pub const QUORUM_MODEL_V1: quorum_model_t = 1;
 
 /// A quorum type: no quorum provider is configured, so the node always reports that it is quorate.
@@ -110,14 +111,14 @@ library! {
     ///
     /// Call them as `(quorum.quorum_fd_get)(handle, &mut fd)`.
     pub struct Quorum("libquorum.so.5") {
-        /// Connects to the daemon for model 0, which blocks for as long as the daemon hangs:
+        /// Connects to the daemon for model 0. Blocks for as long as the daemon hangs:
         /// `quorum_initialize(3)`.
         fn quorum_initialize(
             handle: *mut quorum_handle_t,
             callbacks: *mut quorum_callbacks_t,
             quorum_type: *mut u32,
         );
-        /// Closes a connection and its fd, which blocks for some 40 ms if the daemon has just died:
+        /// Closes a connection and its fd. Blocks for some 40 ms if the daemon has just died:
         /// `quorum_finalize(3)`.
         fn quorum_finalize(handle: quorum_handle_t);
         /// Returns the fd that becomes readable when there is something to dispatch, and never
@@ -127,13 +128,13 @@ library! {
         /// [`CS_DISPATCH_ONE`](crate::CS_DISPATCH_ONE) and
         /// [`CS_DISPATCH_BLOCKING`](crate::CS_DISPATCH_BLOCKING): `quorum_dispatch(3)`.
         fn quorum_dispatch(handle: quorum_handle_t, dispatch_types: cs_dispatch_flags_t);
-        /// Asks the daemon whether the node is quorate, which blocks for as long as the daemon
+        /// Asks the daemon whether the node is quorate. Blocks for as long as the daemon
         /// hangs or the cluster synchronises: `quorum_getquorate(3)`.
         fn quorum_getquorate(handle: quorum_handle_t, quorate: *mut c_int);
-        /// Asks the daemon for notifications (`CS_TRACK_*`), which blocks for as long as the daemon
+        /// Asks the daemon for notifications (`CS_TRACK_*`). Blocks for as long as the daemon
         /// hangs or the cluster synchronises: `quorum_trackstart(3)`.
         fn quorum_trackstart(handle: quorum_handle_t, flags: c_uint);
-        /// Asks the daemon to stop notifications, which blocks for as long as the daemon hangs or
+        /// Asks the daemon to stop notifications. Blocks for as long as the daemon hangs or
         /// the cluster synchronises: `quorum_trackstop(3)`.
         fn quorum_trackstop(handle: quorum_handle_t);
         /// Stores a pointer of the caller's in the connection, and never blocks:
@@ -143,7 +144,7 @@ library! {
         fn quorum_context_get(handle: quorum_handle_t, context: *mut *const c_void);
     }
     optional {
-        /// Connects to the daemon for any model, which blocks for as long as the daemon hangs:
+        /// Connects to the daemon for any model. Blocks for as long as the daemon hangs:
         /// `quorum_model_initialize(3)`; absent before Corosync 3.1.0. It kills a daemon of
         /// Corosync 2.
         fn quorum_model_initialize(

@@ -26,7 +26,7 @@ pub const VOTEQUORUM_INFO_QDEVICE_REGISTERED: c_uint = 64;
 pub const VOTEQUORUM_INFO_QDEVICE_ALIVE: c_uint = 128;
 /// A flag of [`votequorum_info`]: the quorum device casts its vote.
 pub const VOTEQUORUM_INFO_QDEVICE_CAST_VOTE: c_uint = 256;
-/// A flag of [`votequorum_info`]: the quorum device's master wins.
+/// A flag of [`votequorum_info`]: the quorum device has `master_wins`, so its partition is quorate.
 pub const VOTEQUORUM_INFO_QDEVICE_MASTER_WINS: c_uint = 512;
 /// A flag of [`votequorum_info`]: the quorum device has more information about this node. Added
 /// after Corosync 3.1.10.
@@ -69,7 +69,7 @@ pub struct votequorum_info {
     pub node_expected_votes: c_uint,
     /// The highest number of votes that any node expects.
     pub highest_expected: c_uint,
-    /// The votes of all members.
+    /// The votes of all members and of the quorum device.
     pub total_votes: c_uint,
     /// The votes that make a quorum.
     pub quorum: c_uint,
@@ -162,13 +162,13 @@ library! {
     ///
     /// The daemon answers these requests even while the cluster synchronises.
     pub struct VoteQuorum("libvotequorum.so.8") {
-        /// Connects to the daemon, which blocks for as long as the daemon hangs, and fails unless
+        /// Connects to the daemon. Blocks for as long as the daemon hangs, and fails unless
         /// votequorum is the quorum provider: `votequorum_initialize(3)`.
         fn votequorum_initialize(
             handle: *mut votequorum_handle_t,
             callbacks: *mut votequorum_callbacks_t,
         );
-        /// Closes a connection and its fd, which blocks for some 40 ms if the daemon has just died:
+        /// Closes a connection and its fd. Blocks for some 40 ms if the daemon has just died:
         /// `votequorum_finalize(3)`.
         fn votequorum_finalize(handle: votequorum_handle_t);
         /// Calls the callbacks for the queued events, and blocks for events only with
@@ -178,23 +178,23 @@ library! {
         /// Returns the fd that becomes readable when there is something to dispatch, and never
         /// blocks: `votequorum_fd_get(3)`.
         fn votequorum_fd_get(handle: votequorum_handle_t, fd: *mut c_int);
-        /// Asks the daemon for the votes and the state of a node (0: this one), which blocks for as
+        /// Asks the daemon for the votes and the state of a node (0: this one). Blocks for as
         /// long as the daemon hangs: `votequorum_getinfo(3)`.
         fn votequorum_getinfo(
             handle: votequorum_handle_t,
             nodeid: c_uint,
             info: *mut votequorum_info,
         );
-        /// Sets the expected votes of the cluster, which blocks for as long as the daemon hangs:
+        /// Sets the expected votes of the cluster. Blocks for as long as the daemon hangs:
         /// `votequorum_setexpected(3)`.
         fn votequorum_setexpected(handle: votequorum_handle_t, expected_votes: c_uint);
-        /// Sets the votes of a node, which blocks for as long as the daemon hangs:
+        /// Sets the votes of a node. Blocks for as long as the daemon hangs:
         /// `votequorum_setvotes(3)`.
         fn votequorum_setvotes(handle: votequorum_handle_t, nodeid: c_uint, votes: c_uint);
-        /// Asks the daemon for notifications (`CS_TRACK_*`), which blocks for as long as the daemon
+        /// Asks the daemon for notifications (`CS_TRACK_*`). Blocks for as long as the daemon
         /// hangs: `votequorum_trackstart(3)`.
         fn votequorum_trackstart(handle: votequorum_handle_t, context: u64, flags: c_uint);
-        /// Asks the daemon to stop notifications, which blocks for as long as the daemon hangs:
+        /// Asks the daemon to stop notifications. Blocks for as long as the daemon hangs:
         /// `votequorum_trackstop(3)`.
         fn votequorum_trackstop(handle: votequorum_handle_t);
         /// Returns the pointer stored in the connection, and never blocks:

@@ -1,7 +1,7 @@
 //! Shows, waits for and acts on the quorum of this Corosync node, in a terminal or a script.
 //!
-//! `quorum-watch --help` describes each command; `options.rs` is the source of that, of the
-//! man page and of the shell completions.
+//! `quorum-watch --help` describes each command. The help, the man page and the shell completions
+//! are generated from `options.rs`.
 
 mod exec;
 mod man;
@@ -95,8 +95,8 @@ fn code_of(quorum: Quorum) -> ExitCode {
     }
 }
 
-/// Returns the exit code of a wait that has timed out. A quorate node, too, has then not reached
-/// the state that the wait was for.
+/// Returns the exit code of a wait that has timed out. If the node is quorate, the wait was for
+/// exclusive quorum.
 fn code_of_failure(quorum: Quorum) -> ExitCode {
     match quorum {
         Quorum::Quorate | Quorum::Unknown => ExitCode::from(1),

@@ -13,11 +13,11 @@ use tokio::time::{sleep, timeout};
 
 use crate::{POLL_INTERVAL, options::Options};
 
-/// How long to wait for a decision. Corosync answers within milliseconds, and two reads of the ring
-/// take 1.25 s, but several seconds on a busy machine.
+/// How long to wait for a decision. Corosync answers within milliseconds, and the ring is found to
+/// be alive within about a token timeout, but both may take several seconds on a busy machine.
 const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long to wait after the decision for the votes and for another read of the ring.
+/// How long to wait after the decision for the votes, and then for exclusive quorum.
 const DETAILS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long to wait after that for the names of the nodes. A cluster may have none.
@@ -36,7 +36,7 @@ pub(crate) async fn known(quorum: &QuorumHandle, names: bool) {
             || (now.ring != RingState::Unknown && has_votes_of_decision(now))
     };
     let details = async {
-        // An actor that has stopped is complete.
+        // This fails if the actor has stopped, and then nothing follows.
         let _ = quorum.wait_for(complete).await;
         let may_be_exclusive =
             |now: &Snapshot| now.has_majority() && now.ring == RingState::Operational;
@@ -56,8 +56,8 @@ pub(crate) async fn known(quorum: &QuorumHandle, names: bool) {
     }
 }
 
-/// Whether the votes agree with the decision. They are requested after it, so the votes from before
-/// it may still be shown.
+/// Whether the votes agree with the decision. The votes are requested after the decision, so the
+/// snapshot may still contain the votes from before the decision.
 fn has_votes_of_decision(now: &Snapshot) -> bool {
     let is_quorate = now.quorum.is_quorate();
     now.votes.as_ref().is_some_and(|votes| votes.flags.contains(VoteFlags::QUORATE) == is_quorate)
@@ -79,7 +79,7 @@ pub(crate) fn show(quorum: &QuorumHandle, options: &Options) -> io::Result<Quoru
     Ok(now.quorum)
 }
 
-/// Returns the members of which any single one may leave without a loss of quorum.
+/// Returns each member that could leave, if no other did, without a loss of quorum.
 fn spared(now: &Snapshot) -> Vec<NodeId> {
     let members = now.members.iter().copied();
     members.filter(|member| now.quorate_without(&[*member]) == Some(true)).collect()

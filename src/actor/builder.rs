@@ -92,25 +92,26 @@ impl QuorumBuilder {
     /// synchronises. Default 1 s. Corosync usually decides within milliseconds; with a quorum
     /// device it can take half a minute. A connection opened during that time starts as `Unknown`.
     ///
-    /// Corosync before 3.1 does not report the membership separately (model V0). With it, the old
-    /// decision counts until the new one.
+    /// Corosync before 3.1 does not report the membership separately (model V0). With model V0 this
+    /// setting has no effect on a membership change: the old decision counts until the new one.
     pub fn settle_grace(mut self, settle_grace: Duration) -> Self {
         self.policy.settle_grace = settle_grace;
         self
     }
 
     /// How long quorum must last without a break before a gain is published. Default zero. Until
-    /// then the state before it stays published: `Inquorate` or `Unknown`. A loss is always
+    /// then the state before the gain stays published: `Inquorate` or `Unknown`. A loss is always
     /// published at once.
     pub fn stable_after(mut self, stable_after: Duration) -> Self {
         self.policy.stable_after = stable_after;
         self
     }
 
-    /// Whether to accept quorum that a node of two has alone, because of `two_node: 1` in the
-    /// section `quorum` of `corosync.conf`. Default true. When the two nodes are separated from
-    /// each other, each one is quorate (`votequorum(5)`). With `false`, each one is `Inquorate`
-    /// then, and no node is `Quorate` while the votes are not known, as without libvotequorum.
+    /// Whether to accept the quorum that a node of a two-node cluster has alone, because of
+    /// `two_node: 1` in the section `quorum` of `corosync.conf`. Default true. When the two nodes
+    /// are separated from each other, each one is quorate (`votequorum(5)`). With `false`, each one
+    /// is then `Inquorate`, and in any cluster a node is not `Quorate` while its votes are not
+    /// known, for example without libvotequorum.
     pub fn trust_two_node(mut self, trust_two_node: bool) -> Self {
         self.policy.trust_two_node = trust_two_node;
         self
@@ -132,8 +133,8 @@ impl QuorumBuilder {
     ///
     /// While Corosync is down, any user of the machine can listen on its socket and report quorum.
     ///
-    /// Do not set `Some(65534)` in a container with its own user namespace. There it is the uid of
-    /// every user that the namespace does not map (`user_namespaces(7)`), so each of these users
+    /// Do not set `Some(65534)` in a container with its own user namespace. There, 65534 is the uid
+    /// of every user that the namespace does not map (`user_namespaces(7)`), so each of these users
     /// would be believed. The host's root is one of them, so a Corosync of the host is refused by
     /// default.
     pub fn server_uid(mut self, server_uid: Option<u32>) -> Self {

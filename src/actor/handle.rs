@@ -77,12 +77,12 @@ impl QuorumHandle {
     /// ring or nodelist differs between nodes, or if an operator lowers the expected votes of a
     /// partition by hand. A reload that lowers T or C is noticed up to half a second later.
     ///
-    /// Two more cases break it for up to T. In the first, a node joins the other nodes within T of
-    /// a fault after which this node still receives tokens, because the partition separates other
-    /// nodes or only the messages of this node are lost. The other nodes then enter GATHER because
-    /// of the new node, and not because they miss the token. In the second, other daemons restart
-    /// within T of such a fault: a daemon that starts has no token to miss. A [fencing
-    /// token](crate::QuorumGuard::fencing_token) has neither weakness.
+    /// Two more cases break this guarantee for up to T. In the first, a node joins the other nodes
+    /// within T of a fault after which this node still receives tokens, because the partition
+    /// separates other nodes or only the messages of this node are lost. The other nodes then enter
+    /// GATHER because of the new node, and not because they miss the token. In the second, other
+    /// daemons restart within T of such a fault: a daemon that starts has no token to miss. A
+    /// [fencing token](crate::QuorumGuard::fencing_token) has neither weakness.
     ///
     /// Always `false` if the ring cannot be watched ([`RingState::Unwatched`](crate::RingState)).
     ///
@@ -96,7 +96,7 @@ impl QuorumHandle {
         self.shared.is_exclusive()
     }
 
-    /// Returns whether this node has quorum, has none, or does not know, now. Like
+    /// Returns the quorum of this node now: `Quorate`, `Inquorate` or `Unknown`. Like
     /// [`is_quorate`](Self::is_quorate), it does not return `Quorate` once the lease has expired.
     ///
     /// ```
@@ -144,8 +144,8 @@ impl QuorumHandle {
 
     /// Returns everything that is known now.
     ///
-    /// Its `quorum` obeys the same deadlines as [`is_quorate`](Self::is_quorate): once one has
-    /// passed, it is [`Quorum::Unknown`], even if the actor is stuck and has not published that.
+    /// Its `quorum` obeys the same deadlines as [`is_quorate`](Self::is_quorate): once a deadline
+    /// has passed, it is [`Quorum::Unknown`], even if the actor is stuck and has not published it.
     ///
     /// ```
     /// # use actix_quorum::{Quorum, Snapshot, testing::ScriptedQuorum};
@@ -298,7 +298,7 @@ impl QuorumHandle {
         self.wait_for(|snapshot| snapshot.quorum.is_quorate()).await.map(drop)
     }
 
-    /// Waits until this node has quorum and returns the [guard](Self::guard) of it.
+    /// Waits until this node has quorum and returns a [guard](Self::guard).
     ///
     /// # Errors
     ///

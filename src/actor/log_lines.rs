@@ -13,7 +13,7 @@ use crate::{
 /// The facts that were logged and are not logged again with each change.
 #[derive(Debug, Default)]
 pub(crate) struct LoggedFacts {
-    /// When the ring began to re-form, until its end is logged.
+    /// When the ring began to re-form. `None` once it has been logged that the ring has re-formed.
     reforming_since: Option<Moment>,
     has_warned_of_two_node: bool,
 }

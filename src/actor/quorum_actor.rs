@@ -83,7 +83,7 @@ struct Resources {
     /// `None` before the first connection. All connections share one probe: its thread may still
     /// wait for the answer of an ended connection.
     probe: Option<Arc<dyn Probe>>,
-    /// `None` before the first connection, and while the ring cannot be watched.
+    /// `None` before the first connection, and if the source has no ring counters.
     ring: Option<Arc<dyn RingWatch>>,
     /// Keeps this actor alive when every other address is dropped. `None` before the start.
     own_addr: Option<Addr<QuorumActor>>,
@@ -281,9 +281,9 @@ impl QuorumActor {
         });
     }
 
-    /// Cancels the waiting calls of this actor's other threads. One of them may have met a silent
-    /// server in Corosync's place, and blocks all attempts to connect until its call is cancelled.
-    /// While there is a connection, its events do that.
+    /// Cancels the waiting calls of this actor's other threads. One of them may be waiting for a
+    /// silent server in Corosync's place, and blocks all attempts to connect until its call is
+    /// cancelled. While there is a connection, `LinkEvents` cancels calls that take too long.
     fn interrupt(&self) {
         let Some(Resources { probe, ring, .. }) = self.activity.resources() else { return };
         if let Some(probe) = probe {
@@ -487,6 +487,6 @@ const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(2);
 /// How long to wait for the connection to be closed before the actor ends.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How often subscribers whose actors have ended are removed without a connection. With one, ticks
-/// and reads of the ring do it, after at least half of this time.
+/// How often subscribers whose actors have ended are removed while there is no connection. With a
+/// connection, ticks and reads of the ring remove them, at most once in half of this time.
 const SWEEP: Duration = Duration::from_secs(1);

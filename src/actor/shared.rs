@@ -242,7 +242,7 @@ impl Shared {
         self.history.current()
     }
 
-    /// Returns the last published snapshot, with its quorum as the deadlines allow now.
+    /// Returns the last published snapshot, with the quorum that the deadlines allow now.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.as_of_now(self.published())
     }
@@ -432,7 +432,7 @@ mod tests {
 
     /// The actor dies just after a read has shortened a deadline without a change of the snapshot.
     #[test]
-    #[expect(clippy::too_many_lines, reason = "one course of events")]
+    #[expect(clippy::too_many_lines, reason = "one sequence of events")]
     fn lost_resolves_on_time_if_a_read_shortens_the_deadline_and_nothing_follows() {
         use crate::link::ring_reading::{RingCounters, RingReading, RingUpdate};
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();

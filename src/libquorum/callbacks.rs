@@ -69,9 +69,9 @@ thread_local! {
 }
 
 fn deliver(notification: Option<Notification>) {
-    // SAFETY: `CallbackBuffer::dispatch` stored the pointer from a `&mut` that it holds until the
-    // dispatch whose callback this is has returned, and then removes the pointer. No other code
-    // uses the buffer meanwhile.
+    // SAFETY: `CallbackBuffer::dispatch` stored the pointer from a `&mut`, which it holds until the
+    // running dispatch has returned, and then removes the pointer. No other code uses the buffer
+    // meanwhile.
     if let Some(buffer) = unsafe { CURRENT_BUFFER.get().as_mut() } {
         buffer.push(notification);
     }

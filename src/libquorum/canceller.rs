@@ -17,12 +17,12 @@ pub struct Canceller(Arc<Mutex<State>>);
 struct State {
     /// Whether all waiting was cancelled.
     is_cancelled: bool,
-    /// The user of a server that was found at the other end of an attempt and is not trusted.
+    /// The user of the server that an attempt has reached, if this user is not trusted.
     refused: Option<u32>,
     /// The sockets of the connections. Each one is open as long as it is listed here.
     sockets: Vec<RawFd>,
     connecting: Option<Attempt>,
-    /// The last attempt was interrupted: its error says nothing about the server.
+    /// Whether the last attempt was interrupted. Its error then says nothing about the server.
     was_interrupted: bool,
 }
 
@@ -48,7 +48,7 @@ impl Canceller {
     /// Ends the waiting call and its connection. The thread may connect again.
     ///
     /// Returns `false` if no connection was ended: the call is only about to wait, or its socket
-    /// cannot be identified now. The caller interrupts again later.
+    /// cannot be identified now. The caller should then interrupt again later.
     pub(crate) fn interrupt(&self) -> bool {
         self.0.lock().interrupt()
     }
@@ -117,7 +117,7 @@ impl Canceller {
         self.0.lock().is_cancelled
     }
 
-    /// Records the begin of an attempt. The sockets in `before` existed before it.
+    /// Records the beginning of an attempt. The sockets in `before` existed before the attempt.
     pub(super) fn begin(&self, service: &'static [u8], before: Vec<Stream>) -> Result<(), Error> {
         let mut state = self.0.lock();
         if state.is_cancelled {
@@ -221,14 +221,14 @@ mod tests {
         let canceller = Canceller::default();
         canceller.begin(service, Vec::new()).unwrap();
         canceller.cancel_to_the_end();
-        // As libqb connects and then waits for the answer of the server.
+        // libqb also connects and then waits for the server's answer.
         let mut attempt = UnixStream::connect_addr(&address).unwrap();
         assert_eq!(attempt.read(&mut [0]).unwrap(), 0, "the connection is shut down");
         canceller.end(None);
         assert_eq!(canceller.begin(service, Vec::new()), Err(Error::Unresponsive));
     }
 
-    /// Each state of a thread in which an interrupt may find it.
+    /// Interrupts a thread in each of its states.
     #[test]
     fn an_interrupt_is_reported_as_missed_and_spoils_no_later_attempt() {
         let service = b"interrupted";

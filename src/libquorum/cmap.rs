@@ -106,9 +106,9 @@ impl Cmap {
     }
 
     #[cfg(any(feature = "metrics", feature = "web"))]
-    /// Returns the names in `nodelist.node.N.name` (`cmap_keys(7)`). A node without one gets the
-    /// host name in `ring0_addr`, if that is a host name. Blocks until the daemon answers; it does
-    /// not answer while it synchronises.
+    /// Returns the names in `nodelist.node.N.name` (`cmap_keys(7)`). A node without a name gets its
+    /// `ring0_addr`, if that is a host name. Blocks until the daemon answers; it does not answer
+    /// while it synchronises.
     pub(crate) fn node_names(&self) -> Result<NodeNames, Error> {
         let mut names = NodeNames::new();
         for position in self.positions()? {
@@ -172,8 +172,8 @@ impl Cmap {
         result.map(|()| positions)
     }
 
-    /// Whether the daemon is a Corosync 2. Blocks until the daemon answers. For a connection to the
-    /// default map.
+    /// Whether the daemon is a Corosync 2. Blocks until the daemon answers. The connection must be
+    /// one to the default map.
     pub(crate) fn is_corosync_2(&self) -> Result<bool, Error> {
         self.has(IS_COROSYNC_2)
     }

@@ -24,7 +24,7 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// Checks that enough descriptors are free, and that number 0 is not among them.
+    /// Checks that enough descriptors are free, and occupies number 0 if it is free.
     pub(super) fn new() -> Result<Self, Error> {
         Self::open().map_err(|_| Error::NoDescriptors)
     }

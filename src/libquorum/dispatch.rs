@@ -30,14 +30,14 @@ impl Handle {
     ///
     /// The iterator is lazy. Each step calls `quorum_dispatch` once for one notification, so your
     /// code runs between the calls and never under a C frame. To stop [`Dispatch::Blocking`], stop
-    /// iterating. The iterator ends after an error, and as the flag defines.
+    /// iterating. The iterator ends after an error, or when it has done what the flag asks for.
     ///
     /// # Errors
     ///
     /// [`Error::Dispatch`] with [`Code::TRY_AGAIN`] if the queue is empty
     /// ([`Dispatch::OneNonblocking`] only), and with any other code if the connection has ended:
-    /// drop it, its waiting notifications are lost. [`Error::StackTooSmall`] on a thread whose
-    /// stack is too small.
+    /// drop the handle; its waiting notifications are lost. [`Error::StackTooSmall`] on a thread
+    /// whose stack is too small.
     #[must_use = "iterate over it: otherwise nothing is dispatched"]
     pub fn dispatch(&mut self, dispatch: Dispatch) -> Notifications<'_> {
         Notifications { handle: self, dispatch, ended: false }
@@ -83,7 +83,7 @@ impl Handle {
             self.stuck_since = None;
             return false;
         }
-        // It may have become readable only now.
+        // The message may have arrived only after the dispatch.
         self.stuck_since.get_or_insert_with(Instant::now).elapsed() >= STUCK_AFTER
     }
 

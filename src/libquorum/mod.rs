@@ -327,8 +327,8 @@ impl Handle {
     ///
     /// If the daemon has died, this waits up to 200 ms for its process to end, since only then
     /// libqb removes the connection's files from /dev/shm (libqb `lib/ipc_shm.c`), and libqb itself
-    /// may wait another 40 ms. If another thread hangs in connecting, this returns after 100 ms,
-    /// and the connection is closed when that thread has finished.
+    /// may wait another 40 ms. If another thread hangs while it connects, this returns after 100
+    /// ms, and the connection is closed when that thread has finished.
     ///
     /// # Errors
     ///

@@ -13,8 +13,8 @@ pub enum Model {
     V0,
     /// Nodelist notifications too, with the nodes that joined and left. Corosync 3.1.0 and later.
     ///
-    /// A request for it **kills** a daemon of Corosync 2, which has no such request and does not
-    /// check the number of a request.
+    /// A request for V1 **kills** a daemon of Corosync 2, which does not know this request and does
+    /// not check request numbers.
     V1,
 }
 
@@ -72,7 +72,8 @@ impl FoundModel {
             crate::foreign::log!(
                 log::Level::Warn,
                 "corosync's version is not known: {why}. Corosync 3 is assumed, and the next request \
-                 kills a daemon of Corosync 2: with Corosync 2, call Handle::model_initialize with Model::V0"
+                 would kill a daemon of Corosync 2. With Corosync 2, call Handle::model_initialize with \
+                 Model::V0"
             );
         }
         self.model

@@ -138,14 +138,14 @@ pub enum Notification {
         ring_id: RingId,
         /// The members, in Corosync's order.
         members: Vec<NodeId>,
-        /// The members that were not in the membership before. Empty in the first notification
-        /// after [`track_start`](super::Handle::track_start).
+        /// The members that have joined since the previous membership. Empty in the first
+        /// notification after [`track_start`](super::Handle::track_start).
         joined: Vec<NodeId>,
-        /// The nodes that were in the membership before. A node that restarted before the other
+        /// The nodes that have left the previous membership. A node that restarted before the other
         /// nodes noticed is in both lists.
         left: Vec<NodeId>,
     },
-    /// The quorum decision, whether or not it differs from the one before.
+    /// The quorum decision, whether or not it differs from the previous one.
     #[non_exhaustive]
     Quorum {
         /// Whether this partition of the cluster has quorum.

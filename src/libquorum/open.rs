@@ -51,8 +51,8 @@ impl HandleTable {
     /// Opens a handle of the `service`. Blocks until the daemon answers or `peer`'s canceller
     /// cancels it.
     ///
-    /// The closures call the library's functions for a handle and its descriptor. All of its
-    /// handles are numbers.
+    /// The closures call the library's functions for a handle and its descriptor. In each of the
+    /// libraries a handle is a number.
     pub(super) fn make(
         &self,
         service: &'static [u8],
@@ -104,8 +104,8 @@ impl HandleTable {
             self.unlock(alone);
             return Some(closed);
         }
-        // It must still be closed: otherwise Corosync would queue notifications for it without a
-        // limit.
+        // The handle must still be closed: otherwise Corosync would queue notifications for it
+        // without a limit.
         self.closing.lock().push(Box::new(move || drop(close())));
         if let Some(alone) = self.one_at_a_time.try_lock() {
             self.unlock(alone);
@@ -119,7 +119,7 @@ impl HandleTable {
             let waiting = std::mem::take(&mut *self.closing.lock());
             waiting.into_iter().for_each(|close| close());
             drop(alone);
-            // A thread that came since then found the table locked.
+            // A thread that has added a handle meanwhile may have found the table locked.
             if self.closing.lock().is_empty() {
                 return;
             }
@@ -166,7 +166,7 @@ fn make(
     Ok(Opened { handle, peer_link: PeerLink { server, socket, canceller: peer.canceller.clone() } })
 }
 
-/// Returns the reason for a failed connection, if the library's code has several causes.
+/// Returns the error of a failed connection. The library's code alone does not show the cause.
 fn not_connected(code: Code, service: &[u8], peer: Peer<'_>) -> Error {
     match (peer.uid, peer.canceller.refused()) {
         (Some(expected), Some(found)) => {

@@ -1,4 +1,5 @@
-//! A libquorum whose calls of the real callbacks a test scripts, well formed or not.
+//! A replacement for libquorum that calls the real callbacks as a test scripts it, with well-formed
+//! or malformed arguments.
 
 use std::ptr;
 
@@ -49,9 +50,9 @@ impl Scripted {
 
 impl Call {
     fn make(&self) {
-        let on_quorum_v0 = V0.quorum_notify_fn.expect("the model has it");
-        let on_quorum = V1.quorum_notify_fn.expect("the model has it");
-        let on_nodelist = V1.nodelist_notify_fn.expect("the model has it");
+        let on_quorum_v0 = V0.quorum_notify_fn.expect("the model has this callback");
+        let on_quorum = V1.quorum_notify_fn.expect("the model has this callback");
+        let on_nodelist = V1.nodelist_notify_fn.expect("the model has this callback");
         match self {
             Self::QuorumV0 { quorate, seq, members } => members.lend(|entries, members| {
                 // SAFETY: `List` holds as many ids as `entries` says, until this returns, or must

@@ -39,7 +39,7 @@ impl PeerProcess {
         let mut ours = streams(service);
         ours.retain(|(stream, _)| !before.contains(stream));
         // If other code of this process has just connected too, the users of all servers must
-        // agree. With different processes, the process of this connection is not known.
+        // agree. If the process ids differ, the id for this connection is not known.
         let &(stream, Self { uid, pid }) = ours.first()?;
         let pid = pid.filter(|_| ours.iter().all(|(_, server)| server.pid == pid));
         let server = Self { uid, pid };
@@ -117,8 +117,8 @@ pub(super) fn uses_file_system() -> bool {
     *USES.get_or_init(|| cfg!(not(target_os = "linux")) || Path::new(FORCE_FILE_SYSTEM).exists())
 }
 
-/// Returns the path of a service's socket in the file system, for a libqb as distributions build
-/// it.
+/// Returns the path of a service's socket in the file system, as libqb is configured by
+/// distributions.
 pub(super) fn socket_file(service: &[u8]) -> PathBuf {
     Path::new("/var/run").join(OsStr::from_bytes(service))
 }

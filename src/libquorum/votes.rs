@@ -47,13 +47,13 @@ pub struct Votes {
     /// The votes of each member, ascending by node.
     #[cfg_attr(feature = "serde", serde(deserialize_with = "by_node"))]
     pub members: Vec<(NodeId, u32)>,
-    /// What each member with a quorum device reports about it (the flags that begin with
+    /// What each member with a quorum device reports about the device (the flags that begin with
     /// `QDEVICE`), ascending by node.
     ///
     /// A probe reads the flags of all members if the members, a sum above or this node's flags have
-    /// changed, and otherwise of one member, in turn. So a change on another member is known up to
-    /// one probe for each member later: with three members and the default interval of a quarter of
-    /// the lease, 3/4 of the lease.
+    /// changed. Otherwise it reads the flags of one member, in turn. So a change on another member
+    /// may be noticed as many probes later as there are members: with three members and the default
+    /// interval of a quarter of the lease, 3/4 of the lease.
     #[cfg_attr(feature = "serde", serde(default, deserialize_with = "by_node"))]
     pub qdevices: Vec<(NodeId, VoteFlags)>,
     /// The configuration of votequorum and the state of the quorum device.
@@ -86,8 +86,8 @@ impl Votes {
         self.members.iter().find(|(member, _)| *member == node).map(|(_, votes)| *votes)
     }
 
-    /// Returns the state of a member's quorum device: the flags that begin with `QDEVICE`, empty if
-    /// it has none or is not a member.
+    /// Returns the state of a member's quorum device: the flags that begin with `QDEVICE`. Empty if
+    /// the node has no quorum device or is not a member.
     pub fn qdevice_of(&self, node: NodeId) -> VoteFlags {
         let found = self.qdevices.iter().find(|(member, _)| *member == node);
         found.map(|(_, flags)| *flags).unwrap_or_default()

@@ -8,7 +8,8 @@ use crate::error::{Code, Error};
 ///
 /// The delays double from the lower end of a range to its upper end. Each one is extended by a
 /// random time of up to its own length, so that the nodes of a cluster do not reconnect in step.
-/// Each kind of failure has its own range. All ranges start over once a connection has lasted.
+/// Each kind of failure has its own range. All delays start over after a connection that has lasted
+/// for [`reset_after`](Self::reset_after).
 ///
 /// ```
 /// use std::time::Duration;
@@ -41,10 +42,10 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The delays while Corosync is not running or starting, while another process listens in its
-    /// place, and while it does not answer. Default 10 to 40 ms, because a restart of Corosync ends
-    /// this wait. After a minute the delays grow to 0.5 s if they are shorter, so that a node
-    /// without Corosync is not kept busy.
+    /// The delays while Corosync is not running, is starting or does not answer, and while another
+    /// process listens in its place. Default 10 to 40 ms, so that the actor reconnects soon after a
+    /// restart of Corosync. After a minute the delays grow to 0.5 s if they are shorter, so that a
+    /// node without Corosync is not kept busy.
     ///
     /// # Panics
     ///
@@ -74,8 +75,8 @@ impl Backoff {
     }
 
     /// The delays after a failure that needs an operator: refused permission, no library, no quorum
-    /// provider, too small a stack. Default 30 to 60 s; Corosync writes two lines to its log for
-    /// each refused attempt.
+    /// provider, a stack that is too small. Default 30 to 60 s; Corosync writes two lines to its
+    /// log for each refused attempt.
     ///
     /// # Panics
     ///
@@ -104,7 +105,7 @@ pub(crate) struct Delays {
     backoff: Backoff,
     /// One for each [`Kind`].
     series: [Series; 4],
-    /// Whether no failure has shown Corosync since one that showed its absence.
+    /// Whether Corosync was absent at the last failure that shows whether it runs.
     was_absent: bool,
 }
 
@@ -115,7 +116,7 @@ struct Series {
     running: Option<ExponentialBackoff>,
     /// The sum of the delays.
     waited: Duration,
-    /// Whether the delays have become longer, because they were frequent for a long time.
+    /// Whether the delays have become longer, because attempts were frequent for a long time.
     is_rare: bool,
 }
 
@@ -165,8 +166,8 @@ impl Delays {
         delay
     }
 
-    /// Whether this error is a sign of Corosync after attempts without one: it starts ("busy",
-    /// `TRY_AGAIN`) or runs.
+    /// Whether this error shows that a connection was lost, or is the first one after errors that
+    /// showed Corosync's absence to show that Corosync is starting ("busy", `TRY_AGAIN`) or runs.
     fn shows_corosync(&mut self, error: &Error, kind: Kind) -> bool {
         match error {
             Error::Connect(Code::LIBRARY) | Error::NoSocket | Error::UntrustedServer { .. } => {
@@ -179,7 +180,7 @@ impl Delays {
             | Error::ConnectInProgress
             | Error::Thread(_)
             | Error::StackTooSmall { .. } => false,
-            // A connection that has ended was one to Corosync.
+            // A lost connection shows that Corosync was running.
             _ => mem::replace(&mut self.was_absent, false) || matches!(kind, Kind::Disconnected),
         }
     }

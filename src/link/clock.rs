@@ -32,7 +32,7 @@ impl Moment {
 /// The clock that measures leases.
 #[derive(Clone, Copy, Debug)]
 pub enum Clock {
-    /// A clock that also runs while the system is suspended, as Corosync on the other nodes does.
+    /// A clock that also runs while the system is suspended, because the other nodes keep running.
     System,
     /// Tokio's clock, which a test can pause, counted from this moment.
     #[cfg(feature = "sim")]

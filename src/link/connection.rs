@@ -17,8 +17,8 @@ use crate::{
 /// A source of connections for the actor: [`Corosync`](crate::Corosync) on a cluster node, or a
 /// node of a simulated cluster.
 ///
-/// The trait is sealed: reports of quorum must be sound and fail-safe, and only the sources of this
-/// crate are trusted to report so.
+/// The trait is sealed: a source must report quorum soundly and fail-safe, and only the sources of
+/// this crate are trusted to do so.
 pub trait Source: sealed::Source {}
 
 impl<S: sealed::Source> Source for S {}

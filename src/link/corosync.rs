@@ -55,7 +55,7 @@ impl Corosync {
     /// let corosync = unsafe { Corosync::load_from("/opt/corosync/lib/libquorum.so.5") };
     /// let builder = QuorumActor::builder().source(corosync);
     /// ```
-    #[allow(unsafe_code, reason = "the file is the caller's to vouch for")]
+    #[allow(unsafe_code, reason = "the caller vouches for the file")]
     pub unsafe fn load_from(path: impl Into<PathBuf>) -> Self {
         // SAFETY: the caller vouches for the file.
         Self::with_file(unsafe { LibraryFile::new(path.into()) })
@@ -77,13 +77,14 @@ impl Corosync {
         Ok(*self.library.get_or_init(|| library))
     }
 
-    /// Warns once, of all consequences of a missing libcmap.
+    /// Warns once about all consequences of a missing libcmap.
     fn warn(&self, why: &str) {
         if self.warned.set(why.to_owned()).is_ok() {
             crate::foreign::log!(
                 log::Level::Warn,
                 "{}. Corosync's version is not known either. Corosync 3 is assumed, and the next \
-                 request kills a daemon of Corosync 2: with Corosync 2, set QuorumBuilder::model(Model::V0)",
+                 request would kill a daemon of Corosync 2. With Corosync 2, set \
+                 QuorumBuilder::model(Model::V0)",
                 unwatched_warning(why)
             );
         }

@@ -119,7 +119,7 @@ impl Names {
         }
     }
 
-    /// Ends the waiting call of a read, and its connection.
+    /// Ends the call in which a read is waiting, and the connection of the read.
     pub(crate) fn interrupt(&self) {
         self.canceller.lock().interrupt();
     }
@@ -142,7 +142,7 @@ impl Names {
             self.were_read.store(true, Ordering::Release);
             // The age counts from the end of the read, however long it took.
             *self.read_at.lock() = Some(Instant::now());
-            // Another request for a read may follow soon.
+            // Requests that arrive during the pause cause only one more read.
             if !self.is_closed() {
                 thread::sleep(PAUSE);
             }

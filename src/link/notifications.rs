@@ -35,33 +35,34 @@ pub(crate) struct LinkEvents {
     /// `None` once the connection has ended.
     connection: Option<AsyncFd<RegisteredFd>>,
     blocking_worker: BlockingWorker,
-    /// Whether the descriptor reports the daemon's death. Otherwise only a dispatch does.
+    /// Whether the descriptor reports the daemon's death. If not, only a dispatch reports it.
     hangs_up: bool,
     probe: Arc<dyn Probe>,
     probe_interval: Duration,
     clock: Clock,
-    /// When to send the next probe, at a tick.
+    /// When the next probe is due.
     probe_at: Moment,
     ticks: Ticks,
     /// Whether any notification has arrived.
     has_notified: bool,
     /// Whether a notification has arrived since the last probe.
     notified_since_probe: bool,
-    /// Whether the next probe was moved forward because of a notification.
+    /// Whether a notification has made the next probe due earlier.
     probes_soon: bool,
     /// When the last tick was.
     ticked_at: Moment,
-    /// When the next regular tick is due. A read of the ring takes its place.
+    /// When the next regular tick is due. A read of the ring causes a dispatch too, and so
+    /// postpones the tick.
     tick_at: Moment,
     /// When the timer fires next.
     armed_for: Moment,
     pending_probe: Option<PendingProbe>,
     /// When to close the probe's connection if no answer arrives.
-    hang_up_at: Moment,
-    /// How long to wait for an answer.
+    interrupt_at: Moment,
+    /// How long to wait for an answer to a probe.
     answer_timeout: Duration,
     /// The error of the last probe, if it failed.
-    unanswered: Option<Error>,
+    probe_error: Option<Error>,
     /// An answer that is held back until all earlier notifications are dispatched.
     answer: Option<Answer>,
     members: Vec<NodeId>,
@@ -124,7 +125,7 @@ impl LinkEvents {
                 hangs_up,
                 probe_interval,
                 clock,
-                // The first notification moves this forward: see `note`.
+                // The first notification makes the probe due at once: see `note`.
                 probe_at: clock.now().after(probe_interval),
                 ticks,
                 has_notified: false,
@@ -134,9 +135,9 @@ impl LinkEvents {
                 tick_at: Moment::default(),
                 armed_for: Moment::default(),
                 pending_probe: None,
-                hang_up_at: Moment::default(),
+                interrupt_at: Moment::default(),
                 answer_timeout: ANSWER_TIMEOUT,
-                unanswered: None,
+                probe_error: None,
                 answer: None,
                 members: Vec::new(),
                 ring: ring.map(|watch| RingReads::new(watch, clock)),
@@ -176,29 +177,29 @@ impl LinkEvents {
         }
     }
 
-    /// Records a tick, after which the timer goes on by itself.
+    /// Records a tick. The timer repeats by itself, so it is already set for the next tick.
     fn ticked(&mut self) {
         self.ticked_at = self.clock.now();
         self.tick_at = self.ticked_at.after(self.ticks.period());
         self.armed_for = self.tick_at;
     }
 
-    /// Returns when the next tick is due after a dispatch: after a full period, or later if several
-    /// reads of the ring are passed on together, which takes the place of a tick.
+    /// Returns when the next tick is due after a dispatch: a full period later. If several reads of
+    /// the ring are passed on together, the tick waits for them, because they cause a dispatch too.
     fn tick_after(&self, dispatched_at: Moment) -> Moment {
         let period = self.ticks.period();
         let tick = dispatched_at.after(period);
         let together = self.ring.as_ref().and_then(RingReads::together_until);
         match together.filter(|_| self.hangs_up) {
-            // The next probe is due half a period after `probe_at`. It may be a little late, so
-            // that it needs no tick of its own.
+            // The probe interval ends half a period after `probe_at`. The tick may come up to a
+            // quarter of a period after that, so that the reads can trigger the probe instead.
             Some(until) => tick.max(until.min(self.probe_at.after(period * 3 / 4))),
             None => tick,
         }
     }
 
-    /// Sets the timer for the next regular tick, or earlier if a probe or a read needs that. No
-    /// second tick is set for a moment at which one has already come.
+    /// Sets the timer for the next regular tick, or earlier if a probe or a read needs that.
+    /// Moments up to the last tick are ignored, because that tick has already served them.
     fn arm(&mut self) {
         let probe = self.probes_soon.then_some(self.probe_at);
         let read = self.ring.as_ref().and_then(RingReads::wake_at);
@@ -221,8 +222,8 @@ impl LinkEvents {
                     self.probe_at = self.probe_at.min(self.clock.now().after(soon));
                 }
                 let now = self.clock.now();
-                // The daemon of a late read may only be synchronising. It then still answers
-                // votequorum.
+                // A daemon that synchronises does not answer a read, but still answers votequorum.
+                // So a probe shows whether the daemon of a late read is alive.
                 let is_late = self.ring.as_mut().is_some_and(RingReads::has_become_late);
                 if now < self.probe_at && !is_late {
                     return;
@@ -232,19 +233,19 @@ impl LinkEvents {
                 let early = self.ticks.period() / 2;
                 self.probe_at = now.after(self.probe_interval.saturating_sub(early));
                 self.pending_probe = Some(self.probe.ask(self.members.clone()));
-                self.hang_up_at = now.after(self.answer_timeout);
+                self.interrupt_at = now.after(self.answer_timeout);
                 continue;
             };
             let Poll::Ready(answer) = pending.as_mut().poll(cx) else {
                 // A lost request is never answered, so it is repeated after a timeout.
-                if self.clock.now() >= self.hang_up_at {
+                if self.clock.now() >= self.interrupt_at {
                     let again = if self.probe.interrupt() {
                         self.answer_timeout = (self.answer_timeout * 2).min(LONGEST_ANSWER_TIMEOUT);
                         self.answer_timeout
                     } else {
                         self.ticks.period()
                     };
-                    self.hang_up_at = self.clock.now().after(again);
+                    self.interrupt_at = self.clock.now().after(again);
                 }
                 return;
             };
@@ -252,20 +253,21 @@ impl LinkEvents {
             match answer {
                 Ok(answer) => {
                     self.answer_timeout = ANSWER_TIMEOUT;
-                    self.unanswered = None;
+                    self.probe_error = None;
                     if let Some(ring) = &mut self.ring {
                         ring.daemon_answered(answer.asked_at);
                     }
                     self.answer = Some(answer);
                 }
                 Err(error) => {
-                    // Logged once for each error. A lasting failure is published as stalled.
-                    if self.unanswered.as_ref() != Some(&error) {
+                    // Logged only if it differs from the previous error. If all probes fail, the
+                    // lease expires and the connection is published as stalled.
+                    if self.probe_error.as_ref() != Some(&error) {
                         crate::foreign::log!(
                             log::Level::Warn,
                             "the probe of corosync failed: {error}"
                         );
-                        self.unanswered = Some(error);
+                        self.probe_error = Some(error);
                     }
                 }
             }
@@ -302,8 +304,8 @@ impl Stream for LinkEvents {
         }
         let Some(connection) = &mut this.connection else { return Poll::Ready(None) };
         // With libqb's transport `socket` only a dispatch reports Corosync's death, so each tick
-        // dispatches. An answer and a read count only when no earlier notification is waiting, so
-        // they dispatch too.
+        // dispatches. An answer or a read counts only if no earlier notification is waiting, so it
+        // causes a dispatch too.
         let before = this.clock.now();
         let dispatched = if dispatches {
             connection.get_mut().0.dispatch()
@@ -378,19 +380,19 @@ impl AsRawFd for RegisteredFd {
     }
 }
 
-/// The longest time between two dispatches if only a dispatch reports the daemon's death.
+/// The longest period of the ticks if only a dispatch reports the daemon's death.
 const TICK: Duration = Duration::from_millis(250);
 
-/// The longest time between two dispatches otherwise. Each tick also checks the deadlines and
-/// removes subscribers that have ended.
+/// The longest period of the ticks if the descriptor reports the daemon's death. Each tick also
+/// checks the deadlines and removes subscribers that have ended.
 pub(crate) const LONGEST_TICK: Duration = Duration::from_secs(1);
 
-/// How long an answer may take before the request is repeated on another connection. It usually
-/// takes less than a millisecond. The timeout doubles each time.
+/// How long an answer may take before the request is repeated on another connection. An answer
+/// usually takes less than a millisecond. The timeout doubles with each repetition.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest timeout. Each abandoned connection takes one of the 128 places (libqb
-/// `lib/ipc_setup.c`) in the queue of a stopped daemon, and costs a running one nothing.
+/// The longest such timeout. Each abandoned connection takes one of the 128 places in the listen
+/// queue of a stopped daemon (libqb `lib/ipc_setup.c`). It costs a running daemon nothing.
 const LONGEST_ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The delay of a probe after a notification, so that many notifications cause one probe.

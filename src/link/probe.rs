@@ -19,7 +19,7 @@ use crate::{
 pub struct Answer {
     /// When the request was sent. The answer proves that the daemon was alive after that.
     pub(crate) asked_at: Moment,
-    /// Whether votequorum, or its replacement, reports this node as quorate.
+    /// Whether votequorum, or the quorum service in its place, reports this node as quorate.
     pub(crate) quorate: bool,
     /// The votes, which only votequorum reports.
     pub(crate) votes: Option<Votes>,

@@ -102,6 +102,6 @@ const LONGEST_INTERVAL: Duration = Duration::from_millis(420);
 /// reads can confirm each other.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(60);
 
-/// The shortest time between two reads that confirm each other. The first one may be answered
-/// before an overdue timer of the daemon has fired; within this time it fires.
+/// The shortest time between two reads that confirm each other. The daemon may answer the first one
+/// before it runs an overdue timer; within this time the timer runs.
 pub(crate) const SECOND_READ: Duration = Duration::from_millis(50);

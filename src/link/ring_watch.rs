@@ -27,10 +27,10 @@ use crate::{
 /// Reads the counters of a daemon.
 pub trait RingWatch: fmt::Debug + Send + Sync {
     /// Requests reads on a schedule, until another request is made. An answer may be late or never
-    /// arrive: a daemon that synchronises does not answer on a connection that was open before.
+    /// arrive: a daemon that synchronises answers only on connections that were opened meanwhile.
     ///
-    /// With a `steady` reading, of a daemon in OPERATIONAL, most reads are short: see
-    /// [`RingReading::goes_on`]. Readings that repeat it are passed on together: see
+    /// If `steady` is given, a reading of a daemon in OPERATIONAL, most reads are short: see
+    /// [`RingReading::goes_on`]. Readings that repeat `steady` are passed on together: see
     /// [`RingReading::reads_together`].
     fn read(&self, schedule: Schedule, steady: Option<RingReading>) -> Answers<Vec<RingUpdate>>;
 
@@ -38,8 +38,8 @@ pub trait RingWatch: fmt::Debug + Send + Sync {
     /// which the daemon answers even while it synchronises. Returns `false`, and cancels nothing,
     /// if the read has only recently begun to open a connection.
     ///
-    /// A waiting request makes the daemon spin at real-time priority (libqb `lib/ipcs.c`: its
-    /// descriptor stays readable).
+    /// While a request waits, the daemon spins at real-time priority, because the request keeps a
+    /// descriptor readable (libqb `lib/ipcs.c`).
     fn cancel(&self) -> bool;
 
     /// Closes the connections and cancels waiting requests. Returns when that is done.
@@ -47,7 +47,7 @@ pub trait RingWatch: fmt::Debug + Send + Sync {
 }
 
 /// Makes one read at a time, on its own thread and its own connections: the daemon may answer
-/// votequorum and not libcmap.
+/// votequorum while it does not answer libcmap.
 #[derive(Debug)]
 pub(crate) struct RingThread {
     trust: TrustPolicy,
@@ -60,7 +60,7 @@ pub(crate) struct RingThread {
 struct Current {
     worker: Worker<Reader>,
     canceller: Canceller,
-    /// Since when the thread has had to open connections. `None` once they are open.
+    /// Since when the thread has been opening its connections. `None` once they are open.
     connecting_since: Arc<Mutex<Option<Moment>>>,
     past: Arc<Past>,
 }
@@ -124,8 +124,8 @@ impl RingWatch for RingThread {
         let connecting_since = *current.connecting_since.lock();
         match connecting_since {
             None => current.past.was_watched.store(true, Ordering::Release),
-            // A daemon that is alive accepts a connection soon, and another server in its place may
-            // never do so.
+            // A live daemon accepts a connection within this time. Another server in its place may
+            // never accept it.
             Some(since) if self.clock.now().since(since) < CONNECT_TIMEOUT => return false,
             Some(_) => {}
         }
@@ -185,7 +185,7 @@ struct Maps {
 }
 
 /// What the daemon's configuration says about the ring. It is read again when the daemon reports a
-/// change, so that each read sees the changes before it.
+/// change, so that each reading contains the configuration of its time.
 #[derive(Clone, Copy)]
 struct Configuration {
     token: Duration,
@@ -236,7 +236,8 @@ const FULL_READ: Duration = Duration::from_secs(5);
 enum Failed {
     /// No read can succeed.
     Unwatchable(String),
-    /// The service refuses this process. `answer` decides whether the next attempt may succeed.
+    /// The service does not accept the connection. `answer` decides whether the next attempt may
+    /// succeed.
     Refused(Error),
     /// The next attempt may succeed.
     Transient(Error),
@@ -264,8 +265,8 @@ impl Responder for Reader {
                 return Some(Ok(readings.into_iter().map(RingUpdate::Read).collect()));
             }
             Err(Failed::Transient(error)) => Err(error),
-            // Without a fixed model, the actor has connected only after libcmap had answered. So
-            // the refusal does not last.
+            // Without a fixed model, libcmap has answered before the actor connected (except with a
+            // libquorum before 3.1). So the refusal is taken as temporary.
             Err(Failed::Refused(error))
                 if self.past.was_watched.load(Ordering::Acquire) || self.trust.model.is_none() =>
             {
@@ -376,7 +377,7 @@ impl Maps {
     }
 
     /// Reads only the two counters that show whether the ring of a steady reading goes on. Returns
-    /// what a full read returns, or `None` if they do not show that it does.
+    /// what a full read returns, or `None` if the ring may have changed.
     fn short_read(
         &self,
         steady: &RingReading,

@@ -22,7 +22,8 @@ pub(crate) trait Responder: Send + 'static {
     type Request: Send + 'static;
     type Answer: Clone + Send + Sync + 'static;
 
-    /// Returns `None` to give the answer to a repeated request together with a later one.
+    /// Answers a request. With an interval, it is called repeatedly for the same request. Returns
+    /// `None` if the answer follows together with a later one.
     fn answer(&mut self, request: &Self::Request) -> Option<Result<Self::Answer, Error>>;
 }
 
@@ -46,7 +47,7 @@ pub struct Schedule {
 /// the previous one.
 ///
 /// The thread blocks for as long as Corosync hangs, and no other thread waits for it. Its answer
-/// proves that Corosync is alive; a missing answer is a sign that it may not be.
+/// proves that Corosync is alive; a missing answer suggests that Corosync may not be alive.
 pub(crate) struct Worker<R: Responder> {
     name: &'static str,
     responder: Arc<dyn Fn() -> R + Send + Sync>,

@@ -23,7 +23,7 @@ use crate::{
 /// One subscriber and its position in the history.
 ///
 /// It outlives the registry while the subscriber has a message: the message holds the subscription,
-/// which delivers the next message when that one is dropped, up to the end of the history.
+/// which delivers the next message when this message is dropped, up to the end of the history.
 pub(super) struct Subscription {
     pub(super) id: SubscriptionId,
     history: Arc<History>,

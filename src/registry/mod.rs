@@ -37,7 +37,8 @@ use crate::{foreign, metrics::Metrics};
 #[derive(Debug)]
 pub(crate) struct Registry {
     history: Arc<History>,
-    /// Ascending by id. Delivery reads it without the lock, so a change meanwhile makes a copy.
+    /// Ascending by id. Delivery reads the list without the lock, so a change of the list during a
+    /// delivery makes a copy.
     subscriptions: Mutex<Arc<Vec<Arc<Subscription>>>>,
     /// Lets one thread record the number of subscribers at a time.
     #[cfg(feature = "metrics")]

@@ -563,7 +563,7 @@ fn nodes_that_left_for_good_are_removed_from_the_departure_log() {
     assert!(kept <= 2, "{kept} are kept");
 }
 
-/// A supervised actor that lost its state in a restart asks for this.
+/// A supervised actor that lost its state in a restart asks for the current state again.
 #[test]
 fn resending_replaces_the_waiting_message_by_the_current_state() {
     run(async {
@@ -814,7 +814,7 @@ fn a_subscriber_that_holds_its_last_message_is_freed_after_the_end() {
     });
 }
 
-/// Blocks like a change, and is not passed on.
+/// A message that blocks the handler as a change does, but is not passed on to the test.
 struct Barrier;
 
 impl actix::Message for Barrier {

@@ -96,8 +96,8 @@ pub enum Fault {
 }
 
 impl Cluster {
-    /// Called when a client has received everything. A daemon that was alone for its clients joins
-    /// the others when all clients have.
+    /// Called when a client has received everything. A daemon that has stayed alone for its clients
+    /// joins the other nodes when all clients have received everything.
     pub(super) fn drained(&self, id: NodeId) {
         let joins = |state: &mut State| {
             let clients = state.clients(id);

@@ -77,9 +77,10 @@ impl Cluster {
         self
     }
 
-    /// Adds a quorum device with this many votes: one with the algorithm `ffsplit`, one less than
-    /// the number of nodes with `lms`. As soon as a ring forms, the device gives its votes to the
-    /// largest partition that reaches it, of equal ones to the one with the lowest node.
+    /// Adds a quorum device with this many votes: 1 with the algorithm `ffsplit`, or the number of
+    /// nodes minus 1 with `lms`. As soon as a ring forms, the device gives its votes to the largest
+    /// partition that reaches the device. Among equally large partitions, the one with the lowest
+    /// node gets the votes.
     pub fn quorum_device(self, votes: u32) -> Self {
         self.change(|world| world.configure_device(votes));
         self
@@ -212,7 +213,7 @@ impl Cluster {
         self.change(|world| world.set_device(true, |_| false));
     }
 
-    /// Separates these nodes from the quorum device, and no others.
+    /// Separates these nodes, and only these, from the quorum device.
     ///
     /// # Errors
     ///
@@ -302,7 +303,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Resumes a paused daemon. Its clients receive that all other nodes left and joined.
+    /// Resumes a paused daemon. Its clients are notified that all other nodes left and joined.
     ///
     /// # Errors
     ///
@@ -319,14 +320,14 @@ impl Cluster {
     pub fn resume_all(&self, ids: &[u32]) -> Result<(), Error> {
         let ids = self.expect_all(ids, &[Daemon::Paused])?;
         self.change(|world| world.set_daemons(&ids, Daemon::Running));
-        // The clients for which they were alone may have ended.
+        // A client for which a resumed daemon has stayed alone may have ended.
         ids.into_iter().for_each(|id| self.drained(id));
         Ok(())
     }
 
     /// Sets the expected votes (the cmap key `quorum.expected_votes`) on every node whose daemon
-    /// runs. Quorum can change without a change of membership. The setting ends with the daemon,
-    /// and with a [`reload`](Self::reload).
+    /// runs. This can change quorum without a change of membership. The setting ends with the
+    /// daemon, and with a [`reload`](Self::reload).
     ///
     /// # Errors
     ///
@@ -376,8 +377,8 @@ impl Cluster {
         self.change(|world| world.provider = provider);
     }
 
-    /// Delays quorum decisions: memberships are reported, decisions about them are not, as while a
-    /// slow quorum device decides.
+    /// Delays quorum decisions: memberships are reported, but decisions about them are not, as
+    /// while a slow quorum device decides.
     pub fn hold_sync(&self) {
         self.change(|world| world.hold_sync(true));
     }

@@ -45,7 +45,7 @@ struct Queue {
     drained: bool,
     /// Whether the client exists.
     open: bool,
-    /// Kept open by a daemon that died without closing it.
+    /// The daemon's end of the socket, if it stays open after the connection has failed.
     kept: Option<UnixStream>,
 }
 
@@ -146,7 +146,7 @@ impl QuorumConnection for Simulated {
         self.has_provider
     }
 
-    /// The connection may be set to die silently.
+    /// Returns `false`, because [`Fault::SilentDeath`](super::Fault) may be set later.
     fn hangs_up(&self) -> bool {
         false
     }

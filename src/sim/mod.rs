@@ -3,7 +3,7 @@
 //! [`Cluster::new`] creates nodes that have formed a cluster. [`Cluster::node`] is a
 //! [`Source`](crate::Source) for [`QuorumActor::builder`](crate::QuorumActor::builder). The methods
 //! of [`Cluster`] then cause the events of real clusters, and the actor publishes what it would
-//! publish there: everything except the daemons is the real code.
+//! publish on a real cluster: only the daemons are simulated.
 //!
 //! # Testing your actors
 //!
@@ -11,8 +11,8 @@
 //! changes. With tokio's clock paused, a test of what happens after half a minute takes
 //! milliseconds. The clock belongs to the test's own arbiter, so the actor must run there:
 //! [`start_in_arbiter`](crate::QuorumBuilder::start_in_arbiter). When a recorder on that arbiter
-//! has received a change, a subscriber on it has the change in its mailbox, and handles it before
-//! any message that is sent later.
+//! has received a change, each subscriber on the same arbiter has the change in its mailbox, and
+//! handles it before any message that is sent later.
 //!
 //! ```toml
 //! [dev-dependencies]
@@ -88,8 +88,8 @@
 //!
 //! Unless [`Cluster::timeouts`] is set, the simulation has no delays: a method has had its effect
 //! on the cluster when it returns. A real cluster takes a token and a consensus timeout, and may
-//! form an unintended ring in between. A quorum device decides at once. Not simulated are
-//! votequorum's option `allow_downscale` and a quorum device with `master_wins`.
+//! form an unintended ring in between. A quorum device decides at once. Votequorum's option
+//! `allow_downscale` and a quorum device with `master_wins` are not simulated.
 
 mod clients;
 mod cluster;

@@ -251,7 +251,7 @@ impl RingWatch for SimulatedRingWatch {
     }
 }
 
-/// Returns what a short read shows of a reading.
+/// Returns the part of a reading that a short read returns.
 fn short(reading: &RingReading) -> ShortReading {
     let RingReading { connection, counters, tokens, .. } = *reading;
     ShortReading { connection, gather_entered: counters.gather_entered, tokens }

@@ -42,7 +42,7 @@ pub(super) enum Step {
 /// What happens to a set of running nodes.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// They form a ring, ascending.
+    /// The nodes form a ring. Ascending.
     Ring(Vec<NodeId>),
     /// The node receives packets of nodes that do not receive its packets: it stays in GATHER.
     Gathers(NodeId),
@@ -113,8 +113,8 @@ impl World {
         self.totem.now = now.max(self.totem.now);
     }
 
-    /// Whether the previous node in its ring sends it tokens. A token without an answer is sent
-    /// repeatedly, until its sender leaves the ring.
+    /// Whether a node receives tokens from the previous node in its ring. A token without an answer
+    /// is sent repeatedly, until its sender leaves the ring.
     fn receives_tokens(&self, id: NodeId) -> bool {
         let node = self.member(id);
         if node.daemon != Daemon::Running {
@@ -155,7 +155,8 @@ impl World {
         outcomes
     }
 
-    /// Returns the nodes that packets in any direction connect with this one, ascending.
+    /// Returns `first` and all nodes that are connected with it, directly or through other nodes,
+    /// by packets in at least one direction, ascending.
     fn component(&self, first: NodeId, among: &[NodeId]) -> Vec<NodeId> {
         let mut component = vec![first];
         let mut at = 0;
@@ -170,8 +171,9 @@ impl World {
         component
     }
 
-    /// Removes the nodes that cannot exchange packets with all others: first the node with the most
-    /// such others, of equal ones the node whose packets are lost.
+    /// Adds the outcomes for these connected nodes. Removes nodes until all nodes of the ring can
+    /// exchange packets: first the node that is cut off from the most others and, among equal
+    /// nodes, the one whose own packets are lost.
     fn resolve(&self, component: Vec<NodeId>, outcomes: &mut Vec<Outcome>) {
         let mut ring = component.clone();
         let mut out = Vec::new();
@@ -203,7 +205,7 @@ impl World {
         }));
     }
 
-    /// Lets rings end that cannot continue, and others form, after a change.
+    /// After a change, ends the rings that cannot continue, and forms new ones.
     pub(super) fn reform(&mut self) {
         if self.totem.timeouts.is_some() {
             self.update_rings();
@@ -231,7 +233,8 @@ impl World {
         }
     }
 
-    /// Whether these nodes are all on one ring, alone and in the OPERATIONAL state.
+    /// Whether these nodes are exactly the members of one ring, and all are in the OPERATIONAL
+    /// state.
     fn is_intact(&self, ring: &[NodeId]) -> bool {
         let first = self.member(ring[0]);
         first.members == ring
@@ -241,7 +244,7 @@ impl World {
             })
     }
 
-    /// Whether these nodes miss only a daemon that was restarted before they noticed.
+    /// Whether these nodes miss only daemons that were restarted before these nodes noticed.
     fn goes_unnoticed(&self, ring: &[NodeId]) -> bool {
         let first = self.member(ring[0]);
         let unnoticed = |id| {
@@ -275,7 +278,7 @@ impl World {
                 if node.gathers {
                     continue;
                 }
-                // A daemon that was paused does not know yet.
+                // A daemon that was paused does not know yet that the others have continued.
                 let meets_others = !node.unaware
                     && ring.is_some_and(|ring| {
                         ring.iter().any(|other| self.member(*other).ring != node.ring)
@@ -351,7 +354,7 @@ impl World {
         }
     }
 
-    /// Whether a silent node of their old rings has not sent a leave message.
+    /// Whether a silent node of these nodes' old rings has not sent a leave message.
     fn misses_members(&self, ring: &[NodeId]) -> bool {
         let members = ring.iter().flat_map(|id| &self.member(*id).members);
         members

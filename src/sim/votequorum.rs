@@ -19,7 +19,7 @@ pub(super) struct Votequorum {
     /// The number of votes that make a quorum.
     quorum: u32,
     pub(super) quorate: bool,
-    /// Whether it must see all nodes before it may be quorate (`wait_for_all_status`).
+    /// Whether this node must see all nodes before it may be quorate (`wait_for_all_status`).
     waiting: bool,
 }
 
@@ -224,8 +224,8 @@ impl Votequorum {
         if self.quorate {
             self.lowest = *self.members.keys().next().expect("a node is a member of its ring");
         } else if options.auto_tie_breaker {
-            // The other half may not have quorum either. (Corosync subtracts without a sign, so a
-            // node never gains quorum when others join.)
+            // The nodes that have left must be too few for quorum. (Corosync subtracts unsigned
+            // numbers, so a node never gains quorum in this way when others join.)
             let gone = self.previous_members.checked_sub(self.members.len());
             self.quorate = total == expected / 2
                 && gone

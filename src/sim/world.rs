@@ -1,5 +1,5 @@
-//! The nodes, their links, and the notifications that each node sends. It reads no clock and does
-//! no input or output.
+//! The nodes, their links, and the notifications that each node sends. This module reads no clock
+//! and does no input or output.
 //!
 //! The rules are Corosync's: those of the quorum service for the nodes that joined and left
 //! (`exec/vsf_quorum.c`), and those of votequorum for quorum.
@@ -52,14 +52,14 @@ pub(super) struct Node {
     pub(super) alone: bool,
     /// The ring whose other members have not noticed that this node's daemon was restarted.
     pub(super) unnoticed: Option<RingId>,
-    /// The last reported ring. It survives the daemon, as the number that the next ring must
-    /// exceed.
+    /// The last reported ring. It is kept when the daemon ends, because the next ring must have a
+    /// larger number.
     pub(super) ring: RingId,
     pub(super) members: Vec<NodeId>,
     votequorum: Votequorum,
     decision: Decision,
     pub(super) counters: RingCounters,
-    /// How long it has received tokens.
+    /// For how long in total the node has received tokens.
     pub(super) token_time: Duration,
     /// Whether it is in totem's GATHER state.
     pub(super) gathers: bool,
@@ -194,7 +194,7 @@ impl World {
             // A resumed daemon may have to make a decision that was delayed.
             self.decide_unsettled();
         }
-        // The device votes for one partition, also if no ring forms.
+        // The device votes for one partition even if no ring forms.
         self.poll_device();
     }
 
@@ -234,11 +234,11 @@ impl World {
         let Some(node) = self.node_mut(id) else { return };
         node.daemon = Daemon::Running;
         (node.gathers, node.unaware, node.sent_leave) = (false, false, false);
-        // If it is restarted again while it is alone, the members of the earlier ring still miss
-        // it.
+        // If the daemon is restarted again while it is alone, the members of the earlier ring still
+        // miss it.
         let was_with = if node.alone { node.unnoticed } else { Some(node.ring) };
         node.alone = alone;
-        // Nodes that synchronise wait for it, and so they notice.
+        // Nodes that synchronise wait for this daemon, and so they notice its restart.
         let settled = node.decision.ring == node.ring;
         node.unnoticed = was_with.filter(|_| alone && restarted && settled);
         node.expected_votes = None;
@@ -381,15 +381,15 @@ impl World {
     }
 
     /// Returns the counters of a node's daemon, the votes in the nodelist, and whether the daemon
-    /// synchronises. Returns `None` while it is paused.
+    /// synchronises. Returns `None` while the daemon is down or paused.
     pub(super) fn ring_counters(&self, id: NodeId) -> Option<(RingCounters, u32, bool)> {
         let node = self.node(id).filter(|node| node.daemon == Daemon::Running)?;
         let synchronises = self.provider && node.decision.ring != node.ring;
         Some((node.counters, self.nodelist_votes(), synchronises))
     }
 
-    /// Returns how many tokens a node has received, if one arrives every `hold` while it receives
-    /// any.
+    /// Returns how many tokens a node has received, if a token arrives every `hold` while the node
+    /// receives tokens.
     pub(super) fn tokens(&self, id: NodeId, hold: Duration) -> u64 {
         let time = self.node(id).map_or(Duration::ZERO, |node| node.token_time);
         u64::try_from(time.as_nanos() / hold.as_nanos().max(1)).unwrap_or(u64::MAX)
@@ -416,11 +416,11 @@ impl World {
     }
 
     pub(super) fn member(&self, id: NodeId) -> &Node {
-        self.node(id).expect("groups are made of nodes")
+        self.node(id).expect("a group contains only existing nodes")
     }
 
     pub(super) fn member_mut(&mut self, id: NodeId) -> &mut Node {
-        self.node_mut(id).expect("groups are made of nodes")
+        self.node_mut(id).expect("a group contains only existing nodes")
     }
 
     /// Decides about the quorum of a new ring, and sends the decision.

@@ -12,13 +12,14 @@ use crate::{
 /// A change of the quorum state. A subscribed actor receives the current state first and then every
 /// change, in order.
 ///
-/// The first message after subscribing has [`Cause::Subscribed`] and is a change from nothing
-/// known: `previous` is [`Quorum::Unknown`](crate::Quorum::Unknown) and all members have joined. So
+/// The first message after subscribing has [`Cause::Subscribed`] and is a change from an unknown
+/// state: `previous` is [`Quorum::Unknown`](crate::Quorum::Unknown) and all members have joined. So
 /// an actor starts its work on [`is_gain`](Self::is_gain), ends it on [`is_loss`](Self::is_loss),
 /// and starts again on [`interrupted`](Self::interrupted).
 ///
 /// The next message is sent when this one has been handled. With an asynchronous handler, that is
-/// when the handler has dropped the message or has ended: do not keep the message over a long wait.
+/// when the handler has dropped the message or has ended: do not hold the message across a long
+/// `await`.
 ///
 /// A subscriber that falls more than 1,024 changes behind receives the latest state instead, as one
 /// change from the last state that it received; `missed` is the number of skipped changes. Until
@@ -51,7 +52,7 @@ pub struct QuorumChanged {
     /// The members of `previous` that have left since, ascending. A node that left and returned is
     /// in both lists.
     pub left: Nodes,
-    /// The reason for the change; of several changes, the reason for the last one.
+    /// The reason for the change. If several changes were merged, the reason for the last one.
     pub cause: Cause,
     /// The number of changes between `previous` and `current` that this subscriber did not receive.
     pub missed: u64,
@@ -90,8 +91,8 @@ impl QuorumChanged {
         Self { previous, current, joined, left, cause, missed: 0, receipt: AckOnDrop::default() }
     }
 
-    /// Returns the first message to a subscriber, for tests of handlers: [`Cause::Subscribed`], as
-    /// a change from nothing known.
+    /// Returns the first message to a subscriber, for tests of handlers: a change from an unknown
+    /// state, with [`Cause::Subscribed`].
     pub fn subscribed(current: impl Into<Arc<Snapshot>>) -> Self {
         crate::state::first(&current.into())
     }

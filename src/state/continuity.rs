@@ -85,8 +85,8 @@ fn lowest_threshold(flags: VoteFlags, quorum: u64, all: u64) -> u64 {
     if flags.intersects(one_is_enough) {
         1
     } else if flags.contains(VoteFlags::LAST_MAN_STANDING) {
-        // The other partition may expect fewer votes than this one. Without a tie-breaker it ends
-        // with two nodes (`votequorum(5)`).
+        // The other partition may expect fewer votes than this one. Without a tie-breaker it needs
+        // at least two nodes (`votequorum(5)`).
         quorum.min(if has_tie_breaker { 1 } else { 2 })
     } else if has_tie_breaker {
         quorum.min(all.div_ceil(2))
@@ -110,7 +110,8 @@ mod tests {
         nodes.iter().copied().map(NodeId).collect()
     }
 
-    /// Whether a new ring of `after`, which `left` has left, interrupts the quorum of `members`.
+    /// Whether a new ring with the members `after` interrupts the quorum of `members`. The nodes in
+    /// `left` have left the previous ring.
     fn is_broken(members: &[u32], after: &[u32], left: &[u32], votes: Option<&Votes>) -> bool {
         let mut continuity = Continuity::default();
         continuity.decide(&ids(members));
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn of_votes_that_changed_the_value_that_gives_others_more_counts() {
+    fn if_votes_changed_in_between_the_worse_values_count() {
         let before = votes(2, &[(1, 1), (2, 1), (3, 1)], 3);
         let mut continuity = Continuity::default();
         continuity.decide(&ids(&[1, 2, 3]));

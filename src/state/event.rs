@@ -49,7 +49,8 @@ pub(crate) struct BeliefPolicy {
     pub(crate) lease: Duration,
     pub(crate) settle_grace: Duration,
     pub(crate) stable_after: Duration,
-    /// Whether to accept quorum that a node of two has alone because of `two_node`.
+    /// Whether to accept the quorum that a node of a two-node cluster has alone because of
+    /// `two_node`.
     pub(crate) trust_two_node: bool,
 }
 

@@ -34,7 +34,7 @@ pub fn play(bytes: &[u8]) {
     let policy = BeliefPolicy {
         lease: ms(40 * (1 + u64::from(lease))),
         settle_grace: ms(10 * u64::from(settle_grace)),
-        // Nothing is held back in half of the plays.
+        // Half of all inputs hold back no gain.
         stable_after: ms(20 * u64::from(gain.saturating_sub(128))),
         trust_two_node: gain % 4 > 0,
     };
@@ -63,7 +63,7 @@ struct Play<'a> {
     bytes: Bytes<'a>,
     now: Moment,
     connection: Scripted,
-    /// The notifications that the connection has delivered and no dispatch has returned yet.
+    /// The notifications that the connection has delivered but no dispatch has returned yet.
     delivered: VecDeque<Notification>,
     /// Whether the connection has delivered a malformed notification.
     malformed: bool,
@@ -77,7 +77,8 @@ impl Play<'_> {
         let pause = match self.bytes.next() {
             short @ 0..64 => Duration::from_nanos(short.into()),
             long @ 64..192 => ms(10 * u64::from(long - 63)),
-            // To the next deadline or just before it, where the tracker's decision changes.
+            // Until the next deadline or just before it, because the tracker's decision changes
+            // there.
             early => match self.tracker.deadline() {
                 Some(due) => {
                     due.since(self.now).saturating_sub(Duration::from_nanos((early % 2).into()))

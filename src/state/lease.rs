@@ -56,7 +56,7 @@ impl Lease {
 
     /// Returns the epoch in which the lease is active.
     pub(crate) fn running_epoch(&self) -> Option<u64> {
-        // The epoch is read first, so that a new epoch does not get the lease of the one before.
+        // The epoch is read first, so that a new epoch does not get the lease of the previous one.
         let epoch = self.epoch.load(Ordering::Acquire);
         self.is_active_in(epoch).then_some(epoch)
     }

@@ -41,8 +41,8 @@ pub(super) struct Decision {
 /// Whether the last decision is about the current membership.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) enum Settlement {
-    /// No decision of this connection has been about the membership at that time. It is not known
-    /// since when the decision and the membership have differed, so nothing is believed.
+    /// No decision of this connection has been about the membership of its time. It is not known
+    /// since when the decision and the membership have differed, so no decision is believed.
     #[default]
     Never,
     Settled,
@@ -91,7 +91,8 @@ impl LinkState {
         self.decision.is_some_and(|decision| !decision.quorate || decision.contradicted)
     }
 
-    /// Whether the decision about this membership has not arrived within `settle_grace`.
+    /// Whether the decision about this membership has not arrived within `settle_grace`. `true` at
+    /// once if no decision of this connection has been about the membership of its time.
     pub(super) fn is_overdue(&self, policy: &BeliefPolicy, now: Moment) -> bool {
         match self.settlement {
             Settlement::Never => true,

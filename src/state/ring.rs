@@ -64,14 +64,15 @@ pub(super) struct RingEvidence {
     /// The announcements of rings that no read has shown yet, oldest first. Each of them explains
     /// one change of the daemon to OPERATIONAL.
     unseen: Vec<Announcement>,
-    /// Whether a read has shown a ring that was not announced. The next announcement may be its.
+    /// Whether a read has shown a ring that was not announced. The next announcement may be about
+    /// that ring.
     has_unannounced: bool,
     /// The moment until which the decision may be believed. `None` without evidence, and once the
     /// deadline has passed.
     until: Option<Moment>,
     proof: Option<Proof>,
-    /// A moment after which the token has moved, and how long after it the ring is believed to be
-    /// alive.
+    /// A moment after which the token has moved, and for how long after that moment the ring is
+    /// believed to be alive.
     token_seen: Option<(Moment, Duration)>,
     /// Evidence from before this moment does not count, because a deadline passed then.
     not_before: Moment,
@@ -418,8 +419,8 @@ impl Reads {
         self.answered_at = reading.answered_at;
     }
 
-    /// Records that the ring may have ended unnoticed after `began`, and that the daemon was last
-    /// known to go on at `last` before that and at `ended` after it.
+    /// Records a break: the ring may have ended unnoticed after `began`. The daemon answered at
+    /// `last`, before the break, and at `ended`, after it.
     fn note_break(&mut self, last: Moment, began: Moment, ended: Moment) {
         // A break soon after another one belongs to it.
         let is_separate = !self.had_gap || self.is_past_token_timeout(last);
@@ -450,9 +451,9 @@ impl Reads {
         self.anchor = RingReading { counters: RingCounters::default(), ..reading };
     }
 
-    /// Returns when the ring of a new decision, which was sent after `drained_at`, was alive. A
-    /// daemon that was stopped continues with messages that waited for it. So until its own token
-    /// timer has had time to fire, the ring may have ended in the gap.
+    /// Returns a moment at which the ring of a new decision was alive. Corosync sent the decision
+    /// after `drained_at`. A daemon that was stopped continues with messages that waited for it. So
+    /// until its own token timer has had time to fire, the ring may have ended in the gap.
     fn alive_at(&self, drained_at: Moment) -> Moment {
         let alive_at = drained_at.min(self.answered_at.after(self.allowed_gap()));
         let may_be_old = self.had_gap && !self.is_past_token_timeout(drained_at);
@@ -529,7 +530,7 @@ mod tests {
             self.evidence.decide(ring(seq), at(now), at(now), ms(GRACE));
         }
 
-        /// Reads once, answered at once, after the token has moved.
+        /// Makes one read, which is answered at once, after the token has moved.
         fn read(&mut self, now: u64) {
             self.tokens += 1;
             self.read_without_token(now);
@@ -669,7 +670,7 @@ mod tests {
         watched.read(3_100);
         watched.read(3_200);
         assert_eq!(watched.state(), RingState::Gather);
-        // A token that does not move ends quorum, though no counter has moved.
+        // Quorum ends because the token does not move, although no counter has moved.
         let mut watched = read_for_three_seconds();
         (watched.counters, watched.tokens) = (RingCounters::default(), 0);
         (31..=60).for_each(|n| watched.read_without_token(n * 100));
@@ -1065,7 +1066,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_grace_is_allowed() {
+    fn an_unlimited_grace_is_allowed() {
         let mut w = Watched::for_ms(100);
         w.evidence.decide(ring(9), at(0), at(0), Duration::MAX);
         for n in 2..6 {

@@ -19,11 +19,12 @@ use crate::{
 pub enum Quorum {
     /// Corosync reports quorum. This is the only state in which guards are granted.
     Quorate,
-    /// Corosync reports that there is no quorum, or reported that before and a gain since then is
-    /// held back.
+    /// Corosync reports that there is no quorum, or
+    /// [`trust_two_node(false)`](crate::QuorumBuilder::trust_two_node) does not accept the reported
+    /// quorum. Also while a gain after such a state is held back.
     Inquorate,
-    /// The state is not known: there is no connection to Corosync or no decision yet, or a gain
-    /// after such a state is held back. Not quorate.
+    /// The state is not known: there is no connection to Corosync or no decision yet, a deadline
+    /// has passed, or a gain after such a state is held back. Not quorate.
     #[default]
     Unknown,
 }
@@ -119,8 +120,7 @@ pub(crate) mod rfc3339 {
         time: &SystemTime,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        // The format ends at the year 9999. A clock outside of its range is shown as the Unix
-        // epoch.
+        // The format ends at the year 9999. A time outside its range is shown as the Unix epoch.
         let far = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
         let is_shown = (SystemTime::UNIX_EPOCH..far).contains(time);
         let time = if is_shown { *time } else { SystemTime::UNIX_EPOCH };
@@ -135,13 +135,13 @@ pub(crate) mod rfc3339 {
 }
 
 impl Snapshot {
-    /// Returns a state with a working connection and a decision of this quorum, for tests of code
-    /// that reads snapshots.
+    /// Returns a state with a working connection and the given quorum, for tests of code that reads
+    /// snapshots.
     ///
     /// The state is settled and the ring is operational. There are no votes; `epoch` and `sequence`
-    /// are zero. Set the other fields as the test needs them. Votes that are set count as those of
-    /// this membership, for [`has_majority`](Self::has_majority) and
-    /// [`quorate_without`](Self::quorate_without).
+    /// are zero. Set the other fields as the test needs them. If you set `votes`,
+    /// [`has_majority`](Self::has_majority) and [`quorate_without`](Self::quorate_without) take
+    /// them as the votes of this membership.
     ///
     /// ```
     /// use actix_quorum::{NodeId, Quorum, Snapshot, VoteFlags, Votes};
@@ -239,9 +239,10 @@ impl Snapshot {
     /// all votes of the cluster. The votes of a quorum device do not count. Returns `false` if that
     /// is not known for this membership.
     ///
-    /// "All votes" is the largest of the highest expected votes and the votes in the nodelist. With
-    /// `last_man_standing`, `allow_downscale` or a quorum device in master mode, a minority may
-    /// become quorate, so all nodes must be members (`votequorum(5)`).
+    /// "All votes" is the largest of these numbers: the expected votes, the highest expected votes,
+    /// the total votes and the votes in the nodelist. With `last_man_standing`, `allow_downscale`
+    /// or a quorum device in master mode, a minority may become quorate, so the members and the
+    /// quorum device must together hold all votes (`votequorum(5)`).
     pub fn has_majority(&self) -> bool {
         self.votes_are_current
             && self.votes.as_ref().is_some_and(|votes| votes.is_majority(&self.members))
@@ -249,7 +250,7 @@ impl Snapshot {
 
     /// Returns the fencing token of this ring: the sequence of its ring id.
     ///
-    /// The token is equal on all members, and larger on every later ring that has one. Returns
+    /// The token is equal on all members, and larger on every later ring that has a token. Returns
     /// `None` unless the ring is quorate and settled and its members [hold a
     /// majority](Self::has_majority).
     pub fn fencing_token(&self) -> Option<FencingToken> {
@@ -312,7 +313,7 @@ impl Connection {
 /// The token is the sequence of a settled, quorate ring whose members hold a majority of all votes.
 /// Two such rings share a member, and the sequence that a member stores only grows
 /// (`exec/totemsrp.c`, `memb_ring_id_set`). So the token is equal on all members of a ring, and
-/// larger on every later ring that has one. This does not hold if nodes lose their stored ring
+/// larger on every later ring that has a token. This does not hold if nodes lose their stored ring
 /// sequence (`ringid_*` in Corosync's state directory).
 ///
 /// ```
@@ -377,7 +378,7 @@ impl std::str::FromStr for FencingToken {
     }
 }
 
-/// Returns the first message to a subscriber: the current state, as a change from nothing known.
+/// Returns the first message to a subscriber: the current state, as a change from an unknown state.
 pub(crate) fn first(current: &Arc<Snapshot>) -> QuorumChanged {
     QuorumChanged {
         previous: Arc::new(Snapshot::before_anything(current.changed_at)),

@@ -1,4 +1,5 @@
-//! The rules that turn events into the current state. `tracker/events.rs` has those of each event.
+//! The rules that turn events into the current state. `tracker/events.rs` has the rules for each
+//! kind of event.
 
 mod events;
 
@@ -65,7 +66,7 @@ impl Tracker {
     /// |---|---|---|
     /// | daemon | `lease` after the last request that was answered | stalled, quorum unknown |
     /// | decision | `settle_grace` after it began to differ from the membership | quorum unknown |
-    /// | ring | after the last read or decision that proved the ring: `ring.rs` | quorum unknown |
+    /// | ring | some time after the last proof that the ring is alive: `ring.rs` | quorum unknown |
     /// | gain | `stable_after` after quorum began | the gain is published |
     pub(crate) fn deadline(&self) -> Option<Moment> {
         if self.is_scripted {

@@ -19,7 +19,7 @@ impl Votes {
     }
 
     /// Whether these members alone hold more than half of all votes. If a minority may become
-    /// quorate by other means, they must hold all votes.
+    /// quorate by other means, the members and the quorum device together must also hold all votes.
     pub(crate) fn is_majority(&self, members: &[NodeId]) -> bool {
         let ours: Option<Vec<u32>> = members.iter().map(|node| self.of(*node)).collect();
         let Some(ours) = ours else { return false };

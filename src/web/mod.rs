@@ -121,11 +121,11 @@ use crate::actor::QuorumHandle;
 ///
 /// # `/quorum/events`
 ///
-/// Each `changed` event has an `id` with a number of this process and the `sequence`. Its data
-/// contains `cause`, `text` (one line for an operator), `joined`, `left`, `missed`, `is_loss`, and
-/// in `current` the fields of `/quorum` at that time. The first event is the current state, with
-/// the cause `subscribed`. A client that reconnects with a `Last-Event-ID` among the last 1024
-/// first receives the changes after it.
+/// Each `changed` event has an `id`, which contains a random number of this actor and the
+/// `sequence`. Its data contains `cause`, `text` (one line for an operator), `joined`, `left`,
+/// `missed`, `is_loss`, and in `current` the fields of `/quorum` at that time. The first event is
+/// the current state, with the cause `subscribed`. A client that reconnects with a `Last-Event-ID`
+/// among the last 1024 first receives the changes after that event.
 ///
 /// Between the changes, an `alive` event with `sequence`, `quorum`, `exclusive` and `names` is sent
 /// every ten seconds, when the lease expires and when `exclusive` changes. A client that receives
@@ -133,10 +133,10 @@ use crate::actor::QuorumHandle;
 ///
 /// The stream ends when the actor is stopped. At most 1024 streams are served at a time. Beyond
 /// that, the answer is a stream that ends after one `full` event, whose `retry` makes a browser
-/// reconnect in 10 to 20 seconds; after a 503 a browser would not reconnect. A client that does not
-/// read, so that its connection has been full for 30 seconds, loses its slot, and with
-/// [`drop_stalled_clients`] its connection. A client with an id of another process receives the
-/// current state first.
+/// reconnect in 10 to 20 seconds; after a 503 a browser would not reconnect. If a client does not
+/// read and its connection has been full for 30 seconds, a new client may get its slot, and with
+/// [`drop_stalled_clients`] its connection is closed. A client with an id of another actor, for
+/// example of the process before a restart, receives the current state first.
 ///
 /// # `/quorum/history`
 ///
@@ -148,10 +148,10 @@ use crate::actor::QuorumHandle;
 /// # `/livez` and `/readyz`
 ///
 /// These routes answer 200 or 503 and list the checks, as in Kubernetes and etcd: `?verbose` lists
-/// them also when all pass, with the reason for a failure; `?exclude=quorum` leaves one out;
+/// them also when all pass, with the reason for a failure; `?exclude=quorum` skips that check;
 /// `/readyz/quorum` runs one check alone. The checks of `/livez` are `ping` and `actor` (the quorum
-/// actor has not ended, and its arbiter has run in the last 10 seconds: a restart helps if it is
-/// stuck). The checks of `/readyz` are `connection` (Corosync has accepted the connection, and
+/// actor has not ended, and has run in the last 10 seconds: a restart helps if the actor is stuck).
+/// The checks of `/readyz` are `connection` (Corosync has accepted the connection, and
 /// answers) and `quorum`.
 ///
 /// They also answer OPTIONS, which HAProxy's `option httpchk` sends by default.
@@ -163,7 +163,7 @@ use crate::actor::QuorumHandle;
 ///
 /// The routes also add the handle as `web::Data<QuorumHandle>` for [`Quorate`], in the `App` or
 /// [`scope`](actix_web::web::scope) that they configure. If you add another handle there yourself,
-/// the one that is added last counts. With two handles, use a [`QuorumGate`], which has its own.
+/// the last one counts. With two handles, use a [`QuorumGate`], which has its own handle.
 pub fn routes(quorum: QuorumHandle) -> impl FnOnce(&mut ServiceConfig) {
     move |config| {
         config
@@ -218,8 +218,8 @@ fn health_resource(
     answering(&[path, &check], quorum, answer, methods, "GET, HEAD, OPTIONS")
 }
 
-/// Adds each path with and without a trailing slash: middleware may add or remove one
-/// (`NormalizePath`).
+/// Returns a resource that matches each path with and without a trailing slash: middleware may add
+/// or remove the slash (`NormalizePath`).
 fn answering(
     paths: &[&str],
     quorum: &QuorumHandle,

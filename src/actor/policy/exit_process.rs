@@ -32,9 +32,9 @@ use crate::{actor::QuorumHandle, error::Error, foreign, state::QuorumChanged};
 /// does not depend on messages, so it acts in time even if the actor, every arbiter and every
 /// worker of the runtime is stuck or dead.
 ///
-/// Before the service has quorum for the first time, nothing happens. The end of the actor counts
-/// as a loss, unless [`QuorumHandle::stop`] ended it: then the process is already shutting down,
-/// and the policy does nothing more.
+/// Missing quorum has no effect before the service has had quorum for the first time. The end of
+/// the actor always counts as a loss, unless [`QuorumHandle::stop`] ended it: then the process is
+/// already shutting down, and the policy does nothing more.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endless_grace_still_stops_the_parts() {
+    fn an_unlimited_grace_still_stops_the_parts() {
         let (stopped, is_stopped) = mpsc::channel();
         let policy = ExitProcess::with_code(3).grace(Duration::MAX).stop(move || {
             let _ = stopped.send(());

@@ -115,8 +115,8 @@ struct Reporter {
     is_decided: bool,
     /// Whether this node had quorum once.
     was_quorate: bool,
-    /// The guard of the epoch in the last report, if the report was of quorum. It is kept until the
-    /// loss is reported, so that a loss during other work is reported too.
+    /// The guard of the epoch in the last report, if the node was quorate in that report. It is
+    /// kept until the loss is reported, so that a loss during other work is reported too.
     guard: Option<QuorumGuard>,
 }
 
@@ -195,7 +195,7 @@ async fn next(
     let changed = async {
         match changes.next().await {
             Some(change) => Event::Changed(change),
-            // The watchdog continues.
+            // The watchdog continues after the last change.
             None => pending().await,
         }
     };

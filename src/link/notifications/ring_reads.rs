@@ -1,17 +1,18 @@
 //! Reads the ring's counters as often as its deadlines need.
 //!
-//! - At first each read is a request of its own for all four counters: `SECOND_READ` after the one
-//!   before, until the token has moved twice (`CONFIRMED`), then at `RingReading::interval`.
-//! - Once the other three counters have not moved for longer than the token and consensus timeouts
-//!   together, the ring is steady, and one request asks for all further reads (`steady_ring`). These
-//!   are short: `gather_entered` and the tokens. All four are read every five seconds (`FULL_READ`),
-//!   and when a short read does not agree with the last one. With long timeouts, three reads are
+//! - At first each read is a separate request for all four counters: the number of tokens and the
+//!   three `RingCounters`. Each read begins `SECOND_READ` after the previous one until the token
+//!   has moved twice (`CONFIRMED`), and then at `RingReading::interval`.
+//! - Once the three `RingCounters` have not moved for longer than the token and consensus timeouts
+//!   together, the ring is steady, and one request asks for all further reads (`steady_ring`).
+//!   These are short: `gather_entered` and the tokens. All four are read every five seconds
+//!   (`FULL_READ`), and when a short read shows a change. With long timeouts, three reads are
 //!   passed on together (`RingReading::reads_together`).
-//! - This starts over when one of the three counters moves or a notification arrives. A notification
-//!   also makes the next read begin at once (`hurry`).
+//! - All this starts over when one of the `RingCounters` moves or a notification arrives. A
+//!   notification also makes the next read begin at once (`hurry`).
 //! - A failed read is repeated after `RETRY`.
-//! - For a late read (`LATE`) the caller sends a probe. If the daemon answers that, the read is
-//!   cancelled and repeated at once on a new connection; otherwise it waits.
+//! - If a read is late (`LATE`), the caller sends a probe. If the daemon answers the probe, the
+//!   read is cancelled and repeated at once on a new connection; otherwise the read stays pending.
 
 use std::{
     collections::VecDeque,
@@ -45,8 +46,8 @@ pub(super) struct RingReads {
     updates: VecDeque<RingUpdate>,
     /// The last reading since the last notification.
     last: Option<RingReading>,
-    /// How many times the token was seen to move since the last notification, failed read or change
-    /// of a `RingCounters`. At most `CONFIRMED`.
+    /// How many reads have shown that the token moved, since the last notification, failed read or
+    /// change of the `RingCounters`. At most `CONFIRMED`.
     moves: u32,
     /// When the first of the equal readings since the last notification was requested.
     equal_since: Moment,
@@ -57,8 +58,8 @@ pub(super) struct RingReads {
 /// A request for one read, or for a read at each interval.
 struct PendingRead {
     updates: Answers<Vec<RingUpdate>>,
-    /// When the read whose result comes next is due to begin, or when the thread was last found to
-    /// be opening a connection. Of reads that are passed on together, this is the last one.
+    /// When the next read to be passed on is due to begin, or when the thread was last found to be
+    /// opening a connection. If several reads are passed on together, the last of them counts.
     begins_at: Moment,
     steady: Option<SteadyRing>,
 }
@@ -111,7 +112,7 @@ impl RingReads {
         }
     }
 
-    /// Returns when reads that are passed on together are late, unless they are late already.
+    /// Returns when reads that are passed on together become late, unless they are late already.
     pub(super) fn together_until(&self) -> Option<Moment> {
         let steady = self.pending.as_ref().and_then(|pending| pending.steady);
         self.wake_at().filter(|_| steady.is_some_and(|ring| ring.together > 1))
@@ -126,8 +127,8 @@ impl RingReads {
         self.is_late && !was_late
     }
 
-    /// The daemon has answered another request, which was sent at `asked_at`. Cancels the pending
-    /// read if it was late by then.
+    /// Records that the daemon has answered another request, which was sent at `asked_at`. Cancels
+    /// the pending read if it was already late at that moment.
     pub(super) fn daemon_answered(&mut self, asked_at: Moment) {
         let Some(pending) = &mut self.pending else { return };
         if asked_at < pending.begins_at.after(LATE) {
@@ -142,7 +143,7 @@ impl RingReads {
         }
     }
 
-    /// Takes the first finished read. To be called only once all earlier notifications are dispatched.
+    /// Takes the first finished read. All earlier notifications must have been dispatched.
     pub(super) fn take(&mut self) -> Option<RingUpdate> {
         self.updates.pop_front()
     }
@@ -237,7 +238,8 @@ impl RingReads {
         }
         match self.moves {
             CONFIRMED => reading.interval(),
-            // The read began before the last notification arrived, so it may not show that change.
+            // The read began before the last notification arrived, so it may not show the change
+            // that caused the notification.
             _ if begins_at < self.hurried_at => Duration::ZERO,
             _ => SECOND_READ,
         }

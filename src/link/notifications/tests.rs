@@ -159,7 +159,7 @@ enum Ending {
     Age(Duration),
 }
 
-/// Reads of a ring whose token moves, one millisecond each.
+/// Reads of a ring whose token moves. Each read takes one millisecond.
 #[derive(Debug)]
 struct Reads {
     clock: Clock,
@@ -261,7 +261,7 @@ impl Rig {
         Self { events: events.unwrap(), reads, probe, _peer: peer }
     }
 
-    /// Takes all events of this time. Returns the longest time without an event.
+    /// Takes all events for this long. Returns the longest time without an event.
     async fn run_for(&mut self, time: Duration) -> Duration {
         let (start, mut last, mut longest) = (Instant::now(), Instant::now(), Duration::ZERO);
         while start.elapsed() < time {
@@ -335,13 +335,13 @@ fn probes_keep_their_interval_beside_reads_of_the_ring() {
     }
 }
 
-/// Each wake-up costs more than the work that it is for.
+/// A wake-up costs more than the work that follows it.
 #[test]
 fn a_steady_ring_with_long_timeouts_wakes_the_actor_once_for_three_reads_and_a_probe() {
     run(async {
         let ending = Ending::Age(Duration::ZERO);
         let mut rig = Rig::with_slowness(3, ending, Duration::from_millis(1250));
-        // Until the probes are sent when the reads are taken.
+        // After this time, the probes are sent when the reads are taken.
         rig.run_for(Duration::from_secs(30)).await;
         let (reads, probes) = (rig.reads(), rig.probe.asked_at.lock().len());
         let mut wakes = 0;

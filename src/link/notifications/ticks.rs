@@ -5,11 +5,12 @@ use std::{
 
 use crate::{error::Error, link::clock::Clock};
 
-/// A periodic tick, the first one at once. Several ticks that are overdue count as one.
+/// A periodic tick. The first tick is due at once. Several overdue ticks count as one.
 #[derive(Debug)]
 pub(super) enum Ticks {
-    /// A timer with one wake-up for each tick, where tokio's timer wheel needs two or three for a
-    /// period of this length. It is due as soon as a suspended system resumes.
+    /// A timer that wakes the thread once for each tick. Tokio's timer wheel would need two or
+    /// three wake-ups for a period of this length. After a suspend of the system, an overdue tick
+    /// is due at once.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     System(linux::Timer),
     /// A timer on tokio's clock, which a test can pause.
@@ -21,7 +22,7 @@ impl Ticks {
         Ok(match clock {
             #[cfg(any(target_os = "linux", target_os = "android"))]
             Clock::System => Self::System(linux::Timer::new(period)?),
-            #[allow(unreachable_patterns, reason = "elsewhere, and with the feature `sim`")]
+            #[allow(unreachable_patterns, reason = "reachable with `sim`, and on other systems")]
             _ => Self::Tokio(interval(period)),
         })
     }
@@ -114,7 +115,7 @@ mod linux {
 
         pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
             loop {
-                // This fails when the runtime shuts down and drops the timer: no tick follows.
+                // This fails only once the runtime shuts down: no tick follows.
                 let Ok(mut guard) = ready!(self.fd.poll_read_ready_mut(cx)) else {
                     return Poll::Pending;
                 };

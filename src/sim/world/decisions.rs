@@ -66,8 +66,8 @@ impl World {
         }
     }
 
-    /// Returns the votes that the quorum device gives to each running node. All go to one
-    /// partition: the largest, of equal ones the one with the lowest node.
+    /// Returns the votes that the quorum device gives to each node. Only one partition gets votes:
+    /// the largest one or, among equally large ones, the one with the lowest node.
     pub(in crate::sim) fn device_votes(&self) -> BTreeMap<NodeId, u32> {
         let Some(device) = &self.device else { return BTreeMap::new() };
         let reaches = |id: &NodeId| device.runs && !device.cut.contains(id);

@@ -137,8 +137,8 @@ impl Ring {
     }
 }
 
-/// Whether the counters were cleared between these reads: fewer tokens than before, and each counter
-/// as before or zero.
+/// Whether the counters were cleared between these reads: there are fewer tokens than before, and
+/// each counter is as before or zero.
 fn clears(before: &RingReading, read: &RingReading) -> bool {
     let counters = |read: &RingReading| {
         let RingCounters { gather_entered, operational_entered, token_lost } = read.counters;
@@ -156,7 +156,7 @@ pub(super) fn votes_of(votes: &Votes, node: NodeId) -> Option<u64> {
 }
 
 /// Whether these members alone hold a majority of all votes. If a minority may become quorate by
-/// other means, they must hold all votes.
+/// other means, the members and the quorum device together must also hold all votes.
 pub(super) fn is_majority(votes: &Votes, members: &[NodeId]) -> bool {
     let ours: Option<u64> = members.iter().map(|node| votes_of(votes, *node)).sum();
     let Some(ours) = ours else { return false };
@@ -167,7 +167,7 @@ pub(super) fn is_majority(votes: &Votes, members: &[NodeId]) -> bool {
     2 * ours > all && (!by_other_means || ours + u64::from(votes.qdevice) >= all)
 }
 
-/// The number of votes that there may be.
+/// Returns the number of votes that the cluster may have.
 fn all_votes(votes: &Votes) -> u64 {
     let Votes { expected, highest_expected, total, configured, .. } = *votes;
     [expected, highest_expected, total, configured.unwrap_or(0)]
@@ -231,7 +231,8 @@ impl Link {
         decision.quorate && !decision.asked.is_some_and(|(_, otherwise)| otherwise)
     }
 
-    /// Whether the decision is about this membership. Without a provider it has no ring.
+    /// Whether the decision is about this membership. Without a provider, a decision has no ring
+    /// and is about every membership.
     pub(super) fn is_settled(&self) -> bool {
         self.decision.as_ref().is_some_and(|decision| {
             let other = self.nodelist.is_some_and(|nodelist| nodelist != decision.ring);
@@ -309,7 +310,7 @@ impl Link {
         if let Some(votes) = &mut self.votes {
             votes.configured = self.ring.run.last().and_then(|read| read.configured_votes);
         }
-        // Before its decision votequorum may still report the votes of the previous membership.
+        // Until votequorum has decided, it may report the votes of the previous membership.
         let is_current = answer.asked_at > self.changed_at && self.is_settled();
         if let Some(decision) = &mut self.decision {
             let since = decision.asked.map_or(decision.decided_at, |(asked_at, _)| asked_at);
@@ -335,8 +336,7 @@ impl Link {
         was_held: bool,
     ) -> bool {
         if self.nodelist.replace(ring_id) != Some(ring_id) {
-            // A ring that returns after another one, which only the fuzz driver makes, is a new
-            // ring.
+            // If an earlier ring id returns, it is a new ring. Only the fuzz driver does that.
             self.ring.last = None;
         }
         let Some(companions) = &mut self.companions else { return false };

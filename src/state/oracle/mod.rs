@@ -50,7 +50,8 @@ impl Oracle {
         }
     }
 
-    /// Applies the event to the tracker, which has no oracle meanwhile, and checks the result.
+    /// Applies the event to the tracker and checks the result. The caller has taken this oracle out
+    /// of the tracker, so that the tracker does not check again.
     pub(crate) fn check(
         &mut self,
         tracker: &mut Tracker,
@@ -188,7 +189,8 @@ impl Oracle {
         }
     }
 
-    /// Whether the votes allow quorum. Without `trust_two_node` a node of two needs a majority.
+    /// Whether the votes allow quorum, or `None` if that is not known. Without `trust_two_node`, a
+    /// node of a two-node cluster needs a majority.
     fn trusts_votes(&self, after: &Snapshot) -> Option<bool> {
         if self.policy.trust_two_node || self.link.as_ref().is_some_and(|link| !link.has_provider) {
             return Some(true);
@@ -236,7 +238,8 @@ impl Oracle {
         }
     }
 
-    /// The members are those of the last nodelist, or without one (model V0) of the last decision.
+    /// Checks that the members are those of the last nodelist or, without a nodelist (model V0), of
+    /// the last decision.
     fn check_members(&self, event: &Event, before: &Snapshot, after: &Snapshot) {
         let is_v0 = self.link.as_ref().is_some_and(|l| l.has_provider && l.nodelist.is_none());
         let (ring_id, members) = match event {
@@ -283,7 +286,7 @@ struct Expired {
     /// A decision about this membership is overdue.
     decision: bool,
     daemon: bool,
-    /// Readers have seen one of them.
+    /// Readers may have seen that a deadline passed.
     is_seen_by_readers: bool,
 }
 
@@ -293,7 +296,8 @@ impl Expired {
     }
 }
 
-/// A change is published if and only if the state differs, and with it the next sequence.
+/// Checks that a change is published if and only if the state has changed, and that the sequence
+/// then grows by one.
 fn check_change(
     before: &Arc<Snapshot>,
     after: &Arc<Snapshot>,
@@ -314,7 +318,8 @@ fn check_change(
     assert!(!change.to_string().is_empty());
 }
 
-/// `joined` and `left` are the difference of the members, and the members that restarted.
+/// Checks that `joined` and `left` contain the difference of the members and the members that
+/// restarted.
 fn check_joined_and_left(
     event: &Event,
     was_linked: bool,

@@ -112,7 +112,7 @@ impl Tracker {
         pending.after.votes_are_current = is_current && pending.after.votes.is_some();
         if let Some(votes) = &mut pending.after.votes {
             votes.configured = link.ring.configured_votes();
-            // Before its decision votequorum may still report the votes of the previous membership.
+            // Until votequorum has decided, it may report the votes of the previous membership.
             if is_current && link.decides_membership() {
                 pending.interrupted |= link.continuity.votes(votes) && link.quorate_since.is_some();
             }
@@ -177,8 +177,8 @@ impl Tracker {
         if link.nodelist.is_none() && link.has_provider {
             pending.after.members = sorted(members);
             pending.after.ring_id = Some(ring_id);
-            // Model V0 does not report which nodes have left. So in any other ring, this node may
-            // have been away.
+            // Model V0 does not report which nodes have left. So if the ring has changed, this node
+            // may have been away.
             pending.interrupted |= link.decision.is_some_and(|last| last.ring_id != ring_id);
         }
         link.decision = Some(Decision { quorate, ring_id, asked_at: now, contradicted: false });

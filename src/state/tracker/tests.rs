@@ -235,8 +235,8 @@ fn a_return_together_with_other_nodes_breaks_continuity_too() {
     assert_eq!(change.current.epoch, 1, "1 and 2 have no majority");
 }
 
-/// Five quorate nodes, of which node 5 was away and is in the next ring. It may have got three votes
-/// in place of one: then it may have been quorate alone.
+/// Five quorate nodes. Node 5 has left and is in the next ring again. If it now has three votes
+/// instead of one, it may have been quorate alone.
 fn returning() -> Fold {
     let mut fold = Fold::new();
     fold.change(connected(true));
@@ -249,7 +249,7 @@ fn returning() -> Fold {
     fold
 }
 
-/// The votes of all five nodes, with three of node 5.
+/// Votequorum reports three votes for node 5 and one for each other node.
 fn answered_with_more_votes(asked_at: u64) -> Event {
     let votes = Votes {
         members: ids(&[1, 2, 3, 4, 5]).into_iter().zip([1, 1, 1, 1, 3]).collect(),
@@ -360,7 +360,7 @@ fn without_a_provider_decisions_have_no_ring() {
 }
 
 #[test]
-fn failed_attempts_are_published_ever_more_rarely() {
+fn failed_attempts_are_published_less_and_less_often() {
     let mut fold = Fold::new();
     let published: Vec<u64> = (1..=20)
         .filter(|attempt| {
