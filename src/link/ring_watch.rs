@@ -252,7 +252,7 @@ impl Responder for Reader {
         let is_old = self.maps.is_some();
         let mut read = || self.read(steady.as_ref());
         let read = read().or_else(|failed| if is_old { read() } else { Err(failed) });
-        let unwatched = match read {
+        let answer = match read {
             Ok(reading) => {
                 self.past.was_watched.store(true, Ordering::Release);
                 let steady = steady.as_ref().filter(|steady| reading.repeats(steady));
@@ -275,7 +275,7 @@ impl Responder for Reader {
             Err(Failed::Refused(error)) => Ok(vec![self.unwatched(&error.to_string())]),
             Err(Failed::Unwatchable(why)) => Ok(vec![self.unwatched(&why)]),
         };
-        Some(unwatched)
+        Some(answer)
     }
 }
 
