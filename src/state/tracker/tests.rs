@@ -751,6 +751,22 @@ fn an_answer_from_before_the_deadline_of_the_ring_does_not_extend_the_lease_afte
     assert_eq!(fold.0.deadline(), Some(at(5_100 + 5_000).moment));
 }
 
+#[test]
+fn a_stalled_connection_has_the_deadline_of_the_ring_only() {
+    let mut fold = exclusive();
+    for n in 21..=60 {
+        let ms = n * 100;
+        fold.0.apply(read(ms, 1, n), at(ms));
+    }
+    let now = fold.now();
+    assert_eq!((&now.connection, now.ring), (&Connection::Stalled, RingState::Operational));
+    let until = 5_900 + 1_000 + 1_200 + 1_000;
+    assert_eq!(fold.0.deadline(), Some(at(until).moment));
+    fold.no_change_at(until - 1, Event::Tick);
+    assert_eq!(fold.change_at(until, Event::Tick).current.ring, RingState::Unknown);
+    assert_eq!(fold.0.deadline(), None);
+}
+
 /// Returns an answer with the votes of the last one.
 fn answered_with_votes(fold: &Fold, asked_at: u64) -> Event {
     let (asked_at, votes) = (at(asked_at).moment, fold.now().votes.clone());
