@@ -714,6 +714,19 @@ fn read(ms: u64, rings: u64, tokens: u64) -> Event {
     }))
 }
 
+#[test]
+fn a_nodelist_decides_about_the_ring_only_without_a_provider() {
+    for (has_provider, ring) in [(false, RingState::Operational), (true, RingState::Unknown)] {
+        let mut fold = Fold::new();
+        fold.change(Event::Connected { has_provider, asked_at: at(0).moment, watched: true });
+        fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+        for n in 1..=3 {
+            fold.0.apply(read(n * 100, 1, n), at(n * 100));
+        }
+        assert_eq!(fold.now().ring, ring);
+    }
+}
+
 /// Returns three quorate nodes that are exclusive and have a fencing token.
 fn exclusive() -> Fold {
     let mut fold = Fold::new();
