@@ -810,6 +810,25 @@ fn a_membership_without_a_decision_is_not_exclusive_and_has_no_fencing_token() {
 }
 
 #[test]
+fn a_decision_that_may_be_older_than_the_ring_does_not_make_it_exclusive() {
+    let mut fold = exclusive();
+    fold.change_at(2_010, nodelist(13, &[1, 2], &[], &[3]));
+    // `drained_at` is the beginning.
+    fold.change_at(2_020, quorum(13, true, &[1, 2]));
+    fold.change_at(2_040, answered_with_votes(&fold, 2_030));
+    assert!(fold.now().settled && fold.now().has_majority());
+    assert_eq!(fold.0.exclusive_until(), None);
+}
+
+#[test]
+fn votes_that_were_requested_before_the_nodelist_are_not_those_of_its_members() {
+    let mut fold = Fold::with_votes();
+    fold.change_at(10, nodelist(13, &[1, 2], &[], &[3]));
+    fold.no_change_at(12, answered_with_votes(&fold, 9));
+    assert!(!fold.now().has_majority());
+}
+
+#[test]
 fn the_votes_of_the_nodelist_count_although_the_expected_votes_were_lowered() {
     let mut fold = exclusive();
     let configured = |fold: &Fold| fold.now().votes.as_ref().and_then(|votes| votes.configured);
