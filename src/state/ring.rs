@@ -938,10 +938,10 @@ mod tests {
         };
         later(&mut watched);
         watched.connection += 1;
-        watched.read(3_050 + CONSENSUS / 2 + 1);
+        watched.read_slowly(3_100, 3_050 + CONSENSUS / 2 + 1);
         assert_eq!(watched.state(), RingState::Gather);
 
-        // A prompt read, or one on the same connection, which is not answered while the daemon
+        // A prompt answer, or one on the same connection, which is not answered while the daemon
         // synchronises.
         let mut watched = Watched::for_ms(3_000);
         later(&mut watched);
