@@ -672,6 +672,17 @@ mod tests {
     }
 
     #[test]
+    fn a_decision_soon_after_a_clearing_is_as_old_as_the_last_answer_before_it() {
+        let mut watched = read_for_three_seconds();
+        watched.tokens += 1;
+        watched.read_slowly(3_100, 3_190);
+        (watched.counters, watched.tokens) = (RingCounters::default(), 0);
+        watched.read(3_300);
+        watched.decide(13, 3_350);
+        assert_eq!(watched.evidence.until(), Some(at(3_190 + TOKEN + CONSENSUS + GRACE)));
+    }
+
+    #[test]
     fn a_ring_that_ends_after_the_counters_were_cleared_is_noticed() {
         let mut watched = read_for_three_seconds();
         (watched.counters, watched.tokens) = (RingCounters::default(), 0);
@@ -740,6 +751,16 @@ mod tests {
         assert_eq!(watched.evidence.until(), until);
         watched.read(1_190 + apart);
         assert_eq!(watched.evidence.until(), Some(at(1_100 + TOKEN + CONSENSUS + GRACE)));
+    }
+
+    #[test]
+    fn a_token_stands_still_only_since_the_answer_that_showed_its_movement() {
+        let mut watched = Watched::for_ms(1_000);
+        watched.tokens += 1;
+        watched.read_slowly(1_100, 1_700);
+        watched.read_without_token(1_900);
+        watched.read(2_000);
+        assert_eq!(watched.evidence.until(), Some(at(1_900 + TOKEN + CONSENSUS + GRACE)));
     }
 
     #[test]
