@@ -408,6 +408,7 @@ fn the_lease_runs_from_the_moment_of_the_request() {
     fold.no_change_at(8_000, answered(2_500, true));
     let change = fold.change_at(9_000, answered(8_500, true));
     assert!(change.is_gain() && fold.now().connection == Connection::Connected);
+    assert_eq!(change.cause, Cause::Connected, "it answers again");
 }
 
 #[test]
@@ -418,6 +419,15 @@ fn a_lease_that_expired_unnoticed_breaks_continuity() {
     assert!(change.current.quorum.is_quorate() && change.interrupted());
     assert_eq!(change.current.epoch, change.previous.epoch + 1);
     fold.no_change_at(7_000, answered(6_900, true));
+}
+
+/// Readers have seen the lease end. The daemon may have been stopped since the request.
+#[test]
+fn a_lease_that_has_ended_is_renewed_only_by_an_answer_to_a_later_request() {
+    let mut fold = Fold::quorate();
+    fold.change_at(5_000, Event::Tick);
+    fold.no_change_at(5_100, answered(4_999, true));
+    assert!(fold.change_at(5_200, answered(5_000, true)).is_gain());
 }
 
 #[test]
@@ -762,6 +772,15 @@ fn an_answer_from_before_the_deadline_of_the_ring_does_not_extend_the_lease_afte
     assert_eq!(fold.0.deadline(), Some(at(2_990 + 5_000).moment));
     fold.no_change_at(6_100, answered_with_votes(&fold, 5_100));
     assert_eq!(fold.0.deadline(), Some(at(5_100 + 5_000).moment));
+}
+
+#[test]
+fn the_belief_in_the_ring_ends_with_the_lease() {
+    let mut fold = exclusive();
+    let lease = 2 + 5_000;
+    assert_eq!(fold.0.deadline(), Some(at(lease).moment));
+    assert_eq!(fold.change_at(lease, Event::Tick).current.ring, RingState::Unknown);
+    assert_eq!(fold.0.deadline(), None);
 }
 
 #[test]
