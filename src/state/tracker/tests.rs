@@ -447,6 +447,7 @@ fn votequorum_has_a_veto_until_the_next_decision() {
     fold.no_change_at(10, answered(1, false));
     let change = fold.change_at(20, answered(10, false));
     assert!(change.is_loss() && fold.now().quorum == Quorum::Inquorate);
+    assert_eq!(change.cause, Cause::Quorum);
     assert!(fold.change_at(40, answered(30, true)).is_gain());
     assert!(fold.change_at(60, answered(50, false)).is_loss());
     assert!(fold.change_at(70, quorum(9, true, &[1, 2, 3])).is_gain());
@@ -735,6 +736,21 @@ fn a_nodelist_decides_about_the_ring_only_without_a_provider() {
         }
         assert_eq!(fold.now().ring, ring);
     }
+}
+
+#[test]
+fn a_nodelist_without_a_provider_is_believed_from_when_the_queue_was_last_empty() {
+    let mut fold = Fold::new();
+    fold.change(Event::Connected { has_provider: false, asked_at: at(0).moment, watched: true });
+    fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+    for n in 1..=3 {
+        fold.0.apply(read(n * 100, 1, n), at(n * 100));
+    }
+    let until = Some(at(200 + 1_000 + 1_200 + 1_000).moment);
+    assert_eq!(fold.0.deadline(), until);
+    // `drained_at` is the beginning.
+    fold.change_at(310, nodelist(13, &[1, 2], &[], &[3]));
+    assert_eq!(fold.0.deadline(), until);
 }
 
 /// Returns three quorate nodes that are exclusive and have a fencing token.
