@@ -360,6 +360,16 @@ fn without_a_provider_decisions_have_no_ring() {
 }
 
 #[test]
+fn without_a_provider_a_change_of_the_membership_breaks_continuity() {
+    let mut fold = Fold::new();
+    fold.change(connected(false));
+    fold.change(nodelist(9, &[1, 2], &[], &[]));
+    fold.change(quorum(0, true, &[]));
+    let change = fold.change(nodelist(13, &[1], &[], &[2]));
+    assert_eq!(change.current.epoch, change.previous.epoch + 1);
+}
+
+#[test]
 fn failed_attempts_are_published_ever_more_rarely() {
     let mut fold = Fold::new();
     let published: Vec<u64> = (1..=20)
@@ -751,6 +761,18 @@ fn a_nodelist_without_a_provider_is_believed_from_when_the_queue_was_last_empty(
     // `drained_at` is the beginning.
     fold.change_at(310, nodelist(13, &[1, 2], &[], &[3]));
     assert_eq!(fold.0.deadline(), until);
+}
+
+#[test]
+fn a_ring_without_a_decision_is_not_alive_because_of_a_decision_about_another_one() {
+    let mut fold = Fold::new();
+    fold.change(Event::Connected { has_provider: true, asked_at: at(0).moment, watched: true });
+    fold.change(nodelist(13, &[1, 2], &[], &[]));
+    fold.no_change_at(1, quorum(9, true, &[1, 2, 3]));
+    for n in 1..=3 {
+        fold.0.apply(read(n * 100, 1, n), at(n * 100));
+    }
+    assert_eq!(fold.now().ring, RingState::Unknown);
 }
 
 /// Returns three quorate nodes that are exclusive and have a fencing token.
