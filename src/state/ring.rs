@@ -703,6 +703,19 @@ mod tests {
         assert_eq!(watched.evidence.until(), None);
     }
 
+    #[test]
+    fn an_announcement_from_before_a_clearing_explains_no_later_ring() {
+        let mut watched = read_for_three_seconds();
+        (watched.counters, watched.tokens) = (RingCounters::default(), 0);
+        watched.decide(13, 3_150);
+        watched.read_slowly(3_100, 3_200);
+        watched.gather();
+        watched.operational();
+        watched.connection += 1;
+        watched.read(3_150 + CONSENSUS / 2 + 1);
+        assert_eq!(watched.state(), RingState::Gather);
+    }
+
     /// A daemon that synchronises answers only on a new connection.
     #[test]
     fn counters_that_are_zero_on_a_new_connection_are_not_taken_for_cleared_ones() {

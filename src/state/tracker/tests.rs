@@ -296,6 +296,15 @@ fn a_membership_without_a_decision_breaks_continuity() {
 }
 
 #[test]
+fn a_late_decision_about_the_previous_ring_does_not_restore_continuity() {
+    let mut fold = Fold::with_votes();
+    fold.change(nodelist(13, &[1, 2, 3], &[2, 3], &[2, 3]));
+    fold.no_change_at(1, quorum(9, true, &[1, 2, 3]));
+    let change = fold.change(nodelist(17, &[1, 2, 3], &[], &[]));
+    assert_eq!(change.current.epoch, change.previous.epoch + 1);
+}
+
+#[test]
 fn the_death_of_the_only_other_node_breaks_continuity() {
     let mut fold = Fold::new();
     fold.change(connected(true));
@@ -773,6 +782,17 @@ fn a_ring_without_a_decision_is_not_alive_because_of_a_decision_about_another_on
         fold.0.apply(read(n * 100, 1, n), at(n * 100));
     }
     assert_eq!(fold.now().ring, RingState::Unknown);
+}
+
+#[test]
+fn in_model_v0_the_decision_announces_its_ring() {
+    let mut fold = Fold::new();
+    fold.change(Event::Connected { has_provider: true, asked_at: at(0).moment, watched: true });
+    fold.change(quorum(9, true, &[1, 2, 3]));
+    for n in 1..=3 {
+        fold.0.apply(read(n * 100, 1, n), at(n * 100));
+    }
+    assert_eq!(fold.now().ring, RingState::Operational);
 }
 
 /// Returns three quorate nodes that are exclusive and have a fencing token.
