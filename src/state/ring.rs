@@ -1253,6 +1253,21 @@ mod tests {
     }
 
     #[test]
+    fn an_announcement_during_a_read_explains_only_one_ring() {
+        let mut w = Watched::for_ms(3_000);
+        w.gather();
+        w.operational();
+        w.decide(13, 3_150);
+        w.read_slowly(3_100, 3_200);
+        assert_eq!(w.state(), RingState::Operational);
+        w.gather();
+        w.operational();
+        w.connection += 1;
+        w.read(3_150 + CONSENSUS / 2 + 1);
+        assert_eq!(w.state(), RingState::Gather);
+    }
+
+    #[test]
     fn a_grace_without_an_end_is_no_error() {
         let mut w = Watched::for_ms(100);
         w.evidence.decide(ring(9), at(0), at(0), Duration::MAX);
