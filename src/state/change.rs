@@ -267,6 +267,19 @@ mod tests {
     }
 
     #[test]
+    fn quorum_that_stays_or_is_missing_before_and_after_is_no_loss_and_no_gain() {
+        for (before, after, is_loss, is_gain) in [
+            (Quorum::Quorate, Quorum::Quorate, false, false),
+            (Quorum::Unknown, Quorum::Inquorate, false, false),
+            (Quorum::Quorate, Quorum::Unknown, true, false),
+            (Quorum::Inquorate, Quorum::Quorate, false, true),
+        ] {
+            let change = QuorumChanged::new(state(before, 3), state(after, 3), Cause::Quorum);
+            assert_eq!((change.is_loss(), change.is_gain()), (is_loss, is_gain), "{change}");
+        }
+    }
+
+    #[test]
     fn a_clone_of_a_message_is_equal_and_acknowledges_nothing() {
         struct LastAcked(AtomicU64);
         impl Acknowledge for LastAcked {

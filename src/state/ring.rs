@@ -537,18 +537,27 @@ mod tests {
         }
 
         fn read_without_token(&mut self, now: u64) {
-            let reading = RingReading {
+            self.read_slowly(now, now);
+        }
+
+        /// Reads once, without a movement of the token.
+        fn read_slowly(&mut self, asked_at: u64, answered_at: u64) {
+            let reading = self.reading(asked_at, answered_at);
+            self.evidence.expire_if_due(reading.answered_at);
+            self.evidence.read(reading, ms(GRACE));
+        }
+
+        fn reading(&self, asked_at: u64, answered_at: u64) -> RingReading {
+            RingReading {
                 connection: self.connection,
-                asked_at: at(now),
-                answered_at: at(now),
+                asked_at: at(asked_at),
+                answered_at: at(answered_at),
                 counters: self.counters,
                 tokens: self.tokens,
                 token: ms(TOKEN),
                 consensus: ms(CONSENSUS),
                 configured_votes: None,
-            };
-            self.evidence.expire_if_due(at(now));
-            self.evidence.read(reading, ms(GRACE));
+            }
         }
 
         fn gather(&mut self) {
@@ -657,6 +666,35 @@ mod tests {
     }
 
     #[test]
+    fn a_clearing_lasts_until_the_answer_that_shows_it() {
+        let mut watched = read_for_three_seconds();
+        (watched.counters, watched.tokens) = (RingCounters::default(), 0);
+        watched.read_slowly(3_100, 3_150);
+        let until = watched.evidence.until();
+        assert_eq!(until, Some(at(3_100 + CONSENSUS + GRACE)));
+        (32..=42).for_each(|n| watched.read(n * 100));
+        assert_eq!(watched.evidence.until(), until, "the token timer has not had time to fire");
+        watched.read(4_300);
+        assert_eq!(watched.evidence.until(), Some(at(4_200 + TOKEN + CONSENSUS + GRACE)));
+        // A hidden GATHER may last until 3,150 + TOKEN + CONSENSUS.
+        (44..=54).for_each(|n| watched.read(n * 100));
+        assert_eq!(watched.evidence.exclusive_until(), None);
+        watched.read(5_500);
+        assert!(watched.evidence.exclusive_until().is_some());
+    }
+
+    #[test]
+    fn a_decision_soon_after_a_clearing_is_as_old_as_the_last_answer_before_it() {
+        let mut watched = read_for_three_seconds();
+        watched.tokens += 1;
+        watched.read_slowly(3_100, 3_190);
+        (watched.counters, watched.tokens) = (RingCounters::default(), 0);
+        watched.read(3_300);
+        watched.decide(13, 3_350);
+        assert_eq!(watched.evidence.until(), Some(at(3_190 + TOKEN + CONSENSUS + GRACE)));
+    }
+
+    #[test]
     fn a_ring_that_ends_after_the_counters_were_cleared_is_noticed() {
         let mut watched = read_for_three_seconds();
         (watched.counters, watched.tokens) = (RingCounters::default(), 0);
@@ -675,6 +713,19 @@ mod tests {
         (watched.counters, watched.tokens) = (RingCounters::default(), 0);
         (31..=60).for_each(|n| watched.read_without_token(n * 100));
         assert_eq!(watched.evidence.until(), None);
+    }
+
+    #[test]
+    fn an_announcement_from_before_a_clearing_explains_no_later_ring() {
+        let mut watched = read_for_three_seconds();
+        (watched.counters, watched.tokens) = (RingCounters::default(), 0);
+        watched.decide(13, 3_150);
+        watched.read_slowly(3_100, 3_200);
+        watched.gather();
+        watched.operational();
+        watched.connection += 1;
+        watched.read(3_150 + CONSENSUS / 2 + 1);
+        assert_eq!(watched.state(), RingState::Gather);
     }
 
     /// A daemon that synchronises answers only on a new connection.
@@ -698,6 +749,55 @@ mod tests {
         let apart = u64::try_from(SECOND_READ.as_millis()).unwrap();
         (1..=3).for_each(|n| watched.read(n * apart));
         assert_eq!(watched.evidence.until(), Some(at(2 * apart + TOKEN + CONSENSUS + GRACE)));
+    }
+
+    #[test]
+    fn a_read_counts_from_its_request() {
+        let mut watched = Watched::for_ms(1_000);
+        for asked_at in [1_100, 1_300] {
+            watched.tokens += 1;
+            watched.read_slowly(asked_at, asked_at + 90);
+        }
+        assert_eq!(watched.evidence.until(), Some(at(1_100 + TOKEN + CONSENSUS + GRACE)));
+        watched.gather();
+        watched.read_slowly(1_400, 1_490);
+        assert_eq!(watched.evidence.until(), Some(at(1_400 + CONSENSUS + GRACE)));
+    }
+
+    #[test]
+    fn a_read_that_is_requested_too_soon_after_the_last_answer_confirms_nothing() {
+        let mut watched = Watched::for_ms(1_000);
+        let apart = u64::try_from(SECOND_READ.as_millis()).unwrap();
+        watched.tokens += 1;
+        watched.read_slowly(1_100, 1_190);
+        let until = watched.evidence.until();
+        watched.tokens += 1;
+        watched.read_slowly(1_190 + apart - 1, 1_190 + apart);
+        assert_eq!(watched.evidence.until(), until);
+        watched.read(1_190 + apart);
+        assert_eq!(watched.evidence.until(), Some(at(1_100 + TOKEN + CONSENSUS + GRACE)));
+    }
+
+    #[test]
+    fn a_token_stands_still_only_since_the_answer_that_showed_its_movement() {
+        let mut watched = Watched::for_ms(1_000);
+        watched.tokens += 1;
+        watched.read_slowly(1_100, 1_700);
+        watched.read_without_token(1_900);
+        watched.read(2_000);
+        assert_eq!(watched.evidence.until(), Some(at(1_900 + TOKEN + CONSENSUS + GRACE)));
+    }
+
+    #[test]
+    fn a_daemon_that_answers_late_was_silent_until_then() {
+        let mut watched = Watched::for_ms(3_000);
+        watched.tokens += 1;
+        watched.read_slowly(3_050, 3_950);
+        let until = watched.evidence.until();
+        (0..=9).for_each(|n| watched.read(4_050 + n * 100));
+        assert_eq!(watched.evidence.until(), until);
+        watched.read(5_050);
+        assert_eq!(watched.evidence.until(), Some(at(4_950 + TOKEN + CONSENSUS + GRACE)));
     }
 
     #[test]
@@ -780,6 +880,17 @@ mod tests {
     }
 
     #[test]
+    fn the_proof_of_a_decision_that_waited_is_not_younger_than_the_decision() {
+        let mut watched = Watched::for_ms(3_000);
+        watched.gather();
+        watched.operational();
+        watched.evidence.announce(ring(13), at(3_100));
+        watched.evidence.decide(ring(13), at(3_020), at(3_100), ms(GRACE));
+        let until = 3_020 + CONSENSUS - TOKEN / 5;
+        assert_eq!(watched.evidence.exclusive_until(), Some(at(until)));
+    }
+
+    #[test]
     fn the_proof_for_the_old_ring_does_not_prove_the_next_one() {
         let mut watched = Watched::for_ms(3_000);
         watched.gather();
@@ -835,6 +946,33 @@ mod tests {
     }
 
     #[test]
+    fn a_daemon_that_leaves_its_ring_after_the_decision_is_not_exclusive() {
+        let mut watched = Watched::for_ms(3_000);
+        watched.gather();
+        watched.operational();
+        watched.decide(13, 3_050);
+        assert!(watched.evidence.exclusive_until().is_some());
+        watched.read(3_060);
+        watched.gather();
+        watched.read(3_100);
+        assert_eq!(watched.evidence.exclusive_until(), None);
+    }
+
+    #[test]
+    fn the_first_decision_of_a_connection_is_about_the_ring_that_the_reads_showed() {
+        let mut watched = Watched::new();
+        watched.read(100);
+        watched.gather();
+        watched.operational();
+        watched.read(200);
+        assert_eq!(watched.state(), RingState::Gather);
+        watched.decide(13, 250);
+        assert!(watched.evidence.is_settled());
+        (3..=5).for_each(|n| watched.read(n * 100));
+        assert_eq!(watched.state(), RingState::Operational);
+    }
+
+    #[test]
     fn a_late_read_with_more_rings_than_announcements_is_settled_only_by_the_next_decision() {
         let mut watched = Watched::for_ms(3_000);
         let later = |watched: &mut Watched| {
@@ -846,15 +984,15 @@ mod tests {
         };
         later(&mut watched);
         watched.connection += 1;
-        watched.read(3_050 + CONSENSUS / 2 + 1);
+        watched.read_slowly(3_100, 3_050 + CONSENSUS / 2 + 1);
         assert_eq!(watched.state(), RingState::Gather);
 
-        // A prompt read, or one on the same connection, which is not answered while the daemon
+        // A prompt answer, or one on the same connection, which is not answered while the daemon
         // synchronises.
         let mut watched = Watched::for_ms(3_000);
         later(&mut watched);
         watched.connection += 1;
-        watched.read(3_100);
+        watched.read(3_050 + CONSENSUS / 2);
         assert_eq!(watched.state(), RingState::Operational);
         let mut watched = Watched::for_ms(3_000);
         later(&mut watched);
@@ -878,6 +1016,48 @@ mod tests {
         assert_eq!(w.state(), RingState::Gather);
     }
 
+    /// For example, votequorum decides again when the expected votes change.
+    #[test]
+    fn another_decision_about_a_ring_that_has_ended_changes_nothing() {
+        let mut watched = Watched::for_ms(3_000);
+        watched.gather();
+        watched.read(3_100);
+        let until = watched.evidence.until();
+        watched.decide(9, 3_150);
+        assert_eq!((watched.state(), watched.evidence.until()), (RingState::Gather, until));
+    }
+
+    #[test]
+    fn a_read_soon_after_a_decision_that_waited_may_show_a_later_ring() {
+        let mut watched = Watched::for_ms(3_000);
+        (0..2).for_each(|_| {
+            watched.gather();
+            watched.operational();
+        });
+        let (sent_after, applied_at) = (3_050, 3_050 + CONSENSUS / 2);
+        watched.evidence.announce(ring(13), at(applied_at));
+        watched.evidence.decide(ring(13), at(sent_after), at(applied_at), ms(GRACE));
+        watched.connection += 1;
+        watched.read(applied_at + 1);
+        assert_eq!(watched.state(), RingState::Gather);
+    }
+
+    #[test]
+    fn a_ring_that_was_announced_late_leaves_no_doubt_about_the_next_announcement() {
+        let mut watched = Watched::for_ms(3_000);
+        watched.gather();
+        watched.operational();
+        watched.read(3_100);
+        watched.decide(13, 3_150);
+        watched.read(3_200);
+        watched.gather();
+        watched.operational();
+        watched.decide(17, 4_300);
+        watched.connection += 1;
+        watched.read(4_300 + CONSENSUS / 2 + 100);
+        assert!(watched.evidence.is_settled());
+    }
+
     #[test]
     fn an_announcement_after_the_read_of_its_ring_does_not_explain_the_next_ring() {
         let mut w = Watched::for_ms(3_000);
@@ -892,6 +1072,21 @@ mod tests {
         w.connection += 1;
         w.read(3_150 + CONSENSUS / 2 + 1);
         assert_eq!(w.state(), RingState::Gather);
+    }
+
+    #[test]
+    fn a_ring_that_was_read_before_its_announcement_is_not_forgotten_in_a_gather() {
+        let mut w = Watched::for_ms(3_000);
+        w.gather();
+        w.operational();
+        w.read(3_100);
+        w.gather();
+        w.read(3_200);
+        w.decide(13, 3_250);
+        w.operational();
+        w.connection += 1;
+        w.read(3_250 + CONSENSUS / 2 + 1);
+        assert_eq!(w.state(), RingState::Gather, "the announcement was of the first ring");
     }
 
     /// The daemon was stopped while it synchronised, and continues with messages that waited for
@@ -1022,16 +1217,7 @@ mod tests {
 
     /// Reads once, with this number of tokens.
     fn raw(w: &mut Watched, asked: u64, tokens: u64) {
-        let reading = RingReading {
-            connection: w.connection,
-            asked_at: at(asked),
-            answered_at: at(asked),
-            counters: w.counters,
-            tokens,
-            token: ms(TOKEN),
-            consensus: ms(CONSENSUS),
-            configured_votes: None,
-        };
+        let reading = RingReading { tokens, ..w.reading(asked, asked) };
         w.evidence.expire_if_due(at(asked));
         w.evidence.read(reading, ms(GRACE));
     }
@@ -1065,23 +1251,41 @@ mod tests {
         assert_eq!(w.state(), RingState::Operational);
     }
 
+    /// The daemon may have answered before it formed the ring.
+    #[test]
+    fn an_announcement_during_a_read_explains_the_ring_in_the_next_read() {
+        let mut w = Watched::for_ms(3_000);
+        w.gather();
+        w.decide(13, 3_150);
+        w.read_slowly(3_100, 3_200);
+        assert_eq!(w.state(), RingState::Gather);
+        w.operational();
+        w.read(3_300);
+        assert_eq!(w.state(), RingState::Operational);
+    }
+
+    #[test]
+    fn an_announcement_during_a_read_explains_only_one_ring() {
+        let mut w = Watched::for_ms(3_000);
+        w.gather();
+        w.operational();
+        w.decide(13, 3_150);
+        w.read_slowly(3_100, 3_200);
+        assert_eq!(w.state(), RingState::Operational);
+        w.gather();
+        w.operational();
+        w.connection += 1;
+        w.read(3_150 + CONSENSUS / 2 + 1);
+        assert_eq!(w.state(), RingState::Gather);
+    }
+
     #[test]
     fn an_unlimited_grace_is_allowed() {
         let mut w = Watched::for_ms(100);
         w.evidence.decide(ring(9), at(0), at(0), Duration::MAX);
         for n in 2..6 {
             w.tokens += 1;
-            let reading = RingReading {
-                connection: 0,
-                asked_at: at(n * 100),
-                answered_at: at(n * 100),
-                counters: w.counters,
-                tokens: w.tokens,
-                token: ms(TOKEN),
-                consensus: ms(CONSENSUS),
-                configured_votes: None,
-            };
-            w.evidence.read(reading, Duration::MAX);
+            w.evidence.read(w.reading(n * 100, n * 100), Duration::MAX);
         }
     }
 

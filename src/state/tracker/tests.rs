@@ -296,6 +296,15 @@ fn a_membership_without_a_decision_breaks_continuity() {
 }
 
 #[test]
+fn a_late_decision_about_the_previous_ring_does_not_restore_continuity() {
+    let mut fold = Fold::with_votes();
+    fold.change(nodelist(13, &[1, 2, 3], &[2, 3], &[2, 3]));
+    fold.no_change_at(1, quorum(9, true, &[1, 2, 3]));
+    let change = fold.change(nodelist(17, &[1, 2, 3], &[], &[]));
+    assert_eq!(change.current.epoch, change.previous.epoch + 1);
+}
+
+#[test]
 fn the_death_of_the_only_other_node_breaks_continuity() {
     let mut fold = Fold::new();
     fold.change(connected(true));
@@ -360,6 +369,16 @@ fn without_a_provider_decisions_have_no_ring() {
 }
 
 #[test]
+fn without_a_provider_a_change_of_the_membership_breaks_continuity() {
+    let mut fold = Fold::new();
+    fold.change(connected(false));
+    fold.change(nodelist(9, &[1, 2], &[], &[]));
+    fold.change(quorum(0, true, &[]));
+    let change = fold.change(nodelist(13, &[1], &[], &[2]));
+    assert_eq!(change.current.epoch, change.previous.epoch + 1);
+}
+
+#[test]
 fn failed_attempts_are_published_less_and_less_often() {
     let mut fold = Fold::new();
     let published: Vec<u64> = (1..=20)
@@ -408,6 +427,7 @@ fn the_lease_runs_from_the_moment_of_the_request() {
     fold.no_change_at(8_000, answered(2_500, true));
     let change = fold.change_at(9_000, answered(8_500, true));
     assert!(change.is_gain() && fold.now().connection == Connection::Connected);
+    assert_eq!(change.cause, Cause::Connected, "it answers again");
 }
 
 #[test]
@@ -418,6 +438,15 @@ fn a_lease_that_expired_unnoticed_breaks_continuity() {
     assert!(change.current.quorum.is_quorate() && change.interrupted());
     assert_eq!(change.current.epoch, change.previous.epoch + 1);
     fold.no_change_at(7_000, answered(6_900, true));
+}
+
+/// Readers have seen the lease end. The daemon may have been stopped since the request.
+#[test]
+fn a_lease_that_has_ended_is_renewed_only_by_an_answer_to_a_later_request() {
+    let mut fold = Fold::quorate();
+    fold.change_at(5_000, Event::Tick);
+    fold.no_change_at(5_100, answered(4_999, true));
+    assert!(fold.change_at(5_200, answered(5_000, true)).is_gain());
 }
 
 #[test]
@@ -437,6 +466,7 @@ fn votequorum_has_a_veto_until_the_next_decision() {
     fold.no_change_at(10, answered(1, false));
     let change = fold.change_at(20, answered(10, false));
     assert!(change.is_loss() && fold.now().quorum == Quorum::Inquorate);
+    assert_eq!(change.cause, Cause::Quorum);
     assert!(fold.change_at(40, answered(30, true)).is_gain());
     assert!(fold.change_at(60, answered(50, false)).is_loss());
     assert!(fold.change_at(70, quorum(9, true, &[1, 2, 3])).is_gain());
@@ -714,6 +744,57 @@ fn read(ms: u64, rings: u64, tokens: u64) -> Event {
     }))
 }
 
+#[test]
+fn a_nodelist_decides_about_the_ring_only_without_a_provider() {
+    for (has_provider, ring) in [(false, RingState::Operational), (true, RingState::Unknown)] {
+        let mut fold = Fold::new();
+        fold.change(Event::Connected { has_provider, asked_at: at(0).moment, watched: true });
+        fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+        for n in 1..=3 {
+            fold.0.apply(read(n * 100, 1, n), at(n * 100));
+        }
+        assert_eq!(fold.now().ring, ring);
+    }
+}
+
+#[test]
+fn a_nodelist_without_a_provider_is_believed_from_when_the_queue_was_last_empty() {
+    let mut fold = Fold::new();
+    fold.change(Event::Connected { has_provider: false, asked_at: at(0).moment, watched: true });
+    fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
+    for n in 1..=3 {
+        fold.0.apply(read(n * 100, 1, n), at(n * 100));
+    }
+    let until = Some(at(200 + 1_000 + 1_200 + 1_000).moment);
+    assert_eq!(fold.0.deadline(), until);
+    // `drained_at` is the beginning.
+    fold.change_at(310, nodelist(13, &[1, 2], &[], &[3]));
+    assert_eq!(fold.0.deadline(), until);
+}
+
+#[test]
+fn a_ring_without_a_decision_is_not_alive_because_of_a_decision_about_another_one() {
+    let mut fold = Fold::new();
+    fold.change(Event::Connected { has_provider: true, asked_at: at(0).moment, watched: true });
+    fold.change(nodelist(13, &[1, 2], &[], &[]));
+    fold.no_change_at(1, quorum(9, true, &[1, 2, 3]));
+    for n in 1..=3 {
+        fold.0.apply(read(n * 100, 1, n), at(n * 100));
+    }
+    assert_eq!(fold.now().ring, RingState::Unknown);
+}
+
+#[test]
+fn in_model_v0_the_decision_announces_its_ring() {
+    let mut fold = Fold::new();
+    fold.change(Event::Connected { has_provider: true, asked_at: at(0).moment, watched: true });
+    fold.change(quorum(9, true, &[1, 2, 3]));
+    for n in 1..=3 {
+        fold.0.apply(read(n * 100, 1, n), at(n * 100));
+    }
+    assert_eq!(fold.now().ring, RingState::Operational);
+}
+
 /// Returns three quorate nodes that are exclusive and have a fencing token.
 fn exclusive() -> Fold {
     let mut fold = Fold::new();
@@ -751,6 +832,31 @@ fn an_answer_from_before_the_deadline_of_the_ring_does_not_extend_the_lease_afte
     assert_eq!(fold.0.deadline(), Some(at(5_100 + 5_000).moment));
 }
 
+#[test]
+fn the_belief_in_the_ring_ends_with_the_lease() {
+    let mut fold = exclusive();
+    let lease = 2 + 5_000;
+    assert_eq!(fold.0.deadline(), Some(at(lease).moment));
+    assert_eq!(fold.change_at(lease, Event::Tick).current.ring, RingState::Unknown);
+    assert_eq!(fold.0.deadline(), None);
+}
+
+#[test]
+fn a_stalled_connection_has_the_deadline_of_the_ring_only() {
+    let mut fold = exclusive();
+    for n in 21..=60 {
+        let ms = n * 100;
+        fold.0.apply(read(ms, 1, n), at(ms));
+    }
+    let now = fold.now();
+    assert_eq!((&now.connection, now.ring), (&Connection::Stalled, RingState::Operational));
+    let until = 5_900 + 1_000 + 1_200 + 1_000;
+    assert_eq!(fold.0.deadline(), Some(at(until).moment));
+    fold.no_change_at(until - 1, Event::Tick);
+    assert_eq!(fold.change_at(until, Event::Tick).current.ring, RingState::Unknown);
+    assert_eq!(fold.0.deadline(), None);
+}
+
 /// Returns an answer with the votes of the last one.
 fn answered_with_votes(fold: &Fold, asked_at: u64) -> Event {
     let (asked_at, votes) = (at(asked_at).moment, fold.now().votes.clone());
@@ -778,6 +884,25 @@ fn a_membership_without_a_decision_is_not_exclusive_and_has_no_fencing_token() {
     fold.change_at(2_030, Event::Answered(answer));
     assert!(fold.now().has_majority());
     assert_eq!((fold.0.exclusive_until(), fold.now().fencing_token()), (None, None));
+}
+
+#[test]
+fn a_decision_that_may_be_older_than_the_ring_does_not_make_it_exclusive() {
+    let mut fold = exclusive();
+    fold.change_at(2_010, nodelist(13, &[1, 2], &[], &[3]));
+    // `drained_at` is the beginning.
+    fold.change_at(2_020, quorum(13, true, &[1, 2]));
+    fold.change_at(2_040, answered_with_votes(&fold, 2_030));
+    assert!(fold.now().settled && fold.now().has_majority());
+    assert_eq!(fold.0.exclusive_until(), None);
+}
+
+#[test]
+fn votes_that_were_requested_before_the_nodelist_are_not_those_of_its_members() {
+    let mut fold = Fold::with_votes();
+    fold.change_at(10, nodelist(13, &[1, 2], &[], &[3]));
+    fold.no_change_at(12, answered_with_votes(&fold, 9));
+    assert!(!fold.now().has_majority());
 }
 
 #[test]
