@@ -105,7 +105,7 @@ fn state(quorum: &QuorumHandle) -> String {
     let exclusive = match (exclusive, now.fencing_token()) {
         (true, Some(_)) => ", exclusive",
         (false, None) => "",
-        // One is reported before the other.
+        // The two values are read one after the other.
         _ => ", and not settled",
     };
     format!("{}{members}{exclusive}", now.quorum)

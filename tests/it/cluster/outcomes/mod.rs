@@ -38,7 +38,7 @@ scenarios! {
     lost_receives
     lost_sends_to_one_peer
     two_of_three_paused
-    uneven_votes_paused
+    one_of_three_paused
     a_device_of_two_nodes_that_are_separated
     a_device_of_two_nodes_of_which_one_is_cut_off
     a_device_that_is_killed
@@ -54,8 +54,9 @@ fn all_three<L: Lab>(lab: &L) {
     expect(lab, &[(1, ALL), (2, ALL), (3, ALL)]);
 }
 
-/// Node 1 loses its ring. It receives the packets of the others, so that it forms no ring, or a
-/// ring of its own if it excludes both of them at once. Then it may disturb their ring repeatedly.
+/// Node 1 loses its ring, but still receives the packets of the others. Either it forms no ring, or
+/// it excludes both others at once and forms a ring of its own. Then its packets may disturb the ring
+/// of the others repeatedly.
 fn without_node_1<L: Lab>(lab: &L) {
     let (others, disturbed) = ("quorate 2 3, exclusive", "quorate 2 3, exclusive or not");
     expect_one_of(
@@ -103,7 +104,7 @@ fn two_of_three_paused<L: Lab>() {
     all_three(&lab);
 }
 
-fn uneven_votes_paused<L: Lab>() {
+fn one_of_three_paused<L: Lab>() {
     let lab = L::formed(3, Settings::default());
     all_three(&lab);
     let before = lab.quorum(2).guard().unwrap();
