@@ -172,7 +172,7 @@ fn lose_without_threads(policy: ExitProcess) -> ! {
 }
 
 /// Limits the memory to less than the stack of one more thread, because a limit on tasks does not
-/// apply to root. Then it uses up the stacks of ended threads, which the C library keeps.
+/// apply to root. Then uses up the stacks of ended threads, which the C library keeps.
 fn use_up_threads() {
     let pages = fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();

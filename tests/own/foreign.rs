@@ -1,5 +1,5 @@
-//! Foreign code that the crate calls: a metrics recorder and a logger that call the handle, or panic.
-//! Both are process-wide. The tests run in real time.
+//! Foreign code that the crate calls: a metrics recorder and a logger that call the handle, or
+//! panic. Both are process-wide. The tests run in real time.
 
 use std::{
     cell::Cell,

@@ -359,7 +359,7 @@ fn a_request_whose_answer_from_votequorum_is_lost_is_repeated() {
     assert_eq!(changes[changes.len() - 1].current.connection, Connection::Connected);
 }
 
-/// The thread that reads the names ends after the read, so its end shows that the read succeeded.
+/// The thread that reads the names ends after the read, so the test waits for its end.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_request_whose_answer_about_the_names_is_lost_is_repeated() {
@@ -662,7 +662,9 @@ fn a_notification_with_a_wrong_size_does_no_harm() {
         for event in claims.chain(cut) {
             server.now(&[Step::Event(event)]);
             server.wait_more(&asked, 3);
-            eventually("the decision or the veto ends quorum", || (!watcher.quorum.is_quorate()).then_some(()));
+            eventually("the decision or the veto ends quorum", || {
+                (!watcher.quorum.is_quorate()).then_some(())
+            });
             server.now(&[Step::Event(nodelist_event((1, 13), [1, 0, 0], &[1]))]);
             server.now(&[Step::Event(quorum_event(0, (1, 13), 1, &[1]))]);
             server.now(&[Step::Event(nodelist_event(RING, [2, 0, 0], &[1, 2]))]);
@@ -1093,8 +1095,8 @@ fn a_refused_connection_to_the_counters_is_tried_again() {
 }
 
 /// All counters of the ring, in the safe order. The counter that a new ring changes is read before
-/// those that the end of the old ring has changed. In another order a read could show a new ring and
-/// not the end of the old one.
+/// those that the end of the old ring has changed. In another order a read could show a new ring
+/// and not the end of the old one.
 const FULL: [&str; 4] = [OPERATIONAL, GATHER, "stats.srp.operational_token_lost", TOKENS];
 /// The counters of a read that is enough while the ring goes on.
 const SHORT: [&str; 2] = [GATHER, TOKENS];
@@ -1180,7 +1182,8 @@ fn all_counters_are_read_until_the_ring_is_steady_and_when_one_has_moved() {
     assert_eq!(reads[now + 1..].iter().filter(|is_short| **is_short).count(), 0, "{reads:?}");
 }
 
-/// The timeouts and the nodelist are tracked, so that each read of the ring needs only the counters.
+/// The timeouts and the nodelist are tracked, so that each read of the ring needs only the
+/// counters.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn the_configuration_is_read_again_when_it_has_changed_and_only_then() {

@@ -232,8 +232,8 @@ fn a_daemon_that_sends_but_does_not_answer_is_not_believed() {
     watcher.until_quorum(Quorum::Quorate);
 }
 
-/// The answer to a probe after the decision is that there is no quorum. votequorum gives this answer
-/// or, with the fake daemon, the quorum service.
+/// The answer to a probe after the decision is that there is no quorum. votequorum gives this
+/// answer or, with the fake daemon, the quorum service.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn the_answer_to_the_probe_has_a_veto() {

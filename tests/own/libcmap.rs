@@ -85,7 +85,8 @@ fn with_a_model_one_warning_says_what_is_missing() {
     assert!(!warning.contains("Model::V0"), "{warning}");
 }
 
-/// If it were reported as missing, Corosync 3 would be assumed, and the ring would not be watched.
+/// If libcmap were reported as missing, Corosync 3 would be assumed, and the ring would not be
+/// watched.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_libcmap_that_cannot_be_opened_without_descriptors_is_not_reported_as_missing() {

@@ -130,7 +130,8 @@ fn events_are_recorded_as_metrics() {
     promtool(&["check", "metrics"], &prometheus.render());
 }
 
-/// A recorder that forgets values without an update receives them again for the same reason.
+/// The actor records every gauge repeatedly. A recorder that forgets old values also receives them
+/// again.
 #[test]
 fn a_recorder_that_is_installed_late_receives_every_gauge() {
     own_process!();

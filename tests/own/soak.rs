@@ -1,6 +1,6 @@
 //! Random faults on a real cluster of three nodes. An independent observer checks the handle of
-//! each node, and another observer checks all nodes together. Half of the time the cluster uses knet,
-//! and half of the time udpu.
+//! each node, and another observer checks all nodes together. Half of the time the cluster uses
+//! knet, and half of the time udpu.
 //!
 //! `make test-long` runs it for two minutes, `make soak` for ten. `SOAK_SEED` repeats the faults of
 //! a run, `SOAK_SECONDS` sets its duration.
@@ -91,7 +91,8 @@ fn observe_exclusive(seen: &Seen, quorums: &[QuorumHandle]) {
     }
 }
 
-/// Asks votequorum on a node, through the C functions only, and compares the answer with the handle.
+/// Asks votequorum on a node, through the C functions only, and compares the answer with the
+/// handle.
 fn observe(seen: &Seen, quorum: &QuorumHandle) {
     // SAFETY: the system's libvotequorum.
     let library = unsafe { VoteQuorum::load() }.unwrap();

@@ -1,5 +1,5 @@
 //! The actor ends and releases everything, however it is stopped. The fake libquorum can be made to
-//! hang, which blocks every other connection of the process.
+//! hang, which blocks every other connection of the process. So each test runs in its own process.
 
 use std::{
     sync::{

@@ -191,7 +191,10 @@ fn ready_status_and_stopping_are_sent_in_this_order() {
         assert!(ready.starts_with("STATUS=quorate: ring "), "the status has the reason: {ready}");
         service.order("lose");
         let lost = service.until("STATUS=inquorate: ring ");
-        assert!(lost.concat().contains("; left 2 3"), "the status lists the nodes that left: {lost:?}");
+        assert!(
+            lost.concat().contains("; left 2 3"),
+            "the status lists the nodes that left: {lost:?}"
+        );
         messages.extend(lost);
         service.order("regain");
         messages.extend(service.until("STATUS=quorate: ring "));
@@ -207,8 +210,10 @@ fn ready_status_and_stopping_are_sent_in_this_order() {
 #[test]
 fn a_service_that_never_had_quorum_is_ready_and_feeds_its_watchdog() {
     run_case(CASES);
-    let service =
-        Service::watched("a_service_that_never_had_quorum_is_ready_and_feeds_its_watchdog", "without_quorum");
+    let service = Service::watched(
+        "a_service_that_never_had_quorum_is_ready_and_feeds_its_watchdog",
+        "without_quorum",
+    );
     let messages = service.until("READY=1\n");
     assert!(messages.last().unwrap().starts_with("STATUS=inquorate"), "{messages:?}");
     service.is_fed();
@@ -275,8 +280,8 @@ fn a_loss_while_the_service_is_busy_is_reported() {
     service.until("STATUS=unknown");
 }
 
-/// The actor is stuck, so its lease expires before the policy has reported the changes. These late
-/// reports say that there is quorum.
+/// The service is busy until the lease of a stuck actor has expired. Its late reports of earlier
+/// changes end with one that there is quorum, so the loss must be reported after them.
 #[test]
 fn a_loss_is_reported_even_after_late_reports_of_earlier_changes() {
     run_case(CASES);

@@ -57,7 +57,8 @@ fn a_subscriber_receives_the_current_state_first() {
 }
 
 /// A thousand real changes of quorum arrive complete and in order on another arbiter. Of three more
-/// subscribers, the first never returns from its handler, the second panics and the third has ended.
+/// subscribers, the first never returns from its handler, the second panics and the third has
+/// ended.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_thousand_changes_arrive_complete_and_in_order_despite_bad_subscribers() {
@@ -428,8 +429,8 @@ fn the_actor_survives_the_death_of_the_daemon_at_any_moment() {
         }
         let start = Instant::now();
         node.corosync.restart();
-        // The first kill is after half of the time that a start with its connection took; each later
-        // kill is a little later.
+        // The first kill is after half of the time that a start with its connection took; each
+        // later kill is a little later.
         let percent = if round < 30 { 50 + 2 * round } else { 100 * (round - 28) };
         let until = whole * percent / 100;
         eventually("the time is reached", || (start.elapsed() >= until).then_some(()));

@@ -357,7 +357,8 @@ fn finalize_closes_the_connection() {
         for close in [|handle: Handle| handle.finalize().unwrap(), drop] {
             let handle = connect(Model::V1);
             let fd = handle.fd().unwrap();
-            // Another thread may reuse the number of a closed descriptor, so the files are compared.
+            // Another thread may reuse the number of a closed descriptor, so the files are
+            // compared.
             let behind = || std::fs::read_link(format!("/proc/self/fd/{fd}")).ok();
             let socket = behind();
             close(handle);

@@ -108,7 +108,11 @@ fn a_scripted_handle_returns_the_published_state() {
     assert_eq!((quorum.quorum(), quorum.snapshot().quorum), (Quorum::Unknown, Quorum::Unknown));
     script.publish(Snapshot::without_quorum(Connection::Stopped));
     script.publish(quorate("1.15", &[1, 2, 3]));
-    assert_eq!(quorum.snapshot().connection, Connection::Stopped, "nothing is published after the stop");
+    assert_eq!(
+        quorum.snapshot().connection,
+        Connection::Stopped,
+        "nothing is published after the stop"
+    );
 }
 
 #[test]
@@ -143,7 +147,7 @@ fn waiting_and_streaming_work_on_a_scripted_handle() {
 }
 
 #[test]
-fn a_change_made_with_new_lists_the_nodes_that_joined_and_left() {
+fn a_constructed_change_has_the_nodes_that_joined_and_left() {
     let (before, after) = (quorate("1.9", &[1, 2, 3]), quorate("1.d", &[3, 1, 4, 4]));
     let change = QuorumChanged::new(before, after, Cause::Membership);
     assert_eq!((change.joined.to_string(), change.left.to_string()), ("4".into(), "2".into()));

@@ -201,7 +201,8 @@ fn a_separation_without_a_loss_invalidates_a_guard() {
         let guard = quorum.guard().unwrap();
         cluster.pause(1).unwrap();
         cluster.resume(1).unwrap();
-        let change = recorder.expect("the members rejoin", |change| change.rejoined().count() == 2).await;
+        let change =
+            recorder.expect("the members rejoin", |change| change.rejoined().count() == 2).await;
         assert!(change.interrupted() && change.current.quorum.is_quorate());
         assert!(change.to_string().contains("; interrupted"), "{change}");
         assert!(!guard.is_valid() && quorum.is_quorate());

@@ -1,5 +1,5 @@
-//! Rings that end and form after Corosync's timeouts, on the simulated cluster. The clock is paused,
-//! so the tests do not wait for these timeouts.
+//! Rings that end and form after Corosync's timeouts, on the simulated cluster. The clock is
+//! paused, so the tests do not wait for these timeouts.
 
 use std::time::Duration;
 
@@ -191,8 +191,8 @@ fn the_old_state_of_a_resumed_daemon_is_not_believed() {
     });
 }
 
-/// After the pause, the daemon decides on quorum as soon as the new ring has formed. The actor trusts
-/// the daemon only after the daemon's token timer has had time to fire.
+/// After the pause, the daemon decides on quorum as soon as the new ring has formed. The actor
+/// trusts the daemon only after the daemon's token timer has had time to fire.
 #[test]
 fn quorum_that_returns_after_a_pause_stays() {
     run(async {
@@ -384,8 +384,8 @@ fn a_quorum_device_of_three_nodes_keeps_the_last_one_quorate() {
     });
 }
 
-/// The device votes for one partition at a time, even if no new ring forms: nodes 3 and 4 are paused
-/// at the same moment, so they keep their ring when they are resumed.
+/// The device votes for one partition at a time, even if no new ring forms: nodes 3 and 4 are
+/// paused at the same moment, so they keep their ring when they are resumed.
 #[test]
 fn a_quorum_device_decides_again_when_daemons_are_paused_and_resumed() {
     run(async {
@@ -425,7 +425,11 @@ fn with_last_man_standing_fewer_nodes_are_quorate_after_the_window() {
         assert_eq!(settled(&nodes).await, (vec![1, 2, 3], vec![]));
         assert_eq!(nodes.node(1).snapshot().votes.as_ref().unwrap().expected, 3);
         nodes.cluster.crash(3).unwrap();
-        assert_eq!(settled(&nodes).await, (vec![1, 2], vec![]), "2 of 3 votes; 2 of 4 were too few");
+        assert_eq!(
+            settled(&nodes).await,
+            (vec![1, 2], vec![]),
+            "2 of 3 votes; 2 of 4 were too few"
+        );
         assert_eq!(nodes.node(1).guard().unwrap().fencing_token(), None);
     });
 }

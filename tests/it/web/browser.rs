@@ -503,7 +503,11 @@ fn the_page_is_readable_in_each_state_and_colour_scheme() {
     reads("No data");
     live.browser.media(&[("prefers-reduced-motion", "no-preference")]);
     let moves = "return getComputedStyle(document.getElementById('state')).transitionDuration";
-    assert_ne!(live.browser.run(moves), "0s", "the page moves if the user did not ask for reduced motion");
+    assert_ne!(
+        live.browser.run(moves),
+        "0s",
+        "the page moves if the user did not ask for reduced motion"
+    );
 }
 
 #[test]

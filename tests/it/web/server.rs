@@ -269,7 +269,11 @@ fn five_hundred_streams_reach_the_latest_state() {
                     while let Some(event) = changed(&mut client) {
                         let id = event.id.unwrap();
                         if last.is_some_and(|last| id != last.id.unwrap() + 1) {
-                            assert_ne!(json(&event)["missed"], 0, "`missed` counts the changes that are left out");
+                            assert_ne!(
+                                json(&event)["missed"],
+                                0,
+                                "`missed` counts the changes that are left out"
+                            );
                         }
                         last = Some(event);
                     }

@@ -77,8 +77,8 @@ impl Nodes {
         self.0[&id].quorum()
     }
 
-    /// Waits until nodes with the same members have the same ring and the same quorum, and Corosync's
-    /// own tool shows the same.
+    /// Waits until nodes with the same members have the same ring and the same quorum, and
+    /// Corosync's own tool shows the same.
     #[track_caller]
     pub(crate) fn agree<B: Backend>(&self, backend: &B) {
         let mut settled: Vec<(u32, Arc<Snapshot>)> = Vec::new();

@@ -80,8 +80,8 @@ impl Observer {
         self.expect_one_of(&[sequence(steps)]);
     }
 
-    /// Expects one of these sequences, which must be all that a real cluster may produce. The first is
-    /// that of a cluster without delays.
+    /// Expects one of these sequences, which must be all that a real cluster may produce. The first
+    /// is that of a cluster without delays.
     #[track_caller]
     pub(crate) fn expect_one_of(&self, sequences: &[Sequence]) {
         let with_v0;
@@ -164,7 +164,8 @@ impl Observer {
     /// - attempts to connect, votes, and the state of the ring by the daemon's counters;
     /// - on a real cluster, a new ring of the same members, which totem forms whenever it failed to
     ///   form another one;
-    /// - a decision that counts only once the ring is found to be alive: that change is the step;
+    /// - a decision that does not count before the ring is found to be alive: the change at that
+    ///   moment is the step;
     /// - a loss that votequorum reports just before its decision: the decision is the step.
     ///
     /// With model V0, a new ring of the same members and a loss before the decision are ordinary

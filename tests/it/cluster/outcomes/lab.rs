@@ -12,7 +12,7 @@ pub(crate) struct Settings {
     pub(crate) device: Option<Algorithm>,
     pub(crate) auto_tie_breaker: bool,
     pub(crate) last_man_standing: Option<Duration>,
-    /// The transport of a real one is knet unless this is set.
+    /// Whether the transport of a real cluster is udpu, and not knet.
     pub(crate) udpu: bool,
 }
 
