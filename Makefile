@@ -190,8 +190,8 @@ dependencies:
 	scripts/install-check-deps
 	cargo deny check bans licenses sources
 
-# Checks that the oldest versions that Cargo.toml accepts are sufficient. Works in a copy, because this changes
-# Cargo.lock.
+# Checks that the oldest versions that Cargo.toml accepts are sufficient. Works in a copy, because this
+# changes Cargo.lock.
 minimal:
 	rm -rf target/minimal && mkdir -p target/minimal
 	cp -r Cargo.toml Cargo.lock README.md FAILURES.md GUIDE.md src corosync-sys target/minimal

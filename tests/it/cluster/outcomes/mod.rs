@@ -196,15 +196,15 @@ fn last_man_standing<L: Lab>() {
     let all = "quorate 1 2 3 4, exclusive";
     expect(&lab, &[(1, all), (2, all), (3, all), (4, all)]);
     lab.kill(4);
-    // After the window they expect only the votes that they have.
+    // After the window, nodes 1 to 3 expect only their own votes.
     expect_votes(&lab, 1, (3, 3, 2));
     expect(&lab, &[(1, "quorate 1 2 3"), (2, "quorate 1 2 3"), (3, "quorate 1 2 3")]);
     lab.kill(3);
     expect(&lab, &[(1, "quorate 1 2"), (2, "quorate 1 2")]);
 }
 
-/// Three of five nodes have lowered their expected votes. One of them is in a majority of all votes
-/// with the other two nodes, and the remaining two have a majority of three.
+/// Nodes 1, 4 and 5 have lowered their expected votes to 3. When node 4 then joins nodes 2 and 3,
+/// these three have 3 of 5 votes, and nodes 1 and 5 have 2 of 3.
 fn last_man_standing_in_two_partitions<L: Lab>() {
     let window = Some(Duration::from_secs(2));
     let lab = L::formed(5, Settings { last_man_standing: window, ..Settings::default() });
