@@ -149,7 +149,7 @@ fn check_between(change: &QuorumChanged, log: &[QuorumChanged]) -> Checked {
     let mut rejoined: Vec<NodeId> = left.into_iter().filter(stayed).collect();
     rejoined.sort();
     rejoined.dedup();
-    prop_assert_eq!(change.rejoined().collect::<Vec<_>>(), rejoined, "who came back: {}", change);
+    prop_assert_eq!(change.rejoined().collect::<Vec<_>>(), rejoined, "rejoined: {}", change);
     prop_assert_eq!(change.interrupted(), between.iter().any(QuorumChanged::interrupted));
     let lost = between.iter().any(|one| one.is_loss() || one.cause == Cause::Disconnected);
     prop_assert!(!lost || change.interrupted(), "a loss in the same epoch: {change}");

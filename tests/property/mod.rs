@@ -263,7 +263,7 @@ impl Run {
                 self.expect_rejoined(verb);
             }
             self.act(verb).await.map_err(at)?;
-            // A node that waits for all may be met by starting nodes in any order, and the order
+            // Starting nodes may meet a node that waits for all nodes in any order, and the order
             // matters.
             let waits_for_all = history.two_node || history.wait_for_all;
             let in_order = waits_for_all && self.model.is_any_alone();
