@@ -97,7 +97,7 @@ linked:
 	$(LINKED)
 	$(LINKED) -- --ignored --test-threads=8 handle:: load:: abi::
 
-# Chaos on a real cluster.
+# Causes random faults on a real cluster.
 soak:
 	scripts/install-test-deps
 	SOAK_SECONDS=$(SOAK_SECONDS) cargo test $(TREE) --test own -- --ignored --nocapture soak::
@@ -139,8 +139,8 @@ corpus:
 	rm -r fuzz/corpus/before fuzz/found
 
 # Runs the callbacks, every call on a real daemon, and the deaths of daemons under the address and leak
-# sanitizers. Without a fake stack, because the stack check measures the real one. With a small
-# quarantine, because the test of the deaths measures memory.
+# sanitizers. The fake stack is off, because the stack check measures the real stack. The quarantine is
+# small, because the test of the deaths measures memory.
 SANITIZED = RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
 	ASAN_OPTIONS=detect_stack_use_after_return=0:quarantine_size_mb=1 \
 	cargo test --target "$$(rustc --print host-tuple)" --features sim
@@ -190,8 +190,8 @@ dependencies:
 	scripts/install-check-deps
 	cargo deny check bans licenses sources
 
-# Checks that the oldest versions that Cargo.toml accepts are sufficient. In a copy, because this changes
-# Cargo.lock.
+# Checks that the oldest versions that Cargo.toml accepts are sufficient. Works in a copy, because this
+# changes Cargo.lock.
 minimal:
 	rm -rf target/minimal && mkdir -p target/minimal
 	cp -r Cargo.toml Cargo.lock README.md FAILURES.md GUIDE.md src corosync-sys target/minimal

@@ -50,7 +50,7 @@ async fn write(State(service): State<Service>, new: String) -> &'static str {
 }
 
 /// The readiness, for a load balancer. Liveness must not depend on quorum, because a restart does
-/// not bring it back.
+/// not bring quorum back.
 async fn readyz(State(service): State<Service>) -> (StatusCode, String) {
     let status = match service.quorum.is_quorate() {
         true => StatusCode::OK,

@@ -426,7 +426,7 @@ mod tests {
         let rows = member_rows(&[state(registered.bits(), names)]);
         assert_eq!((rows.len(), &rows[0]), (3, &device(1)));
         let rows = member_rows(&[state(registered.bits(), names), state(0, names)]);
-        assert_eq!((rows.len(), &rows[0]), (3, &device(0)), "it is no longer registered");
+        assert_eq!((rows.len(), &rows[0]), (3, &device(0)), "the device is no longer registered");
     }
 
     #[test]

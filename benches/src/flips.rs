@@ -21,8 +21,8 @@ use crate::{
 const BLOCKS: usize = 16;
 /// The number of flips in a block.
 const FLIPS: usize = 100;
-/// The pauses between flips: long enough for all processes to sleep again, and long enough for
-/// other processes to use the caches.
+/// The pauses between flips. After the short one all processes sleep again. After the long one
+/// other processes have used the caches.
 const GAPS: [Duration; 2] = [Duration::from_micros(300), Duration::from_millis(2)];
 /// The number of flips without a pause.
 const BURST: usize = 20_000;
@@ -134,8 +134,8 @@ fn latency(report: &mut Report, compiled: &Path, gap: Duration, layout: Layout) 
             "other" => (Some(25.0), Some(150.0)),
             _ => (None, None),
         };
-        // The client with as much work. The actor written by hand, which may be faster, has its own
-        // row.
+        // The floor is the C client with as much work. The actor written by hand, which may be
+        // faster, has its own row.
         let busy = if *kind == "same" { "epoll 3000" } else { "handover 3000" };
         let busy =
             KINDS.iter().position(|(other, _)| *other == busy).expect("the list contains it");
@@ -196,7 +196,7 @@ fn burst(report: &mut Report, compiled: &Path) {
     report.value("a burst: flips received by the subscriber", "", count(&client), None);
     let counts = &client.counts;
     report.value("a burst: changes reported as missed", "", counts.missed as f64, None);
-    // Two flips in one message are no flip, so the changes are counted.
+    // A message that merges two flips shows none, so the changes are counted.
     let lost = (BURST as f64 - counts.changes as f64).max(0.0);
     report.value("a burst: flips lost", "", lost, Some(0.0));
     let wrong = counts.wrong as f64;

@@ -1,5 +1,6 @@
 //! Cuts a thousand connections to a running Corosync, one after the other, and measures the time
-//! until the subscriber knows, until the node is quorate again, and the resources that are left.
+//! until the subscriber receives the loss, the time until the node is quorate again, and the
+//! resources that are left.
 
 use std::{
     fs,
@@ -20,8 +21,8 @@ use crate::{
 };
 
 const CUTS: usize = 1_000;
-/// Cuts before the first count of memory, descriptors and files. After them the history is full,
-/// and everything that is allocated once is allocated.
+/// The number of cuts before the first count of memory, descriptors and files. After them the
+/// history is full, and everything that is allocated once is allocated.
 const WARM_UP: usize = 250;
 
 pub(crate) fn run(report: &mut Report) {

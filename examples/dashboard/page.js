@@ -11,7 +11,7 @@ function post(path, body) {
   return fetch(path, { method: 'POST', body, signal: AbortSignal.timeout(5000) });
 }
 
-// The numbers of the last write and of the one whose answer is shown. The answers may arrive in another
+// The numbers of the last write and of the write whose answer is shown. The answers may arrive in another
 // order than the writes were sent.
 let lastWrite = 0, shownWrite = 0;
 

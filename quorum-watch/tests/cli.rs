@@ -1,4 +1,4 @@
-//! The program as a script uses it, on a simulated cluster. `tests/it/daemon` has it on real
+//! The program as a script uses it, on a simulated cluster. `tests/it/daemon` tests it on real
 //! daemons.
 
 use std::{
@@ -32,7 +32,7 @@ impl Running {
         Self { child, lines }
     }
 
-    /// The lines up to the first with this in it, which is the last.
+    /// Returns the lines up to the first one that contains `text`.
     fn until(&mut self, text: &str) -> Vec<String> {
         let mut seen = Vec::new();
         while !seen.last().is_some_and(|line: &String| line.contains(text)) {
@@ -85,7 +85,7 @@ fn status_is_a_table_or_json() {
 }
 
 #[test]
-fn watch_prints_one_line_a_change_until_a_signal_comes() {
+fn watch_prints_one_line_for_each_change_until_a_signal_arrives() {
     for signal in [Signal::INT, Signal::TERM] {
         let mut watch = Running::start(&["watch"]);
         let lines = watch.until(" quorate: ring ");
@@ -119,7 +119,7 @@ fn exec_passes_signals_on_and_exits_as_the_command_does() {
         exec.until("runs");
         assert_eq!(exec.end(signal), (Some(3), vec![got.to_owned()]));
     }
-    // It does nothing about a signal; or ignores it, and is killed.
+    // The first command does not handle the signal. The second ignores it, and is killed.
     for (shell, code) in [
         ("echo runs; exec sleep 3600", 143),
         ("trap '' TERM; echo runs; while :; do sleep 0.02; done", 137),
@@ -134,7 +134,7 @@ fn exec_passes_signals_on_and_exits_as_the_command_does() {
 #[test]
 fn wait_returns_once_there_is_quorum() {
     assert_eq!(run(&["wait", "--exclusive"]).status.code(), Some(0));
-    assert_eq!(run(&["wait", "--timeout", "0"]).status.code(), Some(1), "there is none at once");
+    assert_eq!(run(&["wait", "--timeout", "0"]).status.code(), Some(1), "there is no quorum yet");
 }
 
 #[test]
@@ -165,15 +165,18 @@ fn wrong_arguments_have_an_exit_code_of_their_own() {
 }
 
 #[test]
-fn the_manual_and_the_completions_know_every_command() {
+fn the_manual_and_the_completions_contain_every_command() {
     let manual = stdout(&run(&["man"]));
     let completions = stdout(&run(&["completions", "bash"]));
     for text in ["status", "watch", "wait", "exec"] {
         assert!(manual.contains(text) && completions.contains(text), "{text}");
     }
-    assert!(manual.contains("124") && manual.starts_with(".ie"), "it is a page with exit codes");
+    assert!(
+        manual.contains("124") && manual.starts_with(".ie"),
+        "it is a manual page with the exit codes"
+    );
     for option in ["exclusive", "timeout", "grace", "json"] {
         assert!(manual.contains(&format!("\\-\\-{option}")), "{option} in {manual}");
     }
-    assert!(!manual.contains("watch\\-exec(1)"), "there is one page");
+    assert!(!manual.contains("watch\\-exec(1)"), "all commands are on one page");
 }

@@ -90,7 +90,7 @@ mod in_every_order {
         runner: CoalescingRunner,
         wanted: AtomicU64,
         done: AtomicU64,
-        /// Loom reports two threads that use it at the same time.
+        /// Loom reports an error if two threads use this value at the same time.
         one_at_a_time: UnsafeCell<()>,
     }
 

@@ -149,7 +149,7 @@ impl Subscribed {
             assert_eq!(
                 change.current.sequence,
                 at + 1 + change.missed,
-                "no gap but the missed changes"
+                "the gap is the number of missed changes"
             );
             at = change.current.sequence;
             received += 1;
@@ -278,7 +278,7 @@ fn the_numbers_of_subscribers_and_of_merged_messages_are_recorded() {
         assert!(probe.next().await.missed > 0);
         for _ in 0..2 {
             shared.registry.deliver();
-            assert_eq!(value(merged), Some(1), "each is counted once");
+            assert_eq!(value(merged), Some(1), "each merged message is counted once");
         }
         shared.registry.unsubscribe(id);
         assert_eq!(value(subscribers), Some(0));
@@ -769,7 +769,7 @@ fn an_exhausted_task_budget_does_not_stop_delivery() {
         probe.next().await;
     });
     System::with_tokio_rt(|| runtime().unwrap()).block_on(async {
-        // A subscriber on the same runtime exhausts it while it catches up.
+        // A subscriber on the same runtime exhausts its budget while it catches up.
         let shared = connected();
         let (sender, received) = mpsc::unbounded_channel();
         let stuck = Arc::new(AtomicBool::new(false));

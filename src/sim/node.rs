@@ -346,7 +346,7 @@ mod tests {
     #[test]
     fn the_registry_is_swept_although_each_tick_reads_the_ring() {
         System::new().block_on(async {
-            // With this lease no probe is due, which would sweep with the feature `metrics`.
+            // With this lease no probe is due: with the feature `metrics`, a probe would sweep too.
             let quorum = QuorumActor::builder()
                 .source(Cluster::new(3).node(1))
                 .lease(Duration::from_secs(3600))

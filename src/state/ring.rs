@@ -987,8 +987,8 @@ mod tests {
         watched.read_slowly(3_100, 3_050 + CONSENSUS / 2 + 1);
         assert_eq!(watched.state(), RingState::Gather);
 
-        // A prompt answer, or one on the same connection, which is not answered while the daemon
-        // synchronises.
+        // The ring is operational after an answer soon after the decision, or after a read on the same
+        // connection, which the daemon does not answer while it synchronises.
         let mut watched = Watched::for_ms(3_000);
         later(&mut watched);
         watched.connection += 1;
@@ -1064,7 +1064,7 @@ mod tests {
         w.gather();
         w.operational();
         w.read(3_100);
-        assert_eq!(w.state(), RingState::Gather, "it is not announced yet");
+        assert_eq!(w.state(), RingState::Gather, "the ring is not announced yet");
         w.decide(13, 3_150);
         // The next read is answered after another ring has formed, which is not announced.
         w.gather();
@@ -1101,7 +1101,7 @@ mod tests {
         w.evidence.expire_if_due(at(20_000));
         assert_eq!(w.evidence.until(), None);
 
-        // It answers before it passes on the messages.
+        // This daemon answers a read before it passes on the messages.
         let mut w = Watched::for_ms(3_000);
         w.read_without_token(20_000);
         w.operational();
@@ -1135,9 +1135,9 @@ mod tests {
             watched
         };
         assert_eq!(believed_until(stopped(&[4_000]), 4_100), Some(ms(3_000 + gap)));
-        // A gap soon after another one belongs to it.
+        // A gap soon after another gap belongs to the first one.
         assert_eq!(believed_until(stopped(&[4_000, 4_900]), 5_000), Some(ms(3_000 + gap)));
-        // A gap long after another one does not.
+        // A gap long after another gap counts alone.
         let mut again = stopped(&[4_000]);
         (41..=60).for_each(|n| again.read(n * 100));
         again.read(7_000);
@@ -1183,7 +1183,7 @@ mod tests {
         let mut watched = Watched::for_ms(3_000);
         watched.evidence.expire(at(3_001));
         watched.read(3_050);
-        assert_eq!(watched.evidence.until(), None, "the first of the two is from before");
+        assert_eq!(watched.evidence.until(), None, "the first of the two reads is from before");
         watched.read(3_150);
         assert_eq!(watched.evidence.until(), Some(at(3_050 + TOKEN + CONSENSUS + GRACE)));
     }
@@ -1196,7 +1196,7 @@ mod tests {
         watched.evidence.decide(ring(13), at(4_000), at(5_100), ms(GRACE));
         assert_eq!(watched.evidence.until(), None);
 
-        // A decision from the moment of the deadline does.
+        // A decision from the moment of the deadline restores it.
         let mut watched = Watched::for_ms(3_000);
         watched.evidence.expire(at(3_500));
         watched.evidence.announce(ring(13), at(5_100));
@@ -1212,7 +1212,7 @@ mod tests {
         assert_eq!((evidence.until(), evidence.exclusive_until()), (Some(Moment::NEVER), None));
         let mut watched = Watched::for_ms(3_000);
         watched.evidence.unwatch();
-        assert_eq!(watched.state(), RingState::Operational, "one that was watched stays so");
+        assert_eq!(watched.state(), RingState::Operational, "a watched ring stays watched");
     }
 
     /// Reads once, with this number of tokens.
@@ -1225,18 +1225,20 @@ mod tests {
     #[test]
     fn the_first_announcement_does_not_explain_a_later_ring() {
         let mut w = Watched::new();
-        w.gather(); // the daemon is in GATHER when we connect, and calls itself quorate on 1.9
-        // the snapshot is applied at 100; the first read was asked for at 90
+        // When the actor connects, the daemon is in GATHER and reports itself quorate on ring 1.9.
+        // The first read is requested at 90 ms, and the decision arrives at 100 ms.
+        w.gather();
         w.decide(9, 100);
         raw(&mut w, 90, 1);
-        // a ring forms that is not announced (its sync is aborted, or has not come that far)
+        // A ring forms that is not announced, because its synchronisation is aborted or not
+        // finished.
         w.operational();
         raw(&mut w, 160, 1);
-        // tokens of that ring
+        // The token moves on that ring.
         raw(&mut w, 220, 2);
         raw(&mut w, 280, 3);
         raw(&mut w, 340, 4);
-        assert_eq!(w.evidence.until(), None, "believed for a ring that was not decided upon");
+        assert_eq!(w.evidence.until(), None, "no decision is about that ring");
     }
 
     #[test]
@@ -1279,6 +1281,7 @@ mod tests {
         assert_eq!(w.state(), RingState::Gather);
     }
 
+    /// The deadlines must not overflow.
     #[test]
     fn an_unlimited_grace_is_allowed() {
         let mut w = Watched::for_ms(100);
@@ -1306,7 +1309,8 @@ mod tests {
         w.gather();
         w.operational();
         w.decide(13, 3_050);
-        w.counters.gather_entered += 1; // again
+        // The daemon enters GATHER again.
+        w.counters.gather_entered += 1;
         w.read_without_token(3_100);
         for n in 32..=43 {
             w.read_without_token(n * 100);

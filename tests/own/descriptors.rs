@@ -141,7 +141,7 @@ fn a_closed_descriptor_0_is_not_given_to_libquorum() {
             assert_eq!(stat.st_rdev, fstat(File::open("/dev/null").unwrap()).unwrap().st_rdev);
             assert_eq!(handle.quorate(), Ok(true));
             handle.finalize().unwrap();
-            assert!(has_zero(), "nor does it go with the handle");
+            assert!(has_zero(), "descriptor 0 stays open when the handle is closed");
         });
         assert_eq!(zero(), before);
     });

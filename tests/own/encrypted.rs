@@ -1,4 +1,4 @@
-//! A Corosync that requires encryption, as one newer than 3.1.10 may.
+//! The test harness with a Corosync that requires encryption, as a version after 3.1.10 may.
 
 use std::{env, fs, os::unix::fs::PermissionsExt};
 
@@ -6,7 +6,8 @@ use actix_quorum::Quorum;
 
 use crate::support::{Cluster, TempDir, Watcher};
 
-/// Imitates such a daemon when it checks a configuration.
+/// Refuses a configuration without encryption, as such a Corosync does. Otherwise this script runs
+/// the installed Corosync.
 const REFUSES: &str = r#"#!/bin/sh
 if [ "$1" = -t ]; then
     grep -q 'crypto_cipher: none' "$3" || exit 0
@@ -19,7 +20,7 @@ exec corosync "$@"
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn encryption_is_used_if_corosync_requires_it() {
+fn the_test_cluster_uses_encryption_if_corosync_requires_it() {
     own_process!();
     let directory = TempDir::new();
     let program = directory.path().join("corosync");

@@ -1,5 +1,5 @@
-//! The policy that ends any process, in separate processes, on the simulated cluster. In real time.
-//! `stop_system` tests what it shares with `StopSystem`.
+//! The policy that ends any process, in separate processes, on the simulated cluster and in real
+//! time. `stop_system` tests what this policy shares with `StopSystem`.
 
 use std::{
     fs,
@@ -48,7 +48,7 @@ fn start(cluster: &Cluster) -> QuorumHandle {
     builder.lease(Duration::from_secs(1)).start_detached()
 }
 
-/// A cluster whose node 1 loses its quorum while a policy watches it.
+/// Starts an actor on node 1 and the policy, and lets node 1 lose quorum.
 fn lose(policy: ExitProcess) -> QuorumHandle {
     let cluster = Cluster::new(3);
     let quorum = start(&cluster);
@@ -68,9 +68,9 @@ fn wait_for_ever() -> ! {
     }
 }
 
-/// All functions are called, and the grace passes: the stopped parts end the program.
+/// The policy calls all functions, and the program ends itself before the grace has passed.
 #[test]
-fn a_program_on_tokio_is_asked_to_stop_and_ends_normally() {
+fn a_program_is_asked_to_stop_and_ends_normally() {
     let case = || {
         let (stop, stopped) = oneshot::channel();
         let first = Arc::new(AtomicBool::new(false));
@@ -87,7 +87,7 @@ fn a_program_on_tokio_is_asked_to_stop_and_ends_normally() {
         exit(GRACEFUL);
     };
     let cases: &[Case] = &[("in order", case)];
-    run("a_program_on_tokio_is_asked_to_stop_and_ends_normally", cases, with_code(GRACEFUL));
+    run("a_program_is_asked_to_stop_and_ends_normally", cases, with_code(GRACEFUL));
 }
 
 fn every_worker_is_stuck() {
@@ -172,7 +172,7 @@ fn lose_without_threads(policy: ExitProcess) -> ! {
 }
 
 /// Limits the memory to less than the stack of one more thread, because a limit on tasks does not
-/// apply to root. The stacks of ended threads, which the C library keeps, are used up.
+/// apply to root. Then uses up the stacks of ended threads, which the C library keeps.
 fn use_up_threads() {
     let pages = fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
@@ -181,7 +181,7 @@ fn use_up_threads() {
     while thread::Builder::new().spawn(|| wait_for_ever()).is_ok() {}
 }
 
-/// Its threads were started with the policy.
+/// The policy has started its threads in advance.
 #[test]
 fn the_process_ends_although_no_thread_can_be_started() {
     let a_part_is_stopped = || lose_without_threads(policy().grace(NEVER).stop(|| exit(CODE)));

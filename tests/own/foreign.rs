@@ -1,5 +1,5 @@
-//! Code outside of the crate runs within it: a recorder and a logger that call back, or panic. Both
-//! are process-wide. In real time.
+//! Foreign code that the crate calls: a metrics recorder and a logger that call the handle, or
+//! panic. Both are process-wide. The tests run in real time.
 
 use std::{
     cell::Cell,
@@ -40,7 +40,7 @@ static FOREIGN: Foreign = Foreign {
 };
 
 thread_local! {
-    /// Prevents it from calling itself.
+    /// Prevents the foreign code from calling itself.
     static WITHIN: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -164,8 +164,8 @@ async fn quorate(quorum: &QuorumHandle) {
     timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate").unwrap();
 }
 
-/// Two subscribers, one of them busy, on their own arbiter receive quorum, its loss by a crash, its
-/// gain and the end, while foreign code does `what`.
+/// An actor has quorum, loses it by a crash, regains it and stops, while foreign code does `what`.
+/// Both subscribers must receive the end, although one is busy and falls behind.
 async fn life(what: u8) {
     let cluster = Cluster::new(3);
     let (others, busy) = (Arbiter::new(), Arbiter::new());
@@ -216,7 +216,7 @@ async fn life(what: u8) {
     FOREIGN.subscriber.lock().take();
 }
 
-/// Runs it on a thread that may hang.
+/// Runs `life` on its own thread, so that a hang is noticed.
 fn survives(what: u8) {
     panic::set_hook(Box::new(|panic| {
         if panic.payload().downcast_ref::<&str>() != Some(&"on purpose") {

@@ -1,5 +1,5 @@
 //! Daemons that hang. A thread that hangs while it connects blocks every other connection of the
-//! process, so these tests run one after another, apart from all others.
+//! process, so each test runs in its own process.
 
 use std::{ptr, sync::mpsc, thread, time::Duration};
 
@@ -18,7 +18,7 @@ fn a_hung_daemon_is_reported_and_blocks_neither_stop_nor_start() {
     let watcher = Watcher::start(&node.netns);
     assert_eq!(watcher.error(), Error::Unresponsive);
     watcher.stops_at_once();
-    // Its threads end although the daemon still hangs.
+    // The actor's threads end although the daemon still hangs.
     no_thread_waits();
     node.corosync.resume();
     let watcher = Watcher::start_with(&node.netns, |builder| builder.backoff(quick()));
@@ -89,7 +89,8 @@ fn a_dropped_actor_leaves_no_thread_behind_wherever_the_daemon_hangs() {
     watch().until_settled(Quorum::Quorate, &[1]);
 }
 
-/// `CS_ERR_TRY_AGAIN` from an initialize means a daemon that hangs, and a signal.
+/// An initialize returns `CS_ERR_TRY_AGAIN` if a signal interrupts it while it waits for a hung
+/// daemon.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_signal_ends_waiting_for_a_hung_daemon_with_try_again() {

@@ -1,7 +1,7 @@
 //! A hostile server in Corosync's place, through the real libquorum.
 //!
 //! A thread that hangs in connecting blocks every other connection of the process, and the tests
-//! count descriptors and threads.
+//! count descriptors and threads. So each test runs in its own process.
 
 use std::{
     io::{ErrorKind, Read},
@@ -220,7 +220,8 @@ fn until_believed(watcher: &Watcher) {
     eventually("it is believed", || watcher.quorum.is_quorate().then_some(()));
 }
 
-/// Once earlier answers have been handled, nothing extends the lease.
+/// Waits until the server is not believed, because nothing extends the lease any more, and checks
+/// that it stays so.
 #[track_caller]
 fn until_not_believed(server: &Hostile, watcher: &Watcher, request: &str) {
     server.wait_more(request, 3);
@@ -256,7 +257,7 @@ fn an_error_does_not_count_as_an_answer_to_the_probe() {
 }
 
 /// While Corosync is down, any user can listen in its place, accept connections, release the name
-/// and never answer. Root can, too; then only waiting helps.
+/// and never answer. If root does this, the actor can only wait until the listener is gone.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_silent_impostor_does_not_prevent_a_connection_to_corosync() {
@@ -267,7 +268,7 @@ fn a_silent_impostor_does_not_prevent_a_connection_to_corosync() {
         let others = connect_as_other_code(&place.netns, "cmap");
         let (watcher, second) = (place.watch(), place.watch());
         if uid == NOBODY {
-            // No thread waits for it, so it delays nothing.
+            // The actor refuses this user without waiting, so the impostor delays nothing.
             for watcher in [&watcher, &second] {
                 let error = Error::untrusted_server(Some(NOBODY), 0);
                 assert_eq!(watcher.attempt_error(), error);
@@ -307,7 +308,7 @@ fn a_silent_server_leaves_no_thread_behind() {
     drop(impostor);
 }
 
-/// No thread of a dropped actor waits for a server that hangs, in any of its calls.
+/// No thread of a dropped actor waits for a server that hangs, in whichever call it hangs.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_dropped_actor_leaves_no_thread_behind() {
@@ -342,7 +343,7 @@ fn a_dropped_actor_leaves_no_thread_behind() {
     }
 }
 
-/// One missing answer ends nothing permanently.
+/// After one lost answer, the probe asks again and the connection goes on.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_request_whose_answer_from_votequorum_is_lost_is_repeated() {
@@ -358,7 +359,7 @@ fn a_request_whose_answer_from_votequorum_is_lost_is_repeated() {
     assert_eq!(changes[changes.len() - 1].current.connection, Connection::Connected);
 }
 
-/// The thread that reads the names ends after the read.
+/// The thread that reads the names ends after the read, so the test waits for its end.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_request_whose_answer_about_the_names_is_lost_is_repeated() {
@@ -375,7 +376,7 @@ fn a_request_whose_answer_about_the_names_is_lost_is_repeated() {
     watcher.stops_at_once();
 }
 
-/// Without votequorum, and with the other transport.
+/// The probe asks votequorum over sockets, or the quorum service if there is no votequorum.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_request_whose_answer_is_lost_is_repeated_for_every_service() {
@@ -410,13 +411,14 @@ fn a_silent_votequorum_is_asked_on_new_connections_ever_more_rarely() {
     server.wait(accepted, 2);
     let second = Instant::now();
     server.wait(accepted, 3);
-    // Neither ten seconds again nor twelve: libqb checks a connection every other second.
+    // The first delay is 10 s, or 12 s because libqb checks a connection every other second. The
+    // second delay is longer.
     assert!(second.elapsed() > Duration::from_secs(15), "{:?}", second.elapsed());
     watcher.stops_at_once();
 }
 
-/// The error of an interrupted attempt is the interrupt's, and does not mean that votequorum does
-/// not run. Otherwise the quorum service would be asked instead.
+/// If the probe interrupts an attempt to connect, the attempt fails. Its error does not mean that
+/// votequorum does not run: otherwise the probe would ask the quorum service instead.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn an_interrupted_connection_to_votequorum_does_not_replace_votequorum() {
@@ -484,7 +486,7 @@ fn a_server_that_hangs_after_its_notifications_is_believed_for_at_most_the_lease
         assert!(stayed < SHORT_LEASE + Duration::from_secs(1), "believed for {stayed:?}");
         let is_stalled = || watcher.quorum.snapshot().connection == Connection::Stalled;
         eventually("the stall is published", || is_stalled().then_some(()));
-        // A busy machine may have stalled it before.
+        // On a busy machine the actor may have stalled before the pause.
         watcher.rest();
         server.resume();
     }
@@ -545,7 +547,8 @@ fn a_quorum_service_that_does_not_answer_the_probe_ends_quorum() {
     watcher.until_quorum(Quorum::Inquorate);
 }
 
-/// Returns a server that reports no quorum until it sends something wrong.
+/// Returns a server that reports no quorum, and an actor that has received this state. No malformed
+/// message may make the actor report quorum.
 fn inquorate(place: &Place, ipc: Ipc) -> (Hostile, Watcher) {
     let server = Hostile::start_as(&place.netns, 0, ipc, &["quorum", "votequorum"]);
     server.on("quorum", TRACKSTART, &tracked(false));
@@ -555,7 +558,8 @@ fn inquorate(place: &Place, ipc: Ipc) -> (Hostile, Watcher) {
     (server, watcher)
 }
 
-/// Such an event ends the connection with this code, and the next connection works like the first.
+/// Checks that this event ends the connection with this code, and that the next connection works
+/// like the first.
 #[track_caller]
 fn assert_ends(server: &Hostile, watcher: &Watcher, event: &Message, code: Code) {
     server.now(&[Step::Event(event.clone())]);
@@ -658,7 +662,9 @@ fn a_notification_with_a_wrong_size_does_no_harm() {
         for event in claims.chain(cut) {
             server.now(&[Step::Event(event)]);
             server.wait_more(&asked, 3);
-            eventually("no or the veto", || (!watcher.quorum.is_quorate()).then_some(()));
+            eventually("the decision or the veto ends quorum", || {
+                (!watcher.quorum.is_quorate()).then_some(())
+            });
             server.now(&[Step::Event(nodelist_event((1, 13), [1, 0, 0], &[1]))]);
             server.now(&[Step::Event(quorum_event(0, (1, 13), 1, &[1]))]);
             server.now(&[Step::Event(nodelist_event(RING, [2, 0, 0], &[1, 2]))]);
@@ -669,7 +675,7 @@ fn a_notification_with_a_wrong_size_does_no_harm() {
     }
 }
 
-/// No message after it can be dispatched.
+/// libquorum can dispatch no message after such a notification.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_notification_that_is_too_large_ends_the_connection() {
@@ -705,7 +711,7 @@ fn a_decision_about_another_ring_counts_for_the_grace_only() {
     server.now(std::slice::from_ref(&newer));
     watcher.until_quorum(Quorum::Unknown);
     assert!(!watcher.quorum.is_quorate());
-    // However often it is sent and confirmed by votequorum.
+    // The old decision does not count, however often it is sent and votequorum confirms it.
     for _ in 0..3 {
         server.now(std::slice::from_ref(&decision));
         server.wait_more(&format!("request votequorum {GETINFO}"), 1);
@@ -736,13 +742,14 @@ fn an_invalid_answer_of_votequorum_does_no_harm() {
     let good = info(1, QUORATE);
     let request = format!("request votequorum {GETINFO}");
 
-    // Its number and size are not checked, and a name may have no NUL.
+    // libvotequorum does not check the number and the size of an answer, and a name in the answer
+    // may have no NUL.
     let unread = [0, 2, 99, -1].map(|number| good.clone().numbered(number));
     let sizes = [i32::MIN, -1, 0, 24, 1 << 20, i32::MAX].map(|size| good.clone().claiming(size));
     let endless = good.clone().cut(60).cut(320);
     for answer in unread.into_iter().chain(sizes).chain([endless]) {
         server.on("votequorum", GETINFO, &[Step::Reply(answer)]);
-        // Longer than the lease.
+        // These requests take longer than the lease.
         server.wait_more(&request, 15);
         until_believed(&watcher);
     }
@@ -754,7 +761,7 @@ fn an_invalid_answer_of_votequorum_does_no_harm() {
         until_believed(&watcher);
     }
     // An answer that is too short is filled with old contents of libvotequorum's stack. The result
-    // is undefined, but none of it lasts.
+    // is undefined, but it does not last.
     for size in [0, 1, 4, 24, 28, 56, 60, 100, 319] {
         server.on("votequorum", GETINFO, &[Step::Reply(good.clone().cut(size))]);
         server.wait_more(&request, 6);
@@ -859,7 +866,7 @@ fn a_server_of_another_user_is_never_believed() {
         watcher.stops_at_once();
         assert_never_quorate(&refused);
         assert_never_quorate(&watcher.rest());
-        // Only the handle above connected that far.
+        // The server has accepted only the handle above, and no attempt of the actor.
         for (unasked, times) in [("accept quorum", 1), ("accept votequorum", 0)] {
             assert_eq!(server.times(unasked), times, "{unasked}");
         }
@@ -1088,8 +1095,8 @@ fn a_refused_connection_to_the_counters_is_tried_again() {
 }
 
 /// All counters of the ring, in the safe order. The counter that a new ring changes is read before
-/// those that the end of the old ring has changed. In another order a read could show a new ring and
-/// not the end of the old one.
+/// those that the end of the old ring has changed. In another order a read could show a new ring
+/// and not the end of the old one.
 const FULL: [&str; 4] = [OPERATIONAL, GATHER, "stats.srp.operational_token_lost", TOKENS];
 /// The counters of a read that is enough while the ring goes on.
 const SHORT: [&str; 2] = [GATHER, TOKENS];
@@ -1175,7 +1182,8 @@ fn all_counters_are_read_until_the_ring_is_steady_and_when_one_has_moved() {
     assert_eq!(reads[now + 1..].iter().filter(|is_short| **is_short).count(), 0, "{reads:?}");
 }
 
-/// The timeouts and the nodelist are tracked, so that each read of the ring needs only the counters.
+/// The timeouts and the nodelist are tracked, so that each read of the ring needs only the
+/// counters.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn the_configuration_is_read_again_when_it_has_changed_and_only_then() {

@@ -17,7 +17,7 @@ use crate::support::{
 #[ignore = "needs a C compiler: make test"]
 fn a_hung_initialize_blocks_no_other_thread() {
     own_process!();
-    /// Five seconds for a loaded machine, beyond the expected time.
+    /// The attempt waits for five seconds. A busy machine may take ten more.
     const SLACK: Duration = Duration::from_secs(15);
 
     let fake = Fake::new("hung_initialize");
@@ -41,13 +41,17 @@ fn a_hung_initialize_blocks_no_other_thread() {
     assert_eq!(finalizing.join().unwrap(), Ok(()));
     assert!(!hung.is_finished());
     assert_eq!(fake.calls("quorum_model_initialize"), 3);
-    assert_eq!(fake.calls("quorum_finalize"), 0, "libquorum cannot do both at a time");
+    assert_eq!(
+        fake.calls("quorum_finalize"),
+        0,
+        "libquorum cannot connect and close at the same time"
+    );
 
     fake.unblock("quorum_model_initialize");
     let mut handle = hung.join().unwrap().unwrap();
     fake.wait_calls("quorum_finalize", 2);
     fake.wait_open(1);
-    assert_eq!(handle.quorate(), Ok(false), "the late one works");
+    assert_eq!(handle.quorate(), Ok(false), "the delayed connection works");
     drop(handle);
     assert_eq!((fake.open_handles(), fake.calls("quorum_finalize")), (0, 3));
 }
@@ -144,7 +148,7 @@ fn stopping_does_not_wait_for_a_connection_that_does_not_close() {
     }
 }
 
-/// From the call on, and not only when the connection is closed.
+/// This holds from the call on, and not only once the connection is closed.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn no_reader_sees_quorum_after_stop_is_called() {

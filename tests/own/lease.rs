@@ -77,7 +77,7 @@ fn a_hung_daemon_is_believed_for_at_most_the_lease() {
     node.corosync.resume();
     let changes = watcher.until_quorum(Quorum::Quorate);
     assert_eq!(changes.last().unwrap().current.connection, Connection::Connected);
-    assert!(!guard.is_valid(), "it is of another epoch");
+    assert!(!guard.is_valid(), "the guard is of an earlier epoch");
     // The resumed daemon may form another ring, so quorum may be lost once more.
     let again = eventually("there is a guard again", || watcher.quorum.guard());
     assert!(again.epoch() > epoch);
@@ -175,7 +175,7 @@ fn readers_are_safe_from_a_suspended_system() {
     let flaws = libc::WEXITSTATUS(status);
     assert_eq!(flaws & 3, 0, "1: inquorate before; 2: cannot enter the namespace");
     assert_eq!(flaws, 0, "believed for an hour");
-    assert!(watcher.quorum.is_quorate(), "here no time has passed");
+    assert!(watcher.quorum.is_quorate(), "in this process no time has passed");
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn a_guard_drops_its_work_when_quorum_is_lost() {
         };
         let ran = tokio::time::timeout(DEADLINE, guard.run(work)).await.unwrap();
         assert_eq!(ran, Err(QuorumLost));
-        let never = async { panic!("it is not even begun") };
+        let never = async { panic!("the work does not start") };
         assert_eq!(guard.run(never).await, Err::<(), _>(QuorumLost));
         assert!(watcher.quorum.guard().is_none());
         node.corosync.expected_votes(1);
@@ -232,8 +232,8 @@ fn a_daemon_that_sends_but_does_not_answer_is_not_believed() {
     watcher.until_quorum(Quorum::Quorate);
 }
 
-/// Votequorum, asked after the decision, reports no quorum. With the fake daemon, the quorum
-/// service does so in its place.
+/// The answer to a probe after the decision is that there is no quorum. votequorum gives this
+/// answer or, with the fake daemon, the quorum service.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn the_answer_to_the_probe_has_a_veto() {

@@ -32,7 +32,7 @@ impl Log for Warnings {
     fn flush(&self) {}
 }
 
-/// Returns what an actor warns of that is connected twice.
+/// Returns the warnings of an actor that connects three times without libcmap.
 fn warnings(settings: impl FnOnce(QuorumBuilder) -> QuorumBuilder + Send) -> Vec<String> {
     log::set_logger(&WARNINGS).unwrap();
     log::set_max_level(LevelFilter::Warn);
@@ -74,7 +74,7 @@ fn one_warning_says_what_is_missing_and_when_a_model_must_be_set() {
     assert_contains(warning, &["Corosync 2", "QuorumBuilder::model(Model::V0)"]);
 }
 
-/// Nothing is assumed about the daemon then.
+/// With a model, nothing is assumed about the daemon, so the warning mentions no model.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn with_a_model_one_warning_says_what_is_missing() {
@@ -85,7 +85,8 @@ fn with_a_model_one_warning_says_what_is_missing() {
     assert!(!warning.contains("Model::V0"), "{warning}");
 }
 
-/// Otherwise Corosync 3 would be assumed, and the ring would not be watched.
+/// If libcmap were reported as missing, Corosync 3 would be assumed, and the ring would not be
+/// watched.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_libcmap_that_cannot_be_opened_without_descriptors_is_not_reported_as_missing() {

@@ -103,7 +103,7 @@ fn events_are_recorded_as_metrics() {
         let deadline = Instant::now() + DEADLINE;
         while value("quorum_conflated_deliveries_total") == 0.0 {
             assert!(Instant::now() < deadline, "the merged message is counted");
-            // The actor records it, once a second without a change.
+            // Without a change, the actor records the counter once a second.
             clock::sleep(Duration::from_millis(100)).await;
         }
         quorum.unsubscribe(id);
@@ -130,7 +130,8 @@ fn events_are_recorded_as_metrics() {
     promtool(&["check", "metrics"], &prometheus.render());
 }
 
-/// So does a recorder that forgets values that were not updated for some time.
+/// The actor records every gauge repeatedly. A recorder that forgets old values also receives them
+/// again.
 #[test]
 fn a_recorder_that_is_installed_late_receives_every_gauge() {
     own_process!();

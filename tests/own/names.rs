@@ -22,7 +22,7 @@ fn the_names_are_those_of_the_configuration() {
     eventually("the names are read", || (names(&watcher) == expected).then_some(()));
 }
 
-/// As in Pacemaker and corosync-quorumtool.
+/// Pacemaker and corosync-quorumtool name such a node in the same way.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_node_without_a_name_gets_the_host_name_in_its_address() {
@@ -34,17 +34,17 @@ fn a_node_without_a_name_gets_the_host_name_in_its_address() {
     let watcher = Watcher::start(&node.netns);
     watcher.until_settled(Quorum::Quorate, &[1]);
     let named = || (names(&watcher) == [(1, "localhost".to_owned())]).then_some(());
-    eventually("it is called so", named);
+    eventually("the node has this name", named);
 }
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_node_without_a_name_has_none_and_a_new_name_is_read() {
+fn a_node_without_any_name_has_none_until_a_reload_adds_one() {
     own_process!();
     let node = Node::single_with(|config| config.names = false);
     let watcher = Watcher::start(&node.netns);
     watcher.until_settled(Quorum::Quorate, &[1]);
-    eventually("what there was to read is read", || (!runs_thread("quorum-names")).then_some(()));
+    eventually("the read of the names has ended", || (!runs_thread("quorum-names")).then_some(()));
     assert_eq!(names(&watcher), []);
     node.corosync.configure(|config| config.names = true);
     node.corosync.reload();
@@ -67,8 +67,8 @@ fn the_names_are_read_through_a_libcmap_of_corosync_2() {
     let directory = TempDir::new();
     let path = directory.path().join("libcmap.so.4");
     fs::write(&path, library).unwrap();
-    // From now on it is the library of this name in this process. SAFETY: it is the installed
-    // library, which has no initializers that matter here.
+    // From now on, this process uses this library when it loads `libcmap.so.4`. SAFETY: it is the
+    // installed library, which has no initializers that matter here.
     let library = unsafe { libloading::Library::new(&path) }.unwrap();
     // SAFETY: the function is not called.
     let missing = unsafe { library.get::<extern "C" fn()>("cmap_initialize_map") };
@@ -79,7 +79,7 @@ fn the_names_are_read_through_a_libcmap_of_corosync_2() {
     watcher.until_settled(Quorum::Quorate, &[1]);
     let named = || (names(&watcher) == [(1, "n1".to_owned())]).then_some(());
     eventually("the names are read", named);
-    // The counters of a daemon of Corosync 3 cannot be read with it.
+    // The counters of a daemon of Corosync 3 cannot be read with this libcmap.
     assert_eq!(watcher.quorum.snapshot().ring, RingState::Unwatched);
     assert!(watcher.quorum.is_quorate());
     let maps = fs::read_to_string("/proc/self/maps").unwrap();

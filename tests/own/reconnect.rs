@@ -62,7 +62,7 @@ fn fifty_deaths(ipc: Ipc) {
         assert!(!watcher.quorum.is_quorate());
         node.corosync.start();
         let changes = watcher.until_settled(Quorum::Quorate, &[1]);
-        // Then the probe is connected too.
+        // Once they are known, the probe is connected too.
         eventually("the votes are known", || watcher.quorum.snapshot().votes.clone());
         let connected = |change: &&actix_quorum::QuorumChanged| {
             change.current.connection == Connection::Connected
@@ -71,7 +71,7 @@ fn fifty_deaths(ipc: Ipc) {
         assert_eq!(
             first.current.quorum,
             Quorum::Unknown,
-            "nothing is believed before it is reported"
+            "quorum is unknown until the daemon reports it"
         );
         assert!(!changes.iter().any(|change| change.missed > 0));
         // By now everything that is allocated once has been allocated.

@@ -1,5 +1,6 @@
 //! Random faults on a real cluster of three nodes. An independent observer checks the handle of
-//! each node, and another one all nodes: half of the time with knet, half of it with udpu.
+//! each node, and another observer checks all nodes together. Half of the time the cluster uses
+//! knet, and half of the time udpu.
 //!
 //! `make test-long` runs it for two minutes, `make soak` for ten. `SOAK_SEED` repeats the faults of
 //! a run, `SOAK_SECONDS` sets its duration.
@@ -73,7 +74,7 @@ fn observe_exclusive(seen: &Seen, quorums: &[QuorumHandle]) {
             seen.exclusive.fetch_add(1, Ordering::Relaxed);
             let other = quorums[at + 1..].iter().find_map(|other| {
                 let theirs = exclusive(other).filter(|theirs| *theirs != token)?;
-                // It was exclusive all the time that the other one was.
+                // `quorum` was exclusive before and after `other` was read.
                 (exclusive(quorum) == Some(token)).then_some(theirs)
             });
             if other.is_some() || highest > Some(token) {
@@ -82,7 +83,7 @@ fn observe_exclusive(seen: &Seen, quorums: &[QuorumHandle]) {
                 eprintln!("exclusive with token {token}, {other:?}, after {highest:?}: {now:#?}");
             }
         }
-        // Includes the tokens of nodes that are not exclusive now, or no longer.
+        // Includes the tokens of nodes that are not exclusive.
         for token in quorums.iter().filter_map(|quorum| quorum.guard()?.fencing_token()) {
             highest = highest.max(Some(token));
         }
@@ -90,7 +91,8 @@ fn observe_exclusive(seen: &Seen, quorums: &[QuorumHandle]) {
     }
 }
 
-/// Asks votequorum on a node, through the C functions only, and compares.
+/// Asks votequorum on a node, through the C functions only, and compares the answer with the
+/// handle.
 fn observe(seen: &Seen, quorum: &QuorumHandle) {
     // SAFETY: the system's libvotequorum.
     let library = unsafe { VoteQuorum::load() }.unwrap();
@@ -114,8 +116,8 @@ fn observe(seen: &Seen, quorum: &QuorumHandle) {
             } else {
                 seen.inquorate.fetch_add(1, Ordering::Relaxed);
                 let since = *inquorate_since.get_or_insert_with(Instant::now);
-                // The daemon reported it before and after the handle was read, and all the time for
-                // LAG.
+                // The daemon reported no quorum before and after the handle was read, and all the
+                // time for LAG.
                 if is_quorate && since.elapsed() > LAG {
                     seen.disagreements.fetch_add(1, Ordering::Relaxed);
                     eprintln!(
@@ -134,6 +136,7 @@ fn observe(seen: &Seen, quorum: &QuorumHandle) {
     }
 }
 
+/// After a loss, the handle may report quorum for at most `LAG`.
 #[test]
 #[ignore = "needs root and corosync: make soak"]
 fn the_actor_never_reports_quorum_that_corosync_does_not_report() {

@@ -1,5 +1,5 @@
 //! The actor ends and releases everything, however it is stopped. The fake libquorum can be made to
-//! hang, so these tests run one after another.
+//! hang, which blocks every other connection of the process. So each test runs in its own process.
 
 use std::{
     sync::{
@@ -50,7 +50,7 @@ fn a_stop_takes_effect_after_the_arbiter_was_busy() {
         let held = hold(&arbiter);
         let start = Instant::now();
         quorum.stop().await;
-        assert!(start.elapsed() < Duration::from_secs(3), "it is bounded");
+        assert!(start.elapsed() < Duration::from_secs(3), "stopping does not wait for the arbiter");
         drop(held);
         wait("the connection is closed", || fake.open_handles() == 0).await;
     });
@@ -172,7 +172,7 @@ fn a_condition_may_call_the_handle() {
             assert!(quorum.snapshot().sequence > 0);
             asked.fetch_add(1, Ordering::Relaxed) == 200
         });
-        timeout(DEADLINE, enough).await.expect("it was asked often enough").unwrap();
+        timeout(DEADLINE, enough).await.expect("the condition is checked often enough").unwrap();
         ended.store(true, Ordering::Release);
         flipper.join().unwrap();
         quorum.stop().await;

@@ -1,4 +1,5 @@
-//! The policy that ends the process, in separate processes, on the simulated cluster. In real time.
+//! The policy that ends the process, in separate processes, on the simulated cluster and in real
+//! time.
 
 use std::{
     os::unix::process::ExitStatusExt,
@@ -232,11 +233,11 @@ fn never_quorate() {
 }
 
 #[test]
-fn a_process_without_a_loss_continues() {
+fn a_process_without_a_lasting_loss_continues() {
     let cases: &[Case] = &[
         ("regained_in_time", regained_in_time),
         ("stopped_by_user", stopped_by_user),
         ("never_quorate", never_quorate),
     ];
-    run("a_process_without_a_loss_continues", cases, with_code(ALONE));
+    run("a_process_without_a_lasting_loss_continues", cases, with_code(ALONE));
 }

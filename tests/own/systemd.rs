@@ -1,5 +1,5 @@
 //! The messages that systemd receives from a service. Each service is a separate process, because
-//! its environment contains the socket. On the simulated cluster, in real time.
+//! its environment contains the socket. It runs on the simulated cluster, in real time.
 
 use std::{
     fs,
@@ -191,7 +191,10 @@ fn ready_status_and_stopping_are_sent_in_this_order() {
         assert!(ready.starts_with("STATUS=quorate: ring "), "the status has the reason: {ready}");
         service.order("lose");
         let lost = service.until("STATUS=inquorate: ring ");
-        assert!(lost.concat().contains("; left 2 3"), "as an operator reads it: {lost:?}");
+        assert!(
+            lost.concat().contains("; left 2 3"),
+            "the status lists the nodes that left: {lost:?}"
+        );
         messages.extend(lost);
         service.order("regain");
         messages.extend(service.until("STATUS=quorate: ring "));
@@ -200,15 +203,17 @@ fn ready_status_and_stopping_are_sent_in_this_order() {
         messages.extend(service.until("STOPPING=1\n"));
         let lines = messages.concat();
         assert_eq!(lines.matches("READY=1\n").count(), 1, "{lines}");
-        assert!(!lines.contains("WATCHDOG"), "it has none: {lines}");
+        assert!(!lines.contains("WATCHDOG"), "no watchdog is configured: {lines}");
     }
 }
 
 #[test]
-fn a_service_that_never_had_quorum_is_ready_and_fed() {
+fn a_service_that_never_had_quorum_is_ready_and_feeds_its_watchdog() {
     run_case(CASES);
-    let service =
-        Service::watched("a_service_that_never_had_quorum_is_ready_and_fed", "without_quorum");
+    let service = Service::watched(
+        "a_service_that_never_had_quorum_is_ready_and_feeds_its_watchdog",
+        "without_quorum",
+    );
     let messages = service.until("READY=1\n");
     assert!(messages.last().unwrap().starts_with("STATUS=inquorate"), "{messages:?}");
     service.is_fed();
@@ -275,7 +280,8 @@ fn a_loss_while_the_service_is_busy_is_reported() {
     service.until("STATUS=unknown");
 }
 
-/// The changes that are reported late say that there is quorum.
+/// The service is busy until the lease of a stuck actor has expired. Its late reports of earlier
+/// changes end with one that there is quorum, so the loss must be reported after them.
 #[test]
 fn a_loss_is_reported_even_after_late_reports_of_earlier_changes() {
     run_case(CASES);
@@ -293,7 +299,8 @@ fn a_loss_is_reported_even_after_late_reports_of_earlier_changes() {
     service.until("STATUS=unknown");
 }
 
-/// Its queue is full, so nothing can be sent. The service continues, and its messages arrive later.
+/// The queue of systemd's socket is full, so nothing can be sent. The service continues, and its
+/// messages arrive later.
 #[test]
 fn a_slow_systemd_does_not_block_the_service() {
     run_case(CASES);

@@ -233,7 +233,7 @@ impl Run {
         for verb in [Verb::Resume, Verb::Start, Verb::StartDevice, Verb::ReleaseRings, Verb::Heal] {
             self.act(&verb);
         }
-        // The effects of the last verbs, and then as long as it takes.
+        // Waits for the effects of the last verbs, and then until all nodes are exclusive.
         self.look(Duration::from_secs(4), tally).await?;
         let until = Instant::now() + Duration::from_secs(16) * self.slowness;
         while Instant::now() < until && !self.quorums.iter().all(QuorumHandle::is_exclusive) {
@@ -435,8 +435,8 @@ impl Run {
         }
         // With these options votequorum may decide for two partitions: see
         // `last_man_standing_may_make_two_partitions_quorate_and_neither_exclusive`. And a node
-        // that restarts alone considers itself the one with the tie-breaker, because it has not
-        // seen the other one.
+        // that restarts alone decides that it has the tie-breaker, because it has not seen the node
+        // that has it.
         let is_bounded = !matches!(self.extra, Extra::LastManStanding | Extra::TieBreaker);
         if later.is_some() && is_quorate && is_bounded {
             let since = *self.overlaps[at].get_or_insert_with(|| {

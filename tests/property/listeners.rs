@@ -149,7 +149,7 @@ fn check_between(change: &QuorumChanged, log: &[QuorumChanged]) -> Checked {
     let mut rejoined: Vec<NodeId> = left.into_iter().filter(stayed).collect();
     rejoined.sort();
     rejoined.dedup();
-    prop_assert_eq!(change.rejoined().collect::<Vec<_>>(), rejoined, "who came back: {}", change);
+    prop_assert_eq!(change.rejoined().collect::<Vec<_>>(), rejoined, "rejoined: {}", change);
     prop_assert_eq!(change.interrupted(), between.iter().any(QuorumChanged::interrupted));
     let lost = between.iter().any(|one| one.is_loss() || one.cause == Cause::Disconnected);
     prop_assert!(!lost || change.interrupted(), "a loss in the same epoch: {change}");
@@ -259,7 +259,7 @@ impl Listeners {
             let stopped = quorum.snapshot().connection == Connection::Stopped;
             let subscribed = quorum.unsubscribe(extra.id);
             prop_assert!(subscribed || stopped, "there was a subscription");
-            prop_assert!(!quorum.unsubscribe(extra.id), "and there is none any more");
+            prop_assert!(!quorum.unsubscribe(extra.id), "the subscription has ended");
             extra.ended = Some(extra.received.len());
         }
         Ok(())
@@ -299,7 +299,7 @@ impl Listeners {
     /// Checks that all subscribers that keep up have received `now`.
     pub(crate) fn check_settled(&mut self, now: &Snapshot) -> Checked {
         self.check()?;
-        prop_assert_eq!(self.all.last_sequence(), Some(now.sequence), "who is subscribed");
+        prop_assert_eq!(self.all.last_sequence(), Some(now.sequence), "the first subscriber");
         prop_assert_eq!(self.stream.1.last_sequence(), Some(now.sequence), "the stream");
         for extra in &mut self.extras {
             if extra.ended.is_some() && extra.held.is_none() {

@@ -1,7 +1,7 @@
 //! Whatever happens to a cluster, no reader sees quorum that does not exist, and every subscriber
 //! receives what happened, in order. In random histories of the simulated cluster, two models check
-//! two subjects: `model.rs` knows which nodes are truly quorate, and the oracle in
-//! `src/state/oracle/`, which every actor has in these tests, what it may believe from its events.
+//! two subjects. `model.rs` knows which nodes are truly quorate. The oracle in `src/state/oracle/`
+//! runs with every actor of these tests, and knows what the actor may believe from its events.
 //!
 //! `cargo test` runs 1,000 histories and `make test-long` 10,000. To run more, or to repeat a run:
 //!
@@ -9,7 +9,7 @@
 //! PROPTEST_CASES=1000000 PROPTEST_RNG_SEED=1 cargo test --release --lib property::
 //! ```
 //!
-//! A failing history is shrunk, and printed with the seed. Time is tokio's, paused.
+//! A failing history is shrunk, and printed with the seed. The tests use tokio's clock, paused.
 
 mod exclusive;
 mod history;
@@ -102,7 +102,7 @@ fn config() -> (ProptestConfig, u64) {
     (config, seed)
 }
 
-/// Plays a tenth of the histories with `play`, which takes ten times as long as without time.
+/// Plays a tenth of the histories with `play`: with time, a history takes ten times as long.
 /// Returns the number of histories and the counts of what happened. Panics if one fails.
 fn play_all<S: Strategy, T: Default + fmt::Debug>(
     histories: &S,
@@ -232,7 +232,7 @@ struct Watched {
     /// Its epoch at the last settling.
     epoch: u64,
     changes: usize,
-    /// Whether a silent daemon was waited for.
+    /// Whether the history has waited for a silent daemon.
     waited: bool,
 }
 
@@ -263,7 +263,7 @@ impl Run {
                 self.expect_rejoined(verb);
             }
             self.act(verb).await.map_err(at)?;
-            // A node that waits for all may be met by starting nodes in any order, and the order
+            // Starting nodes may meet a node that waits for all nodes in any order, and the order
             // matters.
             let waits_for_all = history.two_node || history.wait_for_all;
             let in_order = waits_for_all && self.model.is_any_alone();
@@ -376,7 +376,7 @@ impl Run {
     }
 
     /// A restarted node, and the nodes that a paused node meets again, have left and rejoined; no
-    /// others.
+    /// other nodes have.
     fn expect_rejoined(&mut self, verb: &Verb) {
         let model = &self.model;
         for watched in self.watched.iter_mut().filter(|watched| watched.connected) {
@@ -428,7 +428,7 @@ impl Run {
             watched.connected = false;
             let node = &mut self.model.nodes[watched.node as usize - 1];
             node.actors -= 1;
-            // No actor may be left to wait for.
+            // A node that has waited for this actor finds the other nodes now.
             tokio::time::sleep(SETTLE).await;
         }
         Ok(())
@@ -543,8 +543,8 @@ impl Watched {
             prop_assert_eq!(&now.connection, &Connection::Connected, "{}", self);
             let members: Vec<NodeId> = node.members.iter().copied().map(NodeId).collect();
             prop_assert_eq!(&now.members, &members, "{}", self);
-            // A silent daemon may no longer be believed, and a daemon that was found undecided not
-            // yet.
+            // A silent daemon may no longer be believed, and a daemon that had not decided may
+            // not be believed yet.
             let reports = node.daemon == Daemon::Running && self.was_settled;
             if reports || now.quorum != Quorum::Unknown {
                 let quorum = if node.quorate { Quorum::Quorate } else { Quorum::Inquorate };

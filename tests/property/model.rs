@@ -34,9 +34,9 @@ pub(crate) struct Node {
     seen_all: bool,
     /// The number of actors that watch it.
     pub(crate) actors: usize,
-    /// Whether it has started and is alone until its actors have received that.
+    /// Whether it has started, and is alone until its actors have received this state.
     pub(crate) alone: bool,
-    /// The ring whose members have not yet noticed that it restarted.
+    /// The ring whose members have not yet noticed that this node restarted.
     unnoticed: Option<u64>,
     faults: Faults,
 

@@ -1,9 +1,9 @@
 //! The same histories with the effects of time, and random settings of the lease, the grace for a
 //! late decision and the time that quorum must have lasted.
 //!
-//! The oracle checks these rules. Here readers are compared with the cluster: how long a node is
-//! quorate after its daemon fell silent or denied it, which no event shows, and how soon it is
-//! quorate.
+//! The oracle checks these rules. Here readers are compared with the cluster: how long a node
+//! stays quorate after its daemon fell silent or lost quorum without an event, and how soon a node
+//! becomes quorate.
 
 use std::time::Duration;
 
@@ -124,7 +124,8 @@ fn note(model: &mut Model, watched: &mut [Watched], now: Instant) {
     model.reset_reports();
 }
 
-/// Checks every actor until then. `settled` is whether the model knows what they received.
+/// Checks every actor until the moment `until`. `settled` is whether the model knows what the
+/// actors have received.
 async fn look(
     watched: &mut [Watched],
     until: Instant,
@@ -183,8 +184,8 @@ impl Watched {
         let down = node.daemon == Daemon::Down;
         self.silent = since(self.silent, node.daemon == Daemon::Paused);
         self.denied = since(self.denied, down || !node.quorate);
-        // Any notification may be an interruption: with hardly any grace each membership is, and it
-        // is not known whether a restart was noticed.
+        // Any notification may be an interruption: with a very short grace each membership is one,
+        // and the model does not know whether a restart was noticed.
         if node.reported || node.hung_up {
             self.sound = None;
         }
@@ -213,7 +214,7 @@ impl Watched {
         for (guard, was_invalid) in &mut self.guards {
             let valid = guard.is_valid();
             prop_assert!(!valid || quorate);
-            prop_assert!(!(valid && *was_invalid), "it came back");
+            prop_assert!(!(valid && *was_invalid), "an invalid guard is valid again");
             tally.guards += u64::from(!valid && !*was_invalid);
             *was_invalid = !valid;
         }

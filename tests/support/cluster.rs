@@ -164,7 +164,7 @@ impl Cluster {
     pub fn wait_formed(&self) {
         let all: Vec<u32> = self.nodes.keys().copied().collect();
         if !self.has_provider {
-            // Before that `corosync-quorumtool` has nothing to show.
+            // `corosync-quorumtool` shows no state without a provider.
             let formed = || self.nodes.values().all(|node| node.corosync.members() == all);
             return eventually("the cluster forms", || formed().then_some(()));
         }
@@ -188,8 +188,8 @@ impl Cluster {
     /// Separates these groups from one another, and from the nodes in no group. Links that are down
     /// stay down.
     ///
-    /// Returns once every running daemon has noticed that over knet. A daemon that noticed it after
-    /// a heal would leave the new ring.
+    /// Returns once every running daemon has noticed the partition over knet. A daemon that
+    /// noticed it only after a heal would leave the new ring.
     #[track_caller]
     pub fn partition(&self, groups: &[&[u32]]) {
         let group_of = |id: &u32| groups.iter().position(|group| group.contains(id));
@@ -218,7 +218,7 @@ impl Cluster {
     }
 
     /// Changes the configuration of all nodes, and makes the running nodes reload it. Returns once
-    /// each of them has: a reload that is still on its way would read the next configuration.
+    /// each of them has reloaded it: a later reload would read the next configuration.
     #[track_caller]
     pub fn reload(&self, change: impl Fn(&mut Config)) {
         self.nodes.values().for_each(|node| node.corosync.configure(&change));
@@ -230,7 +230,7 @@ impl Cluster {
             eventually("the node reloads its configuration", || {
                 (node.corosync.reloads() > before).then_some(())
             });
-            // The daemon answers this after the reload.
+            // The daemon answers this request after the reload.
             node.corosync.knet_is_connected(node.id);
         }
     }

@@ -400,14 +400,14 @@ impl Default for Config {
             wait_for_all: None,
             quorum: Vec::new(),
             transport: Transport::Knet,
-            // A ring is formed after a second without it.
+            // A daemon starts to form a new ring after a second without the token.
             token: Token::Millis(1000),
             device: None,
         }
     }
 }
 
-/// Whether the daemon refuses to start without encryption, as one newer than 3.1.10 may.
+/// Whether the daemon refuses to start without encryption, as a version after 3.1.10 may.
 fn needs_crypto() -> bool {
     static NEEDS: OnceLock<bool> = OnceLock::new();
 

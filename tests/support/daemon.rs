@@ -16,7 +16,7 @@ use rustix::process::{
 
 use super::{DEADLINE, Netns, eventually, process::is_stopped};
 
-/// The pipes to its standard input and output.
+/// The pipes to the standard input and output of a process.
 pub(super) type Pipes = (Option<ChildStdin>, Option<ChildStdout>);
 
 /// A daemon's process. Its own thread reaps it at once, because libqb clients wait for a zombie.

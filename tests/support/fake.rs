@@ -144,7 +144,7 @@ impl FakeLibquorum {
         f(quorum_type);
     }
 
-    /// Sets the answer of `quorum_getquorate`. The default is 0, and then the last pushed value.
+    /// Sets the answer of `quorum_getquorate`. The default is 0. Each pushed decision sets it too.
     pub fn quorate(&self, quorate: c_int) {
         // SAFETY: the type is the one in the C source.
         let f: Symbol<'_, extern "C" fn(c_int)> = unsafe { self.symbol("fake_quorate") };
@@ -164,7 +164,7 @@ impl FakeLibquorum {
         self.end_connections(false);
     }
 
-    /// Does the same with fds that do not report it, as with `qb_ipc_type: socket`.
+    /// Does the same, but the fds do not report the hang-up, as with `qb_ipc_type: socket`.
     pub fn hang_up_silently(&self) {
         self.end_connections(true);
     }

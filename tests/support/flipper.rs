@@ -20,7 +20,7 @@ impl Flipper {
         Self { cmap, handle }
     }
 
-    /// Returns once the daemon has set it. The quorum decision follows.
+    /// Returns once the daemon has set the expected votes. The quorum decision follows.
     pub fn flip(&self, quorate: bool) {
         let votes = if quorate { 1 } else { 3 };
         let key = c"quorum.expected_votes".as_ptr();

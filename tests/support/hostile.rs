@@ -47,14 +47,14 @@ struct Seen {
 }
 
 impl Hostile {
-    /// Starts a server of root with shared memory, for both services.
+    /// Starts a server of root with shared memory, for quorum and votequorum.
     #[track_caller]
     pub fn start(netns: &Arc<Netns>) -> Self {
         Self::start_as(netns, 0, Ipc::Shm, &["quorum", "votequorum"])
     }
 
     /// Starts a server that poses as Corosync 2: it has that version's key, uses model V0, and dies
-    /// of a request that came with Corosync 3, as a daemon of 2.4 does.
+    /// of a request that is new in Corosync 3, as a daemon of 2.4 does.
     #[track_caller]
     pub fn start_as_corosync_2(netns: &Arc<Netns>) -> Self {
         let hostile = Self::start(netns);
@@ -168,7 +168,7 @@ impl Hostile {
         self.order(&format!("on {service} {when}{}", written(steps)));
     }
 
-    /// Does this now on the connections that track quorum.
+    /// Runs these steps now, on the connections that track quorum.
     #[track_caller]
     pub fn now(&self, steps: &[Step]) {
         self.order(&format!("now quorum{}", written(steps)));

@@ -109,8 +109,8 @@ pub fn hold(arbiter: &Arbiter) -> mpsc::Sender<()> {
     release
 }
 
-/// Polls `condition` until it returns a value. Panics with `what` if it has not within
-/// [`DEADLINE`].
+/// Polls `condition` until it returns a value. Panics with `what` if it returns none
+/// within [`DEADLINE`].
 ///
 /// Only this and [`eventually_async`] sleep in the tests.
 #[track_caller]
@@ -118,7 +118,7 @@ pub fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
     eventually_within(DEADLINE, what, condition)
 }
 
-/// Does the same with a guaranteed deadline.
+/// Like [`eventually`], with a deadline that is part of a guarantee.
 #[track_caller]
 pub fn eventually_within<T>(
     deadline: Duration,

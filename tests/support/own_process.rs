@@ -9,8 +9,8 @@ use std::{
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-/// Runs the test in its own process. The code after it runs only there, and the test in this
-/// process passes if it passes there.
+/// Runs the test in its own process. The code after the macro runs only in that process. The test
+/// in this process passes if the test in that process passes.
 macro_rules! own_process {
     () => {
         fn here() {}

@@ -30,7 +30,7 @@ pub fn command(program: &str, arguments: &[&str]) -> String {
 /// Returns the number of open file descriptors of this process.
 pub fn open_fds() -> usize {
     let listed = fs::read_dir("/proc/self/fd").expect("/proc is mounted").count();
-    listed - 1 // the one that lists
+    listed - 1 // without the descriptor that lists them
 }
 
 /// Returns the number of threads of this process.

@@ -88,10 +88,9 @@ pub fn binary(name: &str) -> PathBuf {
     built().join(name)
 }
 
-/// Returns the directory of the programs, which is the one of this test.
+/// Returns the build directory of this test, which also contains the programs.
 ///
-/// `make test` has built all of them with the tests and with these features, so Cargo builds
-/// nothing here then.
+/// After `make test` has built the programs with the same features, Cargo builds nothing here.
 #[track_caller]
 fn built() -> PathBuf {
     static BUILT: Once = Once::new();

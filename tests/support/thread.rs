@@ -43,8 +43,8 @@ pub fn small_dev_shm<T: Send>(size: &str, f: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Runs `f` on a new thread, for which, and for the threads that `f` starts, no library of this
-/// name is installed. It must not be loaded yet.
+/// Runs `f` on a new thread. For this thread and the threads that `f` starts, no library of this
+/// name is installed. The process must not have loaded the library yet.
 pub fn without_library<T: Send>(soname: &str, f: impl FnOnce() -> T + Send) -> T {
     let cache = command("ldconfig", &["-p"]);
     let line = cache.lines().find(|line| line.trim_start().starts_with(soname));
@@ -71,7 +71,7 @@ pub fn without_library<T: Send>(soname: &str, f: impl FnOnce() -> T + Send) -> T
     })
 }
 
-/// Fills `/dev/shm`, one of [`small_dev_shm`], until the returned file is removed.
+/// Fills the `/dev/shm` of [`small_dev_shm`] until the returned file is removed.
 pub fn fill_dev_shm() -> PathBuf {
     let path = PathBuf::from("/dev/shm/filler");
     let mut file = File::create(&path).expect("it is not full yet");
@@ -81,7 +81,7 @@ pub fn fill_dev_shm() -> PathBuf {
 
 /// Runs `f` on a new thread with this user and group, and no other groups.
 ///
-/// The rest of the process keeps its user, because these are the raw system calls.
+/// The rest of the process keeps its user, because the raw system calls affect only one thread.
 pub fn as_user<T: Send>(uid: u32, gid: u32, f: impl FnOnce() -> T + Send) -> T {
     on_fresh_thread(|| {
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));

@@ -98,8 +98,8 @@ impl Watcher {
         }
     }
 
-    /// Returns the changes up to this quorum, settled, with these members, once it is known whether
-    /// the ring is watched.
+    /// Returns the changes up to the settled state with this quorum and these members in which it
+    /// is known whether the ring is watched.
     #[track_caller]
     pub fn until_settled(&self, quorum: Quorum, members: &[u32]) -> Vec<QuorumChanged> {
         self.until(&format!("{quorum} with members {members:?}"), |change| {
@@ -129,7 +129,7 @@ impl Watcher {
         self.until(&format!("{cause:?}"), |change| change.cause == cause)
     }
 
-    /// Returns the message of the connection's error, once it has one.
+    /// Returns the error of the connection, once it has one.
     #[track_caller]
     pub fn error(&self) -> actix_quorum::Error {
         let seen = self.until("an error", |change| change_error(change).is_some());

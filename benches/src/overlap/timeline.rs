@@ -171,8 +171,8 @@ impl Timeline {
         moved.into_iter()
     }
 
-    /// Whether the reader of the counters was disconnected while the daemon entered GATHER, so that
-    /// the time of that is unknown.
+    /// Whether the reader of the counters was disconnected while the daemon entered GATHER, so
+    /// the time at which it entered GATHER is unknown.
     pub(crate) fn missed_gather(&self, [from, to]: [u64; 2]) -> bool {
         let counters: Vec<&(u64, (u64, u64))> = self.counters.iter().collect();
         counters.windows(2).any(|pair| {

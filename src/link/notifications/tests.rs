@@ -54,7 +54,7 @@ impl QuorumConnection for Silent {
     fn close(self: Box<Self>, _: &BlockingWorker) {}
 }
 
-/// Never answers, and cannot be interrupted the first time.
+/// A probe that never answers. The first attempt to interrupt it fails.
 #[derive(Debug, Default)]
 struct Hung(AtomicUsize);
 
@@ -151,11 +151,11 @@ pub(super) fn reading(
 /// How the reads of a test end.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
-    /// All fail, as if the thread could not be started.
+    /// All reads fail, as if the thread could not be started.
     Failure,
     /// After this many answers, the daemon does not answer any more.
     Silence(u64),
-    /// All are answered, with counters of this age.
+    /// All reads are answered, with counters of this age.
     Age(Duration),
 }
 

@@ -155,7 +155,7 @@ fn a_lost_connection_is_unknown_and_breaks_continuity() {
     assert!(change.is_loss());
     assert_eq!(fold.now().quorum, Quorum::Unknown);
     assert_eq!(fold.now().connection, Connection::Disconnected { error: LOST });
-    assert_eq!(fold.now().members, ids(&[1, 2, 3]), "the last known ones");
+    assert_eq!(fold.now().members, ids(&[1, 2, 3]), "the last known members");
     assert_eq!(change.current.epoch, change.previous.epoch + 1);
 }
 
@@ -190,7 +190,7 @@ fn a_failed_attempt_resets_the_connection() {
 }
 
 #[test]
-fn left_lists_a_node_that_vanished_while_the_connection_was_lost() {
+fn a_node_that_left_while_the_connection_was_lost_is_listed_as_left() {
     let mut fold = Fold::quorate();
     fold.change(Event::Disconnected(LOST));
     fold.change(connected(true));
@@ -312,7 +312,7 @@ fn the_death_of_the_only_other_node_breaks_continuity() {
     fold.change(quorum(9, true, &[1, 2]));
     fold.change(nodelist(13, &[1], &[], &[2]));
     fold.change(quorum(13, true, &[1]));
-    assert_eq!(fold.now().epoch, 1, "with two_node or a quorum device it may be quorate alone");
+    assert_eq!(fold.now().epoch, 1, "node 2 may be quorate alone");
 }
 
 #[test]
@@ -455,7 +455,7 @@ fn a_notification_does_not_extend_the_lease() {
     fold.change_at(4_000, quorum(9, false, &[1, 2, 3]));
     let change = fold.change_at(6_000, quorum(9, true, &[1, 2, 3]));
     assert_eq!(change.current.connection, Connection::Stalled);
-    assert_eq!(change.current.quorum, Quorum::Unknown, "it may have been queued for a long time");
+    assert_eq!(change.current.quorum, Quorum::Unknown, "the decision may be old");
     assert!(fold.change_at(7_000, answered(6_500, true)).is_gain());
 }
 
@@ -724,10 +724,10 @@ fn a_node_of_two_is_unknown_once_its_decision_is_overdue() {
     fold.change_at(100, nodelist(13, &[1, 2], &[2], &[]));
     assert_eq!(fold.0.deadline(), Some(at(1_100).moment));
     assert_eq!(fold.change_at(1_100, Event::Tick).current.quorum, Quorum::Unknown);
-    // A decision that denies quorum counts until the next one.
+    // A decision that there is no quorum counts until the next decision.
     fold.change_at(1_200, quorum(13, false, &[1, 2]));
     fold.change_at(1_300, nodelist(17, &[1], &[], &[2]));
-    assert_eq!(fold.0.deadline(), Some(at(5_002).moment), "only that of the daemon");
+    assert_eq!(fold.0.deadline(), Some(at(5_002).moment), "only the deadline of the lease");
 }
 
 /// Returns a read of the counters after `tokens` tokens.
@@ -812,7 +812,7 @@ fn exclusive() -> Fold {
 
 #[cfg(feature = "metrics")]
 #[test]
-fn the_token_was_seen_before_the_last_two_reads() {
+fn the_token_was_last_seen_at_the_first_of_the_last_two_reads() {
     assert_eq!(Fold::quorate().0.token_seen(), None);
     // The token and consensus timeouts and the grace.
     let believed_for = Duration::from_millis(1_000 + 1_200 + 1_000);
@@ -824,7 +824,7 @@ fn the_token_was_seen_before_the_last_two_reads() {
 fn an_answer_from_before_the_deadline_of_the_ring_does_not_extend_the_lease_after_it() {
     let mut fold = exclusive();
     fold.no_change_at(3_000, answered_with_votes(&fold, 2_990));
-    assert_eq!(fold.0.deadline(), Some(at(5_100).moment), "that of the ring");
+    assert_eq!(fold.0.deadline(), Some(at(5_100).moment), "the deadline of the ring");
     let change = fold.change_at(6_000, answered_with_votes(&fold, 5_050));
     assert!(change.is_loss());
     assert_eq!(fold.0.deadline(), Some(at(2_990 + 5_000).moment));
@@ -857,7 +857,7 @@ fn a_stalled_connection_has_the_deadline_of_the_ring_only() {
     assert_eq!(fold.0.deadline(), None);
 }
 
-/// Returns an answer with the votes of the last one.
+/// Returns an answer with the votes that the snapshot already has.
 fn answered_with_votes(fold: &Fold, asked_at: u64) -> Event {
     let (asked_at, votes) = (at(asked_at).moment, fold.now().votes.clone());
     Event::Answered(Answer { asked_at, quorate: true, votes, local: None })

@@ -13,7 +13,7 @@ fn exclusive(watcher: &Watcher) -> FencingToken {
 }
 
 /// With `master_wins` the partition of any node with the quorum device is quorate
-/// (`check_qdevice_master` in `exec/votequorum.c`), so this node must know of every such node.
+/// (`check_qdevice_master` in `exec/votequorum.c`), so node 1 must know of every such node.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn master_wins_is_known_if_only_other_members_have_a_quorum_device() {
@@ -47,7 +47,7 @@ fn master_wins_is_known_if_only_other_members_have_a_quorum_device() {
     assert!(wins().contains(VoteFlags::QDEVICE_MASTER_WINS), "{:?}", wins());
 }
 
-/// The votes and this node's own flags stay the same.
+/// Node 1 must read the flags of node 2, because the votes and node 1's own flags stay the same.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn the_failure_of_another_members_quorum_device_is_known() {
@@ -65,7 +65,7 @@ fn the_failure_of_another_members_quorum_device_is_known() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_node_that_the_others_continue_without_is_not_believed() {
+fn an_excluded_node_is_never_exclusive_and_soon_not_quorate() {
     let cluster = Cluster::start_with(3, |config| config.transport = Transport::Udpu);
     let [one, two] = [1, 2]
         .map(|id| Watcher::start_with(&cluster.node(id).netns, |builder| builder.backoff(quick())));

@@ -56,8 +56,9 @@ fn a_subscriber_receives_the_current_state_first() {
     assert_eq!(first.to_string(), format!("quorate: ring {ring}, members 1"));
 }
 
-/// A thousand real changes of quorum arrive complete and in order on another arbiter, beside a
-/// subscriber that never reads, one that panics and one that has ended.
+/// A thousand real changes of quorum arrive complete and in order on another arbiter. Of three more
+/// subscribers, the first never returns from its handler, the second panics and the third has
+/// ended.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_thousand_changes_arrive_complete_and_in_order_despite_bad_subscribers() {
@@ -73,7 +74,7 @@ fn a_thousand_changes_arrive_complete_and_in_order_despite_bad_subscribers() {
             died.send(Die).await.unwrap();
             quorum.subscribe(died.recipient());
             let dropped = || (quorum.subscriber_count() == 2).then_some(());
-            eventually_async("the dead one is dropped", dropped).await;
+            eventually_async("the subscriber that has ended is dropped", dropped).await;
         });
     });
     bad.join().unwrap();
@@ -270,9 +271,10 @@ fn the_actor_runs_on_an_arbiter_of_the_caller() {
             assert_eq!(
                 addr.send(GetSnapshot).await.unwrap(),
                 quorum.snapshot(),
-                "it still answers"
+                "the stopped actor still answers"
             );
 
+            // On an arbiter that has stopped, the actor does not start.
             let dead = Arbiter::new();
             dead.stop();
             let handle = dead.handle();
@@ -310,7 +312,7 @@ fn another_network_namespace_has_no_daemon() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_refused_user_receives_the_remedy_and_connects_after_it() {
+fn the_error_for_a_refused_user_names_a_remedy_that_works() {
     let node = Node::single();
     let watcher =
         node.run(|| as_user(65534, 65534, || Watcher::here(|builder| builder.backoff(quick()))));
@@ -336,7 +338,7 @@ fn refused_attempts_are_rare_by_default() {
     // The next attempt follows in 30 s; meanwhile the actor answers messages.
     let snapshot = System::new().block_on(watcher.quorum.addr().send(GetSnapshot)).unwrap();
     assert_eq!(snapshot, watcher.quorum.snapshot());
-    eventually("it would try again", || (since.elapsed() > Duration::from_secs(1)).then_some(()));
+    eventually("a second has passed", || (since.elapsed() > Duration::from_secs(1)).then_some(()));
     let denied = node.corosync.log().matches("Denied connection").count();
     assert_eq!(denied, 1, "corosync logs each attempt");
 }
@@ -419,15 +421,16 @@ fn the_actor_survives_the_death_of_the_daemon_at_any_moment() {
         changes.iter().filter(|change| change.cause == Cause::Connected).count()
     };
     let mut changes = Vec::new();
-    // A busy machine may take longer than before, so there are more rounds until the daemon has died
-    // after a connection, too.
+    // On a busy machine a start may take longer than the measured one. Rounds are added until the
+    // daemon has also died after a connection.
     for round in 0.. {
         if round >= 30 && connections(&changes) > 1 {
             break;
         }
         let start = Instant::now();
         node.corosync.restart();
-        // From half of the start to the end of the connection, each round a little later.
+        // The first kill is after half of the time that a start with its connection took; each
+        // later kill is a little later.
         let percent = if round < 30 { 50 + 2 * round } else { 100 * (round - 28) };
         let until = whole * percent / 100;
         eventually("the time is reached", || (start.elapsed() >= until).then_some(()));

@@ -74,7 +74,7 @@ fn supervised_pauses_and_continues_across_a_restart_of_corosync() {
 fn the_shortest_program_runs_to_its_end() {
     let node = Node::single();
     let mut program = Running::example(Some(&node.netns), "replicator", "");
-    // Its output before it ends may vary: it does not wait for its subscriber.
+    // The program does not wait for its subscriber, so the rest of its output may vary.
     program.until("unknown: connecting");
     assert!(program.child.wait().unwrap().success());
 }
@@ -107,7 +107,7 @@ fn gate_accepts_writes_only_with_quorum() {
         node.corosync.expected_votes(1);
         eventually("there is quorum again", || (put() == 200).then_some(()));
         node.corosync.pause();
-        eventually("it is not believed any more", || (put() == 503).then_some(()));
+        eventually("the hung daemon is not believed any more", || (put() == 503).then_some(()));
         for (path, expected) in [("/livez", 200), ("/readyz", 503), ("/quorum", 200)] {
             let mut client = Client::connect(server);
             client.send("GET", path, &[]);

@@ -96,7 +96,7 @@ fn only_invalid_param_of_model_initialize_falls_back_to_model_v0() {
     fake.fail("quorum_initialize", 11, 1);
     let watcher = fake.watch();
     let error = watcher.attempt_error();
-    assert_eq!(error, Error::Connect(Code::ACCESS), "the error of V0 is the last word");
+    assert_eq!(error, Error::Connect(Code::ACCESS), "the error of model V0 is published");
 }
 
 #[test]
@@ -166,8 +166,8 @@ fn try_again_from_a_dispatch_means_an_empty_queue() {
     for (flag, expected) in [
         (Dispatch::OneNonblocking, &nothing[..]),
         (Dispatch::All, &[]),
-        // libquorum does not return this to a waiting call; if it did, it must not look like the
-        // end.
+        // libquorum does not return this to a blocking call. If it did, the result must not look
+        // like the end of the notifications.
         (Dispatch::One, &nothing),
         (Dispatch::Blocking, &nothing),
     ] {
@@ -702,8 +702,8 @@ fn a_malformed_notification_ends_the_connection() {
     watcher.until_settled(Quorum::Quorate, &[1, 2, 3]);
 }
 
-/// A spuriously readable descriptor costs at most two dispatches, and a tick costs one: there is
-/// one every 625 ms, two for each probe.
+/// A spuriously readable descriptor costs at most two dispatches, and each tick costs one. A tick
+/// happens every 625 ms, twice in each probe interval.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_spurious_wake_up_has_no_effect() {
@@ -719,7 +719,7 @@ fn a_spurious_wake_up_has_no_effect() {
     let changes = watcher.until_quorum(Quorum::Inquorate);
     assert_eq!(changes.len(), 1, "{}", lines(&changes));
 
-    // If it were spinning, these calls would come at once.
+    // If the actor were spinning, it would make these calls at once.
     let (idle, calls) = (Instant::now(), fake.calls("quorum_dispatch"));
     fake.wait_calls("quorum_dispatch", calls + 8);
     assert!(idle.elapsed() >= Duration::from_millis(500), "{:?}", idle.elapsed());
@@ -762,7 +762,7 @@ fn the_actor_stops_during_a_flood_of_notifications() {
     let stopped = AtomicBool::new(false);
     let took = thread::scope(|scope| {
         scope.spawn(|| {
-            // It lasts ten seconds, unless the actor stops.
+            // The flood lasts ten seconds, unless the actor stops.
             for n in 0..1_000_000 {
                 if stopped.load(Ordering::Acquire) {
                     break;

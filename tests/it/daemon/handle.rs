@@ -47,7 +47,7 @@ fn all(handle: &mut Handle) -> Vec<Notification> {
 
 /// Waits until notifications have arrived, and returns all of them.
 fn waited(handle: &mut Handle) -> Vec<Notification> {
-    assert!(readable(handle.fd().unwrap(), DEADLINE), "nothing came");
+    assert!(readable(handle.fd().unwrap(), DEADLINE), "no notification arrived");
     all(handle)
 }
 
@@ -203,7 +203,7 @@ fn the_context_is_kept_with_the_handle() {
             other.context_set((&raw const its).cast()).unwrap();
             assert_eq!(handle.context_get(), Ok((&raw const mine).cast()));
             assert_eq!(other.context_get(), Ok((&raw const its).cast()));
-            // No dispatched notification depends on it.
+            // Notifications are dispatched whatever the context is.
             handle.track_start(Track::CURRENT).unwrap();
             assert!(!all(&mut handle).is_empty());
         }
@@ -314,13 +314,13 @@ fn dispatch_blocking_ends_with_the_connection() {
             node.corosync.kill();
             let (_, taken) = received.recv_timeout(DEADLINE).unwrap();
             let taken = taken.unwrap();
-            assert_eq!(taken.len(), 3, "the snapshot and the end");
+            assert_eq!(taken.len(), 3, "two notifications and the error");
             assert_eq!(taken[2], Err(Error::Dispatch(Code::LIBRARY)));
         });
     }
 }
 
-/// The flags mean the same as for the raw C function.
+/// A dispatch function accepts the flags of the C header and no others.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn the_raw_functions_are_available() {
@@ -357,7 +357,8 @@ fn finalize_closes_the_connection() {
         for close in [|handle: Handle| handle.finalize().unwrap(), drop] {
             let handle = connect(Model::V1);
             let fd = handle.fd().unwrap();
-            // A number can refer to another file a moment later, so the file is compared.
+            // Another thread may reuse the number of a closed descriptor, so the files are
+            // compared.
             let behind = || std::fs::read_link(format!("/proc/self/fd/{fd}")).ok();
             let socket = behind();
             close(handle);
@@ -368,7 +369,7 @@ fn finalize_closes_the_connection() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn every_call_fails_after_the_daemon_has_died() {
+fn every_request_fails_after_the_daemon_has_died() {
     let node = Node::single();
     node.run(|| {
         let mut handle = connect(Model::V1);

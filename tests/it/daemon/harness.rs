@@ -101,7 +101,8 @@ fn drop_leaves_nothing_behind() {
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn leftovers_of_a_dead_process_are_removed() {
-    unique_name(); // the first one sweeps: have that behind us
+    // The first call in a process sweeps, which must not happen later in this test.
+    unique_name();
     let mut owner = Command::new("sleep").arg("1000").spawn().unwrap();
     let name = format!("aq-{}-0", owner.id());
     let directory = env::temp_dir().join(&name);
@@ -150,7 +151,7 @@ fn a_small_dev_shm_is_shared_with_the_daemon() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn only_the_thread_changes_its_user() {
+fn as_user_does_not_change_the_user_of_the_calling_thread() {
     let me = || rustix::thread::gettid();
     let ids = || fs::read_to_string(format!("/proc/self/task/{}/status", me().as_raw_pid()));
     as_user(65534, 65533, || {

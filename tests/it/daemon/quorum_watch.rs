@@ -156,7 +156,7 @@ fn a_terminal_shows_the_state_in_colours() {
     watching.wait().unwrap();
 }
 
-/// While it waits for quorum, there is no command that could receive a signal.
+/// While `quorum-watch exec` waits for quorum, no command runs that could receive the signal.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_signal_ends_the_wait_for_quorum() {
@@ -165,10 +165,10 @@ fn a_signal_ends_the_wait_for_quorum() {
     let mut command = Command::new(program());
     command.args(["exec", "--", "echo", "ran"]).stdout(Stdio::piped());
     let waiting = node.run(|| command.spawn().unwrap());
-    // It installs its handlers before its first request.
+    // `quorum-watch` installs its handlers before its first request.
     let pid = Pid::from_child(&waiting);
     let status = format!("/proc/{}/status", waiting.id());
-    eventually("it waits for signals", || {
+    eventually("the handler is installed", || {
         let status = fs::read_to_string(&status).unwrap();
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
         let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
@@ -179,7 +179,7 @@ fn a_signal_ends_the_wait_for_quorum() {
     assert_eq!((output.status.code(), stdout(&output)), (Some(143), String::new()));
 }
 
-/// The command runs while this node has quorum, and its exit code is the program's.
+/// The command runs only while this node has quorum. `quorum-watch` exits with its exit code.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_command_runs_while_there_is_quorum() {
@@ -209,7 +209,7 @@ fn a_command_runs_while_there_is_quorum() {
         let mut rest = String::new();
         lines.read_to_string(&mut rest).unwrap();
         assert_eq!(rest, expected);
-        assert_eq!(code("--timeout 1", "exit 7"), Some(124), "it does not run");
+        assert_eq!(code("--timeout 1", "exit 7"), Some(124), "the command does not run");
         node.corosync.expected_votes(1);
     }
 }

@@ -34,12 +34,12 @@ fn waiting_calls_end_with_the_actor() {
         assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
         quorum.stop().await;
         for waiting in waiting {
-            let ended = timeout(DEADLINE, waiting).await.expect("it ends").unwrap();
+            let ended = timeout(DEADLINE, waiting).await.expect("the call ends").unwrap();
             assert_eq!(ended, Err(Stopped));
         }
         assert_eq!(quorum.wait_quorate().await, Err(Stopped));
         let last = quorum.wait_for(|now| now.connection == Connection::Stopped).await;
-        assert!(last.is_ok(), "it is asked about the last state");
+        assert!(last.is_ok(), "the condition is checked for the last state");
     });
 }
 
@@ -95,20 +95,24 @@ fn a_scripted_handle_returns_the_published_state() {
     script.publish(Snapshot::new(Quorum::Inquorate, "3.d".parse().unwrap(), [3]));
     assert_eq!((quorum.quorum(), guard.is_valid()), (Quorum::Inquorate, false));
     script.publish(quorate("1.11", &[1, 2, 3]));
-    assert!(quorum.is_quorate() && !guard.is_valid(), "it is another epoch");
+    assert!(quorum.is_quorate() && !guard.is_valid(), "the guard is of an earlier epoch");
     let guard = quorum.guard().unwrap();
     let mut interrupted = Snapshot::clone(&quorum.snapshot());
     interrupted.epoch = 7;
     script.publish(interrupted.clone());
-    assert!(quorum.is_quorate() && !guard.is_valid(), "it was interrupted");
+    assert!(quorum.is_quorate() && !guard.is_valid(), "the epoch has changed");
 
-    // An impossible state is not believed: without a connection there is no quorum.
+    // A quorate state without a connection is impossible: it is published as unknown.
     interrupted.connection = Connection::Stalled;
     script.publish(interrupted);
     assert_eq!((quorum.quorum(), quorum.snapshot().quorum), (Quorum::Unknown, Quorum::Unknown));
     script.publish(Snapshot::without_quorum(Connection::Stopped));
     script.publish(quorate("1.15", &[1, 2, 3]));
-    assert_eq!(quorum.snapshot().connection, Connection::Stopped, "that is the end");
+    assert_eq!(
+        quorum.snapshot().connection,
+        Connection::Stopped,
+        "nothing is published after the stop"
+    );
 }
 
 #[test]
@@ -143,7 +147,7 @@ fn waiting_and_streaming_work_on_a_scripted_handle() {
 }
 
 #[test]
-fn a_change_for_unit_tests_has_the_correct_lists() {
+fn a_constructed_change_has_the_nodes_that_joined_and_left() {
     let (before, after) = (quorate("1.9", &[1, 2, 3]), quorate("1.d", &[3, 1, 4, 4]));
     let change = QuorumChanged::new(before, after, Cause::Membership);
     assert_eq!((change.joined.to_string(), change.left.to_string()), ("4".into(), "2".into()));

@@ -39,11 +39,11 @@ fn a_hung_daemon_is_believed_for_at_most_the_lease() {
         let (quorum, mut recorder) = start(&cluster, |builder| builder.lease(ms(2_000)));
         recorder.expect_gain().await;
         clock::sleep(ms(60_000)).await;
-        assert!(quorum.is_quorate(), "it answers");
+        assert!(quorum.is_quorate(), "the daemon answers");
         cluster.pause(1).unwrap();
         let since = clock::Instant::now();
         let change = recorder.expect_loss().await;
-        // By default the last probe was sent at most a quarter of the lease before.
+        // By default the last probe was sent at most a quarter of the lease before the pause.
         assert!((ms(1_400)..ms(2_100)).contains(&since.elapsed()), "{:?}", since.elapsed());
         assert_eq!(
             (change.cause, &change.current.connection),
@@ -63,7 +63,7 @@ fn the_death_of_the_daemon_is_noticed_despite_an_endless_lease() {
         let cluster = Cluster::new(3);
         let (quorum, mut recorder) = start(&cluster, |builder| builder.lease(Duration::MAX));
         recorder.expect_gain().await;
-        // All effects of the notifications are over.
+        // By now, the probes that the notifications caused have been answered.
         clock::sleep(ms(60_000)).await;
         cluster.fault(1, Fault::SilentDeath).unwrap();
         cluster.crash(1).unwrap();
@@ -105,7 +105,7 @@ fn frequent_notifications_do_not_let_a_short_lease_expire() {
 }
 
 #[test]
-fn an_overdue_decision_is_not_believed() {
+fn an_old_decision_is_not_believed_after_the_grace() {
     run(async {
         let cluster = Cluster::new(3);
         let (_, mut recorder) = start(&cluster, |builder| builder.settle_grace(ms(700)));
@@ -157,8 +157,9 @@ fn a_gain_is_held_back_until_it_has_lasted() {
             assert!(!quorum.is_quorate());
             cluster.heal();
             clock::sleep(ms(1_500)).await;
-            assert!(!quorum.is_quorate(), "it has not lasted yet");
+            assert!(!quorum.is_quorate(), "1.5 s is not long enough");
         }
+        // The last quorum has lasted for 1.5 s of the 2 s.
         let since = clock::Instant::now();
         recorder.expect_gain().await;
         assert!((ms(400)..ms(700)).contains(&since.elapsed()), "{:?}", since.elapsed());
@@ -200,7 +201,8 @@ fn a_separation_without_a_loss_invalidates_a_guard() {
         let guard = quorum.guard().unwrap();
         cluster.pause(1).unwrap();
         cluster.resume(1).unwrap();
-        let change = recorder.expect("it is back", |change| change.rejoined().count() == 2).await;
+        let change =
+            recorder.expect("the members rejoin", |change| change.rejoined().count() == 2).await;
         assert!(change.interrupted() && change.current.quorum.is_quorate());
         assert!(change.to_string().contains("; interrupted"), "{change}");
         assert!(!guard.is_valid() && quorum.is_quorate());
@@ -227,14 +229,14 @@ fn the_votes_are_published_with_each_membership() {
             (now.votes.as_ref().unwrap().total, now.votes.as_ref().unwrap().margin()),
             (3, 0)
         );
-        assert_eq!(now.quorate_without(&[NodeId(4)]), Some(true), "it is no member");
+        assert_eq!(now.quorate_without(&[NodeId(4)]), Some(true), "node 4 is not a member");
         assert_eq!(now.quorate_without(&[NodeId(2)]), Some(false));
         assert!(now.changed_at <= SystemTime::now());
     });
 }
 
 #[test]
-fn half_a_minute_without_corosync_takes_no_time() {
+fn quorum_is_unknown_until_a_crashed_daemon_starts_again() {
     run(async {
         let cluster = Cluster::new(3);
         let (quorum, mut recorder) = start(&cluster, |builder| builder);

@@ -1,4 +1,5 @@
-//! Rings that end and form in time, on the simulated cluster: seconds take milliseconds.
+//! Rings that end and form after Corosync's timeouts, on the simulated cluster. The clock is
+//! paused, so the tests do not wait for these timeouts.
 
 use std::time::Duration;
 
@@ -45,8 +46,9 @@ struct Nodes {
 /// The result for a victim and the other nodes.
 #[derive(Debug, Default)]
 struct Outcome {
-    /// How long the victim was believed while the others were quorate without it.
+    /// How long the victim was quorate while the others were quorate without it.
     quorate: Duration,
+    /// How long the victim was exclusive while the others were quorate without it.
     exclusive: Duration,
     /// The time until the others were quorate without it.
     others_after: Option<Duration>,
@@ -80,7 +82,7 @@ impl Nodes {
         panic!("not in time: {what}: {now:#?}");
     }
 
-    /// Checks every node for this time.
+    /// Checks every node until this time has passed.
     async fn watch(&self, victim: u32, time: Duration) -> Outcome {
         let mut outcome = Outcome::default();
         let since = clock::Instant::now();
@@ -95,7 +97,7 @@ impl Nodes {
                 outcome.exclusive += LOOK * u32::from(self.node(victim).is_exclusive());
             }
             let both = self.node(victim).is_exclusive() && others().any(|(_, q)| q.is_exclusive());
-            assert!(!(both && go_on), "two are exclusive");
+            assert!(!(both && go_on), "two partitions are exclusive");
             outcome.others_interrupted += LOOK * u32::from(!other.is_quorate());
             outcome.others_not_exclusive += LOOK * u32::from(!other.is_exclusive());
             clock::sleep(LOOK).await;
@@ -115,8 +117,10 @@ const FAULTS: [Fault; 6] = [
     ("killed", |cluster| cluster.crash(1).unwrap()),
 ];
 
+/// While the other nodes are quorate without a node, that node is not exclusive, and it is quorate
+/// for hardly longer than `settle_grace`.
 #[test]
-fn a_node_that_the_others_continue_without_is_not_believed() {
+fn an_excluded_node_is_never_exclusive_and_soon_not_quorate() {
     run(async {
         for (what, fault) in FAULTS {
             let nodes = Nodes::formed(Cluster::new(3).timeouts(TOKEN, CONSENSUS)).await;
@@ -175,7 +179,8 @@ fn the_old_state_of_a_resumed_daemon_is_not_believed() {
         let asleep = nodes.watch(1, Duration::from_secs(14)).await;
         assert!(asleep.others_after.is_some());
         assert!(!nodes.node(1).is_quorate());
-        // For the token timeout it answers, and its counters show no change.
+        // Until the token timeout, the daemon answers with the old state, and its counters do not
+        // change.
         nodes.cluster.resume(1).unwrap();
         for _ in 0..300 {
             let with_others = nodes.node(1).snapshot().ring_id == nodes.node(2).snapshot().ring_id;
@@ -186,8 +191,8 @@ fn the_old_state_of_a_resumed_daemon_is_not_believed() {
     });
 }
 
-/// The ring that forms after the pause is decided at once, but the daemon is trusted only once its
-/// own token timer has had time to fire.
+/// After the pause, the daemon decides on quorum as soon as the new ring has formed. The actor
+/// trusts the daemon only after the daemon's token timer has had time to fire.
 #[test]
 fn quorum_that_returns_after_a_pause_stays() {
     run(async {
@@ -263,8 +268,8 @@ fn a_stopped_daemon_is_excluded_at_once() {
     });
 }
 
-/// It lowers the expected votes of three of five nodes. One of the three is then in a majority of
-/// all votes with the other two nodes, and the remaining two have a majority of three.
+/// `last_man_standing` lowers the expected votes of nodes 1, 4 and 5 to 3. When node 4 then joins
+/// nodes 2 and 3, these three have 3 of 5 votes, and nodes 1 and 5 have 2 of 3.
 #[test]
 fn last_man_standing_may_make_two_partitions_quorate_and_neither_exclusive() {
     run(async {
@@ -299,7 +304,7 @@ fn a_ring_that_does_not_form_is_published_and_ends_quorum() {
             assert!(nodes.quorums.iter().all(|q| q.quorum() == Quorum::Unknown));
             assert!(!guard.is_valid());
             nodes.cluster.release_rings();
-            nodes.until("all know", |q| q.quorum() != Quorum::Unknown).await;
+            nodes.until("quorum is known on every node", |q| q.quorum() != Quorum::Unknown).await;
             let quorate = [1, 2, 3].map(|id| nodes.node(id).is_quorate());
             assert_eq!(quorate, [false, true, true]);
             for quorum in &nodes.quorums {
@@ -327,7 +332,7 @@ fn rings_that_form_repeatedly_are_not_believed() {
     });
 }
 
-/// Returns whether each node is quorate, and whether exclusive, once the rings have settled.
+/// Returns the quorate nodes and the exclusive nodes, once the rings have settled.
 async fn settled(nodes: &Nodes) -> (Vec<u32>, Vec<u32>) {
     clock::sleep(Duration::from_secs(30)).await;
     let which = |holds: fn(&QuorumHandle) -> bool| {
@@ -352,7 +357,7 @@ fn a_quorum_device_of_two_nodes_decides_between_them() {
         assert_eq!(settled(&nodes).await, (vec![1], vec![]));
         assert_eq!(nodes.node(1).guard().unwrap().fencing_token(), None);
         nodes.cluster.cut_quorum_device(&[1]).unwrap();
-        assert_eq!(settled(&nodes).await, (vec![2], vec![]), "the other reaches it");
+        assert_eq!(settled(&nodes).await, (vec![2], vec![]), "only node 2 reaches the device");
         nodes.cluster.heal();
         assert_eq!(settled(&nodes).await, (vec![1, 2], vec![1, 2]));
 
@@ -379,8 +384,8 @@ fn a_quorum_device_of_three_nodes_keeps_the_last_one_quorate() {
     });
 }
 
-/// The device votes for one partition at a time, also if no ring forms: nodes 3 and 4, paused at
-/// the same moment, go on with their ring.
+/// The device votes for one partition at a time, even if no new ring forms: nodes 3 and 4 are
+/// paused at the same moment, so they keep their ring when they are resumed.
 #[test]
 fn a_quorum_device_decides_again_when_daemons_are_paused_and_resumed() {
     run(async {
@@ -420,13 +425,17 @@ fn with_last_man_standing_fewer_nodes_are_quorate_after_the_window() {
         assert_eq!(settled(&nodes).await, (vec![1, 2, 3], vec![]));
         assert_eq!(nodes.node(1).snapshot().votes.as_ref().unwrap().expected, 3);
         nodes.cluster.crash(3).unwrap();
-        assert_eq!(settled(&nodes).await, (vec![1, 2], vec![]), "2 of 3, where it was 2 of 4");
+        assert_eq!(
+            settled(&nodes).await,
+            (vec![1, 2], vec![]),
+            "2 of 3 votes; 2 of 4 were too few"
+        );
         assert_eq!(nodes.node(1).guard().unwrap().fencing_token(), None);
     });
 }
 
-/// The interval between reads depends on both timeouts. Each must be answered well within the token
-/// timeout.
+/// The interval between reads of the ring depends on both timeouts. Each read must be answered well
+/// within the token timeout.
 #[test]
 fn a_ring_is_believed_all_the_time_whatever_its_timeouts_are() {
     for (token, consensus) in

@@ -95,7 +95,7 @@ fn serialized_values_are_deserialized_unchanged() {
 }
 
 #[test]
-fn an_error_is_deserialized_from_its_line() {
+fn a_deserialized_error_keeps_its_text() {
     let error = Error::Connect(Code::ACCESS);
     for connection in [
         Connection::connecting(3, Some(error.clone())),

@@ -1,5 +1,5 @@
-//! The messages that subscribers receive when the actor ends or is stuck, or when they restart. In
-//! real time.
+//! The messages that subscribers receive when the actor ends or is stuck, or when they restart. The
+//! tests run in real time.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ impl Handler<QuorumChanged> for Subscriber {
     }
 }
 
-/// Subscribes this many actors on that arbiter.
+/// Starts this many actors on the arbiter and subscribes them.
 fn subscribe(
     quorum: &QuorumHandle,
     arbiter: &Arbiter,
@@ -46,6 +46,7 @@ fn subscribe(
         .collect()
 }
 
+/// Waits for the last change.
 async fn ends(what: &str, mut changes: impl Stream<Item = QuorumChanged> + Unpin) {
     loop {
         let change = timeout(DEADLINE, changes.next()).await.expect(what).expect(what);
@@ -148,7 +149,7 @@ fn a_supervised_subscriber_that_restarts_receives_the_current_state_again() {
 }
 
 #[test]
-fn a_busy_subscriber_receives_a_loss_and_the_end_after_a_stop() {
+fn a_subscriber_that_was_busy_during_a_loss_and_a_stop_receives_the_end() {
     System::new().block_on(async {
         let cluster = Cluster::new(3);
         let others = Arbiter::new();
@@ -166,9 +167,9 @@ fn a_busy_subscriber_receives_a_loss_and_the_end_after_a_stop() {
     });
 }
 
-/// The actor is stuck, so that it cannot publish that its lease has expired.
+/// The actor is stuck, so it cannot publish that its lease has expired.
 #[test]
-fn a_subscriber_does_not_begin_with_quorum_that_has_expired() {
+fn a_subscriber_that_requests_the_state_after_the_lease_receives_no_quorum() {
     System::new().block_on(async {
         for begin in ["changes", "subscribe", "resend"] {
             let (cluster, arbiter) = (Cluster::new(1), Arbiter::new());

@@ -36,7 +36,7 @@ fn settled(members: usize, total: u32) -> impl Fn(&QuorumChanged) -> bool {
 }
 
 #[test]
-fn too_few_votes_are_counted_for_the_operator() {
+fn the_text_of_an_inquorate_state_has_the_number_of_votes() {
     on(Cluster::new(4), |cluster, _, mut recorder| async move {
         cluster.partition(&[&[1, 2], &[3, 4]]).unwrap();
         let change = recorder.expect("2 of 4", settled(2, 2)).await;
@@ -76,7 +76,7 @@ fn the_half_with_the_tie_breaker_is_quorate_without_a_margin() {
         let now = &change.current;
         assert!(now.quorum.is_quorate(), "{change}");
         assert_eq!(now.quorate_without(&[]), Some(true));
-        assert_eq!(now.quorate_without(&[NodeId(3)]), Some(true), "it is no member");
+        assert_eq!(now.quorate_without(&[NodeId(3)]), Some(true), "node 3 is not a member");
         assert_eq!(now.quorate_without(&[NodeId(2)]), Some(false));
         assert_eq!(now.votes.as_ref().unwrap().margin(), 0);
         assert!(!change.to_string().contains("required"), "{change}");
@@ -94,7 +94,7 @@ fn the_votes_of_another_membership_do_not_count() {
             changes.iter().filter(|change| change.current.members.len() == 3).collect();
         let (last, before) = changed.split_last().unwrap();
         assert!(!before.is_empty());
-        // As quorate as before, and with the votes of the four nodes.
+        // These changes still have the votes of four nodes.
         for change in before {
             assert_eq!(change.current.quorate_without(&[NodeId(2)]), None, "{change}");
             assert_eq!(change.current.quorate_without(&[]), None, "{change}");

@@ -61,7 +61,7 @@ impl Live {
         text.as_str().expect("it is there").to_owned()
     }
 
-    /// Waits until it shows this state, in word, colour and title.
+    /// Waits until the page shows this state, as a word, as a colour and in the title.
     #[track_caller]
     fn shows(&self, word: &str) {
         let class = match word {
@@ -82,7 +82,7 @@ impl Live {
         eventually(&format!("it shows {word}"), shown);
     }
 
-    /// Waits until any shown text contains this.
+    /// Waits until the text of this element contains this text.
     #[track_caller]
     fn contains_text(&self, id: &str, text: &str) {
         eventually(&format!("{id} contains {text:?}"), || {
@@ -90,7 +90,7 @@ impl Live {
         });
     }
 
-    /// Waits until it has received nothing for this long, and shows that.
+    /// Waits until the page has received nothing for this long, and shows how long.
     #[track_caller]
     fn stays_silent(&self, time: Duration) {
         let script = format!("return Date.now() - receivedAt > {}", time.as_millis());
@@ -185,7 +185,7 @@ fn signal(dashboard: &Running, signal: Signal) {
 
 #[test]
 #[ignore = "needs chromium: make test"]
-fn the_page_shows_no_news_until_the_next_service_reports() {
+fn the_page_shows_no_data_after_its_service_was_killed_until_the_next_one_starts() {
     let (mut first, url) = dashboard("--port 0");
     let live = Live::open(Browser::start(), url.clone());
     live.shows("Quorate");
@@ -217,7 +217,7 @@ fn the_page_shows_no_news_until_the_next_service_reports() {
     });
 }
 
-/// Beyond the limit of streams a page would otherwise keep the service busy.
+/// Otherwise the pages beyond the limit of streams would keep the service busy.
 #[test]
 #[ignore = "needs chromium: make test"]
 fn a_page_that_is_refused_waits_before_it_tries_again() {
@@ -256,7 +256,8 @@ fn a_page_that_was_offline_shows_the_current_state() {
         live.browser.devtools("Network.emulateNetworkConditions", conditions);
     };
     cut_off(true);
-    // Its changes are numbered like those of the first service, and continue from there.
+    // The changes of the second service have the same numbers as those of the first service, and
+    // then higher ones.
     let (_second, _) = dashboard(&format!("--port {}", url.rsplit(':').next().unwrap()));
     for flip in 0..21 {
         let (verb, groups, status) =
@@ -279,7 +280,7 @@ fn a_silent_service_is_shown_as_no_data() {
     pause_process(service.child.id());
     live.shows("No data");
     live.forget();
-    // However often it asks, it is not answered.
+    // The page tries again and again, and receives no answer.
     live.stays_silent(Duration::from_secs(20));
     live.never_showed_quorum();
     signal(&service, Signal::CONT);
@@ -432,7 +433,7 @@ fn a_narrow_screen_shows_the_whole_page() {
             "const { top, bottom } = document.getElementById('word').getBoundingClientRect();
             return top >= 0 && bottom <= innerHeight",
         );
-        assert_eq!(place, true, "the state is what is seen first");
+        assert_eq!(place, true, "the state is visible without scrolling");
     }
 }
 
@@ -502,7 +503,11 @@ fn the_page_is_readable_in_each_state_and_colour_scheme() {
     reads("No data");
     live.browser.media(&[("prefers-reduced-motion", "no-preference")]);
     let moves = "return getComputedStyle(document.getElementById('state')).transitionDuration";
-    assert_ne!(live.browser.run(moves), "0s", "who did not ask for rest");
+    assert_ne!(
+        live.browser.run(moves),
+        "0s",
+        "the page moves if the user did not ask for reduced motion"
+    );
 }
 
 #[test]
@@ -548,7 +553,7 @@ fn the_keyboard_and_a_screen_reader_reach_the_whole_page() {
     assert_eq!(named("alert").len(), 1);
     let alert = "return document.querySelector('[role=alert]').innerText";
     assert_eq!(live.browser.run(alert), "Quorate\n\n3 members.");
-    // The passing time is not announced every second.
+    // A screen reader does not announce the passing time every second.
     assert_eq!(live.browser.run("return !document.querySelector('[role=alert] time')"), true);
 }
 

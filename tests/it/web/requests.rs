@@ -41,7 +41,7 @@ async fn quorate() -> (Cluster, QuorumHandle, Recorder) {
     (cluster, quorum, recorder)
 }
 
-/// Returns the same, separated from the other nodes.
+/// Returns three nodes, and an actor on the first one, which is separated from the other nodes.
 async fn inquorate() -> (Cluster, QuorumHandle) {
     let (cluster, quorum, mut recorder) = quorate().await;
     cluster.partition(&[&[1], &[2, 3]]).unwrap();
@@ -171,7 +171,7 @@ async fn a_refusal_does_not_reveal_the_error_of_the_connection() {
 }
 
 #[actix_web::test]
-async fn a_gain_that_is_held_back_is_refused_as_such() {
+async fn the_reason_is_unstable_while_a_gain_is_held_back() {
     let cluster = Cluster::new(3);
     let builder = QuorumActor::builder().source(cluster.node(1)).stable_after(HOUR).lease(HOUR);
     let quorum = builder.start_in_arbiter(&Arbiter::current());
@@ -258,7 +258,7 @@ async fn a_gate_works_on_a_scope_and_among_other_middleware() {
     let refused = app.call(TestRequest::post().uri("/write/a").to_request()).await.unwrap();
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(header(&refused, "x-outer"), "1");
-    assert!(!refused.headers().contains_key("x-inner"), "it did not get there");
+    assert!(!refused.headers().contains_key("x-inner"), "the inner middleware was not called");
     for uri in ["/off", "/read"] {
         let response = app.call(TestRequest::get().uri(uri).to_request()).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK, "{uri}");
@@ -628,7 +628,7 @@ async fn the_reported_quorum_obeys_the_lease() {
     drop(unblock);
 }
 
-/// A restart would help, so the process is not alive.
+/// A restart of the process would help, so `/livez` fails.
 #[actix_web::test]
 async fn an_actor_that_is_stuck_is_not_alive() {
     let cluster = Cluster::new(3);
@@ -667,7 +667,7 @@ async fn read_and_written<T: Serialize + DeserializeOwned>(quorum: &QuorumHandle
     assert_eq!(status, StatusCode::OK);
     let read: T = serde_json::from_str(&body).unwrap();
     let sent: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!(serde_json::to_value(&read).unwrap(), sent, "all of it");
+    assert_eq!(serde_json::to_value(&read).unwrap(), sent, "every field is read");
     read
 }
 

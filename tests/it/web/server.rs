@@ -27,7 +27,7 @@ fn not_one_request_passes_without_quorum() {
     const FLIPS: u64 = 200;
 
     let service = Arc::new(Service::start());
-    // Odd with quorum, even without, zero in between.
+    // Odd while there is quorum, even while there is none, zero during a change.
     let phase = Arc::new(AtomicU64::new(1));
     let ended = Arc::new(AtomicBool::new(false));
     let [refused, passed] = [(); 2].map(|()| Arc::new(AtomicU64::new(0)));
@@ -117,7 +117,7 @@ fn a_stream_sends_the_state_and_then_each_change() {
         let event = changed(&mut client).unwrap();
         sequence += 1;
         assert_eq!(event.id, Some(sequence), "none is left out");
-        // An earlier change that is sent only after the loss is unknown instead of quorate.
+        // An earlier change that is sent only after the loss has quorum unknown instead of quorate.
         if json(&event)["current"]["quorum"] == "inquorate" {
             break json(&event);
         }
@@ -129,7 +129,7 @@ fn a_stream_sends_the_state_and_then_each_change() {
 /// Parses an event as a client in Rust does, and serializes it again.
 fn read_and_written<T: Serialize + DeserializeOwned>(event: &Event) -> T {
     let read: T = serde_json::from_str(&event.data).unwrap();
-    assert_eq!(serde_json::to_value(&read).unwrap(), json(event), "all of it");
+    assert_eq!(serde_json::to_value(&read).unwrap(), json(event), "every field is read");
     read
 }
 
@@ -173,7 +173,8 @@ fn the_first_event_of_a_stream_obeys_the_lease() {
         (&"subscribed".into(), &"unknown".into())
     );
     drop(held);
-    // That quorum is believed again is either published as a change or changes nothing.
+    // The stream reports quorum again in the next change, or in an `alive` event if the actor
+    // publishes none.
     loop {
         let change = json(&client.event().unwrap());
         if change["quorum"] == "quorate" || change["current"]["quorum"] == "quorate" {
@@ -268,7 +269,11 @@ fn five_hundred_streams_reach_the_latest_state() {
                     while let Some(event) = changed(&mut client) {
                         let id = event.id.unwrap();
                         if last.is_some_and(|last| id != last.id.unwrap() + 1) {
-                            assert_ne!(json(&event)["missed"], 0, "nothing is left out unsaid");
+                            assert_ne!(
+                                json(&event)["missed"],
+                                0,
+                                "`missed` counts the changes that are left out"
+                            );
                         }
                         last = Some(event);
                     }
@@ -300,7 +305,7 @@ fn streams_beyond_the_limit_end_at_once_until_a_slot_is_free() {
         assert_eq!(client.open_events(&[]), 200);
         clients.push(client);
     }
-    // A browser reconnects after this, and not after another status.
+    // A browser reconnects after the status 200, and not after another status.
     let mut client = service.connect();
     assert_eq!(client.open_events(&[]), 200);
     let full = client.event().unwrap();
@@ -309,9 +314,9 @@ fn streams_beyond_the_limit_end_at_once_until_a_slot_is_free() {
     assert!(client.event().is_none());
     let mut other = service.connect();
     other.send("GET", "/readyz", &[]);
-    assert_eq!(other.response().0, 200, "others are not concerned");
+    assert_eq!(other.response().0, 200, "other requests are answered");
     drop(clients.pop());
-    eventually("there is a place again", || {
+    eventually("a slot is free", || {
         let mut client = service.connect();
         client.open_events(&[]);
         (client.event()?.event == "changed").then_some(())
@@ -328,13 +333,14 @@ fn a_client_that_does_not_read_is_dropped() {
     let mut reads = service.connect();
     reads.open_events(&[]);
     let reader = thread::spawn(move || while reads.event().is_some() {});
-    // The system drops it once its buffer for this client has been full for half a minute.
+    // The kernel drops the connection once its buffer for this client has been full for half a
+    // minute.
     eventually("it is dropped", || {
         for _ in 0..10 {
             service.cluster.partition(&[&[1], &[2, 3]]).unwrap();
             service.cluster.heal();
         }
-        // The other end does not notice: its buffer is full too.
+        // The client's end does not notice: its buffer is full too.
         (!has_connection(service.server, stuck.stream().local_addr().unwrap())).then_some(())
     });
     let mut other = service.connect();

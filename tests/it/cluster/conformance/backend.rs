@@ -25,7 +25,7 @@ pub(crate) trait Backend {
     fn pause(&self, id: u32);
     fn resume(&self, id: u32);
 
-    /// Sets the cmap key `quorum.expected_votes` on every node, all of which run.
+    /// Sets the cmap key `quorum.expected_votes` on every running node.
     fn expected_votes(&self, votes: u32);
 
     /// Reloads a configuration with this many votes for a node in the nodelist.
@@ -34,7 +34,7 @@ pub(crate) trait Backend {
     /// Reloads a configuration with the nodes `1..=nodes` in its nodelist.
     fn reload(&self, nodes: u32);
 
-    /// Starts an actor on a node, with these settings on top.
+    /// Starts an actor on a node, with these additional settings.
     fn watch_with(&self, id: u32, settings: fn(QuorumBuilder) -> QuorumBuilder) -> Observer;
 
     fn watch(&self, id: u32) -> Observer {

@@ -1,8 +1,8 @@
 //! The simulated cluster and a real one cause the same changes.
 //!
 //! Each scenario is written once, and runs on both. It expects of a node the changes that the actor
-//! there publishes, in order, in the form of [`observer`]. If a real cluster may take one of several
-//! sequences, the scenario contains all of them.
+//! there publishes, in order, in the form of [`observer`]. If a real cluster may take one of
+//! several sequences, the scenario contains all of them.
 
 mod backend;
 mod nodes;
@@ -66,7 +66,7 @@ scenarios! {
     a_paused_daemon
     two_daemons_of_five_paused
     expected_votes_flip_quorum_on_the_same_ring
-    expected_votes_of_less_than_there_are_leave_quorum_where_it_is
+    expected_votes_below_the_present_votes_do_not_lower_the_required_votes
     expected_votes_outlive_the_restart_of_one_daemon
     votes_in_the_nodelist
     a_reload_that_changes_the_nodelist
@@ -77,7 +77,7 @@ scenarios! {
     two_node_cold_start
     ;
     not_with_v0:
-    // With V0 the decision has no members, and nothing follows it.
+    // With V0 the only notification is a decision without members.
     without_a_provider
 }
 
@@ -162,7 +162,7 @@ fn an_instant_restart<B: Backend>() {
                 "quorate: new ring 1 2 3, unsettled; joined 3; left 3",
                 "quorate: ring 1 2 3",
             ]),
-            // They notice before it has restarted.
+            // The other nodes notice the end of node 3 before it has restarted.
             sequence(&[
                 "quorate: new ring 1 2, unsettled; left 3",
                 "quorate: ring 1 2",
@@ -193,7 +193,7 @@ fn reconnecting_after_a_crash<B: Backend>() {
     backend.start(3);
     nodes.expect(&[1], &["inquorate: new ring 1 3, unsettled; joined 3", "quorate: ring 1 3"]);
     nodes.expect_one_of(&[3], &started(3, &[1, 2, 3], &[1, 3], "quorate"));
-    // With V0 the ring after the first one began another epoch.
+    // With V0 each ring after the first one of a connection begins another epoch.
     let epoch = nodes.quorum(3).snapshot().epoch;
     assert!(epoch == 1 || B::MODEL == Model::V0 && epoch == 2, "{epoch}");
     nodes.agree(&backend);
@@ -247,7 +247,7 @@ fn two_daemons_of_five_paused<B: Backend>() {
         .expect(&[1, 2, 3], &["quorate: new ring 1 2 3, unsettled; left 5", "quorate: ring 1 2 3"]);
     nodes.expect_quorate(&[1, 2, 3, 4, 5]);
 
-    // The first resumed node does not find the other one.
+    // Node 4 does not find node 5, which is still paused.
     backend.resume(4);
     nodes.expect(
         &[1, 2, 3],
@@ -288,7 +288,7 @@ fn expected_votes_flip_quorum_on_the_same_ring<B: Backend>() {
 }
 
 /// All present votes count as expected, and quorum does not decrease when they leave.
-fn expected_votes_of_less_than_there_are_leave_quorum_where_it_is<B: Backend>() {
+fn expected_votes_below_the_present_votes_do_not_lower_the_required_votes<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
     backend.expected_votes(1);
     backend.stop(3);
@@ -300,7 +300,8 @@ fn expected_votes_of_less_than_there_are_leave_quorum_where_it_is<B: Backend>() 
         &[1],
         &["quorate: new ring 1, unsettled; left 2; interrupted", "inquorate: ring 1; interrupted"],
     );
-    // Setting a key to its value changes nothing, and one vote is not enough of two.
+    // The daemon ignores a key that is set to the value it already has, so another value is needed
+    // in between. With two expected votes, one vote is not enough.
     backend.expected_votes(1);
     backend.expected_votes(2);
     backend.expected_votes(1);
@@ -308,8 +309,8 @@ fn expected_votes_of_less_than_there_are_leave_quorum_where_it_is<B: Backend>() 
     nodes.agree(&backend);
 }
 
-/// A starting daemon expects the votes of its configuration, and adopts the expectation of the
-/// others.
+/// A starting daemon expects the votes of its configuration, and adopts the expected votes
+/// of the others.
 fn expected_votes_outlive_the_restart_of_one_daemon<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
     backend.expected_votes(5);
@@ -362,7 +363,7 @@ fn votes_in_the_nodelist<B: Backend>() {
     );
     nodes.expect(&[3], &["quorate: new ring 1 2 3, unsettled; joined 1 2", "quorate: ring 1 2 3"]);
     nodes.agree(&backend);
-    // Its votes are removed before fewer are expected.
+    // votequorum removes the votes of node 3 before it lowers the expected votes.
     backend.votes(3, 1);
     nodes.expect(&[1, 2, 3], &["inquorate: ring 1 2 3; interrupted", "quorate: ring 1 2 3"]);
     nodes.agree(&backend);
@@ -485,7 +486,7 @@ fn wait_for_all_after_a_loss_of_quorum<B: Backend>() {
 
 fn two_node<B: Backend>() {
     let (backend, nodes) = formed::<B>(2, Settings { two_node: true, ..Settings::default() });
-    // Each is quorate alone.
+    // Each node is quorate alone.
     backend.partition(&[&[1], &[2]]);
     nodes.expect(&[1], &["quorate: new ring 1, unsettled; left 2; interrupted", "quorate: ring 1"]);
     nodes.expect(&[2], &["quorate: new ring 2, unsettled; left 1; interrupted", "quorate: ring 2"]);
@@ -519,7 +520,7 @@ fn two_node_cold_start<B: Backend>() {
     backend.crash(2);
     let nodes = Nodes::watch(&backend, &[1, 2]);
     nodes.expect(&[1, 2], &["unknown: connecting"]);
-    // It turns `wait_for_all` on.
+    // `two_node` turns `wait_for_all` on.
     backend.start(1);
     nodes.expect(
         &[1],

@@ -15,10 +15,10 @@ use super::{
 };
 use crate::support::eventually;
 
-/// An actor on each of some nodes.
+/// The actors on some nodes of a cluster, by node id.
 pub(crate) struct Nodes(BTreeMap<u32, Observer>);
 
-/// Returns a cluster that has formed, with an actor on each node that has published that.
+/// Returns a cluster that has formed, and an actor on each node. Each actor has published the ring.
 pub(crate) fn formed<B: Backend>(size: u32, settings: Settings) -> (B, Nodes) {
     let backend = B::formed(size, settings);
     let ids: Vec<u32> = (1..=size).collect();
@@ -77,8 +77,8 @@ impl Nodes {
         self.0[&id].quorum()
     }
 
-    /// Waits until nodes with the same members have the same ring and the same quorum, and Corosync's
-    /// own tool shows the same.
+    /// Waits until nodes with the same members have the same ring and the same quorum, and
+    /// Corosync's own tool shows the same.
     #[track_caller]
     pub(crate) fn agree<B: Backend>(&self, backend: &B) {
         let mut settled: Vec<(u32, Arc<Snapshot>)> = Vec::new();
@@ -97,7 +97,7 @@ impl Nodes {
         assert!(agreed.is_ok(), "the nodes report {settled:#?}");
     }
 
-    /// Whether two nodes report the same, or have other members.
+    /// Whether two nodes report the same ring and quorum, or have different members.
     fn same(one: &Snapshot, two: &Snapshot) -> bool {
         let state = |of: &Snapshot| (of.quorum, of.ring_id);
         one.members != two.members || state(one) == state(two)

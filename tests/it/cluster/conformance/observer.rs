@@ -54,7 +54,7 @@ impl Observer {
         observer
     }
 
-    /// Does the same without votes.
+    /// Does not wait for votes, because there is no provider to report them.
     pub(crate) fn without_votes(mut self) -> Self {
         self.has_votes = false;
         self
@@ -80,8 +80,8 @@ impl Observer {
         self.expect_one_of(&[sequence(steps)]);
     }
 
-    /// Expects one of these sequences: all that a real cluster may produce, the first of which is that
-    /// of a cluster without delays.
+    /// Expects one of these sequences, which must be all that a real cluster may produce. The first
+    /// is that of a cluster without delays.
     #[track_caller]
     pub(crate) fn expect_one_of(&self, sequences: &[Sequence]) {
         let with_v0;
@@ -100,7 +100,7 @@ impl Observer {
         let ends = sequences
             .iter()
             .all(|one| sequences.iter().filter(|other| other.starts_with(one)).count() == 1);
-        assert!(ends, "a sequence that goes on where another ends: {sequences:#?}");
+        assert!(ends, "a sequence continues where another one ends: {sequences:#?}");
         let sequences = if self.first_only { &sequences[..1] } else { sequences };
         let mut steps = Sequence::new();
         let matching =
@@ -159,14 +159,17 @@ impl Observer {
         }
     }
 
-    /// Returns the next step. Unless quorum changes, some changes are not steps: attempts to
-    /// connect, votes, and the state of the ring by the daemon's counters; on a real cluster also a
-    /// new ring of the same members, which totem forms whenever it failed to form another one. A
-    /// decision that counts only once the ring is found to be alive is reported then. A loss that
-    /// votequorum reported just before its decision is reported with the decision.
+    /// Returns the next step. These changes are not steps, unless quorum changes:
     ///
-    /// With model V0 the last two are ordinary steps, which a real cluster may take in addition to
-    /// those of a sequence.
+    /// - attempts to connect, votes, and the state of the ring by the daemon's counters;
+    /// - on a real cluster, a new ring of the same members, which totem forms whenever it failed to
+    ///   form another one;
+    /// - a decision that does not count before the ring is found to be alive: the change at that
+    ///   moment is the step;
+    /// - a loss that votequorum reports just before its decision: the decision is the step.
+    ///
+    /// With model V0, a new ring of the same members and a loss before the decision are ordinary
+    /// steps, which a real cluster may take in addition to those of a sequence.
     #[track_caller]
     fn next_step(&self) -> Step {
         let mut same_again = false;
@@ -182,7 +185,8 @@ impl Observer {
                     since.get_or_insert(change.previous);
                 }
                 Cause::Membership if !self.first_only && is_same_again(&change) => {
-                    // If the ring before it was not decided, the decision about this one is a step.
+                    // If the ring before this one was not decided, the decision about this one is a
+                    // step.
                     same_again = self.decided.get();
                 }
                 Cause::Quorum if same_again && is_still_so(&change) => same_again = false,
@@ -190,7 +194,7 @@ impl Observer {
                     interrupted |= change.interrupted();
                 }
                 _ => {
-                    // A decision that counts only now was no step itself.
+                    // If the ring is found to be alive, an earlier decision counts from now on.
                     if change.cause != Cause::Ring || change.current.settled {
                         self.decided.set(change.current.settled);
                     }
@@ -305,8 +309,8 @@ fn is_ring_again(change: &QuorumChanged) -> bool {
 }
 
 /// Returns one line with everything that is compared. The line contains whether the ring is new,
-/// but not its number. New facts are new since `before`, or otherwise since the change before. If
-/// nodes have rejoined, the second value is the line as if they had stayed.
+/// but not its number. It says what is new since `before`, or since the previous change without
+/// `before`. If nodes have rejoined, the second value is the line as if they had stayed.
 fn step(change: &QuorumChanged, before: Option<&Snapshot>) -> (String, Option<String>) {
     let now = &change.current;
     let (joined, left) = match before {
@@ -386,7 +390,7 @@ fn check(last: Option<&QuorumChanged>, change: &QuorumChanged) {
 }
 
 /// Returns a fake libquorum that has reported a quorate ring of the nodes 1, 2 and 3, and the
-/// observer of a node that has received that.
+/// observer of a node that has received this report.
 fn formed(name: &str, node: u32) -> (Fake, Observer) {
     let fake = Fake::new(name);
     let observer = Observer::any(node, fake.watch(), Model::V1).without_votes();

@@ -59,7 +59,7 @@ pub(crate) fn resumed(id: u32, before: &[u32], members: &[u32]) -> Vec<Sequence>
             &format!("inquorate: new ring{members}, unsettled{joined}"),
             &back,
         ]),
-        // and receives their packets before it has decided.
+        // or misses the token first and receives their packets before it has decided.
         sequence(&[
             &format!("quorate: new ring {id}, unsettled{left}; interrupted"),
             &format!("quorate: new ring{members}, unsettled{joined}; interrupted"),

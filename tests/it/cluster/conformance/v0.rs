@@ -4,8 +4,8 @@
 //!   it: no state is unsettled.
 //! - `joined` and `left` are the difference of two memberships: a node that restarted before the
 //!   other nodes noticed is in neither list.
-//! - Each other ring interrupts, because V0 does not report which nodes were away; the first ring
-//!   of a connection does not.
+//! - Each ring after the first one of a connection interrupts quorum, because V0 does not report
+//!   which nodes were away.
 
 use super::sequences::Sequence;
 

@@ -12,7 +12,7 @@ pub(crate) struct Settings {
     pub(crate) device: Option<Algorithm>,
     pub(crate) auto_tie_breaker: bool,
     pub(crate) last_man_standing: Option<Duration>,
-    /// The transport of a real one is knet unless this is set.
+    /// Whether the transport of a real cluster is udpu, and not knet.
     pub(crate) udpu: bool,
 }
 
@@ -105,7 +105,7 @@ fn state(quorum: &QuorumHandle) -> String {
     let exclusive = match (exclusive, now.fencing_token()) {
         (true, Some(_)) => ", exclusive",
         (false, None) => "",
-        // One is reported before the other.
+        // The two values are read one after the other.
         _ => ", and not settled",
     };
     format!("{}{members}{exclusive}", now.quorum)

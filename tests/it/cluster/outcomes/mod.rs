@@ -38,7 +38,7 @@ scenarios! {
     lost_receives
     lost_sends_to_one_peer
     two_of_three_paused
-    uneven_votes_paused
+    one_of_three_paused
     a_device_of_two_nodes_that_are_separated
     a_device_of_two_nodes_of_which_one_is_cut_off
     a_device_that_is_killed
@@ -54,8 +54,9 @@ fn all_three<L: Lab>(lab: &L) {
     expect(lab, &[(1, ALL), (2, ALL), (3, ALL)]);
 }
 
-/// Node 1 loses its ring. It receives the packets of the others, so that it forms no ring, or a
-/// ring of its own if it excludes both of them at once. Then it may disturb their ring repeatedly.
+/// Node 1 loses its ring, but still receives the packets of the others. Either it forms no ring, or
+/// it excludes both others at once and forms a ring of its own. Then its packets may disturb the
+/// ring of the others repeatedly.
 fn without_node_1<L: Lab>(lab: &L) {
     let (others, disturbed) = ("quorate 2 3, exclusive", "quorate 2 3, exclusive or not");
     expect_one_of(
@@ -103,7 +104,7 @@ fn two_of_three_paused<L: Lab>() {
     all_three(&lab);
 }
 
-fn uneven_votes_paused<L: Lab>() {
+fn one_of_three_paused<L: Lab>() {
     let lab = L::formed(3, Settings::default());
     all_three(&lab);
     let before = lab.quorum(2).guard().unwrap();
@@ -195,15 +196,15 @@ fn last_man_standing<L: Lab>() {
     let all = "quorate 1 2 3 4, exclusive";
     expect(&lab, &[(1, all), (2, all), (3, all), (4, all)]);
     lab.kill(4);
-    // After the window they expect only the votes that they have.
+    // After the window, nodes 1 to 3 expect only their own votes.
     expect_votes(&lab, 1, (3, 3, 2));
     expect(&lab, &[(1, "quorate 1 2 3"), (2, "quorate 1 2 3"), (3, "quorate 1 2 3")]);
     lab.kill(3);
     expect(&lab, &[(1, "quorate 1 2"), (2, "quorate 1 2")]);
 }
 
-/// Three of five nodes have lowered their expected votes. One of them is in a majority of all votes
-/// with the other two nodes, and the remaining two have a majority of three.
+/// Nodes 1, 4 and 5 have lowered their expected votes to 3. When node 4 then joins nodes 2 and 3,
+/// these three have 3 of 5 votes, and nodes 1 and 5 have 2 of 3.
 fn last_man_standing_in_two_partitions<L: Lab>() {
     let window = Some(Duration::from_secs(2));
     let lab = L::formed(5, Settings { last_man_standing: window, ..Settings::default() });
