@@ -163,8 +163,19 @@ mod tests {
         assert!(!is_broken(&all, &all, &[5], Some(&five)));
         five.flags |= VoteFlags::AUTO_TIE_BREAKER;
         assert!(is_broken(&all, &all, &[5], Some(&five)));
-        five.flags = VoteFlags::ALLOW_DOWNSCALE;
-        assert!(is_broken(&all, &all, &[5], Some(&five)));
+    }
+
+    #[test]
+    fn with_these_options_one_other_vote_may_have_been_enough() {
+        let mut five = votes(3, &[(1, 1), (2, 1), (3, 1), (4, 1), (5, 1)], 5);
+        let all = [1, 2, 3, 4, 5];
+        assert!(!is_broken(&all, &all, &[5], Some(&five)));
+        for option in
+            [VoteFlags::TWO_NODE, VoteFlags::QDEVICE_MASTER_WINS, VoteFlags::ALLOW_DOWNSCALE]
+        {
+            five.flags = option;
+            assert!(is_broken(&all, &all, &[5], Some(&five)), "{option:?}");
+        }
     }
 
     #[test]
