@@ -185,6 +185,7 @@ mod tests {
                 token: TOKEN,
                 consensus: CONSENSUS,
                 configured_votes: None,
+                age: Duration::ZERO,
             })));
         }
     }

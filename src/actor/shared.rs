@@ -476,6 +476,7 @@ mod tests {
                 token: Duration::from_millis(3000),
                 consensus: Duration::from_millis(400),
                 configured_votes: None,
+                age: Duration::ZERO,
             };
             shared.apply(Event::Ring(RingUpdate::Read(reading)));
         };

@@ -23,6 +23,8 @@ pub struct RingReading {
     pub(crate) consensus: Duration,
     /// The votes of all nodes in the nodelist, if there is a nodelist.
     pub(crate) configured_votes: Option<u32>,
+    /// How old the counters may have been when they were received.
+    pub(crate) age: Duration,
 }
 
 impl RingReading {
@@ -37,10 +39,12 @@ impl RingReading {
             && short.tokens >= last_tokens
     }
 
-    /// Whether this reading differs from an earlier one only in its times and its tokens.
+    /// Whether this reading differs from an earlier one only in its times and in the tokens that
+    /// have arrived since.
     pub(crate) fn repeats(&self, earlier: &Self) -> bool {
         let Self { asked_at, answered_at, tokens, .. } = *self;
-        *self == Self { asked_at, answered_at, tokens, ..earlier.clone() }
+        let same = Self { asked_at, answered_at, tokens, ..earlier.clone() };
+        *self == same && tokens >= earlier.tokens
     }
 
     /// Returns the interval between reads: a seventh of the time for which a read proves
@@ -55,9 +59,9 @@ impl RingReading {
 
     /// Returns how many reads of a steady ring are passed on together. With long timeouts this is
     /// three, so that the actor wakes up less often. Each read then proves exclusivity for so long
-    /// that the next three may arrive over a second late.
+    /// that the next three may arrive over a second late. That is not so with old counters.
     pub(crate) fn reads_together(&self) -> u32 {
-        if self.interval() == LONGEST_INTERVAL { 3 } else { 1 }
+        if self.interval() == LONGEST_INTERVAL && self.age.is_zero() { 3 } else { 1 }
     }
 
     /// Returns for how long after a moment in OPERATIONAL no ring without this daemon can form:

@@ -255,8 +255,9 @@ impl Responder for Reader {
         let answer = match read {
             Ok(reading) => {
                 self.past.was_watched.store(true, Ordering::Release);
-                let steady = steady.as_ref().filter(|steady| reading.repeats(steady));
-                let together = steady.map_or(1, RingReading::reads_together);
+                let last = steady.as_ref().map(|steady| self.held.last().unwrap_or(steady));
+                let last = last.filter(|last| reading.repeats(last));
+                let together = last.map_or(1, RingReading::reads_together);
                 self.held.push(reading);
                 if self.held.len() < together as usize {
                     return None;
@@ -318,7 +319,7 @@ impl Reader {
             Some(known) if !has_changed => known,
             _ => *maps.configuration.insert(maps.read_configuration()?),
         };
-        let connection = maps.number;
+        let (connection, age) = (maps.number, maps.keys.age);
         self.maps = Some(maps);
         self.tokens = tokens;
         Ok(RingReading {
@@ -330,6 +331,7 @@ impl Reader {
             token,
             consensus,
             configured_votes: votes,
+            age,
         })
     }
 }

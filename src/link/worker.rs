@@ -115,6 +115,7 @@ impl<R: Responder> Worker<R> {
         let responder = Arc::clone(&self.responder);
         thread::Builder::new()
             .name(self.name.into())
+            .stack_size(STACK)
             .spawn(move || {
                 work(responder(), &receiver);
                 let _ = ends.send(());
@@ -135,6 +136,10 @@ impl<R: Responder> Worker<R> {
         })
     }
 }
+
+/// The stack of a thread, in bytes: `cmap_dispatch` has a buffer of 1 MiB on it. The default may be
+/// smaller (`RUST_MIN_STACK`).
+const STACK: usize = 2 * 1024 * 1024;
 
 /// Runs on the thread until the sender of the requests is dropped.
 fn work<R: Responder>(mut responder: R, requests: &mpsc::Receiver<Request<R>>) {

@@ -202,6 +202,7 @@ impl RingWatch for SimulatedRingWatch {
     fn cancel(&self) -> bool {
         self.connection.fetch_add(1, Ordering::Relaxed);
         self.is_new.store(true, Ordering::Relaxed);
+        self.held.lock().clear();
         true
     }
 
@@ -229,8 +230,9 @@ impl RingWatch for SimulatedRingWatch {
                             if let Some(steady) = goes_on {
                                 reading.counters = steady.counters;
                             }
-                            let repeats = steady.is_some_and(|steady| reading.repeats(steady));
                             let mut held = held.lock();
+                            let last = steady.map(|steady| held.last().unwrap_or(steady));
+                            let repeats = last.is_some_and(|last| reading.repeats(last));
                             held.push(reading);
                             if !repeats || held.len() >= together {
                                 let updates = held.drain(..).map(RingUpdate::Read).collect();
@@ -310,6 +312,7 @@ impl Node {
             token,
             consensus,
             configured_votes: Some(configured_votes),
+            age: Duration::ZERO,
         }))
     }
 

@@ -275,6 +275,7 @@ impl Play<'_> {
             token,
             consensus: token * 6 / 5,
             configured_votes,
+            age: Duration::ZERO,
         }
     }
 

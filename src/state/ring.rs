@@ -557,6 +557,7 @@ mod tests {
                 token: ms(TOKEN),
                 consensus: ms(CONSENSUS),
                 configured_votes: None,
+                age: Duration::ZERO,
             }
         }
 

@@ -35,6 +35,8 @@ use crate::{
 pub(super) struct RingReads {
     watch: Arc<dyn RingWatch>,
     clock: Clock,
+    /// When this connection began. Earlier readings may be of another ring.
+    began_at: Moment,
     /// When to read next.
     read_at: Moment,
     pending: Option<PendingRead>,
@@ -80,6 +82,7 @@ impl RingReads {
         Self {
             watch,
             clock,
+            began_at: clock.now(),
             read_at: Moment::default(),
             pending: None,
             is_late: false,
@@ -167,8 +170,10 @@ impl RingReads {
                     self.failed = None;
                     let mut delay = Duration::ZERO;
                     for update in updates {
-                        delay = self.delay(&update, begins_at);
-                        self.updates.push_back(update);
+                        if !self.is_old(&update) {
+                            delay = self.delay(&update, begins_at);
+                            self.updates.push_back(update);
+                        }
                     }
                     delay
                 }
@@ -223,6 +228,12 @@ impl RingReads {
         })
     }
 
+    /// Whether an update is a reading from before this connection. The thread is older than the
+    /// connection, and may have kept the reading to pass it on with a later one.
+    fn is_old(&self, update: &RingUpdate) -> bool {
+        matches!(update, RingUpdate::Read(reading) if reading.answered_at < self.began_at)
+    }
+
     /// Compares an update with the last reading. Returns the delay before the next read.
     fn delay(&mut self, update: &RingUpdate, begins_at: Moment) -> Duration {
         let RingUpdate::Read(reading) = update else {
@@ -247,9 +258,9 @@ impl RingReads {
 }
 
 impl SteadyRing {
-    /// Returns how long the first of the reads that are passed on together is held back.
+    /// Returns how long the first of the reads that are passed on together may be held back.
     fn held_for(&self) -> Duration {
-        self.interval * (self.together - 1)
+        (self.interval + LATE) * (self.together - 1)
     }
 }
 

@@ -145,6 +145,7 @@ pub(super) fn reading(
         token: TOKEN,
         consensus: CONSENSUS,
         configured_votes: None,
+        age: Duration::ZERO,
     }
 }
 
@@ -157,9 +158,11 @@ enum Ending {
     Silence(u64),
     /// All reads are answered, with counters of this age.
     Age(Duration),
+    /// All reads are answered after this time.
+    Slow(Duration),
 }
 
-/// Reads of a ring whose token moves. Each read takes one millisecond.
+/// Reads of a ring whose token moves. Each read takes one millisecond, unless it is `Slow`.
 #[derive(Debug)]
 struct Reads {
     clock: Clock,
@@ -167,6 +170,7 @@ struct Reads {
     /// The timeouts are `TOKEN` and `CONSENSUS` multiplied by this.
     slowness: u32,
     count: Arc<AtomicUsize>,
+    cancels: Arc<AtomicUsize>,
 }
 
 impl RingWatch for Reads {
@@ -186,7 +190,11 @@ impl RingWatch for Reads {
             while let Some(wait) = delay {
                 sleep(wait).await;
                 let asked_at = clock.now();
-                sleep(Duration::from_millis(1)).await;
+                sleep(match ending {
+                    Ending::Slow(time) => time,
+                    _ => Duration::from_millis(1),
+                })
+                .await;
                 let tokens = count.fetch_add(1, Ordering::Relaxed) as u64;
                 let age = match ending {
                     Ending::Age(age) => age,
@@ -195,6 +203,7 @@ impl RingWatch for Reads {
                 };
                 let mut reading = reading(0, asked_at.before(age), clock.now(), tokens);
                 (reading.token, reading.consensus) = (TOKEN * slowness, CONSENSUS * slowness);
+                reading.age = age;
                 updates.push(RingUpdate::Read(reading));
                 if updates.len() == together && results.send(Ok(mem::take(&mut updates))).is_err() {
                     return;
@@ -206,6 +215,7 @@ impl RingWatch for Reads {
     }
 
     fn cancel(&self) -> bool {
+        self.cancels.fetch_add(1, Ordering::Relaxed);
         true
     }
 
@@ -238,6 +248,7 @@ impl Probe for Prompt {
 struct Rig {
     events: LinkEvents,
     reads: Arc<AtomicUsize>,
+    cancels: Arc<AtomicUsize>,
     probe: Arc<Prompt>,
     _peer: UnixStream,
 }
@@ -249,8 +260,14 @@ impl Rig {
 
     fn with_slowness(slowness: u32, ending: Ending, probe_interval: Duration) -> Self {
         let clock = Clock::Tokio(Instant::now());
-        let reads = Arc::<AtomicUsize>::default();
-        let ring = Arc::new(Reads { clock, ending, slowness, count: Arc::clone(&reads) });
+        let (reads, cancels) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let ring = Arc::new(Reads {
+            clock,
+            ending,
+            slowness,
+            count: Arc::clone(&reads),
+            cancels: Arc::clone(&cancels),
+        });
         let probe = Arc::new(Prompt { clock, asked_at: Mutex::default() });
         let (peer, socket) = UnixStream::pair().unwrap();
         let waiting = Some(Notification::quorum(true, RingId::default(), Vec::new()));
@@ -258,7 +275,7 @@ impl Rig {
         let worker = BlockingWorker::default();
         let asked = Arc::clone(&probe) as Arc<dyn Probe>;
         let events = LinkEvents::new(connection, worker, asked, Some(ring), probe_interval, clock);
-        Self { events: events.unwrap(), reads, probe, _peer: peer }
+        Self { events: events.unwrap(), reads, cancels, probe, _peer: peer }
     }
 
     /// Takes all events for this long. Returns the longest time without an event.
@@ -292,7 +309,7 @@ fn failed_reads_are_repeated_after_a_delay_and_hold_up_no_tick() {
 #[test]
 fn a_read_that_hangs_in_a_steady_ring_is_noticed_soon() {
     // With long timeouts, three reads are passed on together.
-    for (slowness, soon) in [(1, 250), (3, 1350)] {
+    for (slowness, soon) in [(1, 250), (3, 1450)] {
         for lease in [4, 5, 8, 3600].map(Duration::from_secs) {
             run(async {
                 let mut rig = Rig::with_slowness(slowness, Ending::Silence(100), lease / 4);
@@ -358,4 +375,37 @@ fn a_steady_ring_with_long_timeouts_wakes_the_actor_once_for_three_reads_and_a_p
         assert!((46..=49).contains(&wakes), "{wakes}");
         assert!((46..=49).contains(&probes), "{probes}");
     });
+}
+
+/// Three reads that are passed on together take three times as long as one.
+#[test]
+fn slow_reads_are_not_cancelled() {
+    for slowness in [1, 3] {
+        run(async {
+            let ending = Ending::Slow(Duration::from_millis(20));
+            let mut rig = Rig::with_slowness(slowness, ending, Duration::from_millis(1250));
+            rig.run_for(Duration::from_secs(60)).await;
+            assert_eq!(rig.cancels.load(Ordering::Relaxed), 0, "slowness {slowness}");
+        });
+    }
+}
+
+/// They prove less, so each one is needed sooner.
+#[test]
+fn readings_of_old_counters_are_passed_on_one_at_a_time() {
+    let now = Moment::default().after(Duration::from_secs(60));
+    let mut reading = reading(0, now, now, 1);
+    (reading.token, reading.consensus) = (TOKEN * 3, CONSENSUS * 3);
+    assert_eq!(reading.reads_together(), 3);
+    reading.age = Duration::from_millis(1500);
+    assert_eq!(reading.reads_together(), 1);
+}
+
+/// A reading with fewer tokens shows that the counters were cleared, and is passed on at once.
+#[test]
+fn a_reading_with_fewer_tokens_does_not_repeat_an_earlier_one() {
+    let now = Moment::default();
+    let earlier = reading(0, now, now, 7);
+    let later = |tokens| reading(0, now.after(TOKEN), now.after(TOKEN), tokens);
+    assert_eq!([6, 7, 8].map(|tokens| later(tokens).repeats(&earlier)), [false, true, true]);
 }

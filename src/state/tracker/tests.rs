@@ -741,6 +741,7 @@ fn read(ms: u64, rings: u64, tokens: u64) -> Event {
         token: Duration::from_millis(1_000),
         consensus: Duration::from_millis(1_200),
         configured_votes: Some(3),
+        age: Duration::ZERO,
     }))
 }
 

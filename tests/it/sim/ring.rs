@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use actix::{Arbiter, System, clock};
 use actix_quorum::{
-    Backoff, FencingToken, NodeId, Quorum, QuorumActor, QuorumHandle, RingState, VoteFlags,
-    sim::Cluster,
+    Backoff, Code, FencingToken, NodeId, Quorum, QuorumActor, QuorumHandle, RingState, VoteFlags,
+    sim::{self, Cluster},
 };
 
 const TOKEN: Duration = Duration::from_millis(1650);
@@ -450,5 +450,33 @@ fn a_ring_is_believed_all_the_time_whatever_its_timeouts_are() {
                 assert!(now.is_exclusive(), "{token:?}, {consensus:?}: {}", now.snapshot());
             }
         });
+    }
+}
+
+/// With long timeouts, up to two readings are held back when a connection ends. They are of the ring
+/// before, and say nothing about the ring in which the next connection begins.
+#[test]
+fn quorum_returns_with_the_next_connection_although_the_ring_has_changed_meanwhile() {
+    for token in [1000, 3000] {
+        for phase in 0..7 {
+            run(async {
+                let [token, consensus] = [token, token * 6 / 5].map(Duration::from_millis);
+                let cluster = Cluster::new(3).timeouts(token, consensus);
+                let late = || Duration::from_secs(15)..=Duration::from_secs(16);
+                let quorum = QuorumActor::builder()
+                    .source(cluster.node(1))
+                    .backoff(Backoff::default().disconnected(late()).transient(late()))
+                    .start_in_arbiter(&Arbiter::current());
+                clock::sleep(Duration::from_millis(40_000 + 210 * phase)).await;
+                assert!(quorum.is_exclusive(), "{}", quorum.snapshot());
+                cluster.fault(1, sim::Fault::Dispatch(Code::LIBRARY)).unwrap();
+                clock::sleep(Duration::from_millis(500)).await;
+                assert!(!quorum.is_quorate());
+                cluster.crash(3).unwrap();
+                clock::sleep(Duration::from_secs(60)).await;
+                assert!(quorum.is_exclusive(), "{token:?}, {phase}: {}", quorum.snapshot());
+                quorum.stop().await;
+            });
+        }
     }
 }
