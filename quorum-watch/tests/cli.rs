@@ -36,7 +36,10 @@ impl Running {
     fn until(&mut self, text: &str) -> Vec<String> {
         let mut seen = Vec::new();
         while !seen.last().is_some_and(|line: &String| line.contains(text)) {
-            seen.push(self.lines.next().expect("it prints more").unwrap());
+            let line = self.lines.next();
+            let line =
+                line.unwrap_or_else(|| panic!("quorum-watch ended before it printed {text:?}"));
+            seen.push(line.unwrap());
         }
         seen
     }

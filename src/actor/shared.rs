@@ -377,7 +377,8 @@ mod tests {
             shared.apply(Event::Disconnected(Error::Dispatch(Code::LIBRARY)));
             let _ = sender.send(shared.published());
         });
-        let snapshot = published.recv_timeout(Duration::from_secs(20)).expect("it does not hang");
+        let snapshot =
+            published.recv_timeout(Duration::from_secs(20)).expect("the call does not hang");
         assert_eq!(snapshot.connection, crate::state::Connection::Stopped);
     }
 

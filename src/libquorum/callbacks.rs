@@ -28,14 +28,14 @@ pub(super) struct CallbackBuffer {
 }
 
 impl CallbackBuffer {
-    /// Runs `dispatch`, a call of `quorum_dispatch` for one notification, and collects its
-    /// callbacks in this buffer. Returns `Ok(None)` if the queue is empty. After an error the
-    /// connection has ended.
+    /// Runs `dispatch`, a call of `quorum_dispatch` for one notification, and collects in this
+    /// buffer what its callbacks deliver. Returns `Ok(None)` if the queue is empty. After an error
+    /// the connection has ended.
     ///
-    /// libquorum calls the callbacks only on the dispatching thread, and without an argument that
-    /// identifies the connection. So a pointer to this buffer is kept for this thread during this
-    /// call. (The handle's context could hold the pointer, but it belongs to the user of the
-    /// handle.)
+    /// libquorum calls the callbacks only on the dispatching thread. It passes the handle to them,
+    /// but no pointer of the caller's choice. So this call keeps a pointer to this buffer in a
+    /// thread-local variable until it returns. (The handle's context could hold the pointer, but
+    /// the context belongs to the user of the handle.)
     pub(super) fn dispatch(
         &mut self,
         dispatch: impl FnOnce() -> sys::cs_error_t,

@@ -68,9 +68,9 @@ impl History {
         state::first(&self.record.lock().current)
     }
 
-    /// Returns the next message for a subscriber whose last message was `last_sent`: the initial
-    /// state if it was sent nothing, the next change, or one merged change if the history no longer
-    /// holds the next one.
+    /// Returns the next message for a subscriber whose last message was `last_sent`: the current
+    /// state if nothing has been sent to it, otherwise the next change, or one merged change if the
+    /// history no longer holds the next one. Returns `None` if the subscriber is up to date.
     pub(crate) fn next_after(&self, last_sent: Option<&Arc<Snapshot>>) -> Option<QuorumChanged> {
         if last_sent.is_some_and(|last_sent| !self.is_ahead_of(last_sent)) {
             return None;

@@ -645,7 +645,7 @@ fn a_recipient_keeps_its_actor_alive_until_it_is_unsubscribed() {
         probe.up_to(6).await;
         assert!(weak.upgrade().is_some());
         assert!(shared.registry.unsubscribe(id));
-        assert!(!shared.registry.unsubscribe(id), "it is already removed");
+        assert!(!shared.registry.unsubscribe(id), "the subscriber is already removed");
         eventually("its actor ends", || weak.upgrade().is_none()).await;
     });
 }

@@ -155,7 +155,7 @@ mod tests {
             assert!(lease.is_active() && !lease.is_exclusive() && !lease.is_exclusive_in(7));
         }
         lease.grant(Moment(1), Some(hour), 7);
-        assert!(!lease.is_exclusive(), "it does not outlast the lease");
+        assert!(!lease.is_exclusive(), "exclusivity does not outlast the lease");
     }
 
     #[cfg(feature = "web")]
@@ -178,7 +178,7 @@ mod tests {
         assert!(!lease.has_lapsed(lease.granted()));
         let hour = clock.now().after(Duration::from_secs(3600));
         lease.grant(hour, None, 7);
-        assert!(!lease.has_lapsed(lease.granted()), "it is active");
+        assert!(!lease.has_lapsed(lease.granted()), "the lease is active");
         lease.grant(clock.now(), None, 7);
         let ran_out = lease.granted();
         lease.grant(hour, None, 7);

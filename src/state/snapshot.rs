@@ -436,7 +436,7 @@ mod tests {
         assert_eq!(without(&now, &[]), Some(true));
         assert_eq!(without(&now, &[1]), Some(true));
         assert_eq!(without(&now, &[1, 2]), Some(false));
-        assert_eq!(without(&now, &[4, 5]), Some(true), "they are not members");
+        assert_eq!(without(&now, &[4, 5]), Some(true), "these nodes are not members");
         now.quorum = Quorum::Inquorate;
         assert_eq!((without(&now, &[]), without(&now, &[1])), (Some(false), Some(false)));
         now.settled = false;

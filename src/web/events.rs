@@ -337,7 +337,7 @@ mod tests {
             assert!(reader.touch() && clients.enter().is_none());
             tokio::time::advance(ALIVE_INTERVAL).await;
             let _new = clients.enter().unwrap();
-            assert!(reader.touch(), "it has read meanwhile");
+            assert!(reader.touch(), "the client has read meanwhile");
             assert!(stuck.iter().all(|stuck| !stuck.touch()), "their streams end when they read");
         });
     }

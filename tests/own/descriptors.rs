@@ -210,7 +210,7 @@ fn an_actor_without_descriptors_connects_once_there_are_some() {
     let watcher = Watcher::start_with(&node.netns, |builder| builder.backoff(quick()));
     assert!(matches!(watcher.attempt_error(), Error::Connect(_)));
     let exhausted = Exhausted::but(0);
-    watcher.until("it has no descriptors", lacks_descriptors);
+    watcher.until("the process has no descriptors", lacks_descriptors);
     assert_eq!(zero(), before);
     drop(exhausted);
     node.corosync.start();
@@ -221,7 +221,7 @@ fn an_actor_without_descriptors_connects_once_there_are_some() {
     let exhausted = Exhausted::but(0);
     node.corosync.kill();
     watcher.until_lost();
-    watcher.until("it has no descriptors", lacks_descriptors);
+    watcher.until("the process has no descriptors", lacks_descriptors);
     assert_eq!(zero(), before);
     drop(exhausted);
     node.corosync.start();

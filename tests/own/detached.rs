@@ -22,7 +22,7 @@ fn a_program_on_tokio_works_under_a_guard() {
     let worker = quorum.clone();
     let working = runtime.spawn(async move {
         worker.wait_quorate().await.unwrap();
-        let guard = worker.guard().expect("it is quorate");
+        let guard = worker.guard().expect("the node is quorate");
         alone(&cluster);
         timeout(DEADLINE, guard.run(std::future::pending::<()>())).await
     });
@@ -43,8 +43,9 @@ fn an_executor_without_timers_reads_waits_and_streams() {
         quorum.wait_quorate().await.unwrap();
         assert!(quorum.is_quorate() && quorum.guard().is_some());
         alone(&cluster);
-        while changes.next().await.expect("it is not stopped").current.quorum != Quorum::Inquorate {
-        }
+        while changes.next().await.expect("the actor is not stopped").current.quorum
+            != Quorum::Inquorate
+        {}
     });
     block_on(quorum.stop());
 }

@@ -55,7 +55,7 @@ fn be_client() {
     println!("\nquorate");
     watcher.until_lost();
     // With the delays of a transient error, this many attempts would take ten minutes.
-    watcher.until("it has tried many times", |change| {
+    watcher.until("the actor has tried many times", |change| {
         let Connection::Connecting { attempt, error, .. } = &change.current.connection else {
             return false;
         };

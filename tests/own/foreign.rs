@@ -224,7 +224,7 @@ fn survives(what: u8) {
         }
     }));
     let life = thread::spawn(move || System::new().block_on(life(what)));
-    eventually("it does not hang", || life.is_finished().then_some(()));
+    eventually("the call does not hang", || life.is_finished().then_some(()));
     life.join().unwrap();
 }
 

@@ -217,7 +217,7 @@ fn short_lease(builder: QuorumBuilder) -> QuorumBuilder {
 
 #[track_caller]
 fn until_believed(watcher: &Watcher) {
-    eventually("it is believed", || watcher.quorum.is_quorate().then_some(()));
+    eventually("the server is believed", || watcher.quorum.is_quorate().then_some(()));
 }
 
 /// Waits until the server is not believed, because nothing extends the lease any more, and checks
@@ -225,7 +225,7 @@ fn until_believed(watcher: &Watcher) {
 #[track_caller]
 fn until_not_believed(server: &Hostile, watcher: &Watcher, request: &str) {
     server.wait_more(request, 3);
-    eventually("it is not believed", || (!watcher.quorum.is_quorate()).then_some(()));
+    eventually("the server is not believed", || (!watcher.quorum.is_quorate()).then_some(()));
     watcher.rest();
     server.wait_more(request, 3);
     assert_never_quorate(&watcher.rest());
@@ -506,7 +506,7 @@ fn a_hung_votequorum_alone_ends_quorum() {
     watcher.until_settled(Quorum::Quorate, &[1, 2]);
     server.on("votequorum", GETINFO, &[]);
     let yes = [Step::Event(quorum_event(1, RING, 2, &[1, 2]))];
-    eventually("it is not believed", || {
+    eventually("the server is not believed", || {
         server.now(&yes);
         (!watcher.quorum.is_quorate()).then_some(())
     });
@@ -860,7 +860,7 @@ fn a_server_of_another_user_is_never_believed() {
         });
         let watcher = place.watch();
         assert_eq!(watcher.attempt_error(), Error::untrusted_server(Some(NOBODY), 0));
-        let refused = watcher.until("it has tried several times", |change| {
+        let refused = watcher.until("the actor has tried several times", |change| {
             matches!(change.current.connection, Connection::Connecting { attempt: 8.., .. })
         });
         watcher.stops_at_once();
@@ -1178,7 +1178,7 @@ fn all_counters_are_read_until_the_ring_is_steady_and_when_one_has_moved() {
         until("the ring is re-forming", &|_| watcher.quorum.snapshot().ring == RingState::Gather);
     assert!(changed[now..].contains(&false), "{changed:?}");
     let now = changed.len();
-    let reads = until("it is read again", &|reads| reads.len() > now + 5);
+    let reads = until("the ring is read again", &|reads| reads.len() > now + 5);
     assert_eq!(reads[now + 1..].iter().filter(|is_short| **is_short).count(), 0, "{reads:?}");
 }
 

@@ -106,7 +106,7 @@ fn the_next_connection_waits_for_one_that_does_not_close() {
     let changes = watcher.until_lost();
     assert_eq!(changes[changes.len() - 1].current.quorum, Quorum::Unknown);
     // The actor requested the next connection two seconds before.
-    let changes = watcher.until("it does not answer", |change| {
+    let changes = watcher.until("the daemon does not answer", |change| {
         let Connection::Connecting { error, .. } = &change.current.connection else { return false };
         *error == Some(Error::Unresponsive)
     });

@@ -82,7 +82,7 @@ fn a_stop_during_the_delay_of_a_restart_ends_the_actor() {
             fake.block("quorum_finalize");
             fake.hang_up();
             let lost = |now: &Snapshot| matches!(now.connection, Connection::Disconnected { .. });
-            timeout(DEADLINE, quorum.wait_for(lost)).await.expect("it is lost").unwrap();
+            timeout(DEADLINE, quorum.wait_for(lost)).await.expect("quorum is lost").unwrap();
             quorum.stop().await;
             fake.unblock("quorum_finalize");
             addresses.push(quorum.addr());
@@ -143,15 +143,16 @@ fn the_actor_ends_with_its_arbiter() {
         connected(&quorum).await;
         arbiter.stop();
         let stopped = |now: &Snapshot| now.connection == Connection::Stopped;
-        timeout(DEADLINE, quorum.wait_for(stopped)).await.expect("it is stopped").unwrap();
+        timeout(DEADLINE, quorum.wait_for(stopped)).await.expect("the actor is stopped").unwrap();
         assert!(!quorum.is_quorate());
         wait("the connection is closed", || fake.open_handles() == 0).await;
     });
 }
 
+/// `wait_for` calls its condition without a lock, even while changes are being published.
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_condition_may_call_the_handle() {
+fn the_condition_of_wait_for_may_call_the_handle() {
     own_process!();
     let fake = Arc::new(FakeLibquorum::new("stop_wait"));
     System::new().block_on(async {

@@ -322,7 +322,7 @@ fn a_slow_systemd_does_not_block_the_service() {
 fn the_unit_file_of_the_guide_is_valid() {
     let guide = include_str!("../../GUIDE.md");
     let (_, unit) = guide.split_once("```ini\n").expect("the guide has a unit file");
-    let (unit, _) = unit.split_once("```\n").expect("it ends");
+    let (unit, _) = unit.split_once("```\n").expect("the unit file ends in the guide");
     let directory = TempDir::new();
     let path = directory.path().join("replicator.service");
     // The program of the unit must exist.

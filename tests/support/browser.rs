@@ -182,9 +182,9 @@ fn start_driver(home: &TempDir) -> Option<(Child, BufReader<ChildStdout>, u16)> 
         unshare.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
     }
     let mut unshare = unshare.spawn().expect("unshare can be run");
-    let mut prints = BufReader::new(unshare.stdout.take().expect("it is piped"));
+    let mut prints = BufReader::new(unshare.stdout.take().expect("the output is piped"));
     let port = prints.by_ref().lines().find_map(|line| {
-        let line = line.expect("it prints text");
+        let line = line.expect("the driver prints text");
         let (_, port) = line.split_once("started successfully on port ")?;
         port.trim_end_matches('.').parse().ok()
     });

@@ -24,7 +24,7 @@ impl Drop for Process {
 
 /// Returns a command that runs one case of the test with this path in this program.
 pub fn case_command(test: &str, case: &str) -> Command {
-    let mut command = Command::new(env::current_exe().expect("it is running"));
+    let mut command = Command::new(env::current_exe().expect("the test is running"));
     command.args(["--exact", test, "--nocapture"]).env(CASE, case);
     command
 }

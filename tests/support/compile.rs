@@ -28,7 +28,7 @@ pub(super) fn compile(name: &str, source: &str, flags: &[&str]) -> PathBuf {
         let files = ["-o", out.to_str().expect("a plain path"), c.to_str().expect("a plain path")];
         command("cc", &[&["-Wall", "-Wextra"], &files[..], flags].concat());
         fs::rename(out, &compiled).expect("both are in one directory");
-        fs::remove_file(c).expect("it is ours");
+        fs::remove_file(c).expect("the directory is ours");
     }
     // Other processes may use an older file, so it is renamed and never overwritten.
     let copy = draft("copy");

@@ -105,7 +105,8 @@ impl Corosync {
         if !etc.exists() {
             command("cp", &["-a", "/etc", etc.to_str().expect("a plain path")]);
             fs::create_dir_all(etc.join("libqb")).expect("the directory is ours");
-            File::create(etc.join("libqb/force-filesystem-sockets")).expect("it is ours");
+            File::create(etc.join("libqb/force-filesystem-sockets"))
+                .expect("the directory is ours");
             fs::create_dir_all(&run).expect("the directory is ours");
         }
         format!("mount --bind {} /etc && mount --bind {} /run", etc.display(), run.display())
@@ -433,8 +434,8 @@ fn key_file() -> &'static Path {
         let directory = TempDir::new();
         let path = directory.path().join("authkey");
         let mut key = vec![0; 256];
-        let mut random = File::open("/dev/urandom").expect("it is there");
-        random.read_exact(&mut key).expect("it has no end");
+        let mut random = File::open("/dev/urandom").expect("/dev/urandom exists");
+        random.read_exact(&mut key).expect("/dev/urandom has no end");
         fs::write(&path, key).expect("the directory is ours");
         (directory, path)
     });

@@ -42,17 +42,17 @@ impl Daemon {
             }
             // Corosync sets the priority of its whole process group.
             command.process_group(0);
-            let mut child = command.spawn().expect("it can be run");
+            let mut child = command.spawn().expect("the daemon can be run");
             let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
             let daemon = Arc::new(Self {
                 pid: child.id(),
-                pidfd: pidfd.expect("it is not reaped"),
+                pidfd: pidfd.expect("the daemon is not reaped"),
                 exit: Mutex::new(None),
                 exited: Condvar::new(),
             });
             let pipes = (child.stdin.take(), child.stdout.take());
             sender.send((Arc::clone(&daemon), pipes)).expect("the other end waits");
-            let status = child.wait().expect("it is our child");
+            let status = child.wait().expect("the daemon is our child");
             *daemon.exit.lock().unwrap() = Some(status);
             daemon.exited.notify_all();
         };

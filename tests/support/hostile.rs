@@ -89,7 +89,7 @@ impl Hostile {
         note_pid(directory.path(), server.pid);
         let facts = Arc::new(Facts::default());
         let seeing = Arc::clone(&facts);
-        let lines = BufReader::new(sight.expect("it is a pipe")).lines();
+        let lines = BufReader::new(sight.expect("the stream is a pipe")).lines();
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let mut seen = seeing.seen.lock().unwrap();
@@ -101,7 +101,7 @@ impl Hostile {
             seeing.seen.lock().unwrap().ended = true;
             seeing.changed.notify_all();
         });
-        let orders = Mutex::new(orders.expect("it is a pipe"));
+        let orders = Mutex::new(orders.expect("the stream is a pipe"));
         let hostile = Self { server, orders, facts, directory };
         hostile.wait("done", 1);
         for service in services {

@@ -31,7 +31,7 @@ impl Impostor {
         let (taken, ends) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (into, end) = (Arc::clone(&taken), Arc::clone(&ends));
         let take = move || {
-            eventually("it is not needed any more", || {
+            eventually("the impostor is not needed any more", || {
                 into.lock().unwrap().extend(listener.accept().map(|(stream, _)| stream));
                 end.load(Ordering::Acquire).then_some(())
             });
@@ -72,5 +72,5 @@ pub fn connect_as_other_code(netns: &Netns, service: &str) -> UnixStream {
 fn address(service: &str) -> SocketAddr {
     let mut name = [0; 107];
     name[..service.len()].copy_from_slice(service.as_bytes());
-    SocketAddr::from_abstract_name(name).expect("it is short enough")
+    SocketAddr::from_abstract_name(name).expect("the name is short enough")
 }

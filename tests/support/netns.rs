@@ -73,8 +73,8 @@ fn feed(command: &mut Command, lines: &str) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
-    let written = child.stdin.take().expect("it is piped").write_all(lines.as_bytes());
-    let output = child.wait_with_output().expect("it is our child");
+    let written = child.stdin.take().expect("the input is piped").write_all(lines.as_bytes());
+    let output = child.wait_with_output().expect("the process is our child");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(written.is_ok() && output.status.success(), "{command:?}: {lines}\n{errors}");
 }

@@ -31,7 +31,7 @@ pub fn is_run_elsewhere(within: &str) -> bool {
         return false;
     }
     let (output, writer) = pipe().expect("a pipe can be made");
-    let mut command = Command::new(env::current_exe().expect("it is running"));
+    let mut command = Command::new(env::current_exe().expect("the test is running"));
     command
         .args(["--exact", test, "--include-ignored", "--nocapture", "--test-threads=1"])
         .env(MARK, test)
@@ -53,7 +53,7 @@ pub fn is_run_elsewhere(within: &str) -> bool {
         has_run |= line.starts_with("test result: ok. 1 passed");
         println!("{line}");
     }
-    let status = child.wait().expect("it is our child");
+    let status = child.wait().expect("the process is our child");
     let passed = status.success() && has_run;
     assert!(passed, "{test} failed in a process of its own ({status}), which printed the above");
     true

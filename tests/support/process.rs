@@ -115,7 +115,7 @@ fn state(stat: &str) -> Option<char> {
 #[track_caller]
 pub fn pause_process(pid: u32) {
     let process = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
-    kill_process(process, Signal::STOP).expect("it is there");
+    kill_process(process, Signal::STOP).expect("the process exists");
     eventually(&format!("process {pid} stops"), || is_stopped(pid).then_some(()));
 }
 

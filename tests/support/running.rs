@@ -101,6 +101,6 @@ fn built() -> PathBuf {
         let kinds = ["--bins", "--examples", "--features", &features];
         command(env!("CARGO"), &[&all[..], &kinds[..]].concat());
     });
-    let test = env::current_exe().expect("it is running");
-    test.ancestors().nth(2).expect("it is in target/debug/deps").to_owned()
+    let test = env::current_exe().expect("the test is running");
+    test.ancestors().nth(2).expect("the test is in target/debug/deps").to_owned()
 }

@@ -53,7 +53,7 @@ extern "C" fn act_before(function: *const c_char) {
     let function = unsafe { CStr::from_ptr(function) };
     let mut next = NEXT.lock().unwrap();
     if next.as_ref().is_some_and(|(wanted, _)| wanted.as_bytes() == function.to_bytes()) {
-        let (_, act) = next.take().expect("it was there");
+        let (_, act) = next.take().expect("the function is staged");
         drop(next);
         act();
     }

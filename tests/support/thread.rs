@@ -48,7 +48,8 @@ pub fn small_dev_shm<T: Send>(size: &str, f: impl FnOnce() -> T + Send) -> T {
 pub fn without_library<T: Send>(soname: &str, f: impl FnOnce() -> T + Send) -> T {
     let cache = command("ldconfig", &["-p"]);
     let line = cache.lines().find(|line| line.trim_start().starts_with(soname));
-    let (_, file) = line.and_then(|line| line.split_once(" => ")).expect("it is installed");
+    let (_, file) =
+        line.and_then(|line| line.split_once(" => ")).expect("the library is installed");
     let directory = Path::new(file).parent().expect("a file is in a directory");
     let directory = directory.canonicalize().expect("the file exists");
     let original = TempDir::new();
@@ -57,10 +58,10 @@ pub fn without_library<T: Send>(soname: &str, f: impl FnOnce() -> T + Send) -> T
         // SAFETY: the flags do not include `FILES`, as above.
         unsafe { rustix::thread::unshare_unsafe(flags) }.expect("root may unshare");
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-        mount_change("/", private).expect("it is a mount");
+        mount_change("/", private).expect("the path is a mount");
         mount_bind(&directory, original.path()).expect("root may mount");
         mount("tmpfs", &directory, "tmpfs", MountFlags::empty(), None).expect("root may mount");
-        for entry in fs::read_dir(original.path()).expect("it is a directory") {
+        for entry in fs::read_dir(original.path()).expect("the path is a directory") {
             let entry = entry.expect("the directory can be read");
             if entry.file_name() != soname {
                 let link = directory.join(entry.file_name());
@@ -74,7 +75,7 @@ pub fn without_library<T: Send>(soname: &str, f: impl FnOnce() -> T + Send) -> T
 /// Fills the `/dev/shm` of [`small_dev_shm`] until the returned file is removed.
 pub fn fill_dev_shm() -> PathBuf {
     let path = PathBuf::from("/dev/shm/filler");
-    let mut file = File::create(&path).expect("it is not full yet");
+    let mut file = File::create(&path).expect("the file system is not full yet");
     while file.write_all(&[0; 4096]).is_ok() {}
     path
 }

@@ -240,7 +240,7 @@ pub async fn quorate(quorum: &QuorumHandle) {
 #[track_caller]
 pub fn last_quorate(quorum: &QuorumHandle, since: Instant) -> Duration {
     let mut last = Duration::ZERO;
-    eventually("it is not quorate", || {
+    eventually("the node is not quorate", || {
         let asked = since.elapsed();
         if quorum.is_quorate() {
             last = asked;

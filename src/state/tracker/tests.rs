@@ -149,7 +149,7 @@ fn a_partition_is_a_nodelist_and_then_a_decision() {
 }
 
 #[test]
-fn a_lost_connection_is_unknown_and_breaks_continuity() {
+fn a_lost_connection_makes_quorum_unknown_and_breaks_continuity() {
     let mut fold = Fold::quorate();
     let change = fold.change(Event::Disconnected(LOST));
     assert!(change.is_loss());

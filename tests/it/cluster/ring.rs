@@ -6,7 +6,7 @@ use crate::support::{Algorithm, Cluster, Transport, Watcher, eventually, quick};
 
 /// Returns the fencing token of a node, once it is exclusive.
 fn exclusive(watcher: &Watcher) -> FencingToken {
-    eventually("it is exclusive", || {
+    eventually("the node is exclusive", || {
         let token = watcher.quorum.guard()?.fencing_token()?;
         watcher.quorum.is_exclusive().then_some(token)
     })

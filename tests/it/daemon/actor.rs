@@ -32,8 +32,8 @@ fn watched() -> (Node, Watcher) {
 fn cleared_counters_of_the_daemon_do_not_end_quorum() {
     let (node, watcher) = watched();
     node.corosync.tool_ok("corosync-cmapctl", &["-C", "totem"]);
-    eventually("it is not exclusive", || (!watcher.quorum.is_exclusive()).then_some(()));
-    eventually("it is exclusive", || {
+    eventually("the node is not exclusive", || (!watcher.quorum.is_exclusive()).then_some(()));
+    eventually("the node is exclusive", || {
         assert!(watcher.quorum.is_quorate());
         watcher.quorum.is_exclusive().then_some(())
     });
@@ -376,7 +376,7 @@ fn a_corosync_without_a_provider_is_refused_unless_allowed() {
     let node = Node::single_with(|config| config.provider = None);
     let watcher = Watcher::start(&node.netns);
     // The process may be connecting to a daemon that another test has paused.
-    watcher.until("it has no provider", |change| {
+    watcher.until("Corosync has no provider", |change| {
         let Connection::Connecting { error, .. } = &change.current.connection else { return false };
         *error == Some(Error::NoProvider)
     });
@@ -485,9 +485,9 @@ fn the_actor_outlives_its_handles() {
             let late = Forward(send).start();
             drop(QuorumActor::builder().subscribe(late.recipient()).start());
             let gain = || received.try_iter().find(|change| change.is_gain());
-            eventually_async("it is quorate", gain).await;
+            eventually_async("the node is quorate", gain).await;
             node.corosync.restart();
-            eventually_async("it is quorate again", gain).await;
+            eventually_async("the node is quorate again", gain).await;
         });
     });
 }

@@ -157,7 +157,7 @@ fn axum_accepts_writes_while_no_other_partition_can_have_quorum() {
             client.response()
         };
         let put = || ask("PUT", "/value").0;
-        eventually("it is exclusive", || (put() == 200).then_some(()));
+        eventually("the node is exclusive", || (put() == 200).then_some(()));
         assert_eq!(ask("GET", "/readyz").0, 200);
         let mut changes = Client::connect(server);
         changes.send("GET", "/events", &[]);

@@ -20,7 +20,7 @@ use crate::support::{
 
 /// Returns the ring of a single node's daemon, as its own tool shows it.
 fn ring(node: &Node, model: Model) -> RingId {
-    let shown = node.wait("it is on a ring", |_| true).ring_id;
+    let shown = node.wait("the node is on a ring", |_| true).ring_id;
     let (node_id, seq) = shown.split_once('.').expect("a ring id has a dot");
     let hex = |digits| u64::from_str_radix(digits, 16).expect("a ring id is hexadecimal");
     // Model V0 does not report the node.

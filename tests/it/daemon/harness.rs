@@ -30,7 +30,7 @@ use crate::support::{
 #[ignore = "needs root and corosync: make test"]
 fn one_node_comes_up_quorate() {
     let node = Node::single();
-    let shown = node.corosync.quorumtool().expect("it is ready");
+    let shown = node.corosync.quorumtool().expect("the node is ready");
     assert!(shown.quorate, "{shown:?}");
     assert_eq!(shown.members, [1]);
     assert!(shown.ring_id.starts_with("1."), "{shown:?}");
@@ -199,7 +199,7 @@ fn a_connection_is_seen_in_dev_shm_while_it_is_open() {
     let handle = node.run(|| Handle::initialize().unwrap());
     assert_eq!(connections(), 1);
     drop(handle);
-    eventually("it is gone", || (connections() == 0).then_some(()));
+    eventually("the connection is gone", || (connections() == 0).then_some(()));
 }
 
 #[test]

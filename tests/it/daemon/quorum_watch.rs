@@ -113,7 +113,7 @@ fn the_cluster_script_starts_and_breaks_a_cluster() {
     let complaint = String::from_utf8(ended.stderr).unwrap();
     assert_eq!(ended.status.code(), Some(124), "{complaint}");
     assert!(!complaint.contains("lost: quorate"), "the message names what was lost: {complaint}");
-    eventually("it is cut off", || (ask() == Some(2)).then_some(()));
+    eventually("the node is cut off", || (ask() == Some(2)).then_some(()));
     let down = script(&["down"]);
     assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
     assert!(!command("ip", &["netns", "list"]).contains(&format!("{name}-n")));

@@ -58,7 +58,7 @@ impl Live {
     #[track_caller]
     fn text(&self, id: &str) -> String {
         let text = self.browser.run(&format!("return document.getElementById('{id}').innerText"));
-        text.as_str().expect("it is there").to_owned()
+        text.as_str().expect("the page has this element").to_owned()
     }
 
     /// Waits until the page shows this state, as a word, as a colour and in the title.
@@ -119,9 +119,11 @@ impl Live {
     fn was_well(&self) {
         assert_eq!(self.browser.complaints(), [] as [String; 0]);
         for url in self.browser.requests() {
-            let own = url.strip_prefix(&self.server).unwrap_or_else(|| panic!("asked for {url}"));
+            let own = url
+                .strip_prefix(&self.server)
+                .unwrap_or_else(|| panic!("the page requested {url}"));
             let known = ["/quorum/live", "/quorum/events", "/quorum/history?last=50"];
-            assert!(known.contains(&own), "asked for {url}");
+            assert!(known.contains(&own), "the page requested {url}");
         }
     }
 }

@@ -328,7 +328,7 @@ async fn a_missing_handle_is_answered_with_500() {
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(text(response).await, "the service is not set up\n");
     let logged = LOGGED.lock().unwrap();
-    let line = logged.iter().find(|line| line.contains("POST /it")).expect("it is logged");
+    let line = logged.iter().find(|line| line.contains("POST /it")).expect("the message is logged");
     assert!(line.contains(".app_data(web::Data::new(quorum.clone()))"), "{line}");
 }
 
@@ -653,7 +653,7 @@ async fn an_actor_that_is_stuck_is_not_alive() {
         "{body}"
     );
     drop(held);
-    eventually_async("it is alive again", || {
+    eventually_async("the service is alive again", || {
         let status = quorum.clone();
         status.is_quorate().then_some(())
     })

@@ -335,7 +335,7 @@ fn a_client_that_does_not_read_is_dropped() {
     let reader = thread::spawn(move || while reads.event().is_some() {});
     // The kernel drops the connection once its buffer for this client has been full for half a
     // minute.
-    eventually("it is dropped", || {
+    eventually("the client is dropped", || {
         for _ in 0..10 {
             service.cluster.partition(&[&[1], &[2, 3]]).unwrap();
             service.cluster.heal();

@@ -270,7 +270,7 @@ impl Backend for RealV0 {
 /// Whether `corosync-quorumtool` shows this state. `known` is the part of a ring id that the actor
 /// knows.
 fn is_shown(cluster: &Cluster, id: u32, snapshot: &Snapshot, known: fn(&str) -> &str) -> bool {
-    let ring = snapshot.ring_id.expect("it is settled").to_string();
+    let ring = snapshot.ring_id.expect("the cluster is settled").to_string();
     cluster.node(id).corosync.quorumtool().is_some_and(|shown| {
         shown.quorate == snapshot.quorum.is_quorate()
             && shown.members.iter().copied().eq(snapshot.members.iter().map(|node| node.0))
