@@ -22,9 +22,9 @@ use crate::{
 /// `await`.
 ///
 /// A subscriber that falls more than 1,024 changes behind receives the latest state instead, as one
-/// change from the last state that it received; `missed` is the number of skipped changes. Until
-/// then it receives each change, however old: call [`is_quorate`](crate::QuorumHandle::is_quorate)
-/// before acting on one.
+/// change from the last state that it received; `missed` is the number of skipped changes. Up to
+/// that limit it receives every change, even an old one: call
+/// [`is_quorate`](crate::QuorumHandle::is_quorate) before acting on a change.
 ///
 /// ```
 /// use actix_quorum::QuorumChanged;
@@ -132,7 +132,7 @@ impl QuorumChanged {
         self.cause != Cause::Subscribed && self.previous.epoch != self.current.epoch
     }
 
-    /// Whether this is an interruption that is neither a loss nor a gain.
+    /// Whether the epoch has changed although the state was quorate before and is quorate now.
     pub(crate) fn is_silent_interruption(&self) -> bool {
         let (before, now) = (self.previous.quorum, self.current.quorum);
         self.interrupted() && before.is_quorate() && now.is_quorate()
@@ -150,16 +150,17 @@ impl QuorumChanged {
 pub enum Cause {
     /// No event: this is the first message after subscribing, with the state at that moment.
     Subscribed,
-    /// A connection attempt failed. Published for the first failure, for each new error, and each
-    /// time the number of attempts has doubled.
+    /// A connection attempt failed. Published for the first failure, for each new error, and for
+    /// each attempt whose number is a power of two.
     ConnectFailed,
     /// Corosync accepted the connection, or answers again.
     Connected,
     /// The membership changed, or was reported for the first time on this connection.
     Membership,
-    /// Corosync decided about quorum, or a deadline passed: a decision is overdue and no longer
-    /// counts, the ring was not found to be alive in time, a gain that was held back is published,
-    /// or the lease expired and was renewed before the actor could publish its end.
+    /// Corosync decided about quorum, a report of votequorum changed the quorum of this node, or a
+    /// deadline passed: a decision is overdue and no longer counts, the ring was not found to be
+    /// alive in time, a gain that was held back is published, or the lease expired and was renewed
+    /// before the actor could publish the expiry.
     Quorum,
     /// Votequorum reported other votes.
     Votes,

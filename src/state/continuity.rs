@@ -61,8 +61,8 @@ impl Continuity {
     }
 }
 
-/// Whether all votes except those of `companions` reach the threshold. The votes of each companion
-/// are the smaller number of `before` and `after`, so that the result is on the safe side.
+/// Whether all votes except those of `companions` reach the threshold. Each companion counts with
+/// the smaller of its votes in `before` and `after`: if in doubt, the result is `true`.
 fn others_may_be_quorate(companions: &[NodeId], before: &Votes, after: &Votes) -> bool {
     let ours: u64 = companions
         .iter()

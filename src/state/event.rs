@@ -1,4 +1,4 @@
-//! The events that the tracker applies, and the deadlines with which it believes them.
+//! The events that the tracker applies, and the policy that limits how long it believes them.
 
 use std::time::{Duration, SystemTime};
 

@@ -43,7 +43,8 @@ impl Lease {
 
     /// Whether this node has quorum and has held it since this epoch began.
     pub(crate) fn is_active_in(&self, epoch: u64) -> bool {
-        // The lease is read first, so that a change of the epoch before that is noticed.
+        // The lease is read before the epoch: if the lease was granted in a later epoch, this read
+        // of the epoch sees that epoch.
         self.is_active() && self.epoch.load(Ordering::Acquire) == epoch
     }
 
@@ -54,7 +55,7 @@ impl Lease {
         self.is_exclusive() && self.epoch.load(Ordering::Acquire) == epoch
     }
 
-    /// Returns the epoch in which the lease is active.
+    /// Returns the epoch in which the lease is active, or `None` if the lease is not active.
     pub(crate) fn running_epoch(&self) -> Option<u64> {
         // The epoch is read first, so that a new epoch does not get the lease of the previous one.
         let epoch = self.epoch.load(Ordering::Acquire);

@@ -41,8 +41,8 @@ pub(super) struct Decision {
 /// Whether the last decision is about the current membership.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) enum Settlement {
-    /// No decision of this connection has been about the membership of its time. It is not known
-    /// since when the decision and the membership have differed, so no decision is believed.
+    /// On this connection, no decision has been about the reported membership yet. It is not known
+    /// for how long the decision and the membership have differed, so no decision is believed.
     #[default]
     Never,
     Settled,
@@ -91,8 +91,8 @@ impl LinkState {
         self.decision.is_some_and(|decision| !decision.quorate || decision.contradicted)
     }
 
-    /// Whether the decision about this membership has not arrived within `settle_grace`. `true` at
-    /// once if no decision of this connection has been about the membership of its time.
+    /// Whether the decision about this membership has not arrived within `settle_grace`. Also
+    /// `true` if no decision on this connection has been about the reported membership yet.
     pub(super) fn is_overdue(&self, policy: &BeliefPolicy, now: Moment) -> bool {
         match self.settlement {
             Settlement::Never => true,

@@ -106,8 +106,9 @@ struct Reads {
     /// Since when the daemon has answered without a gap longer than `allowed_gap`, and its counters
     /// have not been cleared.
     unbroken_since: Moment,
-    /// Whether there was such a gap, or the counters were cleared. A daemon that was stopped may
-    /// continue with a token that waited for it, until its own token timer fires.
+    /// Whether there was a gap longer than `allowed_gap`, or the counters were cleared. A daemon
+    /// that was stopped may continue with a token that waited for it, until its own token timer
+    /// fires.
     had_gap: bool,
     /// The ring of the decision may have ended after this moment, in a gap or before a clearing.
     gap_began: Moment,
@@ -148,8 +149,8 @@ struct DecidedRing {
 }
 
 impl RingEvidence {
-    /// Returns when the token was last seen, and for how long after that the ring is believed to be
-    /// alive.
+    /// Returns when the token was last seen, and for how long after that moment the ring is
+    /// believed to be alive. Returns `None` if no read has shown yet that the token moves.
     #[cfg(feature = "metrics")]
     pub(super) fn token_seen(&self) -> Option<(Moment, Duration)> {
         self.token_seen
@@ -170,8 +171,8 @@ impl RingEvidence {
         matches!(self.watch, Watch::Unwatched) || self.phase == Phase::Decided
     }
 
-    /// Returns the moment until which the decision may be believed, or `None` if it may not.
-    /// Returns `Moment::NEVER` if the ring cannot be watched.
+    /// Returns the moment until which the decision may be believed, or `None` if it may not be
+    /// believed. Returns `Moment::NEVER` if the ring cannot be watched.
     pub(super) fn until(&self) -> Option<Moment> {
         match self.watch {
             Watch::Unwatched => Some(Moment::NEVER),
@@ -180,7 +181,7 @@ impl RingEvidence {
     }
 
     /// Returns the moment until which no other partition can be quorate if this one holds a
-    /// majority.
+    /// majority. Returns `None` if nothing proves this.
     pub(super) fn exclusive_until(&self) -> Option<Moment> {
         let Watch::Watched(reads) = &self.watch else { return None };
         let (Proof::Decision(proved_at) | Proof::Reads(proved_at)) =
@@ -199,7 +200,8 @@ impl RingEvidence {
         (self.until, self.proof) = (None, None);
     }
 
-    /// Ends the belief in the ring if its deadline has passed. Returns whether it has.
+    /// Ends the belief in the ring if its deadline has passed. Returns whether the deadline has
+    /// passed.
     pub(super) fn expire_if_due(&mut self, now: Moment) -> bool {
         match self.until() {
             Some(until) if now >= until => {
@@ -228,7 +230,7 @@ impl RingEvidence {
                 let may_be_seen = self.has_unannounced;
                 self.unseen.push(Announcement { applied_at: now, may_be_seen });
             }
-            // Rings before this one are no longer announced.
+            // Rings that formed before this one will not be announced any more.
             self.has_unannounced = false;
         }
     }

@@ -21,10 +21,13 @@ pub enum Quorum {
     Quorate,
     /// Corosync reports that there is no quorum, or
     /// [`trust_two_node(false)`](crate::QuorumBuilder::trust_two_node) does not accept the reported
-    /// quorum. Also while a gain after such a state is held back.
+    /// quorum. The state also stays `Inquorate` while a gain of quorum is held back
+    /// ([`stable_after`](crate::QuorumBuilder::stable_after)).
     Inquorate,
-    /// The state is not known: there is no connection to Corosync or no decision yet, a deadline
-    /// has passed, or a gain after such a state is held back. Not quorate.
+    /// The state is not known: there is no connection to Corosync, no reported decision can be
+    /// believed yet, or a deadline has passed. The state also stays `Unknown` while a gain of
+    /// quorum is held back ([`stable_after`](crate::QuorumBuilder::stable_after)). `Unknown` never
+    /// counts as quorate.
     #[default]
     Unknown,
 }
@@ -49,8 +52,8 @@ pub enum Connection {
     #[non_exhaustive]
     Connecting {
         /// The number of the attempt that is running or has just failed; the first one is 1. While
-        /// attempts fail for the same reason, a change is published only when this number has
-        /// doubled.
+        /// attempts fail for the same reason, a change is published only when this number is a
+        /// power of two.
         attempt: u64,
         /// The error of the last attempt, if one has failed.
         error: Option<Error>,
@@ -82,11 +85,11 @@ pub struct Snapshot {
     pub quorum: Quorum,
     /// The connection to Corosync.
     pub connection: Connection,
-    /// The current ring. Without a connection, the last known one. `None` until a new connection
-    /// has reported one.
+    /// The current ring. Without a connection, the last known ring. `None` before the first
+    /// connection, and on a connection that has not reported a ring yet.
     pub ring_id: Option<RingId>,
-    /// The members of the ring, ascending. Until a new connection has reported them, the last known
-    /// ones.
+    /// The members of the ring, ascending. Without a connection, and until a new connection has
+    /// reported its members, the last known members.
     pub members: Vec<NodeId>,
     /// Whether the quorum decision is about this membership. `false` while Corosync synchronises
     /// after a membership change, while its ring is re-forming, and without a connection.
@@ -193,9 +196,10 @@ impl Snapshot {
     /// Nodes that are not members make no difference. A tie-breaker does not count for the
     /// remaining nodes.
     ///
-    /// Returns `None` if the votes of this membership are not known: either there is no votequorum,
-    /// or the membership or the decision has changed and the votes have not been requested since,
-    /// which takes some 50 ms.
+    /// Returns `None` if the votes of this membership are not known: there is no votequorum,
+    /// Corosync has not decided about this membership yet, or the votes have not been requested
+    /// since the membership or the decision changed. The actor requests them some 50 ms after such
+    /// a change.
     ///
     /// ```
     /// use actix_quorum::{NodeId, QuorumActor, Snapshot, sim::Cluster};
@@ -236,8 +240,8 @@ impl Snapshot {
     }
 
     /// Whether no other partition can be quorate, because the members' own votes are a majority of
-    /// all votes of the cluster. The votes of a quorum device do not count. Returns `false` if that
-    /// is not known for this membership.
+    /// all votes of the cluster. The votes of a quorum device do not count. Returns `false` if the
+    /// votes of this membership are not known.
     ///
     /// "All votes" is the largest of these numbers: the expected votes, the highest expected votes,
     /// the total votes and the votes in the nodelist. With `last_man_standing`, `allow_downscale`
@@ -307,8 +311,8 @@ impl Connection {
     }
 }
 
-/// A number with which storage can reject stale writers: it refuses a writer whose token is smaller
-/// than the largest one that it has received.
+/// A number with which storage can reject stale writers: the storage refuses a writer whose token
+/// is smaller than the largest token that the storage has received.
 ///
 /// The token is the sequence of a settled, quorate ring whose members hold a majority of all votes.
 /// Two such rings share a member, and the sequence that a member stores only grows

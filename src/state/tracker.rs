@@ -57,7 +57,8 @@ impl Tracker {
     }
 
     /// Returns the next moment at which the state changes without an event. With quorum, this is
-    /// the moment until which quorum is believed. `None` without a connection.
+    /// the moment until which quorum is believed. Returns `None` if no deadline applies, for
+    /// example without a connection.
     ///
     /// It is the earliest of these deadlines. A deadline that has had its effect no longer counts,
     /// and a stalled connection has only the deadline of the ring.
@@ -96,15 +97,16 @@ impl Tracker {
         self.link.ring.until().is_some_and(|until| now < until)
     }
 
-    /// Returns when the token was last seen on this connection, and for how long after that the
-    /// ring is believed to be alive.
+    /// Returns when the token was last seen on this connection, and for how long after that moment
+    /// the ring is believed to be alive. Returns `None` if no read has shown yet that the token
+    /// moves.
     #[cfg(feature = "metrics")]
     pub(crate) fn token_seen(&self) -> Option<(Moment, std::time::Duration)> {
         self.link.ring.token_seen()
     }
 
-    /// Returns the moment until which no other partition can be quorate, or `None` if one may be
-    /// now.
+    /// Returns the moment until which no other partition can be quorate, or `None` if another
+    /// partition may be quorate now.
     pub(crate) fn exclusive_until(&self) -> Option<Moment> {
         let current = &self.current;
         if !(current.quorum.is_quorate() && current.settled && current.has_majority()) {
@@ -250,7 +252,8 @@ impl Tracker {
         };
     }
 
-    /// Keeps the previous state published until a gain has lasted for `stable_after`.
+    /// Keeps the previous quorum (`Unknown` after an expired deadline) published until a gain has
+    /// lasted for `stable_after`.
     fn hold_back_gain(&self, has_expired: bool, now: Moment, pending: &mut PendingChange) {
         let before = if has_expired { Quorum::Unknown } else { self.current.quorum };
         let is_stable = |since: Moment| now >= since.after(self.policy.stable_after);

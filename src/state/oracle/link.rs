@@ -53,10 +53,12 @@ pub(super) struct Ring {
     pub(super) is_unwatched: bool,
     /// The reads since a counter last moved.
     pub(super) run: Vec<RingReading>,
-    /// For each two reads between which only the token moved: when the first was requested, and
-    /// until when they show that the ring is alive. A pair that a later one covers is left out.
+    /// For each pair of reads between which only the token moved: when the first read was
+    /// requested, and the moment until which the pair lets the ring be believed. A pair is left out
+    /// if a later pair proves as much.
     pairs: Vec<(Moment, Moment)>,
-    /// The longest time for which a read proves the ring, by the timeouts of any read.
+    /// The longest time for which evidence lets the ring be believed, by the timeouts of any read
+    /// so far.
     longest: Duration,
     /// The moment until which the ring may be believed although a counter has moved. `None` if no
     /// counter has moved since the last decision.
@@ -96,7 +98,7 @@ impl Ring {
             (clears(before, &read), before.counters != read.counters)
         });
         if is_cleared {
-            // An operator may do this while the ring goes on.
+            // An operator may clear the counters while the ring stays alive.
             read.counters = RingCounters::default();
             self.run.clear();
         } else if has_moved {
@@ -126,8 +128,8 @@ impl Ring {
         }
         let pairs = self.pairs.iter().filter(|(asked_at, _)| *asked_at >= expired_at);
         let pairs = pairs.map(|(_, until)| *until);
-        // The first decision of a connection may be old. The timeouts of any read may have been
-        // those at the time of a decision.
+        // The first decision of a connection may be old. It is not known which read shows the
+        // timeouts that applied at a decision, so the longest ones count.
         let decisions = self.decisions.iter().skip(1).map(|(_, drained_at)| *drained_at);
         let decisions = decisions.filter(|drained_at| *drained_at >= expired_at);
         let decisions = decisions.map(|drained_at| drained_at.after(self.longest));
@@ -336,7 +338,7 @@ impl Link {
         was_held: bool,
     ) -> bool {
         if self.nodelist.replace(ring_id) != Some(ring_id) {
-            // If an earlier ring id returns, it is a new ring. Only the fuzz driver does that.
+            // A ring id that was used before is a new ring. Only the fuzz driver reuses ring ids.
             self.ring.last = None;
         }
         let Some(companions) = &mut self.companions else { return false };

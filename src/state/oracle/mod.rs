@@ -1,10 +1,10 @@
-//! A model of the guarantees: computes from the events of one actor what it may report, without
-//! the code of the [`Tracker`].
+//! A model of the guarantees: computes from the events of one actor what the actor may report,
+//! without the code of the [`Tracker`].
 //!
 //! Each check restates one sentence of "What is guaranteed" in README.md. Every tracker has an
 //! oracle in unit tests, in the property tests in `tests/property/` and under the fuzzer, and the
-//! oracle panics at the first event after which a guarantee does not hold. It knows only the
-//! events. It does not know the cluster: which nodes may truly be quorate is the subject of
+//! oracle panics at the first event after which a guarantee does not hold. The oracle knows only
+//! the events. It does not know the cluster: which nodes may truly be quorate is the subject of
 //! `tests/property/model.rs`.
 
 mod link;
@@ -125,7 +125,8 @@ impl Oracle {
         Expired { decision, daemon, is_seen_by_readers }
     }
 
-    /// Adds the event to what this connection reported.
+    /// Adds the event to what this connection has reported. Returns the reasons for which the event
+    /// may interrupt quorum.
     fn fold(
         &mut self,
         event: &Event,
@@ -181,7 +182,7 @@ impl Oracle {
         let expected = self.quorate_since.is_some_and(|since| was_published || is_stable(since));
         assert_eq!(after.quorum.is_quorate(), expected);
         if after.quorum == Quorum::Inquorate {
-            // While a gain is held back, the state stays at what it was.
+            // While a gain is held back, `quorum` keeps its previous value.
             let is_held_back = is_quorate && before.quorum == Quorum::Inquorate;
             let is_denied = link.is_some_and(|link| link.decision.is_some() && !link.decides())
                 || is_believed && by_votes == Some(false);
@@ -256,8 +257,8 @@ impl Oracle {
         assert_eq!((after.ring_id, &after.members), (ring_id, &members.into_iter().collect()));
     }
 
-    /// Checks the merged change that a slow subscriber receives, for each change that may have been
-    /// its last one.
+    /// Checks the merged change that a slow subscriber receives, for each state that may be the
+    /// last one that the subscriber has received.
     fn check_conflation(&self) {
         let Some(latest) = self.changes.last() else { return };
         let current = &latest.current;
@@ -318,8 +319,8 @@ fn check_change(
     assert!(!change.to_string().is_empty());
 }
 
-/// Checks that `joined` and `left` contain the difference of the members and the members that
-/// restarted.
+/// Checks that `joined` and `left` list exactly the nodes that became or ceased to be members, and
+/// that both list the members that restarted.
 fn check_joined_and_left(
     event: &Event,
     was_linked: bool,
@@ -343,7 +344,7 @@ fn check_joined_and_left(
     }
 }
 
-/// Whether the votes suffice without these members.
+/// Whether the votes suffice without these members, or `None` if the votes are not known.
 fn quorate_without(snapshot: &Snapshot, spared: &[NodeId]) -> Option<bool> {
     let votes =
         snapshot.votes.as_ref().filter(|_| snapshot.settled && snapshot.votes_are_current)?;

@@ -13,7 +13,8 @@ use crate::{
 };
 
 impl Tracker {
-    /// Applies an event to the state of the link. Returns `false` if the event does not count.
+    /// Applies an event to the state of the link. Returns `false` if the event changes nothing:
+    /// there is no connection that it could belong to, or the failure is not published.
     pub(super) fn apply_event(
         &mut self,
         event: Event,
@@ -158,7 +159,7 @@ impl Tracker {
         link.changed_at = now;
         link.ring.announce(ring_id, now);
         if !link.has_provider {
-            // Without a provider there is no decision about a ring, so the nodelist replaces it.
+            // Without a provider, no decision names a ring, so the nodelist counts as the decision.
             link.ring.decide(ring_id, drained_at, now, self.policy.settle_grace);
             link.continuity.decide(&pending.after.members);
         }
@@ -196,9 +197,9 @@ impl Tracker {
     }
 }
 
-/// Whether a failed attempt is published. The first one is, and each new error. The same error is
-/// published again when the number of attempts has doubled, which limits the messages while
-/// Corosync is down.
+/// Whether a failed attempt is published. The first failure and each new error are published. The
+/// same error is published again only if the number of the attempt is a power of two, which limits
+/// the messages while Corosync is down.
 fn is_worth_publishing(before: &Connection, after: &Connection) -> bool {
     match (before, after) {
         (
