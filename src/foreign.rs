@@ -1,8 +1,8 @@
 //! Isolates this crate from the foreign code that it calls: metrics recorders, loggers, wakers of
 //! other runtimes.
 //!
-//! Such code may call back, so no lock is held while it runs. It may panic, even while another
-//! panic unwinds, so its panic is caught here.
+//! Such code may call this crate, so no lock is held while it runs. It may panic, even while
+//! another panic unwinds, so its panic is caught here.
 
 use std::{
     future::poll_fn,
@@ -17,7 +17,7 @@ pub(crate) fn contain(call: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(call));
 }
 
-/// Does the same for code that returns a value. Returns `None` if it panics.
+/// Runs foreign code that returns a value, and catches its panic. Returns `None` if it panics.
 pub(crate) fn contained<T>(call: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(call)).ok()
 }
@@ -30,8 +30,8 @@ macro_rules! log_contained {
 }
 pub(crate) use log_contained as log;
 
-/// Awaits a future with a waker whose panic is caught, so that it does not keep other tasks from
-/// waking.
+/// Awaits a future with a waker whose panic is caught: a panic of one task's waker does not keep
+/// other tasks from being woken.
 pub(crate) async fn contain_wakers<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|cx| {

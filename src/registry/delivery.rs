@@ -22,8 +22,9 @@ use crate::{
 
 /// One subscriber and its position in the history.
 ///
-/// It outlives the registry while the subscriber has a message: the message holds the subscription,
-/// which delivers the next message when this message is dropped, up to the end of the history.
+/// It outlives the registry while the subscriber holds a message: the message holds the
+/// subscription, which delivers the next message when this message is dropped, up to the end of the
+/// history.
 pub(super) struct Subscription {
     pub(super) id: SubscriptionId,
     history: Arc<History>,
@@ -58,7 +59,7 @@ pub(super) struct Delivery {
     pub(super) in_mailbox: Option<InMailbox>,
 }
 
-/// The messages that a subscriber was sent so far.
+/// How many messages were sent to a subscriber, and the snapshot of the last one.
 #[derive(Default)]
 pub(super) struct Progress {
     /// The snapshot of the last message that was sent.
@@ -97,7 +98,8 @@ impl Subscription {
     pub(super) fn deliver(self: &Arc<Self>, initiator: Initiator<'_>) -> bool {
         let deliver = || {
             let mut delivery = self.delivery.lock();
-            // A waker that panics ends its subscription: whether its message was sent is not known.
+            // The panic of a waker ends the subscription, because it is not known whether the
+            // message was sent.
             let is_alive = match self.take_command() {
                 END => false,
                 command => foreign::contained(|| {
@@ -135,7 +137,7 @@ impl Subscription {
     /// Stores a command and starts a delivery, which executes the command first. If a delivery is
     /// already running, it executes the command before it ends. This thread does not wait for that
     /// delivery, because the delivery may be waiting for this thread, or may have called this
-    /// function.
+    /// function. Returns `false` if the subscription has ended.
     fn submit(self: &Arc<Self>, command: u8) -> bool {
         self.command.fetch_max(command, Ordering::AcqRel);
         self.deliver(Initiator::Publisher(None))
@@ -153,8 +155,8 @@ impl Subscription {
 /// The caller of a delivery.
 #[derive(Clone, Copy)]
 pub(super) enum Initiator<'a> {
-    /// A thread that publishes or sweeps. The latest change, if it is known, saves a look at the
-    /// history.
+    /// A thread that publishes a change, submits a command or looks for ended subscriptions. If it
+    /// knows the latest change and this change is next, the history is not read.
     Publisher(Option<&'a QuorumChanged>),
     /// The subscriber's thread, which has handled or dropped a message.
     Subscriber,
@@ -264,8 +266,8 @@ impl Delivery {
 }
 
 impl Progress {
-    /// Returns the next message, if the subscriber has not received all of them. `latest` saves a
-    /// look at the history if it is the next one.
+    /// Returns the next message, or `None` if the subscriber was sent all of them. If `latest` is
+    /// the next change, the history is not read.
     fn next_message(
         &mut self,
         subscription: &Arc<Subscription>,
@@ -291,7 +293,7 @@ impl Progress {
         Some(change)
     }
 
-    /// Whether the subscriber was sent everything, and more may follow.
+    /// Whether the subscriber was sent every change so far, and more changes may follow.
     fn is_up_to_date(&self, history: &History) -> bool {
         self.last_sent.as_ref().is_some_and(|last_sent| {
             last_sent.connection != Connection::Stopped && !history.is_ahead_of(last_sent)

@@ -21,7 +21,7 @@ pub(crate) struct History {
     /// The sequence of the current state. It shows without the lock whether a reader is up to date.
     sequence: AtomicU64,
     pub(super) record: Mutex<Record>,
-    /// The number of merged messages that were delivered and not yet recorded.
+    /// The number of merged messages that were delivered and are not yet recorded in the metrics.
     #[cfg(feature = "metrics")]
     pub(super) conflated: AtomicU64,
 }
@@ -90,13 +90,13 @@ impl History {
         self.sequence.load(Ordering::Acquire) != last_sent.sequence
     }
 
-    /// Whether the last change has been published.
+    /// Whether `Stopped`, after which no change follows, has been published.
     pub(super) fn is_over(&self) -> bool {
         self.record.lock().current.connection == Connection::Stopped
     }
 
     /// Returns the last change, which is the next message for a subscriber that was up to date
-    /// before it.
+    /// before this change. Returns `None` before the first change.
     pub(super) fn latest(&self) -> Option<QuorumChanged> {
         self.record.lock().changes.back().cloned()
     }
@@ -104,13 +104,14 @@ impl History {
 
 #[cfg(feature = "web")]
 impl History {
-    /// Returns at most `limit` of the last changes, the latest last.
+    /// Returns the last changes, at most `limit`, oldest first.
     pub(crate) fn last(&self, limit: usize) -> Vec<QuorumChanged> {
         let record = self.record.lock();
         record.changes.iter().skip(record.changes.len().saturating_sub(limit)).cloned().collect()
     }
 
-    /// Returns the snapshot with this sequence, if it is kept and is not the latest.
+    /// Returns the snapshot with this sequence. Returns `None` if it is the current snapshot, or if
+    /// the history does not hold it.
     pub(crate) fn snapshot_at(&self, sequence: u64) -> Option<Arc<Snapshot>> {
         let record = self.record.lock();
         let behind = record.current.sequence.checked_sub(sequence).filter(|behind| *behind > 0)?;

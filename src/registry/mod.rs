@@ -37,8 +37,8 @@ use crate::{foreign, metrics::Metrics};
 #[derive(Debug)]
 pub(crate) struct Registry {
     history: Arc<History>,
-    /// Ascending by id. Delivery reads the list without the lock, so a change of the list during a
-    /// delivery makes a copy.
+    /// Ascending by id. A delivery reads the list without holding the lock, so a change of the list
+    /// during a delivery copies the list.
     subscriptions: Mutex<Arc<Vec<Arc<Subscription>>>>,
     /// Lets one thread record the number of subscribers at a time.
     #[cfg(feature = "metrics")]
@@ -76,8 +76,8 @@ impl Registry {
     }
 
     /// Removes a subscriber. It receives no more messages, and a message that waits in its mailbox
-    /// is taken back. If another thread is delivering to it, this takes effect at the end of that
-    /// delivery.
+    /// is taken back. If another thread is delivering to the subscriber, that thread takes the
+    /// message back at the end of its delivery. Returns `false` if the subscription does not exist.
     pub(crate) fn unsubscribe(&self, id: SubscriptionId) -> bool {
         let removed = {
             let mut subscriptions = self.subscriptions.lock();
@@ -109,7 +109,7 @@ impl Registry {
             !subscription.deliver(Initiator::Publisher(latest.as_ref()))
         };
         let dead: Vec<SubscriptionId> = all.iter().filter(is_dead).map(|dead| dead.id).collect();
-        // Dropped, so that the removal below does not copy the list.
+        // Dropped here, so that the removal below does not copy the list.
         drop(all);
         if !dead.is_empty() {
             let mut subscriptions = self.subscriptions.lock();
@@ -147,9 +147,9 @@ impl Registry {
     }
 }
 
-/// Ends all subscriptions if the history has not ended. Otherwise a subscription that is up to date
-/// would never be freed: it holds the future of its last message, and the future holds the
-/// subscription as its waker.
+/// Ends all subscriptions if the history has not ended. Without this, a subscription that is up to
+/// date might never be freed: it may hold the future of its last message, and the future may hold
+/// the subscription as its waker.
 impl Drop for Registry {
     fn drop(&mut self) {
         if !self.history.is_over() {

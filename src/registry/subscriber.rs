@@ -6,7 +6,7 @@ use actix::{Recipient, WeakRecipient};
 
 use crate::state::QuorumChanged;
 
-/// An actor that can be subscribed.
+/// The actor of a subscription, which receives the changes.
 ///
 /// The variant decides whether the subscription keeps the actor alive. A [`Recipient`] keeps its
 /// actor alive until it is unsubscribed. A [`WeakRecipient`] does not: the actor ends with its last
