@@ -22,8 +22,9 @@ pub(super) const V1: sys::quorum_model_v1_data_t = sys::quorum_model_v1_data_t {
 #[derive(Debug, Default)]
 pub(super) struct CallbackBuffer {
     notifications: VecDeque<Notification>,
-    /// Whether a list was longer than a cluster can be, or a decision was neither for nor against
-    /// quorum. The rest of the message cannot be trusted then, nor can later messages.
+    /// Whether a callback received a list of more nodes than a cluster can have, or a decision that
+    /// is neither for nor against quorum. The rest of the message cannot be trusted then, nor can
+    /// later messages.
     malformed: bool,
 }
 
@@ -95,8 +96,8 @@ unsafe fn node_ids(list: *const u32, entries: u32) -> Option<Vec<NodeId>> {
     (entries <= MAX_NODES).then(|| (0..entries).map(id).collect())
 }
 
-/// Whether there is quorum, which Corosync reports as 0 or 1. Any other value is no decision: for a
-/// truncated message, libquorum returns old contents of its stack.
+/// Whether there is quorum, which Corosync reports as 0 or 1. Returns `None` for any other value,
+/// which is no decision: for a truncated message, libquorum passes on old contents of its stack.
 pub(super) fn is_quorate(quorate: u32) -> Option<bool> {
     match quorate {
         0 => Some(false),

@@ -103,7 +103,7 @@ impl Canceller {
         }
     }
 
-    /// Whether an attempt is under way. None begins after [`cancel`](Self::cancel).
+    /// Whether an attempt is under way. After [`cancel`](Self::cancel) no attempt begins.
     fn is_connecting(&self) -> bool {
         self.0.lock().connecting.is_some()
     }

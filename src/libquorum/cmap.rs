@@ -199,7 +199,7 @@ impl Cmap {
         self.succeeded(code).map(|()| true)
     }
 
-    /// Whether a key of any type exists.
+    /// Whether this key exists, whatever its type.
     fn has(&self, key: &CStr) -> Result<bool, Error> {
         let (mut length, mut kind) = (0, 0);
         // SAFETY: the handle is open; the key lives through the call, and the rest are locals, or

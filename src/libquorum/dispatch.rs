@@ -26,7 +26,8 @@ pub enum Dispatch {
 }
 
 impl Handle {
-    /// Dispatches notifications, as `quorum_dispatch` does with the flag of this name.
+    /// Dispatches notifications, as `quorum_dispatch` does with the flag that `dispatch` stands
+    /// for.
     ///
     /// The iterator is lazy. Each step calls `quorum_dispatch` once for one notification, so your
     /// code runs between the calls and never under a C frame. To stop [`Dispatch::Blocking`], stop

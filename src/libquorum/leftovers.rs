@@ -54,8 +54,8 @@ fn server_of(name: &str, client: &str) -> Option<i32> {
     (parts.next()? == client).then_some(server)
 }
 
-/// Whether no process has this id. A process of another PID namespace may have it; then the ids in
-/// the names are of that namespace too, and only empty directories are removed in any case.
+/// Whether no process has this id. The result may be wrong for an id of another PID namespace. That
+/// does no harm, because only empty directories are removed.
 fn is_gone(pid: i32) -> bool {
     Pid::from_raw(pid)
         .is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(Errno::SRCH))

@@ -67,15 +67,16 @@ bitflags::bitflags! {
     /// The notifications that `quorum_trackstart` requests; `|` combines flags. Corosync accepts an
     /// empty set and delivers nothing for it.
     ///
-    /// Measured on Corosync 3.1: every combination except `CHANGES_ONLY` alone delivers the current
-    /// nodelist and quorum at once. `CHANGES` and `CHANGES_ONLY` deliver each later change.
+    /// Measured on Corosync 3.1: every set of flags, except the empty set and `CHANGES_ONLY` alone,
+    /// delivers the current nodelist and quorum at once. `CHANGES` and `CHANGES_ONLY` deliver each
+    /// later change.
     #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
     pub struct Track: u32 {
         /// `CS_TRACK_CURRENT`: the current state.
         const CURRENT = sys::CS_TRACK_CURRENT;
         /// `CS_TRACK_CHANGES`: the current state and each change after it.
         const CHANGES = sys::CS_TRACK_CHANGES;
-        /// `CS_TRACK_CHANGES_ONLY`: each change from now on.
+        /// `CS_TRACK_CHANGES_ONLY`: each change from now on, without the current state.
         const CHANGES_ONLY = sys::CS_TRACK_CHANGES_ONLY;
     }
 }
@@ -325,10 +326,10 @@ impl Handle {
 
     /// Closes the connection (`quorum_finalize`).
     ///
-    /// If the daemon has died, this waits up to 200 ms for its process to end, since only then
-    /// libqb removes the connection's files from /dev/shm (libqb `lib/ipc_shm.c`), and libqb itself
-    /// may wait another 40 ms. If another thread hangs while it connects, this returns after 100
-    /// ms, and the connection is closed when that thread has finished.
+    /// If the daemon has died, this waits up to 200 ms for its process to end, because libqb
+    /// removes the connection's files from /dev/shm only after that (libqb `lib/ipc_shm.c`). libqb
+    /// itself may wait another 40 ms. If another thread hangs while it connects, this returns after
+    /// 100 ms, and the connection is closed when that thread has finished.
     ///
     /// # Errors
     ///

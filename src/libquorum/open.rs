@@ -76,10 +76,11 @@ impl HandleTable {
         made
     }
 
-    /// Closes a handle with `finalize`. If another thread hangs in opening a handle, the handle is
-    /// closed once that thread has finished, and this returns `None`. If the connection is `lost`,
-    /// this first waits for the end of the server's process: only then libqb removes the
-    /// connection's files from /dev/shm (libqb `lib/ipc_shm.c`).
+    /// Closes a handle with `finalize`. If another thread hangs while it opens a handle, this
+    /// returns `None`, and the other thread closes this handle when it has finished. If the
+    /// connection is `lost`, this first waits up to `SERVER_GONE` for the server's process to end,
+    /// because libqb removes the connection's files from /dev/shm only after that (libqb
+    /// `lib/ipc_shm.c`).
     pub(super) fn close<T: Send + 'static>(
         &'static self,
         peer_link: &PeerLink,

@@ -18,7 +18,8 @@ pub(crate) enum List {
     /// A pointer that must not be read: the list has no entries or too many, or follows a list that
     /// has too many.
     Dangling(u32),
-    /// The ids, in an allocation of exactly their size, this many bytes off their alignment.
+    /// The ids, at the end of an allocation that they fill, except for this many bytes before them,
+    /// which spoil their alignment.
     Ids(Vec<u32>, usize),
 }
 

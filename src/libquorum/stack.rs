@@ -26,7 +26,7 @@ fn lowest_address() -> Option<usize> {
     use std::{cell::OnceCell, mem::MaybeUninit, ptr};
 
     thread_local! {
-        // Read once a thread: on the main thread glibc reads /proc/self/maps for it.
+        // Read once per thread, because on the main thread glibc reads /proc/self/maps to find it.
         static LOWEST: OnceCell<Option<usize>> = const { OnceCell::new() };
     }
 

@@ -81,7 +81,8 @@ impl Votes {
         }
     }
 
-    /// Returns the votes of a member.
+    /// Returns the votes of a member, or `None` if the node is not a member or its votes are not
+    /// known.
     pub fn of(&self, node: NodeId) -> Option<u32> {
         self.members.iter().find(|(member, _)| *member == node).map(|(_, votes)| *votes)
     }
