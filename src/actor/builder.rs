@@ -208,7 +208,7 @@ impl QuorumBuilder {
     ///
     /// # Panics
     ///
-    /// Panics outside of an actix [`System`](actix::System), like every arbiter.
+    /// Panics outside of an actix [`System`](actix::System), because it creates an arbiter.
     pub fn start(self) -> QuorumHandle {
         match Arbiter::try_new() {
             Ok(arbiter) => {

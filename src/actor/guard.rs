@@ -12,9 +12,9 @@ use crate::{actor::shared::Shared, state::FencingToken};
 /// invalid, and the work that was done under it must start again.
 ///
 /// A guard is neither a lock nor fencing. It reflects what Corosync on this node knows, possibly
-/// later than other nodes, and it cannot call back a write that is on its way to a disk or a peer.
-/// If two nodes must never act at the same time, use fencing, or let the storage check a [fencing
-/// token](Self::fencing_token).
+/// later than other nodes, and it cannot stop a write that is already on its way to a disk or
+/// another node. If two nodes must never act at the same time, use fencing, or let the storage
+/// check a [fencing token](Self::fencing_token).
 ///
 /// An actor that works under a guard holds a handle and is subscribed after it has started:
 ///
@@ -115,9 +115,9 @@ impl QuorumGuard {
     /// Returns the [fencing token](FencingToken) of this node's current ring. The ring can change
     /// while this guard stays valid. A later ring has a larger token, if it has one.
     ///
-    /// A guard is not a lock: it cannot stop a write that is already on its way. A token lets the
-    /// storage do that: the storage remembers the largest token that it has received and refuses
-    /// smaller ones.
+    /// A guard is not a lock: it cannot stop a write that is already on its way. With a token, the
+    /// storage can refuse such a write: it remembers the largest token that it has received and
+    /// refuses smaller ones.
     ///
     /// Returns `None` if the guard is invalid or the ring has no token: see
     /// [`Snapshot::fencing_token`].
@@ -139,9 +139,9 @@ impl QuorumGuard {
 
     /// Returns once the guard is invalid, on time even if the actor is stuck or dead.
     ///
-    /// After a suspend of the system, with the actor stuck, it returns late by the remaining time
-    /// of the lease: tokio's timers do not count a suspend, while [`is_valid`](Self::is_valid)
-    /// does.
+    /// If the system was suspended and the actor is stuck, it may return late, by up to the
+    /// remaining time of the lease: tokio's timers do not count the time of a suspend, while
+    /// [`is_valid`](Self::is_valid) does.
     ///
     /// ```
     /// # use actix_quorum::{QuorumActor, sim::Cluster};

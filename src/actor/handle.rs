@@ -63,8 +63,8 @@ impl QuorumHandle {
     ///   no partition that excludes them all can be quorate;
     /// - the daemon was in totem's OPERATIONAL state less than C - 0.2 T ago, where T and C are its
     ///   token and consensus timeouts. Two reads of its counters prove that, if the token moved
-    ///   between them. So does a decision about a new ring, if the daemon answered without a gap
-    ///   before it.
+    ///   between them. So does a decision about a new ring, if the daemon had answered without a
+    ///   gap before that decision.
     ///
     /// Why that is enough: another quorate partition contains one of our members, in a ring without
     /// this node. Nodes form a ring without a silent node only after they have waited for it in
@@ -339,8 +339,8 @@ impl QuorumHandle {
     /// Each snapshot obeys the deadlines, as in [`snapshot`](Self::snapshot).
     ///
     /// If several changes follow each other quickly, `condition` is called for the last one only.
-    /// Use [`changes`](Self::changes) to receive each one. A deadline that passes while the actor is
-    /// stuck does not wake this call: [`QuorumGuard::lost`] returns in that case as well.
+    /// Use [`changes`](Self::changes) to receive each one. A deadline that passes while the actor
+    /// is stuck does not wake this call. It does wake [`QuorumGuard::lost`].
     ///
     /// # Errors
     ///
@@ -409,7 +409,8 @@ impl QuorumHandle {
     pub fn changes(&self) -> impl Stream<Item = QuorumChanged> + Send + Unpin + use<> {
         self.shared.publish_expiry();
         let (history, latest) = (Arc::clone(&self.shared.history), self.shared.change_signal());
-        // Taken at the call, so the stream has every later change, however late it is polled.
+        // The first message is taken when `changes` is called, so no later change is lost if the
+        // stream is polled late.
         let first = history.first();
         let changes = futures_util::stream::unfold(
             (history, latest, Arc::clone(&first.current)),

@@ -298,8 +298,8 @@ impl QuorumActor {
 
     /// Does the work of each tick that does not depend on the connection.
     fn do_regular_work(&mut self) {
-        // At most twice a second, although ticks may be more frequent. Half of `SWEEP`, because a
-        // tick may be a little early.
+        // Sweeps at most twice a second, although ticks may be more frequent. The limit is less
+        // than `SWEEP`, because a tick may come a little early.
         if self.swept_at.elapsed() >= SWEEP / 2 {
             self.sweep();
         }
@@ -309,8 +309,8 @@ impl QuorumActor {
         }
     }
 
-    /// Removes subscribers whose actors have ended, which each delivery does, and records that this
-    /// actor runs.
+    /// Removes the subscribers whose actors have ended, by a delivery to all subscribers, and
+    /// records that this actor runs.
     fn sweep(&mut self) {
         self.swept_at = Instant::now();
         #[cfg(feature = "web")]
@@ -378,8 +378,8 @@ impl StreamHandler<Result<LinkEvent, Error>> for QuorumActor {
         }
     }
 
-    /// Does nothing: the restart is already scheduled. The default stops the actor, which the
-    /// supervisor would then restart without a delay.
+    /// Does nothing: the restart is already scheduled. The default implementation stops the actor,
+    /// which the supervisor would then restart without a delay.
     fn finished(&mut self, _: &mut Context<Self>) {}
 }
 

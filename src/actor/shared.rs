@@ -64,7 +64,7 @@ impl Heartbeat {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Counts the task as running for ever.
+    /// Makes the task count as running from now on, although it does not run again.
     pub(crate) fn beat_for_ever(&self) {
         self.beat.store(u64::MAX, Ordering::Release);
     }
@@ -105,7 +105,7 @@ impl Shared {
     }
 
     /// Applies an event, and publishes the change if the state has changed. Returns the next moment
-    /// at which the state changes without an event.
+    /// at which the state changes without an event, or `None` if no deadline applies.
     pub(crate) fn apply(&self, event: Event) -> Option<Moment> {
         let (changes, deadline, is_shortened) = {
             // The lock is held until the change is in the history, which keeps the changes in

@@ -111,9 +111,9 @@ struct Reporter {
     manager: Manager,
     while_quorate: bool,
     quorum: QuorumHandle,
-    /// Whether Corosync has decided once.
+    /// Whether Corosync has decided about quorum at least once.
     is_decided: bool,
-    /// Whether this node had quorum once.
+    /// Whether this node has had quorum at least once.
     was_quorate: bool,
     /// The guard of the epoch in the last report, if the node was quorate in that report. It is
     /// kept until the loss is reported, so that a loss during other work is reported too.
