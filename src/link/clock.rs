@@ -32,7 +32,8 @@ impl Moment {
 /// The clock that measures leases.
 #[derive(Clone, Copy, Debug)]
 pub enum Clock {
-    /// A clock that also runs while the system is suspended, because the other nodes keep running.
+    /// The system's monotonic clock. On Linux and Android it also runs while the system is
+    /// suspended, because the other nodes keep running.
     System,
     /// Tokio's clock, which a test can pause, counted from this moment.
     #[cfg(feature = "sim")]

@@ -211,6 +211,6 @@ const CLOCK: Clock = Clock::System;
 /// daemon that lost a request never answers it.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often to check the user of the server meanwhile.
+/// How often to check the user of the server while an attempt to connect waits.
 const SERVER_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 const SERVER_CHECKS: u128 = ATTEMPT_TIMEOUT.as_millis() / SERVER_CHECK_INTERVAL.as_millis();

@@ -70,7 +70,7 @@ impl Names {
         Arc::clone(&self.known.lock())
     }
 
-    /// Returns the names once at least one read was made.
+    /// Returns the names, or `None` before the first read.
     #[cfg(feature = "metrics")]
     pub(crate) fn once_read(&self) -> Option<Arc<NodeNames>> {
         self.were_read.load(Ordering::Acquire).then(|| self.known())
@@ -152,8 +152,8 @@ impl Names {
         }
     }
 
-    /// Whether no further read is needed: none was requested since the last one began, or the names
-    /// are closed.
+    /// Whether no further read is needed: none was requested since the last one began, or `close`
+    /// was called.
     fn is_done(&self) -> bool {
         let mut reading = self.reading.lock();
         let again = *reading == Reading::Again && !self.is_closed();

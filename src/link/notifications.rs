@@ -29,7 +29,7 @@ mod ticks;
 
 /// A stream of the events of one connection, in order. The last item is the error that ended it.
 ///
-/// The connection is closed when the error has been read or the stream is dropped. By then its
+/// The connection is closed when the stream is polled after the error, or is dropped. By then its
 /// descriptor has left the reactor.
 pub(crate) struct LinkEvents {
     /// `None` once the connection has ended.
@@ -356,7 +356,8 @@ fn poll_dispatch(
         match ready!(connection.poll_read_ready_mut(cx)) {
             Ok(mut guard) => match guard.get_inner_mut().0.dispatch() {
                 Ok(None) => guard.clear_ready(),
-                // More may be waiting, and the reactor does not report that again: stay ready.
+                // More notifications may be waiting, and the reactor does not report them again, so
+                // the descriptor stays marked as ready.
                 dispatched => return Poll::Ready(dispatched),
             },
             Err(error) => return Poll::Ready(Err(Error::reactor(error))),
@@ -391,8 +392,8 @@ pub(crate) const LONGEST_TICK: Duration = Duration::from_secs(1);
 /// usually takes less than a millisecond. The timeout doubles with each repetition.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest such timeout. Each abandoned connection takes one of the 128 places in the listen
-/// queue of a stopped daemon (libqb `lib/ipc_setup.c`). It costs a running daemon nothing.
+/// The longest timeout for an answer. Each abandoned connection takes one of the 128 places in the
+/// listen queue of a stopped daemon (libqb `lib/ipc_setup.c`). It costs a running daemon nothing.
 const LONGEST_ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The delay of a probe after a notification, so that many notifications cause one probe.

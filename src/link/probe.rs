@@ -34,8 +34,9 @@ pub trait Probe: fmt::Debug + Send + Sync {
     /// Requests one answer, with the votes of these members. The answer may never arrive.
     fn ask(&self, members: Vec<NodeId>) -> PendingProbe;
 
-    /// Closes the connection of a request that is not answered, and repeats the request on a new
-    /// one. Returns `false` if there is no connection yet: call it again later.
+    /// Closes the connection of a request that is not answered. The request is then repeated on a
+    /// new connection, or fails if it was still opening its first one. Returns `false` if there is
+    /// no connection yet: call it again later.
     fn interrupt(&self) -> bool {
         true
     }

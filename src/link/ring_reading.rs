@@ -59,7 +59,8 @@ impl RingReading {
 
     /// Returns how many reads of a steady ring are passed on together. With long timeouts this is
     /// three, so that the actor wakes up less often. Each read then proves exclusivity for so long
-    /// that the next three may arrive over a second late. That is not so with old counters.
+    /// that the next three may arrive over a second late. With Corosync 2, whose counters may be
+    /// old, each read is passed on separately.
     pub(crate) fn reads_together(&self) -> u32 {
         if self.interval() == LONGEST_INTERVAL && self.age.is_zero() { 3 } else { 1 }
     }
@@ -89,7 +90,7 @@ pub(crate) struct ShortReading {
     pub(crate) tokens: u64,
 }
 
-/// The result of one look at the ring.
+/// The result of one read of the ring.
 #[derive(Clone, Debug)]
 pub enum RingUpdate {
     /// The daemon's counters.

@@ -215,9 +215,9 @@ impl RingReads {
         self.is_late = false;
     }
 
-    /// Returns the ring if the daemon is in OPERATIONAL. That is assumed when no counter has moved
-    /// for longer than the token and consensus timeouts together: GATHER, COMMIT and RECOVERY end
-    /// before that, unless the daemon has very many messages to recover.
+    /// Returns the ring if the daemon is in OPERATIONAL. That is assumed when none of the
+    /// `RingCounters` has moved for longer than the token and consensus timeouts together: GATHER,
+    /// COMMIT and RECOVERY end before that, unless the daemon has very many messages to recover.
     fn steady_ring(&self) -> Option<SteadyRing> {
         let last = self.last.as_ref().filter(|_| self.moves == CONFIRMED)?;
         let is_steady = last.asked_at.since(self.equal_since) > last.token + last.consensus;
