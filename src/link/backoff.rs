@@ -166,8 +166,9 @@ impl Delays {
         delay
     }
 
-    /// Whether this error shows that a connection was lost, or is the first one after errors that
-    /// showed Corosync's absence to show that Corosync is starting ("busy", `TRY_AGAIN`) or runs.
+    /// Whether this error shows that Corosync was running or has come back: a connection was lost,
+    /// or Corosync was absent at an earlier error and is now starting ("busy", `TRY_AGAIN`) or
+    /// running.
     fn shows_corosync(&mut self, error: &Error, kind: Kind) -> bool {
         match error {
             Error::Connect(Code::LIBRARY) | Error::NoSocket | Error::UntrustedServer { .. } => {
@@ -196,12 +197,13 @@ impl Delays {
 /// How long the delays without Corosync stay short. A restart takes less time.
 const FREQUENT_FOR: Duration = Duration::from_secs(60);
 
-/// The shortest delay after that time; the jitter may double it. An attempt costs some 0.3 ms.
+/// The shortest delay after `FREQUENT_FOR`; the jitter may double it. An attempt costs some 0.3 ms.
 const RARE_DELAY: Duration = Duration::from_millis(500);
 
 fn kind(error: &Error) -> Kind {
     match error {
-        // Another process listens in Corosync's place, or the attempt has already waited long.
+        // With the last two errors, another process listens in Corosync's place, or the attempt has
+        // already waited long.
         Error::Connect(Code::LIBRARY | Code::TRY_AGAIN)
         | Error::NoSocket
         | Error::UntrustedServer { .. }

@@ -141,7 +141,7 @@ impl<R: Responder> Worker<R> {
 /// smaller (`RUST_MIN_STACK`).
 const STACK: usize = 2 * 1024 * 1024;
 
-/// Runs on the thread until the sender of the requests is dropped.
+/// Answers requests, on the thread, until the sender of the requests is dropped.
 fn work<R: Responder>(mut responder: R, requests: &mpsc::Receiver<Request<R>>) {
     let mut next = requests.recv();
     while let Ok(Request { request, schedule, answers }) = next {
