@@ -246,8 +246,8 @@ impl EventClients {
 }
 
 impl ClientSlot {
-    /// Whether the client has not read for long. The client then loses its slot. A client that
-    /// reads does so at least every [`ALIVE_INTERVAL`].
+    /// Whether the client has not read for `STALL_TIMEOUT`. Such a client loses its slot. A client
+    /// that reads does so at least every [`ALIVE_INTERVAL`].
     fn is_stale(&self) -> bool {
         let mut read_at = self.read_at.lock();
         *read_at = read_at.filter(|read_at| read_at.elapsed() < STALL_TIMEOUT);

@@ -133,14 +133,14 @@ use crate::actor::QuorumHandle;
 ///
 /// The stream ends when the actor is stopped. At most 1024 streams are served at a time. Beyond
 /// that, the answer is a stream that ends after one `full` event, whose `retry` makes a browser
-/// reconnect in 10 to 20 seconds; after a 503 a browser would not reconnect. If a client does not
-/// read and its connection has been full for 30 seconds, a new client may get its slot, and with
-/// [`drop_stalled_clients`] its connection is closed. A client with an id of another actor, for
-/// example of the process before a restart, receives the current state first.
+/// reconnect in 10 to 20 seconds; after a 503 a browser would not reconnect. If a client has not
+/// read for 30 seconds, a new client may get its slot. With [`drop_stalled_clients`], the system
+/// also closes a connection that has been full for 30 seconds. A client with an id of another
+/// actor, for example of the process before a restart, receives the current state first.
 ///
 /// # `/quorum/history`
 ///
-/// `changes` lists the last changes, the latest last, each with its `sequence`, `changed_at`,
+/// `changes` lists the last changes, oldest first, each with its `sequence`, `changed_at`,
 /// `seconds` (how long the state lasted; `null` for the latest), `quorum`, `ring_id`, `members`,
 /// `joined`, `left`, `epoch`, `cause` and `text`. If `last` is not a number from 1 to 1024, the
 /// answer is 400.
@@ -179,7 +179,7 @@ pub fn routes(quorum: QuorumHandle) -> impl FnOnce(&mut ServiceConfig) {
 
 /// Lets the system drop a connection that has been full for 30 seconds because its client does not
 /// read. Otherwise a client that stops reading an event stream keeps its connection for as long as
-/// it lives.
+/// the client lives.
 ///
 /// Pass it to [`HttpServer::on_connect`](actix_web::HttpServer::on_connect). It works for
 /// connections without TLS, on Linux. For other connections set the option `TCP_USER_TIMEOUT` on

@@ -69,7 +69,8 @@ impl NotQuorate {
             (Connection::Connected, Quorum::Unknown) if !snapshot.settled => {
                 ("unsettled", "the cluster has not decided about quorum yet")
             }
-            // An expired lease whose state is still published as quorate is not unstable.
+            // If the lease has expired while the state is still published as quorate, the reason is
+            // `stalled`.
             (Connection::Connected, Quorum::Unknown) if snapshot.quorum == Quorum::Unknown => {
                 ("unstable", "quorum has not lasted long enough yet")
             }
@@ -87,8 +88,8 @@ impl NotQuorate {
         Self { quorum, reason, detail, ring_id: snapshot.ring_id, retry_after }
     }
 
-    /// Returns whole seconds, extended at random by up to a quarter, so that not all clients return
-    /// at once.
+    /// Returns the value of `Retry-After`: whole seconds, extended at random by up to a quarter, so
+    /// that not all clients return at once.
     fn retry_after(&self) -> u64 {
         let nanos = u64::from(self.retry_after.subsec_nanos() > 0);
         let seconds = self.retry_after.as_secs().saturating_add(nanos).max(1);
