@@ -86,10 +86,11 @@ impl Cluster {
         self
     }
 
-    /// Sets `token` and `consensus` in the section `totem`, so that rings end and form in time: a
-    /// node that has not seen the token for `token` leaves its ring, and a node that has waited for
-    /// `consensus` forms a ring without the silent nodes. The time is tokio's, which a test can
-    /// pause. Without this, a ring forms at once, and the daemons report timeouts of 1 s and 1.2 s.
+    /// Sets `token` and `consensus` in the section `totem`, so that rings take time to end and to
+    /// form: a node that has not seen the token for `token` leaves its ring, and a node that has
+    /// waited for `consensus` forms a ring without the silent nodes. The time is tokio's, which a
+    /// test can pause. Without this, a ring forms at once, and the daemons report timeouts of 1 s
+    /// and 1.2 s.
     pub fn timeouts(self, token: Duration, consensus: Duration) -> Self {
         self.change(|world| world.totem.timeouts = Some(Timeouts { token, consensus }));
         self
@@ -256,7 +257,7 @@ impl Cluster {
     /// Starts a node's daemon.
     ///
     /// Like a real daemon, it accepts clients before it has found the other nodes. It is alone and
-    /// inquorate until each actor with this node has connected and received that state.
+    /// inquorate until each actor whose source is this node has connected and received that state.
     ///
     /// # Errors
     ///

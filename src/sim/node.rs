@@ -55,7 +55,7 @@ impl Node {
         self.id
     }
 
-    /// Returns the daemon's answer to a connection attempt, or `None` while it is paused.
+    /// Returns the daemon's answer to a connection attempt, or `None` while the daemon is paused.
     fn answer(&self, trust: TrustPolicy) -> Option<Result<Simulated, Error>> {
         let answer = self.accept(trust);
         if matches!(answer, Some(Err(_))) {

@@ -42,7 +42,7 @@ pub(super) enum Step {
 /// What happens to a set of running nodes.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// The nodes form a ring. Ascending.
+    /// These nodes, in ascending order, form a ring.
     Ring(Vec<NodeId>),
     /// The node receives packets of nodes that do not receive its packets: it stays in GATHER.
     Gathers(NodeId),
@@ -327,7 +327,7 @@ impl World {
             .collect();
         for other in receivers.into_iter().filter(|other| *other != id) {
             if self.member(other).gathers {
-                // The packets are new to it, so it starts to wait again.
+                // The packets are new to this node, so it starts to wait again.
                 self.member_mut(other).counters.gather_entered += 1;
                 self.totem.schedule(timeouts.consensus, Step::Consensus(other));
             } else {
@@ -371,7 +371,7 @@ impl World {
         let Some(timeouts) = self.totem.timeouts else { return };
         let node = self.member_mut(id);
         if node.gathers {
-            // It starts to wait again.
+            // The node starts to wait again.
             node.counters.gather_entered += 1;
             node.counters.operational_entered += u64::from(unstable);
             self.totem.schedule(timeouts.consensus, Step::Consensus(id));

@@ -48,7 +48,8 @@ pub(super) struct Node {
     pub(super) daemon: Daemon,
     /// Nodes with the same number can reach each other.
     pub(super) link: usize,
-    /// Whether a daemon that has just started is alone, until its clients have received that.
+    /// Whether the daemon has just started and does not see the other nodes yet. This ends when its
+    /// clients have received that state.
     pub(super) alone: bool,
     /// The ring whose other members have not noticed that this node's daemon was restarted.
     pub(super) unnoticed: Option<RingId>,
@@ -170,7 +171,7 @@ impl World {
         self.reform();
     }
 
-    /// Puts each node into the group with its index.
+    /// Puts each node into the group whose index `group_of` returns.
     pub(super) fn link(&mut self, group_of: impl Fn(NodeId) -> usize) {
         for node in &mut self.nodes {
             node.link = group_of(node.id);
@@ -198,8 +199,8 @@ impl World {
         self.poll_device();
     }
 
-    /// Resumes a daemon. If the others have continued without it, it notices when its token is
-    /// late.
+    /// Resumes a daemon. If the other nodes have continued without the daemon, it notices that when
+    /// its token timeout expires.
     fn wake(&mut self, id: NodeId) {
         let Some(timeouts) = self.totem.timeouts else { return };
         let node = self.member(id);
@@ -225,8 +226,8 @@ impl World {
         self.set_daemons(&[id], Daemon::Down);
     }
 
-    /// Starts a daemon. With `alone`, it is alone at first; the others do not notice yet if it was
-    /// `restarted`.
+    /// Starts a daemon. With `alone`, the daemon does not see the other nodes at first. If it was
+    /// also `restarted`, the other nodes do not notice the restart yet.
     pub(super) fn start(&mut self, id: NodeId, alone: bool, restarted: bool) {
         let expected = self.configured_votes();
         let options = self.options;
@@ -243,7 +244,7 @@ impl World {
         node.unnoticed = was_with.filter(|_| alone && restarted && settled);
         node.expected_votes = None;
         // A new daemon begins on its own ring, numbered after the last ring that it was on
-        // (`main_iface_change_fn`, and then like any ring).
+        // (`main_iface_change_fn` adds 1, and the forming of a ring adds 4).
         node.ring = RingId { node_id: id, seq: node.ring.seq + 5 };
         node.members = vec![id];
         node.votequorum = Votequorum::new(id, Votes { votes: node.votes, expected }, options);
@@ -345,8 +346,8 @@ impl World {
         }
     }
 
-    /// Returns whether votequorum reports a node as quorate, and the votes if votequorum decides at
-    /// all.
+    /// Returns whether votequorum reports a node as quorate, and the votes. Without a provider,
+    /// every node is quorate, and there are no votes.
     pub(super) fn votes(&self, id: NodeId) -> (bool, Option<crate::libquorum::Votes>) {
         let Some(node) = self.node(id).filter(|_| self.provider) else { return (true, None) };
         let quorate = node.decision.quorate;

@@ -119,7 +119,7 @@ impl Node {
         self.decision = Decision { quorate, ring: self.ring, members };
     }
 
-    /// Sends the decision. Without a provider there is none.
+    /// Sends the decision. Without a provider, nothing is sent.
     pub(super) fn send_decision(&mut self, provider: bool) {
         if provider {
             self.sent.push(self.decision.notification());
