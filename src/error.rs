@@ -170,7 +170,8 @@ impl Error {
         matches!(self, Self::Load(_) | Self::StackTooSmall { .. })
     }
 
-    /// Returns the number that libquorum returned, if it was called.
+    /// Returns the code that one of Corosync's libraries returned, or `None` if the error keeps no
+    /// code.
     pub fn code(&self) -> Option<Code> {
         match self {
             Self::Connect(code)

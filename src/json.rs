@@ -107,7 +107,7 @@ pub struct Alive {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct History {
-    /// The changes, the latest last.
+    /// The changes, oldest first.
     pub changes: Vec<HistoryEntry>,
 }
 

@@ -78,7 +78,8 @@ pub(crate) struct Metrics {
 pub(crate) struct State {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) exclusive: bool,
-    /// How long ago the token was last seen, and how long the ring is believed after that.
+    /// How long ago the token was last seen, and for how long after that moment the ring is
+    /// believed to be alive. `None` if the token was not seen on this connection.
     pub(crate) token_seen: Option<(Duration, Duration)>,
     /// The names of the nodes, or `None` before the first read.
     pub(crate) names: Option<Arc<NodeNames>>,
@@ -113,7 +114,7 @@ impl Metrics {
         let Some(lease) = self.lease.get() else { return };
         gauge!("quorum_lease_seconds").set(*lease);
         record_state(state);
-        // The lock must not be held while the recorder runs: it may call back.
+        // The lock must not be held while the recorder runs: it may call this crate.
         let mut labelled = self.ha_cluster.lock();
         let Some(before) = labelled.as_mut() else { return };
         let members = state.names.as_ref().map(|names| member_votes(before, state, names));
