@@ -334,8 +334,8 @@ impl Bytes<'_> {
         if votes < 128 { votes } else { votes << 24 }
     }
 
-    /// Returns a list. If an earlier list of the same call was too long, this one is not
-    /// `readable`.
+    /// Returns a list. If `readable` is false, the list must not be read, because an earlier list
+    /// of the same call was too long.
     fn list(&mut self, readable: bool) -> List {
         let kind = self.next();
         let length = |choice: u8| [0, 1, 385, 500, 1000, 1 << 30, u32::MAX][usize::from(choice)];

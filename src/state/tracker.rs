@@ -210,7 +210,7 @@ impl Tracker {
         lease_passed || before.quorum.is_quorate() && (overdue || ring_passed)
     }
 
-    /// The first deadline: the daemon is alive.
+    /// Checks the first deadline, until which the daemon counts as alive.
     fn check_daemon(&mut self, now: Moment, pending: &mut PendingChange) {
         if !pending.after.connection.is_established() {
             return;
@@ -225,14 +225,14 @@ impl Tracker {
         }
     }
 
-    /// The second deadline: the ring is alive.
+    /// Checks the second deadline, until which the ring counts as alive.
     fn check_ring(&mut self, now: Moment, pending: &mut PendingChange) {
         // A read that has just arrived may have been requested too long ago.
         self.link.ring.expire_if_due(now);
         pending.after.ring = self.link.ring.state();
     }
 
-    /// The third deadline: the decision is about this membership.
+    /// Checks whether the decision is about this membership. If not, the third deadline begins.
     fn check_membership(&mut self, now: Moment, pending: &mut PendingChange) {
         self.link.settle(now);
         pending.after.settled = self.link.is_settled();
