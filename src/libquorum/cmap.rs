@@ -76,7 +76,8 @@ impl Cmap {
 
     /// Connects to the map of statistics. Blocks until the daemon answers.
     ///
-    /// Never call it for a daemon [of Corosync 2](Self::is_corosync_2): the request kills it.
+    /// Never call it for a daemon [of Corosync 2](Self::is_corosync_2): the request kills that
+    /// daemon.
     pub(crate) fn initialize_statistics(peer: Peer<'_>) -> Result<Self, Error> {
         let library = load()?;
         let initialize = library.initialize_map()?;

@@ -254,8 +254,8 @@ impl Handle {
     /// Asks the daemon whether the cluster has quorum (`quorum_getquorate`).
     ///
     /// Blocks until the daemon answers: for ever while the daemon is stopped, and for the length of
-    /// its synchronisation (30 s and more with a silent quorum device). The answer can then be old,
-    /// so prefer the notifications.
+    /// its synchronisation (30 s and more with a silent quorum device). The answer may be out of
+    /// date, so prefer the notifications.
     ///
     /// # Errors
     ///

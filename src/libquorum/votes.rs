@@ -61,9 +61,9 @@ pub struct Votes {
 }
 
 impl Votes {
-    /// Returns the number of votes that this partition can lose and keep quorum. Zero without
-    /// quorum, for example while a node with enough votes still waits for all other nodes, and zero
-    /// if only a tie-breaker makes quorum.
+    /// Returns how many votes this partition can lose without losing quorum. The result is zero
+    /// without quorum, for example while this node has enough votes but still waits for all nodes.
+    /// It is also zero if the partition has quorum only because of a tie-breaker.
     ///
     /// ```
     /// # use actix_quorum::{VoteFlags, Votes};
@@ -167,7 +167,7 @@ bitflags::bitflags! {
 }
 
 impl VoteFlags {
-    /// The state of a quorum device.
+    /// All flags that describe the state of a quorum device.
     pub(crate) const QDEVICE: Self = Self::QDEVICE_REGISTERED
         .union(Self::QDEVICE_ALIVE)
         .union(Self::QDEVICE_CAST_VOTE)
