@@ -90,7 +90,8 @@ impl Corosync {
         }
     }
 
-    /// Opens a connection and starts tracking. Blocks while Corosync hangs, until it is cancelled.
+    /// Opens a connection and starts tracking. Blocks while Corosync hangs, until `canceller`
+    /// cancels the call.
     fn track(
         &self,
         trust: TrustPolicy,

@@ -185,7 +185,7 @@ struct Maps {
 }
 
 /// What the daemon's configuration says about the ring. It is read again when the daemon reports a
-/// change, so that each reading contains the configuration of its time.
+/// change, so that each reading contains the configuration at the time of the read.
 #[derive(Clone, Copy)]
 struct Configuration {
     token: Duration,

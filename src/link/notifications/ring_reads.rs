@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// Reads the daemon's counters often enough for the smallest deadline that depends on them.
+/// Reads the daemon's counters often enough for the shortest deadline that depends on them.
 pub(super) struct RingReads {
     watch: Arc<dyn RingWatch>,
     clock: Clock,
