@@ -32,7 +32,7 @@ use crate::{
 ///
 /// | systemd receives | when |
 /// |---|---|
-/// | `READY=1` | once, when Corosync has decided for the first time, with or without quorum |
+/// | `READY=1` | once, when the state is `Quorate` or `Inquorate` for the first time |
 /// | `STATUS=` | at each change: the line for an operator that `systemctl status` shows |
 /// | `WATCHDOG=1` | twice in each `WatchdogSec=` of the unit, if the unit has it |
 /// | `STOPPING=1` | when [`QuorumHandle::stop`] is called |
@@ -111,7 +111,7 @@ struct Reporter {
     manager: Manager,
     while_quorate: bool,
     quorum: QuorumHandle,
-    /// Whether Corosync has decided about quorum at least once.
+    /// Whether the state has been `Quorate` or `Inquorate` at least once.
     is_decided: bool,
     /// Whether this node has had quorum at least once.
     was_quorate: bool,
