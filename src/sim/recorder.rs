@@ -49,7 +49,7 @@ impl Recorder {
     ///
     /// # Panics
     ///
-    /// Panics if there is none before the deadline.
+    /// Panics if no such change is published before the deadline, or before the actor stops.
     pub async fn next_change(&mut self) -> QuorumChanged {
         self.expect("a change", |_| true).await
     }
@@ -58,16 +58,17 @@ impl Recorder {
     ///
     /// # Panics
     ///
-    /// Panics if there is none before the deadline.
+    /// Panics if no such change is published before the deadline, or before the actor stops.
     pub async fn expect_loss(&mut self) -> QuorumChanged {
         self.expect("a loss of quorum", QuorumChanged::is_loss).await
     }
 
-    /// Returns the next gain of quorum. With quorum, the first change is a gain.
+    /// Returns the next gain of quorum. If the node has quorum at first, the first change, which
+    /// reports the current state, is a gain.
     ///
     /// # Panics
     ///
-    /// Panics if there is none before the deadline.
+    /// Panics if no such change is published before the deadline, or before the actor stops.
     pub async fn expect_gain(&mut self) -> QuorumChanged {
         self.expect("a gain of quorum", QuorumChanged::is_gain).await
     }
@@ -77,7 +78,7 @@ impl Recorder {
     ///
     /// # Panics
     ///
-    /// Panics if there is none before the deadline.
+    /// Panics if no such change is published before the deadline, or before the actor stops.
     pub async fn expect(
         &mut self,
         what: &str,
@@ -91,7 +92,7 @@ impl Recorder {
     ///
     /// # Panics
     ///
-    /// Panics if there is none before the deadline.
+    /// Panics if no such change is published before the deadline, or before the actor stops.
     pub async fn up_to(
         &mut self,
         what: &str,
