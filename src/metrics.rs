@@ -9,7 +9,7 @@
 //! | `quorum_exclusive` | gauge, 0 or 1 | no other partition can have quorum: [`QuorumHandle::is_exclusive`](crate::QuorumHandle::is_exclusive) |
 //! | `quorum_connected` | gauge, 0 or 1 | Corosync has accepted the connection, and answers |
 //! | `quorum_settled` | gauge, 0 or 1 | the decision is about the current membership |
-//! | `quorum_ring_watched` | gauge, 0 or 1 | the counters of Corosync's ring can be read |
+//! | `quorum_ring_watched` | gauge, 0 or 1 | 0 if the counters of Corosync's ring cannot be read, otherwise 1 |
 //! | `quorum_ring_reforming` | gauge, 0 or 1 | Corosync has left its ring, or has formed one without a decision |
 //! | `quorum_members` | gauge, nodes | the members of this node's partition; without a connection, the last known ones |
 //! | `quorum_votes_expected` | gauge, votes | the votes that this node expects in the whole cluster; this metric and the next four are 0 while the votes are not known |
@@ -29,9 +29,10 @@
 //! | `quorum_subscribers` | gauge, actors | the actors that are subscribed |
 //! | `quorum_conflated_deliveries_total` | counter | messages to slow subscribers that replace several changes |
 //!
-//! All gauges are recorded with each change and with each answer of Corosync, so at least every
-//! [`probe_interval`](crate::QuorumBuilder::probe_interval) while it answers. So a recorder may be
-//! installed later, and may drop values that were not updated for some time. Counters start at 0.
+//! All gauges are recorded with each answer of Corosync, so at least every
+//! [`probe_interval`](crate::QuorumBuilder::probe_interval) while Corosync answers. All except the
+//! time of the last contact are also recorded with each change. So a recorder may be installed
+//! later, and may drop values that were not updated for some time. Counters start at 0.
 //!
 //! A gauge keeps its last recorded value. If this process hangs, `quorum_quorate` does not change.
 //! So an alert or a dashboard must treat a node as quorate only while `time() -
@@ -241,7 +242,8 @@ fn number(yes: bool) -> f64 {
     f64::from(u8::from(yes))
 }
 
-/// Returns the time `ago` in seconds since 1970, or 0 if it was before 1970.
+/// Returns the time that was `ago` before now, in seconds since 1970, or 0 if that time was before
+/// 1970.
 fn timestamp(ago: Duration) -> f64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.saturating_sub(ago).as_secs_f64()
