@@ -81,7 +81,8 @@ impl Lease {
         until.0 != 0 && self.running_epoch() == Some(epoch) && self.clock.now() >= until
     }
 
-    /// Returns the expiry and the epoch. Only the thread that grants the lease may call it.
+    /// Returns the expiry and the epoch. Only a thread that may grant the lease, because it holds
+    /// the tracker's lock, may call this.
     pub(crate) fn granted(&self) -> (Moment, u64) {
         (Moment(self.until.load(Ordering::Acquire)), self.epoch.load(Ordering::Acquire))
     }

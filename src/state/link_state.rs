@@ -21,7 +21,7 @@ pub(super) struct LinkState {
     pub(super) ring: RingEvidence,
     pub(super) settlement: Settlement,
     pub(super) continuity: Continuity,
-    /// When the membership or the decision last changed.
+    /// When a membership or a decision was last reported.
     pub(super) changed_at: Moment,
     /// The moment since which all conditions for quorum are met, except for `stable_after`.
     pub(super) quorate_since: Option<Moment>,

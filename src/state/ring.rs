@@ -36,8 +36,8 @@ use crate::{
 )]
 #[non_exhaustive]
 pub enum RingState {
-    /// Not known: the ring has not yet been found to be alive on this connection, or not recently
-    /// enough. Quorum is not believed.
+    /// It is not known whether the ring is alive: it has not yet been found to be alive on this
+    /// connection, or not recently enough. Quorum is not believed.
     #[default]
     Unknown,
     /// The daemon was in totem's OPERATIONAL state at the last evidence: a read of its counters or
@@ -48,7 +48,7 @@ pub enum RingState {
     Gather,
     /// The counters cannot be read: libcmap is missing, or the daemon does not have them.
     /// `is_quorate()` then works without this check, and `is_exclusive()` is false. The actor tries
-    /// again every 10 s.
+    /// to read them again every 10 s.
     Unwatched,
 }
 
@@ -82,7 +82,7 @@ pub(super) struct RingEvidence {
 /// formed.
 #[derive(Clone, Copy, Debug)]
 enum Proof {
-    /// The decision itself is the proof. No read has proved it yet.
+    /// The decision itself is the proof. No later read has confirmed it yet.
     Decision(Moment),
     Reads(Moment),
 }
@@ -254,8 +254,9 @@ impl RingEvidence {
         }
         self.phase = Phase::Decided;
         self.proof = None;
-        // The first decision on a connection shows what the daemon knew before. A later one follows
-        // a ring that has just formed, so the daemon was OPERATIONAL after `drained_at`.
+        // The first decision on a connection may have been made long before the connection. A later
+        // decision follows a ring that has just formed, so the daemon was OPERATIONAL after
+        // `drained_at`.
         let (Some(_), Watch::Watched(reads)) = (last, &self.watch) else { return };
         let alive_at = reads.alive_at(drained_at);
         if alive_at < self.not_before {
@@ -355,7 +356,7 @@ impl RingEvidence {
     /// |---|---|
     /// | this read was requested within `SECOND_READ` of the first answer | it is discarded |
     /// | the token has not moved | it proves nothing; the next read is compared with it |
-    /// | the decision is of another ring, or newer than the first read | only `token_seen` is set |
+    /// | the decision is about another ring, or newer than the first read | only `token_seen` is set |
     /// | before the first read, the token stood still for longer than `allowed_gap` | the same |
     /// | a deadline has passed since the first read was requested | the same |
     /// | the daemon may still continue with an old token (`is_trusted`) | the same |

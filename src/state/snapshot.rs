@@ -102,7 +102,7 @@ pub struct Snapshot {
     pub epoch: u64,
     /// The votes, once votequorum has reported them on this connection. `None` without votequorum.
     pub votes: Option<Votes>,
-    /// Whether the votes were requested after the last change of the membership or the decision.
+    /// Whether the votes were requested after the last report of a membership or a decision.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) votes_are_current: bool,
     /// The id of this node, once votequorum has reported it.

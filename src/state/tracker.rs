@@ -201,7 +201,7 @@ impl Tracker {
         let ring_passed = link.ring.expire_if_due(now);
         let overdue = link.is_overdue(&self.policy, now);
         if ring_passed && !overdue && before.quorum.is_quorate() {
-            // The daemon must also be found to be alive after the deadline of the ring.
+            // Answers to requests from before the deadline of the ring no longer renew the lease.
             link.not_before = link.not_before.max(ring_until.unwrap_or_default());
         }
         if overdue || ring_passed {

@@ -35,7 +35,7 @@ pub(super) struct Link {
     /// Since when the decision has been about another ring than the nodelist's.
     pub(super) differs_since: Option<Moment>,
     /// Whether a decision has been about the nodelist's ring. Before that, it is not known for how
-    /// long they have differed.
+    /// long the decision and the nodelist have differed.
     was_settled: bool,
     pub(super) votes: Option<Votes>,
     pub(super) ring: Ring,
@@ -152,7 +152,7 @@ fn clears(before: &RingReading, read: &RingReading) -> bool {
         && both.all(|(before, now)| now == before || now == 0)
 }
 
-/// The votes of a member.
+/// Returns the votes of a member, or `None` if they are not known.
 pub(super) fn votes_of(votes: &Votes, node: NodeId) -> Option<u64> {
     votes.members.iter().find(|(member, _)| *member == node).map(|(_, n)| u64::from(*n))
 }
