@@ -110,10 +110,10 @@ impl Subscription {
                 })
                 .unwrap_or_default(),
             };
-            // Dropped without the lock, because the drop may run code of the user. Both must be
-            // dropped, because each may be part of a cycle: a message that the subscriber keeps
-            // holds this subscription and so the subscriber's address, and the mailbox may hold a
-            // waker that holds this subscription.
+            // `ended` is dropped without the lock, because the drop may run code of the user. Both
+            // values must be dropped, because each may be part of a cycle: a message that the
+            // subscriber keeps holds this subscription and so the subscriber's address, and the
+            // mailbox may hold a waker that holds this subscription.
             let ended =
                 (!is_alive).then(|| (delivery.subscriber.take(), delivery.in_mailbox.take()));
             drop(delivery);
@@ -277,7 +277,8 @@ impl Progress {
             latest.is_some_and(|latest| Arc::ptr_eq(last_sent, &latest.previous))
         };
         let next = match (latest, self.last_sent.take_if(is_next)) {
-            // Cheaper than a clone: it reuses the reference to the previous snapshot.
+            // This is cheaper than a clone, because it reuses the reference to the previous
+            // snapshot.
             (Some(latest), Some(last_sent)) => Some(latest.clone_from_previous(last_sent)),
             _ => subscription.history.next_after(self.last_sent.as_ref()),
         };

@@ -109,7 +109,7 @@ impl Registry {
             !subscription.deliver(Initiator::Publisher(latest.as_ref()))
         };
         let dead: Vec<SubscriptionId> = all.iter().filter(is_dead).map(|dead| dead.id).collect();
-        // Dropped here, so that the removal below does not copy the list.
+        // This reference is dropped here, so that the removal below does not copy the list.
         drop(all);
         if !dead.is_empty() {
             let mut subscriptions = self.subscriptions.lock();
