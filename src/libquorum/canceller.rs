@@ -15,7 +15,7 @@ pub struct Canceller(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Whether all waiting was cancelled.
+    /// Whether the calls were cancelled for good.
     is_cancelled: bool,
     /// The user of the server that an attempt has reached, if this user is not trusted.
     refused: Option<u32>,
@@ -145,7 +145,7 @@ impl Canceller {
 }
 
 impl State {
-    /// Returns whether a connection was ended.
+    /// Ends the waiting call and the connections. Returns whether there was a connection to end.
     fn interrupt(&mut self) -> bool {
         for socket in &self.sockets {
             server::shut_down(*socket);
@@ -155,7 +155,8 @@ impl State {
         is_ended || !self.sockets.is_empty()
     }
 
-    /// Returns the socket of the waiting attempt, and the server at its other end.
+    /// Returns the socket of the waiting attempt, and the server at its other end. Returns `None`
+    /// without an attempt, or if its socket cannot be identified.
     fn attempt(&self) -> Option<(Stream, PeerProcess)> {
         let Attempt { service, before } = self.connecting.as_ref()?;
         let mut new = server::streams(service);

@@ -14,8 +14,8 @@ use rustix::{
 
 use crate::error::Error;
 
-/// The number of descriptors that must be free: libqb needs three at a time, and other threads
-/// some.
+/// The number of descriptors that must be free: libqb needs three at a time, and other threads may
+/// need some.
 const HEADROOM: usize = 8;
 
 /// Descriptor 0 as it was before a connection attempt.

@@ -47,7 +47,7 @@ impl Handle {
     /// Dispatches at most one notification, without blocking.
     ///
     /// `Ok(None)` means that the queue is empty and the descriptor may be waited on again. After
-    /// `Some` more may be waiting: call it again before waiting.
+    /// `Some`, more notifications may be waiting: call this again before you wait.
     ///
     /// # Errors
     ///

@@ -30,8 +30,8 @@ impl PeerProcess {
     ///
     /// With shared memory, libqb's default, `fd` is the connected stream socket, and the kernel
     /// knows its peer. With `system { qb_ipc_type: socket }` it is a datagram socket, which has no
-    /// peer credentials. Then the stream socket is searched among this process's descriptors: it is
-    /// connected to the socket of that `service` and is not in `before`.
+    /// peer credentials. Then the stream socket is looked up among this process's descriptors: the
+    /// one that is connected to the socket of `service` and is not in `before`.
     pub(super) fn of(fd: BorrowedFd<'_>, service: &[u8], before: &[Stream]) -> Option<Found> {
         if is_stream(fd) {
             return Some(Found { server: peer(fd)?, socket: fd.as_raw_fd(), is_ours: true });
