@@ -109,7 +109,7 @@ impl Names {
         if started.is_ok() {
             *reading = Reading::Busy;
         }
-        // Dropped first: the logger must not run under a lock.
+        // The lock is released first, because the logger must not run under a lock.
         drop(reading);
         if let Err(error) = started {
             crate::foreign::log!(

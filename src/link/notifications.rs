@@ -215,7 +215,8 @@ impl LinkEvents {
     fn poll_probe(&mut self, cx: &mut Context<'_>) {
         while self.answer.is_none() {
             let Some(pending) = &mut self.pending_probe else {
-                // Set only once for each probe: frequent notifications must not postpone it.
+                // This is done only once for each probe, because frequent notifications must not
+                // postpone the probe.
                 if self.notified_since_probe && !self.probes_soon {
                     self.probes_soon = true;
                     let soon = PROBE_COALESCE.min(self.ticks.period());
@@ -261,8 +262,8 @@ impl LinkEvents {
                     self.answer = Some(answer);
                 }
                 Err(error) => {
-                    // Logged only if it differs from the previous error. If all probes fail, the
-                    // lease expires and the connection is published as stalled.
+                    // The error is logged only if it differs from the previous one. If all probes
+                    // fail, the lease expires and the connection is published as stalled.
                     if self.probe_error.as_ref() != Some(&error) {
                         crate::foreign::log!(
                             log::Level::Warn,
@@ -281,7 +282,8 @@ impl Stream for LinkEvents {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        // Yields first, so that the subscribers and other tasks of this arbiter run.
+        // The poll after a notification yields first, so that the subscribers and other tasks of
+        // this arbiter run.
         if std::mem::take(&mut this.yields) {
             cx.waker().wake_by_ref();
             return Poll::Pending;

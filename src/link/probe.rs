@@ -85,7 +85,7 @@ impl Probe for ProbeThread {
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        // Cancelled now, even if the returned future is not awaited.
+        // The waiting call is cancelled now, even if the returned future is not awaited.
         self.canceller.cancel();
         let (canceller, closed) = (self.canceller.clone(), self.worker.close());
         Box::pin(async move { canceller.cancel_until(closed).await })

@@ -140,7 +140,7 @@ impl RingWatch for RingThread {
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let current = self.current.lock();
-        // Cancelled now, even if the returned future is not awaited.
+        // The waiting call is cancelled now, even if the returned future is not awaited.
         current.canceller.cancel();
         let (canceller, closed) = (current.canceller.clone(), current.worker.close());
         Box::pin(async move { canceller.cancel_until(closed).await })
@@ -234,7 +234,7 @@ const FULL_READ: Duration = Duration::from_secs(5);
 
 /// The reason for a failed read.
 enum Failed {
-    /// No read can succeed.
+    /// No read can succeed until libcmap, Corosync or the server is replaced.
     Unwatchable(String),
     /// The service does not accept the connection. `answer` decides whether the next attempt may
     /// succeed.
