@@ -267,7 +267,7 @@ impl QuorumActor {
         if is_blocked {
             self.interrupt();
         }
-        // After the publication: a recorder may block.
+        // This follows the publication, because a recorder may block.
         #[cfg(feature = "metrics")]
         foreign::contain(|| match connected_at {
             Some(_) => crate::metrics::Metrics::disconnected(&ended),

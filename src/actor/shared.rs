@@ -136,7 +136,8 @@ impl Shared {
         if published.is_some() {
             self.registry.deliver();
         }
-        // Recorded and logged after the delivery, because a recorder or a logger may block.
+        // The changes are recorded and logged after the delivery, because a recorder or a logger
+        // may block.
         for (change, remarks) in changes.iter().flatten() {
             #[cfg(feature = "metrics")]
             foreign::contain(|| crate::metrics::Metrics::changed(change));
