@@ -389,7 +389,8 @@ impl Cluster {
         self.change(|world| world.hold_sync(false));
     }
 
-    /// Causes a fault between a node's daemon and its clients, until [`mend`](Self::mend).
+    /// Causes a fault between a node's daemon and its clients. It lasts until [`mend`](Self::mend),
+    /// except for [`Fault::Dispatch`], which happens once.
     ///
     /// # Errors
     ///

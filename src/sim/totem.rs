@@ -46,12 +46,12 @@ pub(super) enum Outcome {
     Ring(Vec<NodeId>),
     /// The node receives packets of nodes that do not receive its packets: it stays in GATHER.
     Gathers(NodeId),
-    /// Not all of them reach each other: rings form repeatedly, and none is announced.
+    /// Not all of these nodes reach each other: rings form repeatedly, and none is announced.
     Unstable(Vec<NodeId>),
 }
 
 impl Totem {
-    /// Schedules the step after this time, in place of an earlier schedule for it.
+    /// Schedules the step after this time. This replaces an earlier schedule of the same step.
     pub(super) fn schedule(&mut self, after: Duration, step: Step) {
         self.cancel(step);
         self.steps.push((self.now + after, step));

@@ -34,7 +34,7 @@ pub(super) struct World {
 struct Device {
     votes: u32,
     runs: bool,
-    /// The nodes that cannot reach it.
+    /// The nodes that cannot reach the device.
     cut: BTreeSet<NodeId>,
 }
 
@@ -122,7 +122,8 @@ impl World {
     }
 
     pub(super) fn configure_auto_tie_breaker(&mut self, auto_tie_breaker: bool) {
-        // With an odd number of votes Corosync turns it off, unless `wait_for_all` is on.
+        // With an odd number of votes Corosync turns `auto_tie_breaker` off, unless `wait_for_all`
+        // is on.
         let even = self.nodelist_votes().is_multiple_of(2);
         self.options.auto_tie_breaker = auto_tie_breaker && (even || self.options.wait_for_all);
     }
