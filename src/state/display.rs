@@ -8,8 +8,8 @@ use crate::{
 };
 
 /// Formats the change on one line for an operator: `inquorate: ring 3.d, members 3; left 1 2 (was
-/// quorate, ring 1.9)`. Once the votes are known, the next line gives the reason: `inquorate: ring
-/// 3.d, members 3; 1 of 3 votes, 2 required`.
+/// quorate, ring 1.9)`. Once the votes are known, the line of the next change gives the reason:
+/// `inquorate: ring 3.d, members 3; 1 of 3 votes, 2 required`.
 impl fmt::Display for QuorumChanged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (previous, current) = (&*self.previous, &*self.current);
