@@ -14,7 +14,8 @@ use std::{
 
 use rustix::{io::Errno, process::Pid};
 
-/// Whether a killed daemon may still have been running at the last removal.
+/// Whether leftovers may remain, because the process of a daemon was still running when a
+/// connection to it was closed.
 static MAY_BE_MORE: AtomicBool = AtomicBool::new(false);
 
 /// Removes the leftovers after a connection to a possibly killed daemon was closed. If its process

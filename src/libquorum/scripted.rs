@@ -18,8 +18,8 @@ pub(crate) enum List {
     /// A pointer that must not be read: the list has no entries or too many, or follows a list that
     /// has too many.
     Dangling(u32),
-    /// The ids, at the end of an allocation that they fill, except for this many bytes before them,
-    /// which spoil their alignment.
+    /// The ids, which fill an allocation except for this many bytes before them. These bytes shift
+    /// the ids off their alignment.
     Ids(Vec<u32>, usize),
 }
 
