@@ -396,7 +396,8 @@ pub(crate) const LONGEST_TICK: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest timeout for an answer. Each abandoned connection takes one of the 128 places in the
-/// listen queue of a stopped daemon (libqb `lib/ipc_setup.c`). It costs a running daemon nothing.
+/// listen queue of a stopped daemon (libqb `lib/ipc_setup.c`). An abandoned connection costs a
+/// running daemon nothing.
 const LONGEST_ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The delay of a probe after a notification, so that many notifications cause one probe.
