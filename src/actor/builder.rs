@@ -197,7 +197,7 @@ impl QuorumBuilder {
     /// # Contradicting settings
     ///
     /// The actor starts even with contradicting settings, so that a wrong setting does not stop the
-    /// service. It stays fail-safe. A warning in the log reports the numbers:
+    /// service. The actor stays fail-safe. A warning in the log reports the numbers:
     ///
     /// | settings | what happens |
     /// |---|---|

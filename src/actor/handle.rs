@@ -144,8 +144,9 @@ impl QuorumHandle {
 
     /// Returns everything that is known now.
     ///
-    /// Its `quorum` obeys the same deadlines as [`is_quorate`](Self::is_quorate): once a deadline
-    /// has passed, it is [`Quorum::Unknown`], even if the actor is stuck and has not published it.
+    /// The `quorum` in the snapshot obeys the same deadlines as [`is_quorate`](Self::is_quorate):
+    /// once a deadline has passed, it is [`Quorum::Unknown`], even if the actor is stuck and has
+    /// not published this change.
     ///
     /// ```
     /// # use actix_quorum::{Quorum, Snapshot, testing::ScriptedQuorum};

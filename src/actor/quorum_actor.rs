@@ -69,7 +69,7 @@ enum Activity {
         /// The stream that reads from the connection.
         task: SpawnHandle,
         connected_at: Instant,
-        /// The deadline of the timer that fires next.
+        /// The deadline of the timer that fires next, or `None` if no timer is set.
         timer: Option<Moment>,
     },
     /// Nothing follows. A stopped actor stays in memory while an address of it exists.
@@ -90,7 +90,7 @@ struct Resources {
 }
 
 impl Activity {
-    /// The resources of an actor that is not stopped.
+    /// Returns the resources, or `None` if the actor is stopped.
     fn resources(&self) -> Option<&Resources> {
         match self {
             Self::Waiting { resources, .. }
