@@ -10,10 +10,10 @@ use corosync_sys::{self as sys, LoadError};
 
 /// The reason why there is no connection to Corosync, or why one ended.
 ///
-/// There is one variant for each phase, and its [`Code`] keeps the number that libquorum returned.
-/// The [`Display`](fmt::Display) form is one complete line that reports what failed and what to do
-/// next. If an error of the operating system is the reason, the line contains its text, and the
-/// error is also the [`source`](std::error::Error::source).
+/// There is one variant for each phase or cause. A [`Code`] in a variant is the number that one of
+/// Corosync's libraries returned. The [`Display`](fmt::Display) form is one complete line that
+/// reports what failed and what to do next. If an error of the operating system is the reason, the
+/// line contains its text, and the error is also the [`source`](std::error::Error::source).
 ///
 /// ```
 /// use actix_quorum::{Connection, QuorumHandle};
@@ -79,7 +79,8 @@ pub enum Error {
     )]
     Thread(#[source] IoError),
 
-    /// The server process belongs to another user than Corosync's, so its answers are not believed.
+    /// The server process runs as another user than the required one, so its answers are not
+    /// believed.
     #[error(
         "refused a service of corosync run by {}: expected uid {expected}; {}",
         Uid(*.found),
