@@ -152,7 +152,7 @@ impl Client {
 
     fn alive(&self, (quorum, exclusive): (Quorum, bool)) -> Bytes {
         let sequence = self.last_sent.as_ref().map_or(0, |last_sent| last_sent.sequence);
-        // Sent with each event, because the names are read only after a new connection is
+        // The names are sent with each event, because they are read only after a new connection is
         // published.
         let names = self.quorum.node_names();
         let alive = Alive { sequence, quorum, exclusive, names: (*names).clone() };

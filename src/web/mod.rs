@@ -129,7 +129,7 @@ use crate::actor::QuorumHandle;
 ///
 /// Between the changes, an `alive` event with `sequence`, `quorum`, `exclusive` and `names` is sent
 /// every ten seconds, when the lease expires and when `exclusive` changes. A client that receives
-/// no event for longer knows that the stream is dead.
+/// no event for longer than ten seconds knows that the stream is dead.
 ///
 /// The stream ends when the actor is stopped. At most 1024 streams are served at a time. Beyond
 /// that, the answer is a stream that ends after one `full` event, whose `retry` makes a browser
@@ -147,12 +147,12 @@ use crate::actor::QuorumHandle;
 ///
 /// # `/livez` and `/readyz`
 ///
-/// These routes answer 200 or 503 and list the checks, as in Kubernetes and etcd: `?verbose` lists
-/// them also when all pass, with the reason for a failure; `?exclude=quorum` skips that check;
-/// `/readyz/quorum` runs one check alone. The checks of `/livez` are `ping` and `actor` (the quorum
-/// actor has not ended, and has run in the last 10 seconds: a restart helps if the actor is stuck).
-/// The checks of `/readyz` are `connection` (Corosync has accepted the connection, and
-/// answers) and `quorum`.
+/// These routes answer 200 or 503, as in Kubernetes and etcd. If a check fails, the answer lists
+/// the checks. With `?verbose` the answer always lists the checks, with the reason for each
+/// failure. `?exclude=quorum` skips that check, and `/readyz/quorum` runs one check alone. The
+/// checks of `/livez` are `ping` and `actor` (the quorum actor has not ended, and has run in the
+/// last 10 seconds: a restart helps if the actor is stuck). The checks of `/readyz` are
+/// `connection` (Corosync has accepted the connection, and answers) and `quorum`.
 ///
 /// They also answer OPTIONS, which HAProxy's `option httpchk` sends by default.
 ///

@@ -16,9 +16,10 @@ use crate::{
 /// The error of a refused request: this node is not known to have quorum.
 ///
 /// The answer is 503 with `Retry-After` and `application/problem+json` (RFC 9457), whose `type` is
-/// the address of this page. It contains `quorum`, a `reason` and the `ring_id`. If the votes are
-/// known, its `detail` contains the number of missing votes, or that this node waits for all nodes.
-/// It reveals nothing else about the service. The reasons are
+/// the address of this page. It contains `quorum`, a `reason` and the `ring_id`. If the reason is
+/// `inquorate` and the votes are known, its `detail` also contains the number of votes and the
+/// number that is required, or that this node waits for all nodes. The answer reveals nothing else
+/// about the service. The reasons are:
 ///
 /// | `reason` | |
 /// |---|---|
