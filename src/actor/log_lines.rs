@@ -27,7 +27,8 @@ pub(crate) struct Remarks {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum RingRemark {
-    /// The ring is re-forming. Quorum, if this node has it, is believed for this long.
+    /// The ring is re-forming. Quorum is believed for this long, or `None` if this node has no
+    /// quorum.
     Reforming(Option<Duration>),
     /// The ring has re-formed after this time.
     Reformed(Duration),

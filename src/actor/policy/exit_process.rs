@@ -180,8 +180,8 @@ impl End {
     }
 }
 
-/// Starts a thread that calls `act` with each value that it is sent. It ends when the sender is
-/// dropped.
+/// Starts a thread that calls `act` with each value that it is sent. The thread ends when the
+/// sender is dropped.
 fn waiting_thread<T: Send + 'static>(
     name: &str,
     act: impl FnMut(T) + Send + 'static,
@@ -236,10 +236,10 @@ async fn is_lost(
     }
 }
 
-/// How long a logger may take.
+/// How long to wait for a logger before the exit continues.
 const LOG_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How long an exit may take.
+/// How long an exit may take before the process aborts.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

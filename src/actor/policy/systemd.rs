@@ -82,8 +82,8 @@ impl Systemd {
         Self { while_quorate }
     }
 
-    /// Reports this actor's quorum, from the arbiter or tokio runtime on which this is called and
-    /// for as long as that runs.
+    /// Reports this actor's quorum, from the arbiter or tokio runtime on which this is called, for
+    /// as long as that arbiter or runtime runs.
     ///
     /// # Panics
     ///
