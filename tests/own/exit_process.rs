@@ -107,13 +107,14 @@ fn every_worker_is_stuck() {
     wait_for_ever();
 }
 
+/// The function that stops a part of the program blocks.
 fn a_part_blocks() {
     let _quorum = lose(policy().stop(|| wait_for_ever()));
     wait_for_ever();
 }
 
 fn a_part_panics() {
-    let _quorum = lose(policy().stop(|| panic!("it cannot be stopped")));
+    let _quorum = lose(policy().stop(|| panic!("this part cannot be stopped")));
     wait_for_ever();
 }
 

@@ -982,7 +982,10 @@ fn a_flood_is_delivered_or_counted_and_blocks_nothing() {
             server.now(&[Step::Flood(EVENTS, no.clone(), yes)]);
             let mut served = 0;
             while server.times("flooded") == 0 {
-                actix::clock::timeout(DEADLINE, echo.send(Call)).await.expect("a call is handled").unwrap();
+                actix::clock::timeout(DEADLINE, echo.send(Call))
+                    .await
+                    .expect("a call is handled")
+                    .unwrap();
                 served += 1;
             }
             server.now(&[Step::Event(no)]);
@@ -991,7 +994,10 @@ fn a_flood_is_delivered_or_counted_and_blocks_nothing() {
             let finished = actix::clock::timeout(DEADLINE, finished).await;
             let snapshot = finished.expect("every event is published").unwrap();
             assert_eq!(snapshot.quorum, Quorum::Inquorate);
-            assert!(served >= 100, "the actor's arbiter handled only {served} calls during the flood");
+            assert!(
+                served >= 100,
+                "the actor's arbiter handled only {served} calls during the flood"
+            );
             let grown = rss_kib().saturating_sub(rss);
             assert!(grown < 32 * 1024, "memory has grown by {grown} KiB");
             eventually("the subscriber has received the last change", || {

@@ -239,8 +239,8 @@ fn nodes_that_were_away_break_continuity_if_they_have_a_majority() {
     assert_eq!(change.current.epoch, 1, "1 and 2 have no majority");
 }
 
-/// Returns five quorate nodes. Node 5 has left and is in the next ring again. If it now has three votes
-/// instead of one, it may have been quorate alone.
+/// Returns five quorate nodes. Node 5 has left and is in the next ring again. If node 5 now has
+/// three votes instead of one, it may have been quorate alone.
 fn returning() -> Fold {
     let mut fold = Fold::new();
     fold.change(connected(true));
@@ -558,7 +558,10 @@ fn a_gain_is_published_once_quorum_has_lasted_for_stable_after() {
     fold.no_change_at(450, quorum(9, true, &[1, 2, 3]));
     fold.no_change_at(949, Event::Tick);
     assert!(fold.change_at(950, Event::Tick).is_gain());
-    assert!(fold.change_at(960, quorum(9, false, &[1, 2, 3])).is_loss(), "a loss is published at once");
+    assert!(
+        fold.change_at(960, quorum(9, false, &[1, 2, 3])).is_loss(),
+        "a loss is published at once"
+    );
 }
 
 /// The lease expired before it was extended, and readers may have seen that.

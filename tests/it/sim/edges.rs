@@ -162,7 +162,7 @@ fn a_constructed_change_has_the_nodes_that_joined_and_left() {
 
 /// The types that callers move to other threads.
 #[test]
-fn handles_and_guards_move_between_threads() {
+fn the_public_types_can_be_moved_to_other_threads() {
     fn moves<T: Send + Sync + Clone + std::fmt::Debug + 'static>() {}
     moves::<QuorumHandle>();
     moves::<actix_quorum::QuorumGuard>();

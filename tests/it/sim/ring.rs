@@ -377,7 +377,11 @@ fn a_quorum_device_of_three_nodes_keeps_the_last_one_quorate() {
         let nodes = Nodes::formed(Cluster::new(3).quorum_device(2)).await;
         let guard = nodes.node(1).guard().unwrap();
         nodes.cluster.crash(2).unwrap();
-        assert_eq!(settled(&nodes).await, (vec![1, 3], vec![]), "2 of 5 votes are their own");
+        assert_eq!(
+            settled(&nodes).await,
+            (vec![1, 3], vec![]),
+            "without the device they have 2 of 5 votes"
+        );
         nodes.cluster.crash(3).unwrap();
         assert_eq!(settled(&nodes).await, (vec![1], vec![]));
         assert!(!guard.is_valid(), "the device might have given its votes to the others");

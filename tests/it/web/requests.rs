@@ -65,7 +65,12 @@ async fn ask(
 }
 
 fn header<'a>(response: &'a ServiceResponse<impl MessageBody>, name: &str) -> &'a str {
-    response.headers().get(name).unwrap_or_else(|| panic!("no {name}")).to_str().unwrap()
+    response
+        .headers()
+        .get(name)
+        .unwrap_or_else(|| panic!("the response has no header {name}"))
+        .to_str()
+        .unwrap()
 }
 
 async fn text(response: ServiceResponse<impl MessageBody>) -> String {
@@ -360,7 +365,7 @@ async fn the_gate_does_not_cut_a_streamed_response() {
     async fn stream(
         chunks: web::Data<Mutex<Option<UnboundedReceiver<&'static str>>>>,
     ) -> HttpResponse {
-        let chunks = chunks.lock().unwrap().take().expect("asked once");
+        let chunks = chunks.lock().unwrap().take().expect("the stream is requested once");
         let stream = futures_util::stream::unfold(chunks, |mut chunks| async {
             let chunk = chunks.recv().await?;
             Some((Ok::<_, actix_web::Error>(web::Bytes::from_static(chunk.as_bytes())), chunks))
@@ -405,7 +410,7 @@ async fn liveness_does_not_depend_on_quorum() {
 }
 
 #[actix_web::test]
-async fn readiness_is_quorum() {
+async fn readiness_depends_on_quorum_and_the_connection() {
     let (cluster, quorum, mut recorder) = quorate().await;
     assert_eq!(get(&quorum, "/readyz").await, (StatusCode::OK, "ok\n".into()));
     let all = "[+]connection ok\n[+]quorum ok\nreadyz check passed\n";
@@ -516,7 +521,7 @@ async fn the_state_is_sent_as_documented() {
         }
     })
     .await
-    .expect("it becomes exclusive");
+    .expect("the node becomes exclusive");
     let (status, now) = get(&quorum, "/quorum").await;
     let mut now: Value = serde_json::from_str(&now).unwrap();
     assert_eq!(status, StatusCode::OK);
@@ -597,7 +602,7 @@ async fn the_history_is_sent_as_documented() {
 }
 
 #[actix_web::test]
-async fn the_reported_quorum_obeys_the_lease() {
+async fn the_routes_report_no_quorum_once_the_lease_has_expired() {
     let cluster = Cluster::new(3);
     let arbiter = Arbiter::new();
     // The actor's own arbiter will be stuck, so that the actor cannot publish.
@@ -653,7 +658,7 @@ async fn an_actor_that_is_stuck_is_not_alive() {
         "{body}"
     );
     drop(held);
-    eventually_async("the service is alive again", || {
+    eventually_async("the node is quorate again", || {
         let status = quorum.clone();
         status.is_quorate().then_some(())
     })
