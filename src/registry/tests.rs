@@ -133,7 +133,7 @@ impl Subscribed {
     async fn next(&mut self) -> QuorumChanged {
         tokio::time::timeout(DEADLINE, self.received.recv())
             .await
-            .expect("a message in time")
+            .expect("a message arrives")
             .unwrap()
     }
 
@@ -145,7 +145,10 @@ impl Subscribed {
         let (mut at, mut received, mut missed) = (first.current.sequence, 0, 0);
         while at < sequence {
             let change = self.next().await;
-            assert_eq!(change.previous.sequence, at, "it continues the message before");
+            assert_eq!(
+                change.previous.sequence, at,
+                "each message continues from the previous one"
+            );
             assert_eq!(
                 change.current.sequence,
                 at + 1 + change.missed,
@@ -560,7 +563,7 @@ fn nodes_that_left_for_good_are_removed_from_the_departure_log() {
         });
     }
     let kept = shared.history.record.lock().departures.len();
-    assert!(kept <= 2, "{kept} are kept");
+    assert!(kept <= 2, "{kept} departures are kept");
 }
 
 /// A supervised actor that lost its state in a restart asks for the current state again.
@@ -602,7 +605,7 @@ fn a_subscriber_of_a_stopped_actor_receives_stopped_and_leaves_nothing_behind() 
             assert_eq!(probe.next().await.current.connection, Connection::Stopped);
         }
         let subscribed = || shared.registry.subscriptions.lock().len();
-        assert!(subscribed() <= 2, "{} are kept", subscribed());
+        assert!(subscribed() <= 2, "{} subscriptions are kept", subscribed());
     });
 }
 
@@ -646,7 +649,7 @@ fn a_recipient_keeps_its_actor_alive_until_it_is_unsubscribed() {
         assert!(weak.upgrade().is_some());
         assert!(shared.registry.unsubscribe(id));
         assert!(!shared.registry.unsubscribe(id), "the subscriber is already removed");
-        eventually("its actor ends", || weak.upgrade().is_none()).await;
+        eventually("the subscriber's actor ends", || weak.upgrade().is_none()).await;
     });
 }
 
@@ -793,7 +796,7 @@ fn no_subscriber_is_kept_after_the_end() {
         assert!(weak.upgrade().is_some());
         shared.apply(Event::Stopped);
         probe.up_to(2).await;
-        eventually("its actor ends", || weak.upgrade().is_none()).await;
+        eventually("the subscriber's actor ends", || weak.upgrade().is_none()).await;
         assert_eq!(shared.registry.len(), 0);
     });
 }
@@ -810,7 +813,7 @@ fn a_subscriber_that_holds_its_last_message_is_freed_after_the_end() {
         assert_eq!(received.recv().await, Some(1));
         shared.apply(Event::Stopped);
         assert_eq!(received.recv().await, Some(2));
-        eventually("its actor ends", || weak.upgrade().is_none()).await;
+        eventually("the subscriber's actor ends", || weak.upgrade().is_none()).await;
     });
 }
 

@@ -992,8 +992,8 @@ mod tests {
         watched.read_slowly(3_100, 3_050 + CONSENSUS / 2 + 1);
         assert_eq!(watched.state(), RingState::Gather);
 
-        // The ring is operational after an answer soon after the decision, or after a read on the same
-        // connection, which the daemon does not answer while it synchronises.
+        // The ring is operational after an answer soon after the decision. It is operational after a
+        // read on the same connection too: the daemon answers none while it synchronises.
         let mut watched = Watched::for_ms(3_000);
         later(&mut watched);
         watched.connection += 1;

@@ -58,8 +58,8 @@ impl Place {
     }
 }
 
-/// The other tests change the behaviour of this server. They are valid only if the actor believes the
-/// unchanged server.
+/// The other tests change the behaviour of this server. They are valid only if the actor believes
+/// the unchanged server.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_correct_server_is_believed() {

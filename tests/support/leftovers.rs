@@ -114,7 +114,7 @@ pub(super) fn note_pid(directory: &Path, pid: u32) {
     let mut pids = read_pids(directory);
     pids.push(pid);
     let lines: Vec<String> = pids.iter().map(u32::to_string).collect();
-    fs::write(directory.join(PIDS), lines.join("\n")).expect("the directory is ours");
+    fs::write(directory.join(PIDS), lines.join("\n")).expect("the directory is writable");
 }
 
 /// Returns the process ids recorded in a directory.
