@@ -31,13 +31,13 @@ pub(super) fn compile(name: &str, source: &str, flags: &[&str]) -> PathBuf {
             c.to_str().expect("the path is UTF-8"),
         ];
         command("cc", &[&["-Wall", "-Wextra"], &files[..], flags].concat());
-        fs::rename(out, &compiled).expect("both are in one directory");
+        fs::rename(out, &compiled).expect("both paths are in one directory");
         fs::remove_file(c).expect("the directory is writable");
     }
     // Other processes may use an older file, so it is renamed and never overwritten.
     let copy = draft("copy");
     fs::copy(&compiled, &copy).expect("the disk has free space");
-    fs::rename(copy, &path).expect("both are in one directory");
+    fs::rename(copy, &path).expect("both paths are in one directory");
     path
 }
 

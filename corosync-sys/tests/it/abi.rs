@@ -452,13 +452,14 @@ fn callbacks_receive_what_c_passes() {
     let scratch = Scratch::new("caller");
     let path = scratch.library("libcaller.so", &format!("{INCLUDES}{CALLER}"));
     // SAFETY: the library consists of `CALLER`, which has no constructors.
-    let caller = unsafe { libloading::Library::new(path) }.expect("it loads");
+    let caller =
+        unsafe { libloading::Library::new(path) }.expect("the compiled library can be loaded");
     macro_rules! call {
         ($function:literal, $type:ty, $callback:ident) => {
             // SAFETY: `CALLER` has this function, with this type.
             let call = unsafe { caller.get::<unsafe extern "C" fn($type)>($function) };
             // SAFETY: the callback reads what `CALLER` passes to it.
-            unsafe { call.expect("it is there")(Some($callback)) };
+            unsafe { call.expect("the library has the function")(Some($callback)) };
         };
     }
     call!("call_quorum", quorum_v1_quorum_notification_fn_t, on_quorum);

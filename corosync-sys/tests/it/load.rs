@@ -102,7 +102,7 @@ fn every_symbol_is_looked_up_when_loading() {
 fn libquorum_before_3_1_loads_without_models() {
     let scratch = Scratch::new("before_3_1");
     let path = scratch.library("libquorum.so.5.0.0", &defining(&QUORUM));
-    let quorum = load_quorum_from(&path).expect("all that is required is there");
+    let quorum = load_quorum_from(&path).expect("the library has all required functions");
     assert!(quorum.quorum_model_initialize.is_none());
     assert_eq!(
         quorum.model_initialize(),
@@ -139,7 +139,7 @@ fn a_link_to_an_older_soname_is_too_old() {
     let link = scratch.path().join("libquorum.so");
     std::os::unix::fs::symlink(&target, &link).expect("the directory is ours");
     let error = load_quorum_from(&link).expect_err("the link leads to version 4");
-    let found = target.canonicalize().expect("it exists").display().to_string();
+    let found = target.canonicalize().expect("the library exists").display().to_string();
     assert_eq!(error, too_old(&found));
 }
 
@@ -196,13 +196,14 @@ fn libquorum_is_hidden(test: &str, others: &[&str]) -> bool {
     for other in others {
         scratch.library(other, &defining(&QUORUM));
     }
-    let output = std::process::Command::new(std::env::current_exe().expect("it is running"))
-        .args(["--exact", &format!("load::{test}"), "--include-ignored"])
-        // An audit library (`rtld-audit(7)`) can hide an installed library from the dynamic linker.
-        .env("LD_AUDIT", scratch.library("hide.so", HIDE))
-        .env("LD_LIBRARY_PATH", scratch.path())
-        .output()
-        .expect("this program runs again");
+    let output =
+        std::process::Command::new(std::env::current_exe().expect("the test program is running"))
+            .args(["--exact", &format!("load::{test}"), "--include-ignored"])
+            // An audit library (`rtld-audit(7)`) can hide an installed library from the dynamic linker.
+            .env("LD_AUDIT", scratch.library("hide.so", HIDE))
+            .env("LD_LIBRARY_PATH", scratch.path())
+            .output()
+            .expect("this program runs again");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
     false
@@ -218,13 +219,14 @@ fn too_old(found: &str) -> LoadError {
 fn the_installed_libraries_load_and_answer() {
     // Each library looks up the handle, which was never opened, and sends no request to the daemon.
     // SAFETY: the installed libraries are Corosync's; 0 is no handle.
-    let code = unsafe { (Quorum::load().expect("it is installed").quorum_finalize)(0) };
+    let code = unsafe { (Quorum::load().expect("libquorum is installed").quorum_finalize)(0) };
     assert_eq!(code, CS_ERR_BAD_HANDLE);
     // SAFETY: as above.
-    let code = unsafe { (VoteQuorum::load().expect("it is installed").votequorum_finalize)(0) };
+    let code =
+        unsafe { (VoteQuorum::load().expect("libvotequorum is installed").votequorum_finalize)(0) };
     assert_eq!(code, CS_ERR_BAD_HANDLE);
     // SAFETY: as above.
-    let code = unsafe { (Cmap::load().expect("it is installed").cmap_finalize)(0) };
+    let code = unsafe { (Cmap::load().expect("libcmap is installed").cmap_finalize)(0) };
     assert_eq!(code, CS_ERR_BAD_HANDLE);
 }
 

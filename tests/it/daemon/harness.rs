@@ -267,7 +267,9 @@ fn a_blocked_function_waits() {
         let (code, handle) = library.model_initialize(None);
         (code, library.finalize(handle))
     });
-    eventually("it is called", || (fake.calls("quorum_model_initialize") == 1).then_some(()));
+    eventually("quorum_model_initialize is called", || {
+        (fake.calls("quorum_model_initialize") == 1).then_some(())
+    });
     assert!(!blocked.is_finished());
     fake.unblock("quorum_model_initialize");
     assert_eq!(blocked.join().unwrap(), (1, 1));

@@ -169,7 +169,7 @@ fn a_subscriber_that_was_busy_during_a_loss_and_a_stop_receives_the_end() {
 
 /// The actor is stuck, so it cannot publish that its lease has expired.
 #[test]
-fn a_subscriber_that_requests_the_state_after_the_lease_receives_no_quorum() {
+fn a_subscriber_that_requests_the_state_after_the_lease_has_expired_receives_no_quorum() {
     System::new().block_on(async {
         for begin in ["changes", "subscribe", "resend"] {
             let (cluster, arbiter) = (Cluster::new(1), Arbiter::new());
