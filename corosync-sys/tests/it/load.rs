@@ -120,7 +120,7 @@ fn libcmap_before_3_0_lacks_the_map_of_statistics_only() {
     let scratch = Scratch::new("before_3_0");
     let path = scratch.library("libcmap.so.4.0.0", &defining(&CMAP));
     // SAFETY: the file contains only functions, which are not called.
-    let cmap = unsafe { Cmap::load_from(&path) }.expect("the rest is there");
+    let cmap = unsafe { Cmap::load_from(&path) }.expect("the library has the other functions");
     assert_eq!(
         cmap.initialize_map(),
         Err(LoadError::TooOld {
@@ -137,7 +137,7 @@ fn a_link_to_an_older_soname_is_too_old() {
     let scratch = Scratch::new("older_link");
     let target = scratch.library("libquorum.so.4.0.1", &defining(&QUORUM));
     let link = scratch.path().join("libquorum.so");
-    std::os::unix::fs::symlink(&target, &link).expect("the directory is ours");
+    std::os::unix::fs::symlink(&target, &link).expect("the directory is writable");
     let error = load_quorum_from(&link).expect_err("the link leads to version 4");
     let found = target.canonicalize().expect("the library exists").display().to_string();
     assert_eq!(error, too_old(&found));
@@ -238,7 +238,16 @@ fn linked_and_loaded_functions_are_the_same() {
     // SAFETY: the installed libraries are Corosync's.
     let loaded = unsafe { (Quorum::load(), VoteQuorum::load(), Cmap::load()) };
     let linked = (Quorum::linked(), VoteQuorum::linked(), Cmap::linked());
-    assert_eq!(format!("{:?}", loaded.0.expect("installed")), format!("{:?}", linked.0));
-    assert_eq!(format!("{:?}", loaded.1.expect("installed")), format!("{:?}", linked.1));
-    assert_eq!(format!("{:?}", loaded.2.expect("installed")), format!("{:?}", linked.2));
+    assert_eq!(
+        format!("{:?}", loaded.0.expect("the library is installed")),
+        format!("{:?}", linked.0)
+    );
+    assert_eq!(
+        format!("{:?}", loaded.1.expect("the library is installed")),
+        format!("{:?}", linked.1)
+    );
+    assert_eq!(
+        format!("{:?}", loaded.2.expect("the library is installed")),
+        format!("{:?}", linked.2)
+    );
 }

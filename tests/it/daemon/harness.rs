@@ -113,7 +113,7 @@ fn leftovers_of_a_dead_process_are_removed() {
     fs::write(directory.join("pids"), owner.id().to_string()).unwrap();
     let mut inside =
         Command::new("ip").args(["netns", "exec", &name, "sleep", "1000"]).spawn().unwrap();
-    eventually("the process is inside", || {
+    eventually("the process is in the namespace", || {
         let pids = Command::new("ip").args(["netns", "pids", &name]).output().unwrap().stdout;
         String::from_utf8_lossy(&pids).contains(&inside.id().to_string()).then_some(())
     });
@@ -125,8 +125,8 @@ fn leftovers_of_a_dead_process_are_removed() {
     owner.wait().unwrap();
     sweep();
     assert_eq!(inside.wait().unwrap().signal(), Some(9));
-    // Another test process may be removing it too, and be faster.
-    eventually("all of it is gone", || {
+    // Another test process may be removing these leftovers too, and be faster.
+    eventually("the namespace, the directory and the shared memory are gone", || {
         let named = command("ip", &["netns", "list"]).contains(&name);
         let there = fs::exists(&directory).unwrap() || fs::exists(&shm).unwrap();
         (!named && !there).then_some(())
