@@ -161,7 +161,7 @@ impl Drop for Subscriber {
 }
 
 async fn quorate(quorum: &QuorumHandle) {
-    timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate").unwrap();
+    timeout(DEADLINE, quorum.wait_quorate()).await.expect("the node is quorate").unwrap();
 }
 
 /// An actor has quorum, loses it by a crash, regains it and stops, while foreign code does `what`.

@@ -60,7 +60,7 @@ fn a_hung_daemon_is_believed_for_at_most_the_lease() {
     let (node, watcher) = watched();
     watcher.rest();
     let epoch = watcher.quorum.snapshot().epoch;
-    let guard = watcher.quorum.guard().expect("quorate");
+    let guard = watcher.quorum.guard().expect("the node is quorate");
     node.corosync.pause();
     let (since, paused) = (Instant::now(), SystemTime::now());
     let stayed = last_quorate(&watcher.quorum, since);
@@ -139,7 +139,7 @@ fn readers_are_safe_from_a_dead_actor() {
 fn readers_are_safe_from_a_suspended_system() {
     own_process!();
     let (_node, watcher) = watched();
-    let guard = watcher.quorum.guard().expect("quorate");
+    let guard = watcher.quorum.guard().expect("the node is quorate");
     let mut ahead = Command::new("unshare")
         .args(["--time", "--boottime", "3600", "--fork", "--kill-child", "sleep", "60"])
         // This command may outlive this process for a moment, and must not keep our output open.

@@ -305,8 +305,16 @@ impl Listeners {
     /// Checks that all subscribers that keep up have received `now`.
     pub(crate) fn check_settled(&mut self, now: &Snapshot) -> Checked {
         self.check()?;
-        prop_assert_eq!(self.all.last_sequence(), Some(now.sequence), "the first subscriber");
-        prop_assert_eq!(self.stream.1.last_sequence(), Some(now.sequence), "the stream");
+        prop_assert_eq!(
+            self.all.last_sequence(),
+            Some(now.sequence),
+            "the last message of the first subscriber"
+        );
+        prop_assert_eq!(
+            self.stream.1.last_sequence(),
+            Some(now.sequence),
+            "the last message of the stream"
+        );
         for extra in &mut self.extras {
             if extra.ended.is_some() && extra.held.is_none() {
                 prop_assert!(extra.addr.upgrade().is_none(), "the subscriber's actor has ended");
@@ -330,8 +338,16 @@ impl Listeners {
     pub(crate) fn check_ended(&mut self, now: &Snapshot) -> Checked {
         drain(&mut self.lazy_stream, usize::MAX);
         self.check_settled(now)?;
-        prop_assert_eq!(self.slow.last_sequence(), Some(now.sequence), "the slow subscriber");
-        prop_assert_eq!(self.lazy_stream.1.last_sequence(), Some(now.sequence), "the lazy stream");
+        prop_assert_eq!(
+            self.slow.last_sequence(),
+            Some(now.sequence),
+            "the last message of the slow subscriber"
+        );
+        prop_assert_eq!(
+            self.lazy_stream.1.last_sequence(),
+            Some(now.sequence),
+            "the last message of the lazy stream"
+        );
         Ok(())
     }
 

@@ -109,7 +109,7 @@ impl Fold {
     }
 
     fn change_at(&mut self, ms: u64, event: Event) -> QuorumChanged {
-        self.0.apply(event, at(ms)).expect("a change")
+        self.0.apply(event, at(ms)).expect("the event causes a change")
     }
 
     #[track_caller]
@@ -346,7 +346,10 @@ fn a_repeated_decision_about_the_same_ring_is_not_published() {
     let mut fold = Fold::quorate();
     assert!(fold.change(quorum(9, false, &[1, 2, 3])).is_loss());
     assert!(fold.change(quorum(9, true, &[1, 2, 3])).is_gain());
-    assert!(fold.0.apply(quorum(9, true, &[1, 2, 3]), at(1)).is_none(), "nothing new");
+    assert!(
+        fold.0.apply(quorum(9, true, &[1, 2, 3]), at(1)).is_none(),
+        "the repeated decision changes nothing"
+    );
     assert_eq!(fold.now().epoch, 1);
 }
 

@@ -77,7 +77,7 @@ fn a_daemon_that_a_tool_shuts_down_is_reaped() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn drop_leaves_nothing_behind() {
+fn a_dropped_node_leaves_nothing_behind() {
     let node = Node::single();
     let name = node.netns.name().to_owned();
     let directory = node.corosync.config_dir().parent().unwrap().to_owned();

@@ -190,7 +190,7 @@ async fn retry_after_is_spread_at_random() {
     let (_cluster, quorum) = inquorate().await;
     let retry_after = async |gate: QuorumGate| {
         let response = ask(gated(gate), TestRequest::get().uri("/it")).await;
-        header(&response, "retry-after").parse::<u64>().expect("an integer")
+        header(&response, "retry-after").parse::<u64>().expect("the header is an integer")
     };
     let gate = QuorumGate::new(quorum);
     let mut seen = std::collections::BTreeSet::new();
