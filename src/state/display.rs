@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_of_a_state_reports_the_doubts_about_it() {
+    fn the_line_of_a_state_shows_an_unsettled_state_and_an_uncertain_ring() {
         let line = |change: fn(&mut Snapshot)| {
             let mut now = Snapshot::new(Quorum::Quorate, ring(1, 9), [1, 2]);
             change(&mut now);

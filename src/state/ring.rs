@@ -587,7 +587,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_whose_token_does_not_move_is_not_believed_for_longer() {
+    fn the_deadline_of_a_ring_whose_token_does_not_move_is_not_extended() {
         let mut watched = Watched::for_ms(3_000);
         let until = watched.evidence.until();
         assert_eq!(until, Some(at(2_900 + TOKEN + CONSENSUS + GRACE)));

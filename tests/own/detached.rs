@@ -32,7 +32,7 @@ fn a_program_on_tokio_works_under_a_guard() {
 }
 
 #[test]
-fn an_executor_without_timers_reads_waits_and_streams() {
+fn a_handle_works_on_an_executor_without_timers() {
     own_process!();
     let cluster = Cluster::new(3);
     let quorum = QuorumActor::builder().source(cluster.node(1)).start_detached();

@@ -208,7 +208,7 @@ fn an_exit_that_hangs_is_aborted_although_no_thread_can_be_started() {
 }
 
 #[test]
-fn a_policy_whose_threads_cannot_be_started_is_an_error_at_the_start() {
+fn starting_a_policy_when_no_thread_can_be_started_returns_an_error() {
     let case = || {
         let cluster = Cluster::new(3);
         let quorum = start(&cluster);
@@ -219,12 +219,12 @@ fn a_policy_whose_threads_cannot_be_started_is_an_error_at_the_start() {
         assert!(error.to_string().contains("check whether the limit on tasks"), "{error}");
         exit(ALONE);
     };
-    let test = "a_policy_whose_threads_cannot_be_started_is_an_error_at_the_start";
+    let test = "starting_a_policy_when_no_thread_can_be_started_returns_an_error";
     run(test, &[("refused", case)], with_code(ALONE));
 }
 
 #[test]
-fn a_program_that_stops_its_actor_is_not_ended() {
+fn the_policy_does_not_end_a_program_that_stops_its_actor() {
     let case = || {
         let cluster = Cluster::new(3);
         let quorum = start(&cluster);
@@ -235,5 +235,5 @@ fn a_program_that_stops_its_actor_is_not_ended() {
         exit(ALONE);
     };
     let cases: &[Case] = &[("stopped", case)];
-    run("a_program_that_stops_its_actor_is_not_ended", cases, with_code(ALONE));
+    run("the_policy_does_not_end_a_program_that_stops_its_actor", cases, with_code(ALONE));
 }

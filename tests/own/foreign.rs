@@ -236,7 +236,7 @@ fn a_recorder_may_call_the_handle() {
 }
 
 #[test]
-fn a_recorder_that_panics_does_no_harm() {
+fn a_recorder_that_panics_does_not_affect_the_actor() {
     own_process!();
     record();
     survives(PANICS);
@@ -250,7 +250,7 @@ fn a_logger_may_call_the_handle() {
 }
 
 #[test]
-fn a_logger_that_panics_does_no_harm() {
+fn a_logger_that_panics_does_not_affect_the_actor() {
     own_process!();
     log();
     survives(PANICS);

@@ -93,7 +93,7 @@ fn a_dropped_actor_leaves_no_thread_behind_wherever_the_daemon_hangs() {
 /// daemon.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_signal_ends_waiting_for_a_hung_daemon_with_try_again() {
+fn a_signal_interrupts_the_connect_to_a_hung_daemon_with_try_again() {
     own_process!();
     let node = Node::single();
     node.run(|| {

@@ -132,7 +132,7 @@ fn a_server_of_corosync_2_survives_a_thousand_connections() {
 /// (`common_lib/error_conversion.c`).
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_refused_connection_becomes_the_error_of_its_errno() {
+fn the_errno_of_a_refused_connection_becomes_the_matching_error() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -607,7 +607,7 @@ fn a_decision_that_is_neither_true_nor_false_ends_the_connection() {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_list_with_a_wrong_length_does_no_harm() {
+fn a_list_with_a_wrong_length_never_causes_quorum() {
     own_process!();
     let place = Place::new();
     let (server, watcher) = inquorate(&place, Ipc::Shm);
@@ -647,7 +647,7 @@ fn a_list_with_a_wrong_length_does_no_harm() {
 /// decision, but votequorum has a veto.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_notification_with_a_wrong_size_does_no_harm() {
+fn a_notification_with_a_wrong_size_has_no_lasting_effect() {
     own_process!();
     const BUFFER: usize = 1 << 20; // of `quorum_dispatch`
     let place = Place::new();
@@ -735,7 +735,7 @@ fn a_decision_about_another_ring_counts_for_the_grace_only() {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn an_invalid_answer_of_votequorum_does_no_harm() {
+fn an_invalid_answer_of_votequorum_has_no_lasting_effect() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -954,7 +954,7 @@ impl Handler<Call> for Echo {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_flood_is_delivered_or_counted_and_blocks_nothing() {
+fn every_change_of_a_flood_is_delivered_or_counted_and_the_arbiter_responds() {
     own_process!();
     const EVENTS: u32 = 100_000;
     let place = Place::new();

@@ -95,7 +95,7 @@ fn stopping_does_not_wait_for_a_silent_corosync() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn the_next_connection_waits_for_one_that_does_not_close() {
+fn the_next_connect_waits_until_the_previous_connection_is_closed() {
     own_process!();
     let fake = Fake::new("hung_close");
     let watcher = fake.watch();

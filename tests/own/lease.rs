@@ -237,7 +237,7 @@ fn a_daemon_that_sends_but_does_not_answer_is_not_believed() {
 /// answer or, with the fake daemon, the quorum service.
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn the_answer_to_the_probe_has_a_veto() {
+fn a_negative_answer_to_the_probe_ends_quorum() {
     own_process!();
     let fake = FakeLibquorum::new("lease_veto");
     let watcher =

@@ -37,7 +37,7 @@ fn watch_prints_what_to_do_without_corosync() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn watch_simulates_a_loss_and_a_regain_without_corosync() {
+fn watch_simulates_a_loss_and_a_gain_without_corosync() {
     let nowhere = Netns::new();
     let mut watch = Running::example(Some(&nowhere), "watch", "");
     watch.until_start("quorate: ring");

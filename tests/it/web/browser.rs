@@ -132,7 +132,7 @@ impl Live {
 
 #[test]
 #[ignore = "needs chromium: make test"]
-fn a_loss_and_a_regain_are_shown() {
+fn the_page_shows_a_loss_and_a_gain_of_quorum() {
     let service = Service::start();
     let live = Live::of(&service);
     live.shows("Quorate");

@@ -635,7 +635,7 @@ async fn the_routes_report_no_quorum_once_the_lease_has_expired() {
 
 /// A restart of the process would help, so `/livez` fails.
 #[actix_web::test]
-async fn an_actor_that_is_stuck_is_not_alive() {
+async fn livez_fails_while_the_actor_is_stuck() {
     let cluster = Cluster::new(3);
     let arbiter = Arbiter::new();
     let quorum = QuorumActor::builder().source(cluster.node(1)).start_in_arbiter(&arbiter.handle());
