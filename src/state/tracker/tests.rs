@@ -219,7 +219,7 @@ fn a_return_from_a_pause_breaks_continuity() {
 
 /// This node was paused, and node 4 has joined the other nodes meanwhile.
 #[test]
-fn a_return_to_a_larger_cluster_breaks_continuity_too() {
+fn a_return_from_a_pause_to_a_larger_cluster_breaks_continuity() {
     let mut fold = Fold::quorate();
     let change = fold.change(nodelist(0x30, &[1, 2, 3, 4], &[1, 2, 4], &[1, 2]));
     assert_eq!(change.current.epoch, change.previous.epoch + 1);

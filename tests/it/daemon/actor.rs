@@ -300,7 +300,7 @@ fn the_actor_waits_for_a_daemon_that_is_not_running() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn another_network_namespace_has_no_daemon() {
+fn a_daemon_in_another_network_namespace_is_not_found() {
     let node = Node::single();
     let elsewhere = Netns::new();
     let watcher = Watcher::start(&elsewhere);
@@ -449,7 +449,7 @@ fn the_actor_survives_the_death_of_the_daemon_at_any_moment() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_small_stack_is_reported_without_harm() {
+fn a_stack_that_is_too_small_is_the_error_of_the_connection() {
     let node = Node::single();
     node.run(|| {
         let small = thread::Builder::new().stack_size(256 * 1024);

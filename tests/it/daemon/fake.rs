@@ -460,7 +460,7 @@ fn nothing_is_dispatched_before_the_iteration() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_handle_is_finalized_once_as_the_last_call() {
+fn the_last_call_of_a_handle_is_its_only_finalize() {
     let fake = Fake::new("finalize_once");
     let calls = || FUNCTIONS.map(|function| fake.calls(function)).iter().sum::<usize>();
     let end = |what: &str, handle: Handle, end: &dyn Fn(Handle)| {

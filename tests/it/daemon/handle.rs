@@ -495,7 +495,7 @@ fn a_handle_moves_to_another_thread() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_small_stack_is_refused_without_harm() {
+fn a_dispatch_on_a_small_stack_is_refused_and_loses_nothing() {
     let node = Node::single();
     node.run(|| {
         let mut handle = connect(Model::V1);

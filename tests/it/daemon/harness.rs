@@ -259,7 +259,7 @@ fn a_fake_libquorum_follows_its_script() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_blocked_function_waits() {
+fn a_blocked_function_of_the_fake_waits_until_it_is_unblocked() {
     let fake = FakeLibquorum::new("harness_blocked");
     let library = Fake::load(&fake);
     fake.block("quorum_model_initialize");
@@ -298,7 +298,7 @@ fn each_variant_of_the_fake_libquorum_behaves_differently() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn another_fake_is_compiled_from_its_source() {
+fn a_fake_library_is_compiled_from_the_given_source() {
     let path = fake_libquorum("harness_own_source", "int quorum_answer(void) { return 42; }");
     // SAFETY: the library has no initializers.
     let library = unsafe { Library::new(path) }.unwrap();

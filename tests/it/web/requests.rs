@@ -676,7 +676,7 @@ async fn read_and_written<T: Serialize + DeserializeOwned>(quorum: &QuorumHandle
     read
 }
 
-/// Without a cluster: the test sets each state.
+/// The test sets each state with a scripted handle, without a cluster.
 #[actix_web::test]
 async fn a_client_in_rust_reads_the_state_and_the_history() {
     let refused = Error::Connect(Code::ACCESS);
@@ -711,7 +711,7 @@ async fn a_client_in_rust_reads_the_state_and_the_history() {
     assert!(history.changes[1].seconds.is_some() && history.changes[2].seconds.is_none());
 }
 
-/// As a user tests a service: without a cluster and without the feature `sim`.
+/// Tests a service as a user does, without a cluster and without the feature `sim`.
 #[actix_web::test]
 async fn a_service_is_tested_with_a_scripted_handle() {
     let script = ScriptedQuorum::new(Snapshot::without_quorum(Connection::Connected));
@@ -733,7 +733,7 @@ async fn a_service_is_tested_with_a_scripted_handle() {
 }
 
 #[actix_web::test]
-async fn an_option_that_is_switched_on_can_be_switched_off() {
+async fn the_options_of_the_gate_can_be_switched_off_again() {
     let inquorate = Snapshot::new(Quorum::Inquorate, "3.d".parse().unwrap(), [3]);
     let script = ScriptedQuorum::new(inquorate);
     let gate = QuorumGate::new(script.handle());
@@ -745,7 +745,7 @@ async fn an_option_that_is_switched_on_can_be_switched_off() {
     let closed = safe.allow_safe_methods(false);
     assert_eq!(status(closed, TestRequest::get()).await, StatusCode::SERVICE_UNAVAILABLE);
 
-    // There is quorum now, and it is not known whether it is exclusive.
+    // The node is quorate now, but not exclusive, because the votes are not known.
     script.publish(Snapshot::new(Quorum::Quorate, "1.9".parse().unwrap(), [1, 2, 3]));
     let exclusive = gate.exclusive(true);
     let refused = status(exclusive.clone(), TestRequest::post()).await;
