@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_with_another_name_has_no_votes_under_the_old_one() {
+    fn a_renamed_node_has_no_votes_under_its_old_name() {
         let rows = member_rows(&[state(0, Some(&[(1, "a")])), state(0, Some(&[(1, "b")]))]);
         assert_eq!(
             rows[..2],

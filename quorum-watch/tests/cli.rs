@@ -176,7 +176,7 @@ fn the_manual_and_the_completions_contain_every_command() {
     }
     assert!(
         manual.contains("124") && manual.starts_with(".ie"),
-        "it is a manual page with the exit codes"
+        "the output is a manual page with the exit codes"
     );
     for option in ["exclusive", "timeout", "grace", "json"] {
         assert!(manual.contains(&format!("\\-\\-{option}")), "{option} in {manual}");

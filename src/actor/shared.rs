@@ -365,6 +365,7 @@ mod tests {
         future.poll(&mut Context::from_waker(&Arc::new(Wakes(on_wake)).into())).is_pending()
     }
 
+    /// The waker publishes a change during the publication that wakes it.
     #[test]
     fn a_waker_may_publish() {
         let shared = shared();
@@ -418,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_obey_the_grace_as_well_as_the_lease() {
+    fn a_membership_change_shortens_the_lease_of_readers_to_settle_grace() {
         let (grace, lease) = (Duration::from_secs(600), Duration::from_secs(3600));
         let policy = BeliefPolicy { lease, settle_grace: grace, ..BeliefPolicy::default() };
         let shared = quorate(policy);

@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_attempt_that_was_about_to_wait_is_cancelled_to_the_end() {
+    fn an_attempt_that_is_cancelled_before_it_waits_ends_and_no_other_attempt_begins() {
         let service = b"cancelled_to_the_end";
         let address = SocketAddr::from_abstract_name(service).unwrap();
         let _silent = UnixListener::bind_addr(&address).unwrap();
@@ -231,13 +231,13 @@ mod tests {
 
     /// Interrupts a thread in each of its states.
     #[test]
-    fn an_interrupt_is_reported_as_missed_and_spoils_no_later_attempt() {
+    fn an_interrupt_reports_whether_it_reached_the_call_and_affects_no_later_attempt() {
         let service = b"interrupted";
         let address = SocketAddr::from_abstract_name(service).unwrap();
         let _silent = UnixListener::bind_addr(&address).unwrap();
         let connect = || UnixStream::connect_addr(&address).unwrap();
         let canceller = Canceller::default();
-        assert!(!canceller.interrupt(), "no call");
+        assert!(!canceller.interrupt(), "no call is running");
         canceller.begin(service, Vec::new()).unwrap();
         assert!(!canceller.interrupt(), "the call is about to connect");
         assert!(!canceller.was_interrupted());
@@ -253,12 +253,12 @@ mod tests {
 
         assert!(!canceller.interrupt(), "the call has ended");
         canceller.begin(service, Vec::new()).unwrap();
-        assert!(!canceller.was_interrupted(), "the next attempt");
+        assert!(!canceller.was_interrupted(), "the next attempt was not interrupted");
         let mut second = connect();
         canceller.end(Some(second.as_raw_fd()));
         second.set_nonblocking(true).unwrap();
         assert_eq!(second.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
-        assert!(canceller.interrupt(), "a call on the connection");
+        assert!(canceller.interrupt(), "a call on an open connection is interrupted");
         assert_eq!(second.read(&mut [0]).unwrap(), 0, "the connection is shut down");
         canceller.closes(second.as_raw_fd());
         assert!(!canceller.interrupt(), "the connection is closed");

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_has_taken_the_number_of_a_closed_one_is_not_shut_down() {
+    fn a_socket_that_reuses_the_descriptor_number_of_a_closed_one_is_not_shut_down() {
         let (_peer, closed) = UnixStream::pair().unwrap();
         let (mut peer, other) = UnixStream::pair().unwrap();
         let found = Stream { fd: other.as_raw_fd(), ..stream(&closed) };
@@ -222,7 +222,7 @@ mod tests {
 
     /// Another thread has opened and locked the file meanwhile.
     #[test]
-    fn a_locked_file_that_has_taken_the_number_of_a_closed_socket_stays_locked() {
+    fn a_locked_file_that_reuses_the_descriptor_number_of_a_closed_socket_stays_locked() {
         let (_peer, closed) = UnixStream::pair().unwrap();
         let path = std::env::temp_dir().join(format!("aq-locked-{}", std::process::id()));
         let create = || File::options().write(true).create(true).truncate(true).open(&path);

@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_of_this_process_is_no_sign_of_corosync() {
+    fn a_failure_of_this_process_does_not_reset_the_delays() {
         let mut delays = Delays::new(Backoff::default());
         for _ in 0..10_000 {
             delays.after(&Error::NoSocket);

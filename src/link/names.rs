@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_read_after_closing() {
+    fn the_names_are_not_read_again_after_closing() {
         let names = Arc::new(Names::default());
         let (reads, deadline) = (Arc::new(AtomicUsize::new(0)), Duration::from_secs(20));
         let (answer, answered): (_, Receiver<()>) = channel();
@@ -195,7 +195,7 @@ mod tests {
             };
             NameSource::Read { read: Box::new(read), canceller: Canceller::default() }
         });
-        // The names may have changed meanwhile.
+        // The names may have changed, so another read is requested during the first one.
         names.read(|| unreachable!("a read is under way"));
         names.close();
         drop(answer);

@@ -133,7 +133,7 @@ impl Subscribed {
     async fn next(&mut self) -> QuorumChanged {
         tokio::time::timeout(DEADLINE, self.received.recv())
             .await
-            .expect("a message in time")
+            .expect("a message arrives")
             .unwrap()
     }
 
@@ -145,7 +145,10 @@ impl Subscribed {
         let (mut at, mut received, mut missed) = (first.current.sequence, 0, 0);
         while at < sequence {
             let change = self.next().await;
-            assert_eq!(change.previous.sequence, at, "it continues the message before");
+            assert_eq!(
+                change.previous.sequence, at,
+                "each message continues from the previous one"
+            );
             assert_eq!(
                 change.current.sequence,
                 at + 1 + change.missed,
@@ -334,7 +337,7 @@ fn a_subscriber_that_ends_leaves_nothing_behind() {
 
 /// The actor was dropped without publishing its end.
 #[test]
-fn a_registry_that_is_dropped_before_the_end_leaves_nothing_behind() {
+fn a_registry_that_is_dropped_before_the_actor_stops_frees_its_subscriptions() {
     run(async {
         let (shared, _probe, left) = used_subscription().await;
         drop(shared);
@@ -344,7 +347,7 @@ fn a_registry_that_is_dropped_before_the_end_leaves_nothing_behind() {
 
 /// The handle and the actor are dropped before the subscribers run again.
 #[test]
-fn every_live_subscriber_receives_the_end_after_the_registry_is_dropped() {
+fn every_live_subscriber_receives_stopped_after_the_registry_is_dropped() {
     run(async {
         let shared = connected();
         flip(&shared, 1);
@@ -484,7 +487,7 @@ fn the_waker_of_a_subscriber_may_request_the_current_state() {
 }
 
 #[test]
-fn a_waker_of_a_subscriber_that_panics_ends_its_subscription_and_nothing_else() {
+fn a_panic_in_the_waker_of_a_subscriber_ends_only_its_subscription() {
     run(async {
         let (shared, mut other) = (connected(), subscriber());
         let mut polled = Polled::new(&shared, |_, _| panic!("on purpose"));
@@ -497,9 +500,9 @@ fn a_waker_of_a_subscriber_that_panics_ends_its_subscription_and_nothing_else() 
     });
 }
 
-/// The subscription is freed without a sweep.
+/// No registry is left to remove the subscription, so the end of its subscriber must free it.
 #[test]
-fn a_subscriber_that_dies_after_the_registry_leaves_nothing_behind() {
+fn the_subscription_of_a_subscriber_that_dies_after_the_registry_is_freed() {
     run(async {
         let shared = connected();
         let mut probe = subscriber();
@@ -517,7 +520,7 @@ fn a_subscriber_that_dies_after_the_registry_leaves_nothing_behind() {
 
 /// The handler's future runs beside the actor (actix `handler.rs`), and outlives it.
 #[test]
-fn a_dead_subscriber_is_dropped_while_its_handler_holds_the_message() {
+fn a_dead_subscriber_is_removed_although_its_handler_still_holds_the_message() {
     struct Holder(mpsc::UnboundedSender<u64>);
     impl Actor for Holder {
         type Context = ActorContext<Self>;
@@ -560,12 +563,12 @@ fn nodes_that_left_for_good_are_removed_from_the_departure_log() {
         });
     }
     let kept = shared.history.record.lock().departures.len();
-    assert!(kept <= 2, "{kept} are kept");
+    assert!(kept <= 2, "{kept} departures are kept");
 }
 
 /// A supervised actor that lost its state in a restart asks for the current state again.
 #[test]
-fn resending_replaces_the_waiting_message_by_the_current_state() {
+fn resend_replaces_the_waiting_message_with_the_current_state() {
     run(async {
         let shared = connected();
         let mut probe = subscriber();
@@ -602,7 +605,7 @@ fn a_subscriber_of_a_stopped_actor_receives_stopped_and_leaves_nothing_behind() 
             assert_eq!(probe.next().await.current.connection, Connection::Stopped);
         }
         let subscribed = || shared.registry.subscriptions.lock().len();
-        assert!(subscribed() <= 2, "{} are kept", subscribed());
+        assert!(subscribed() <= 2, "{} subscriptions are kept", subscribed());
     });
 }
 
@@ -646,7 +649,7 @@ fn a_recipient_keeps_its_actor_alive_until_it_is_unsubscribed() {
         assert!(weak.upgrade().is_some());
         assert!(shared.registry.unsubscribe(id));
         assert!(!shared.registry.unsubscribe(id), "the subscriber is already removed");
-        eventually("its actor ends", || weak.upgrade().is_none()).await;
+        eventually("the subscriber's actor ends", || weak.upgrade().is_none()).await;
     });
 }
 
@@ -783,7 +786,7 @@ fn an_exhausted_task_budget_does_not_stop_delivery() {
 }
 
 #[test]
-fn no_subscriber_is_kept_after_the_end() {
+fn no_subscriber_is_kept_alive_after_the_actor_has_stopped() {
     run(async {
         let shared = connected();
         let mut probe = subscriber();
@@ -793,14 +796,14 @@ fn no_subscriber_is_kept_after_the_end() {
         assert!(weak.upgrade().is_some());
         shared.apply(Event::Stopped);
         probe.up_to(2).await;
-        eventually("its actor ends", || weak.upgrade().is_none()).await;
+        eventually("the subscriber's actor ends", || weak.upgrade().is_none()).await;
         assert_eq!(shared.registry.len(), 0);
     });
 }
 
 /// A message that the subscriber keeps holds its subscription.
 #[test]
-fn a_subscriber_that_holds_its_last_message_is_freed_after_the_end() {
+fn a_subscriber_that_holds_its_last_message_is_freed_after_the_actor_has_stopped() {
     run(async {
         let shared = connected();
         let (sender, mut received) = mpsc::unbounded_channel();
@@ -810,7 +813,7 @@ fn a_subscriber_that_holds_its_last_message_is_freed_after_the_end() {
         assert_eq!(received.recv().await, Some(1));
         shared.apply(Event::Stopped);
         assert_eq!(received.recv().await, Some(2));
-        eventually("its actor ends", || weak.upgrade().is_none()).await;
+        eventually("the subscriber's actor ends", || weak.upgrade().is_none()).await;
     });
 }
 
@@ -831,7 +834,7 @@ impl Handler<Barrier> for Probe {
 
 /// The actor calls the registry from its own handler.
 #[test]
-fn a_handler_may_subscribe_and_unsubscribe() {
+fn a_handler_may_subscribe_and_unsubscribe_another_actor() {
     struct Nested {
         shared: Arc<Shared>,
         inner: Recipient<QuorumChanged>,

@@ -361,7 +361,7 @@ mod tests {
                     clock::sleep(Duration::from_millis(20)).await;
                 }
             };
-            clock::timeout(Duration::from_secs(60), swept).await.expect("a sweep");
+            clock::timeout(Duration::from_secs(60), swept).await.expect("the registry is swept");
             quorum.stop().await;
         });
     }

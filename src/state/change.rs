@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn quorum_that_stays_or_is_missing_before_and_after_is_no_loss_and_no_gain() {
+    fn only_a_change_from_or_to_quorate_is_a_loss_or_a_gain() {
         for (before, after, is_loss, is_gain) in [
             (Quorum::Quorate, Quorum::Quorate, false, false),
             (Quorum::Unknown, Quorum::Inquorate, false, false),

@@ -110,7 +110,7 @@ mod tests {
         nodes.iter().copied().map(NodeId).collect()
     }
 
-    /// Whether a new ring with the members `after` interrupts the quorum of `members`. The nodes in
+    /// Returns whether a new ring with the members `after` interrupts the quorum of `members`. The nodes in
     /// `left` have left the previous ring.
     fn is_broken(members: &[u32], after: &[u32], left: &[u32], votes: Option<&Votes>) -> bool {
         let mut continuity = Continuity::default();
@@ -122,7 +122,10 @@ mod tests {
     fn a_node_with_a_majority_of_the_votes_may_have_been_quorate_alone() {
         let votes = votes(3, &[(1, 1), (2, 1), (3, 3)], 5);
         assert!(is_broken(&[1, 2, 3], &[1, 2, 3], &[3], Some(&votes)));
-        assert!(!is_broken(&[1, 2, 3], &[1, 2, 3], &[1, 2], Some(&votes)), "3 was with us");
+        assert!(
+            !is_broken(&[1, 2, 3], &[1, 2, 3], &[1, 2], Some(&votes)),
+            "node 3 stayed with this node"
+        );
     }
 
     #[test]
@@ -166,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn with_these_options_one_other_vote_may_have_been_enough() {
+    fn with_two_node_master_wins_or_downscale_one_other_vote_may_have_been_enough() {
         let mut five = votes(3, &[(1, 1), (2, 1), (3, 1), (4, 1), (5, 1)], 5);
         let all = [1, 2, 3, 4, 5];
         assert!(!is_broken(&all, &all, &[5], Some(&five)));
@@ -193,13 +196,16 @@ mod tests {
     }
 
     #[test]
-    fn if_votes_changed_in_between_the_worse_values_count() {
+    fn if_votes_have_changed_since_the_decision_the_worse_values_count() {
         let before = votes(2, &[(1, 1), (2, 1), (3, 1)], 3);
         let mut continuity = Continuity::default();
         continuity.decide(&ids(&[1, 2, 3]));
         assert!(!continuity.membership(&ids(&[1, 2, 3]), &ids(&[3]), Some(&before), true));
         assert!(continuity.votes(&votes(3, &[(1, 1), (2, 1), (3, 3)], 5)));
-        assert!(!continuity.votes(&votes(3, &[(1, 1), (2, 1), (3, 3)], 5)), "once");
+        assert!(
+            !continuity.votes(&votes(3, &[(1, 1), (2, 1), (3, 3)], 5)),
+            "continuity breaks only once"
+        );
     }
 
     #[test]
@@ -222,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_membership_that_was_never_decided_upon_counts() {
+    fn a_membership_without_a_decision_counts() {
         let votes = votes(2, &[(1, 1), (2, 1), (3, 1)], 3);
         let mut continuity = Continuity::default();
         continuity.decide(&ids(&[1, 2, 3]));

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn missed_changes_are_one_line_too() {
+    fn a_message_about_missed_changes_is_one_line() {
         let mut tracker = tracker();
         let mut departures = crate::state::DepartureLog::default();
         let changes: Vec<_> = partition()
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_of_a_state_reports_the_doubts_about_it() {
+    fn the_line_of_a_state_shows_an_unsettled_state_and_an_uncertain_ring() {
         let line = |change: fn(&mut Snapshot)| {
             let mut now = Snapshot::new(Quorum::Quorate, ring(1, 9), [1, 2]);
             change(&mut now);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_and_ring_states_have_the_names_that_clients_know() {
+    fn the_names_of_causes_and_ring_states_can_be_padded() {
         assert_eq!(format!("{:>16}", Cause::ConnectFailed), "  connect_failed");
         assert_eq!(format!("{:>12}", RingState::Operational), " operational");
     }
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_message_is_a_gain_from_nothing_known() {
+    fn the_first_message_of_a_quorate_state_is_a_gain() {
         let (tracker, _) = apply_all(partition().into_iter().take(3));
         let change = first(tracker.current());
         assert_eq!(change.to_string(), "quorate: ring 1.9, members 1 2 3");

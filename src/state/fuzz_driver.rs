@@ -364,7 +364,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn every_guarantee_holds(bytes in vec(any::<u8>(), 0..600)) {
+        fn every_guarantee_holds_for_random_events(bytes in vec(any::<u8>(), 0..600)) {
             super::play(&bytes);
         }
     }

@@ -139,7 +139,7 @@ mod tests {
         lease.grant(clock.now().after(Duration::from_secs(3600)), None, 7);
         assert!(lease.is_active() && lease.is_active_in(7) && !lease.is_active_in(6));
         lease.grant(clock.now(), None, 7);
-        assert!(!lease.is_active(), "the moment itself is too late");
+        assert!(!lease.is_active(), "at the deadline it is too late");
         lease.grant(Moment(1), None, 7);
         assert!(!lease.is_active() && lease.remaining().is_zero());
     }
@@ -212,7 +212,7 @@ mod tests {
             deadline.store(20, Ordering::Release);
             Moment(20)
         };
-        assert!(!is_ahead(&deadline, extended), "the moment itself is too late");
+        assert!(!is_ahead(&deadline, extended), "at the deadline it is too late");
     }
 
     #[test]
@@ -257,7 +257,7 @@ mod in_every_order {
     fn guards(lease: &Lease, _: &AtomicU8) {
         if let Some(epoch) = lease.running_epoch() {
             let valid = lease.is_active_in(epoch);
-            assert!(valid || !lease.is_active_in(epoch), "valid again");
+            assert!(valid || !lease.is_active_in(epoch), "a guard became valid again");
         }
     }
 

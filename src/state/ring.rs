@@ -504,7 +504,9 @@ mod tests {
         RingId { node_id: NodeId(1), seq }
     }
 
-    /// A daemon whose counters are read, and the evidence from the reads.
+    /// A daemon whose counters are read, and the evidence from the reads. A read shows how many
+    /// rings have formed. A nodelist announces a ring, and an announcement or a decision explains
+    /// one ring that the reads show. A ring without an explanation is not believed.
     struct Watched {
         evidence: RingEvidence,
         counters: RingCounters,
@@ -543,7 +545,7 @@ mod tests {
             self.read_slowly(now, now);
         }
 
-        /// Reads once, without a movement of the token.
+        /// Makes one read that is answered at `answered_at`, without a movement of the token.
         fn read_slowly(&mut self, asked_at: u64, answered_at: u64) {
             let reading = self.reading(asked_at, answered_at);
             self.evidence.expire_if_due(reading.answered_at);
@@ -588,7 +590,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_whose_token_does_not_move_is_not_believed_for_longer() {
+    fn the_deadline_of_a_ring_whose_token_does_not_move_is_not_extended() {
         let mut watched = Watched::for_ms(3_000);
         let until = watched.evidence.until();
         assert_eq!(until, Some(at(2_900 + TOKEN + CONSENSUS + GRACE)));
@@ -599,7 +601,7 @@ mod tests {
     }
 
     #[test]
-    fn belief_after_a_long_pause_does_not_flap() {
+    fn a_ring_that_is_believed_after_a_long_pause_stays_believed() {
         let mut watched = Watched::for_ms(1_000);
         let resumed = 1_000 + TOKEN + CONSENSUS + GRACE;
         watched.gather();
@@ -656,10 +658,10 @@ mod tests {
         }
     }
 
-    /// A decision that waited while the daemon was stopped is no younger because the counters were
-    /// cleared after that.
+    /// A decision that waited while the daemon was stopped may be as old as the beginning of the gap
+    /// in the answers, although the counters were cleared after the gap.
     #[test]
-    fn a_clearing_soon_after_a_gap_belongs_to_the_gap() {
+    fn counters_cleared_soon_after_a_gap_do_not_make_the_decision_younger() {
         let mut watched = read_for_three_seconds();
         watched.read(5_500);
         (watched.counters, watched.tokens) = (RingCounters::default(), 0);
@@ -670,7 +672,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clearing_lasts_until_the_answer_that_shows_it() {
+    fn cleared_counters_count_from_the_answer_that_shows_them() {
         let mut watched = read_for_three_seconds();
         (watched.counters, watched.tokens) = (RingCounters::default(), 0);
         watched.read_slowly(3_100, 3_150);
@@ -688,7 +690,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_soon_after_a_clearing_is_as_old_as_the_last_answer_before_it() {
+    fn a_decision_after_cleared_counters_is_as_old_as_the_last_answer_before_them() {
         let mut watched = read_for_three_seconds();
         watched.tokens += 1;
         watched.read_slowly(3_100, 3_190);
@@ -720,7 +722,7 @@ mod tests {
     }
 
     #[test]
-    fn an_announcement_from_before_a_clearing_explains_no_later_ring() {
+    fn an_announcement_from_before_the_counters_were_cleared_explains_no_later_ring() {
         let mut watched = read_for_three_seconds();
         (watched.counters, watched.tokens) = (RingCounters::default(), 0);
         watched.decide(13, 3_150);
@@ -782,8 +784,9 @@ mod tests {
         assert_eq!(watched.evidence.until(), Some(at(1_100 + TOKEN + CONSENSUS + GRACE)));
     }
 
+    /// The token may have moved until 1,700 ms, so 1,900 ms is soon enough to belong to no gap.
     #[test]
-    fn a_token_stands_still_only_since_the_answer_that_showed_its_movement() {
+    fn the_time_without_a_token_counts_from_the_answer_that_showed_its_last_movement() {
         let mut watched = Watched::for_ms(1_000);
         watched.tokens += 1;
         watched.read_slowly(1_100, 1_700);
@@ -793,7 +796,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_answers_late_was_silent_until_then() {
+    fn a_daemon_that_answers_late_counts_as_silent_until_its_answer() {
         let mut watched = Watched::for_ms(3_000);
         watched.tokens += 1;
         watched.read_slowly(3_050, 3_950);
@@ -883,8 +886,9 @@ mod tests {
         assert_eq!(woken.evidence.exclusive_until(), None);
     }
 
+    /// The decision was sent after 3,020 ms and is applied at 3,100 ms.
     #[test]
-    fn the_proof_of_a_decision_that_waited_is_not_younger_than_the_decision() {
+    fn exclusivity_counts_from_the_time_at_which_the_decision_was_sent() {
         let mut watched = Watched::for_ms(3_000);
         watched.gather();
         watched.operational();
@@ -895,12 +899,12 @@ mod tests {
     }
 
     #[test]
-    fn the_proof_for_the_old_ring_does_not_prove_the_next_one() {
+    fn reads_of_the_previous_ring_do_not_make_the_next_ring_exclusive() {
         let mut watched = Watched::for_ms(3_000);
         watched.gather();
         watched.operational();
         watched.evidence.announce(ring(13), at(3_050));
-        // Here `drained_at` is the beginning, so the decision may be that old.
+        // The decision may have been sent as early as 0 ms.
         watched.evidence.decide(ring(13), at(0), at(3_050), ms(GRACE));
         watched.read(3_100);
         assert_eq!(watched.state(), RingState::Operational);
@@ -977,7 +981,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_read_with_more_rings_than_announcements_is_settled_only_by_the_next_decision() {
+    fn a_late_read_that_shows_more_rings_than_announcements_leaves_the_ring_unsettled() {
         let mut watched = Watched::for_ms(3_000);
         let later = |watched: &mut Watched| {
             watched.decide(13, 3_050);
@@ -991,8 +995,8 @@ mod tests {
         watched.read_slowly(3_100, 3_050 + CONSENSUS / 2 + 1);
         assert_eq!(watched.state(), RingState::Gather);
 
-        // The ring is operational after an answer soon after the decision, or after a read on the same
-        // connection, which the daemon does not answer while it synchronises.
+        // The ring is operational after an answer soon after the decision. It is operational after a
+        // read on the same connection too: the daemon answers none while it synchronises.
         let mut watched = Watched::for_ms(3_000);
         later(&mut watched);
         watched.connection += 1;
@@ -1187,7 +1191,11 @@ mod tests {
         let mut watched = Watched::for_ms(3_000);
         watched.evidence.expire(at(3_001));
         watched.read(3_050);
-        assert_eq!(watched.evidence.until(), None, "the first of the two reads is from before");
+        assert_eq!(
+            watched.evidence.until(),
+            None,
+            "the first of the two reads is from before the ring expired"
+        );
         watched.read(3_150);
         assert_eq!(watched.evidence.until(), Some(at(3_050 + TOKEN + CONSENSUS + GRACE)));
     }

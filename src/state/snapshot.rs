@@ -470,7 +470,7 @@ mod tests {
 
     #[cfg(feature = "serde")]
     #[test]
-    fn a_time_that_cannot_be_shown_is_the_unix_epoch_in_json() {
+    fn a_time_that_rfc_3339_cannot_express_is_the_unix_epoch_in_json() {
         use std::time::Duration;
 
         let in_json = |changed_at| serde_json::to_value(Snapshot { changed_at, ..quorate() });

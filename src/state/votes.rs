@@ -64,7 +64,7 @@ mod tests {
         assert_eq!(shortage(2, none).as_deref(), Some("2 of 4 votes, 3 required"));
         assert_eq!(shortage(2, waits).as_deref(), Some("2 of 4 votes, 3 required"));
         assert_eq!(shortage(3, waits).as_deref(), Some("3 of 4 votes, waits for all nodes"));
-        assert_eq!(shortage(3, none), None, "the votes do not show it");
+        assert_eq!(shortage(3, none), None, "the votes do not show the reason");
         assert_eq!(shortage(2, VoteFlags::QUORATE), None, "a tie-breaker makes quorum");
         assert_eq!(shortage(3, waits | VoteFlags::QUORATE), None);
     }
@@ -94,7 +94,7 @@ mod tests {
             assert!(!is_majority(&larger), "{larger:?}");
         }
         assert!(!three.is_majority(&[1, 2, 3, 4].map(NodeId)), "the votes of 4 are not known");
-        assert!(!is_majority(&Votes::default()), "nobody votes");
+        assert!(!is_majority(&Votes::default()), "there are no votes");
     }
 
     #[test]

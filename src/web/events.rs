@@ -288,7 +288,7 @@ mod tests {
 
     /// Exclusive quorum may begin and end without a change.
     #[test]
-    fn a_late_client_receives_the_last_change_as_it_is_now() {
+    fn a_late_client_receives_the_last_change_with_the_current_exclusivity() {
         actix::System::new().block_on(async {
             let (quorum, before) = gained();
             let (lease, epoch) = (&quorum.shared.lease, quorum.snapshot().epoch);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_of_an_event_obeys_the_lease() {
+    fn the_text_of_an_event_is_not_quorate_once_the_lease_has_expired() {
         actix::System::new().block_on(async {
             let (quorum, before) = gained();
             let text = async |last_sent| next_event(&quorum, last_sent).await.text;
@@ -338,7 +338,10 @@ mod tests {
             tokio::time::advance(ALIVE_INTERVAL).await;
             let _new = clients.enter().unwrap();
             assert!(reader.touch(), "the client has read meanwhile");
-            assert!(stuck.iter().all(|stuck| !stuck.touch()), "their streams end when they read");
+            assert!(
+                stuck.iter().all(|stuck| !stuck.touch()),
+                "the streams of stuck clients end when they read"
+            );
         });
     }
 }

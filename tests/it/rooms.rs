@@ -123,7 +123,7 @@ fn no_source_file_is_longer_than_500_lines_without_its_tests() {
 }
 
 #[test]
-fn names_in_braces_and_in_code_are_found() {
+fn names_in_braces_are_found_and_names_in_comments_are_not() {
     let code =
         "use crate::{error::{Code, Error}, state};\n// crate::web\nlet _ = crate::link::a();";
     assert_eq!(names_of_the_root(code), ["error", "state", "link"]);

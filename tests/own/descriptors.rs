@@ -71,7 +71,7 @@ fn without_zero<T>(f: impl FnOnce() -> T) -> T {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn without_descriptors_an_attempt_fails_without_harm() {
+fn without_free_descriptors_an_attempt_to_connect_fails_and_leaks_nothing() {
     own_process!();
     let node = Node::single();
     node.run(|| {
@@ -92,7 +92,7 @@ fn without_descriptors_an_attempt_fails_without_harm() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn with_few_descriptors_an_attempt_works_or_fails_cleanly() {
+fn with_few_free_descriptors_an_attempt_to_connect_works_or_fails_and_leaks_nothing() {
     own_process!();
     for ipc in [Ipc::Shm, Ipc::Socket] {
         let node = Node::single_with(|config| config.ipc = ipc);
@@ -199,7 +199,7 @@ fn lacks_descriptors(change: &QuorumChanged) -> bool {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn an_actor_without_descriptors_connects_once_there_are_some() {
+fn an_actor_connects_once_descriptors_are_free_again() {
     own_process!();
     let node = Node::single();
     node.run(|| Handle::initialize().unwrap().finalize().unwrap());
@@ -235,7 +235,7 @@ fn an_actor_without_descriptors_connects_once_there_are_some() {
 /// connection of this process to another daemon would hide the process id.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn the_server_is_known_over_the_transport_socket_too() {
+fn the_server_process_is_known_over_sockets_too() {
     own_process!();
     let node = Node::single_with(|config| config.ipc = Ipc::Socket);
     node.run(|| {

@@ -32,7 +32,7 @@ fn a_program_on_tokio_works_under_a_guard() {
 }
 
 #[test]
-fn an_executor_without_timers_reads_waits_and_streams() {
+fn a_handle_works_on_an_executor_without_timers() {
     own_process!();
     let cluster = Cluster::new(3);
     let quorum = QuorumActor::builder().source(cluster.node(1)).start_detached();
@@ -59,13 +59,13 @@ fn the_thread_of_a_detached_actor_ends_with_it() {
         assert!(runs_thread("quorum"));
         block_on(quorum.stop());
         assert_eq!(quorum.snapshot().connection, Connection::Stopped);
-        eventually("its thread ends", || (!runs_thread("quorum")).then_some(()));
+        eventually("the actor's thread ends", || (!runs_thread("quorum")).then_some(()));
     };
     // The first run opens the descriptors that tokio keeps for the process.
     run();
     let before = open_fds();
     run();
-    eventually("its descriptors are closed", || (open_fds() == before).then_some(()));
+    eventually("the actor's descriptors are closed", || (open_fds() == before).then_some(()));
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_handle_is_used_from_threads_without_a_runtime() {
         || QuorumActor::builder().source(node).start_detached()
     });
     let quorum = started.join().unwrap();
-    eventually("there is quorum", || quorum.is_quorate().then_some(()));
+    eventually("the node is quorate", || quorum.is_quorate().then_some(()));
     alone(&cluster);
-    eventually("there is none", || (quorum.quorum() == Quorum::Inquorate).then_some(()));
+    eventually("the node is inquorate", || (quorum.quorum() == Quorum::Inquorate).then_some(()));
 }

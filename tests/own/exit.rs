@@ -90,7 +90,7 @@ fn end_in(stage: &str) {
                 library.before(connecting, pause);
                 let quorum = builder.start();
                 quorum.wait_for(hangs).await.unwrap();
-                assert_eq!(paused.try_recv(), Ok(()), "it hangs in that call");
+                assert_eq!(paused.try_recv(), Ok(()), "the daemon was stopped before this call");
                 quorum
             }
         };

@@ -107,13 +107,14 @@ fn every_worker_is_stuck() {
     wait_for_ever();
 }
 
+/// The function that stops a part of the program blocks.
 fn a_part_blocks() {
     let _quorum = lose(policy().stop(|| wait_for_ever()));
     wait_for_ever();
 }
 
 fn a_part_panics() {
-    let _quorum = lose(policy().stop(|| panic!("it cannot be stopped")));
+    let _quorum = lose(policy().stop(|| panic!("this part cannot be stopped")));
     wait_for_ever();
 }
 
@@ -207,7 +208,7 @@ fn an_exit_that_hangs_is_aborted_although_no_thread_can_be_started() {
 }
 
 #[test]
-fn a_policy_whose_threads_cannot_be_started_is_an_error_at_the_start() {
+fn starting_a_policy_when_no_thread_can_be_started_returns_an_error() {
     let case = || {
         let cluster = Cluster::new(3);
         let quorum = start(&cluster);
@@ -218,12 +219,12 @@ fn a_policy_whose_threads_cannot_be_started_is_an_error_at_the_start() {
         assert!(error.to_string().contains("check whether the limit on tasks"), "{error}");
         exit(ALONE);
     };
-    let test = "a_policy_whose_threads_cannot_be_started_is_an_error_at_the_start";
+    let test = "starting_a_policy_when_no_thread_can_be_started_returns_an_error";
     run(test, &[("refused", case)], with_code(ALONE));
 }
 
 #[test]
-fn a_program_that_stops_its_actor_is_not_ended() {
+fn the_policy_does_not_end_a_program_that_stops_its_actor() {
     let case = || {
         let cluster = Cluster::new(3);
         let quorum = start(&cluster);
@@ -234,5 +235,5 @@ fn a_program_that_stops_its_actor_is_not_ended() {
         exit(ALONE);
     };
     let cases: &[Case] = &[("stopped", case)];
-    run("a_program_that_stops_its_actor_is_not_ended", cases, with_code(ALONE));
+    run("the_policy_does_not_end_a_program_that_stops_its_actor", cases, with_code(ALONE));
 }

@@ -74,7 +74,7 @@ impl Foreign {
         }
     }
 
-    /// Sets what it does from now on, and forgets the calls before.
+    /// Sets what the foreign code does from now on, and resets the number of its calls.
     fn does(&self, what: u8) {
         self.called.store(0, Ordering::Release);
         self.does.store(what, Ordering::Release);
@@ -161,7 +161,7 @@ impl Drop for Subscriber {
 }
 
 async fn quorate(quorum: &QuorumHandle) {
-    timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate").unwrap();
+    timeout(DEADLINE, quorum.wait_quorate()).await.expect("the node is quorate").unwrap();
 }
 
 /// An actor has quorum, loses it by a crash, regains it and stops, while foreign code does `what`.
@@ -190,20 +190,20 @@ async fn life(what: u8) {
         cluster.expected_votes(votes).unwrap();
         timeout(DEADLINE, quorum.wait_for(|now| now.sequence > before))
             .await
-            .expect("a flip")
+            .expect("the new votes are published")
             .unwrap();
     }
     drop(held);
     cluster.crash(1).unwrap();
     timeout(DEADLINE, quorum.wait_for(|now| !now.quorum.is_quorate()))
         .await
-        .expect("a loss")
+        .expect("the loss is published")
         .unwrap();
     cluster.start(1).unwrap();
     quorate(&quorum).await;
     quorum.stop().await;
     let mut ends = 0;
-    eventually_async("both receive the end", || {
+    eventually_async("both subscribers receive the end", || {
         let is_end = |change: &QuorumChanged| change.current.connection == Connection::Stopped;
         ends += received.try_iter().filter(is_end).count();
         (ends >= 2).then_some(())
@@ -236,7 +236,7 @@ fn a_recorder_may_call_the_handle() {
 }
 
 #[test]
-fn a_recorder_that_panics_does_no_harm() {
+fn a_recorder_that_panics_does_not_affect_the_actor() {
     own_process!();
     record();
     survives(PANICS);
@@ -250,7 +250,7 @@ fn a_logger_may_call_the_handle() {
 }
 
 #[test]
-fn a_logger_that_panics_does_no_harm() {
+fn a_logger_that_panics_does_not_affect_the_actor() {
     own_process!();
     log();
     survives(PANICS);

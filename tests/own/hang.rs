@@ -89,11 +89,11 @@ fn a_dropped_actor_leaves_no_thread_behind_wherever_the_daemon_hangs() {
     watch().until_settled(Quorum::Quorate, &[1]);
 }
 
-/// An initialize returns `CS_ERR_TRY_AGAIN` if a signal interrupts it while it waits for a hung
+/// A connect returns `CS_ERR_TRY_AGAIN` if a signal interrupts it while it waits for a hung
 /// daemon.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_signal_ends_waiting_for_a_hung_daemon_with_try_again() {
+fn a_signal_interrupts_the_connect_to_a_hung_daemon_with_try_again() {
     own_process!();
     let node = Node::single();
     node.run(|| {
@@ -124,6 +124,6 @@ fn a_signal_ends_waiting_for_a_hung_daemon_with_try_again() {
         assert_eq!(connecting.join().unwrap().unwrap_err().code().unwrap(), Code::TRY_AGAIN);
         node.corosync.resume();
         let connected = || Handle::initialize().ok();
-        assert_eq!(eventually("it answers again", connected).quorate(), Ok(true));
+        assert_eq!(eventually("Corosync answers again", connected).quorate(), Ok(true));
     });
 }

@@ -58,7 +58,8 @@ impl Place {
     }
 }
 
-/// Without this test the others would prove nothing.
+/// The other tests change the behaviour of this server. They are valid only if the actor believes
+/// the unchanged server.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_correct_server_is_believed() {
@@ -76,7 +77,7 @@ fn a_correct_server_is_believed() {
         });
         let watcher = place.believer();
         // The probe may be sent before the members are reported.
-        let now = eventually("the votes of both", || {
+        let now = eventually("the votes of both nodes are known", || {
             let now = watcher.quorum.snapshot();
             let votes = now.votes.as_ref().filter(|votes| votes.members.len() == 2);
             votes.is_some().then_some(now)
@@ -109,7 +110,8 @@ fn a_server_of_corosync_2_survives_a_thousand_connections() {
             assert_eq!((handle.model(), handle.quorate()), (Model::V0, Ok(true)));
         }
     });
-    // An actor, whose ring watch and names also send requests, and whose connections end at once.
+    // The ring watch of an actor and its reader of names also send requests. The server ends each
+    // connection at once.
     let [event, answer] = tracked_v0(true);
     server.on("quorum", TRACKSTART, &[event.clone(), answer.clone(), Step::Disconnect]);
     let watcher = place.watch();
@@ -119,7 +121,7 @@ fn a_server_of_corosync_2_survives_a_thousand_connections() {
     let ring = watcher.quorum.snapshot().ring_id.unwrap();
     assert_eq!((ring.node_id, ring.seq), (NodeId(0), RING.1));
     watcher.stop();
-    // The server obeys, so it is alive.
+    // The server still accepts instructions, so it is alive.
     server.behave("quorum");
     assert_eq!(server.times(&format!("request quorum {MODEL_GETTYPE}")), 0);
     assert_eq!(server.times(&format!("request cmap {SET_CURRENT_MAP}")), 0);
@@ -130,7 +132,7 @@ fn a_server_of_corosync_2_survives_a_thousand_connections() {
 /// (`common_lib/error_conversion.c`).
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_refused_connection_becomes_the_error_of_its_errno() {
+fn the_errno_of_a_refused_connection_becomes_the_matching_error() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -372,14 +374,14 @@ fn a_request_whose_answer_about_the_names_is_lost_is_repeated() {
     eventually("the names are read", reads_names);
     server.wait_more(&format!("request cmap {ITER_INIT}"), 1);
     server.behave("cmap");
-    eventually("they were read", || (!runs_thread("quorum-names")).then_some(()));
+    eventually("the names were read", || (!runs_thread("quorum-names")).then_some(()));
     watcher.stops_at_once();
 }
 
 /// The probe asks votequorum over sockets, or the quorum service if there is no votequorum.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_request_whose_answer_is_lost_is_repeated_for_every_service() {
+fn a_probe_whose_answer_is_lost_is_repeated_over_sockets_and_without_votequorum() {
     own_process!();
     for (ipc, services, asked, request) in [
         (Ipc::Socket, &["quorum", "votequorum"][..], "votequorum", GETINFO),
@@ -421,7 +423,7 @@ fn a_silent_votequorum_is_asked_on_new_connections_ever_more_rarely() {
 /// votequorum does not run: otherwise the probe would ask the quorum service instead.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn an_interrupted_connection_to_votequorum_does_not_replace_votequorum() {
+fn the_probe_still_asks_votequorum_after_an_interrupted_attempt_to_connect() {
     own_process!();
     let place = Place::new();
     let server = Hostile::start_as(&place.netns, 0, Ipc::Shm, &["quorum"]);
@@ -440,7 +442,7 @@ fn an_interrupted_connection_to_votequorum_does_not_replace_votequorum() {
     until_believed(&watcher);
 }
 
-/// Each step of connecting at which a server may leave its client waiting.
+/// The server hangs at each step of the connect.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_server_that_hangs_during_the_connect_is_reported_and_blocks_nothing() {
@@ -605,7 +607,7 @@ fn a_decision_that_is_neither_true_nor_false_ends_the_connection() {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_list_with_a_wrong_length_does_no_harm() {
+fn a_list_with_a_wrong_length_never_causes_quorum() {
     own_process!();
     let place = Place::new();
     let (server, watcher) = inquorate(&place, Ipc::Shm);
@@ -645,7 +647,7 @@ fn a_list_with_a_wrong_length_does_no_harm() {
 /// decision, but votequorum has a veto.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_notification_with_a_wrong_size_does_no_harm() {
+fn a_notification_with_a_wrong_size_has_no_lasting_effect() {
     own_process!();
     const BUFFER: usize = 1 << 20; // of `quorum_dispatch`
     let place = Place::new();
@@ -721,7 +723,7 @@ fn a_decision_about_another_ring_counts_for_the_grace_only() {
     let changes = watcher.until_settled(Quorum::Quorate, &[1, 2]);
     assert_never_quorate(&changes[..changes.len() - 1]);
 
-    // When the actor connects, it is not known how old this state is: there is no grace.
+    // At the connect the age of the decision is unknown, so it does not count for the grace.
     server.on("quorum", TRACKSTART, &[newer, decision, reply]);
     server.now(&[Step::Disconnect]);
     watcher.until_lost();
@@ -733,7 +735,7 @@ fn a_decision_about_another_ring_counts_for_the_grace_only() {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn an_invalid_answer_of_votequorum_does_no_harm() {
+fn an_invalid_answer_of_votequorum_has_no_lasting_effect() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -772,7 +774,7 @@ fn an_invalid_answer_of_votequorum_does_no_harm() {
     let garbage = Message::reply(1).cut(60).cut(320);
     server.on("votequorum", GETINFO, &[Step::Reply(garbage.error(1))]);
     watcher.rest();
-    let changes = watcher.until("garbage", |change| {
+    let changes = watcher.until("the invalid votes are published", |change| {
         change.current.votes.as_ref().is_some_and(|votes| votes.total == u32::MAX)
     });
     let now = &changes[changes.len() - 1].current;
@@ -785,7 +787,7 @@ fn an_invalid_answer_of_votequorum_does_no_harm() {
     assert!(!watcher.quorum.is_quorate(), "votequorum has a veto");
 }
 
-/// Every moment of an exchange at which a server may die.
+/// The server dies at each step of an exchange.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn the_actor_survives_a_server_that_dies_during_an_exchange() {
@@ -879,7 +881,7 @@ fn a_server_of_another_user_is_never_believed() {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_votequorum_of_another_user_proves_nothing() {
+fn a_votequorum_of_another_user_is_not_believed() {
     own_process!();
     let place = Place::new();
     for ipc in [Ipc::Shm, Ipc::Socket] {
@@ -923,7 +925,7 @@ impl Handler<QuorumChanged> for Counter {
         match &tally.last {
             None => tally.first = Some(Arc::clone(&change.current)),
             Some(last) => {
-                assert_eq!(*last, change.previous, "a gap");
+                assert_eq!(*last, change.previous, "no change is left out");
                 tally.received += 1;
                 tally.missed += change.missed;
             }
@@ -952,7 +954,7 @@ impl Handler<Call> for Echo {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_flood_is_delivered_or_counted_and_blocks_nothing() {
+fn every_change_of_a_flood_is_delivered_or_counted_and_the_arbiter_responds() {
     own_process!();
     const EVENTS: u32 = 100_000;
     let place = Place::new();
@@ -980,7 +982,10 @@ fn a_flood_is_delivered_or_counted_and_blocks_nothing() {
             server.now(&[Step::Flood(EVENTS, no.clone(), yes)]);
             let mut served = 0;
             while server.times("flooded") == 0 {
-                actix::clock::timeout(DEADLINE, echo.send(Call)).await.expect("in time").unwrap();
+                actix::clock::timeout(DEADLINE, echo.send(Call))
+                    .await
+                    .expect("a call is handled")
+                    .unwrap();
                 served += 1;
             }
             server.now(&[Step::Event(no)]);
@@ -989,9 +994,12 @@ fn a_flood_is_delivered_or_counted_and_blocks_nothing() {
             let finished = actix::clock::timeout(DEADLINE, finished).await;
             let snapshot = finished.expect("every event is published").unwrap();
             assert_eq!(snapshot.quorum, Quorum::Inquorate);
-            assert!(served >= 100, "only {served} times");
+            assert!(
+                served >= 100,
+                "the actor's arbiter handled only {served} calls during the flood"
+            );
             let grown = rss_kib().saturating_sub(rss);
-            assert!(grown < 32 * 1024, "{grown} KiB more");
+            assert!(grown < 32 * 1024, "memory has grown by {grown} KiB");
             eventually("the subscriber has received the last change", || {
                 let tally = tally.lock().unwrap();
                 (tally.last.as_ref()?.sequence >= last).then_some(())
@@ -1039,7 +1047,7 @@ fn hundreds_of_bad_connections_leave_nothing_behind() {
         server.wait_more(&request, 4);
         server.on("votequorum", GETINFO, &[Step::Reply(info(1, 0))]);
         server.wait_more(&request, 3);
-        // The same number of connections again without an actor.
+        // Makes more connections that fail, without an actor.
         place.netns.run(|| {
             for (when, steps) in refusals.iter().cycle().take(21) {
                 server.on("quorum", when, steps);
@@ -1054,7 +1062,7 @@ fn hundreds_of_bad_connections_leave_nothing_behind() {
     let held = || (open_fds(), threads(), dev_shm_entries(client).len());
     round();
     // The worker's thread ends when it has no more jobs.
-    let before = eventually("one connection and its probe's", || {
+    let before = eventually("only the connections of the actor and of its probe are open", || {
         let held = held();
         (held.2 == 2).then_some(held)
     });
@@ -1064,7 +1072,7 @@ fn hundreds_of_bad_connections_leave_nothing_behind() {
     }
     let accepted = server.times("accept quorum") + server.times("accept votequorum") - accepted;
     assert!(accepted >= 300, "{accepted}");
-    eventually("as much is held as before", || {
+    eventually("no more descriptors, threads or files are held than before", || {
         let (fds, threads, files) = held();
         (fds <= before.0 && threads <= before.1 && files == before.2).then_some(())
     });
@@ -1072,7 +1080,7 @@ fn hundreds_of_bad_connections_leave_nothing_behind() {
     eventually("no files are left", || dev_shm_entries(client).is_empty().then_some(()));
 }
 
-/// A refused connection to the counters of the ring does not end the ring watch.
+/// The daemon refuses the map of its counters several times. This does not end the ring watch.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_refused_connection_to_the_counters_is_tried_again() {
@@ -1086,7 +1094,7 @@ fn a_refused_connection_to_the_counters_is_tried_again() {
     let refused = watcher.rest();
     assert!(refused.iter().any(|change| change.current.connection == Connection::Connected));
     assert_never_quorate(&refused);
-    // This server has no counters, which is no refusal.
+    // This server reports that it has no counters. The actor does not treat this as a refusal.
     server.behave("cmap");
     watcher.until_quorum(Quorum::Quorate);
     assert_eq!(watcher.quorum.snapshot().ring, RingState::Unwatched);
@@ -1168,10 +1176,10 @@ fn all_counters_are_read_until_the_ring_is_steady_and_when_one_has_moved() {
     // At most 0.15 s lie between two reads, and the ring is steady after both timeouts, 2.2 s.
     assert!(first >= 10, "{steady:?}");
     let now = steady.len();
-    let again = until("all are read again", &|reads| reads[now..].contains(&false));
+    let again = until("all counters are read again", &|reads| reads[now..].contains(&false));
     assert_eq!(watcher.quorum.snapshot().ring, RingState::Operational, "{again:?}");
 
-    // No other counter shows GATHER yet.
+    // The daemon enters GATHER. Only this counter shows it.
     server.has_u64(GATHER, 4);
     let now = reads(&server).len();
     let changed =
@@ -1209,12 +1217,12 @@ fn the_configuration_is_read_again_when_it_has_changed_and_only_then() {
     server.wait_more(&format!("key {TOKENS}"), 30);
     assert_eq!(counts(), (2, nodelists + 1));
     watcher.stop();
-    // The first connection was kept.
+    // The ring watch has kept its first connection.
     assert_eq!(server.times(&format!("request cmap {SET_CURRENT_MAP}")), 1);
 }
 
 /// The ring watch connects on its own, and so may meet a silent server that no other connection has
-/// met. Its attempt ends too.
+/// met. Its attempt to connect is cancelled as well.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_silent_server_does_not_end_the_ring_watch() {
@@ -1241,7 +1249,7 @@ fn a_silent_server_does_not_end_the_ring_watch() {
 /// actor loses its own connection meanwhile, its attempts wait for the attempt of the ring watch.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_silent_server_that_the_ring_watch_has_met_does_not_prevent_a_connection() {
+fn a_ring_watch_that_waits_for_a_silent_server_does_not_prevent_a_connection() {
     own_process!();
     let place = Place::new();
     let daemon = || Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["quorum", "votequorum"]);

@@ -34,7 +34,7 @@ fn a_hung_initialize_blocks_no_other_thread() {
     eventually_within(SLACK, "connecting returns", || refused.is_finished().then_some(()));
     assert_eq!(refused.join().unwrap().unwrap_err(), Error::ConnectInProgress);
     assert!((Duration::from_secs(4)..SLACK).contains(&start.elapsed()), "{:?}", start.elapsed());
-    eventually_within(SLACK, "closing others returns", || {
+    eventually_within(SLACK, "closing the other handles returns", || {
         (dropping.is_finished() && finalizing.is_finished()).then_some(())
     });
     dropping.join().unwrap();
@@ -95,7 +95,7 @@ fn stopping_does_not_wait_for_a_silent_corosync() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn the_next_connection_waits_for_one_that_does_not_close() {
+fn the_next_connect_waits_until_the_previous_connection_is_closed() {
     own_process!();
     let fake = Fake::new("hung_close");
     let watcher = fake.watch();
@@ -141,14 +141,14 @@ fn stopping_does_not_wait_for_a_connection_that_does_not_close() {
         drop(watcher);
         fake.unblock("quorum_finalize");
         // The probe may or may not have connected yet.
-        eventually("each is closed once", || {
+        eventually("each handle is closed once", || {
             let made = fake.calls("quorum_initialize") + fake.calls("quorum_model_initialize");
             (fake.open_handles() == 0 && fake.calls("quorum_finalize") == made).then_some(())
         });
     }
 }
 
-/// This holds from the call on, and not only once the connection is closed.
+/// Readers see no quorum from the call on, even while the connection is still open.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn no_reader_sees_quorum_after_stop_is_called() {

@@ -45,7 +45,7 @@ fn a_live_daemon_keeps_the_lease() {
     let (_node, watcher) = watched();
     let since = Instant::now();
     eventually("three leases pass", || {
-        assert!(watcher.quorum.is_quorate(), "after {:?}", since.elapsed());
+        assert!(watcher.quorum.is_quorate(), "not quorate after {:?}", since.elapsed());
         (since.elapsed() > LEASE * 3).then_some(())
     });
     let changes = watcher.rest();
@@ -60,11 +60,11 @@ fn a_hung_daemon_is_believed_for_at_most_the_lease() {
     let (node, watcher) = watched();
     watcher.rest();
     let epoch = watcher.quorum.snapshot().epoch;
-    let guard = watcher.quorum.guard().expect("quorate");
+    let guard = watcher.quorum.guard().expect("the node is quorate");
     node.corosync.pause();
     let (since, paused) = (Instant::now(), SystemTime::now());
     let stayed = last_quorate(&watcher.quorum, since);
-    assert!(stayed < LEASE + SLACK, "{stayed:?}");
+    assert!(stayed < LEASE + SLACK, "quorate for {stayed:?} after the pause");
     assert_eq!(watcher.quorum.quorum(), Quorum::Unknown);
     assert!(!guard.is_valid());
     let changes = watcher.until_cause(Cause::Stalled);
@@ -79,10 +79,11 @@ fn a_hung_daemon_is_believed_for_at_most_the_lease() {
     assert_eq!(changes.last().unwrap().current.connection, Connection::Connected);
     assert!(!guard.is_valid(), "the guard is of an earlier epoch");
     // The resumed daemon may form another ring, so quorum may be lost once more.
-    let again = eventually("there is a guard again", || watcher.quorum.guard());
+    let again = eventually("a new guard can be taken", || watcher.quorum.guard());
     assert!(again.epoch() > epoch);
 }
 
+/// The actor cannot publish the loss, but readers and guards lose quorum when the lease expires.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn readers_are_safe_from_a_stuck_arbiter() {
@@ -138,16 +139,16 @@ fn readers_are_safe_from_a_dead_actor() {
 fn readers_are_safe_from_a_suspended_system() {
     own_process!();
     let (_node, watcher) = watched();
-    let guard = watcher.quorum.guard().expect("quorate");
+    let guard = watcher.quorum.guard().expect("the node is quorate");
     let mut ahead = Command::new("unshare")
         .args(["--time", "--boottime", "3600", "--fork", "--kill-child", "sleep", "60"])
-        // It may outlive this process for a moment, and must not keep our output open.
+        // This command may outlive this process for a moment, and must not keep our output open.
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("unshare can be run");
-    // The time namespace of its child.
+    // The time namespace of the command's child.
     let of_children = format!("/proc/{}/ns/time_for_children", ahead.id());
     let ours = fs::metadata("/proc/self/ns/time").unwrap().ino();
     let namespace = eventually("there is a time namespace", || {
@@ -174,7 +175,7 @@ fn readers_are_safe_from_a_suspended_system() {
     assert!(libc::WIFEXITED(status), "{status:x}");
     let flaws = libc::WEXITSTATUS(status);
     assert_eq!(flaws & 3, 0, "1: inquorate before; 2: cannot enter the namespace");
-    assert_eq!(flaws, 0, "believed for an hour");
+    assert_eq!(flaws, 0, "4: a reader saw quorum an hour after the last answer");
     assert!(watcher.quorum.is_quorate(), "in this process no time has passed");
 }
 
@@ -236,7 +237,7 @@ fn a_daemon_that_sends_but_does_not_answer_is_not_believed() {
 /// answer or, with the fake daemon, the quorum service.
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn the_answer_to_the_probe_has_a_veto() {
+fn a_negative_answer_to_the_probe_ends_quorum() {
     own_process!();
     let fake = FakeLibquorum::new("lease_veto");
     let watcher =

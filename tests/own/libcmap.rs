@@ -69,7 +69,7 @@ const ALWAYS: [&str; 4] =
 fn one_warning_says_what_is_missing_and_when_a_model_must_be_set() {
     own_process!();
     let warnings = warnings(|builder| builder);
-    let [warning] = &warnings[..] else { panic!("not one: {warnings:#?}") };
+    let [warning] = &warnings[..] else { panic!("not exactly one warning: {warnings:#?}") };
     assert_contains(warning, &ALWAYS);
     assert_contains(warning, &["Corosync 2", "QuorumBuilder::model(Model::V0)"]);
 }
@@ -80,7 +80,7 @@ fn one_warning_says_what_is_missing_and_when_a_model_must_be_set() {
 fn with_a_model_one_warning_says_what_is_missing() {
     own_process!();
     let warnings = warnings(|builder| builder.model(Model::V0));
-    let [warning] = &warnings[..] else { panic!("not one: {warnings:#?}") };
+    let [warning] = &warnings[..] else { panic!("not exactly one warning: {warnings:#?}") };
     assert_contains(warning, &ALWAYS);
     assert!(!warning.contains("Model::V0"), "{warning}");
 }

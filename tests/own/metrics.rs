@@ -149,7 +149,9 @@ fn a_recorder_that_is_installed_late_receives_every_gauge() {
                 clock::sleep(Duration::from_millis(100)).await;
             }
         };
-        clock::timeout(Duration::from_secs(60), exclusive).await.expect("it becomes exclusive");
+        clock::timeout(Duration::from_secs(60), exclusive)
+            .await
+            .expect("the node becomes exclusive");
         let before = quorum.snapshot();
         let prometheus = PrometheusBuilder::new().install_recorder().unwrap();
         clock::sleep(lease / 2).await;

@@ -13,7 +13,7 @@ fn names(watcher: &Watcher) -> Vec<(u32, String)> {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn the_names_are_those_of_the_configuration() {
+fn the_names_of_the_nodes_are_those_of_the_configuration() {
     own_process!();
     let cluster = Cluster::start(3);
     let watcher = Watcher::start(&cluster.node(2).netns);

@@ -54,7 +54,7 @@ fn fifty_deaths(ipc: Ipc) {
         let dead = SystemTime::now();
         let changes = watcher.until_lost();
         let last = changes.last().unwrap();
-        // The death may have been noticed before the daemon was reaped.
+        // The actor may have noticed the death before this process reaped the daemon.
         let took = last.current.changed_at.duration_since(dead).unwrap_or_default();
         assert!(took < AT_ONCE, "cycle {cycle}: {took:?}");
         assert!(last.is_loss(), "cycle {cycle}: {}", lines(&changes));
@@ -62,7 +62,7 @@ fn fifty_deaths(ipc: Ipc) {
         assert!(!watcher.quorum.is_quorate());
         node.corosync.start();
         let changes = watcher.until_settled(Quorum::Quorate, &[1]);
-        // Once they are known, the probe is connected too.
+        // Once the votes are known, the probe is connected too.
         eventually("the votes are known", || watcher.quorum.snapshot().votes.clone());
         let connected = |change: &&actix_quorum::QuorumChanged| {
             change.current.connection == Connection::Connected

@@ -88,7 +88,7 @@ fn a_stop_during_the_delay_of_a_restart_ends_the_actor() {
             addresses.push(quorum.addr());
         }
         let ended = || addresses.iter().all(|addr: &Addr<_>| !addr.connected());
-        wait("all of them are closed", ended).await;
+        wait("every actor has ended", ended).await;
     });
     eventually("no handle is open", || (fake.open_handles() == 0).then_some(()));
 }
@@ -124,7 +124,7 @@ fn a_stop_leaves_nothing_on_an_arbiter_of_the_caller() {
         connected(&quorum).await;
         quorum.stop().await;
         assert_eq!(fake.open_handles(), 0);
-        wait("its subscriber ends", || dropped.load(Ordering::Acquire)).await;
+        wait("the subscriber ends", || dropped.load(Ordering::Acquire)).await;
         let weak: WeakAddr<_> = quorum.addr().downgrade();
         drop(quorum);
         wait("the actor ends", || weak.upgrade().is_none()).await;
@@ -197,7 +197,10 @@ fn the_first_delay_after_a_connection_that_lasted_is_short() {
             reconnected(&fake, &quorum).await;
         }
         let since = Instant::now();
-        wait("it lasts", || since.elapsed() > Duration::from_millis(400)).await;
+        wait("the connection has lasted for 400 ms", || {
+            since.elapsed() > Duration::from_millis(400)
+        })
+        .await;
         let start = Instant::now();
         reconnected(&fake, &quorum).await;
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());

@@ -123,7 +123,7 @@ fn main_is_stuck() {
     });
 }
 
-/// Blocks for ever.
+/// A logger that blocks for ever when the policy logs the loss.
 struct Blocked;
 
 impl Log for Blocked {

@@ -125,13 +125,13 @@ impl Service {
     fn order(&mut self, order: &str) {
         writeln!(self.orders, "{order}").unwrap();
         let done = format!("done: {order}");
-        while self.prints.recv_timeout(DEADLINE).expect("the service obeys") != done {}
+        while self.prints.recv_timeout(DEADLINE).expect("the service executes the order") != done {}
     }
 
     /// Returns the next message.
     fn next(&self) -> String {
         let mut buffer = [0; 4096];
-        let len = self.socket.recv(&mut buffer).expect("something is reported");
+        let len = self.socket.recv(&mut buffer).expect("the service sends a message");
         String::from_utf8(buffer[..len].to_vec()).unwrap()
     }
 

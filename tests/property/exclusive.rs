@@ -446,7 +446,11 @@ impl Run {
             // With several faults, others may leave a ring before their own token is late. Even
             // then, a ring is believed only for this long after it was found to be alive.
             let most = (TOKEN + CONSENSUS + GRACE + LOOK) * self.slowness;
-            prop_assert!(since.elapsed() <= most, "for {:?}: {ours}", since.elapsed());
+            prop_assert!(
+                since.elapsed() <= most,
+                "quorate for {:?} beside a later ring: {ours}",
+                since.elapsed()
+            );
         } else {
             self.overlaps[at] = None;
         }
@@ -464,7 +468,7 @@ impl Run {
             taken.valid = valid;
             if let Some(ring) = taken.left_behind.filter(|ring| seq > Some(ring.seq)) {
                 tally.guards += 1;
-                prop_assert!(!valid, "{ring} was quorate without it: {snapshot}");
+                prop_assert!(!valid, "{ring} was quorate without this node: {snapshot}");
                 taken.left_behind = None;
             }
             if valid {

@@ -55,11 +55,11 @@ pub(crate) enum Verb {
         actor: usize,
         weak: bool,
     },
-    /// Ends the oldest of those subscriptions.
+    /// Ends the oldest subscription that was added.
     Unsubscribe {
         actor: usize,
     },
-    /// Ends the oldest of those subscribers.
+    /// Ends the oldest subscriber that was added.
     EndSubscriber {
         actor: usize,
     },
@@ -76,7 +76,7 @@ pub(crate) enum Verb {
 }
 
 impl Verb {
-    /// Whether it applies to an actor and its subscribers, and not to the cluster.
+    /// Whether the verb applies to an actor and its subscribers, and not to the cluster.
     pub(crate) fn is_of_actor(&self) -> bool {
         matches!(
             self,

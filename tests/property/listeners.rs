@@ -113,7 +113,10 @@ impl Received {
                         Arc::ptr_eq(previous, last),
                         "does not follow the last message: {change}"
                     );
-                    prop_assert!(last.connection != Connection::Stopped, "after the end: {change}");
+                    prop_assert!(
+                        last.connection != Connection::Stopped,
+                        "a message after the end: {change}"
+                    );
                     prop_assert_eq!(current.sequence, previous.sequence + 1 + change.missed);
                     prop_assert!(change.cause != Cause::Subscribed);
                     check_between(change, log)?;
@@ -159,7 +162,7 @@ fn check_between(change: &QuorumChanged, log: &[QuorumChanged]) -> Checked {
 
 /// Returns the position of a state among the published changes.
 fn number_of(snapshot: &Snapshot) -> usize {
-    usize::try_from(snapshot.sequence).expect("few")
+    usize::try_from(snapshot.sequence).expect("the sequence fits into usize")
 }
 
 /// Checks that `joined` and `left` lead from the members before to the members after.
@@ -168,7 +171,10 @@ fn check_members(change: &QuorumChanged) -> Checked {
     for nodes in [before, after, &change.joined.to_vec(), &change.left.to_vec()] {
         prop_assert!(nodes.is_sorted_by(|a, b| a < b), "not ascending: {change:?}");
     }
-    prop_assert!(change.left.iter().all(|node| before.contains(node)), "never there: {change:?}");
+    prop_assert!(
+        change.left.iter().all(|node| before.contains(node)),
+        "a node left that was no member: {change:?}"
+    );
     let stayed = before.iter().filter(|node| !change.left.contains(node));
     let mut composed: Vec<NodeId> = stayed.chain(change.joined.iter()).copied().collect();
     composed.sort();
@@ -273,7 +279,7 @@ impl Listeners {
             {
                 addr.do_send(End);
             }
-            // It needs a turn to end, in which it receives the waiting message.
+            // The actor needs a turn to end, in which it receives the waiting message.
             extra.ended = Some(usize::MAX);
         }
     }
@@ -299,16 +305,28 @@ impl Listeners {
     /// Checks that all subscribers that keep up have received `now`.
     pub(crate) fn check_settled(&mut self, now: &Snapshot) -> Checked {
         self.check()?;
-        prop_assert_eq!(self.all.last_sequence(), Some(now.sequence), "the first subscriber");
-        prop_assert_eq!(self.stream.1.last_sequence(), Some(now.sequence), "the stream");
+        prop_assert_eq!(
+            self.all.last_sequence(),
+            Some(now.sequence),
+            "the last message of the first subscriber"
+        );
+        prop_assert_eq!(
+            self.stream.1.last_sequence(),
+            Some(now.sequence),
+            "the last message of the stream"
+        );
         for extra in &mut self.extras {
             if extra.ended.is_some() && extra.held.is_none() {
-                prop_assert!(extra.addr.upgrade().is_none(), "its actor has ended");
+                prop_assert!(extra.addr.upgrade().is_none(), "the subscriber's actor has ended");
             }
             match &mut extra.ended {
                 Some(ended) if *ended == usize::MAX => *ended = extra.received.len(),
                 Some(ended) => {
-                    prop_assert_eq!(extra.received.len(), *ended, "received after its end")
+                    prop_assert_eq!(
+                        extra.received.len(),
+                        *ended,
+                        "messages after the end of the subscriber"
+                    )
                 }
                 None => prop_assert_eq!(extra.received.last_sequence(), Some(now.sequence)),
             }
@@ -320,15 +338,26 @@ impl Listeners {
     pub(crate) fn check_ended(&mut self, now: &Snapshot) -> Checked {
         drain(&mut self.lazy_stream, usize::MAX);
         self.check_settled(now)?;
-        prop_assert_eq!(self.slow.last_sequence(), Some(now.sequence), "the slow subscriber");
-        prop_assert_eq!(self.lazy_stream.1.last_sequence(), Some(now.sequence), "the lazy stream");
+        prop_assert_eq!(
+            self.slow.last_sequence(),
+            Some(now.sequence),
+            "the last message of the slow subscriber"
+        );
+        prop_assert_eq!(
+            self.lazy_stream.1.last_sequence(),
+            Some(now.sequence),
+            "the last message of the lazy stream"
+        );
         Ok(())
     }
 
     /// Checks that the streams have ended.
     pub(crate) fn check_streams_ended(&mut self) -> Checked {
         for (stream, _) in [&mut self.stream, &mut self.lazy_stream] {
-            prop_assert!(matches!(stream.next().now_or_never(), Some(None)), "streams end");
+            prop_assert!(
+                matches!(stream.next().now_or_never(), Some(None)),
+                "the stream has ended"
+            );
         }
         Ok(())
     }
@@ -350,7 +379,7 @@ impl Listeners {
             if let Some(first) = extra.received.messages.borrow().first() {
                 prop_assert!(
                     Arc::ptr_eq(&first.current, &extra.since),
-                    "not what was true: {first}"
+                    "the first message is not the state at the subscription: {first}"
                 );
             }
         }

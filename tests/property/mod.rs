@@ -327,7 +327,11 @@ impl Run {
             (Ok(()), Ok(())) => {}
             (Err(refused), Err(error)) => {
                 prop_assert!(is_for(error, refused), "{refused:?} was refused with: {error}");
-                prop_assert_eq!(before, Some(format!("{:?}", self.cluster)), "refused, but done");
+                prop_assert_eq!(
+                    before,
+                    Some(format!("{:?}", self.cluster)),
+                    "the refused verb has changed the cluster"
+                );
                 self.seen.refused += 1;
             }
             _ => prop_assert!(false, "expected {expected:?}, got {result:?}"),
@@ -421,7 +425,7 @@ impl Run {
     async fn stop(&mut self, actor: usize) -> Checked {
         let watched = &mut self.watched[actor];
         let stop = watched.quorum.stop();
-        prop_assert!(!watched.quorum.is_quorate(), "quorate after its end");
+        prop_assert!(!watched.quorum.is_quorate(), "quorate after the actor has stopped");
         stop.await;
         if !mem::replace(&mut watched.stopped, true) {
             watched.broke |= watched.connected;

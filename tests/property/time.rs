@@ -111,7 +111,7 @@ async fn act(
     }
     note(model, watched, now);
     look(watched, now + SETTLE, false, tally).await?;
-    // Its effects may have happened at any time since.
+    // The effects of the verb may have happened at any time since.
     model.settle();
     note(model, watched, now);
     look(watched, Instant::now() + pause, true, tally).await

@@ -146,7 +146,8 @@ impl Browser {
 
     #[track_caller]
     fn log(&self, of: &str) -> Vec<Value> {
-        serde_json::from_value(self.post("se/log", &json!({ "type": of }))).expect("a list")
+        serde_json::from_value(self.post("se/log", &json!({ "type": of })))
+            .expect("the log is a list")
     }
 
     #[track_caller]

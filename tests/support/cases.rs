@@ -32,7 +32,7 @@ pub fn case_command(test: &str, case: &str) -> Command {
 /// Runs the case for which this process was started. Returns in any other process.
 pub fn run_case(cases: &[Case]) {
     if let Ok(name) = env::var(CASE) {
-        let (_, case) = cases.iter().find(|(case, _)| *case == name).expect("there is such a case");
+        let (_, case) = cases.iter().find(|(case, _)| *case == name).expect("the case exists");
         case();
         unreachable!("each case ends the process");
     }

@@ -25,15 +25,19 @@ pub(super) fn compile(name: &str, source: &str, flags: &[&str]) -> PathBuf {
         let c = draft("c");
         fs::write(&c, source).expect("cargo has made the directory");
         let out = draft("out");
-        let files = ["-o", out.to_str().expect("a plain path"), c.to_str().expect("a plain path")];
+        let files = [
+            "-o",
+            out.to_str().expect("the path is UTF-8"),
+            c.to_str().expect("the path is UTF-8"),
+        ];
         command("cc", &[&["-Wall", "-Wextra"], &files[..], flags].concat());
-        fs::rename(out, &compiled).expect("both are in one directory");
-        fs::remove_file(c).expect("the directory is ours");
+        fs::rename(out, &compiled).expect("both paths are in one directory");
+        fs::remove_file(c).expect("the directory is writable");
     }
     // Other processes may use an older file, so it is renamed and never overwritten.
     let copy = draft("copy");
-    fs::copy(&compiled, &copy).expect("there is room");
-    fs::rename(copy, &path).expect("both are in one directory");
+    fs::copy(&compiled, &copy).expect("the disk has free space");
+    fs::rename(copy, &path).expect("both paths are in one directory");
     path
 }
 

@@ -52,7 +52,7 @@ impl Corosync {
         };
         for part in ["etc/uidgid.d", "state"] {
             fs::create_dir_all(corosync.directory.path().join(part))
-                .expect("the directory is ours");
+                .expect("the directory is writable");
         }
         corosync.configure(|_| {});
         corosync
@@ -65,7 +65,7 @@ impl Corosync {
         let state = self.directory.path().join("state");
         let file =
             config.render(&state.display().to_string(), needs_crypto().then_some(key_file()));
-        fs::write(self.config_file(), file).expect("the directory is ours");
+        fs::write(self.config_file(), file).expect("the directory is writable");
     }
 
     /// Starts the daemon, which must not be running, without waiting for it.
@@ -76,7 +76,7 @@ impl Corosync {
 
         self.log_start.store(self.log().len(), Ordering::Relaxed);
         let log = File::options().create(true).append(true).open(self.log_file());
-        let log = log.expect("the directory is ours");
+        let log = log.expect("the directory is writable");
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "sh", "-c"])
@@ -103,11 +103,11 @@ impl Corosync {
         let directory = self.directory.path();
         let (etc, run) = (directory.join("host-etc"), directory.join("host-run"));
         if !etc.exists() {
-            command("cp", &["-a", "/etc", etc.to_str().expect("a plain path")]);
-            fs::create_dir_all(etc.join("libqb")).expect("the directory is ours");
+            command("cp", &["-a", "/etc", etc.to_str().expect("the path is UTF-8")]);
+            fs::create_dir_all(etc.join("libqb")).expect("the directory is writable");
             File::create(etc.join("libqb/force-filesystem-sockets"))
-                .expect("the directory is ours");
-            fs::create_dir_all(&run).expect("the directory is ours");
+                .expect("the directory is writable");
+            fs::create_dir_all(&run).expect("the directory is writable");
         }
         format!("mount --bind {} /etc && mount --bind {} /run", etc.display(), run.display())
     }
@@ -193,7 +193,8 @@ impl Corosync {
     #[track_caller]
     pub fn let_in(&self, user: &str) {
         let file = self.config_dir().join("uidgid.d/test");
-        fs::write(file, format!("uidgid {{\n  uid: {user}\n}}\n")).expect("the directory is ours");
+        fs::write(file, format!("uidgid {{\n  uid: {user}\n}}\n"))
+            .expect("the directory is writable");
         self.reload();
     }
 
@@ -416,7 +417,7 @@ fn needs_crypto() -> bool {
         let directory = TempDir::new();
         let file = directory.path().join("corosync.conf");
         let plain = Config::default().render(&directory.path().display().to_string(), None);
-        fs::write(&file, plain).expect("the directory is ours");
+        fs::write(&file, plain).expect("the directory is writable");
         let mut check = Command::new("corosync");
         let output = check.arg("-t").arg("-c").arg(&file).stdin(Stdio::null()).output();
         let output = output.expect("corosync can be run");
@@ -436,7 +437,7 @@ fn key_file() -> &'static Path {
         let mut key = vec![0; 256];
         let mut random = File::open("/dev/urandom").expect("/dev/urandom exists");
         random.read_exact(&mut key).expect("/dev/urandom has no end");
-        fs::write(&path, key).expect("the directory is ours");
+        fs::write(&path, key).expect("the directory is writable");
         (directory, path)
     });
     path

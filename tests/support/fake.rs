@@ -59,7 +59,7 @@ impl FakeLibquorum {
         };
         let path = compile_library(name, include_str!("fake_libquorum.c"), flags);
         // SAFETY: the library has no initializers.
-        let library = unsafe { Library::new(&path) }.expect("what was compiled can be loaded");
+        let library = unsafe { Library::new(&path) }.expect("the compiled library can be loaded");
         Self { library, path }
     }
 
@@ -69,7 +69,11 @@ impl FakeLibquorum {
 
     /// The next `times` calls of `function` return `code` and do nothing else.
     pub fn fail(&self, function: &str, code: c_int, times: u32) {
-        self.set_return(function, code, c_int::try_from(times).expect("a small number"));
+        self.set_return(
+            function,
+            code,
+            c_int::try_from(times).expect("the number fits into c_int"),
+        );
     }
 
     /// All calls of `function` return `code` and do nothing else.
@@ -117,14 +121,14 @@ impl FakeLibquorum {
         let f: Symbol<'_, Control> = unsafe { self.symbol("fake_calls") };
         // SAFETY: the string lives through the call.
         let calls = unsafe { f(function.as_ptr()) };
-        usize::try_from(calls).expect("a count")
+        usize::try_from(calls).expect("the number fits into usize")
     }
 
     /// Returns the number of handles that are initialized and not finalized.
     pub fn open_handles(&self) -> usize {
         // SAFETY: the type is the one in the C source.
         let f: Symbol<'_, extern "C" fn() -> c_int> = unsafe { self.symbol("fake_open_handles") };
-        usize::try_from(f()).expect("a count")
+        usize::try_from(f()).expect("the number fits into usize")
     }
 
     /// Returns the number of handles that track: the connections of actors, without those of their
@@ -133,7 +137,7 @@ impl FakeLibquorum {
         // SAFETY: the type is the one in the C source.
         let f: Symbol<'_, extern "C" fn() -> c_int> =
             unsafe { self.symbol("fake_tracking_handles") };
-        usize::try_from(f()).expect("a count")
+        usize::try_from(f()).expect("the number fits into usize")
     }
 
     /// Sets the type that the next initialize reports: `QUORUM_FREE` is 0, `QUORUM_SET` 1 (the
@@ -215,7 +219,7 @@ impl FakeLibquorum {
     /// `T` must be the symbol's type in the C source.
     unsafe fn symbol<T>(&self, name: &str) -> Symbol<'_, T> {
         // SAFETY: the caller guarantees the type.
-        unsafe { self.library.get(name) }.expect("the C source defines it")
+        unsafe { self.library.get(name) }.expect("the C source defines the function")
     }
 }
 
@@ -223,11 +227,13 @@ impl FakeLibquorum {
 pub type List<'a> = Option<&'a [u32]>;
 
 fn c_list(list: List<'_>) -> (u32, *const u32) {
-    list.map_or((0, ptr::null()), |ids| (u32::try_from(ids.len()).expect("short"), ids.as_ptr()))
+    list.map_or((0, ptr::null()), |ids| {
+        (u32::try_from(ids.len()).expect("the list is short"), ids.as_ptr())
+    })
 }
 
 fn c_name(function: &str) -> CString {
-    CString::new(function).expect("no NUL in a name")
+    CString::new(function).expect("the name has no NUL")
 }
 
 /// Compiles a shared library with this name, and returns its path.

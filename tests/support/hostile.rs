@@ -366,7 +366,7 @@ impl Message {
     }
 
     fn sized(self) -> Self {
-        let size = i32::try_from(self.0.len()).expect("small");
+        let size = i32::try_from(self.0.len()).expect("the message is small");
         self.claiming(size)
     }
 }

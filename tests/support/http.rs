@@ -65,13 +65,13 @@ impl Client {
     /// Reads the head of a response.
     #[track_caller]
     pub fn head(&mut self) -> Head {
-        let status = self.line().expect("an answer");
+        let status = self.line().expect("the server answers");
         let status = status.split(' ').nth(1).and_then(|status| status.parse().ok());
         let mut fields = Vec::new();
         while let Some((name, value)) = self.line().unwrap().split_once(':') {
             fields.push((name.to_lowercase(), value.trim().to_owned()));
         }
-        Head { status: status.expect("a status line"), fields }
+        Head { status: status.expect("the answer has a status line"), fields }
     }
 
     /// Reads a whole response and returns its status and body.
@@ -80,7 +80,7 @@ impl Client {
         let head = self.head();
         let length = head.field("content-length").map_or(0, |length| length.parse().unwrap());
         let mut body = vec![0; length];
-        self.0.read_exact(&mut body).expect("a body of the announced length");
+        self.0.read_exact(&mut body).expect("the body has the announced length");
         (head.status, String::from_utf8(body).unwrap())
     }
 
@@ -113,7 +113,7 @@ impl Client {
 
     fn line(&mut self) -> Option<String> {
         let mut line = String::new();
-        let read = self.0.read_line(&mut line).expect("the connection is there");
+        let read = self.0.read_line(&mut line).expect("the connection is open");
         line.truncate(line.trim_end().len());
         // The last chunk ends a stream whose connection stays open.
         (read > 0 && line != "0").then_some(line)

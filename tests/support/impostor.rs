@@ -26,7 +26,7 @@ impl Impostor {
         let name = address(service);
         let listener = netns
             .run(|| as_user(uid, uid, || UnixListener::bind_addr(&name)))
-            .expect("no other process listens there");
+            .expect("no other process listens on this name");
         listener.set_nonblocking(true).unwrap();
         let (taken, ends) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (into, end) = (Arc::clone(&taken), Arc::clone(&ends));
@@ -42,7 +42,7 @@ impl Impostor {
     /// Waits until it has accepted this many connections.
     #[track_caller]
     pub fn wait_taken(&self, connections: usize) {
-        eventually(&format!("it takes {connections} connections"), || {
+        eventually(&format!("the impostor takes {connections} connections"), || {
             (self.taken.lock().unwrap().len() >= connections).then_some(())
         });
     }
@@ -65,7 +65,7 @@ impl Drop for Impostor {
 /// Connects to a service in the namespace, as other code of the process may.
 pub fn connect_as_other_code(netns: &Netns, service: &str) -> UnixStream {
     let name = address(service);
-    netns.run(|| UnixStream::connect_addr(&name)).expect("a process listens there")
+    netns.run(|| UnixStream::connect_addr(&name)).expect("a process listens on this name")
 }
 
 /// Returns the service's address. libqb pads the name with zeros.

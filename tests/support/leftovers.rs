@@ -86,7 +86,8 @@ pub(super) fn remove_netns(name: &str) {
     eventually(&format!("the processes in {name} are gone"), || {
         let pids = inside();
         for pid in &pids {
-            let pid = Pid::from_raw(i32::try_from(*pid).expect("a process id")).expect("not 0");
+            let pid = Pid::from_raw(i32::try_from(*pid).expect("the process id fits into i32"))
+                .expect("a process id is not 0");
             let _ = kill_process(pid, Signal::KILL);
         }
         pids.is_empty().then_some(())
@@ -114,7 +115,7 @@ pub(super) fn note_pid(directory: &Path, pid: u32) {
     let mut pids = read_pids(directory);
     pids.push(pid);
     let lines: Vec<String> = pids.iter().map(u32::to_string).collect();
-    fs::write(directory.join(PIDS), lines.join("\n")).expect("the directory is ours");
+    fs::write(directory.join(PIDS), lines.join("\n")).expect("the directory is writable");
 }
 
 /// Returns the process ids recorded in a directory.

@@ -150,7 +150,7 @@ fn in_time<T>(
 /// the ring. Returns the last snapshot.
 #[track_caller]
 pub fn all_published(quorum: &QuorumHandle) -> Arc<Snapshot> {
-    eventually("all of a quorate ring is published", || {
+    eventually("everything about the quorate ring is published", || {
         let now = quorum.snapshot();
         (now.ring == RingState::Operational && now.fencing_token().is_some()).then_some(now)
     })

@@ -114,7 +114,7 @@ fn state(stat: &str) -> Option<char> {
 /// Suspends a process (SIGSTOP), and returns when it has stopped.
 #[track_caller]
 pub fn pause_process(pid: u32) {
-    let process = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    let process = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("the process id is valid");
     kill_process(process, Signal::STOP).expect("the process exists");
     eventually(&format!("process {pid} stops"), || is_stopped(pid).then_some(()));
 }

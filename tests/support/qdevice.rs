@@ -166,7 +166,7 @@ impl Program {
         assert!(!running, "{} is already running", self.name);
 
         let log = File::options().create(true).append(true).open(self.log_file());
-        let log = log.expect("the directory is ours");
+        let log = log.expect("the directory is writable");
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "sh", "-c"])

@@ -193,7 +193,7 @@ impl Drop for Watcher {
             print_command();
         }
         self.system.stop();
-        let ended = self.thread.take().expect("only here").join();
+        let ended = self.thread.take().expect("the thread is joined only here").join();
         if !thread::panicking() {
             ended.expect("the system ends");
         }

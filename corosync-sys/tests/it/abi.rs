@@ -33,7 +33,7 @@ const PREFIXES: [&str; 7] =
 
 macro_rules! constants {
     ($($name:ident)*) => {
-        BTreeSet::from([$((stringify!($name).to_owned(), i64::try_from($name).expect("small"))),*])
+        BTreeSet::from([$((stringify!($name).to_owned(), i64::try_from($name).expect("the value fits into i64"))),*])
     };
 }
 
@@ -131,8 +131,8 @@ fn header_constants(scratch: &Scratch) -> BTreeSet<(String, i64)> {
     values
         .lines()
         .map(|line| {
-            let (name, value) = line.split_once(' ').expect("the format above");
-            (name.to_owned(), value.parse().expect("a number"))
+            let (name, value) = line.split_once(' ').expect("the program prints this format");
+            (name.to_owned(), value.parse().expect("the value is a number"))
         })
         .collect()
 }
@@ -163,7 +163,7 @@ fn error_names_match_the_headers() {
         .collect();
     assert!(codes.len() >= 30, "{codes:?}");
     for (name, value) in codes {
-        let code = cs_error_t::try_from(value).expect("a code");
+        let code = cs_error_t::try_from(value).expect("the value fits into cs_error_t");
         assert_eq!(error_name(code), Some(name.as_str()));
     }
 }
@@ -257,7 +257,7 @@ fn functions(source: &str) -> Vec<(String, String)> {
     list.split(" fn ")
         .skip(1)
         .map(|function| {
-            let (name, rest) = function.split_once('(').expect("a name");
+            let (name, rest) = function.split_once('(').expect("the function has a name");
             (name.to_owned(), parameters(rest))
         })
         .collect()
@@ -269,7 +269,7 @@ fn callbacks(source: &str) -> Vec<(String, String)> {
         .split("pub type ")
         .filter_map(|alias| alias.split_once(';')?.0.split_once(" = Option<"))
         .map(|(name, callback)| {
-            let (_, rest) = callback.split_once("fn(").expect("a function");
+            let (_, rest) = callback.split_once("fn(").expect("the callback is a function type");
             (name.to_owned(), parameters(rest))
         })
         .collect()
@@ -385,7 +385,7 @@ unsafe fn ids(entries: u32, list: *const u32) -> Vec<u32> {
 /// `text` must be a C string.
 unsafe fn text(text: *const c_char) -> String {
     // SAFETY: the caller guarantees the text.
-    unsafe { CStr::from_ptr(text) }.to_str().expect("ASCII").to_owned()
+    unsafe { CStr::from_ptr(text) }.to_str().expect("the text is ASCII").to_owned()
 }
 
 unsafe extern "C" fn on_quorum(
@@ -452,13 +452,14 @@ fn callbacks_receive_what_c_passes() {
     let scratch = Scratch::new("caller");
     let path = scratch.library("libcaller.so", &format!("{INCLUDES}{CALLER}"));
     // SAFETY: the library consists of `CALLER`, which has no constructors.
-    let caller = unsafe { libloading::Library::new(path) }.expect("it loads");
+    let caller =
+        unsafe { libloading::Library::new(path) }.expect("the compiled library can be loaded");
     macro_rules! call {
         ($function:literal, $type:ty, $callback:ident) => {
             // SAFETY: `CALLER` has this function, with this type.
             let call = unsafe { caller.get::<unsafe extern "C" fn($type)>($function) };
             // SAFETY: the callback reads what `CALLER` passes to it.
-            unsafe { call.expect("it is there")(Some($callback)) };
+            unsafe { call.expect("the library has the function")(Some($callback)) };
         };
     }
     call!("call_quorum", quorum_v1_quorum_notification_fn_t, on_quorum);

@@ -102,7 +102,7 @@ fn every_symbol_is_looked_up_when_loading() {
 fn libquorum_before_3_1_loads_without_models() {
     let scratch = Scratch::new("before_3_1");
     let path = scratch.library("libquorum.so.5.0.0", &defining(&QUORUM));
-    let quorum = load_quorum_from(&path).expect("all that is required is there");
+    let quorum = load_quorum_from(&path).expect("the library has all required functions");
     assert!(quorum.quorum_model_initialize.is_none());
     assert_eq!(
         quorum.model_initialize(),
@@ -120,7 +120,7 @@ fn libcmap_before_3_0_lacks_the_map_of_statistics_only() {
     let scratch = Scratch::new("before_3_0");
     let path = scratch.library("libcmap.so.4.0.0", &defining(&CMAP));
     // SAFETY: the file contains only functions, which are not called.
-    let cmap = unsafe { Cmap::load_from(&path) }.expect("the rest is there");
+    let cmap = unsafe { Cmap::load_from(&path) }.expect("the library has the other functions");
     assert_eq!(
         cmap.initialize_map(),
         Err(LoadError::TooOld {
@@ -137,9 +137,9 @@ fn a_link_to_an_older_soname_is_too_old() {
     let scratch = Scratch::new("older_link");
     let target = scratch.library("libquorum.so.4.0.1", &defining(&QUORUM));
     let link = scratch.path().join("libquorum.so");
-    std::os::unix::fs::symlink(&target, &link).expect("the directory is ours");
+    std::os::unix::fs::symlink(&target, &link).expect("the directory is writable");
     let error = load_quorum_from(&link).expect_err("the link leads to version 4");
-    let found = target.canonicalize().expect("it exists").display().to_string();
+    let found = target.canonicalize().expect("the library exists").display().to_string();
     assert_eq!(error, too_old(&found));
 }
 
@@ -196,13 +196,14 @@ fn libquorum_is_hidden(test: &str, others: &[&str]) -> bool {
     for other in others {
         scratch.library(other, &defining(&QUORUM));
     }
-    let output = std::process::Command::new(std::env::current_exe().expect("it is running"))
-        .args(["--exact", &format!("load::{test}"), "--include-ignored"])
-        // An audit library (`rtld-audit(7)`) can hide an installed library from the dynamic linker.
-        .env("LD_AUDIT", scratch.library("hide.so", HIDE))
-        .env("LD_LIBRARY_PATH", scratch.path())
-        .output()
-        .expect("this program runs again");
+    let output =
+        std::process::Command::new(std::env::current_exe().expect("the test program is running"))
+            .args(["--exact", &format!("load::{test}"), "--include-ignored"])
+            // An audit library (`rtld-audit(7)`) can hide an installed library from the dynamic linker.
+            .env("LD_AUDIT", scratch.library("hide.so", HIDE))
+            .env("LD_LIBRARY_PATH", scratch.path())
+            .output()
+            .expect("this program runs again");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
     false
@@ -218,13 +219,14 @@ fn too_old(found: &str) -> LoadError {
 fn the_installed_libraries_load_and_answer() {
     // Each library looks up the handle, which was never opened, and sends no request to the daemon.
     // SAFETY: the installed libraries are Corosync's; 0 is no handle.
-    let code = unsafe { (Quorum::load().expect("it is installed").quorum_finalize)(0) };
+    let code = unsafe { (Quorum::load().expect("libquorum is installed").quorum_finalize)(0) };
     assert_eq!(code, CS_ERR_BAD_HANDLE);
     // SAFETY: as above.
-    let code = unsafe { (VoteQuorum::load().expect("it is installed").votequorum_finalize)(0) };
+    let code =
+        unsafe { (VoteQuorum::load().expect("libvotequorum is installed").votequorum_finalize)(0) };
     assert_eq!(code, CS_ERR_BAD_HANDLE);
     // SAFETY: as above.
-    let code = unsafe { (Cmap::load().expect("it is installed").cmap_finalize)(0) };
+    let code = unsafe { (Cmap::load().expect("libcmap is installed").cmap_finalize)(0) };
     assert_eq!(code, CS_ERR_BAD_HANDLE);
 }
 
@@ -236,7 +238,16 @@ fn linked_and_loaded_functions_are_the_same() {
     // SAFETY: the installed libraries are Corosync's.
     let loaded = unsafe { (Quorum::load(), VoteQuorum::load(), Cmap::load()) };
     let linked = (Quorum::linked(), VoteQuorum::linked(), Cmap::linked());
-    assert_eq!(format!("{:?}", loaded.0.expect("installed")), format!("{:?}", linked.0));
-    assert_eq!(format!("{:?}", loaded.1.expect("installed")), format!("{:?}", linked.1));
-    assert_eq!(format!("{:?}", loaded.2.expect("installed")), format!("{:?}", linked.2));
+    assert_eq!(
+        format!("{:?}", loaded.0.expect("the library is installed")),
+        format!("{:?}", linked.0)
+    );
+    assert_eq!(
+        format!("{:?}", loaded.1.expect("the library is installed")),
+        format!("{:?}", linked.1)
+    );
+    assert_eq!(
+        format!("{:?}", loaded.2.expect("the library is installed")),
+        format!("{:?}", linked.2)
+    );
 }

@@ -13,7 +13,7 @@ impl Scratch {
     /// Creates a directory. No other test may use this name.
     pub(crate) fn new(name: &str) -> Self {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", process::id()));
-        fs::create_dir_all(&dir).expect("the directory can be made");
+        fs::create_dir_all(&dir).expect("the directory can be created");
         Self(dir)
     }
 
@@ -42,13 +42,13 @@ impl Scratch {
     /// Preprocesses C, and keeps the definitions of macros.
     pub(crate) fn preprocess(&self, source: &str) -> String {
         let output = self.compile("preprocessed", source, &["-E", "-dD"]);
-        fs::read_to_string(output).expect("the compiler wrote it")
+        fs::read_to_string(output).expect("the compiler has written the file")
     }
 
     fn compile(&self, file: &str, source: &str, args: &[&str]) -> PathBuf {
         let output = self.0.join(file);
         let input = self.0.join(format!("{file}.c"));
-        fs::write(&input, source).expect("the directory is ours");
+        fs::write(&input, source).expect("the directory is writable");
         let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
         let result = Command::new(compiler)
             .args(["-std=gnu11", "-Wall", "-Wextra", "-Werror"])
@@ -56,7 +56,7 @@ impl Scratch {
             .arg("-o")
             .args([&output, &input])
             .output()
-            .expect("there is a C compiler");
+            .expect("a C compiler is installed");
         assert!(result.status.success(), "{}", String::from_utf8_lossy(&result.stderr));
         output
     }

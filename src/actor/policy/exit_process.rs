@@ -247,13 +247,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unlimited_grace_still_stops_the_parts() {
+    fn with_an_unlimited_grace_the_policy_still_calls_its_functions() {
         let (stopped, is_stopped) = mpsc::channel();
         let policy = ExitProcess::with_code(3).grace(Duration::MAX).stop(move || {
             let _ = stopped.send(());
         });
         let end = End::prepare(policy).unwrap();
         thread::spawn(move || end.run());
-        is_stopped.recv_timeout(Duration::from_secs(60)).expect("the part is stopped");
+        is_stopped.recv_timeout(Duration::from_secs(60)).expect("the function is called");
     }
 }

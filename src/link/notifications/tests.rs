@@ -22,6 +22,7 @@ use crate::{
     },
 };
 
+/// A connection whose server sends nothing. One notification may be waiting.
 #[derive(Debug)]
 struct Silent {
     socket: UnixStream,
@@ -297,7 +298,7 @@ impl Rig {
 }
 
 #[test]
-fn failed_reads_are_repeated_after_a_delay_and_hold_up_no_tick() {
+fn failed_reads_are_repeated_after_a_delay_and_delay_no_tick() {
     run(async {
         let mut rig = Rig::new(Ending::Failure, Duration::from_secs(900));
         let longest = rig.run_for(Duration::from_secs(60)).await;
@@ -390,7 +391,7 @@ fn slow_reads_are_not_cancelled() {
     }
 }
 
-/// They prove less, so each one is needed sooner.
+/// Readings of old counters prove less, so the actor needs each one sooner.
 #[test]
 fn readings_of_old_counters_are_passed_on_one_at_a_time() {
     let now = Moment::default().after(Duration::from_secs(60));

@@ -60,6 +60,7 @@ fn quorum(seq: u64, quorate: bool, members: &[u32]) -> Event {
 
 const LOST: Error = Error::Dispatch(Code::LIBRARY);
 
+/// A tracker to which a test applies events.
 struct Fold(Tracker);
 
 impl Fold {
@@ -108,7 +109,7 @@ impl Fold {
     }
 
     fn change_at(&mut self, ms: u64, event: Event) -> QuorumChanged {
-        self.0.apply(event, at(ms)).expect("a change")
+        self.0.apply(event, at(ms)).expect("the event causes a change")
     }
 
     #[track_caller]
@@ -137,7 +138,7 @@ fn quorum_is_unknown_until_corosync_has_decided() {
 }
 
 #[test]
-fn a_partition_is_a_nodelist_and_then_a_decision() {
+fn a_partition_changes_the_members_and_then_quorum() {
     let mut fold = Fold::quorate();
     let change = fold.change(nodelist(13, &[3], &[], &[1, 2]));
     assert_eq!((&*change.joined, &*change.left), (&*ids(&[]), &*ids(&[1, 2])));
@@ -178,7 +179,7 @@ fn notifications_without_a_connection_change_nothing() {
 }
 
 #[test]
-fn a_failed_attempt_resets_the_connection() {
+fn a_failed_attempt_to_connect_discards_quorum_and_votes() {
     let mut fold = Fold::quorate();
     let (asked_at, votes) = (at(1).moment, Some(Votes::default()));
     fold.change(Event::Answered(Answer { asked_at, quorate: true, votes, local: None }));
@@ -199,7 +200,7 @@ fn a_node_that_left_while_the_connection_was_lost_is_listed_as_left() {
 }
 
 #[test]
-fn a_node_that_restarted_quickly_is_in_both_lists() {
+fn a_node_that_restarted_quickly_is_in_joined_and_in_left() {
     let mut fold = Fold::with_votes();
     let change = fold.change(nodelist(0x2c, &[1, 2, 3], &[3], &[3]));
     assert_eq!((&*change.joined, &*change.left), (&*ids(&[3]), &*ids(&[3])));
@@ -207,6 +208,8 @@ fn a_node_that_restarted_quickly_is_in_both_lists() {
     assert_eq!(change.current.epoch, change.previous.epoch, "a majority stayed together");
 }
 
+/// All other nodes left and joined at once: this node was paused, and they may have had quorum
+/// meanwhile.
 #[test]
 fn a_return_from_a_pause_breaks_continuity() {
     let mut fold = Fold::quorate();
@@ -214,29 +217,30 @@ fn a_return_from_a_pause_breaks_continuity() {
     assert_eq!(change.current.epoch, change.previous.epoch + 1);
 }
 
+/// This node was paused, and node 4 has joined the other nodes meanwhile.
 #[test]
-fn a_return_to_a_larger_cluster_breaks_continuity_too() {
+fn a_return_from_a_pause_to_a_larger_cluster_breaks_continuity() {
     let mut fold = Fold::quorate();
     let change = fold.change(nodelist(0x30, &[1, 2, 3, 4], &[1, 2, 4], &[1, 2]));
     assert_eq!(change.current.epoch, change.previous.epoch + 1);
 }
 
 #[test]
-fn a_return_together_with_other_nodes_breaks_continuity_too() {
+fn nodes_that_were_away_break_continuity_if_they_have_a_majority() {
     let mut fold = Fold::new();
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2, 3, 4, 5], &[], &[]));
     fold.change(quorum(9, true, &[1, 2, 3, 4, 5]));
     fold.report_votes(&[1, 2, 3, 4, 5]);
     let change = fold.change(nodelist(17, &[1, 2, 3, 4, 5], &[1, 2, 3], &[1, 2, 3]));
-    assert_eq!(change.current.epoch, 1, "1, 2 and 3 may have had quorum without us");
+    assert_eq!(change.current.epoch, 1, "1, 2 and 3 may have had quorum without this node");
     fold.change(quorum(17, true, &[1, 2, 3, 4, 5]));
     let change = fold.change(nodelist(21, &[1, 2, 3, 4, 5], &[1, 2], &[1, 2]));
     assert_eq!(change.current.epoch, 1, "1 and 2 have no majority");
 }
 
-/// Five quorate nodes. Node 5 has left and is in the next ring again. If it now has three votes
-/// instead of one, it may have been quorate alone.
+/// Returns five quorate nodes. Node 5 has left and is in the next ring again. If node 5 now has
+/// three votes instead of one, it may have been quorate alone.
 fn returning() -> Fold {
     let mut fold = Fold::new();
     fold.change(connected(true));
@@ -274,6 +278,8 @@ fn votes_from_before_the_decision_do_not_prove_continuity() {
     assert_eq!(change.current.epoch, change.previous.epoch + 1);
 }
 
+/// Node 5 returned in ring 17. Its votes are reported only after ring 21 has formed without a
+/// change of the members.
 #[test]
 fn continuity_is_checked_for_each_ring_since_the_last_votes() {
     let mut fold = returning();
@@ -284,6 +290,7 @@ fn continuity_is_checked_for_each_ring_since_the_last_votes() {
     assert_eq!(change.current.epoch, change.previous.epoch + 1);
 }
 
+/// Ring 13 ends before Corosync has decided about it.
 #[test]
 fn a_membership_without_a_decision_breaks_continuity() {
     let mut fold = Fold::with_votes();
@@ -315,8 +322,9 @@ fn the_death_of_the_only_other_node_breaks_continuity() {
     assert_eq!(fold.now().epoch, 1, "node 2 may be quorate alone");
 }
 
+/// Node 2 has left and returned; it may have been quorate alone meanwhile.
 #[test]
-fn in_a_cluster_of_two_either_node_may_have_been_away() {
+fn the_return_of_the_only_other_node_breaks_continuity() {
     let mut fold = Fold::new();
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2], &[], &[]));
@@ -334,16 +342,19 @@ fn contradictory_lists_still_give_a_consistent_change() {
 }
 
 #[test]
-fn a_flip_without_a_membership_change_is_one_change() {
+fn a_repeated_decision_about_the_same_ring_is_not_published() {
     let mut fold = Fold::quorate();
     assert!(fold.change(quorum(9, false, &[1, 2, 3])).is_loss());
     assert!(fold.change(quorum(9, true, &[1, 2, 3])).is_gain());
-    assert!(fold.0.apply(quorum(9, true, &[1, 2, 3]), at(1)).is_none(), "nothing new");
+    assert!(
+        fold.0.apply(quorum(9, true, &[1, 2, 3]), at(1)).is_none(),
+        "the repeated decision changes nothing"
+    );
     assert_eq!(fold.now().epoch, 1);
 }
 
 #[test]
-fn model_v0_has_no_nodelist() {
+fn in_model_v0_the_decision_reports_the_members_and_a_new_ring_breaks_continuity() {
     let mut fold = Fold::new();
     fold.change(connected(true));
     fold.change(quorum(9, true, &[1, 2, 3]));
@@ -355,11 +366,11 @@ fn model_v0_has_no_nodelist() {
     let change = fold.change(quorum(17, false, &[1, 2]));
     assert_eq!(change.current.epoch, 3);
     fold.change(quorum(17, true, &[1, 2]));
-    assert_eq!(fold.now().epoch, 3, "the same ring");
+    assert_eq!(fold.now().epoch, 3, "the decision is about the same ring");
 }
 
 #[test]
-fn without_a_provider_decisions_have_no_ring() {
+fn without_a_provider_a_decision_is_about_the_ring_of_the_nodelist() {
     let mut fold = Fold::new();
     fold.change(connected(false));
     fold.change(nodelist(9, &[1], &[], &[]));
@@ -393,7 +404,7 @@ fn failed_attempts_are_published_less_and_less_often() {
 }
 
 #[test]
-fn nothing_follows_a_stop() {
+fn nothing_is_published_after_the_stop() {
     let mut fold = Fold::quorate();
     let change = fold.change(Event::Stopped);
     assert!(change.is_loss());
@@ -427,7 +438,7 @@ fn the_lease_runs_from_the_moment_of_the_request() {
     fold.no_change_at(8_000, answered(2_500, true));
     let change = fold.change_at(9_000, answered(8_500, true));
     assert!(change.is_gain() && fold.now().connection == Connection::Connected);
-    assert_eq!(change.cause, Cause::Connected, "it answers again");
+    assert_eq!(change.cause, Cause::Connected, "Corosync answers again");
 }
 
 #[test]
@@ -440,7 +451,7 @@ fn a_lease_that_expired_unnoticed_breaks_continuity() {
     fold.no_change_at(7_000, answered(6_900, true));
 }
 
-/// Readers have seen the lease end. The daemon may have been stopped since the request.
+/// Readers have seen that the lease ended. The daemon may have been stopped since the request.
 #[test]
 fn a_lease_that_has_ended_is_renewed_only_by_an_answer_to_a_later_request() {
     let mut fold = Fold::quorate();
@@ -462,6 +473,7 @@ fn a_notification_does_not_extend_the_lease() {
 #[test]
 fn votequorum_has_a_veto_until_the_next_decision() {
     let mut fold = Fold::quorate();
+    // These answers were requested before the decision or at the same time.
     fold.no_change_at(10, answered(0, false));
     fold.no_change_at(10, answered(1, false));
     let change = fold.change_at(20, answered(10, false));
@@ -494,6 +506,7 @@ fn a_decision_about_another_membership_counts_for_the_grace() {
     assert!(fold.change_at(8_100, quorum(13, true, &[1, 2])).is_gain());
 }
 
+/// The first nodelist of this connection is of ring 13, and the decision about ring 9 is too old.
 #[test]
 fn a_connection_opened_before_the_decision_has_no_grace() {
     let mut fold = Fold::new();
@@ -538,7 +551,7 @@ fn quorum_that_expired_unnoticed_is_gained_again_after_stable_after() {
 }
 
 #[test]
-fn a_gain_is_held_back_and_must_last_without_a_break() {
+fn a_gain_is_published_once_quorum_has_lasted_for_stable_after() {
     let mut fold = Fold::with(BeliefPolicy { stable_after: Duration::from_millis(500), ..RULES });
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
@@ -548,9 +561,13 @@ fn a_gain_is_held_back_and_must_last_without_a_break() {
     fold.no_change_at(450, quorum(9, true, &[1, 2, 3]));
     fold.no_change_at(949, Event::Tick);
     assert!(fold.change_at(950, Event::Tick).is_gain());
-    assert!(fold.change_at(960, quorum(9, false, &[1, 2, 3])).is_loss(), "at once");
+    assert!(
+        fold.change_at(960, quorum(9, false, &[1, 2, 3])).is_loss(),
+        "a loss is published at once"
+    );
 }
 
+/// The lease expired before it was extended, and readers may have seen that.
 #[test]
 fn a_lapse_of_the_lease_begins_a_new_epoch() {
     let mut fold = Fold::quorate();
@@ -562,7 +579,7 @@ fn a_lapse_of_the_lease_begins_a_new_epoch() {
 }
 
 #[test]
-fn a_gain_that_is_held_back_starts_over_after_a_break() {
+fn stable_after_starts_over_when_continuity_breaks() {
     let mut fold = Fold::with(BeliefPolicy { stable_after: Duration::from_millis(500), ..RULES });
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
@@ -574,7 +591,7 @@ fn a_gain_that_is_held_back_starts_over_after_a_break() {
 }
 
 #[test]
-fn a_gain_that_is_held_back_starts_over_after_an_overdue_decision() {
+fn stable_after_starts_over_after_an_overdue_decision() {
     let stable_after = Duration::from_secs(2);
     let mut fold = Fold::with(BeliefPolicy { stable_after, ..RULES });
     fold.change(connected(true));
@@ -612,8 +629,10 @@ fn the_deadline_is_the_moment_at_which_time_alone_changes_something() {
     assert_eq!(fold.0.deadline(), None);
 }
 
+/// The gain at 200 ms is held back. It is about ring 9, so it counts only until the grace for ring
+/// 13 ends.
 #[test]
-fn a_decision_that_is_held_back_is_overdue_on_time_too() {
+fn stable_after_does_not_extend_settle_grace() {
     let stable_after = Duration::from_secs(2);
     let mut fold = Fold::with(BeliefPolicy { stable_after, ..RULES });
     fold.change(connected(true));
@@ -745,6 +764,7 @@ fn read(ms: u64, rings: u64, tokens: u64) -> Event {
     }))
 }
 
+/// Without a provider Corosync does not decide, so the nodelist takes the place of the decision.
 #[test]
 fn a_nodelist_decides_about_the_ring_only_without_a_provider() {
     for (has_provider, ring) in [(false, RingState::Operational), (true, RingState::Unknown)] {
@@ -759,7 +779,7 @@ fn a_nodelist_decides_about_the_ring_only_without_a_provider() {
 }
 
 #[test]
-fn a_nodelist_without_a_provider_is_believed_from_when_the_queue_was_last_empty() {
+fn without_a_provider_a_nodelist_counts_from_the_time_at_which_the_queue_was_empty() {
     let mut fold = Fold::new();
     fold.change(Event::Connected { has_provider: false, asked_at: at(0).moment, watched: true });
     fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
@@ -768,13 +788,13 @@ fn a_nodelist_without_a_provider_is_believed_from_when_the_queue_was_last_empty(
     }
     let until = Some(at(200 + 1_000 + 1_200 + 1_000).moment);
     assert_eq!(fold.0.deadline(), until);
-    // `drained_at` is the beginning.
+    // The queue of notifications was last empty at 0 ms.
     fold.change_at(310, nodelist(13, &[1, 2], &[], &[3]));
     assert_eq!(fold.0.deadline(), until);
 }
 
 #[test]
-fn a_ring_without_a_decision_is_not_alive_because_of_a_decision_about_another_one() {
+fn a_decision_about_the_previous_ring_does_not_make_the_new_ring_operational() {
     let mut fold = Fold::new();
     fold.change(Event::Connected { has_provider: true, asked_at: at(0).moment, watched: true });
     fold.change(nodelist(13, &[1, 2], &[], &[]));
@@ -834,7 +854,7 @@ fn an_answer_from_before_the_deadline_of_the_ring_does_not_extend_the_lease_afte
 }
 
 #[test]
-fn the_belief_in_the_ring_ends_with_the_lease() {
+fn the_ring_is_unknown_once_the_lease_has_expired() {
     let mut fold = exclusive();
     let lease = 2 + 5_000;
     assert_eq!(fold.0.deadline(), Some(at(lease).moment));
@@ -891,7 +911,7 @@ fn a_membership_without_a_decision_is_not_exclusive_and_has_no_fencing_token() {
 fn a_decision_that_may_be_older_than_the_ring_does_not_make_it_exclusive() {
     let mut fold = exclusive();
     fold.change_at(2_010, nodelist(13, &[1, 2], &[], &[3]));
-    // `drained_at` is the beginning.
+    // The queue of notifications was last empty at 0 ms, so the decision may be that old.
     fold.change_at(2_020, quorum(13, true, &[1, 2]));
     fold.change_at(2_040, answered_with_votes(&fold, 2_030));
     assert!(fold.now().settled && fold.now().has_majority());
@@ -967,7 +987,7 @@ fn a_scripted_state_has_no_deadline() {
     state.votes = Some(Votes { expected: 3, total: 2, quorum: 2, members, ..Votes::default() });
     state.epoch = 0;
     let change = fold.change(script(state.clone()));
-    assert_eq!(change.current.epoch, 7, "it never decreases");
+    assert_eq!(change.current.epoch, 7, "the epoch never decreases");
     assert_eq!(fold.0.exclusive_until(), Some(Moment::NEVER));
     state.ring = RingState::Unwatched;
     fold.change(script(state));

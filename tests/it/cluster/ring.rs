@@ -74,10 +74,13 @@ fn an_excluded_node_is_never_exclusive_and_soon_not_quorate() {
 
     // Node 1's daemon notices that its token no longer returns, and informs no client.
     cluster.lose_sends_to(1, 2);
-    eventually("the others go on without node 1", || {
+    eventually("the others are quorate without node 1", || {
         let now = two.quorum.snapshot();
         let without = !now.members.contains(&NodeId(1)) && two.quorum.is_quorate();
-        assert!(!(without && one.quorum.is_exclusive()), "two partitions: {now}");
+        assert!(
+            !(without && one.quorum.is_exclusive()),
+            "node 1 is exclusive while others are quorate without it: {now}"
+        );
         without.then_some(())
     });
     eventually("node 1 is not believed", || (!one.quorum.is_quorate()).then_some(()));

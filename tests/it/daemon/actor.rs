@@ -172,7 +172,7 @@ fn the_actor_accepts_messages_in_place_of_handle_methods() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn code_outside_of_actors_waits_and_reads_a_stream() {
+fn code_outside_actors_can_wait_for_a_state_and_read_the_stream() {
     let node = Node::single();
     let quorum = Watcher::start(&node.netns);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
@@ -224,10 +224,10 @@ fn stopping_publishes_stopped_and_closes_the_connection() {
     watcher.stop();
     assert_eq!(watcher.quorum.snapshot().connection, Connection::Stopped);
     assert!(!watcher.quorum.is_quorate());
-    eventually("both are closed", || (connected() == [false; 2]).then_some(()));
+    eventually("both connections are closed", || (connected() == [false; 2]).then_some(()));
     let changes = watcher.until_cause(Cause::Stopped);
     assert!(changes.last().unwrap().is_loss());
-    eventually("its arbiter ends", || (!watcher.quorum.addr().connected()).then_some(()));
+    eventually("the actor ends", || (!watcher.quorum.addr().connected()).then_some(()));
     // A later subscriber receives the same state.
     System::new().block_on(async {
         let changes: Vec<_> = watcher.quorum.changes().collect().await;
@@ -300,7 +300,7 @@ fn the_actor_waits_for_a_daemon_that_is_not_running() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn another_network_namespace_has_no_daemon() {
+fn a_daemon_in_another_network_namespace_is_not_found() {
     let node = Node::single();
     let elsewhere = Netns::new();
     let watcher = Watcher::start(&elsewhere);
@@ -440,7 +440,7 @@ fn the_actor_survives_the_death_of_the_daemon_at_any_moment() {
     }
     node.corosync.start();
     node.corosync.wait_ready();
-    eventually("quorate again", || watcher.quorum.is_quorate().then_some(()));
+    eventually("the node is quorate again", || watcher.quorum.is_quorate().then_some(()));
     changes.extend(watcher.rest());
     for pair in changes.windows(2) {
         assert_eq!(pair[0].current, pair[1].previous);
@@ -449,7 +449,7 @@ fn the_actor_survives_the_death_of_the_daemon_at_any_moment() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_small_stack_is_reported_without_harm() {
+fn a_stack_that_is_too_small_is_the_error_of_the_connection() {
     let node = Node::single();
     node.run(|| {
         let small = thread::Builder::new().stack_size(256 * 1024);

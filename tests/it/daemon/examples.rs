@@ -37,7 +37,7 @@ fn watch_prints_what_to_do_without_corosync() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn watch_simulates_a_loss_and_a_regain_without_corosync() {
+fn watch_simulates_a_loss_and_a_gain_without_corosync() {
     let nowhere = Netns::new();
     let mut watch = Running::example(Some(&nowhere), "watch", "");
     watch.until_start("quorate: ring");
@@ -92,7 +92,7 @@ fn gate_accepts_writes_only_with_quorum() {
             client.send("PUT", "/value", &[]);
             client.response().0
         };
-        eventually("it listens", || TcpStream::connect(server).ok());
+        eventually("the example listens", || TcpStream::connect(server).ok());
         eventually("there is quorum", || (put() == 200).then_some(()));
         node.corosync.expected_votes(3);
         eventually("there is no quorum", || (put() == 503).then_some(()));
@@ -161,11 +161,16 @@ fn axum_accepts_writes_while_no_other_partition_can_have_quorum() {
         assert_eq!(ask("GET", "/readyz").0, 200);
         let mut changes = Client::connect(server);
         changes.send("GET", "/events", &[]);
-        assert!(changes.event().expect("it goes on").data.starts_with("quorate: ring"));
+        assert!(changes.event().expect("the stream continues").data.starts_with("quorate: ring"));
         node.corosync.expected_votes(3);
         eventually("there is no quorum", || (put() == 503).then_some(()));
         eventually("the stream reports the loss", || {
-            changes.event().expect("it goes on").data.starts_with("inquorate: ring").then_some(())
+            changes
+                .event()
+                .expect("the stream continues")
+                .data
+                .starts_with("inquorate: ring")
+                .then_some(())
         });
         assert_eq!(ask("GET", "/value").0, 200, "any client may read");
         let (status, why) = ask("GET", "/readyz");

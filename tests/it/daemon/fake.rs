@@ -427,7 +427,7 @@ fn dispatch_blocking_returns_everything_until_the_connection_ends() {
     });
     for seq in 0..100 {
         if seq == 50 {
-            // All queued notifications were returned: it waits.
+            // All queued notifications were returned, so the dispatch waits.
             fake.wait_calls("quorum_dispatch", 51);
             (50..100).for_each(|seq| fake.push(true, seq));
         }
@@ -460,7 +460,7 @@ fn nothing_is_dispatched_before_the_iteration() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_handle_is_finalized_once_as_the_last_call() {
+fn the_last_call_of_a_handle_is_its_only_finalize() {
     let fake = Fake::new("finalize_once");
     let calls = || FUNCTIONS.map(|function| fake.calls(function)).iter().sum::<usize>();
     let end = |what: &str, handle: Handle, end: &dyn Fn(Handle)| {
@@ -563,7 +563,7 @@ fn a_corosync_without_a_provider_is_refused_until_it_has_one() {
     let seen = until_connected(&watcher);
     assert_never_quorate(&seen);
     watcher.until_settled(Quorum::Quorate, &[1, 2, 3]);
-    assert_eq!(fake.tracking_handles(), 1, "the refused ones are closed");
+    assert_eq!(fake.tracking_handles(), 1, "the refused connections are closed");
 }
 
 #[test]
@@ -646,7 +646,7 @@ fn a_failure_after_initialize_is_published_and_retried() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_lost_connection_is_published_as_unknown_and_reopened() {
+fn a_lost_connection_makes_quorum_unknown_and_is_reopened() {
     let fake = Fake::new("hang_up");
     let watcher = fake.watch();
     for (round, silently) in [(0, false), (1, true), (2, false)] {
@@ -781,5 +781,5 @@ fn the_actor_stops_during_a_flood_of_notifications() {
     let changes = watcher.until_cause(Cause::Stopped);
     assert_eq!(changes[changes.len() - 1].current.quorum, Quorum::Unknown);
     fake.wait_open(0);
-    assert!(watcher.rest().is_empty(), "nothing follows the end");
+    assert!(watcher.rest().is_empty(), "nothing is published after the stop");
 }

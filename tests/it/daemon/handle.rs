@@ -59,7 +59,7 @@ fn readable(fd: RawFd, patience: Duration) -> bool {
 }
 
 fn library_error<T: std::fmt::Debug>(result: Result<T, Error>) -> Code {
-    result.unwrap_err().code().expect("libquorum was asked")
+    result.unwrap_err().code().expect("the error has a code of libquorum")
 }
 
 /// Sets the expected votes and waits until the daemon has decided.
@@ -227,7 +227,7 @@ fn dispatch_one_nonblocking_returns_one_or_try_again() {
         handle.track_start(Track::CURRENT).unwrap();
         assert_eq!(one(&mut handle), Ok(nodelist(ring)));
         assert_eq!(one(&mut handle), Ok(quorum(ring, true)));
-        assert_eq!(one(&mut handle), none_waits, "and the handle goes on working");
+        assert_eq!(one(&mut handle), none_waits, "the handle still works");
         assert_eq!(handle.quorate(), Ok(true));
     });
 }
@@ -267,7 +267,7 @@ fn dispatch_one_blocks_until_a_notification_arrives() {
         });
         let (dispatching, _) = received.recv().unwrap();
         wait_asleep(dispatching.as_raw_nonzero().get());
-        assert!(received.try_recv().is_err(), "it returned with nothing");
+        assert!(received.try_recv().is_err(), "the dispatch returned without a notification");
         flip(&node, false);
         let (_, taken) = received.recv_timeout(DEADLINE).unwrap();
         assert_eq!(taken.unwrap(), [Ok(quorum(ring, false))]);
@@ -291,7 +291,7 @@ fn dispatch_blocking_continues_until_the_iteration_stops() {
         let (notifications, mut handle) = received.recv_timeout(DEADLINE).unwrap();
         let notifications: Vec<_> = notifications.into_iter().map(Result::unwrap).collect();
         assert_eq!(notifications, [quorum(ring, false), quorum(ring, true), quorum(ring, false)]);
-        assert_eq!(handle.quorate(), Ok(false), "the handle goes on working");
+        assert_eq!(handle.quorate(), Ok(false), "the handle still works");
     });
 }
 
@@ -441,7 +441,7 @@ fn connecting_with_a_full_dev_shm_returns_err_no_space() {
         std::fs::remove_file(filler).unwrap();
         // The daemon must notice the free space, and clean up after the failed attempt.
         let room = || node.run(|| Handle::initialize().ok().map(drop));
-        eventually("there is room", room);
+        eventually("/dev/shm has free space for a connection", room);
     });
 }
 
@@ -495,7 +495,7 @@ fn a_handle_moves_to_another_thread() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_small_stack_is_refused_without_harm() {
+fn a_dispatch_on_a_small_stack_is_refused_and_loses_nothing() {
     let node = Node::single();
     node.run(|| {
         let mut handle = connect(Model::V1);

@@ -77,7 +77,7 @@ fn a_daemon_that_a_tool_shuts_down_is_reaped() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn drop_leaves_nothing_behind() {
+fn a_dropped_node_leaves_nothing_behind() {
     let node = Node::single();
     let name = node.netns.name().to_owned();
     let directory = node.corosync.config_dir().parent().unwrap().to_owned();
@@ -113,7 +113,7 @@ fn leftovers_of_a_dead_process_are_removed() {
     fs::write(directory.join("pids"), owner.id().to_string()).unwrap();
     let mut inside =
         Command::new("ip").args(["netns", "exec", &name, "sleep", "1000"]).spawn().unwrap();
-    eventually("the process is inside", || {
+    eventually("the process is in the namespace", || {
         let pids = Command::new("ip").args(["netns", "pids", &name]).output().unwrap().stdout;
         String::from_utf8_lossy(&pids).contains(&inside.id().to_string()).then_some(())
     });
@@ -125,8 +125,8 @@ fn leftovers_of_a_dead_process_are_removed() {
     owner.wait().unwrap();
     sweep();
     assert_eq!(inside.wait().unwrap().signal(), Some(9));
-    // Another test process may be removing it too, and be faster.
-    eventually("all of it is gone", || {
+    // Another test process may be removing these leftovers too, and be faster.
+    eventually("the namespace, the directory and the shared memory are gone", || {
         let named = command("ip", &["netns", "list"]).contains(&name);
         let there = fs::exists(&directory).unwrap() || fs::exists(&shm).unwrap();
         (!named && !there).then_some(())
@@ -259,7 +259,7 @@ fn a_fake_libquorum_follows_its_script() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_blocked_function_waits() {
+fn a_blocked_function_of_the_fake_waits_until_it_is_unblocked() {
     let fake = FakeLibquorum::new("harness_blocked");
     let library = Fake::load(&fake);
     fake.block("quorum_model_initialize");
@@ -267,7 +267,9 @@ fn a_blocked_function_waits() {
         let (code, handle) = library.model_initialize(None);
         (code, library.finalize(handle))
     });
-    eventually("it is called", || (fake.calls("quorum_model_initialize") == 1).then_some(()));
+    eventually("quorum_model_initialize is called", || {
+        (fake.calls("quorum_model_initialize") == 1).then_some(())
+    });
     assert!(!blocked.is_finished());
     fake.unblock("quorum_model_initialize");
     assert_eq!(blocked.join().unwrap(), (1, 1));
@@ -296,7 +298,7 @@ fn each_variant_of_the_fake_libquorum_behaves_differently() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn another_fake_is_compiled_from_its_source() {
+fn a_fake_library_is_compiled_from_the_given_source() {
     let path = fake_libquorum("harness_own_source", "int quorum_answer(void) { return 42; }");
     // SAFETY: the library has no initializers.
     let library = unsafe { Library::new(path) }.unwrap();

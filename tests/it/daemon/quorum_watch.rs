@@ -125,7 +125,7 @@ fn terminal() -> (File, OwnedFd) {
     let none = std::ptr::null_mut();
     // SAFETY: both numbers outlive the call, and the name, mode and size are null.
     let opened = unsafe { libc::openpty(&mut ours, &mut theirs, none, none.cast(), none.cast()) };
-    assert_eq!(opened, 0, "there are terminals");
+    assert_eq!(opened, 0, "a terminal can be opened");
     // SAFETY: the call has opened both, and no other code has them.
     unsafe { (File::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) }
 }

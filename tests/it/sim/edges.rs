@@ -30,7 +30,7 @@ fn waiting_calls_end_with_the_actor() {
             actix::spawn(async move { held.wait_for(|_| false).await.map(drop) }),
         ];
         let decided = quorum.wait_for(|now| now.settled);
-        timeout(DEADLINE, decided).await.expect("decided").unwrap();
+        timeout(DEADLINE, decided).await.expect("Corosync has decided").unwrap();
         assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
         quorum.stop().await;
         for waiting in waiting {
@@ -51,10 +51,14 @@ fn acquire_returns_a_guard_once_there_is_quorum() {
         let quorum = start(&cluster);
         let waiting = quorum.clone();
         let waiting = actix::spawn(async move { waiting.acquire().await });
-        timeout(DEADLINE, quorum.wait_for(|now| now.settled)).await.expect("decided").unwrap();
+        timeout(DEADLINE, quorum.wait_for(|now| now.settled))
+            .await
+            .expect("Corosync has decided")
+            .unwrap();
         assert!(!waiting.is_finished());
         cluster.heal();
-        let guard = timeout(DEADLINE, waiting).await.expect("acquired").unwrap().unwrap();
+        let guard =
+            timeout(DEADLINE, waiting).await.expect("a guard is acquired").unwrap().unwrap();
         assert!(guard.is_valid());
         assert_eq!(guard.epoch(), quorum.snapshot().epoch);
         quorum.stop().await;
@@ -136,7 +140,7 @@ fn waiting_and_streaming_work_on_a_scripted_handle() {
             script.publish(Snapshot::without_quorum(Connection::disconnected(error)));
             actix::clock::sleep(Duration::from_secs(3600)).await;
         });
-        assert_eq!(timeout(DEADLINE, work).await.expect("dropped"), Err(QuorumLost));
+        assert_eq!(timeout(DEADLINE, work).await.expect("the work is dropped"), Err(QuorumLost));
         let change = changes.next().await.unwrap();
         assert_eq!((change.cause, change.left.to_string()), (Cause::Disconnected, "1 2".into()));
         quorum.stop().await;
@@ -162,7 +166,7 @@ fn a_constructed_change_has_the_nodes_that_joined_and_left() {
 
 /// The types that callers move to other threads.
 #[test]
-fn handles_and_guards_move_between_threads() {
+fn the_public_types_can_be_moved_to_other_threads() {
     fn moves<T: Send + Sync + Clone + std::fmt::Debug + 'static>() {}
     moves::<QuorumHandle>();
     moves::<actix_quorum::QuorumGuard>();

@@ -144,7 +144,7 @@ fn a_decision_within_the_grace_is_not_a_loss() {
 }
 
 #[test]
-fn a_gain_is_held_back_until_it_has_lasted() {
+fn stable_after_delays_a_gain_and_not_a_loss() {
     run(async {
         let cluster = Cluster::new(3);
         let (quorum, mut recorder) = start(&cluster, |builder| builder.stable_after(ms(2_000)));

@@ -14,15 +14,15 @@ fn the_shortest_program_matches_the_example() {
     assert!(readme.contains(&format!("```rust,no_run\n{program}```\n")), "README.md differs");
 }
 
-/// A page of the documentation has no files beside it.
+/// A page of the documentation cannot refer to a file beside it, so it contains the picture.
 #[test]
-fn the_documentation_has_the_picture_in_it() {
+fn the_documentation_contains_the_picture() {
     let encoded = BASE64_STANDARD.encode(include_bytes!("../../../docs/architecture.svg"));
     let picture = format!("[architecture]: data:image/svg+xml;base64,{encoded}\n");
     let shown = include_str!("../../../src/architecture.md");
     assert!(
         shown == picture,
-        "docs/architecture.svg has changed: src/architecture.md is\n{picture}"
+        "docs/architecture.svg has changed: src/architecture.md must be\n{picture}"
     );
 }
 

@@ -372,12 +372,16 @@ fn a_quorum_device_of_two_nodes_decides_between_them() {
 
 /// With the algorithm `lms` the last node standing is quorate.
 #[test]
-fn a_quorum_device_of_three_nodes_keeps_the_last_one_quorate() {
+fn a_quorum_device_of_three_nodes_keeps_the_last_node_quorate() {
     run(async {
         let nodes = Nodes::formed(Cluster::new(3).quorum_device(2)).await;
         let guard = nodes.node(1).guard().unwrap();
         nodes.cluster.crash(2).unwrap();
-        assert_eq!(settled(&nodes).await, (vec![1, 3], vec![]), "2 of 5 votes are their own");
+        assert_eq!(
+            settled(&nodes).await,
+            (vec![1, 3], vec![]),
+            "without the device they have 2 of 5 votes"
+        );
         nodes.cluster.crash(3).unwrap();
         assert_eq!(settled(&nodes).await, (vec![1], vec![]));
         assert!(!guard.is_valid(), "the device might have given its votes to the others");
@@ -437,7 +441,7 @@ fn with_last_man_standing_fewer_nodes_are_quorate_after_the_window() {
 /// The interval between reads of the ring depends on both timeouts. Each read must be answered well
 /// within the token timeout.
 #[test]
-fn a_ring_is_believed_all_the_time_whatever_its_timeouts_are() {
+fn a_node_on_a_live_ring_stays_exclusive_whatever_the_timeouts_are() {
     for (token, consensus) in
         [(1000, 5000), (500, 3000), (300, 3000), (200, 400), (100, 2000), (3000, 3600)]
     {

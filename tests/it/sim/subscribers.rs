@@ -71,7 +71,7 @@ fn every_subscriber_receives_the_end_of_an_actor_without_a_handle() {
             QuorumActor::builder().source(cluster.node(1)).start_in_arbiter(&arbiter.handle());
         let subscribers = subscribe(&quorum, &others, 10);
         let stream = quorum.changes();
-        timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate").unwrap();
+        timeout(DEADLINE, quorum.wait_quorate()).await.expect("the node is quorate").unwrap();
         drop(quorum);
         arbiter.stop();
         for (n, subscriber) in subscribers.into_iter().enumerate() {
@@ -130,7 +130,7 @@ fn a_supervised_subscriber_that_restarts_receives_the_current_state_again() {
     System::new().block_on(async {
         let cluster = Cluster::new(1);
         let quorum = QuorumActor::builder().source(cluster.node(1)).start();
-        timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate").unwrap();
+        timeout(DEADLINE, quorum.wait_quorate()).await.expect("the node is quorate").unwrap();
         let (received, mut changes) = mpsc::unbounded_channel();
         let subscriber = Supervised { quorum: quorum.clone(), subscription: None, received };
         let subscriber = Supervisor::start(|_| subscriber);
@@ -155,11 +155,11 @@ fn a_subscriber_that_was_busy_during_a_loss_and_a_stop_receives_the_end() {
         let others = Arbiter::new();
         let quorum = QuorumActor::builder().source(cluster.node(1)).start();
         let mut subscribers = subscribe(&quorum, &others, 1);
-        timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate").unwrap();
+        timeout(DEADLINE, quorum.wait_quorate()).await.expect("the node is quorate").unwrap();
         let held = hold(&others);
         cluster.crash(1).unwrap();
         let lost = quorum.wait_for(|now| !now.quorum.is_quorate());
-        timeout(DEADLINE, lost).await.expect("a loss").unwrap();
+        timeout(DEADLINE, lost).await.expect("quorum is lost").unwrap();
         quorum.stop().await;
         drop(quorum);
         drop(held);
@@ -169,7 +169,7 @@ fn a_subscriber_that_was_busy_during_a_loss_and_a_stop_receives_the_end() {
 
 /// The actor is stuck, so it cannot publish that its lease has expired.
 #[test]
-fn a_subscriber_that_requests_the_state_after_the_lease_receives_no_quorum() {
+fn a_subscriber_that_requests_the_state_after_the_lease_has_expired_receives_no_quorum() {
     System::new().block_on(async {
         for begin in ["changes", "subscribe", "resend"] {
             let (cluster, arbiter) = (Cluster::new(1), Arbiter::new());
@@ -180,7 +180,7 @@ fn a_subscriber_that_requests_the_state_after_the_lease_receives_no_quorum() {
             let (sender, mut first) = mpsc::unbounded_channel();
             let subscriber = Subscriber(sender).start();
             let id = (begin == "resend").then(|| quorum.subscribe(subscriber.clone().recipient()));
-            timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate").unwrap();
+            timeout(DEADLINE, quorum.wait_quorate()).await.expect("the node is quorate").unwrap();
             let (unblock, blocked) = std::sync::mpsc::channel::<()>();
             arbiter.spawn_fn(move || {
                 let _ = blocked.recv();

@@ -39,11 +39,11 @@ fn settled(members: usize, total: u32) -> impl Fn(&QuorumChanged) -> bool {
 fn the_text_of_an_inquorate_state_has_the_number_of_votes() {
     on(Cluster::new(4), |cluster, _, mut recorder| async move {
         cluster.partition(&[&[1, 2], &[3, 4]]).unwrap();
-        let change = recorder.expect("2 of 4", settled(2, 2)).await;
+        let change = recorder.expect("a settled state with 2 of 4 votes", settled(2, 2)).await;
         let line = change.to_string();
         assert!(line.starts_with("inquorate: ring "), "{line}");
         assert!(line.contains(", members 1 2; 2 of 4 votes, 3 required"), "{line}");
-        assert!(!line.contains("; votes "), "shown once: {line}");
+        assert!(!line.contains("; votes "), "the votes are shown only once: {line}");
     });
 }
 
@@ -51,10 +51,10 @@ fn the_text_of_an_inquorate_state_has_the_number_of_votes() {
 fn a_node_that_waits_for_all_reports_it_and_has_no_margin() {
     on(Cluster::new(5).wait_for_all(true), |cluster, _, mut recorder| async move {
         cluster.partition(&[&[1], &[2], &[3], &[4], &[5]]).unwrap();
-        let change = recorder.expect("1 of 5", settled(1, 1)).await;
+        let change = recorder.expect("a settled state with 1 of 5 votes", settled(1, 1)).await;
         assert!(change.to_string().contains("; 1 of 5 votes, 3 required"), "{change}");
         cluster.partition(&[&[1, 2, 3, 4], &[5]]).unwrap();
-        let change = recorder.expect("4 of 5", settled(4, 4)).await;
+        let change = recorder.expect("a settled state with 4 of 5 votes", settled(4, 4)).await;
         let (now, line) = (&change.current, change.to_string());
         assert_eq!(now.quorum, Quorum::Inquorate);
         assert!(line.contains(", members 1 2 3 4; 4 of 5 votes, waits for all nodes"), "{line}");
@@ -62,7 +62,7 @@ fn a_node_that_waits_for_all_reports_it_and_has_no_margin() {
         assert_eq!((votes.total, votes.quorum, votes.margin()), (4, 3, 0));
         assert_eq!(now.quorate_without(&[]), Some(false));
         cluster.heal();
-        let change = recorder.expect("all", settled(5, 5)).await;
+        let change = recorder.expect("a settled state with all votes", settled(5, 5)).await;
         assert!(!change.to_string().contains("waits"), "{change}");
         assert_eq!(change.current.votes.as_ref().unwrap().margin(), 2);
     });
@@ -72,7 +72,7 @@ fn a_node_that_waits_for_all_reports_it_and_has_no_margin() {
 fn the_half_with_the_tie_breaker_is_quorate_without_a_margin() {
     on(Cluster::new(4).auto_tie_breaker(true), |cluster, _, mut recorder| async move {
         cluster.partition(&[&[1, 2], &[3, 4]]).unwrap();
-        let change = recorder.expect("2 of 4", settled(2, 2)).await;
+        let change = recorder.expect("a settled state with 2 of 4 votes", settled(2, 2)).await;
         let now = &change.current;
         assert!(now.quorum.is_quorate(), "{change}");
         assert_eq!(now.quorate_without(&[]), Some(true));
@@ -89,7 +89,7 @@ fn the_votes_of_another_membership_do_not_count() {
         quorum.wait_for(|now| now.quorate_without(&[]) == Some(true)).await.unwrap();
         assert_eq!(quorum.snapshot().quorate_without(&[NodeId(2)]), Some(true));
         cluster.partition(&[&[1, 2, 3], &[4]]).unwrap();
-        let changes = recorder.up_to("3 of 4", settled(3, 3)).await;
+        let changes = recorder.up_to("a settled state with 3 of 4 votes", settled(3, 3)).await;
         let changed: Vec<_> =
             changes.iter().filter(|change| change.current.members.len() == 3).collect();
         let (last, before) = changed.split_last().unwrap();

@@ -79,7 +79,7 @@ impl Live {
             );
             (last == json!([word, class, word, stale])).then_some(())
         };
-        eventually(&format!("it shows {word}"), shown);
+        eventually(&format!("the page shows {word}"), shown);
     }
 
     /// Waits until the text of this element contains this text.
@@ -94,7 +94,9 @@ impl Live {
     #[track_caller]
     fn stays_silent(&self, time: Duration) {
         let script = format!("return Date.now() - receivedAt > {}", time.as_millis());
-        eventually("time passes", || (self.browser.run(&script) == true).then_some(()));
+        eventually(&format!("the page has received nothing for {time:?}"), || {
+            (self.browser.run(&script) == true).then_some(())
+        });
         self.shows("No data");
         self.contains_text("since", "The last message arrived ");
         self.contains_text("since", " ago.");
@@ -111,7 +113,7 @@ impl Live {
         let shown = self.browser.run("return shown.filter((text) => /quorate/i.test(text))");
         let shown: Vec<String> = serde_json::from_value(shown).unwrap();
         let quorate = |shown: &&String| !shown.contains("inquorate");
-        assert_eq!(shown.iter().find(quorate), None, "never");
+        assert_eq!(shown.iter().find(quorate), None, "quorum was shown");
     }
 
     /// Panics if the page reported an error, or sent a request to another server.
@@ -130,7 +132,7 @@ impl Live {
 
 #[test]
 #[ignore = "needs chromium: make test"]
-fn a_loss_and_a_regain_are_shown() {
+fn the_page_shows_a_loss_and_a_gain_of_quorum() {
     let service = Service::start();
     let live = Live::of(&service);
     live.shows("Quorate");
@@ -206,7 +208,7 @@ fn the_page_shows_no_data_after_its_service_was_killed_until_the_next_one_starts
     live.contains_text("members-title", "Members, as last received");
     live.never_showed_quorum();
     let requests = live.browser.requests();
-    assert!(requests.len() > 3, "it tries again: {requests:?}");
+    assert!(requests.len() > 3, "the page reconnects: {requests:?}");
 
     let (_second, _) = dashboard(&format!("--port {}", url.rsplit(':').next().unwrap()));
     live.shows("Quorate");
@@ -219,10 +221,10 @@ fn the_page_shows_no_data_after_its_service_was_killed_until_the_next_one_starts
     });
 }
 
-/// Otherwise the pages beyond the limit of streams would keep the service busy.
+/// Pages beyond the limit of streams that reconnected at once would keep the service busy.
 #[test]
 #[ignore = "needs chromium: make test"]
-fn a_page_that_is_refused_waits_before_it_tries_again() {
+fn a_page_whose_stream_is_refused_waits_before_it_reconnects() {
     fn full(config: &mut ServiceConfig) {
         let events = async || {
             let event = "event: full\nretry: 10000\ndata: {}\n\n";
@@ -234,11 +236,11 @@ fn a_page_that_is_refused_waits_before_it_tries_again() {
     let live = Live::of(&service);
     let requested = "return performance.getEntriesByType('resource')
         .filter(({ name }) => name.endsWith('/events')).map(({ startTime }) => startTime)";
-    let first = eventually("it tries again", || {
+    let first = eventually("the page reconnects", || {
         let requested: Vec<f64> = serde_json::from_value(live.browser.run(requested)).unwrap();
         (requested.len() > 1).then(|| requested[1] - requested[0])
     });
-    assert!(first >= 10_000.0, "after {first} ms");
+    assert!(first >= 10_000.0, "the page reconnected after {first} ms");
     live.shows("Connecting");
 }
 
@@ -397,7 +399,7 @@ fn all_values_are_shown_as_text() {
     for id in 1..=20 {
         live.contains_text("members", &hostile_name(id));
     }
-    eventually("the last 50 changes", || {
+    eventually("the page shows the last 50 changes", || {
         let shown = live.browser.run("return document.querySelectorAll('#timeline li').length");
         (shown == 50).then_some(())
     });
@@ -485,7 +487,7 @@ fn the_page_is_readable_in_each_state_and_colour_scheme() {
                     const { transitionDuration, animationName } = getComputedStyle(one);
                     return transitionDuration !== '0s' || animationName !== 'none'; })",
             );
-            assert_eq!(moves, false, "nothing moves");
+            assert_eq!(moves, false, "no element has a transition or an animation");
             assert_eq!(live.browser.run(TOO_FAINT), json!([]), "{word}, {scheme}");
             let look = live.browser.run(
                 "const { backgroundColor, backgroundImage, borderStyle, color } =
@@ -493,7 +495,7 @@ fn the_page_is_readable_in_each_state_and_colour_scheme() {
                 return [backgroundColor, backgroundImage, borderStyle, color].join()",
             );
             let before = seen.insert(look.to_string(), (word.to_owned(), scheme));
-            assert_eq!(before, None, "each looks different: {word}, {scheme}");
+            assert_eq!(before, None, "each state looks different: {word}, {scheme}");
         }
     };
     reads("Quorate");
@@ -724,7 +726,7 @@ fn the_dashboard_of_a_real_node_has_no_buttons() {
     let (_process, url) = dashboard("--corosync --port 0");
     let browser = Browser::start();
     browser.open(&url);
-    eventually("it tries to write", || {
+    eventually("the dashboard tries to write", || {
         let written = "return document.getElementById('written').textContent !== 'Not tried yet.'";
         (browser.run(written) == true).then_some(())
     });

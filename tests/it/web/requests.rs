@@ -65,7 +65,12 @@ async fn ask(
 }
 
 fn header<'a>(response: &'a ServiceResponse<impl MessageBody>, name: &str) -> &'a str {
-    response.headers().get(name).unwrap_or_else(|| panic!("no {name}")).to_str().unwrap()
+    response
+        .headers()
+        .get(name)
+        .unwrap_or_else(|| panic!("the response has no header {name}"))
+        .to_str()
+        .unwrap()
 }
 
 async fn text(response: ServiceResponse<impl MessageBody>) -> String {
@@ -185,7 +190,7 @@ async fn retry_after_is_spread_at_random() {
     let (_cluster, quorum) = inquorate().await;
     let retry_after = async |gate: QuorumGate| {
         let response = ask(gated(gate), TestRequest::get().uri("/it")).await;
-        header(&response, "retry-after").parse::<u64>().expect("an integer")
+        header(&response, "retry-after").parse::<u64>().expect("the header is an integer")
     };
     let gate = QuorumGate::new(quorum);
     let mut seen = std::collections::BTreeSet::new();
@@ -360,7 +365,7 @@ async fn the_gate_does_not_cut_a_streamed_response() {
     async fn stream(
         chunks: web::Data<Mutex<Option<UnboundedReceiver<&'static str>>>>,
     ) -> HttpResponse {
-        let chunks = chunks.lock().unwrap().take().expect("asked once");
+        let chunks = chunks.lock().unwrap().take().expect("the stream is requested once");
         let stream = futures_util::stream::unfold(chunks, |mut chunks| async {
             let chunk = chunks.recv().await?;
             Some((Ok::<_, actix_web::Error>(web::Bytes::from_static(chunk.as_bytes())), chunks))
@@ -405,7 +410,7 @@ async fn liveness_does_not_depend_on_quorum() {
 }
 
 #[actix_web::test]
-async fn readiness_is_quorum() {
+async fn readiness_depends_on_quorum_and_the_connection() {
     let (cluster, quorum, mut recorder) = quorate().await;
     assert_eq!(get(&quorum, "/readyz").await, (StatusCode::OK, "ok\n".into()));
     let all = "[+]connection ok\n[+]quorum ok\nreadyz check passed\n";
@@ -516,7 +521,7 @@ async fn the_state_is_sent_as_documented() {
         }
     })
     .await
-    .expect("it becomes exclusive");
+    .expect("the node becomes exclusive");
     let (status, now) = get(&quorum, "/quorum").await;
     let mut now: Value = serde_json::from_str(&now).unwrap();
     assert_eq!(status, StatusCode::OK);
@@ -597,7 +602,7 @@ async fn the_history_is_sent_as_documented() {
 }
 
 #[actix_web::test]
-async fn the_reported_quorum_obeys_the_lease() {
+async fn the_routes_report_no_quorum_once_the_lease_has_expired() {
     let cluster = Cluster::new(3);
     let arbiter = Arbiter::new();
     // The actor's own arbiter will be stuck, so that the actor cannot publish.
@@ -630,7 +635,7 @@ async fn the_reported_quorum_obeys_the_lease() {
 
 /// A restart of the process would help, so `/livez` fails.
 #[actix_web::test]
-async fn an_actor_that_is_stuck_is_not_alive() {
+async fn livez_fails_while_the_actor_is_stuck() {
     let cluster = Cluster::new(3);
     let arbiter = Arbiter::new();
     let quorum = QuorumActor::builder().source(cluster.node(1)).start_in_arbiter(&arbiter.handle());
@@ -653,7 +658,7 @@ async fn an_actor_that_is_stuck_is_not_alive() {
         "{body}"
     );
     drop(held);
-    eventually_async("the service is alive again", || {
+    eventually_async("the node is quorate again", || {
         let status = quorum.clone();
         status.is_quorate().then_some(())
     })
@@ -671,7 +676,7 @@ async fn read_and_written<T: Serialize + DeserializeOwned>(quorum: &QuorumHandle
     read
 }
 
-/// Without a cluster: the test sets each state.
+/// The test sets each state with a scripted handle, without a cluster.
 #[actix_web::test]
 async fn a_client_in_rust_reads_the_state_and_the_history() {
     let refused = Error::Connect(Code::ACCESS);
@@ -706,7 +711,7 @@ async fn a_client_in_rust_reads_the_state_and_the_history() {
     assert!(history.changes[1].seconds.is_some() && history.changes[2].seconds.is_none());
 }
 
-/// As a user tests a service: without a cluster and without the feature `sim`.
+/// Tests a service as a user does, without a cluster and without the feature `sim`.
 #[actix_web::test]
 async fn a_service_is_tested_with_a_scripted_handle() {
     let script = ScriptedQuorum::new(Snapshot::without_quorum(Connection::Connected));
@@ -728,7 +733,7 @@ async fn a_service_is_tested_with_a_scripted_handle() {
 }
 
 #[actix_web::test]
-async fn an_option_that_is_switched_on_can_be_switched_off() {
+async fn the_options_of_the_gate_can_be_switched_off_again() {
     let inquorate = Snapshot::new(Quorum::Inquorate, "3.d".parse().unwrap(), [3]);
     let script = ScriptedQuorum::new(inquorate);
     let gate = QuorumGate::new(script.handle());
@@ -740,7 +745,7 @@ async fn an_option_that_is_switched_on_can_be_switched_off() {
     let closed = safe.allow_safe_methods(false);
     assert_eq!(status(closed, TestRequest::get()).await, StatusCode::SERVICE_UNAVAILABLE);
 
-    // There is quorum now, and it is not known whether it is exclusive.
+    // The node is quorate now, but not exclusive, because the votes are not known.
     script.publish(Snapshot::new(Quorum::Quorate, "1.9".parse().unwrap(), [1, 2, 3]));
     let exclusive = gate.exclusive(true);
     let refused = status(exclusive.clone(), TestRequest::post()).await;

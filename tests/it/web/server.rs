@@ -22,7 +22,7 @@ use crate::support::{Client, Event, Service, all_published, block_on, eventually
 /// A request that is sent while the handle reports no quorum is refused, and a request that is sent
 /// while it reports quorum is not, however many requests are under way when that changes.
 #[test]
-fn not_one_request_passes_without_quorum() {
+fn no_request_passes_without_quorum() {
     const CLIENTS: usize = 16;
     const FLIPS: u64 = 200;
 
@@ -60,7 +60,7 @@ fn not_one_request_passes_without_quorum() {
             1 => (passed.load(Ordering::Relaxed), &passed),
             _ => (refused.load(Ordering::Relaxed), &refused),
         };
-        eventually("requests go on", || {
+        eventually("20 more requests are answered", || {
             (counted.load(Ordering::Relaxed) >= before + 20).then_some(())
         });
         phase.store(0, Ordering::Release);
@@ -116,7 +116,7 @@ fn a_stream_sends_the_state_and_then_each_change() {
     let loss = loop {
         let event = changed(&mut client).unwrap();
         sequence += 1;
-        assert_eq!(event.id, Some(sequence), "none is left out");
+        assert_eq!(event.id, Some(sequence), "no change is left out");
         // An earlier change that is sent only after the loss has quorum unknown instead of quorate.
         if json(&event)["current"]["quorum"] == "inquorate" {
             break json(&event);
@@ -158,7 +158,7 @@ fn a_client_in_rust_reads_the_stream() {
 }
 
 #[test]
-fn the_first_event_of_a_stream_obeys_the_lease() {
+fn the_first_event_of_a_stream_is_not_quorate_once_the_lease_has_expired() {
     let (service, arbiter) = Service::on_arbiter(Duration::from_secs(2));
     let held = hold(&arbiter);
     service.until(false);
@@ -222,7 +222,7 @@ fn a_client_that_reconnects_receives_the_missed_changes() {
 }
 
 #[test]
-fn a_stream_is_never_silent_for_long() {
+fn a_stream_without_changes_sends_alive_events() {
     let service = Service::start();
     all_published(&service.quorum);
     let mut client = service.connect();
@@ -340,7 +340,7 @@ fn a_client_that_does_not_read_is_dropped() {
             service.cluster.partition(&[&[1], &[2, 3]]).unwrap();
             service.cluster.heal();
         }
-        // The client's end does not notice: its buffer is full too.
+        // The client's end does not notice this, because its own buffer is full too.
         (!has_connection(service.server, stuck.stream().local_addr().unwrap())).then_some(())
     });
     let mut other = service.connect();

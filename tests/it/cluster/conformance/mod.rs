@@ -81,6 +81,7 @@ scenarios! {
     without_a_provider
 }
 
+/// Every actor of a new cluster publishes the connection, the membership and quorum.
 fn first_contact<B: Backend>() {
     let (_backend, nodes) = formed::<B>(3, Settings::default());
     nodes.expect_quorate(&[1, 2, 3]);
@@ -107,6 +108,7 @@ fn a_partition_and_its_heal<B: Backend>() {
     nodes.agree(&backend);
 }
 
+/// With two of four votes each, neither half is quorate.
 fn an_even_split<B: Backend>() {
     let (backend, nodes) = formed::<B>(4, Settings::default());
     backend.partition(&[&[1, 2], &[3, 4]]);
@@ -287,7 +289,8 @@ fn expected_votes_flip_quorum_on_the_same_ring<B: Backend>() {
     nodes.agree(&backend);
 }
 
-/// All present votes count as expected, and quorum does not decrease when they leave.
+/// The daemon expects at least all present votes, and does not lower the required votes when nodes
+/// leave.
 fn expected_votes_below_the_present_votes_do_not_lower_the_required_votes<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
     backend.expected_votes(1);
@@ -341,6 +344,7 @@ fn expected_votes_outlive_the_restart_of_one_daemon<B: Backend>() {
     nodes.agree(&backend);
 }
 
+/// The configured votes of node 3 change from one to four, and back.
 fn votes_in_the_nodelist<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
     // Node 3 has four of six votes now; the others expect six before they learn of the four.
@@ -369,6 +373,7 @@ fn votes_in_the_nodelist<B: Backend>() {
     nodes.agree(&backend);
 }
 
+/// Reloads with a nodelist of three nodes, of five, and of three again, while node 3 is stopped.
 fn a_reload_that_changes_the_nodelist<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
     backend.stop(3);
@@ -384,6 +389,7 @@ fn a_reload_that_changes_the_nodelist<B: Backend>() {
     nodes.agree(&backend);
 }
 
+/// A reload replaces the expected votes that were set at run time by those of the nodelist.
 fn a_reload_that_ends_expected_votes<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
     backend.expected_votes(7);
@@ -393,6 +399,7 @@ fn a_reload_that_ends_expected_votes<B: Backend>() {
     nodes.agree(&backend);
 }
 
+/// With `wait_for_all` a new cluster is quorate only after all nodes have met.
 fn wait_for_all_cold_start<B: Backend>() {
     let settings = Settings { wait_for_all: true, ..Settings::default() };
     let backend = B::formed(3, settings);
@@ -484,6 +491,7 @@ fn wait_for_all_after_a_loss_of_quorum<B: Backend>() {
     nodes.agree(&backend);
 }
 
+/// With `two_node: 1` each node stays quorate when it is alone.
 fn two_node<B: Backend>() {
     let (backend, nodes) = formed::<B>(2, Settings { two_node: true, ..Settings::default() });
     // Each node is quorate alone.

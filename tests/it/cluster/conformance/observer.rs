@@ -335,7 +335,7 @@ fn step(change: &QuorumChanged, before: Option<&Snapshot>) -> (String, Option<St
         }
         (Connection::Disconnected { .. }, _) => step += "disconnected",
         (Connection::Stopped, _) => step += "stopped",
-        (other, _) => panic!("what is {other:?}?"),
+        (other, _) => panic!("no step has the connection {other:?}"),
     }
     let rejoined = joined.iter().any(|node| left.contains(node));
     let stayed = |node: &&NodeId| !(joined.contains(node) && left.contains(node));
@@ -382,7 +382,7 @@ fn check(last: Option<&QuorumChanged>, change: &QuorumChanged) {
     assert!(change.rejoined().eq(rejoined.copied()), "{change}");
 
     if let (Some(old), Some(new)) = (before.ring_id, now.ring_id) {
-        assert!(old == new || old.seq < new.seq, "rings grow: {change}");
+        assert!(old == new || old.seq < new.seq, "ring ids must increase: {change}");
     }
     if now.settled || now.quorum != Quorum::Unknown {
         assert_eq!(now.connection, Connection::Connected, "{change}");

@@ -47,7 +47,7 @@ pub(crate) fn resumed(id: u32, before: &[u32], members: &[u32]) -> Vec<Sequence>
     let members = list("", members.to_vec());
     let back = format!("quorate: ring{members}");
     vec![
-        // It receives packets of the others before it misses the token,
+        // The daemon receives packets of the others before it misses the token,
         sequence(&[
             &format!("quorate: new ring{members}, unsettled{joined}{left}; interrupted"),
             &back,

@@ -51,7 +51,7 @@ pub(crate) fn sequence_with_v0(sequence: &Sequence, known: &[u32]) -> Sequence {
 pub(super) fn members(step: &str) -> Option<Vec<u32>> {
     let (_, ring) = step.split_once("ring")?;
     let list = ring.split([',', ';']).next()?;
-    Some(list.split_whitespace().map(|id| id.parse().expect("a node id")).collect())
+    Some(list.split_whitespace().map(|id| id.parse().expect("a step lists node ids")).collect())
 }
 
 fn list(nodes: &[u32]) -> String {

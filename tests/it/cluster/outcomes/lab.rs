@@ -62,7 +62,7 @@ pub(crate) fn expect_one_of<L: Lab>(lab: &L, lists: &[&[(u32, &str)]]) {
         lists.iter().any(matches).then_some(())
     };
     let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        eventually("the nodes come to a state", any);
+        eventually("the nodes reach the expected states", any);
     }));
     assert!(waited.is_ok(), "wanted {lists:#?}\ngot {now:#?}");
 }

@@ -81,7 +81,7 @@ fn lost_receives<L: Lab>() {
     let lab = L::formed(3, Settings { udpu: true, ..Settings::default() });
     all_three(&lab);
     lab.lose_receives(1);
-    // Nodes 2 and 3 receive its packets, and form their ring repeatedly.
+    // Nodes 2 and 3 receive the packets of node 1, and form their ring repeatedly.
     let others = "quorate 2 3, exclusive or not";
     expect(&lab, &[(1, "inquorate 1"), (2, others), (3, others)]);
     lab.heal();
@@ -95,6 +95,7 @@ fn lost_sends_to_one_peer<L: Lab>() {
     without_node_1(&lab);
 }
 
+/// Node 3 loses quorum while nodes 1 and 2 are paused together.
 fn two_of_three_paused<L: Lab>() {
     let lab = L::formed(3, Settings::default());
     all_three(&lab);
@@ -104,6 +105,7 @@ fn two_of_three_paused<L: Lab>() {
     all_three(&lab);
 }
 
+/// The other nodes keep quorum, and their guards stay valid.
 fn one_of_three_paused<L: Lab>() {
     let lab = L::formed(3, Settings::default());
     all_three(&lab);
@@ -148,6 +150,7 @@ fn a_device_of_two_nodes_of_which_one_is_cut_off<L: Lab>() {
     expect(&lab, &[(1, both), (2, both)]);
 }
 
+/// Both nodes stay quorate without the device, but one node alone is quorate only with it.
 fn a_device_that_is_killed<L: Lab>() {
     let device = Some(Algorithm::Ffsplit);
     let lab = L::formed(2, Settings { device, ..Settings::default() });
@@ -163,6 +166,7 @@ fn a_device_that_is_killed<L: Lab>() {
     expect(&lab, &[(1, "quorate 1"), (2, "unknown")]);
 }
 
+/// With the algorithm `lms` the device has two votes, so one node with the device is quorate.
 fn a_device_with_lms<L: Lab>() {
     let device = Some(Algorithm::Lms);
     let lab = L::formed(3, Settings { device, ..Settings::default() });
@@ -176,6 +180,7 @@ fn a_device_with_lms<L: Lab>() {
     expect_votes(&lab, 1, (3, 5, 3));
 }
 
+/// With `auto_tie_breaker` the half with node 1 is quorate, and never exclusive.
 fn a_tie_breaker<L: Lab>() {
     let lab = L::formed(4, Settings { auto_tie_breaker: true, ..Settings::default() });
     let all = "quorate 1 2 3 4, exclusive";
@@ -190,6 +195,7 @@ fn a_tie_breaker<L: Lab>() {
     expect(&lab, &[(1, "inquorate 1"), (2, most), (3, most), (4, most)]);
 }
 
+/// Two of four nodes are quorate after the window has lowered the expected votes to three.
 fn last_man_standing<L: Lab>() {
     let window = Some(Duration::from_secs(2));
     let lab = L::formed(4, Settings { last_man_standing: window, ..Settings::default() });
