@@ -60,14 +60,14 @@ pub enum Error {
     /// handles at a time.
     #[error(
         "cannot connect to corosync: another thread of this process hangs while it connects; check \
-         whether corosync is stopped or overloaded"
+         whether corosync is suspended or overloaded"
     )]
     ConnectInProgress,
 
     /// Corosync has not answered a connection attempt for 2 seconds. The attempt continues; after
     /// 10 seconds it is cancelled and repeated.
     #[error(
-        "corosync does not answer: it is stopped, hung or overloaded; if `corosync-quorumtool` hangs \
+        "corosync does not answer: it is suspended, hung or overloaded; if `corosync-quorumtool` hangs \
          too, check which process listens on the socket `quorum` (`ss -xlp`) and restart corosync"
     )]
     Unresponsive,

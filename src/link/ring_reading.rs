@@ -99,8 +99,8 @@ pub enum RingUpdate {
     Unwatched,
 }
 
-/// The longest interval between reads: another node's death interrupts `is_exclusive()` for at most
-/// this much longer than it interrupts Corosync.
+/// The longest interval between reads. When another node dies, `is_exclusive()` is `false` for at
+/// most this much longer than Corosync is without a ring.
 const LONGEST_INTERVAL: Duration = Duration::from_millis(420);
 
 /// The shortest interval between reads: a little longer than `SECOND_READ`, so that consecutive

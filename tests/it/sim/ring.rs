@@ -419,7 +419,7 @@ fn with_a_tie_breaker_one_half_is_quorate_and_not_exclusive() {
 }
 
 #[test]
-fn with_last_man_standing_fewer_nodes_are_quorate_after_the_window() {
+fn with_last_man_standing_fewer_nodes_suffice_for_quorum_after_the_window() {
     run(async {
         let window = Duration::from_secs(10);
         let nodes = Nodes::formed(Cluster::new(4).last_man_standing(window)).await;
