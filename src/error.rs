@@ -102,8 +102,8 @@ pub enum Error {
     )]
     NoProvider,
 
-    /// Corosync accepted the connection but refused to start tracking (`quorum_trackstart`).
-    #[error("corosync refused to start tracking: {0}; see corosync's log")]
+    /// Corosync accepted the connection but did not start tracking (`quorum_trackstart`).
+    #[error("cannot start tracking the quorum: {0}{help}", help = dispatch_help(*.0))]
     TrackStart(Code),
 
     /// A request on a working connection failed (`quorum_getquorate`, `quorum_trackstop`,

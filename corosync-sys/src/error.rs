@@ -42,8 +42,8 @@ const STATIC_MUSL: &str = "Dynamic loading not supported";
 
 fn load_help(library: &str, reason: &str) -> String {
     if reason.contains(STATIC_MUSL) {
-        return "this program is linked statically, so it can load no library: build it for a target of \
-                glibc, or with `-C target-feature=-crt-static`"
+        return "this program is linked statically and cannot load libraries: build it for a glibc \
+                target, or with `-C target-feature=-crt-static`"
             .to_owned();
     }
     format!("install {} (Debian, Ubuntu) or corosynclib (Fedora, RHEL)", debian_package(library))

@@ -27,8 +27,8 @@ pub(crate) struct Remarks {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum RingRemark {
-    /// The ring is re-forming. Quorum is believed for this long, or `None` if this node has no
-    /// quorum.
+    /// The ring is re-forming. Quorum ends after this time if Corosync reports nothing until then.
+    /// `None` if this node has no quorum.
     Reforming(Option<Duration>),
     /// The ring has re-formed after this time.
     Reformed(Duration),
@@ -71,7 +71,8 @@ pub(crate) fn log(change: &QuorumChanged, remarks: Remarks) {
         None => crate::foreign::log!(level(change), "{change}"),
         Some(RingRemark::Reforming(Some(remaining))) => crate::foreign::log!(
             log::Level::Warn,
-            "corosync's ring is re-forming; quorum is believed for at most {remaining:.1?}: {change}"
+            "corosync's ring is re-forming; quorum ends in {remaining:.1?} if corosync reports nothing \
+             until then: {change}"
         ),
         Some(RingRemark::Reforming(None)) => {
             crate::foreign::log!(log::Level::Warn, "corosync's ring is re-forming: {change}");

@@ -88,10 +88,12 @@ impl Votequorum {
         })
     }
 
-    /// Requests the votes of each member if the members, the sums or the flags have changed.
-    /// Otherwise requests the votes of one member, in turn, because the votes of two members can
-    /// change while their sum stays the same, and a quorum device can fail on another member. Each
-    /// member needs one request, and hundreds of requests every second would be a load.
+    /// Requests the votes of every member if the members, the totals or the flags in this node's
+    /// report have changed. Otherwise it requests the votes of one member, a different one each
+    /// time, and those of every member only if that member's votes have changed. This finds votes
+    /// that move between two members while the total stays the same, and a quorum device that
+    /// fails on another node. Each member costs one request, and requesting all of them every time
+    /// would put a needless load on the daemon.
     fn update_votes(&mut self, members: &[NodeId], votes: Votes) -> Result<(), Error> {
         let (asked, known) = &self.known;
         let sums = Votes {
