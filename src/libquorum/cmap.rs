@@ -200,7 +200,7 @@ impl Cmap {
         self.succeeded(code).map(|()| true)
     }
 
-    /// Whether this key exists, whatever its type.
+    /// Whether this key exists. The type of its value does not matter.
     fn has(&self, key: &CStr) -> Result<bool, Error> {
         let (mut length, mut kind) = (0, 0);
         // SAFETY: the handle is open; the key lives through the call, and the rest are locals, or

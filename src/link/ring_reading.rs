@@ -1,6 +1,6 @@
 //! What a read of the ring's counters returns, and how often to read.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use crate::link::clock::Moment;
 
@@ -97,6 +97,30 @@ pub enum RingUpdate {
     Read(RingReading),
     /// The counters cannot be read.
     Unwatched,
+}
+
+/// Readings that are passed on together with a later one.
+#[derive(Debug, Default)]
+pub(crate) struct HeldReadings(Vec<RingReading>);
+
+impl HeldReadings {
+    /// Adds a reading. Returns all readings that are to be passed on now, oldest first, or `None`
+    /// if a later reading is to be passed on with them. `steady` is the reading of a steady ring
+    /// with which the reads were requested. A reading that does not repeat it is not held back.
+    pub(crate) fn add(
+        &mut self,
+        reading: RingReading,
+        steady: Option<&RingReading>,
+    ) -> Option<Vec<RingUpdate>> {
+        let last = steady.map(|steady| self.0.last().unwrap_or(steady));
+        let last = last.filter(|last| reading.repeats(last));
+        let together = last.map_or(1, RingReading::reads_together);
+        self.0.push(reading);
+        if self.0.len() < together as usize {
+            return None;
+        }
+        Some(mem::take(&mut self.0).into_iter().map(RingUpdate::Read).collect())
+    }
 }
 
 /// The longest interval between reads. When another node dies, `is_exclusive()` is `false` for at

@@ -18,7 +18,7 @@ use crate::{
     libquorum::{canceller::Canceller, cmap::Cmap},
     link::{
         clock::{Clock, Moment},
-        ring_reading::{RingCounters, RingReading, RingUpdate, ShortReading},
+        ring_reading::{HeldReadings, RingCounters, RingReading, RingUpdate, ShortReading},
         trust::TrustPolicy,
         worker::{Answers, Responder, Schedule, Worker},
     },
@@ -99,7 +99,7 @@ impl Current {
             canceller: used.clone(),
             connecting_since: Arc::clone(&since),
             past: Arc::clone(&shared),
-            held: Vec::new(),
+            held: HeldReadings::default(),
             tokens: 0,
             full_at: Moment::default(),
         });
@@ -164,7 +164,7 @@ struct Reader {
     connecting_since: Arc<Mutex<Option<Moment>>>,
     past: Arc<Past>,
     /// Readings that are passed on with a later one.
-    held: Vec<RingReading>,
+    held: HeldReadings,
     /// How many tokens had arrived at the last read.
     tokens: u64,
     /// When all counters were last read.
@@ -255,15 +255,7 @@ impl Responder for Reader {
         let answer = match read {
             Ok(reading) => {
                 self.past.was_watched.store(true, Ordering::Release);
-                let last = steady.as_ref().map(|steady| self.held.last().unwrap_or(steady));
-                let last = last.filter(|last| reading.repeats(last));
-                let together = last.map_or(1, RingReading::reads_together);
-                self.held.push(reading);
-                if self.held.len() < together as usize {
-                    return None;
-                }
-                let readings = mem::take(&mut self.held);
-                return Some(Ok(readings.into_iter().map(RingUpdate::Read).collect()));
+                return self.held.add(reading, steady.as_ref()).map(Ok);
             }
             Err(Failed::Transient(error)) => Err(error),
             // Without a fixed model, libcmap has answered before the actor connected (except with a

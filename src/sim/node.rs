@@ -28,7 +28,7 @@ use crate::{
         clock::{Clock, Moment},
         connection::sealed,
         probe::{Answer, PendingProbe, Probe},
-        ring_reading::{RingReading, RingUpdate, ShortReading},
+        ring_reading::{HeldReadings, RingReading, RingUpdate, ShortReading},
         ring_watch::RingWatch,
         trust::TrustPolicy,
         worker::{Answers, Schedule},
@@ -195,14 +195,14 @@ struct SimulatedRingWatch {
     /// How many tokens had arrived at the last read.
     tokens: Arc<AtomicU64>,
     /// Readings that are passed on with a later one.
-    held: Arc<Mutex<Vec<RingReading>>>,
+    held: Arc<Mutex<HeldReadings>>,
 }
 
 impl RingWatch for SimulatedRingWatch {
     fn cancel(&self) -> bool {
         self.connection.fetch_add(1, Ordering::Relaxed);
         self.is_new.store(true, Ordering::Relaxed);
-        self.held.lock().clear();
+        *self.held.lock() = HeldReadings::default();
         true
     }
 
@@ -210,7 +210,6 @@ impl RingWatch for SimulatedRingWatch {
         let connection = self.connection.load(Ordering::Relaxed);
         let (node, is_new) = (Arc::clone(&self.node), Arc::clone(&self.is_new));
         let (tokens, held) = (Arc::clone(&self.tokens), Arc::clone(&self.held));
-        let together = steady.as_ref().map_or(1, RingReading::reads_together) as usize;
         let reads = stream::unfold(Some(schedule.delay), move |delay| {
             let (node, is_new) = (Arc::clone(&node), Arc::clone(&is_new));
             let (steady, tokens) = (steady.clone(), Arc::clone(&tokens));
@@ -230,12 +229,7 @@ impl RingWatch for SimulatedRingWatch {
                             if let Some(steady) = goes_on {
                                 reading.counters = steady.counters;
                             }
-                            let mut held = held.lock();
-                            let last = steady.map(|steady| held.last().unwrap_or(steady));
-                            let repeats = last.is_some_and(|last| reading.repeats(last));
-                            held.push(reading);
-                            if !repeats || held.len() >= together {
-                                let updates = held.drain(..).map(RingUpdate::Read).collect();
+                            if let Some(updates) = held.lock().add(reading, steady) {
                                 return Some((Ok(updates), schedule.interval));
                             }
                         }

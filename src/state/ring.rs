@@ -10,7 +10,7 @@
 //! |---|---|
 //! | reading | the counters as one read has returned them |
 //! | anchor | the reading with which the next one is compared |
-//! | movement | growth of a counter, other than that of the tokens, between two readings |
+//! | movement | a counter other than the number of tokens has grown between two readings |
 //! | decision | a notification that says whether a ring has quorum |
 //! | announcement | the first notification of a ring, which explains one new ring in the counters |
 //! | proof | a moment at which the ring of the decision was alive |
@@ -575,6 +575,14 @@ mod tests {
             self.counters.operational_entered += 1;
         }
 
+        /// Forms a ring, and shows it in a read that the decision of `decided_at` does not explain:
+        /// the read is too late for that, and on another connection.
+        fn operational_unexplained_by(&mut self, decided_at: u64) {
+            self.operational();
+            self.connection += 1;
+            self.read(decided_at + CONSENSUS / 2 + 1);
+        }
+
         fn state(&self) -> RingState {
             self.evidence.state()
         }
@@ -728,9 +736,7 @@ mod tests {
         watched.decide(13, 3_150);
         watched.read_slowly(3_100, 3_200);
         watched.gather();
-        watched.operational();
-        watched.connection += 1;
-        watched.read(3_150 + CONSENSUS / 2 + 1);
+        watched.operational_unexplained_by(3_150);
         assert_eq!(watched.state(), RingState::Gather);
     }
 
@@ -1076,9 +1082,7 @@ mod tests {
         w.decide(13, 3_150);
         // The next read is answered after another ring has formed, which is not announced.
         w.gather();
-        w.operational();
-        w.connection += 1;
-        w.read(3_150 + CONSENSUS / 2 + 1);
+        w.operational_unexplained_by(3_150);
         assert_eq!(w.state(), RingState::Gather);
     }
 
@@ -1091,9 +1095,7 @@ mod tests {
         w.gather();
         w.read(3_200);
         w.decide(13, 3_250);
-        w.operational();
-        w.connection += 1;
-        w.read(3_250 + CONSENSUS / 2 + 1);
+        w.operational_unexplained_by(3_250);
         assert_eq!(w.state(), RingState::Gather, "the announcement was of the first ring");
     }
 
@@ -1287,9 +1289,7 @@ mod tests {
         w.read_slowly(3_100, 3_200);
         assert_eq!(w.state(), RingState::Operational);
         w.gather();
-        w.operational();
-        w.connection += 1;
-        w.read(3_150 + CONSENSUS / 2 + 1);
+        w.operational_unexplained_by(3_150);
         assert_eq!(w.state(), RingState::Gather);
     }
 

@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     libquorum::RingId,
     link::{
-        ring_reading::{RingCounters, RingReading},
+        ring_reading::{HeldReadings, RingCounters, RingReading},
         worker::{Answers, Schedule},
     },
 };
@@ -27,6 +27,7 @@ use crate::{
 struct Silent {
     socket: UnixStream,
     waiting: Option<Notification>,
+    hangs_up: bool,
 }
 
 impl AsRawFd for Silent {
@@ -45,7 +46,7 @@ impl QuorumConnection for Silent {
     }
 
     fn hangs_up(&self) -> bool {
-        true
+        self.hangs_up
     }
 
     fn asked_at(&self) -> Moment {
@@ -95,7 +96,7 @@ fn the_first_notifications_were_sent_after_the_request_to_track() {
     run(async {
         let (_peer, socket) = UnixStream::pair().unwrap();
         let waiting = Some(Notification::quorum(true, RingId::default(), Vec::new()));
-        let connection = Silent { socket, waiting };
+        let connection = Silent { socket, waiting, hangs_up: true };
         let asked_at = connection.asked_at();
         let mut events = events(connection, &Arc::default(), Instant::now());
         let event = next(&mut events).await;
@@ -112,7 +113,7 @@ fn an_interrupt_that_missed_the_call_is_repeated_soon() {
         let start = Instant::now();
         let (_peer, socket) = UnixStream::pair().unwrap();
         let probe = Arc::new(Hung::default());
-        let mut events = events(Silent { socket, waiting: None }, &probe, start);
+        let mut events = events(Silent { socket, waiting: None, hangs_up: true }, &probe, start);
         let mut interrupted_at = Vec::new();
         while interrupted_at.len() < 3 {
             let event = next(&mut events).await;
@@ -260,6 +261,16 @@ impl Rig {
     }
 
     fn with_slowness(slowness: u32, ending: Ending, probe_interval: Duration) -> Self {
+        Self::with_connection(true, slowness, ending, probe_interval)
+    }
+
+    /// `hangs_up` is whether the descriptor reports the daemon's death.
+    fn with_connection(
+        hangs_up: bool,
+        slowness: u32,
+        ending: Ending,
+        probe_interval: Duration,
+    ) -> Self {
         let clock = Clock::Tokio(Instant::now());
         let (reads, cancels) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let ring = Arc::new(Reads {
@@ -272,7 +283,7 @@ impl Rig {
         let probe = Arc::new(Prompt { clock, asked_at: Mutex::default() });
         let (peer, socket) = UnixStream::pair().unwrap();
         let waiting = Some(Notification::quorum(true, RingId::default(), Vec::new()));
-        let connection = Box::new(Silent { socket, waiting });
+        let connection = Box::new(Silent { socket, waiting, hangs_up });
         let worker = BlockingWorker::default();
         let asked = Arc::clone(&probe) as Arc<dyn Probe>;
         let events = LinkEvents::new(connection, worker, asked, Some(ring), probe_interval, clock);
@@ -362,19 +373,22 @@ fn a_steady_ring_with_long_timeouts_wakes_the_actor_once_for_three_reads_and_a_p
         // After this time, the probes are sent when the reads are taken.
         rig.run_for(Duration::from_secs(30)).await;
         let (reads, probes) = (rig.reads(), rig.probe.asked_at.lock().len());
-        let mut wakes = 0;
+        let (mut wakes, mut longest) = (0, Duration::ZERO);
         let mut last = Instant::now();
         let start = last;
         while start.elapsed() < Duration::from_secs(60) {
             let event = next(&mut rig.events).await;
             assert!(!matches!(event, Some(Ok(LinkEvent::Tick))), "{event:?}");
             wakes += u32::from(last.elapsed() > Duration::from_millis(10));
+            longest = longest.max(last.elapsed());
             last = Instant::now();
         }
         let (reads, probes) = (rig.reads() - reads, rig.probe.asked_at.lock().len() - probes);
         assert!((140..=145).contains(&reads), "{reads}");
         assert!((46..=49).contains(&wakes), "{wakes}");
         assert!((46..=49).contains(&probes), "{probes}");
+        // The actor sets a timer for a deadline that is nearer than this.
+        assert!(longest < 2 * LONGEST_TICK, "{longest:?}");
     });
 }
 
@@ -409,4 +423,52 @@ fn a_reading_with_fewer_tokens_does_not_repeat_an_earlier_one() {
     let earlier = reading(0, now, now, 7);
     let later = |tokens| reading(0, now.after(TOKEN), now.after(TOKEN), tokens);
     assert_eq!([6, 7, 8].map(|tokens| later(tokens).repeats(&earlier)), [false, true, true]);
+}
+
+/// Only a dispatch reports the death of such a daemon.
+#[test]
+fn a_steady_ring_postpones_no_tick_of_a_connection_that_does_not_hang_up() {
+    run(async {
+        let (ending, interval) = (Ending::Age(Duration::ZERO), Duration::from_millis(1250));
+        let mut rig = Rig::with_connection(false, 3, ending, interval);
+        let longest = rig.run_for(Duration::from_secs(30)).await;
+        assert!(longest <= TICK, "{longest:?}");
+    });
+}
+
+#[test]
+fn three_readings_of_a_steady_ring_with_long_timeouts_are_passed_on_together() {
+    let reading = |ms, tokens, slowness| {
+        let at = Moment::default().after(Duration::from_millis(ms));
+        let mut reading = reading(0, at, at, tokens);
+        (reading.token, reading.consensus) = (TOKEN * slowness, CONSENSUS * slowness);
+        reading
+    };
+    let tokens = |updates: Option<Vec<RingUpdate>>| {
+        let tokens = |update: &RingUpdate| match update {
+            RingUpdate::Read(reading) => reading.tokens,
+            RingUpdate::Unwatched => panic!("a reading was added"),
+        };
+        updates.map(|updates| updates.iter().map(tokens).collect::<Vec<_>>())
+    };
+    let (short, steady) = (reading(0, 0, 1), reading(0, 0, 3));
+    let mut held = HeldReadings::default();
+    assert_eq!(tokens(held.add(reading(100, 1, 3), None)), Some(vec![1]), "not yet steady");
+    assert_eq!(tokens(held.add(reading(200, 2, 1), Some(&short))), Some(vec![2]));
+    for first in [3, 6] {
+        assert_eq!(tokens(held.add(reading(first * 420, first, 3), Some(&steady))), None);
+        assert_eq!(tokens(held.add(reading(first * 420 + 420, first + 1, 3), Some(&steady))), None);
+        let last = held.add(reading(first * 420 + 840, first + 2, 3), Some(&steady));
+        assert_eq!(tokens(last), Some(vec![first, first + 1, first + 2]));
+    }
+    // A change is passed on at once, after the readings before it.
+    assert_eq!(tokens(held.add(reading(4_000, 9, 3), Some(&steady))), None);
+    let mut gather = reading(4_420, 10, 3);
+    gather.counters.gather_entered += 1;
+    assert_eq!(tokens(held.add(gather, Some(&steady))), Some(vec![9, 10]));
+    // So are fewer tokens, and the first reading for which none are to be held back.
+    assert_eq!(tokens(held.add(reading(5_000, 11, 3), Some(&steady))), None);
+    assert_eq!(tokens(held.add(reading(5_420, 1, 3), Some(&steady))), Some(vec![11, 1]));
+    assert_eq!(tokens(held.add(reading(6_000, 2, 3), Some(&steady))), None);
+    assert_eq!(tokens(held.add(reading(6_050, 3, 3), None)), Some(vec![2, 3]));
 }

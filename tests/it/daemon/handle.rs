@@ -203,7 +203,7 @@ fn the_context_is_kept_with_the_handle() {
             other.context_set((&raw const its).cast()).unwrap();
             assert_eq!(handle.context_get(), Ok((&raw const mine).cast()));
             assert_eq!(other.context_get(), Ok((&raw const its).cast()));
-            // Notifications are dispatched whatever the context is.
+            // A dispatch does not use the context.
             handle.track_start(Track::CURRENT).unwrap();
             assert!(!all(&mut handle).is_empty());
         }

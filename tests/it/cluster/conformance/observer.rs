@@ -80,8 +80,8 @@ impl Observer {
         self.expect_one_of(&[sequence(steps)]);
     }
 
-    /// Expects one of these sequences, which must be all that a real cluster may produce. The first
-    /// is that of a cluster without delays.
+    /// Expects one of these sequences. They must be all the sequences that a real cluster can
+    /// produce. A cluster without delays produces the first one.
     #[track_caller]
     pub(crate) fn expect_one_of(&self, sequences: &[Sequence]) {
         let with_v0;
@@ -308,9 +308,10 @@ fn is_ring_again(change: &QuorumChanged) -> bool {
     is_new_ring(change) && before.members == now.members && before.quorum == now.quorum
 }
 
-/// Returns one line with everything that is compared. The line contains whether the ring is new,
-/// but not its number. It says what is new since `before`, or since the previous change without
-/// `before`. If nodes have rejoined, the second value is the line as if they had stayed.
+/// Returns one line with everything that is compared. The line tells whether the ring is new, but
+/// does not contain its number. The nodes that joined and left are those since `before`, or since
+/// the previous change if `before` is `None`. If nodes have rejoined, the second value is the line
+/// that they would have caused if they had stayed.
 fn step(change: &QuorumChanged, before: Option<&Snapshot>) -> (String, Option<String>) {
     let now = &change.current;
     let (joined, left) = match before {
