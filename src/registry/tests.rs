@@ -309,8 +309,8 @@ fn the_history_returns_its_last_changes_and_the_states_before_the_latest() {
     }
 }
 
-/// Returns a subscription whose first message was handled while another delivery was made. That
-/// delivery has stored a waker that holds the subscription.
+/// Returns a subscription whose first message was handled. While the subscriber handled it, another
+/// delivery stored a waker that holds the subscription.
 async fn used_subscription() -> (Arc<Shared>, Subscribed, Weak<Subscription>) {
     let shared = connected();
     let mut probe = subscriber();

@@ -78,9 +78,9 @@ impl Cluster {
     }
 
     /// Adds a quorum device with this many votes. Pass 1 to simulate the algorithm `ffsplit`, or
-    /// the number of nodes minus 1 to simulate `lms`. As soon as a ring forms, the device gives its votes to the largest
-    /// partition that reaches the device. Among equally large partitions, the one with the lowest
-    /// node gets the votes.
+    /// the number of nodes minus 1 to simulate `lms`. As soon as a ring forms, the device gives its
+    /// votes to the largest partition that reaches the device. Among equally large partitions, the
+    /// one with the lowest node gets the votes.
     pub fn quorum_device(self, votes: u32) -> Self {
         self.change(|world| world.configure_device(votes));
         self

@@ -16,7 +16,7 @@
 //!
 //! ```toml
 //! [dev-dependencies]
-//! actix-quorum = { version = "0.1", features = ["sim"] }
+//! actix-quorum = { path = "a clone of this repository", features = ["sim"] }
 //! tokio = { version = "1", features = ["test-util"] }
 //! ```
 //!
@@ -87,8 +87,8 @@
 //! # Limits
 //!
 //! Unless [`Cluster::timeouts`] is set, the simulation has no delays: a method has had its effect
-//! on the cluster when it returns. A real cluster takes a token and a consensus timeout, and may
-//! form an unintended ring in between. A quorum device decides at once. Votequorum's option
+//! on the cluster when it returns. A real cluster forms a ring only after its token and consensus
+//! timeouts, and may form another ring in between. A quorum device decides at once. Votequorum's option
 //! `allow_downscale` and a quorum device with `master_wins` are not simulated.
 
 mod clients;

@@ -153,13 +153,13 @@ pub enum Cause {
     /// A connection attempt failed. Published for the first failure, for each new error, and for
     /// each attempt whose number is a power of two.
     ConnectFailed,
-    /// Corosync accepted the connection, or answers again.
+    /// Corosync accepted the connection, or answers again after [`Stalled`](Self::Stalled).
     Connected,
     /// The membership changed, or was reported for the first time on this connection.
     Membership,
     /// Corosync decided about quorum, a report of votequorum changed the quorum of this node, or a
     /// deadline passed: a decision is overdue and no longer counts, the ring was not found to be
-    /// alive in time, a gain that was held back is published, or the lease expired and was renewed
+    /// alive in time, a gain has lasted for `stable_after`, or the lease expired and was renewed
     /// before the actor could publish the expiry.
     Quorum,
     /// Votequorum reported other votes.

@@ -110,8 +110,8 @@ mod tests {
         nodes.iter().copied().map(NodeId).collect()
     }
 
-    /// Returns whether a new ring with the members `after` interrupts the quorum of `members`. The nodes in
-    /// `left` have left the previous ring.
+    /// Returns whether a new ring with the members `after` interrupts the quorum of `members`. The
+    /// nodes in `left` have left the previous ring.
     fn is_broken(members: &[u32], after: &[u32], left: &[u32], votes: Option<&Votes>) -> bool {
         let mut continuity = Continuity::default();
         continuity.decide(&ids(members));
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_were_set_since_the_last_decision_count() {
+    fn a_tie_breaker_that_was_set_since_the_last_decision_breaks_continuity() {
         let mut four = votes(3, &[(1, 1), (2, 1), (3, 1), (4, 1)], 4);
         let mut continuity = Continuity::default();
         continuity.decide(&ids(&[1, 2, 3, 4]));
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_membership_without_a_decision_counts() {
+    fn nodes_that_left_and_rejoined_without_a_decision_break_continuity() {
         let votes = votes(2, &[(1, 1), (2, 1), (3, 1)], 3);
         let mut continuity = Continuity::default();
         continuity.decide(&ids(&[1, 2, 3]));

@@ -34,7 +34,7 @@ pub fn play(bytes: &[u8]) {
     let policy = BeliefPolicy {
         lease: ms(40 * (1 + u64::from(lease))),
         settle_grace: ms(10 * u64::from(settle_grace)),
-        // Half of all inputs hold back no gain.
+        // With half of all inputs, no gain is delayed.
         stable_after: ms(20 * u64::from(gain.saturating_sub(128))),
         trust_two_node: gain % 4 > 0,
     };

@@ -814,7 +814,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gather_ends_belief_after_the_consensus_timeout_and_the_grace() {
+    fn a_gather_ends_belief_after_the_consensus_timeout_and_settle_grace() {
         let mut watched = Watched::for_ms(3_000);
         watched.gather();
         watched.read(3_100);
@@ -1295,7 +1295,7 @@ mod tests {
 
     /// The deadlines must not overflow.
     #[test]
-    fn an_unlimited_grace_is_allowed() {
+    fn an_unlimited_settle_grace_does_not_overflow() {
         let mut w = Watched::for_ms(100);
         w.evidence.decide(ring(9), at(0), at(0), Duration::MAX);
         for n in 2..6 {

@@ -21,12 +21,12 @@ pub enum Quorum {
     Quorate,
     /// Corosync reports that there is no quorum, or
     /// [`trust_two_node(false)`](crate::QuorumBuilder::trust_two_node) does not accept the reported
-    /// quorum. The state also stays `Inquorate` while a gain of quorum is held back
-    /// ([`stable_after`](crate::QuorumBuilder::stable_after)).
+    /// quorum. The state also stays `Inquorate` while
+    /// [`stable_after`](crate::QuorumBuilder::stable_after) delays a gain of quorum.
     Inquorate,
     /// The state is not known: there is no connection to Corosync, no reported decision can be
-    /// believed yet, or a deadline has passed. The state also stays `Unknown` while a gain of
-    /// quorum is held back ([`stable_after`](crate::QuorumBuilder::stable_after)). `Unknown` never
+    /// believed yet, or a deadline has passed. The state also stays `Unknown` while
+    /// [`stable_after`](crate::QuorumBuilder::stable_after) delays a gain of quorum. `Unknown` never
     /// counts as quorate.
     #[default]
     Unknown,
@@ -245,7 +245,7 @@ impl Snapshot {
     ///
     /// "All votes" is the largest of these numbers: the expected votes, the highest expected votes,
     /// the total votes and the votes in the nodelist. With `last_man_standing`, `allow_downscale`
-    /// or a quorum device in master mode, a minority may become quorate, so the members and the
+    /// or a quorum device with `master_wins`, a minority may become quorate, so the members and the
     /// quorum device must together hold all votes (`votequorum(5)`).
     pub fn has_majority(&self) -> bool {
         self.votes_are_current

@@ -128,8 +128,9 @@ use crate::actor::QuorumHandle;
 /// among the last 1024 first receives the changes after that event.
 ///
 /// Between the changes, an `alive` event with `sequence`, `quorum`, `exclusive` and `names` is sent
-/// every ten seconds, when the lease expires and when `exclusive` changes. A client that receives
-/// no event for longer than ten seconds knows that the stream is dead.
+/// every ten seconds, when the lease expires, and within a second of a change of `exclusive`. The
+/// live page treats a stream as dead after 15 seconds without an event; other clients can do the
+/// same.
 ///
 /// The stream ends when the actor is stopped. At most 1024 streams are served at a time. Beyond
 /// that, the answer is a stream that ends after one `full` event, whose `retry` makes a browser

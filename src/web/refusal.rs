@@ -25,11 +25,11 @@ use crate::{
 /// |---|---|
 /// | `connecting`, `disconnected` | there is no connection to Corosync yet, or it was lost |
 /// | `stalled` | Corosync, or the actor, has not answered for the length of the lease |
-/// | `inquorate` | this partition of the cluster has no quorum |
+/// | `inquorate` | the state is [`Quorum::Inquorate`](crate::Quorum::Inquorate): in most cases this partition of the cluster has no quorum |
 /// | `unsettled` | the membership has changed, and Corosync has not decided about it yet |
 /// | `ring` | the ring is re-forming, or was not found to be alive in time |
 /// | `not_exclusive` | there is quorum, but another partition may have it too ([`QuorumGate::exclusive`](super::QuorumGate::exclusive)) |
-/// | `unstable` | there is quorum, but not yet for [`stable_after`](crate::QuorumBuilder::stable_after) |
+/// | `unstable` | there is quorum, but it has not lasted for [`stable_after`](crate::QuorumBuilder::stable_after) yet; or the votes are not known, and [`trust_two_node`](crate::QuorumBuilder::trust_two_node) is `false` |
 /// | `regained` | quorum returned while the request was refused |
 /// | `stopped` | the actor has ended |
 #[derive(Clone, Debug, Eq, Hash, PartialEq, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! Attempts without free file descriptors, and libqb's handling of number 0.
+//! Attempts to connect without free file descriptors, and libqb's handling of descriptor 0.
 
 use std::{fs::File, os::fd::OwnedFd};
 
@@ -174,7 +174,7 @@ fn a_descriptor_0_that_a_failed_attempt_closes_is_restored() {
     assert_eq!((zero(), open_fds(), fake.open_handles()), (before, open, 0));
 }
 
-/// Loading a library also needs a descriptor. Their lack is not a fault of the library.
+/// Loading a library also needs a descriptor. A lack of descriptors is not a fault of the library.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_library_that_cannot_be_opened_without_descriptors_is_not_reported_as_missing() {

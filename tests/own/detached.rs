@@ -69,7 +69,7 @@ fn the_thread_of_a_detached_actor_ends_with_it() {
 }
 
 #[test]
-fn a_handle_is_used_from_threads_without_a_runtime() {
+fn a_handle_works_on_threads_without_a_runtime() {
     own_process!();
     let cluster = Cluster::new(3);
     let started = thread::spawn({

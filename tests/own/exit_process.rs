@@ -23,7 +23,7 @@ use tokio::{runtime::Builder, sync::oneshot};
 
 use crate::support::{Case, block_on, run_cases, with_code};
 
-/// The code of the policy.
+/// The exit code of the policy.
 const CODE: i32 = 75;
 /// The exit code of a `main` that ended by itself.
 const GRACEFUL: i32 = 10;
@@ -32,7 +32,7 @@ const ALONE: i32 = 11;
 
 const GRACE: Duration = Duration::from_millis(500);
 
-/// The lease, the grace, and some time for a busy machine.
+/// How long a process may take to end: the lease, the grace, and some time for a busy machine.
 const BOUND: Duration = Duration::from_secs(30);
 
 /// Longer than a test waits.
@@ -70,7 +70,7 @@ fn wait_for_ever() -> ! {
 
 /// The policy calls all functions, and the program ends itself before the grace has passed.
 #[test]
-fn a_program_is_asked_to_stop_and_ends_normally() {
+fn the_policy_calls_all_stop_functions_and_the_program_ends_normally() {
     let case = || {
         let (stop, stopped) = oneshot::channel();
         let first = Arc::new(AtomicBool::new(false));
@@ -87,7 +87,11 @@ fn a_program_is_asked_to_stop_and_ends_normally() {
         exit(GRACEFUL);
     };
     let cases: &[Case] = &[("in order", case)];
-    run("a_program_is_asked_to_stop_and_ends_normally", cases, with_code(GRACEFUL));
+    run(
+        "the_policy_calls_all_stop_functions_and_the_program_ends_normally",
+        cases,
+        with_code(GRACEFUL),
+    );
 }
 
 fn every_worker_is_stuck() {

@@ -97,7 +97,8 @@ fn a_correct_server_is_believed() {
     }
 }
 
-/// A daemon of Corosync 2.4 dies of a request for model V1 or for the map of statistics.
+/// A daemon of Corosync 2.4 dies when it receives a request for model V1 or for the map of
+/// statistics.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_server_of_corosync_2_survives_a_thousand_connections() {
@@ -222,8 +223,8 @@ fn until_believed(watcher: &Watcher) {
     eventually("the server is believed", || watcher.quorum.is_quorate().then_some(()));
 }
 
-/// Waits until the server is not believed, because nothing extends the lease any more, and checks
-/// that it stays so.
+/// Waits until the server is not believed, because no answer renews the lease any more. Checks that
+/// the server is not believed again.
 #[track_caller]
 fn until_not_believed(server: &Hostile, watcher: &Watcher, request: &str) {
     server.wait_more(request, 3);
@@ -400,7 +401,7 @@ fn a_probe_whose_answer_is_lost_is_repeated_over_sockets_and_without_votequorum(
     }
 }
 
-/// Each abandoned connection takes one of 128 places of a stopped daemon.
+/// Each abandoned connection keeps one of the 128 places in the backlog of a stopped daemon.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_silent_votequorum_is_asked_on_new_connections_ever_more_rarely() {
@@ -702,7 +703,7 @@ fn a_notification_that_is_too_large_ends_the_connection() {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_decision_about_another_ring_counts_for_the_grace_only() {
+fn a_decision_about_another_ring_counts_for_settle_grace_only() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -723,7 +724,7 @@ fn a_decision_about_another_ring_counts_for_the_grace_only() {
     let changes = watcher.until_settled(Quorum::Quorate, &[1, 2]);
     assert_never_quorate(&changes[..changes.len() - 1]);
 
-    // At the connect the age of the decision is unknown, so it does not count for the grace.
+    // On a new connection the age of the decision is unknown, so the decision does not count at all.
     server.on("quorum", TRACKSTART, &[newer, decision, reply]);
     server.now(&[Step::Disconnect]);
     watcher.until_lost();
@@ -1106,7 +1107,7 @@ fn a_refused_connection_to_the_counters_is_tried_again() {
 /// those that the end of the old ring has changed. In another order a read could show a new ring
 /// and not the end of the old one.
 const FULL: [&str; 4] = [OPERATIONAL, GATHER, "stats.srp.operational_token_lost", TOKENS];
-/// The counters of a read that is enough while the ring goes on.
+/// The counters of a short read, which is enough while the ring is steady.
 const SHORT: [&str; 2] = [GATHER, TOKENS];
 const OPERATIONAL: &str = "stats.srp.operational_entered";
 const GATHER: &str = "stats.srp.gather_entered";
@@ -1161,7 +1162,7 @@ fn all_counters_are_read_until_the_ring_is_steady_and_when_one_has_moved() {
     all_counters_are_read(1000);
 }
 
-/// With these timeouts, three reads are passed on together, and a change at once.
+/// With these timeouts, the ring watch passes on three readings together, and a change at once.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn all_counters_are_read_until_a_ring_with_long_timeouts_is_steady_and_when_one_has_moved() {

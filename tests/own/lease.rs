@@ -1,5 +1,5 @@
-//! Fail-safe on a real daemon: a state that is no longer known to be true is not reported, even if
-//! anything hangs.
+//! Fail-safe on a real daemon: quorum that is no longer known to be true is not reported, whatever
+//! hangs.
 //!
 //! A hung daemon delays other threads of the process. Asserted times are those at which the handle
 //! reported quorum or the actor published a change, and not those at which a test noticed it.
@@ -39,7 +39,7 @@ fn watched() -> (Node, Watcher) {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_live_daemon_keeps_the_lease() {
+fn the_lease_of_a_live_daemon_is_renewed() {
     own_process!();
     let _alone = alone();
     let (_node, watcher) = watched();
@@ -86,7 +86,7 @@ fn a_hung_daemon_is_believed_for_at_most_the_lease() {
 /// The actor cannot publish the loss, but readers and guards lose quorum when the lease expires.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn readers_are_safe_from_a_stuck_arbiter() {
+fn readers_lose_quorum_with_the_lease_while_the_arbiter_is_stuck() {
     own_process!();
     let _alone = alone();
     let node = Node::single();
@@ -115,7 +115,7 @@ fn readers_are_safe_from_a_stuck_arbiter() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn readers_are_safe_from_a_dead_actor() {
+fn readers_lose_quorum_when_the_actor_dies() {
     own_process!();
     let node = Node::single();
     node.run(|| {
@@ -136,7 +136,7 @@ fn readers_are_safe_from_a_dead_actor() {
 /// namespace in which that clock is an hour ahead; the other clocks are unchanged.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn readers_are_safe_from_a_suspended_system() {
+fn readers_lose_quorum_if_the_lease_expires_while_the_system_is_suspended() {
     own_process!();
     let (_node, watcher) = watched();
     let guard = watcher.quorum.guard().expect("the node is quorate");

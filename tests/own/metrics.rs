@@ -86,7 +86,7 @@ fn events_are_recorded_as_metrics() {
         assert_eq!(value("ha_cluster_corosync_quorum_votes{type=\"expected_votes\"}"), 3.0);
         assert_eq!((member(1, "n1", true), member(2, "n2", false)), (1.0, 1.0));
 
-        let (let_go, until) = mpsc::channel();
+        let (unblock, until) = mpsc::channel();
         let slow = Slow::start_in_arbiter(&Arbiter::new().handle(), |_| Slow(Some(until)));
         let id = quorum.subscribe(slow.clone().recipient());
         assert_eq!(value("quorum_subscribers"), 1.0);
@@ -99,7 +99,7 @@ fn events_are_recorded_as_metrics() {
         assert!(value("quorum_losses_total") >= 1_000.0);
         assert_eq!(value("quorum_quorate"), 1.0);
         assert_eq!(value("quorum_conflated_deliveries_total"), 0.0);
-        let_go.send(()).unwrap();
+        unblock.send(()).unwrap();
         let deadline = Instant::now() + DEADLINE;
         while value("quorum_conflated_deliveries_total") == 0.0 {
             assert!(Instant::now() < deadline, "the merged message is counted");
@@ -163,7 +163,7 @@ fn a_recorder_that_is_installed_late_receives_every_gauge() {
         assert_eq!((value("quorum_ring_watched"), value("quorum_ring_reforming")), (1.0, 0.0));
         assert_eq!((value("quorum_members"), value("quorum_votes_required")), (3.0, 2.0));
         assert_eq!((value("quorum_lease_seconds"), value("quorum_subscribers")), (4.0, 0.0));
-        // The token and consensus timeouts of the simulation, and the default grace.
+        // The token and consensus timeouts of the simulation, and the default `settle_grace`.
         assert_eq!(value("quorum_token_lease_seconds"), 1.0 + 1.2 + 1.0);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
         for name in

@@ -11,19 +11,19 @@ use crate::support::{
 
 const CYCLES: usize = 50;
 
-/// Milliseconds, or a tick of 250 ms, and some time for a loaded machine.
+/// How long publishing a death may take: a tick of 250 ms, and some time for a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn fifty_deaths_over_shared_memory() {
+fn fifty_deaths_over_shared_memory_are_published_and_leak_nothing() {
     own_process!();
     fifty_deaths(Ipc::Shm);
 }
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn fifty_deaths_over_sockets() {
+fn fifty_deaths_over_sockets_are_published_and_leak_nothing() {
     own_process!();
     fifty_deaths(Ipc::Socket);
 }

@@ -309,7 +309,7 @@ fn soak(transport: Transport, duration: Duration, random: &mut Random, seed: u64
     println!(
         "{}: {faults} faults, {changes} changes; {answers} answers of votequorum, {inquorate} of them \
          inquorate, {disagreements} disagreements; {exclusive} times exclusive, {violations} of them \
-         not alone",
+         while others were quorate without the node",
         transport.name()
     );
     assert_eq!((disagreements, violations), (0, 0), "SOAK_SEED={seed}");

@@ -16,7 +16,7 @@ use rustix::process::Signal;
 
 use crate::support::{Case, hold, run_cases, with_code};
 
-/// The code of the policy.
+/// The exit code of the policy.
 const CODE: i32 = 75;
 /// The exit code of a `main` that received the policy's code.
 const GRACEFUL: i32 = 10;
@@ -25,7 +25,7 @@ const ALONE: i32 = 11;
 
 const GRACE: Duration = Duration::from_millis(500);
 
-/// The lease, the grace, and some time for a busy machine.
+/// How long a process may take to end: the lease, the grace, and some time for a busy machine.
 const BOUND: Duration = Duration::from_secs(30);
 
 #[track_caller]

@@ -220,9 +220,9 @@ fn a_service_that_never_had_quorum_is_ready_and_feeds_its_watchdog() {
 }
 
 #[test]
-fn the_watchdog_is_fed_by_the_arbiter_of_the_user() {
+fn the_watchdog_is_fed_by_the_arbiter_that_started_the_policy() {
     run_case(CASES);
-    let test = "the_watchdog_is_fed_by_the_arbiter_of_the_user";
+    let test = "the_watchdog_is_fed_by_the_arbiter_that_started_the_policy";
     let mut service = Service::watched(test, "plain");
     service.until("READY=1\n");
     service.is_fed();

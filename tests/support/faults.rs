@@ -92,7 +92,7 @@ impl Cluster {
     }
 
     /// Separates the nodes of different groups from one another, all at the same time: otherwise
-    /// some could form a ring in between. Ends the partition before.
+    /// some could form a ring in between. This replaces an earlier partition.
     pub(super) fn separate(&self, group_of: impl Fn(u32) -> Option<usize>) {
         let ids: Vec<u32> = self.nodes().map(|node| node.id).collect();
         let pairs = ids.iter().flat_map(|from| ids.iter().map(move |to| (*from, *to)));

@@ -53,8 +53,8 @@ impl Hostile {
         Self::start_as(netns, 0, Ipc::Shm, &["quorum", "votequorum"])
     }
 
-    /// Starts a server that poses as Corosync 2: it has that version's key, uses model V0, and dies
-    /// of a request that is new in Corosync 3, as a daemon of 2.4 does.
+    /// Starts a server that poses as Corosync 2: it has that version's key, uses model V0 and, like a
+    /// daemon of 2.4, dies when it receives a request that is new in Corosync 3.
     #[track_caller]
     pub fn start_as_corosync_2(netns: &Arc<Netns>) -> Self {
         let hostile = Self::start(netns);

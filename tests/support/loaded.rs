@@ -1,4 +1,4 @@
-//! A fake libquorum, loaded by the product, and an actor on it.
+//! A fake libquorum that this crate loads, and an actor on it.
 
 use std::{ops::Deref, path::Path};
 

@@ -80,7 +80,7 @@ pub use self::{
 };
 
 /// How long a test waits for an expected event. A test waits that long only if the event does not
-/// happen, so the time is long enough for a busy machine. No time of the product depends on it.
+/// happen, so the time is long enough for a busy machine. No time in the crate depends on it.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Locks out the other tests that assert how long something takes, in all processes. Drop the file

@@ -72,7 +72,10 @@ impl Oracle {
         if matches!(event, Event::Tick) && change.is_some() {
             assert!(deadline.is_some_and(|due| due <= now.moment), "a tick changes nothing early");
         }
-        assert!(tracker.deadline().is_none_or(|due| due > now.moment), "no deadline is left over");
+        assert!(
+            tracker.deadline().is_none_or(|due| due > now.moment),
+            "a deadline that has passed has had its effect"
+        );
 
         let expired = self.expire(&before, deadline, now.moment);
         let was_linked = self.link.is_some();
@@ -87,8 +90,8 @@ impl Oracle {
         let is_loss = before.quorum.is_quorate() && !after.quorum.is_quorate();
         let must_move = expired.is_seen_by_readers || others || was_disconnected || is_loss;
         let moved = after.epoch - before.epoch;
-        assert!(moved == 1 || !must_move, "the epoch moves when continuity is broken");
-        assert!(moved <= u64::from(must_move || reformed), "the epoch moves for no other reason");
+        assert!(moved == 1 || !must_move, "the epoch grows when continuity is broken");
+        assert!(moved <= u64::from(must_move || reformed), "the epoch grows for no other reason");
 
         let is_unbroken = moved == 0 && !expired.decision && believed_in_ring;
         self.check_quorum(tracker, (&before, &after), now.moment, is_unbroken, &expired);
@@ -182,7 +185,7 @@ impl Oracle {
         let expected = self.quorate_since.is_some_and(|since| was_published || is_stable(since));
         assert_eq!(after.quorum.is_quorate(), expected);
         if after.quorum == Quorum::Inquorate {
-            // While a gain is held back, `quorum` keeps its previous value.
+            // While `stable_after` delays a gain, `quorum` keeps its previous value.
             let is_held_back = is_quorate && before.quorum == Quorum::Inquorate;
             let is_denied = link.is_some_and(|link| link.decision.is_some() && !link.decides())
                 || is_believed && by_votes == Some(false);
@@ -206,9 +209,9 @@ impl Oracle {
         let Some(link) = self.link.as_ref().filter(|_| after.quorum.is_quorate()) else { return };
         let until = tracker.deadline().expect("quorum has a deadline");
         let grace = self.policy.settle_grace;
-        assert!(until <= link.lived_at.after(self.policy.lease), "the daemon lives");
-        assert!(link.differs_since.is_none_or(|since| until <= since.after(grace)), "decided");
-        assert!(until <= link.ring.latest(link.expired_at), "the ring lives");
+        assert!(until <= link.lived_at.after(self.policy.lease), "a dead daemon is not believed");
+        assert!(link.differs_since.is_none_or(|since| until <= since.after(grace)), "overdue");
+        assert!(until <= link.ring.latest(link.expired_at), "a dead ring is not believed");
     }
 
     /// Checks that the node is exclusive only while no other partition can be quorate.

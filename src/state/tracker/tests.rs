@@ -11,7 +11,7 @@ use crate::{
     state::DepartureLog,
 };
 
-const RULES: BeliefPolicy = BeliefPolicy {
+const POLICY: BeliefPolicy = BeliefPolicy {
     lease: Duration::from_secs(5),
     settle_grace: Duration::from_secs(1),
     stable_after: Duration::ZERO,
@@ -65,7 +65,7 @@ struct Fold(Tracker);
 
 impl Fold {
     fn new() -> Self {
-        Self::with(RULES)
+        Self::with(POLICY)
     }
 
     fn with(policy: BeliefPolicy) -> Self {
@@ -494,7 +494,7 @@ fn an_answer_of_votequorum_alone_does_not_make_quorum() {
 }
 
 #[test]
-fn a_decision_about_another_membership_counts_for_the_grace() {
+fn a_decision_about_another_membership_counts_for_settle_grace() {
     let mut fold = Fold::quorate();
     let change = fold.change_at(100, nodelist(13, &[1, 2], &[], &[3]));
     assert!(change.current.quorum.is_quorate() && !change.current.settled);
@@ -508,7 +508,7 @@ fn a_decision_about_another_membership_counts_for_the_grace() {
 
 /// The first nodelist of this connection is of ring 13, and the decision about ring 9 is too old.
 #[test]
-fn a_connection_opened_before_the_decision_has_no_grace() {
+fn a_decision_about_another_ring_does_not_count_on_a_new_connection() {
     let mut fold = Fold::new();
     fold.change(connected(true));
     fold.change(nodelist(13, &[1, 2], &[], &[]));
@@ -526,7 +526,7 @@ fn an_answer_from_before_the_veto_does_not_withdraw_it() {
 }
 
 #[test]
-fn a_grace_that_expired_unnoticed_breaks_continuity() {
+fn a_settle_grace_that_expired_unnoticed_breaks_continuity() {
     let mut fold = Fold::quorate();
     fold.change_at(100, nodelist(13, &[1, 2], &[], &[3]));
     // This process was stuck, and handles the decision before it checks the clock.
@@ -539,7 +539,7 @@ fn a_grace_that_expired_unnoticed_breaks_continuity() {
 #[test]
 fn quorum_that_expired_unnoticed_is_gained_again_after_stable_after() {
     let stable_after = Duration::from_millis(500);
-    let mut fold = Fold::with(BeliefPolicy { stable_after, ..RULES });
+    let mut fold = Fold::with(BeliefPolicy { stable_after, ..POLICY });
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
     fold.change(quorum(9, true, &[1, 2, 3]));
@@ -552,7 +552,7 @@ fn quorum_that_expired_unnoticed_is_gained_again_after_stable_after() {
 
 #[test]
 fn a_gain_is_published_once_quorum_has_lasted_for_stable_after() {
-    let mut fold = Fold::with(BeliefPolicy { stable_after: Duration::from_millis(500), ..RULES });
+    let mut fold = Fold::with(BeliefPolicy { stable_after: Duration::from_millis(500), ..POLICY });
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
     let change = fold.change_at(100, quorum(9, true, &[1, 2, 3]));
@@ -580,7 +580,7 @@ fn a_lapse_of_the_lease_begins_a_new_epoch() {
 
 #[test]
 fn stable_after_starts_over_when_continuity_breaks() {
-    let mut fold = Fold::with(BeliefPolicy { stable_after: Duration::from_millis(500), ..RULES });
+    let mut fold = Fold::with(BeliefPolicy { stable_after: Duration::from_millis(500), ..POLICY });
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
     fold.change_at(100, quorum(9, true, &[1, 2, 3]));
@@ -593,7 +593,7 @@ fn stable_after_starts_over_when_continuity_breaks() {
 #[test]
 fn stable_after_starts_over_after_an_overdue_decision() {
     let stable_after = Duration::from_secs(2);
-    let mut fold = Fold::with(BeliefPolicy { stable_after, ..RULES });
+    let mut fold = Fold::with(BeliefPolicy { stable_after, ..POLICY });
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
     fold.change(quorum(9, true, &[1, 2, 3]));
@@ -629,12 +629,12 @@ fn the_deadline_is_the_moment_at_which_time_alone_changes_something() {
     assert_eq!(fold.0.deadline(), None);
 }
 
-/// The gain at 200 ms is held back. It is about ring 9, so it counts only until the grace for ring
-/// 13 ends.
+/// `stable_after` delays the gain at 200 ms. The decision is about ring 9, so it counts only until
+/// `settle_grace` after ring 13 was reported.
 #[test]
 fn stable_after_does_not_extend_settle_grace() {
     let stable_after = Duration::from_secs(2);
-    let mut fold = Fold::with(BeliefPolicy { stable_after, ..RULES });
+    let mut fold = Fold::with(BeliefPolicy { stable_after, ..POLICY });
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
     fold.change(quorum(9, false, &[1, 2, 3]));
@@ -700,7 +700,7 @@ fn votes_at_the_numeric_limit_do_not_overflow() {
 
 #[test]
 fn a_node_of_two_is_inquorate_alone_if_two_node_is_not_trusted() {
-    let mut fold = Fold::with(BeliefPolicy { trust_two_node: false, ..RULES });
+    let mut fold = Fold::with(BeliefPolicy { trust_two_node: false, ..POLICY });
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2], &[], &[]));
     fold.change(quorum(9, true, &[1, 2]));
@@ -725,7 +725,7 @@ fn a_node_of_two_is_inquorate_alone_if_two_node_is_not_trusted() {
 
 #[test]
 fn a_node_of_two_is_unknown_once_its_decision_is_overdue() {
-    let mut fold = Fold::with(BeliefPolicy { trust_two_node: false, ..RULES });
+    let mut fold = Fold::with(BeliefPolicy { trust_two_node: false, ..POLICY });
     fold.change(connected(true));
     fold.change(nodelist(9, &[1], &[], &[]));
     fold.change(quorum(9, true, &[1]));
@@ -835,7 +835,7 @@ fn exclusive() -> Fold {
 #[test]
 fn the_token_was_last_seen_at_the_first_of_the_last_two_reads() {
     assert_eq!(Fold::quorate().0.token_seen(), None);
-    // The token and consensus timeouts and the grace.
+    // The token and consensus timeouts and `settle_grace`.
     let believed_for = Duration::from_millis(1_000 + 1_200 + 1_000);
     assert_eq!(exclusive().0.token_seen(), Some((at(1_900).moment, believed_for)));
 }

@@ -83,7 +83,7 @@ fn an_excluded_node_is_never_exclusive_and_soon_not_quorate() {
         );
         without.then_some(())
     });
-    eventually("node 1 is not believed", || (!one.quorum.is_quorate()).then_some(()));
+    eventually("node 1 is not quorate", || (!one.quorum.is_quorate()).then_some(()));
     assert!(one.quorum.guard().is_none() && !one.quorum.is_exclusive());
     assert_ne!(one.quorum.quorum(), Quorum::Quorate);
     let during = exclusive(&two);

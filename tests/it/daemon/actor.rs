@@ -449,7 +449,7 @@ fn the_actor_survives_the_death_of_the_daemon_at_any_moment() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_stack_that_is_too_small_is_the_error_of_the_connection() {
+fn a_stack_that_is_too_small_is_published_as_the_error_of_the_connection() {
     let node = Node::single();
     node.run(|| {
         let small = thread::Builder::new().stack_size(256 * 1024);

@@ -459,7 +459,7 @@ fn connecting_from_a_separate_dev_shm_returns_err_not_exist() {
 /// libqb's handle table has no lock, so the wrapper locks it.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn many_threads_connect_at_once() {
+fn many_threads_can_connect_at_once() {
     let node = Node::single();
     node.run(|| {
         thread::scope(|scope| {
@@ -480,7 +480,7 @@ fn many_threads_connect_at_once() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_handle_moves_to_another_thread() {
+fn a_handle_works_after_a_move_to_another_thread() {
     let node = Node::single();
     node.run(|| {
         let mut handle = connect(Model::V1);

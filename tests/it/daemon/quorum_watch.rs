@@ -77,10 +77,10 @@ fn a_script_can_query_the_state() {
     assert!(stdout(&output).contains("systemctl start corosync"), "{}", stdout(&output));
 }
 
-/// Checks the commands in CONTRIBUTING.md.
+/// `make cluster` and `make cluster-down` run this script.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn the_cluster_script_starts_and_breaks_a_cluster() {
+fn the_cluster_script_starts_and_removes_a_cluster() {
     let name = unique_name();
     let script = |arguments: &[&str]| {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/cluster");

@@ -105,7 +105,7 @@ fn frequent_notifications_do_not_let_a_short_lease_expire() {
 }
 
 #[test]
-fn an_old_decision_is_not_believed_after_the_grace() {
+fn an_old_decision_is_not_believed_after_settle_grace() {
     run(async {
         let cluster = Cluster::new(3);
         let (_, mut recorder) = start(&cluster, |builder| builder.settle_grace(ms(700)));
@@ -125,7 +125,7 @@ fn an_old_decision_is_not_believed_after_the_grace() {
 }
 
 #[test]
-fn a_decision_within_the_grace_is_not_a_loss() {
+fn a_decision_within_settle_grace_is_not_a_loss() {
     run(async {
         let cluster = Cluster::new(3);
         let (quorum, mut recorder) = start(&cluster, |builder| builder);

@@ -26,8 +26,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::support::{DEADLINE, eventually_async, hold};
 
-/// Long enough for a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a node may take to become exclusive on a busy machine.
+const EXCLUSIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -176,7 +176,7 @@ async fn a_refusal_does_not_reveal_the_error_of_the_connection() {
 }
 
 #[actix_web::test]
-async fn the_reason_is_unstable_while_a_gain_is_held_back() {
+async fn the_reason_is_unstable_while_stable_after_delays_a_gain() {
     let cluster = Cluster::new(3);
     let builder = QuorumActor::builder().source(cluster.node(1)).stable_after(HOUR).lease(HOUR);
     let quorum = builder.start_in_arbiter(&Arbiter::current());
@@ -515,7 +515,7 @@ async fn each_route_works_with_every_normalization_of_paths() {
 #[actix_web::test]
 async fn the_state_is_sent_as_documented() {
     let (cluster, quorum, mut recorder) = quorate().await;
-    actix::clock::timeout(PATIENCE, async {
+    actix::clock::timeout(EXCLUSIVE_TIMEOUT, async {
         while !quorum.is_exclusive() {
             actix::clock::sleep(Duration::from_millis(10)).await;
         }
