@@ -14,7 +14,7 @@ const PAGE: &str = include_str!("live.html");
 /// into markup, and connect to its own server. The hashes belong to its script and its style; a
 /// test checks that.
 const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-BQFAyauIN7TeiMi3ClIEeK6qETVw/Lr0TvVyAzQxjRw='; \
+    script-src 'sha256-BNdps0t0xzb7B0BJDKO7Z/GDO7UqTjP/6ZTvZTicXkE='; \
     style-src 'sha256-JfAk8Xoz6clHbZX8R/NL/3k1yIIJT1yn+ZJlClT+bZY='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'; \
     require-trusted-types-for 'script'; trusted-types 'none'";

@@ -73,7 +73,7 @@ impl NotQuorate {
             // If the lease has expired while the state is still published as quorate, the reason is
             // `stalled`.
             (Connection::Connected, Quorum::Unknown) if snapshot.quorum == Quorum::Unknown => {
-                ("unstable", "quorum has not lasted long enough yet")
+                ("unstable", "quorum has not lasted long enough yet, or the votes are not known")
             }
             (_, Quorum::Quorate) if exclusive => {
                 ("not_exclusive", "another partition of the cluster may have quorum too")
