@@ -125,7 +125,7 @@ use crate::actor::QuorumHandle;
 /// `sequence`. Its data contains `cause`, `text` (one line for an operator), `joined`, `left`,
 /// `missed`, `is_loss`, and in `current` the fields of `/quorum` at that time. The first event is
 /// the current state, with the cause `subscribed`. A client that reconnects with a `Last-Event-ID`
-/// among the last 1024 first receives the changes after that event.
+/// among the last 1024 receives the changes after that event instead, if there are any.
 ///
 /// Between the changes, an `alive` event with `sequence`, `quorum`, `exclusive` and `names` is sent
 /// every ten seconds, when the lease expires, and within a second of a change of `exclusive`. The
@@ -150,10 +150,11 @@ use crate::actor::QuorumHandle;
 ///
 /// These routes answer 200 or 503, as in Kubernetes and etcd. If a check fails, the answer lists
 /// the checks. With `?verbose` the answer always lists the checks, with the reason for each
-/// failure. `?exclude=quorum` skips that check, and `/readyz/quorum` runs one check alone. The
-/// checks of `/livez` are `ping` and `actor` (the quorum actor has not ended, and has run in the
-/// last 10 seconds: a restart helps if the actor is stuck). The checks of `/readyz` are
-/// `connection` (Corosync has accepted the connection, and answers) and `quorum`.
+/// failure. `?exclude=quorum` skips that check, and `/readyz/quorum` runs one check alone; the
+/// answer for an unknown check is 404. The checks of `/livez` are `ping` and `actor` (the quorum
+/// actor has not ended, and has run in the last 10 seconds: a restart helps if the actor is stuck).
+/// The checks of `/readyz` are `connection` (Corosync has accepted the connection, and answers) and
+/// `quorum`.
 ///
 /// They also answer OPTIONS, which HAProxy's `option httpchk` sends by default.
 ///

@@ -25,7 +25,7 @@ use crate::{
 /// |---|---|
 /// | `connecting`, `disconnected` | there is no connection to Corosync yet, or it was lost |
 /// | `stalled` | Corosync, or the actor, has not answered for the length of the lease |
-/// | `inquorate` | the state is [`Quorum::Inquorate`](crate::Quorum::Inquorate): in most cases this partition of the cluster has no quorum |
+/// | `inquorate` | this partition of the cluster has no quorum, or a setting of the actor makes the state [`Inquorate`](crate::Quorum::Inquorate) |
 /// | `unsettled` | the membership has changed, and Corosync has not decided about it yet |
 /// | `ring` | the ring is re-forming, or was not found to be alive in time |
 /// | `not_exclusive` | there is quorum, but another partition may have it too ([`QuorumGate::exclusive`](super::QuorumGate::exclusive)) |

@@ -60,10 +60,10 @@ fn a_process_ends_wherever_the_daemon_hangs() {
 fn end_in(stage: &str) {
     let daemon = env::var("DAEMON").unwrap().parse().unwrap();
     let library = StagedLibquorum::new("exit");
-    let (tell, paused) = mpsc::channel();
+    let (sender, paused) = mpsc::channel();
     let pause = move || {
         pause_process(daemon);
-        let _ = tell.send(());
+        let _ = sender.send(());
     };
     System::new().block_on(async {
         // SAFETY: the file calls the real libquorum.

@@ -346,7 +346,7 @@ fn a_dropped_actor_leaves_no_thread_behind() {
     }
 }
 
-/// After one lost answer, the probe asks again and the connection goes on.
+/// After one lost answer, the probe asks again and the actor's connection continues.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_request_whose_answer_from_votequorum_is_lost_is_repeated() {

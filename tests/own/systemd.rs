@@ -281,7 +281,7 @@ fn a_loss_while_the_service_is_busy_is_reported() {
 }
 
 /// The service is busy until the lease of a stuck actor has expired. Its late reports of earlier
-/// changes end with one that there is quorum, so the loss must be reported after them.
+/// changes end with a report of quorum, so the loss must be reported after them.
 #[test]
 fn a_loss_is_reported_even_after_late_reports_of_earlier_changes() {
     run_case(CASES);

@@ -48,14 +48,14 @@ impl Watcher {
     /// Starts the actor in the namespaces, and as the user, of the calling thread.
     pub fn here(settings: impl FnOnce(QuorumBuilder) -> QuorumBuilder + Send) -> Self {
         let (sender, receiver) = mpsc::channel();
-        let (tell, changes) = mpsc::channel();
+        let (forward, changes) = mpsc::channel();
         // A scoped thread would have to end here, so everything that is not 'static is called on
         // this thread.
         let builder = settings(QuorumActor::builder());
         let run = move || {
             let runner = System::new();
             let quorum = runner.block_on(async {
-                let subscriber = Forward(tell);
+                let subscriber = Forward(forward);
                 let subscriber = Actor::start_in_arbiter(&Arbiter::new().handle(), |_| subscriber);
                 builder.subscribe(subscriber.recipient()).start()
             });

@@ -210,7 +210,10 @@ impl Oracle {
         let until = tracker.deadline().expect("quorum has a deadline");
         let grace = self.policy.settle_grace;
         assert!(until <= link.lived_at.after(self.policy.lease), "a dead daemon is not believed");
-        assert!(link.differs_since.is_none_or(|since| until <= since.after(grace)), "overdue");
+        assert!(
+            link.differs_since.is_none_or(|since| until <= since.after(grace)),
+            "an overdue decision is not believed"
+        );
         assert!(until <= link.ring.latest(link.expired_at), "a dead ring is not believed");
     }
 

@@ -308,7 +308,7 @@ fn is_ring_again(change: &QuorumChanged) -> bool {
     is_new_ring(change) && before.members == now.members && before.quorum == now.quorum
 }
 
-/// Returns one line with everything that is compared. The line tells whether the ring is new, but
+/// Returns one line with everything that is compared. The line shows whether the ring is new, but
 /// does not contain its number. The nodes that joined and left are those since `before`, or since
 /// the previous change if `before` is `None`. If nodes have rejoined, the second value is the line
 /// that they would have caused if they had stayed.
