@@ -39,13 +39,13 @@ struct History {
     /// The votes of each node.
     votes: Vec<u32>,
     extra: Extra,
-    /// By how much all times are multiplied. The reads of a ring with long timeouts are passed on
-    /// together.
+    /// By how much all times are multiplied. With long timeouts, an actor receives several reads of
+    /// the ring together.
     slowness: u32,
     steps: Vec<(Verb, Duration)>,
 }
 
-/// The nodes are numbered from 0 here, modulo their number.
+/// Node numbers start at 0 here, and are taken modulo the number of nodes.
 #[derive(Clone, Debug)]
 enum Verb {
     Partition(Vec<bool>),
@@ -129,7 +129,7 @@ fn no_node_is_exclusive_while_another_partition_is_quorate() {
     assert!(cases < 1_000 || enough, "hardly anything happened");
 }
 
-/// Counts of what happened in all histories, to prove that it did.
+/// Counts of what happened in all histories: they prove that the test is not vacuous.
 #[derive(Debug, Default)]
 struct Tally {
     exclusive: u64,
@@ -316,7 +316,7 @@ impl Run {
         }
     }
 
-    /// Checks all nodes again and again for this time, multiplied by `slowness`.
+    /// Checks all nodes repeatedly for this time, multiplied by `slowness`.
     async fn look(&mut self, time: Duration, tally: &mut Tally) -> Checked {
         let until = Instant::now() + time * self.slowness;
         loop {
@@ -346,10 +346,10 @@ impl Run {
         Ok(())
     }
 
-    /// An exclusive node holds a majority, and no later ring without it is quorate. There is one
-    /// exception for the token timeout: a later ring that a node has joined, or has joined again
-    /// after a restart. The others leave their ring for it without missing a token, and a starting
-    /// daemon has no token to miss.
+    /// An exclusive node holds a majority, and no later ring without it is quorate. One exception
+    /// lasts for up to a token timeout: the later ring has a new member, or a member that has
+    /// restarted. The others leave their ring for such a member without missing a token, and a
+    /// starting daemon has no token to miss.
     fn check_exclusive(&mut self, at: usize, now: &[Arc<Snapshot>]) -> Checked {
         let ours = &now[at];
         prop_assert!(self.hold_majority(&ours.members), "exclusive without a majority: {ours}");
@@ -399,10 +399,10 @@ impl Run {
         all && 2 * ours > nodes + device
     }
 
-    /// Tokens are equal for one ring, and larger than the tokens of all earlier rings.
+    /// All tokens of one ring are equal, and larger than the tokens of all earlier rings.
     fn check_token(&mut self, snapshot: &Snapshot, tally: &mut Tally) -> Checked {
         let Some(token) = snapshot.fencing_token() else { return Ok(()) };
-        let ring = snapshot.ring_id.expect("a token is of a ring");
+        let ring = snapshot.ring_id.expect("a state with a fencing token has a ring id");
         prop_assert!(self.hold_majority(&snapshot.members), "a token without a majority");
         match self.rings.get(&ring) {
             Some(known) => prop_assert_eq!(*known, token),
@@ -416,7 +416,7 @@ impl Run {
         Ok(())
     }
 
-    /// Checks how long a node is believed while others are quorate on a later ring.
+    /// Checks how long a node stays quorate while others are quorate on a later ring.
     fn check_left_behind(
         &mut self,
         at: usize,
@@ -433,10 +433,9 @@ impl Run {
                 taken.left_behind = Some(ring);
             }
         }
-        // With these options votequorum may decide for two partitions: see
-        // `last_man_standing_may_make_two_partitions_quorate_and_neither_exclusive`. And a node
-        // that restarts alone decides that it has the tie-breaker, because it has not seen the node
-        // that has it.
+        // With these options votequorum may give quorum to two partitions: see
+        // `last_man_standing_may_make_two_partitions_quorate_and_neither_exclusive`. A node that
+        // restarts alone takes itself for the tie-breaker, because it has not seen the real one.
         let is_bounded = !matches!(self.extra, Extra::LastManStanding | Extra::TieBreaker);
         if later.is_some() && is_quorate && is_bounded {
             let since = *self.overlaps[at].get_or_insert_with(|| {
@@ -457,9 +456,9 @@ impl Run {
         Ok(())
     }
 
-    /// A guard is invalid once its node has joined a ring after others were quorate without it. The
-    /// guard is kept until there is another one, so that this is checked however long ago it became
-    /// invalid.
+    /// A guard is invalid once its node has joined a ring after others were quorate without it. An
+    /// invalid guard is kept until the node gives another one: it must stay invalid however much
+    /// time passes.
     fn check_guard(&mut self, at: usize, snapshot: &Snapshot, tally: &mut Tally) -> Checked {
         let seq = snapshot.ring_id.map(|ring| ring.seq);
         if let Some(taken) = &mut self.guards[at] {

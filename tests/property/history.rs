@@ -279,7 +279,7 @@ fn verbs() -> impl Strategy<Value = Raw> {
         50 => nodes().prop_map(Raw::Mend),
         80 => (any::<usize>(), any::<u8>()).prop_map(|(actor, choice)| Raw::OfActor(actor, choice)),
         10 => Just(Raw::Plain(Verb::Wait)),
-        // Takes as long as many histories without it.
+        // A flood takes as long as many histories without one.
         1 => (nodes(), any::<u8>()).prop_map(|(node, kind)| Raw::Flood(node, kind)),
     ]
 }

@@ -33,7 +33,7 @@ impl Handler<QuorumChanged> for Keen {
 /// Keeps a clone, so that the message itself is dropped.
 fn record(messages: &Messages, change: &QuorumChanged) {
     let mut messages = messages.borrow_mut();
-    assert!(messages.len() < 200_000, "received for ever: {change}");
+    assert!(messages.len() < 200_000, "the messages do not end: {change}");
     messages.push(change.clone());
 }
 
@@ -90,7 +90,7 @@ impl Received {
         self.last.as_ref().map(|last| last.sequence)
     }
 
-    /// Returns the messages from the one with this number on.
+    /// Returns the messages from this number on.
     pub(crate) fn since(&self, number: usize) -> Vec<QuorumChanged> {
         self.messages.borrow()[number..].to_vec()
     }

@@ -48,7 +48,7 @@ const SETTLE: Duration = Duration::from_millis(700);
 /// Longer than a history takes.
 const HOURS: Duration = Duration::from_secs(100 * 3600);
 
-/// Longer than an actor waits for a silent daemon before it publishes that.
+/// Longer than an actor waits for a silent daemon before it publishes `Error::Unresponsive`.
 const WAIT: Duration = Duration::from_secs(3);
 
 #[test]
@@ -102,8 +102,9 @@ fn config() -> (ProptestConfig, u64) {
     (config, seed)
 }
 
-/// Plays a tenth of the histories with `play`: with time, a history takes ten times as long.
-/// Returns the number of histories and the counts of what happened. Panics if one fails.
+/// Plays a tenth of the configured number of histories with `play`, because a history in which
+/// time passes takes ten times as long. Returns the number of histories and the counts of what
+/// happened. Panics if a history fails.
 fn play_all<S: Strategy, T: Default + fmt::Debug>(
     histories: &S,
     play: impl AsyncFn(&S::Value, &mut T) -> Checked,
@@ -160,7 +161,7 @@ fn shortest(mut history: History, fails: impl Fn(&History) -> bool) -> History {
     }
 }
 
-/// Counts of what happened in all histories, to prove that it did.
+/// Counts of what happened in all histories: they prove that the test is not vacuous.
 #[derive(Debug, Default)]
 struct Seen {
     verbs: u64,
@@ -214,7 +215,7 @@ struct Watched {
     node: u32,
     quorum: QuorumHandle,
     listeners: Listeners,
-    /// Whether it is connected, after enough time to connect.
+    /// Whether it must be connected: it was accepted, and has had enough time to connect.
     connected: bool,
     /// Whether its connection has received a decision about the membership.
     was_settled: bool,
@@ -263,8 +264,8 @@ impl Run {
                 self.expect_rejoined(verb);
             }
             self.act(verb).await.map_err(at)?;
-            // Starting nodes may meet a node that waits for all nodes in any order, and the order
-            // matters.
+            // If a node waits for all nodes, the result depends on the order in which starting
+            // nodes meet it, which the model does not know.
             let waits_for_all = history.two_node || history.wait_for_all;
             let in_order = waits_for_all && self.model.is_any_alone();
             match if in_order { &Pace::Settle } else { pace } {
@@ -379,8 +380,8 @@ impl Run {
         Ok(())
     }
 
-    /// A restarted node, and the nodes that a paused node meets again, have left and rejoined; no
-    /// other nodes have.
+    /// Records which nodes each actor must report as rejoined after this verb: a restarted node,
+    /// and the nodes that a paused node meets again.
     fn expect_rejoined(&mut self, verb: &Verb) {
         let model = &self.model;
         for watched in self.watched.iter_mut().filter(|watched| watched.connected) {
@@ -388,7 +389,8 @@ impl Run {
             let others = node.members.iter().copied().filter(|other| *other != node.id);
             let rejoined = match (verb, node.daemon) {
                 (Verb::Restart(id), Daemon::Running) => {
-                    // While they synchronise, the others notice if it stays alone for a while.
+                    // Nodes that synchronise notice that a restarted node with actors has left,
+                    // because it stays alone for a while.
                     let noticed = |other: &u32| {
                         let other = model.node(*other);
                         !other.decided && other.actors > 0
@@ -449,7 +451,7 @@ impl Run {
             self.watched[actor].listeners.let_read(10_000);
             self.settle().await?;
         }
-        // No subscriber receives these.
+        // No subscriber receives the effects of these verbs, because every actor has stopped.
         let verbs = (1..).zip(&self.model.nodes).map(|(id, node)| match node.daemon {
             Daemon::Down => Verb::Start(id),
             Daemon::Running | Daemon::Paused => Verb::Crash(id),
@@ -519,7 +521,7 @@ impl Watched {
         prop_assert_eq!(quorate, self.quorum.snapshot().quorum.is_quorate());
         prop_assert!(
             !quorate || self.reports.iter().any(|report| report.quorate),
-            "quorate: {}",
+            "quorate, but its node has not reported quorum: {}",
             self
         );
         Ok(())
@@ -567,12 +569,12 @@ impl Watched {
         self.check_rejoined(model)?;
 
         let began = now.epoch > self.epoch;
-        prop_assert!(began || !self.broke, "quorum was lost, the epoch is the same: {self}");
+        prop_assert!(began || !self.broke, "quorum was lost, but the epoch is the same: {self}");
         if self.connected && !connects && !self.reported && !self.broke {
             // The model does not know the votes.
             let mut changes = self.listeners.all.since(self.changes).into_iter();
             let silent = changes.all(|change| change.cause == Cause::Votes);
-            prop_assert!(silent, "there was nothing to publish: {self}");
+            prop_assert!(silent, "a change was published, but nothing was reported: {self}");
         }
 
         self.reports.clear();
@@ -705,7 +707,7 @@ fn change(cluster: &Cluster, verb: &Verb) -> Result<(), sim::Error> {
     }
 }
 
-/// Whether this error has that reason.
+/// Whether this error is the expected refusal.
 fn is_for(error: &sim::Error, refused: &Refused) -> bool {
     match (error, refused) {
         (sim::Error::NoNode { node, .. }, Refused::NoNode(id))

@@ -1,6 +1,6 @@
 //! Which nodes are truly quorate: a model of the cluster, by the rules of votequorum in their
-//! simplest form. It knows no notifications, no connections and no ring ids, and no rule by which
-//! an actor believes: that is the subject of the oracle in `src/state/oracle/`.
+//! simplest form. It has no notifications, connections or ring ids. What an actor may conclude from
+//! its own events is checked by the oracle in `src/state/oracle/`.
 
 use std::collections::BTreeSet;
 
@@ -28,13 +28,13 @@ pub(crate) struct Node {
     pub(crate) members: Vec<u32>,
     /// The quorum that it reports to its clients.
     pub(crate) quorate: bool,
-    /// Whether that quorum is about this membership.
+    /// Whether that quorum was decided for this membership.
     pub(crate) decided: bool,
     /// Whether it, or a node that it has met, has seen all nodes since it started.
     seen_all: bool,
     /// The number of actors that watch it.
     pub(crate) actors: usize,
-    /// Whether it has started, and is alone until its actors have received this state.
+    /// Whether it has just started, and stays alone until its actors have received that state.
     pub(crate) alone: bool,
     /// The ring whose members have not yet noticed that this node restarted.
     unnoticed: Option<u64>,
@@ -168,8 +168,7 @@ impl Model {
                 self.expect(*id, &[Daemon::Running, Daemon::Paused])?;
                 let node = self.node_mut(*id);
                 node.hung_up = true;
-                // A node that is restarted again before the first restart was noticed is still
-                // unnoticed.
+                // A second restart before the first was noticed is not noticed either.
                 let on = if node.alone { node.unnoticed } else { Some(node.ring) };
                 node.unnoticed = on.filter(|_| node.daemon == Daemon::Running && node.decided);
                 self.start(*id);
@@ -223,8 +222,8 @@ impl Model {
         }
     }
 
-    /// Lets all actors finish: nodes that waited for them find the others. Returns the number of
-    /// those nodes.
+    /// Lets all actors receive their states, so that nodes that stayed alone for them find the
+    /// other nodes. Returns the number of those nodes.
     pub(crate) fn settle(&mut self) -> usize {
         let mut found = 0;
         for node in self.nodes.iter_mut().filter(|node| node.daemon == Daemon::Running) {
@@ -284,7 +283,8 @@ impl Model {
         running().map(group).collect()
     }
 
-    /// Whether these nodes are in one membership, as far as they have noticed.
+    /// Whether these nodes are already one membership. A restart that the others have not noticed
+    /// does not change a membership.
     fn is_formed(&self, group: &[u32]) -> bool {
         let first = self.node(group[0]);
         let there = |id: &u32| {

@@ -1,9 +1,9 @@
-//! The same histories with the effects of time, and random settings of the lease, the grace for a
-//! late decision and the time that quorum must have lasted.
+//! The histories of `history.rs` again, but time passes in them, and `lease`, `settle_grace` and
+//! `stable_after` are random.
 //!
-//! The oracle checks these rules. Here readers are compared with the cluster: how long a node
-//! stays quorate after its daemon fell silent or lost quorum without an event, and how soon a node
-//! becomes quorate.
+//! The oracle checks the rules of these settings. Here readers are compared with the cluster: how
+//! long a node stays quorate after its daemon fell silent or lost quorum without an event, and how
+//! soon a node becomes quorate.
 
 use std::time::Duration;
 
@@ -20,8 +20,9 @@ use super::{
     play_all,
 };
 
-/// How long an actor may take to notice a report of its daemon or its end: a tick, and up to one
-/// more second until a daemon that was away for over a minute is found again and joins the others.
+/// How long an actor may take to notice what its daemon reports, or that its daemon ended: a tick,
+/// and up to one more second until a daemon that was away for over a minute is found again and
+/// joins the others.
 const NOTICED: Duration = Duration::from_millis(1300);
 
 /// How often every actor is checked.
@@ -59,13 +60,13 @@ fn no_reader_sees_quorum_after_its_deadlines() {
     assert!(cases < 100 || enough, "hardly anything happened");
 }
 
-/// Counts of what happened in all histories, to prove that it did.
+/// Counts of what happened in all histories: they prove that the test is not vacuous.
 #[derive(Debug, Default)]
 struct Tally {
     quorate: u64,
     /// How often a daemon was silent for longer than the lease.
     silent: u64,
-    /// How often a daemon had been gone or had reported no quorum.
+    /// How often a daemon had been gone or had reported no quorum for longer than [`NOTICED`].
     denied: u64,
     /// The number of guards that became invalid.
     guards: u64,
@@ -177,15 +178,15 @@ impl Watched {
         }
     }
 
-    /// Records what the model reports about its node since then.
+    /// Records which facts hold for its node from `now` on, by the model.
     fn note(&mut self, model: &Model, now: Instant) {
         let node = model.node(self.node);
         let since = |before: Option<Instant>, holds: bool| before.or(Some(now)).filter(|_| holds);
         let down = node.daemon == Daemon::Down;
         self.silent = since(self.silent, node.daemon == Daemon::Paused);
         self.denied = since(self.denied, down || !node.quorate);
-        // Any notification may be an interruption: with a very short grace each membership is one,
-        // and the model does not know whether a restart was noticed.
+        // Any notification may be an interruption: with a very short `settle_grace` each new
+        // membership is one, and the model does not know whether a restart was noticed.
         if node.reported || node.hung_up {
             self.sound = None;
         }
