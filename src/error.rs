@@ -10,10 +10,10 @@ use corosync_sys::{self as sys, LoadError};
 
 /// The reason why there is no connection to Corosync, or why one ended.
 ///
-/// There is one variant for each phase or cause. A [`Code`] in a variant is the number that one of
-/// Corosync's libraries returned. The [`Display`](fmt::Display) form is one complete line that
-/// reports what failed and what to do next. If an error of the operating system is the reason, the
-/// line contains its text, and the error is also the [`source`](std::error::Error::source).
+/// There is one variant for each phase or cause. A [`Code`] in a variant is the result of a call to
+/// one of Corosync's libraries. The [`Display`](fmt::Display) form is one line that reports what
+/// failed and what to do next. If an error of the operating system is the reason, the line contains
+/// its text, and the error is also the [`source`](std::error::Error::source).
 ///
 /// ```
 /// use actix_quorum::{Connection, QuorumHandle};
@@ -32,55 +32,61 @@ use corosync_sys::{self as sys, LoadError};
 #[derive(Clone, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// libquorum could not be loaded: it is not installed, is too old or is not libquorum.
+    /// libquorum could not be loaded. The [`LoadError`] gives the reason: for example, libquorum is
+    /// not installed or is too old.
     #[error(transparent)]
     Load(LoadError),
 
-    /// libquorum could not connect to Corosync (`quorum_model_initialize`, `quorum_initialize`).
+    /// The connection to Corosync could not be opened: through libcmap, which reads the version of
+    /// the daemon (`cmap_initialize`, `cmap_get`), or through libquorum (`quorum_model_initialize`,
+    /// `quorum_initialize`).
     #[error("cannot connect to corosync: {0}{help}", help = connect_help(*.0))]
     Connect(Code),
 
     /// libqb is configured to use sockets in the file system
     /// (`/etc/libqb/force-filesystem-sockets`), and Corosync's socket is missing there.
     #[error(
-        "cannot connect to corosync: its socket is not in /run: corosync is not running (`systemctl \
-         start corosync`), or this process has a different /run"
+        "cannot connect to corosync: its socket is not in /run; corosync is not running \
+         (`systemctl start corosync`), or this process has a different /run than corosync"
     )]
     NoSocket,
 
-    /// Too few file descriptors are left to load libquorum or to connect. libquorum was not called:
-    /// without descriptors it would close one that is not its own (libqb `lib/ipcc.c`).
+    /// Too few file descriptors are left to start the actor's arbiter, to load libquorum or to
+    /// connect. libquorum was not called: without a free descriptor, libqb would close one that is
+    /// not its own (libqb `lib/ipcc.c`).
     #[error(
-        "cannot connect to corosync: no file descriptors left; raise the limit (`ulimit -n`, \
-         systemd's LimitNOFILE=)"
+        "cannot connect to corosync: too few file descriptors are left; raise the limit (`ulimit \
+         -n`, systemd's LimitNOFILE=)"
     )]
     NoDescriptors,
 
-    /// Another thread of this process has been connecting for 5 seconds. libquorum cannot open two
-    /// handles at a time.
+    /// This thread has waited 5 seconds for another thread of this process that is connecting.
+    /// Corosync's libraries cannot open two handles at the same time.
     #[error(
         "cannot connect to corosync: another thread of this process hangs while it connects; check \
-         whether corosync is suspended or overloaded"
+         whether corosync is suspended or overloaded, and which process listens on the sockets \
+         `quorum`, `votequorum` and `cmap` (`ss -xlp`)"
     )]
     ConnectInProgress,
 
     /// Corosync has not answered a connection attempt for 2 seconds. The attempt continues; after
     /// 10 seconds it is cancelled and repeated.
     #[error(
-        "corosync does not answer: it is suspended, hung or overloaded; if `corosync-quorumtool` hangs \
-         too, check which process listens on the socket `quorum` (`ss -xlp`) and restart corosync"
+        "corosync does not answer: it is suspended, hung or overloaded; if `corosync-quorumtool` \
+         hangs too, check which process listens on the sockets `cmap` and `quorum` (`ss -xlp`), \
+         and restart corosync"
     )]
     Unresponsive,
 
     /// A thread of the actor or of a policy could not be started, or has ended.
     #[error(
-        "a thread cannot be started or has ended: {0}; check whether the limit on tasks has been reached \
-         (TasksMax= of the unit, ulimit -u, pids.max of the container)"
+        "a thread cannot be started or has ended: {0}; check whether the limit on tasks has been \
+         reached (TasksMax= of the unit, `ulimit -u`, pids.max of the container)"
     )]
     Thread(#[source] IoError),
 
-    /// The server process runs as another user than the required one, so its answers are not
-    /// believed.
+    /// The server process does not run as the required user, or its user is not known. Its answers
+    /// are not believed.
     #[error(
         "refused a service of corosync run by {}: expected uid {expected}; {}",
         Uid(*.found),
@@ -103,24 +109,28 @@ pub enum Error {
     NoProvider,
 
     /// Corosync accepted the connection but did not start tracking (`quorum_trackstart`).
-    #[error("cannot start tracking the quorum: {0}{help}", help = dispatch_help(*.0))]
+    #[error("cannot start tracking quorum: {0}{help}", help = dispatch_help(*.0))]
     TrackStart(Code),
 
-    /// A request on a working connection failed (`quorum_getquorate`, `quorum_trackstop`,
+    /// A call on an open connection failed (`quorum_getquorate`, `quorum_trackstop`,
     /// `quorum_fd_get`, `quorum_context_set`, `quorum_context_get`, `quorum_finalize`).
-    #[error("a request to corosync failed: {0}; see corosync's log")]
+    #[error("a request to corosync failed: {0}{help}", help = dispatch_help(*.0))]
     Request(Code),
 
-    /// A working connection ended (`quorum_dispatch`). libquorum returns [`Code::LIBRARY`] when
-    /// Corosync has stopped, died or closed the connection.
-    #[error("connection to corosync lost: {0}{help}", help = dispatch_help(*.0))]
+    /// The connection has ended (`quorum_dispatch`). The code is [`Code::LIBRARY`] if Corosync has
+    /// stopped, died or closed the connection, and [`Code::MESSAGE_ERROR`] if it has sent an
+    /// invalid message.
+    ///
+    /// [`Code::TRY_AGAIN`] does not mean an end: no notification was waiting
+    /// ([`Dispatch::OneNonblocking`](crate::libquorum::Dispatch::OneNonblocking)).
+    #[error("{failure}: {0}{help}", failure = dispatch_failure(*.0), help = dispatch_help(*.0))]
     Dispatch(Code),
 
     /// This thread has too little stack left for `quorum_dispatch`, which needs more than 1 MiB
-    /// (libquorum `lib/quorum.c`). libquorum was not called. The check needs glibc.
+    /// (libquorum `lib/quorum.c`). libquorum was not called. Only a program with glibc checks this.
     #[error(
-        "{available} bytes of stack are left and libquorum needs {needed}; start the thread with a \
-         larger stack (RUST_MIN_STACK, std::thread::Builder::stack_size)"
+        "this thread has {available} bytes of stack left, and libquorum needs {needed}; start the \
+         thread with a larger stack (RUST_MIN_STACK, std::thread::Builder::stack_size)"
     )]
     #[non_exhaustive]
     StackTooSmall {
@@ -130,14 +140,14 @@ pub enum Error {
         needed: usize,
     },
 
-    /// The runtime could not watch the connection's file descriptor.
+    /// The runtime could not watch the file descriptor of the connection or of its timer.
     #[error(
         "cannot watch the connection to corosync: {0}; check the limit on epoll's watches (`sysctl \
          fs.epoll.max_user_watches`)"
     )]
     Reactor(#[source] IoError),
 
-    /// The error of an actor in another process, read from JSON. Only its line is known.
+    /// The error of an actor in another process, read from JSON. Only its text is known.
     #[error("{0}")]
     Remote(String),
 }
@@ -163,16 +173,16 @@ impl Error {
         Self::Reactor(error.into().into())
     }
 
-    /// Whether waiting cannot help, because a library must be installed or the program changed.
+    /// Whether waiting cannot help: a library must be installed, or the program must be changed.
     ///
-    /// All other errors may pass. The actor tries again in either case, after permanent errors at
-    /// its slowest rate.
+    /// Every other error may pass, some only after a change of the configuration. The actor tries
+    /// again after each error; after a permanent one it waits longest
+    /// ([`Backoff::needs_operator`](crate::Backoff::needs_operator)).
     pub fn is_permanent(&self) -> bool {
         matches!(self, Self::Load(_) | Self::StackTooSmall { .. })
     }
 
-    /// Returns the code that one of Corosync's libraries returned, or `None` if the error keeps no
-    /// code.
+    /// Returns the result code of Corosync's libraries, or `None` if the error has no code.
     pub fn code(&self) -> Option<Code> {
         match self {
             Self::Connect(code)
@@ -185,7 +195,7 @@ impl Error {
     }
 }
 
-/// Serializes the error as its line.
+/// Serializes the error as its text.
 #[cfg(feature = "serde")]
 impl serde::Serialize for Error {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -193,7 +203,7 @@ impl serde::Serialize for Error {
     }
 }
 
-/// Deserializes the line as [`Error::Remote`], because JSON contains nothing else.
+/// Deserializes the text as [`Error::Remote`], because JSON contains nothing else.
 #[cfg(feature = "serde")]
 impl<'de> serde::Deserialize<'de> for Error {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -244,7 +254,8 @@ impl Hash for IoError {
 
 /// A result code of Corosync's libraries (`cs_error_t`), with its number in C.
 ///
-/// Shown as `CS_ERR_LIBRARY (2)`. Unknown numbers are kept.
+/// Shown as `CS_ERR_LIBRARY (2)`. A number without a name is kept, and shown as `unknown error
+/// (99)`.
 ///
 /// ```
 /// use actix_quorum::Code;
@@ -261,13 +272,14 @@ impl Code {
     pub const OK: Self = Self(sys::CS_OK);
     /// `CS_ERR_LIBRARY`: there is no connection to the daemon, or it has ended.
     pub const LIBRARY: Self = Self(sys::CS_ERR_LIBRARY);
-    /// `CS_ERR_TRY_AGAIN`: the queue is empty (dispatch), or the daemon is busy (everything else).
+    /// `CS_ERR_TRY_AGAIN`: from a dispatch, the queue is empty; from any other call, the daemon is
+    /// starting or busy.
     pub const TRY_AGAIN: Self = Self(sys::CS_ERR_TRY_AGAIN);
     /// `CS_ERR_INVALID_PARAM`: the library or the daemon does not know an argument.
     pub const INVALID_PARAM: Self = Self(sys::CS_ERR_INVALID_PARAM);
     /// `CS_ERR_NO_MEMORY`: out of memory.
     pub const NO_MEMORY: Self = Self(sys::CS_ERR_NO_MEMORY);
-    /// `CS_ERR_BAD_HANDLE`: the handle is not, or is no longer, a handle of libquorum.
+    /// `CS_ERR_BAD_HANDLE`: the library has no such handle, or has closed it.
     pub const BAD_HANDLE: Self = Self(sys::CS_ERR_BAD_HANDLE);
     /// `CS_ERR_ACCESS`: the daemon refuses this user.
     pub const ACCESS: Self = Self(sys::CS_ERR_ACCESS);
@@ -282,7 +294,7 @@ impl Code {
     pub const INTERRUPT: Self = Self(sys::CS_ERR_INTERRUPT);
     /// `CS_ERR_NOT_SUPPORTED`: the daemon does not know this request.
     pub const NOT_SUPPORTED: Self = Self(sys::CS_ERR_NOT_SUPPORTED);
-    /// `CS_ERR_MESSAGE_ERROR`: a message is not well formed.
+    /// `CS_ERR_MESSAGE_ERROR`: a message is invalid.
     pub const MESSAGE_ERROR: Self = Self(sys::CS_ERR_MESSAGE_ERROR);
 
     /// Returns the name in `corosync/corotypes.h`, if it is known.
@@ -323,10 +335,11 @@ fn server_help(found: Option<u32>) -> &'static str {
     };
     if found.is_some_and(is_overflow_uid) {
         "this uid stands for every user that is not mapped into the user namespace of this process \
-         (/proc/self/uid_map), including the host's root: run outside of the namespace, because \
-         corosync's user cannot be distinguished from the others here"
+         (/proc/self/uid_map), usually including the host's root, so corosync's user cannot be \
+         distinguished from other users here; run this program outside of the namespace"
     } else {
-        "check which process listens on the sockets `quorum`, `votequorum` and `cmap` (`ss -xlp`)"
+        "check which process listens on the sockets `quorum`, `votequorum` and `cmap` (`ss -xlp`); \
+         if corosync is to run as this user, set QuorumBuilder::server_uid"
     }
 }
 
@@ -343,34 +356,48 @@ fn is_mapped(uid: u32, uid_map: &str) -> bool {
     })
 }
 
-/// Returns what an operator can do about a refused connection. The causes were found on a real
-/// daemon.
+/// Returns the cause of a failed attempt to connect, and what an operator can do.
 fn connect_help(code: Code) -> &'static str {
     match code {
         Code::LIBRARY => {
             "; corosync is not running (`systemctl start corosync`), or runs in another network \
              namespace than this process"
         }
-        Code::TRY_AGAIN => "; corosync is starting or busy",
+        Code::TRY_AGAIN => {
+            "; corosync is starting or busy: wait, and see corosync's log if this lasts"
+        }
         Code::ACCESS => {
-            "; corosync refuses this user: run `printf 'uidgid {\\n  uid: USER\\n}\\n' > \
-             /etc/corosync/uidgid.d/USER` with the user of this process, and `corosync-cfgtool -R`"
+            "; corosync refuses this user: as root, run `printf 'uidgid {\\n  uid: USER\\n}\\n' > \
+             /etc/corosync/uidgid.d/USER`, where USER is the user of this process, and then \
+             `corosync-cfgtool -R`"
         }
         Code::NOT_EXIST => {
-            "; this process does not see corosync's shared memory: share /dev/shm with it, or let \
-             both use sockets in the file system (/etc/libqb/force-filesystem-sockets)"
+            "; this process does not see corosync's shared memory: share /dev/shm with corosync \
+             (in a container, `--ipc=host` or a mount of the host's /dev/shm)"
         }
         Code::NO_SPACE => {
-            "; /dev/shm is full: a connection needs about 3 MiB there: free some space or enlarge it"
+            "; /dev/shm is full, and a connection needs about 3 MiB there: free some space or \
+             enlarge it"
         }
-        Code::NO_MEMORY => "; out of memory",
+        Code::NO_MEMORY => "; this process or corosync is out of memory: check their memory limits",
         _ => "; see corosync's log",
     }
 }
 
+/// Returns what a failed dispatch means for the connection.
+fn dispatch_failure(code: Code) -> &'static str {
+    match code {
+        Code::TRY_AGAIN => "no notification from corosync is waiting",
+        _ => "connection to corosync lost",
+    }
+}
+
+/// Returns the cause of a failed call on an open connection, or what an operator can do.
 fn dispatch_help(code: Code) -> &'static str {
     match code {
         Code::LIBRARY => "; corosync has stopped, died or closed the connection",
+        Code::TRY_AGAIN => "; try again later",
+        Code::EXIST => "; tracking was already started",
         _ => "; see corosync's log",
     }
 }
@@ -410,6 +437,14 @@ mod tests {
         ] {
             assert!(error.to_string().contains(help), "{error}: lacks {help:?}");
         }
+    }
+
+    #[test]
+    fn an_empty_queue_is_not_reported_as_a_lost_connection() {
+        assert_eq!(
+            Error::Dispatch(Code::TRY_AGAIN).to_string(),
+            "no notification from corosync is waiting: CS_ERR_TRY_AGAIN (6); try again later"
+        );
     }
 
     #[test]
