@@ -55,11 +55,11 @@ codes! {
     CS_OK = 1,
     /// The daemon is not running, or the connection to it is lost.
     CS_ERR_LIBRARY = 2,
-    /// Client and daemon speak different versions.
+    /// The client and the daemon use different versions of the protocol.
     CS_ERR_VERSION = 3,
     /// The service could not be initialized.
     CS_ERR_INIT = 4,
-    /// The time is up.
+    /// The call has timed out.
     CS_ERR_TIMEOUT = 5,
     /// From a dispatch: nothing is queued. From other calls: the daemon is busy.
     CS_ERR_TRY_AGAIN = 6,

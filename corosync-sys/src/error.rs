@@ -1,9 +1,9 @@
-/// The reason why a table of a library's functions could not be filled.
+/// The reason why a library of Corosync could not be loaded, or lacks a function.
 #[derive(Clone, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// The library does not exist, or the dynamic linker refuses it or cannot open it, for example
-    /// without a free file descriptor.
+    /// The library does not exist, or the dynamic linker cannot open it (for example because no
+    /// file descriptor is free) or refuses it.
     #[error("cannot load {library}: {reason}; {}", load_help(library, reason))]
     Library {
         /// The soname of the requested library.
@@ -15,8 +15,8 @@ pub enum LoadError {
     ///
     /// It is a different library or is damaged.
     #[error(
-        "{library} has no {symbol}; check that it is corosync's, then reinstall {} (Debian, Ubuntu) \
-         or corosynclib (Fedora, RHEL)",
+        "{library} has no {symbol}; check that it is corosync's library, or reinstall {} (Debian, \
+         Ubuntu) or corosynclib (Fedora, RHEL)",
         debian_package(library)
     )]
     Symbol {
@@ -30,9 +30,10 @@ pub enum LoadError {
     TooOld {
         /// The soname of the requested library.
         library: &'static str,
-        /// The library that was found.
+        /// The library that was found: a soname, a path, or a soname and the function that it
+        /// lacks.
         found: String,
-        /// The oldest Corosync that is supported.
+        /// The first Corosync whose library can be used.
         needs: &'static str,
     },
 }
@@ -40,6 +41,7 @@ pub enum LoadError {
 /// musl's text for a program that is linked statically (`src/ldso/dlopen.c`).
 const STATIC_MUSL: &str = "Dynamic loading not supported";
 
+/// Returns what to do about a library that the dynamic linker cannot load for this reason.
 fn load_help(library: &str, reason: &str) -> String {
     if reason.contains(STATIC_MUSL) {
         return "this program is linked statically and cannot load libraries: build it for a glibc \
@@ -49,7 +51,7 @@ fn load_help(library: &str, reason: &str) -> String {
     format!("install {} (Debian, Ubuntu) or corosynclib (Fedora, RHEL)", debian_package(library))
 }
 
-/// Returns the package that contains a library. Debian names it by the soname.
+/// Returns the Debian package of a library: `libquorum5` for `libquorum.so.5`.
 fn debian_package(soname: &str) -> String {
     soname.replace(".so.", "")
 }
@@ -59,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_say_what_to_do_next() {
+    fn messages_report_what_to_do_next() {
         let library = "libquorum.so.5";
         assert_eq!(
             LoadError::Library { library, reason: "no such file".to_owned() }.to_string(),
@@ -72,8 +74,8 @@ mod tests {
         assert!(!of_static.contains("install"), "{of_static}");
         assert_eq!(
             LoadError::Symbol { library, symbol: "quorum_dispatch" }.to_string(),
-            "libquorum.so.5 has no quorum_dispatch; check that it is corosync's, then reinstall \
-             libquorum5 (Debian, Ubuntu) or corosynclib (Fedora, RHEL)"
+            "libquorum.so.5 has no quorum_dispatch; check that it is corosync's library, or \
+             reinstall libquorum5 (Debian, Ubuntu) or corosynclib (Fedora, RHEL)"
         );
         let found = "libquorum.so.4".to_owned();
         assert_eq!(

@@ -48,8 +48,8 @@ macro_rules! library {
             ///
             /// # Errors
             ///
-            /// Each [`LoadError`](crate::LoadError). It lasts until a library is installed, unless
-            /// only a free file descriptor was missing.
+            /// Any [`LoadError`](crate::LoadError). Unless only a free file descriptor was missing,
+            /// later calls fail in the same way until another library is installed.
             ///
             /// # Safety
             ///
@@ -71,8 +71,8 @@ macro_rules! library {
             ///
             /// # Errors
             ///
-            /// Each [`LoadError`](crate::LoadError). The file is too old if its name, with links
-            /// resolved, has the number of an older soname.
+            /// Any [`LoadError`](crate::LoadError). The file is too old if its name, with symbolic
+            /// links resolved, contains the number of an older soname.
             ///
             /// # Safety
             ///

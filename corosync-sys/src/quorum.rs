@@ -145,7 +145,7 @@ library! {
     }
     optional {
         /// Connects to the daemon for any model. Blocks for as long as the daemon hangs:
-        /// `quorum_model_initialize(3)`; absent before Corosync 3.1.0. It kills a daemon of
+        /// `quorum_model_initialize(3)`; absent before Corosync 3.1.0. Model V1 kills a daemon of
         /// Corosync 2.
         fn quorum_model_initialize(
             handle: *mut quorum_handle_t,

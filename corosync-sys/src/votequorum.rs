@@ -32,7 +32,8 @@ pub const VOTEQUORUM_INFO_QDEVICE_MASTER_WINS: c_uint = 512;
 /// after Corosync 3.1.10.
 pub const VOTEQUORUM_INFO_QDEVICE_HAS_EXTRA_INFO: c_uint = 1024;
 
-/// A model of `votequorum_model_initialize`, which is not declared here. After Corosync 3.1.10.
+/// A model of `votequorum_model_initialize`, which is not declared here. Added after Corosync
+/// 3.1.10.
 pub const VOTEQUORUM_MODEL_V1: c_uint = 1;
 
 /// The node id of the quorum device.
