@@ -29,9 +29,9 @@ pub(super) struct CallbackBuffer {
 }
 
 impl CallbackBuffer {
-    /// Runs `dispatch`, a call of `quorum_dispatch` for one notification, and collects in this
-    /// buffer what its callbacks deliver. Returns `Ok(None)` if the queue is empty. After an error
-    /// the connection has ended.
+    /// Runs `dispatch`, which calls `quorum_dispatch` for one notification, and collects the
+    /// notifications of its callbacks in this buffer. Returns the first one, or `Ok(None)` if the
+    /// queue is empty. After an error the connection has ended.
     ///
     /// libquorum calls the callbacks only on the dispatching thread. It passes the handle to them,
     /// but no pointer of the caller's choice. So this call keeps a pointer to this buffer in a
@@ -148,8 +148,9 @@ unsafe extern "C" fn on_quorum(
 
 /// # Safety
 ///
-/// The conditions of [`on_quorum_v0`], for all three lists. libquorum locates each list after the
-/// previous one (`lib/quorum.c`), so no list after one that is too long may be read.
+/// The conditions of [`on_quorum_v0`], for all three lists. libquorum computes the address of each
+/// list from the length of the previous one (`lib/quorum.c`). So a list must not be read if a list
+/// before it is too long.
 unsafe extern "C" fn on_nodelist(
     _handle: sys::quorum_handle_t,
     ring: sys::quorum_ring_id,

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::server::{self, PeerProcess, Stream};
 use crate::error::Error;
 
-/// Cancels the calls of one thread. It knows the thread's connections and connection attempts.
+/// Cancels the calls of one thread. It knows the thread's connections and its attempt to connect.
 #[allow(unreachable_pub, reason = "in a sealed trait with the features that read names")]
 #[derive(Clone, Debug, Default)]
 pub struct Canceller(Arc<Mutex<State>>);
@@ -30,7 +30,7 @@ struct State {
 #[derive(Debug)]
 struct Attempt {
     service: &'static [u8],
-    /// The sockets that existed before, of any connection of this process.
+    /// The sockets of this process that were connected to the service before the attempt.
     before: Vec<Stream>,
 }
 
@@ -38,7 +38,7 @@ impl Canceller {
     /// Cancels for good: ends the waiting call, and every later one at once.
     ///
     /// A call that waits for an answer returns within two seconds (libqb `lib/ipcc.c`). A call that
-    /// is only about to wait is missed: see [`cancel_until`](Self::cancel_until).
+    /// is only about to wait is not ended: see [`cancel_until`](Self::cancel_until).
     pub(crate) fn cancel(&self) {
         let mut state = self.0.lock();
         state.is_cancelled = true;
@@ -53,7 +53,7 @@ impl Canceller {
         self.0.lock().interrupt()
     }
 
-    /// Cancels if the silent server of an attempt does not run as this user.
+    /// Cancels for good if an attempt waits for a server that does not run as this user.
     pub(crate) fn cancel_unless_run_by(&self, uid: u32) {
         let mut state = self.0.lock();
         let Some((_, server)) = state.attempt().filter(|(_, server)| server.uid != uid) else {
@@ -64,6 +64,8 @@ impl Canceller {
         state.interrupt();
     }
 
+    /// Returns the user of the server because of which
+    /// [`cancel_unless_run_by`](Self::cancel_unless_run_by) has cancelled.
     pub(super) fn refused(&self) -> Option<u32> {
         self.0.lock().refused
     }
@@ -97,7 +99,7 @@ impl Canceller {
         if let Err(error) = started {
             crate::foreign::log!(
                 log::Level::Warn,
-                "a connection attempt waits until corosync answers: {}",
+                "an attempt to connect cannot be cancelled and waits until corosync answers: {}",
                 Error::thread(error)
             );
         }
@@ -113,6 +115,7 @@ impl Canceller {
         self.0.lock().was_interrupted
     }
 
+    /// Whether the calls were cancelled for good.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.0.lock().is_cancelled
     }

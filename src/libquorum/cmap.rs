@@ -1,4 +1,5 @@
-//! The reads through libcmap: the names of nodes, and the counters of totem.
+//! Reads through libcmap: the version and the configuration of Corosync, the names of the nodes,
+//! and the counters of totem.
 
 use std::{
     cell::Cell,
@@ -48,8 +49,8 @@ impl Cmap {
     /// Connects to the default map as [`initialize`](Self::initialize) does, and tracks the keys
     /// with these prefixes: see [`has_changed`](Self::has_changed).
     ///
-    /// The keys are tracked before another handle can be opened, because libcmap's table of tracked
-    /// keys has no lock of its own either.
+    /// The tracking starts before another handle can be opened, because libcmap's table of tracked
+    /// keys has no lock of its own, like its table of handles.
     pub(crate) fn initialize_tracking(
         prefixes: &[&'static CStr],
         peer: Peer<'_>,
@@ -253,7 +254,7 @@ impl Cmap {
         }
     }
 
-    /// Whether the key exists, by the code of its request.
+    /// Whether the key exists, as the code of its request shows.
     fn found(&self, code: sys::cs_error_t) -> Result<bool, Error> {
         match self.succeeded(code) {
             Ok(()) => Ok(true),

@@ -53,7 +53,7 @@ impl Guard {
     }
 }
 
-/// Whether a file can be opened.
+/// Whether a file descriptor is free.
 pub(super) fn any_left() -> bool {
     open_null().is_ok()
 }

@@ -26,19 +26,21 @@ pub enum Dispatch {
 }
 
 impl Handle {
-    /// Dispatches notifications, as `quorum_dispatch` does with the flag that `dispatch` stands
-    /// for.
+    /// Dispatches notifications, as `quorum_dispatch` does with the flag that corresponds to
+    /// `dispatch`.
     ///
     /// The iterator is lazy. Each step calls `quorum_dispatch` once for one notification, so your
-    /// code runs between the calls and never under a C frame. To stop [`Dispatch::Blocking`], stop
-    /// iterating. The iterator ends after an error, or when it has done what the flag asks for.
+    /// code runs between these calls and never inside a callback from C. To stop
+    /// [`Dispatch::Blocking`], stop iterating. The iterator ends after an error, or when it has
+    /// dispatched what the flag requests.
     ///
     /// # Errors
     ///
-    /// [`Error::Dispatch`] with [`Code::TRY_AGAIN`] if the queue is empty
-    /// ([`Dispatch::OneNonblocking`] only), and with any other code if the connection has ended:
-    /// drop the handle; its waiting notifications are lost. [`Error::StackTooSmall`] on a thread
-    /// whose stack is too small.
+    /// - [`Error::Dispatch`] with [`Code::TRY_AGAIN`] if the queue is empty
+    ///   ([`Dispatch::OneNonblocking`] only).
+    /// - [`Error::Dispatch`] with any other code if the connection has ended. Drop the handle: the
+    ///   notifications that were waiting are lost.
+    /// - [`Error::StackTooSmall`] on a thread whose stack is too small.
     #[must_use = "iterate over it: otherwise nothing is dispatched"]
     pub fn dispatch(&mut self, dispatch: Dispatch) -> Notifications<'_> {
         Notifications { handle: self, dispatch, ended: false }
@@ -76,9 +78,9 @@ impl Handle {
         dispatched
     }
 
-    /// Whether a message has been waiting for a while although a dispatch was tried. A message that
+    /// Whether dispatches have not returned a waiting message for [`STUCK_AFTER`]. A message that
     /// is larger than libquorum's buffer stays in the queue and blocks all later ones (libqb
-    /// `lib/ringbuffer.c`; libquorum reports an empty queue).
+    /// `lib/ringbuffer.c`), while libquorum reports an empty queue.
     fn is_stuck(&mut self) -> bool {
         if !self.is_readable() {
             self.stuck_since = None;
@@ -128,6 +130,6 @@ impl Iterator for Notifications<'_> {
     }
 }
 
-/// How long a message may wait without being dispatched. A dispatchable message is dispatched at
-/// the next try.
+/// How long a message may wait although dispatches are tried. A message that is not too large is
+/// dispatched at the next try.
 const STUCK_AFTER: Duration = Duration::from_millis(200);

@@ -45,8 +45,8 @@ impl Library {
     }
 }
 
-/// Returns the reason why one of Corosync's libraries was not loaded. The dynamic linker reports a
-/// file that it cannot open as missing.
+/// Returns the reason why one of Corosync's libraries was not loaded. If no descriptor is free, the
+/// dynamic linker reports every file as missing.
 pub(super) fn not_loaded(error: sys::LoadError) -> Error {
     if descriptors::any_left() { error.into() } else { Error::NoDescriptors }
 }

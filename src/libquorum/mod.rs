@@ -1,7 +1,8 @@
 //! A safe and complete wrapper of libquorum, for programs that need no actor.
 //!
-//! [`Handle`] is one connection to Corosync's quorum service. Its methods are the functions of
-//! libquorum, and they block as those do: every request waits for the daemon, without a timeout.
+//! [`Handle`] is one connection to Corosync's quorum service. Its methods call the functions of
+//! libquorum and block for as long as they do: every request waits for the daemon without a
+//! timeout.
 //!
 //! ```no_run
 //! use actix_quorum::libquorum::{Dispatch, Handle, Track};
@@ -114,13 +115,13 @@ impl Handle {
     /// whether it is a Corosync 2, which a request for V1 would kill. Without libcmap it requests
     /// V1 and logs a warning.
     ///
-    /// Blocks until the daemon answers. A stopped daemon (`SIGSTOP`) never answers, and only a
-    /// signal ends the call then. [`Library::load`] describes which libquorum is used.
+    /// Blocks until the daemon answers. While the daemon is stopped (`SIGSTOP`), the call does not
+    /// return unless a signal interrupts it. [`Library::load`] describes which libquorum is used.
     ///
     /// # Errors
     ///
-    /// [`Error::Load`], [`Error::NoDescriptors`], [`Error::ConnectInProgress`] and
-    /// [`Error::Connect`].
+    /// [`Error::Load`], [`Error::NoDescriptors`], [`Error::ConnectInProgress`], [`Error::NoSocket`]
+    /// and [`Error::Connect`].
     pub fn initialize() -> Result<Self, Error> {
         Self::initialize_with(Library::load()?)
     }
@@ -129,7 +130,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`Error::NoDescriptors`], [`Error::ConnectInProgress`] and [`Error::Connect`].
+    /// [`Error::NoDescriptors`], [`Error::ConnectInProgress`], [`Error::NoSocket`] and
+    /// [`Error::Connect`].
     pub fn initialize_with(library: Library) -> Result<Self, Error> {
         let peer = Peer { canceller: &Canceller::default(), uid: None };
         let found = model::find(library, peer, |_| Ok(()))?;
@@ -245,8 +247,8 @@ impl Handle {
         Ok(fd)
     }
 
-    /// Whether the descriptor becomes readable when Corosync dies. That is so with shared memory,
-    /// whose descriptor is the connected stream socket.
+    /// Whether the descriptor becomes readable when Corosync dies. With shared memory it does,
+    /// because it is the connected stream socket.
     pub(crate) fn hangs_up(&self) -> bool {
         self.fd().is_ok_and(|fd| self.peer_link.socket == Some(fd))
     }
@@ -259,7 +261,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`Error::Request`], with [`Code::MESSAGE_ERROR`] if the answer is neither yes nor no.
+    /// [`Error::Request`], with [`Code::MESSAGE_ERROR`] if the answer is neither 0 nor 1.
     pub fn quorate(&mut self) -> Result<bool, Error> {
         let mut quorate = 0;
         // SAFETY: the handle is open until `close`, and `&mut self` keeps other threads out of it;
@@ -326,10 +328,11 @@ impl Handle {
 
     /// Closes the connection (`quorum_finalize`).
     ///
-    /// If the daemon has died, this waits up to 200 ms for its process to end, because libqb
-    /// removes the connection's files from /dev/shm only after that (libqb `lib/ipc_shm.c`). libqb
-    /// itself may wait another 40 ms. If another thread hangs while it connects, this returns after
-    /// 100 ms, and the connection is closed when that thread has finished.
+    /// If a call has reported the end of the connection, this waits up to 200 ms for the daemon's
+    /// process to end, because libqb removes the connection's files from /dev/shm only after that
+    /// (libqb `lib/ipc_shm.c`). libqb itself may wait another 40 ms. If another thread hangs while
+    /// it connects, this gives up after another 100 ms and returns `Ok`; the connection is closed
+    /// when that thread has finished.
     ///
     /// # Errors
     ///

@@ -9,9 +9,9 @@ use crate::error::{Code, Error};
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Model {
-    /// Quorum notifications only; the ring has no node id. All versions.
+    /// Quorum notifications only, in which the ring has no node id. All versions of Corosync.
     V0,
-    /// Nodelist notifications too, with the nodes that joined and left. Corosync 3.1.0 and later.
+    /// Also nodelist notifications, with the nodes that joined and left. Corosync 3.1.0 and later.
     ///
     /// A request for V1 **kills** a daemon of Corosync 2, which does not know this request and does
     /// not check request numbers.
@@ -22,8 +22,8 @@ pub enum Model {
 #[derive(Debug)]
 pub(crate) struct FoundModel {
     pub(crate) model: Model,
-    /// Why libcmap cannot be loaded. Then the daemon's version is not known, and Corosync 3 is
-    /// assumed.
+    /// Why libcmap cannot be loaded, if it cannot: the daemon's version is then not known, and
+    /// Corosync 3 is assumed.
     pub(crate) assumed: Option<String>,
 }
 

@@ -103,7 +103,7 @@ impl FromStr for RingId {
 
 /// The text is not a [`RingId`].
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("a ring id is a node and a number in hexadecimal, such as `1.2a`")]
+#[error("invalid ring id: expected a node and a number in hexadecimal, such as `1.2a`")]
 pub struct ParseRingIdError {
     source: Option<ParseIntError>,
 }
@@ -124,10 +124,10 @@ impl serde::Serialize for RingId {
 
 /// A notification from libquorum: the copied arguments of one callback.
 ///
-/// On a membership change, Corosync sends the nodelist first and the quorum decision later; with a
-/// quorum device the decision takes as long as the device does. A change of quorum without a
-/// membership change is a quorum notification alone (`quorum_model_initialize(3)`,
-/// `exec/vsf_quorum.c`).
+/// On a membership change, Corosync sends the nodelist first and the quorum decision later, usually
+/// after milliseconds. A quorum device can delay the decision by its `sync_timeout`, 30 s by
+/// default. On a change of quorum without a membership change, Corosync sends only the decision
+/// (`quorum_model_initialize(3)`, `exec/vsf_quorum.c`).
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Notification {

@@ -20,7 +20,7 @@ use crate::error::{Code, Error};
 /// same time corrupt them.
 pub(super) struct HandleTable {
     one_at_a_time: Mutex<()>,
-    /// Handles that the thread that unlocks the table must close.
+    /// Handles that the next thread that unlocks the table must close.
     closing: Mutex<Vec<Close>>,
 }
 
@@ -70,7 +70,8 @@ impl HandleTable {
         if let Err(error) = restored {
             crate::foreign::log!(
                 log::Level::Error,
-                "libqb closed descriptor 0, and it cannot be opened again: {error}"
+                "libqb closed descriptor 0, and it cannot be restored, so the next file that this \
+                 process opens becomes its standard input: {error}"
             );
         }
         made
@@ -149,7 +150,7 @@ fn make(
     if code != Code::OK {
         peer.canceller.end(None);
         // After an error from the daemon the handle is still open (libquorum `lib/quorum.c`). For a
-        // closed handle, and for zero, this returns CS_ERR_BAD_HANDLE.
+        // closed handle, and for zero, `finalize` only returns CS_ERR_BAD_HANDLE.
         finalize(handle);
         *restored = descriptors.restore();
         return Err(not_connected(code, service, peer));

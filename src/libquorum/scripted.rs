@@ -1,5 +1,5 @@
-//! A replacement for libquorum that calls the real callbacks as a test scripts it, with well-formed
-//! or malformed arguments.
+//! A replacement for libquorum that calls the real callbacks with the arguments that a test
+//! chooses, well-formed or malformed.
 
 use std::ptr;
 
@@ -18,8 +18,8 @@ pub(crate) enum List {
     /// A pointer that must not be read: the list has no entries or too many, or follows a list that
     /// has too many.
     Dangling(u32),
-    /// The ids, which fill an allocation except for this many bytes before them. These bytes shift
-    /// the ids off their alignment.
+    /// The ids, in an allocation that begins with this many other bytes, which shift the ids off
+    /// their alignment.
     Ids(Vec<u32>, usize),
 }
 

@@ -80,8 +80,8 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Ends the calls that wait on this socket. Returns `false` if it is closed, or if no
-    /// descriptor is free.
+    /// Ends the calls that wait on this socket. Returns `false` if this fails, because the socket
+    /// is closed or no descriptor is free.
     pub(super) fn shut_down(self) -> bool {
         // SAFETY: the number was open a moment ago. If it was closed since, or refers to another
         // file, the calls below fail, or read, or duplicate that file.
