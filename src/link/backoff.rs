@@ -44,8 +44,8 @@ impl Default for Backoff {
 impl Backoff {
     /// The delays while Corosync is not running, is starting or does not answer, and while another
     /// process listens in its place. Default 10 to 40 ms, so that the actor reconnects soon after a
-    /// restart of Corosync. After a minute the delays grow to 0.5 s if they are shorter, so that a
-    /// node without Corosync is not kept busy.
+    /// restart of Corosync. Once the delays add up to a minute, they grow to 0.5 s if they are
+    /// shorter, so that a node without Corosync is not kept busy.
     ///
     /// # Panics
     ///
@@ -55,8 +55,8 @@ impl Backoff {
     }
 
     /// The delays after a working connection was lost. Default 10 to 100 ms: a killed Corosync
-    /// takes longer than that to start. After a minute of such delays they grow like those of
-    /// [`not_running`](Self::not_running).
+    /// takes longer than that to start. Once these delays add up to a minute, they grow like those
+    /// of [`not_running`](Self::not_running).
     ///
     /// # Panics
     ///
@@ -112,7 +112,7 @@ pub(crate) struct Delays {
 /// The delays after failures of one kind.
 #[derive(Debug, Default)]
 struct Series {
-    /// Created when it is first needed.
+    /// The delays that are still to come. Created when the first one is needed.
     running: Option<ExponentialBackoff>,
     /// The sum of the delays.
     waited: Duration,
@@ -202,13 +202,13 @@ const RARE_DELAY: Duration = Duration::from_millis(500);
 
 fn kind(error: &Error) -> Kind {
     match error {
-        // With the last two errors, another process listens in Corosync's place, or the attempt has
-        // already waited long.
+        // `UntrustedServer`: another process listens while Corosync is not running. `Unresponsive`:
+        // the attempt itself has already taken long, so a short delay is enough.
         Error::Connect(Code::LIBRARY | Code::TRY_AGAIN)
         | Error::NoSocket
         | Error::UntrustedServer { .. }
         | Error::Unresponsive => Kind::NotRunning,
-        // The daemon died between two of our requests: it is restarting.
+        // The daemon died between two requests of this attempt, so it may be restarting.
         Error::TrackStart(Code::LIBRARY | Code::TRY_AGAIN) | Error::Dispatch(_) => {
             Kind::Disconnected
         }

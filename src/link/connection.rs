@@ -56,8 +56,8 @@ pub(crate) mod sealed {
 
     /// A connection that tracks quorum.
     ///
-    /// Its descriptor stays open and unchanged until the connection is closed or dropped. The
-    /// readiness loop relies on that.
+    /// Its descriptor stays open and unchanged until the connection is closed or dropped.
+    /// `LinkEvents` relies on this.
     pub trait QuorumConnection: AsRawFd + Send + fmt::Debug {
         /// Dispatches at most one notification, without blocking. `None` if the queue is empty.
         fn dispatch(&mut self) -> Result<Option<Notification>, Error>;

@@ -22,8 +22,8 @@ use crate::{
 
 /// The Corosync that runs on this node, reached through libquorum.
 ///
-/// It is the Corosync in the network namespace of the thread that starts the actor, because libqb's
-/// sockets belong to a network namespace.
+/// It is the Corosync in the network namespace of the actor's arbiter, because libqb's sockets
+/// belong to a network namespace. A new arbiter is in the namespace of the thread that starts it.
 #[derive(Clone, Debug, Default)]
 pub struct Corosync {
     file: Option<LibraryFile>,
@@ -66,7 +66,7 @@ impl Corosync {
     }
 
     fn library(&self) -> Result<Library, Error> {
-        // A failure is not cached: the library may be installed meanwhile.
+        // A failure is not cached, because the library may be installed later.
         if let Some(library) = self.library.get() {
             return Ok(*library);
         }
@@ -131,7 +131,8 @@ impl Source for Corosync {
         let tracking = blocking_worker.run(canceller.clone(), move || self.track(trust, &used));
         Box::pin(async move {
             let mut tracking = Box::pin(tracking);
-            // A silent server may be another process that listens while Corosync is down.
+            // A server that does not answer may be another process that listens in Corosync's
+            // place.
             for _ in 0..SERVER_CHECKS {
                 if let Ok(tracking) =
                     tokio::time::timeout(SERVER_CHECK_INTERVAL, &mut tracking).await
@@ -208,8 +209,8 @@ impl QuorumConnection for Tracking {
 
 const CLOCK: Clock = Clock::System;
 
-/// How long to wait for Corosync to accept the connection. The attempt is then repeated, because a
-/// daemon that lost a request never answers it.
+/// How long to wait for Corosync to accept the connection. The attempt is then cancelled and
+/// repeated, because a daemon that has lost the request never answers it.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often to check the user of the server while an attempt to connect waits.

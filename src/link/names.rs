@@ -62,7 +62,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(40);
 /// The shortest pause between two reads.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How old the names may be. A reload of the configuration is reported only if it changes votes.
+/// How old the names may be. No notification of quorum follows a reload that changes only names, so
+/// they are read regularly.
 const MAX_AGE: Duration = Duration::from_secs(30);
 
 impl Names {
@@ -114,7 +115,7 @@ impl Names {
         if let Err(error) = started {
             crate::foreign::log!(
                 log::Level::Warn,
-                "cannot read the node names: cannot start a thread: {error}"
+                "cannot read the names of the nodes, because no thread can be started: {error}"
             );
         }
     }
@@ -136,7 +137,10 @@ impl Names {
                 Ok(names) => *self.known.lock() = Arc::new(names),
                 // Corosync may have ended. The next connection reads the names again.
                 Err(error) => {
-                    crate::foreign::log!(log::Level::Debug, "cannot read the node names: {error}")
+                    crate::foreign::log!(
+                        log::Level::Debug,
+                        "cannot read the names of the nodes: {error}"
+                    )
                 }
             }
             self.were_read.store(true, Ordering::Release);

@@ -184,15 +184,17 @@ impl LinkEvents {
         self.armed_for = self.tick_at;
     }
 
-    /// Returns when the next tick is due after a dispatch: a full period later. If several reads of
-    /// the ring are passed on together, the tick waits for them, because they cause a dispatch too.
+    /// Returns when the next tick is due after a dispatch: a full period later. If the ring watch
+    /// answers with several reads at once (`RingReading::reads_together`), the tick waits for them,
+    /// because they cause a dispatch too.
     fn tick_after(&self, dispatched_at: Moment) -> Moment {
         let period = self.ticks.period();
         let tick = dispatched_at.after(period);
         let together = self.ring.as_ref().and_then(RingReads::together_until);
         match together.filter(|_| self.hangs_up) {
-            // The probe interval ends half a period after `probe_at`. The tick may come up to a
-            // quarter of a period after that, so that the reads can trigger the probe instead.
+            // The probe interval ends half a period after `probe_at`. The tick comes at most a
+            // quarter of a period later. If the reads arrive before then, the probe is sent when
+            // they arrive, and the tick is not needed.
             Some(until) => tick.max(until.min(self.probe_at.after(period * 3 / 4))),
             None => tick,
         }
@@ -267,7 +269,8 @@ impl LinkEvents {
                     if self.probe_error.as_ref() != Some(&error) {
                         crate::foreign::log!(
                             log::Level::Warn,
-                            "the probe of corosync failed: {error}"
+                            "a probe of corosync failed; quorum ends if no probe is answered \
+                             before the lease expires: {error}"
                         );
                         self.probe_error = Some(error);
                     }
@@ -396,8 +399,8 @@ pub(crate) const LONGEST_TICK: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest timeout for an answer. Each abandoned connection takes one of the 128 places in the
-/// listen queue of a stopped daemon (libqb `lib/ipc_setup.c`). An abandoned connection costs a
-/// running daemon nothing.
+/// listen queue of a stopped daemon (libqb `lib/ipc_setup.c`), so requests must become rare. An
+/// abandoned connection costs a running daemon nothing.
 const LONGEST_ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The delay of a probe after a notification, so that many notifications cause one probe.

@@ -8,7 +8,7 @@ use crate::link::clock::Moment;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RingReading {
     /// The number of the connection on which the counters were read. A daemon that synchronises
-    /// answers only on connections that were opened meanwhile.
+    /// answers only on connections that were opened after the synchronisation began.
     pub(crate) connection: u64,
     /// When the first counter was requested, minus the possible age of the counters.
     pub(crate) asked_at: Moment,
@@ -57,10 +57,10 @@ impl RingReading {
         (self.exclusive_for() / 7).min(longest).max(SHORTEST_INTERVAL)
     }
 
-    /// Returns how many reads of a steady ring are passed on together. With long timeouts this is
-    /// three, so that the actor wakes up less often. Each read then proves exclusivity for so long
-    /// that the next three may arrive over a second late. With Corosync 2, whose counters may be
-    /// old, each read is passed on separately.
+    /// Returns how many reads of a steady ring the thread passes on in one answer. With long
+    /// timeouts it collects three, so that the actor wakes up less often. Each read then proves
+    /// exclusivity for so long that the next three may arrive over a second late. With Corosync 2,
+    /// whose counters may be old, each answer contains one read.
     pub(crate) fn reads_together(&self) -> u32 {
         if self.interval() == LONGEST_INTERVAL && self.age.is_zero() { 3 } else { 1 }
     }
@@ -99,14 +99,15 @@ pub enum RingUpdate {
     Unwatched,
 }
 
-/// Readings that are passed on together with a later one.
+/// Readings that are held back until a later one completes the answer
+/// ([`RingReading::reads_together`]).
 #[derive(Debug, Default)]
 pub(crate) struct HeldReadings(Vec<RingReading>);
 
 impl HeldReadings {
-    /// Adds a reading. Returns all readings that are to be passed on now, oldest first, or `None`
-    /// if a later reading is to be passed on with them. `steady` is the reading of a steady ring
-    /// with which the reads were requested. A reading that does not repeat it is not held back.
+    /// Adds a reading. Returns the answer, oldest reading first, or `None` if a later reading is to
+    /// complete it. `steady` is the reading of a steady ring with which the reads were requested. A
+    /// reading that does not repeat it, and the readings held back before, are returned at once.
     pub(crate) fn add(
         &mut self,
         reading: RingReading,

@@ -27,11 +27,12 @@ use crate::{
 /// Reads the counters of a daemon.
 pub trait RingWatch: fmt::Debug + Send + Sync {
     /// Requests reads on a schedule, until another request is made. An answer may be late or never
-    /// arrive: a daemon that synchronises answers only on connections that were opened meanwhile.
+    /// arrive: a daemon that synchronises answers only on connections that were opened after the
+    /// synchronisation began.
     ///
-    /// If `steady` is given, a reading of a daemon in OPERATIONAL, most reads are short: see
-    /// [`RingReading::goes_on`]. Readings that repeat `steady` are passed on together: see
-    /// [`RingReading::reads_together`].
+    /// `steady` is a reading of a daemon that has stayed in OPERATIONAL. If it is given, most reads
+    /// are short ([`RingReading::goes_on`]), and one answer may contain several readings that
+    /// repeat `steady` ([`RingReading::reads_together`]).
     fn read(&self, schedule: Schedule, steady: Option<RingReading>) -> Answers<Vec<RingUpdate>>;
 
     /// Cancels a read that a live daemon does not answer. The next read opens another connection,
@@ -68,7 +69,7 @@ struct Current {
 /// What the current thread and the threads before it have done.
 #[derive(Debug, Default)]
 struct Past {
-    /// The number of connections opened so far.
+    /// How many times the pair of connections was opened so far.
     connections: AtomicU64,
     /// Whether a read has succeeded, or was cancelled on open connections. Then a later failure
     /// does not mean that the counters are missing.
@@ -150,8 +151,8 @@ impl RingWatch for RingThread {
 /// Returns the text of a warning that the ring is not watched.
 pub(crate) fn unwatched_warning(why: &str) -> String {
     format!(
-        "the ring is not watched, so a node may be reported quorate although the other nodes continue \
-         without it, and is_exclusive() is false: {why}"
+        "the ring is not watched, so this node may be reported as quorate while the other nodes \
+         continue without it, and is_exclusive() is false: {why}"
     )
 }
 
@@ -163,7 +164,7 @@ struct Reader {
     canceller: Canceller,
     connecting_since: Arc<Mutex<Option<Moment>>>,
     past: Arc<Past>,
-    /// Readings that are passed on with a later one.
+    /// Readings that are held back until a later one completes the answer.
     held: HeldReadings,
     /// How many tokens had arrived at the last read.
     tokens: u64,
@@ -227,9 +228,9 @@ const COROSYNC_2: Keys = Keys {
 /// How long to wait for a live daemon to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How old the last full read may be when a short one is made. Counters that have not moved for
-/// longer than the token and consensus timeouts together suggest OPERATIONAL but do not prove it: a
-/// daemon may recover messages for that long.
+/// How old the last full read may be when a short read is made. If the counters have not moved for
+/// longer than the token and consensus timeouts together, the daemon is very likely in OPERATIONAL,
+/// but it may also be recovering messages for that long. So all counters are read now and then.
 const FULL_READ: Duration = Duration::from_secs(5);
 
 /// The reason for a failed read.
@@ -273,7 +274,8 @@ impl Responder for Reader {
 }
 
 impl Reader {
-    /// Warns unless the last warning gave the same reason.
+    /// Returns the update for a ring that cannot be watched. Logs a warning with the reason `why`,
+    /// unless the last warning gave the same reason.
     fn unwatched(&self, why: &str) -> RingUpdate {
         let before = self.past.warned.lock().replace(why.to_owned());
         if before.is_none_or(|before| before != why) {
@@ -332,7 +334,7 @@ impl Maps {
     fn connect(trust: TrustPolicy, canceller: &Canceller) -> Result<Self, Failed> {
         let default = Cmap::initialize_tracking(&CONFIGURATION, trust.peer(canceller))?;
         trust.check_server(default.server())?;
-        // Corosync 2 dies when any map other than the default one is requested.
+        // The request that selects a map kills Corosync 2.
         let is_corosync_2 = default.is_corosync_2()?;
         let statistics = if is_corosync_2 {
             None

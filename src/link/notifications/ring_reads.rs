@@ -6,8 +6,8 @@
 //! - Once the three `RingCounters` have not moved for longer than the token and consensus timeouts
 //!   together, the ring is steady, and one request asks for all further reads (`steady_ring`).
 //!   These are short: `gather_entered` and the tokens. All four are read every five seconds
-//!   (`FULL_READ`), and when a short read shows a change. With long timeouts, three reads are
-//!   passed on together (`RingReading::reads_together`).
+//!   (`FULL_READ`), and when a short read shows a change. With long timeouts, the thread passes on
+//!   three reads in one answer (`RingReading::reads_together`).
 //! - All this starts over when one of the `RingCounters` moves or a notification arrives. A
 //!   notification also makes the next read begin at once (`hurry`).
 //! - A failed read is repeated after `RETRY`.
@@ -60,8 +60,9 @@ pub(super) struct RingReads {
 /// A request for one read, or for a read at each interval.
 struct PendingRead {
     updates: Answers<Vec<RingUpdate>>,
-    /// When the next read to be passed on is due to begin, or when the thread was last found to be
-    /// opening a connection. If several reads are passed on together, the last of them counts.
+    /// When the read that completes the next answer is due to begin: the only read of the answer,
+    /// or the last of several. If the thread was found to be opening a connection later than that,
+    /// the moment at which this was found.
     begins_at: Moment,
     steady: Option<SteadyRing>,
 }
@@ -73,7 +74,7 @@ struct SteadyRing {
     connection: u64,
     /// The time between two reads.
     interval: Duration,
-    /// How many reads are passed on together.
+    /// How many reads the thread passes on in one answer.
     together: u32,
 }
 
@@ -115,7 +116,7 @@ impl RingReads {
         }
     }
 
-    /// Returns when reads that are passed on together become late, unless they are late already.
+    /// Returns when an answer with several reads becomes late, unless it is late already.
     pub(super) fn together_until(&self) -> Option<Moment> {
         let steady = self.pending.as_ref().and_then(|pending| pending.steady);
         self.wake_at().filter(|_| steady.is_some_and(|ring| ring.together > 1))
@@ -182,7 +183,8 @@ impl RingReads {
                     if self.failed.as_ref() != Some(&error) {
                         crate::foreign::log!(
                             log::Level::Warn,
-                            "the counters of corosync's ring cannot be read: {error}"
+                            "the counters of corosync's ring cannot be read; quorum ends if no \
+                             read succeeds in time: {error}"
                         );
                         self.failed = Some(error);
                     }
@@ -258,7 +260,7 @@ impl RingReads {
 }
 
 impl SteadyRing {
-    /// Returns how long the first of the reads that are passed on together may be held back.
+    /// Returns how long the thread may hold back the first read of an answer until the last one.
     fn held_for(&self) -> Duration {
         (self.interval + LATE) * (self.together - 1)
     }
@@ -360,8 +362,8 @@ mod tests {
                 }
                 assert_eq!(watch.requested.lock().len(), requests);
 
-                // A short read is compared with a reading of the same connection, so a new one is
-                // requested.
+                // A short read is compared with a reading of the same connection, so a new request
+                // with such a reading is made.
                 watch.connection.fetch_add(1, Ordering::Relaxed);
                 next(&mut reads).await;
                 next(&mut reads).await;

@@ -151,9 +151,9 @@ pub(super) fn reading(
     }
 }
 
-/// How the reads of a test end.
+/// How the daemon of a test answers reads.
 #[derive(Clone, Copy, Debug)]
-enum Ending {
+enum Answering {
     /// All reads fail, as if the thread could not be started.
     Failure,
     /// After this many answers, the daemon does not answer any more.
@@ -168,7 +168,7 @@ enum Ending {
 #[derive(Debug)]
 struct Reads {
     clock: Clock,
-    ending: Ending,
+    answering: Answering,
     /// The timeouts are `TOKEN` and `CONSENSUS` multiplied by this.
     slowness: u32,
     count: Arc<AtomicUsize>,
@@ -178,13 +178,13 @@ struct Reads {
 impl RingWatch for Reads {
     fn read(&self, schedule: Schedule, steady: Option<RingReading>) -> Answers<Vec<RingUpdate>> {
         let together = steady.map_or(1, |steady| steady.reads_together() as usize);
-        let Self { clock, ending, slowness, .. } = *self;
+        let Self { clock, answering, slowness, .. } = *self;
         let count = Arc::clone(&self.count);
-        if let Ending::Failure = ending {
+        if let Answering::Failure = answering {
             count.fetch_add(1, Ordering::Relaxed);
             return Box::pin(stream::iter([Err(Error::no_answer())]));
         }
-        // A task of its own, so that only a result wakes the receiver.
+        // This runs in its own task, so that only a result wakes the receiver.
         let (results, mut receiver) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             let mut delay = Some(schedule.delay);
@@ -192,15 +192,15 @@ impl RingWatch for Reads {
             while let Some(wait) = delay {
                 sleep(wait).await;
                 let asked_at = clock.now();
-                sleep(match ending {
-                    Ending::Slow(time) => time,
+                sleep(match answering {
+                    Answering::Slow(time) => time,
                     _ => Duration::from_millis(1),
                 })
                 .await;
                 let tokens = count.fetch_add(1, Ordering::Relaxed) as u64;
-                let age = match ending {
-                    Ending::Age(age) => age,
-                    Ending::Silence(answers) if tokens >= answers => pending().await,
+                let age = match answering {
+                    Answering::Age(age) => age,
+                    Answering::Silence(answers) if tokens >= answers => pending().await,
                     _ => Duration::ZERO,
                 };
                 let mut reading = reading(0, asked_at.before(age), clock.now(), tokens);
@@ -256,26 +256,26 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(ending: Ending, probe_interval: Duration) -> Self {
-        Self::with_slowness(1, ending, probe_interval)
+    fn new(answering: Answering, probe_interval: Duration) -> Self {
+        Self::with_slowness(1, answering, probe_interval)
     }
 
-    fn with_slowness(slowness: u32, ending: Ending, probe_interval: Duration) -> Self {
-        Self::with_connection(true, slowness, ending, probe_interval)
+    fn with_slowness(slowness: u32, answering: Answering, probe_interval: Duration) -> Self {
+        Self::with_connection(true, slowness, answering, probe_interval)
     }
 
     /// `hangs_up` is whether the descriptor reports the daemon's death.
     fn with_connection(
         hangs_up: bool,
         slowness: u32,
-        ending: Ending,
+        answering: Answering,
         probe_interval: Duration,
     ) -> Self {
         let clock = Clock::Tokio(Instant::now());
         let (reads, cancels) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let ring = Arc::new(Reads {
             clock,
-            ending,
+            answering,
             slowness,
             count: Arc::clone(&reads),
             cancels: Arc::clone(&cancels),
@@ -311,7 +311,7 @@ impl Rig {
 #[test]
 fn failed_reads_are_repeated_after_a_delay_and_delay_no_tick() {
     run(async {
-        let mut rig = Rig::new(Ending::Failure, Duration::from_secs(900));
+        let mut rig = Rig::new(Answering::Failure, Duration::from_secs(900));
         let longest = rig.run_for(Duration::from_secs(60)).await;
         assert!(longest <= LONGEST_TICK, "{longest:?}");
         assert!((200..=310).contains(&rig.reads()), "{}", rig.reads());
@@ -324,7 +324,7 @@ fn a_read_that_hangs_in_a_steady_ring_is_noticed_soon() {
     for (slowness, soon) in [(1, 250), (3, 1450)] {
         for lease in [4, 5, 8, 3600].map(Duration::from_secs) {
             run(async {
-                let mut rig = Rig::with_slowness(slowness, Ending::Silence(100), lease / 4);
+                let mut rig = Rig::with_slowness(slowness, Answering::Silence(100), lease / 4);
                 while rig.reads() < 100 {
                     next(&mut rig.events).await;
                 }
@@ -343,7 +343,7 @@ fn a_read_that_hangs_in_a_steady_ring_is_noticed_soon() {
 fn old_counters_are_not_read_without_a_pause() {
     run(async {
         let age = Duration::from_millis(1500);
-        let mut rig = Rig::new(Ending::Age(age), Duration::from_secs(1));
+        let mut rig = Rig::new(Answering::Age(age), Duration::from_secs(1));
         rig.run_for(Duration::from_secs(1)).await;
         assert!((5..=25).contains(&rig.reads()), "{}", rig.reads());
     });
@@ -353,7 +353,7 @@ fn old_counters_are_not_read_without_a_pause() {
 fn probes_keep_their_interval_beside_reads_of_the_ring() {
     for interval in [25, 250, 1000, 1250, 2000, 10_000].map(Duration::from_millis) {
         run(async {
-            let mut rig = Rig::new(Ending::Age(Duration::ZERO), interval);
+            let mut rig = Rig::new(Answering::Age(Duration::ZERO), interval);
             rig.run_for(interval * 20 + Duration::from_secs(10)).await;
             let asked_at = rig.probe.asked_at.lock();
             for two in asked_at[2..].windows(2) {
@@ -368,8 +368,8 @@ fn probes_keep_their_interval_beside_reads_of_the_ring() {
 #[test]
 fn a_steady_ring_with_long_timeouts_wakes_the_actor_once_for_three_reads_and_a_probe() {
     run(async {
-        let ending = Ending::Age(Duration::ZERO);
-        let mut rig = Rig::with_slowness(3, ending, Duration::from_millis(1250));
+        let answering = Answering::Age(Duration::ZERO);
+        let mut rig = Rig::with_slowness(3, answering, Duration::from_millis(1250));
         // After this time, the probes are sent when the reads are taken.
         rig.run_for(Duration::from_secs(30)).await;
         let (reads, probes) = (rig.reads(), rig.probe.asked_at.lock().len());
@@ -397,8 +397,8 @@ fn a_steady_ring_with_long_timeouts_wakes_the_actor_once_for_three_reads_and_a_p
 fn slow_reads_are_not_cancelled() {
     for slowness in [1, 3] {
         run(async {
-            let ending = Ending::Slow(Duration::from_millis(20));
-            let mut rig = Rig::with_slowness(slowness, ending, Duration::from_millis(1250));
+            let answering = Answering::Slow(Duration::from_millis(20));
+            let mut rig = Rig::with_slowness(slowness, answering, Duration::from_millis(1250));
             rig.run_for(Duration::from_secs(60)).await;
             assert_eq!(rig.cancels.load(Ordering::Relaxed), 0, "slowness {slowness}");
         });
@@ -429,8 +429,8 @@ fn a_reading_with_fewer_tokens_does_not_repeat_an_earlier_one() {
 #[test]
 fn a_steady_ring_postpones_no_tick_of_a_connection_that_does_not_hang_up() {
     run(async {
-        let (ending, interval) = (Ending::Age(Duration::ZERO), Duration::from_millis(1250));
-        let mut rig = Rig::with_connection(false, 3, ending, interval);
+        let (answering, interval) = (Answering::Age(Duration::ZERO), Duration::from_millis(1250));
+        let mut rig = Rig::with_connection(false, 3, answering, interval);
         let longest = rig.run_for(Duration::from_secs(30)).await;
         assert!(longest <= TICK, "{longest:?}");
     });
@@ -466,7 +466,8 @@ fn three_readings_of_a_steady_ring_with_long_timeouts_are_passed_on_together() {
     let mut gather = reading(4_420, 10, 3);
     gather.counters.gather_entered += 1;
     assert_eq!(tokens(held.add(gather, Some(&steady))), Some(vec![9, 10]));
-    // So are fewer tokens, and the first reading for which none are to be held back.
+    // A reading with fewer tokens is passed on at once, and so is the first reading that was
+    // requested without a steady one.
     assert_eq!(tokens(held.add(reading(5_000, 11, 3), Some(&steady))), None);
     assert_eq!(tokens(held.add(reading(5_420, 1, 3), Some(&steady))), Some(vec![11, 1]));
     assert_eq!(tokens(held.add(reading(6_000, 2, 3), Some(&steady))), None);

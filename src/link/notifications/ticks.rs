@@ -9,8 +9,8 @@ use crate::{error::Error, link::clock::Clock};
 #[derive(Debug)]
 pub(super) enum Ticks {
     /// A timer that wakes the thread once for each tick. Tokio's timer wheel would need two or
-    /// three wake-ups for a period of this length. After a suspend of the system, an overdue tick
-    /// is due at once.
+    /// three wake-ups for a period of this length. A tick that became due while the system was
+    /// suspended wakes the thread as soon as the system continues.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     System(linux::Timer),
     /// A timer on tokio's clock, which a test can pause.
