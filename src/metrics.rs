@@ -25,7 +25,7 @@
 //! | `quorum_losses_total` | counter | changes that lost quorum |
 //! | `quorum_disconnects_total` | counter | connections to Corosync that ended, labelled by their `reason`: a code such as `CS_ERR_LIBRARY`, or what failed |
 //! | `quorum_connect_failures_total` | counter | attempts to connect that failed, labelled in the same way |
-//! | `quorum_probe_round_trip_seconds` | histogram, seconds | the time from sending a probe to Corosync until the actor has handled the answer |
+//! | `quorum_probe_round_trip_seconds` | histogram, seconds | the time from sending a probe to Corosync until the actor receives the answer |
 //! | `quorum_subscribers` | gauge, actors | the actors that are subscribed |
 //! | `quorum_conflated_deliveries_total` | counter | messages to slow subscribers that replace several changes |
 //!
@@ -359,7 +359,7 @@ fn describe() {
     describe_histogram!(
         "quorum_probe_round_trip_seconds",
         Unit::Seconds,
-        "The time from sending a probe to corosync until the answer is handled."
+        "The time from sending a probe to corosync until the actor receives the answer."
     );
 }
 

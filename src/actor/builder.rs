@@ -71,12 +71,12 @@ impl QuorumBuilder {
     ///
     /// Whatever happens to Corosync, this process or the system, no reader sees quorum for longer
     /// than this after the last request that Corosync has answered. If the ring is watched
-    /// ([`Snapshot::ring`](crate::Snapshot::ring)), a hung daemon is also not believed for longer
-    /// than its token and consensus timeouts and [`settle_grace`](Self::settle_grace): after that
-    /// time the other nodes can continue without it.
+    /// ([`Snapshot::ring`](crate::Snapshot::ring)), a hung daemon is also believed for at most the
+    /// sum of its token timeout, its consensus timeout and [`settle_grace`](Self::settle_grace):
+    /// the other nodes can continue without it once the two timeouts have passed.
     ///
-    /// Once a deadline has passed, only newer evidence counts: a Corosync that hung and continues
-    /// is not believed because of what it knew before.
+    /// After such a deadline, only what Corosync reports later can restore quorum. A Corosync that
+    /// continues after a hang still has its old state, which does not count.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.policy.lease = lease;
         self
@@ -307,21 +307,21 @@ impl QuorumBuilder {
     }
 }
 
-/// Returns a warning for each setting that cannot be intended, with the numbers.
+/// Returns a warning for each setting that is probably a mistake, with the numbers.
 fn contradictions(policy: &BeliefPolicy, probe_interval: Duration) -> Vec<String> {
     let BeliefPolicy { lease, settle_grace, stable_after, .. } = *policy;
     let mut found = Vec::new();
     if probe_interval >= lease {
         found.push(format!(
-                "quorum is lost repeatedly: corosync is asked only every {probe_interval:?} \
-                 (probe_interval), and believed for {lease:?} (lease); set a shorter probe_interval or a \
-                 longer lease"
+            "quorum is lost repeatedly: corosync is asked only every {probe_interval:?} \
+                 (probe_interval), and each answer counts for {lease:?} (lease); set a shorter \
+                 probe_interval or a longer lease"
         ));
     }
     if probe_interval < SHORTEST_INTERVAL {
         found.push(format!(
-            "corosync is asked every {SHORTEST_INTERVAL:?} instead of every {probe_interval:?} \
-             (probe_interval)"
+            "corosync is asked every {SHORTEST_INTERVAL:?}, which is the minimum, instead of every \
+             {probe_interval:?} (probe_interval)"
         ));
     }
     if settle_grace.is_zero() {
@@ -358,7 +358,8 @@ fn own_system() -> io::Result<(ArbiterHandle, System)> {
         if let Err(error) = runner.run() {
             crate::foreign::log!(
                 log::Level::Warn,
-                "the actix System of the quorum actor failed: {error}"
+                "the actix System of the quorum actor failed, so quorum is no longer watched: \
+                 {error}"
             );
         }
     };

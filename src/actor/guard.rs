@@ -6,10 +6,11 @@ use futures_util::future::{Either, select};
 use crate::state::Snapshot;
 use crate::{actor::shared::Shared, state::FencingToken};
 
-/// Proves that this node had quorum when the guard was taken and has held it without a break since.
+/// Proves, while it is valid, that this node has held quorum without a break since the guard was
+/// taken.
 ///
-/// A guard is valid in one epoch. Once quorum is lost or can no longer be proved, the guard stays
-/// invalid, and the work that was done under it must start again.
+/// A guard is valid in one epoch. Once quorum is lost or can no longer be proved, the guard becomes
+/// invalid and stays so, and the work that was done under it must start again.
 ///
 /// A guard is neither a lock nor fencing. It reflects what Corosync on this node knows, possibly
 /// later than other nodes, and it cannot stop a write that is already on its way to a disk or

@@ -73,8 +73,9 @@ impl QuorumHandle {
     /// all nodes in one round, which takes at most 0.2 T. So if our daemon was OPERATIONAL at a
     /// moment, no ring without it forms until C - 0.2 T after that moment.
     ///
-    /// The guarantee does not hold if a hypervisor stops the clock of this machine, if a stored
-    /// ring or nodelist differs between nodes, or if an operator lowers the expected votes of a
+    /// The guarantee does not hold if a hypervisor stops the clock of this machine, if the
+    /// nodelists of the nodes differ, if a node loses the ring sequence that Corosync stores
+    /// (`ringid_*` in its state directory), or if an operator lowers the expected votes of a
     /// partition by hand. A reload that lowers T or C is noticed up to half a second later.
     ///
     /// Two more cases break this guarantee for up to T. In the first, a node joins the other nodes
@@ -455,13 +456,14 @@ impl QuorumHandle {
     /// # }
     /// ```
     ///
-    /// The returned future ends when the connection to Corosync is closed, after 800 ms at most. A
-    /// thread that still waits for a hung Corosync is abandoned; it does not keep the process from
-    /// ending. The actor also stops if the future is dropped.
+    /// The returned future resolves when the connection to Corosync is closed, or after 800 ms at
+    /// the latest. If Corosync hangs, the waiting calls are cancelled, and their threads end within
+    /// two seconds; they do not keep the process from ending. The actor also stops if the future is
+    /// dropped.
     ///
     /// # Panics
     ///
-    /// Panics outside of a tokio runtime. An actix [`System`](actix::System) has one.
+    /// The future panics outside of a tokio runtime. An actix [`System`](actix::System) has one.
     pub fn stop(&self) -> impl Future<Output = ()> + Send + use<> {
         self.shared.stop_by_user();
         let (reply, stopped) = oneshot::channel();
@@ -470,7 +472,8 @@ impl QuorumHandle {
             if tokio::time::timeout(STOP_TIMEOUT, stopped).await.is_err() {
                 crate::foreign::log!(
                     log::Level::Warn,
-                    "the arbiter of the quorum actor is stuck: stopping did not finish"
+                    "stopping the quorum actor did not finish within {STOP_TIMEOUT:?}: its arbiter \
+                     is stuck, and the connection to corosync stays open"
                 );
             }
         }

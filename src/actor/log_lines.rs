@@ -10,10 +10,10 @@ use crate::{
     state::{Cause, QuorumChanged, RingState},
 };
 
-/// The facts that were logged and are not logged again with each change.
+/// The facts that are already logged, so that they are not logged again with each change.
 #[derive(Debug, Default)]
 pub(crate) struct LoggedFacts {
-    /// When the ring began to re-form. `None` once it has been logged that the ring has re-formed.
+    /// When the actor noticed that the ring is re-forming. `None` while the ring is not re-forming.
     reforming_since: Option<Moment>,
     has_warned_of_two_node: bool,
 }
@@ -98,7 +98,7 @@ fn level(change: &QuorumChanged) -> Level {
     match change.cause {
         Cause::ConnectFailed | Cause::Disconnected | Cause::Stalled => Level::Warn,
         _ if change.is_loss() || change.is_silent_interruption() => Level::Warn,
-        // The reason for a loss becomes known only after the loss.
+        // This change reports the reason for a loss, which becomes known only after the loss.
         Cause::Votes if change.current.shortage().is_some() => Level::Info,
         Cause::Votes | Cause::Ring if !change.is_gain() => Level::Debug,
         _ => Level::Info,

@@ -10,7 +10,7 @@ use crate::{
 /// Subscribes an actor to [`QuorumChanged`], as
 /// [`QuorumHandle::subscribe`](crate::QuorumHandle::subscribe) does.
 ///
-/// For code that has only the actor's address:
+/// Use it in code that has only the actor's address:
 ///
 /// ```
 /// use actix::prelude::*;

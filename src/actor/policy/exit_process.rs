@@ -165,7 +165,7 @@ impl End {
                 let _ = stop.send(());
             }
             thread::sleep(grace.saturating_sub(began_at.elapsed()));
-            self.log_bounded(format!("the process has not ended within {grace:?}: exiting"));
+            self.log_bounded(format!("the process has not ended within {grace:?}: exiting now"));
         }
         let _ = self.abort.send(());
         process::exit(*code)

@@ -270,7 +270,7 @@ fn parse(address: &OsStr) -> io::Result<SocketAddr> {
     match address.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
         [b'/', ..] => SocketAddr::from_pathname(address),
-        _ => Err(io::Error::other("NOTIFY_SOCKET has a kind of address that is not supported")),
+        _ => Err(io::Error::other("NOTIFY_SOCKET is neither a path nor an abstract name")),
     }
 }
 
