@@ -1,4 +1,5 @@
-//! The declarations of `corosync/cmap.h`, except for most of the functions for one type of value.
+//! The declarations of `corosync/cmap.h`, except for most of the functions that get or set a value
+//! of one type.
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
@@ -11,7 +12,7 @@ pub type cmap_iter_handle_t = u64;
 /// A tracked key or prefix.
 pub type cmap_track_handle_t = u64;
 
-/// The longest key, in bytes. A buffer for a key needs one more, for the NUL.
+/// The longest key, in bytes. A buffer for a key needs one byte more, for the NUL.
 pub const CMAP_KEYNAME_MAXLEN: usize = 255;
 /// The shortest key, in bytes.
 pub const CMAP_KEYNAME_MINLEN: usize = 3;
@@ -151,7 +152,7 @@ library! {
         );
         /// Adds one to an integer, and blocks as `cmap_set` does: `cmap_inc(3)`.
         fn cmap_inc(handle: cmap_handle_t, key_name: *const c_char);
-        /// Takes one from an integer, and blocks as `cmap_set` does: `cmap_dec(3)`.
+        /// Subtracts one from an integer, and blocks as `cmap_set` does: `cmap_dec(3)`.
         fn cmap_dec(handle: cmap_handle_t, key_name: *const c_char);
         /// Starts an iteration over the keys with a prefix, and blocks as `cmap_get` does:
         /// `cmap_iter_init(3)`.

@@ -172,7 +172,7 @@ impl Loaded {
         Err(error)
     }
 
-    /// Opens a file, unless its name says that it is an older version of the library.
+    /// Opens a file, unless its name shows that it is an older version of the library.
     ///
     /// # Safety
     ///
@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_of_a_file_contains_its_soname() {
+    fn the_number_of_the_soname_is_read_from_the_name_of_a_file() {
         let major = |name| major_of_file("libquorum.so.5", Path::new(name));
         assert_eq!(major("/usr/lib/libquorum.so.4.0.0"), Some(4));
         assert_eq!(major("libquorum.so.5"), Some(5));
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_soname_belongs_to_an_older_corosync() {
+    fn the_error_for_an_older_soname_names_the_first_corosync_that_suffices() {
         let needs = |library| match too_old(library, String::new()) {
             LoadError::TooOld { needs, .. } => needs,
             other => panic!("{other}"),

@@ -58,7 +58,7 @@ fn load_quorum_from(path: &Path) -> Result<Quorum, LoadError> {
 }
 
 #[test]
-fn a_path_that_leads_nowhere_is_no_library() {
+fn a_missing_file_is_reported_as_missing_whatever_its_name() {
     let path = Path::new("/nonexistent/libquorum.so.5");
     let Err(LoadError::Library { library, reason }) = load_quorum_from(path) else {
         panic!("there is no such file");
@@ -77,7 +77,7 @@ fn a_file_that_is_no_library_is_refused() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn another_library_lacks_the_first_symbol() {
+fn a_different_library_is_refused() {
     let scratch = Scratch::new("another");
     let path = scratch.library("libquorum.so.5", &defining(&["votequorum_initialize"]));
     let error = load_quorum_from(&path).expect_err("it is not libquorum");
@@ -148,8 +148,8 @@ fn a_link_to_an_older_soname_is_too_old() {
 #[test]
 #[cfg(not(feature = "linked"))]
 #[ignore = "needs a C compiler and glibc: make test"]
-fn without_the_library_load_says_what_to_install() {
-    if !libquorum_is_hidden("without_the_library_load_says_what_to_install", &[]) {
+fn load_reports_what_to_install_if_the_library_is_missing() {
+    if !libquorum_is_hidden("load_reports_what_to_install_if_the_library_is_missing", &[]) {
         return;
     }
     // SAFETY: the dynamic linker of this process finds no libquorum.
@@ -162,8 +162,8 @@ fn without_the_library_load_says_what_to_install() {
 #[test]
 #[cfg(not(feature = "linked"))]
 #[ignore = "needs a C compiler and glibc: make test"]
-fn with_an_older_library_alone_load_says_it_is_too_old() {
-    let name = "with_an_older_library_alone_load_says_it_is_too_old";
+fn load_reports_that_an_older_library_is_too_old() {
+    let name = "load_reports_that_an_older_library_is_too_old";
     if !libquorum_is_hidden(name, &["libquorum.so.4"]) {
         return;
     }
