@@ -22,7 +22,8 @@ struct State {
     /// The sockets of the connections. Each one is open as long as it is listed here.
     sockets: Vec<RawFd>,
     connecting: Option<Attempt>,
-    /// Whether the last attempt was interrupted. Its error then says nothing about the server.
+    /// Whether the last attempt was interrupted. The error of such an attempt shows nothing about
+    /// the server.
     was_interrupted: bool,
 }
 

@@ -24,7 +24,7 @@ use crate::error::{Code, Error};
 #[cfg(any(feature = "metrics", feature = "web"))]
 use std::collections::BTreeMap;
 
-/// The names of the nodes that have one.
+/// The names of the nodes. A node without a name is not included.
 #[cfg(any(feature = "metrics", feature = "web"))]
 pub(crate) type NodeNames = BTreeMap<NodeId, String>;
 
@@ -174,8 +174,8 @@ impl Cmap {
         result.map(|()| positions)
     }
 
-    /// Whether the daemon is a Corosync 2. Blocks until the daemon answers. The connection must be
-    /// one to the default map.
+    /// Whether the daemon is a Corosync 2. Blocks until the daemon answers. This must be a
+    /// connection to the default map.
     pub(crate) fn is_corosync_2(&self) -> Result<bool, Error> {
         self.has(IS_COROSYNC_2)
     }
@@ -277,7 +277,8 @@ fn load() -> Result<sys::Cmap, Error> {
 const CHANGES: i32 =
     sys::CMAP_TRACK_ADD | sys::CMAP_TRACK_DELETE | sys::CMAP_TRACK_MODIFY | sys::CMAP_TRACK_PREFIX;
 
-/// The callback for a change. The reader only needs to know that there was one.
+/// The callback for a change. It does nothing, because `has_changed` only reports whether keys may
+/// have changed.
 extern "C" fn ignore(
     _handle: sys::cmap_handle_t,
     _track: sys::cmap_track_handle_t,

@@ -33,7 +33,7 @@ impl Guard {
         let mut null = open_null()?;
         if is_zero(&null) {
             // Number 0 was free, and libqb would receive it for its socket. The file stays open on
-            // purpose, as the missing standard input of this process.
+            // purpose, in place of the missing standard input of this process.
             std::mem::forget(null);
             null = open_null()?;
         }

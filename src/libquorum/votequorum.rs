@@ -168,9 +168,10 @@ unsafe fn get_info(
     raw: sys::votequorum_handle_t,
     node: NodeId,
 ) -> (Code, sys::votequorum_info) {
-    /// The report, with room behind it. The name of the quorum device comes last, and libvotequorum
-    /// copies it up to its NUL (`lib/votequorum.c`). If the daemon sent no NUL, the copy runs on
-    /// over the stack behind the name, up to a zero byte there, which is a few words away.
+    /// The report, with room after it. The name of the quorum device comes last, and libvotequorum
+    /// copies it up to its NUL (`lib/votequorum.c`). If the daemon sent no NUL, libvotequorum also
+    /// copies what follows the name on its stack, up to the next zero byte, which is a few words
+    /// away.
     #[repr(C)]
     struct PaddedInfo {
         info: sys::votequorum_info,
@@ -183,7 +184,7 @@ unsafe fn get_info(
     (code, padded.info)
 }
 
-/// How far the copy of a name may run on behind its field.
+/// The room after the report, in bytes.
 const PADDING: usize = 1024;
 
 static HANDLES: HandleTable = HandleTable::new();
@@ -202,7 +203,7 @@ mod tests {
             info: *mut sys::votequorum_info,
         ) -> sys::cs_error_t {
             let name = offset_of!(sys::votequorum_info, qdevice_name);
-            // SAFETY: `get_info` has this much padding behind the structure.
+            // SAFETY: `get_info` has this much padding after the structure.
             unsafe { info.cast::<u8>().add(name).write_bytes(b'x', 255 + PADDING) };
             sys::CS_OK
         }

@@ -50,10 +50,10 @@ pub struct Votes {
     /// What each member with a quorum device reports about the device (the flags that begin with
     /// `QDEVICE`), ascending by node.
     ///
-    /// A probe reads the flags of all members if the members, a sum above or this node's flags have
-    /// changed. Otherwise it reads the flags of one member, in turn. So a change on another member
-    /// may be noticed as many probes later as there are members: with three members and the default
-    /// interval of a quarter of the lease, 3/4 of the lease.
+    /// A probe reads the flags of all members if the members, a total above or this node's flags
+    /// have changed. Otherwise it reads the flags of one member, in turn. So a change on another
+    /// member may be noticed as many probes later as there are members: with three members and the
+    /// default interval of a quarter of the lease, 3/4 of the lease.
     #[cfg_attr(feature = "serde", serde(default, deserialize_with = "by_node"))]
     pub qdevices: Vec<(NodeId, VoteFlags)>,
     /// The configuration of votequorum and the state of the quorum device.

@@ -103,8 +103,8 @@ impl BlockingWorker {
     }
 }
 
-/// The work of the thread. When the thread has ended, even by a panic, the next job starts a new
-/// one.
+/// The work of the thread. When the thread has ended, even by a panic, the next job starts another
+/// thread.
 struct Running(BlockingWorker);
 
 impl Running {

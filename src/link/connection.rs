@@ -62,7 +62,7 @@ pub(crate) mod sealed {
         /// Dispatches at most one notification, without blocking. `None` if the queue is empty.
         fn dispatch(&mut self) -> Result<Option<Notification>, Error>;
 
-        /// Whether a quorum provider decides. Without one, quorum decisions have no ring.
+        /// Whether a quorum provider decides. Without a provider, quorum decisions have no ring.
         fn has_provider(&self) -> bool;
 
         /// Whether the descriptor reports the daemon's death. If not, only a dispatch does.

@@ -131,7 +131,7 @@ impl Responder for Prober {
 }
 
 impl Prober {
-    /// Makes one round trip. The connection is kept if that succeeds.
+    /// Makes one round trip. The connection is kept if the round trip succeeds.
     fn ask(&mut self, members: &[NodeId]) -> Result<Answer, Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,

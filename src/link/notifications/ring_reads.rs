@@ -42,7 +42,8 @@ pub(super) struct RingReads {
     pending: Option<PendingRead>,
     /// Whether the pending read was reported as late.
     is_late: bool,
-    /// When the last notification arrived. Only later reads can confirm each other.
+    /// When the last notification arrived. Only reads that were requested later can confirm each
+    /// other.
     hurried_at: Moment,
     /// Finished reads that are held back until all earlier notifications are dispatched.
     updates: VecDeque<RingUpdate>,
@@ -51,7 +52,8 @@ pub(super) struct RingReads {
     /// How many reads have shown that the token moved, since the last notification, failed read or
     /// change of the `RingCounters`. At most `CONFIRMED`.
     moves: u32,
-    /// When the first of the equal readings since the last notification was requested.
+    /// When the first reading with the present `RingCounters` was requested. Readings from before
+    /// the last notification do not count.
     equal_since: Moment,
     /// The error of the last read, if it failed.
     failed: Option<Error>,
@@ -273,7 +275,7 @@ const CONFIRMED: u32 = 2;
 /// synchronises, hangs or does not get a processor.
 const LATE: Duration = Duration::from_millis(50);
 
-/// The delay before another read if the ring cannot be watched: libcmap may be installed meanwhile.
+/// The delay before another read if the ring cannot be watched: libcmap may be installed by then.
 const UNWATCHED: Duration = Duration::from_secs(10);
 
 /// The delay after a failed read.

@@ -425,9 +425,9 @@ fn a_reading_with_fewer_tokens_does_not_repeat_an_earlier_one() {
     assert_eq!([6, 7, 8].map(|tokens| later(tokens).repeats(&earlier)), [false, true, true]);
 }
 
-/// Only a dispatch reports the death of such a daemon.
+/// Each tick dispatches, because only a dispatch reports the death of such a daemon.
 #[test]
-fn a_steady_ring_postpones_no_tick_of_a_connection_that_does_not_hang_up() {
+fn a_steady_ring_postpones_no_tick_if_only_a_dispatch_reports_a_death() {
     run(async {
         let (answering, interval) = (Answering::Age(Duration::ZERO), Duration::from_millis(1250));
         let mut rig = Rig::with_connection(false, 3, answering, interval);
