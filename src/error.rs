@@ -8,7 +8,7 @@ use std::{
 
 use corosync_sys::{self as sys, LoadError};
 
-/// The reason why there is no connection to Corosync, or why one ended.
+/// The reason why there is no connection to Corosync, or why a connection ended.
 ///
 /// There is one variant for each phase or cause. A [`Code`] in a variant is the result of a call to
 /// one of Corosync's libraries. The [`Display`](fmt::Display) form is one line that reports what
@@ -78,7 +78,8 @@ pub enum Error {
     )]
     Unresponsive,
 
-    /// A thread of the actor or of a policy could not be started, or has ended.
+    /// A thread of the actor or of a policy, or its runtime, could not be started, or the thread
+    /// has ended.
     #[error(
         "a thread cannot be started or has ended: {0}; check whether the limit on tasks has been \
          reached (TasksMax= of the unit, `ulimit -u`, pids.max of the container)"

@@ -44,7 +44,7 @@ pub struct State {
     pub ring_id: Option<RingId>,
     /// [`Snapshot::members`](crate::Snapshot::members).
     pub members: Vec<NodeId>,
-    /// The names of the nodes that have one.
+    /// The names of the nodes. A node without a name is not included.
     pub names: BTreeMap<NodeId, String>,
     /// [`Snapshot::settled`](crate::Snapshot::settled).
     pub settled: bool,
@@ -99,7 +99,7 @@ pub struct Alive {
     pub quorum: Quorum,
     /// Whether quorum is exclusive now.
     pub exclusive: bool,
-    /// The names of the nodes that have one.
+    /// The names of the nodes. A node without a name is not included.
     pub names: BTreeMap<NodeId, String>,
 }
 

@@ -3,7 +3,7 @@
 //! Metrics are process-wide: two actors overwrite each other's. Values recorded before a recorder
 //! is installed are discarded.
 //!
-//! | name | type, unit | |
+//! | name | type, unit | meaning |
 //! |---|---|---|
 //! | `quorum_quorate` | gauge, 0 or 1 | this node has quorum |
 //! | `quorum_exclusive` | gauge, 0 or 1 | no other partition can have quorum: [`QuorumHandle::is_exclusive`](crate::QuorumHandle::is_exclusive) |

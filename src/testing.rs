@@ -30,7 +30,7 @@
 //! use actix_web::{App, test, web};
 //!
 //! # pub
-//! async fn writing_takes_quorum() {
+//! async fn writing_needs_quorum() {
 //!     let inquorate = Snapshot::new(Quorum::Inquorate, "3.d".parse().unwrap(), [3]);
 //!     let script = ScriptedQuorum::new(inquorate);
 //!     let gate = QuorumGate::new(script.handle());
@@ -41,7 +41,7 @@
 //! }
 //! # }
 //! # #[cfg(feature = "web")]
-//! # actix_web::rt::System::new().block_on(with_web::writing_takes_quorum());
+//! # actix_web::rt::System::new().block_on(with_web::writing_needs_quorum());
 //! ```
 
 use std::sync::Arc;

@@ -109,9 +109,9 @@ impl QuorumBuilder {
 
     /// Whether to accept the quorum that a node of a two-node cluster has alone, because of
     /// `two_node: 1` in the section `quorum` of `corosync.conf`. Default true. When the two nodes
-    /// are separated from each other, each one is quorate (`votequorum(5)`). With `false`, each one
-    /// is then `Inquorate`, and in any cluster a node is not `Quorate` while its votes are not
-    /// known, for example without libvotequorum.
+    /// are separated from each other, both are quorate (`votequorum(5)`). With `false`, both are
+    /// `Inquorate` then. In any cluster, `false` also means that a node is not `Quorate` while its
+    /// votes are not known, for example without libvotequorum.
     pub fn trust_two_node(mut self, trust_two_node: bool) -> Self {
         self.policy.trust_two_node = trust_two_node;
         self
@@ -143,7 +143,7 @@ impl QuorumBuilder {
     }
 
     /// The model of libquorum to connect with. By default the daemon's version is read through
-    /// libcmap: Corosync 3.1 and later get V1, older ones V0.
+    /// libcmap: V1 is used with Corosync 3.1 and later, V0 with older versions.
     ///
     /// Set [`Model::V0`] if the daemon is a Corosync 2 and libcmap is not installed. With a
     /// libquorum of 3.1 or later, such a daemon **dies** when any client requests V1. A warning in

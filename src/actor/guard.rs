@@ -114,7 +114,7 @@ impl QuorumGuard {
     }
 
     /// Returns the [fencing token](FencingToken) of this node's current ring. The ring can change
-    /// while this guard stays valid. A later ring has a larger token, if it has one.
+    /// while this guard stays valid. A later ring has a larger token, if it has a token.
     ///
     /// A guard is not a lock: it cannot stop a write that is already on its way. With a token, the
     /// storage can refuse such a write: it remembers the largest token that it has received and

@@ -57,7 +57,7 @@ impl QuorumHandle {
     /// Whether this node has quorum now and no other partition of the cluster can have it.
     ///
     /// It costs as little as [`is_quorate`](Self::is_quorate). Use it for work that two nodes must
-    /// never do at the same time. It returns `true` only while
+    /// never do at the same time. It returns `true` only while:
     /// - `is_quorate()` holds, and the decision is about the current membership;
     /// - the members' own votes are a majority of all votes ([`Snapshot::has_majority`]), so that
     ///   no partition that excludes them all can be quorate;
@@ -66,7 +66,7 @@ impl QuorumHandle {
     ///   between them. So does a decision about a new ring, if the daemon had answered without a
     ///   gap before that decision.
     ///
-    /// Why that is enough: another quorate partition contains one of our members, in a ring without
+    /// Why this is enough: another quorate partition contains one of our members, in a ring without
     /// this node. Nodes form a ring without a silent node only after they have waited for it in
     /// GATHER for C (`exec/totemsrp.c`, `memb_state_consensus_timeout_expired`). They enter GATHER
     /// when they have not seen the token for T. Our own daemon does the same, and the token passes
@@ -76,14 +76,16 @@ impl QuorumHandle {
     /// The guarantee does not hold if a hypervisor stops the clock of this machine, if the
     /// nodelists of the nodes differ, if a node loses the ring sequence that Corosync stores
     /// (`ringid_*` in its state directory), or if an operator lowers the expected votes of a
-    /// partition by hand. A reload that lowers T or C is noticed up to half a second later.
+    /// partition by hand. A reload that lowers T or C is noticed up to half a second later, and the
+    /// guarantee does not hold until then.
     ///
-    /// Two more cases break this guarantee for up to T. In the first, a node joins the other nodes
-    /// within T of a fault after which this node still receives tokens, because the partition
-    /// separates other nodes or only the messages of this node are lost. The other nodes then enter
-    /// GATHER because of the new node, and not because they miss the token. In the second, other
-    /// daemons restart within T of such a fault: a daemon that starts has no token to miss. A
-    /// [fencing token](crate::QuorumGuard::fencing_token) has neither weakness.
+    /// Two more cases break this guarantee for up to T. Both begin with a fault after which this
+    /// node still receives tokens: it is cut off together with other nodes, or only the packets
+    /// that it sends are lost. In the first case, a node joins the other partition within T of the
+    /// fault. The nodes there enter GATHER because of the new node, and not because they miss the
+    /// token. In the second case, daemons in the other partition restart within T of the fault: a
+    /// daemon that starts has no token to miss. A [fencing
+    /// token](crate::QuorumGuard::fencing_token) has neither weakness.
     ///
     /// Always `false` if the ring cannot be watched ([`RingState::Unwatched`](crate::RingState)).
     ///
@@ -341,8 +343,8 @@ impl QuorumHandle {
     /// Each snapshot obeys the deadlines, as in [`snapshot`](Self::snapshot).
     ///
     /// If several changes follow each other quickly, `condition` is called for the last one only.
-    /// Use [`changes`](Self::changes) to receive each one. A deadline that passes while the actor
-    /// is stuck does not wake this call. It does wake [`QuorumGuard::lost`].
+    /// Use [`changes`](Self::changes) to receive each change. A deadline that passes while the
+    /// actor is stuck does not wake this call. It does wake [`QuorumGuard::lost`].
     ///
     /// # Errors
     ///

@@ -240,7 +240,7 @@ impl QuorumActor {
     /// Handles the failure of a connection or of a connection attempt.
     ///
     /// It publishes the error, and stops the actor after a delay, so that the supervisor restarts
-    /// the actor. The supervisor itself has no delay and would restart in a loop.
+    /// the actor. The supervisor itself has no delay and would restart it in a busy loop.
     fn disconnected(&mut self, error: Error, ctx: &mut Context<Self>) {
         let (resources, failures, connected_at) = match &self.activity {
             Activity::Connecting { resources, attempt, .. } => (resources.clone(), *attempt, None),

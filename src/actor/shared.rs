@@ -113,7 +113,8 @@ impl Shared {
             let mut tracker = self.tracker.lock();
             let before = self.lease.granted();
             let change = self.apply_locked(&mut tracker, event);
-            // This thread may not have run when the lease expired, but readers may have.
+            // This thread may have been paused when the lease expired, and readers may have seen
+            // the expiry.
             let has_lapsed = self.lease.has_lapsed(before);
             let second =
                 has_lapsed.then(|| self.apply_locked(&mut tracker, Event::Lapsed)).flatten();
