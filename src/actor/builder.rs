@@ -332,7 +332,8 @@ fn contradictions(policy: &BeliefPolicy, probe_interval: Duration) -> Vec<String
     }
     if stable_after > TOO_LONG {
         found.push(format!(
-            "quorum is reported only after {stable_after:?} without a break (stable_after)"
+            "a gain of quorum is published only after quorum has lasted {stable_after:?} \
+             (stable_after)"
         ));
     }
     found

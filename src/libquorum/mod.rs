@@ -15,7 +15,8 @@
 //! # Ok::<(), actix_quorum::Error>(())
 //! ```
 
-// Room 1. Callbacks take no lock, log nothing and do not panic. Read `callbacks.rs` first.
+// Room 1: the wrapper of Corosync's libraries. A callback takes no lock, logs nothing and does not
+// panic. Start reading at `callbacks.rs`.
 
 mod callbacks;
 pub(crate) mod canceller;

@@ -91,7 +91,9 @@ impl Systemd {
     pub fn start(self, quorum: &QuorumHandle) {
         let manager = match Manager::of_environment() {
             Some(Ok(manager)) => manager,
-            Some(Err(error)) => return warn(&error),
+            Some(Err(error)) => {
+                return warn("cannot reach systemd, which receives no report", &error);
+            }
             None => return,
         };
         let reporter = Reporter {
@@ -258,7 +260,7 @@ impl Manager {
     async fn send(&self, message: &str) {
         while let Err(error) = self.socket.send_to_addr(message.as_bytes(), &self.address) {
             if error.kind() != io::ErrorKind::WouldBlock {
-                return warn(&error);
+                return warn("a message to systemd is lost", &error);
             }
             sleep(RETRY).await;
         }
@@ -274,8 +276,8 @@ fn parse(address: &OsStr) -> io::Result<SocketAddr> {
     }
 }
 
-fn warn(error: &io::Error) {
-    foreign::log!(log::Level::Warn, "cannot report to systemd: {error}");
+fn warn(consequence: &str, error: &io::Error) {
+    foreign::log!(log::Level::Warn, "{consequence}: {error}");
 }
 
 /// The delay before a message is sent again after the manager's queue was full.
