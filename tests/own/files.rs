@@ -41,7 +41,7 @@ fn a_restarted_corosync_is_found_at_once_through_its_socket_file() {
     for line in lines.map_while(Result::ok) {
         println!("{line}");
         match line.as_str() {
-            "quorate" => node.corosync.terminate(),
+            "quorate" => node.corosync.stop(),
             "absent" => node.corosync.start(),
             _ => {}
         }

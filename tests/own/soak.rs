@@ -218,7 +218,7 @@ fn soak(transport: Transport, duration: Duration, random: &mut Random, seed: u64
                 cluster.start_node(id);
             }
             2 => {
-                cluster.terminate(id);
+                cluster.stop(id);
                 not_quorate(id, LAG);
                 cluster.start_node(id);
             }

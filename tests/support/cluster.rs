@@ -239,8 +239,8 @@ impl Cluster {
         self.node(id).corosync.kill();
     }
 
-    pub fn terminate(&self, id: u32) {
-        self.node(id).corosync.terminate();
+    pub fn stop(&self, id: u32) {
+        self.node(id).corosync.stop();
     }
 
     /// Starts a node that has ended, without waiting for it.

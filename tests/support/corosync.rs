@@ -137,9 +137,16 @@ impl Corosync {
         self.daemon().wait();
     }
 
-    /// Ends the daemon with SIGTERM and returns when it is reaped.
-    pub fn terminate(&self) {
-        self.daemon().signal(Signal::TERM);
+    /// Stops the daemon as `systemctl stop corosync` does, and returns when it is reaped.
+    ///
+    /// SIGTERM can hang a daemon with a libqb before 2.0.4: its signal handler writes to the log, and
+    /// waits endlessly for a lock that the interrupted code holds.
+    #[track_caller]
+    pub fn stop(&self) {
+        eventually(&format!("{} accepts the request to stop", self.name), || {
+            let request = self.tool("corosync-cfgtool", &["-H", "--force"]);
+            (request.status.success() || self.exit_status().is_some()).then_some(())
+        });
         self.daemon().wait();
     }
 

@@ -14,7 +14,10 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
 };
 
-use super::{DEADLINE, Netns, eventually, process::is_stopped};
+use super::{
+    DEADLINE, Netns, eventually,
+    process::{describe_threads, is_stopped},
+};
 
 /// The pipes to the standard input and output of a process.
 pub(super) type Pipes = (Option<ChildStdin>, Option<ChildStdout>);
@@ -71,10 +74,15 @@ impl Daemon {
         eventually(&format!("process {} stops", self.pid), || is_stopped(self.pid).then_some(()));
     }
 
+    /// Waits until the process has ended and is reaped.
     pub(super) fn wait(&self) {
         let exit = self.exit.lock().unwrap();
         let (exit, _) = self.exited.wait_timeout_while(exit, DEADLINE, |e| e.is_none()).unwrap();
-        assert!(exit.is_some(), "process {} does not end", self.pid);
+        let has_ended = exit.is_some();
+        // A panic poisons a held lock. Drop and the reaping thread need this lock later.
+        drop(exit);
+        let pid = self.pid;
+        assert!(has_ended, "process {pid} does not end; its threads:\n{}", describe_threads(pid));
     }
 
     pub(super) fn exit_status(&self) -> Option<ExitStatus> {

@@ -95,6 +95,18 @@ pub(super) fn is_alive(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| state(&stat) != Some('Z'))
 }
 
+/// Returns one line for each thread of the process: its name, its state, and the kernel function in
+/// which it waits.
+pub(super) fn describe_threads(pid: u32) -> String {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let line = |thread: fs::DirEntry| {
+        let read = |file| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+        let state = state(&read("stat")).unwrap_or('?');
+        format!("{} {state} {}", read("comm").trim_end(), read("wchan"))
+    };
+    threads.map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// Whether every thread of the process is stopped by a signal.
 pub(super) fn is_stopped(pid: u32) -> bool {
     let Ok(mut threads) = fs::read_dir(format!("/proc/{pid}/task")) else {

@@ -94,7 +94,7 @@ impl Fault {
             Self::LostSendsToOne => cluster.lose_sends_to(1, 2),
             Self::LostLink => cluster.lose_link(1, 2),
             Self::Paused => cluster.pause(1),
-            Self::Stopped => cluster.terminate(1),
+            Self::Stopped => cluster.stop(1),
             Self::Killed => cluster.kill(1),
         }
     }

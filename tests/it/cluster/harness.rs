@@ -39,7 +39,7 @@ fn nodes_stop_and_start_again() {
     let node = cluster.node(3);
     let ring = cluster.node(1).wait_members(true, &[1, 2, 3]).ring_id;
 
-    cluster.terminate(3);
+    cluster.stop(3);
     assert_eq!(node.corosync.exit_status().and_then(|status| status.code()), Some(0));
     cluster.node(1).wait_members(true, &[1, 2]);
     cluster.start_node(3);

@@ -103,7 +103,7 @@ type Round = (&'static str, fn(&Cluster), fn(&Cluster));
 const ROUNDS: [Round; 5] = [
     ("partition", |cluster| cluster.partition(&[&[1, 2], &[3]]), Cluster::heal),
     ("kill", |cluster| cluster.kill(3), |cluster| cluster.start_node(3)),
-    ("stop", |cluster| cluster.terminate(3), |cluster| cluster.start_node(3)),
+    ("stop", |cluster| cluster.stop(3), |cluster| cluster.start_node(3)),
     ("pause", |cluster| cluster.pause(3), |cluster| cluster.resume(3)),
     ("restart", |cluster| cluster.restart_node(3), |_| {}),
 ];

@@ -289,7 +289,7 @@ fn the_actor_runs_on_an_arbiter_of_the_caller() {
 #[ignore = "needs root and corosync: make test"]
 fn the_actor_waits_for_a_daemon_that_is_not_running() {
     let node = Node::single();
-    node.corosync.terminate();
+    node.corosync.stop();
     let watcher = Watcher::start(&node.netns);
     let error = watcher.attempt_error();
     assert_eq!(error, Error::Connect(Code::LIBRARY));

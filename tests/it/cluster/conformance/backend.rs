@@ -157,7 +157,7 @@ impl Backend for Real {
     }
 
     fn stop(&self, id: u32) {
-        self.0.terminate(id);
+        self.0.stop(id);
     }
 
     fn start(&self, id: u32) {
