@@ -22,7 +22,7 @@ use crate::{
     reached,
 };
 
-/// The exit code if there was no quorum in time, or if quorum was lost.
+/// The exit code if there was no quorum before the timeout, or if quorum was lost.
 const NO_QUORUM: u8 = 124;
 const FAILED: u8 = 125;
 const CANNOT_RUN: u8 = 126;
@@ -118,7 +118,7 @@ async fn guarded(quorum: &QuorumHandle, wait: &Wait) -> Option<QuorumGuard> {
 /// Sends this signal, and KILL after the grace. Returns when the command has ended.
 async fn end(child: &mut Child, signal: Signal, grace: Duration) -> io::Result<ExitStatus> {
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    // `None` once the command was reaped. Until then no other process can have its id.
+    // There is no id after the command was reaped. Until then no other process can have its id.
     if let Some(pid) = pid {
         kill_process(pid, signal)?;
     }

@@ -133,11 +133,15 @@ fn vote_lines(votes: &Votes) -> Vec<(&'static str, String)> {
         ),
     )];
     if flags.contains(VoteFlags::QDEVICE_REGISTERED) {
-        lines.push(("qdevice", format!("{qdevice} votes, {}", qdevice_state(*flags))));
+        lines.push(("qdevice", format!("{}, {}", votes_of(*qdevice), qdevice_state(*flags))));
     }
     let names: Vec<_> = flags.names().collect();
     lines.push(("flags", if names.is_empty() { "none".into() } else { names.join(" ") }));
     lines
+}
+
+fn votes_of(votes: u32) -> String {
+    if votes == 1 { "1 vote".into() } else { format!("{votes} votes") }
 }
 
 fn qdevice_state(flags: VoteFlags) -> String {
@@ -158,8 +162,7 @@ fn qdevice_state(flags: VoteFlags) -> String {
 fn member_line(quorum: &QuorumHandle, now: &Snapshot, member: NodeId) -> String {
     let mut line = named(quorum, member);
     if let Some(votes) = now.votes.as_ref().and_then(|votes| votes.of(member)) {
-        let s = if votes == 1 { "" } else { "s" };
-        let _ = write!(line, ", {votes} vote{s}");
+        let _ = write!(line, ", {}", votes_of(votes));
     }
     if let Some(votes) = &now.votes
         && !votes.qdevices.is_empty()
@@ -224,7 +227,7 @@ mod tests {
 
         let text = table(&script.handle(), &now, &Options::parse_from(["quorum-watch"]));
         for line in [
-            "qdevice   1 votes, alive and voting",
+            "qdevice   1 vote, alive and voting",
             "member    1, 1 vote, qdevice alive and voting, this node",
             "member    2, 1 vote, qdevice not alive",
             "member    3, 1 vote, no qdevice",
