@@ -7,15 +7,16 @@ use log::Level;
 use crate::{
     libquorum::VoteFlags,
     link::clock::Moment,
-    state::{Cause, QuorumChanged, RingState},
+    state::{BeliefPolicy, Cause, QuorumChanged, RingState},
 };
 
 /// The facts that are already logged, so that they are not logged again with each change.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct LoggedFacts {
     /// When the actor noticed that the ring is re-forming. `None` while the ring is not re-forming.
     reforming_since: Option<Moment>,
-    has_warned_of_two_node: bool,
+    /// Whether a warning is due once the votes show `two_node: 1`.
+    warns_of_two_node: bool,
 }
 
 /// The facts that the log line of one change reports in addition to the change.
@@ -27,16 +28,21 @@ pub(crate) struct Remarks {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum RingRemark {
-    /// The ring is re-forming. Quorum ends after this time if Corosync reports nothing until then.
-    /// `None` if this node has no quorum.
+    /// The ring is re-forming. Quorum ends within this time unless Corosync decides about a new
+    /// ring. `None` if this node has no quorum.
     Reforming(Option<Duration>),
     /// The ring has re-formed after this time.
     Reformed(Duration),
 }
 
 impl LoggedFacts {
-    /// Returns the remarks on a change that was made `now`. `until` is the moment until which
-    /// quorum is believed, if this node has it.
+    /// Without trust in `two_node: 1`, the setting is harmless, so there is no warning.
+    pub(crate) fn new(policy: &BeliefPolicy) -> Self {
+        Self { reforming_since: None, warns_of_two_node: policy.trust_two_node }
+    }
+
+    /// Returns the remarks on a change that was made `now`. `until` is the deadline of the ring, if
+    /// this node has quorum.
     pub(crate) fn remarks(
         &mut self,
         change: &QuorumChanged,
@@ -59,8 +65,8 @@ impl LoggedFacts {
         };
         let has_two_node =
             current.votes.as_ref().is_some_and(|votes| votes.flags.contains(VoteFlags::TWO_NODE));
-        let two_node = has_two_node && !self.has_warned_of_two_node;
-        self.has_warned_of_two_node |= has_two_node;
+        let two_node = has_two_node && self.warns_of_two_node;
+        self.warns_of_two_node &= !has_two_node;
         Remarks { ring, two_node }
     }
 }
@@ -71,8 +77,8 @@ pub(crate) fn log(change: &QuorumChanged, remarks: Remarks) {
         None => crate::foreign::log!(level(change), "{change}"),
         Some(RingRemark::Reforming(Some(remaining))) => crate::foreign::log!(
             log::Level::Warn,
-            "corosync's ring is re-forming; quorum ends in {remaining:.1?} if corosync reports nothing \
-             until then: {change}"
+            "corosync's ring is re-forming; quorum ends within {remaining:.1?} unless corosync \
+             decides about a new ring: {change}"
         ),
         Some(RingRemark::Reforming(None)) => {
             crate::foreign::log!(log::Level::Warn, "corosync's ring is re-forming: {change}");
@@ -132,23 +138,30 @@ mod tests {
     const TOKEN: Duration = Duration::from_millis(1_000);
     const CONSENSUS: Duration = Duration::from_millis(1_200);
     const GRACE: Duration = Duration::from_millis(1_000);
+    /// It expires before a ring that re-forms ends the quorum, unless an answer renews it.
+    const LEASE: Duration = Duration::from_millis(2_100);
 
     impl Logged {
         fn connected() -> Self {
+            Self::with(true)
+        }
+
+        fn with(trust_two_node: bool) -> Self {
             let policy = BeliefPolicy {
-                lease: Duration::from_secs(3600),
+                lease: LEASE,
                 settle_grace: GRACE,
                 stable_after: Duration::ZERO,
-                trust_two_node: true,
+                trust_two_node,
             };
             let tracker = Tracker::new(policy, SystemTime::UNIX_EPOCH);
-            let (facts, counters) = (LoggedFacts::default(), RingCounters::default());
+            let (facts, counters) = (LoggedFacts::new(&policy), RingCounters::default());
             let mut logged = Self { tracker, facts, remarks: Vec::new(), counters, millis: 0 };
             let asked_at = logged.now();
             logged.apply(Event::Connected { has_provider: true, asked_at, watched: true });
             logged.decide(9);
             (0..4).for_each(|_| logged.read());
-            assert!(logged.tracker.current().quorum.is_quorate());
+            // Without trust in two_node, quorum needs votes.
+            assert_eq!(logged.tracker.current().quorum.is_quorate(), trust_two_node);
             logged
         }
 
@@ -159,7 +172,8 @@ mod tests {
         fn apply(&mut self, event: Event) {
             let now = Now { wall: SystemTime::UNIX_EPOCH, moment: self.now() };
             if let Some(change) = self.tracker.apply(event, now) {
-                let until = self.tracker.deadline().filter(|_| change.current.quorum.is_quorate());
+                let until = self.tracker.ring_deadline();
+                let until = until.filter(|_| change.current.quorum.is_quorate());
                 let remarks = self.facts.remarks(&change, now.moment, until);
                 self.remarks.extend((remarks != Remarks::default()).then_some(remarks));
             }
@@ -173,6 +187,12 @@ mod tests {
             self.apply(Event::Notified { notification, drained_at });
             let notification = Notification::Quorum { quorate: true, ring_id, members };
             self.apply(Event::Notified { notification, drained_at });
+        }
+
+        fn answer(&mut self, flags: VoteFlags, total: u32) {
+            let (asked_at, local) = (self.now(), None);
+            let votes = Some(Votes { total, expected: 2, quorum: 1, flags, ..Votes::default() });
+            self.apply(Event::Answered(Answer { asked_at, quorate: true, votes, local }));
         }
 
         fn read(&mut self) {
@@ -223,14 +243,14 @@ mod tests {
     }
 
     #[test]
-    fn two_node_is_reported_once() {
-        let mut logged = Logged::connected();
-        let flags = VoteFlags::TWO_NODE;
-        for total in [2, 1] {
-            let votes = Some(Votes { total, flags, ..Votes::default() });
-            let asked_at = logged.now();
-            logged.apply(Event::Answered(Answer { asked_at, quorate: true, votes, local: None }));
+    fn two_node_is_reported_once_and_only_if_it_is_trusted() {
+        for trusted in [true, false] {
+            let mut logged = Logged::with(trusted);
+            for total in [2, 1] {
+                logged.answer(VoteFlags::TWO_NODE, total);
+            }
+            let remarks = trusted.then_some(Remarks { ring: None, two_node: true });
+            assert_eq!(logged.remarks, Vec::from_iter(remarks));
         }
-        assert_eq!(logged.remarks, [Remarks { ring: None, two_node: true }]);
     }
 }

@@ -92,7 +92,7 @@ impl Shared {
             registry: Registry::new(Arc::clone(&history)),
             history,
             tracker: Mutex::new(tracker),
-            logged: Mutex::default(),
+            logged: Mutex::new(LoggedFacts::new(&policy)),
             #[cfg(feature = "metrics")]
             metrics: crate::metrics::Metrics::default(),
             #[cfg(any(feature = "metrics", feature = "web"))]
@@ -166,7 +166,7 @@ impl Shared {
             None => self.lease.revoke(current.epoch),
         }
         let change = change?;
-        let until = tracker.deadline().filter(|_| current.quorum.is_quorate());
+        let until = tracker.ring_deadline().filter(|_| current.quorum.is_quorate());
         let remarks = self.logged.lock().remarks(&change, now.moment, until);
         self.history.push(change.clone());
         Some((change, remarks))

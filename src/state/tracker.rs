@@ -73,8 +73,7 @@ impl Tracker {
         if self.is_scripted {
             return (self.current.connection == Connection::Connected).then_some(Moment::NEVER);
         }
-        let link = &self.link;
-        let ring = link.ring.until().filter(|until| *until != Moment::NEVER);
+        let (link, ring) = (&self.link, self.ring_deadline());
         match self.current.connection {
             Connection::Connected => {}
             Connection::Stalled => return ring,
@@ -89,6 +88,12 @@ impl Tracker {
         let grace = grace.filter(|_| is_counted);
         let stable = stable.filter(|_| !self.current.quorum.is_quorate());
         [Some(link.lease), grace, stable, ring].into_iter().flatten().min()
+    }
+
+    /// Returns the next deadline of the ring, or `None` if it has none. Answers of the daemon do not
+    /// postpone it if it has left its ring.
+    pub(crate) fn ring_deadline(&self) -> Option<Moment> {
+        self.link.ring.until().filter(|until| *until != Moment::NEVER)
     }
 
     /// Whether the ring is believed to be alive, for tests.
