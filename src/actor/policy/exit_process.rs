@@ -159,7 +159,11 @@ impl End {
     fn run(self) -> ! {
         let Self { code, after, grace, stops, .. } = &self;
         let began_at = Instant::now();
-        self.log_bounded(format!("no quorum for {after:?}: ending the process with code {code}"));
+        let reason = match *after {
+            Duration::ZERO => "quorum was lost".to_owned(),
+            after => format!("no quorum for {after:?}"),
+        };
+        self.log_bounded(format!("{reason}: ending the process with code {code}"));
         if !stops.is_empty() {
             for stop in stops {
                 let _ = stop.send(());
