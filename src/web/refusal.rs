@@ -60,7 +60,7 @@ impl NotQuorate {
             (Connection::Disconnected { .. }, _) => {
                 ("disconnected", "the connection to the cluster was lost")
             }
-            (_, Quorum::Inquorate) => ("inquorate", "this node's partition has no quorum"),
+            (_, Quorum::Inquorate) => ("inquorate", "this node has no quorum"),
             (Connection::Connected, Quorum::Unknown)
                 if matches!(snapshot.ring, RingState::Gather)
                     || snapshot.settled && snapshot.ring == RingState::Unknown =>

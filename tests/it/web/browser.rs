@@ -686,7 +686,7 @@ fn the_buttons_of_the_dashboard_work() {
 
     dashboard.part("1 2 3 | 4 5");
     dashboard.live("No quorum");
-    dashboard.contains_text("written", "503: this node's partition has no quorum");
+    dashboard.contains_text("written", "503: this node has no quorum");
     dashboard.press("Start node 3");
     dashboard.live("Quorate");
     dashboard.contains_text("written", "200: written");

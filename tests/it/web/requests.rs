@@ -120,7 +120,7 @@ async fn a_refusal_reveals_only_the_documented_fields() {
             "type": "https://docs.rs/actix-quorum/latest/actix_quorum/web/struct.NotQuorate.html",
             "title": "This node is not known to have quorum",
             "status": 503,
-            "detail": "this node's partition has no quorum",
+            "detail": "this node has no quorum",
             "quorum": "inquorate",
             "reason": "inquorate",
             "ring_id": "1.9",
@@ -147,7 +147,7 @@ async fn each_report_contains_the_reason_for_missing_quorum() {
     let why = "2 of 4 votes, 3 required";
     let gate = QuorumGate::new(quorum.clone());
     let refusal = body(ask(gated(gate), TestRequest::post().uri("/it")).await).await;
-    assert_eq!(refusal["detail"], format!("this node's partition has no quorum: {why}"));
+    assert_eq!(refusal["detail"], format!("this node has no quorum: {why}"));
     assert_eq!(refusal["reason"], "inquorate");
     let (_, ready) = get(&quorum, "/readyz?verbose").await;
     let line = format!("[-]quorum failed: inquorate: ring 1.9, members 1 2; {why}\n");
