@@ -115,7 +115,7 @@ pub enum Error {
 
     /// A call on an open connection failed (`quorum_getquorate`, `quorum_trackstop`,
     /// `quorum_fd_get`, `quorum_context_set`, `quorum_context_get`, `quorum_finalize`).
-    #[error("a request to corosync failed: {0}{help}", help = dispatch_help(*.0))]
+    #[error("a request to corosync failed: {0}{help}", help = request_help(*.0))]
     Request(Code),
 
     /// The connection has ended (`quorum_dispatch`). The code is [`Code::LIBRARY`] if Corosync has
@@ -393,7 +393,18 @@ fn dispatch_failure(code: Code) -> &'static str {
     }
 }
 
-/// Returns the cause of a failed call on an open connection, or what an operator can do.
+/// Returns the cause of a failed request on an open connection, or what an operator can do. The
+/// actor itself ends a connection on which Corosync does not answer.
+fn request_help(code: Code) -> &'static str {
+    match code {
+        Code::LIBRARY => {
+            "; the connection has ended, because corosync has stopped, died or not answered in time"
+        }
+        code => dispatch_help(code),
+    }
+}
+
+/// Returns the cause of a failed dispatch or start of tracking, or what an operator can do.
 fn dispatch_help(code: Code) -> &'static str {
     match code {
         Code::LIBRARY => "; corosync has stopped, died or closed the connection",
@@ -438,6 +449,15 @@ mod tests {
         ] {
             assert!(error.to_string().contains(help), "{error}: lacks {help:?}");
         }
+    }
+
+    #[test]
+    fn a_request_that_was_cancelled_is_not_reported_as_the_end_of_corosync() {
+        assert_eq!(
+            Error::Request(Code::LIBRARY).to_string(),
+            "a request to corosync failed: CS_ERR_LIBRARY (2); the connection has ended, because \
+             corosync has stopped, died or not answered in time"
+        );
     }
 
     #[test]

@@ -7,16 +7,15 @@ use log::Level;
 use crate::{
     libquorum::VoteFlags,
     link::clock::Moment,
-    state::{BeliefPolicy, Cause, QuorumChanged, RingState},
+    state::{Cause, QuorumChanged, RingState, Tracker},
 };
 
 /// The facts that are already logged, so that they are not logged again with each change.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct LoggedFacts {
     /// When the actor noticed that the ring is re-forming. `None` while the ring is not re-forming.
     reforming_since: Option<Moment>,
-    /// Whether a warning is due once the votes show `two_node: 1`.
-    warns_of_two_node: bool,
+    has_warned_of_two_node: bool,
 }
 
 /// The facts that the log line of one change reports in addition to the change.
@@ -29,31 +28,26 @@ pub(crate) struct Remarks {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum RingRemark {
     /// The ring is re-forming. Quorum ends within this time unless Corosync decides about a new
-    /// ring. `None` if this node has no quorum.
+    /// ring. `None` if this node has no quorum, or if the ring has no deadline.
     Reforming(Option<Duration>),
     /// The ring has re-formed after this time.
     Reformed(Duration),
 }
 
 impl LoggedFacts {
-    /// Without trust in `two_node: 1`, the setting is harmless, so there is no warning.
-    pub(crate) fn new(policy: &BeliefPolicy) -> Self {
-        Self { reforming_since: None, warns_of_two_node: policy.trust_two_node }
-    }
-
-    /// Returns the remarks on a change that was made `now`. `until` is the deadline of the ring, if
-    /// this node has quorum.
+    /// Returns the remarks on a change that the tracker has made `now`.
     pub(crate) fn remarks(
         &mut self,
+        tracker: &Tracker,
         change: &QuorumChanged,
         now: Moment,
-        until: Option<Moment>,
     ) -> Remarks {
         let current = &change.current;
         let is_reforming = current.ring == RingState::Gather;
         let ring = match self.reforming_since {
             None if is_reforming => {
                 self.reforming_since = Some(now);
+                let until = tracker.ring_deadline().filter(|_| current.quorum.is_quorate());
                 Some(RingRemark::Reforming(until.map(|until| until.since(now))))
             }
             Some(since) if !is_reforming => {
@@ -65,8 +59,8 @@ impl LoggedFacts {
         };
         let has_two_node =
             current.votes.as_ref().is_some_and(|votes| votes.flags.contains(VoteFlags::TWO_NODE));
-        let two_node = has_two_node && self.warns_of_two_node;
-        self.warns_of_two_node &= !has_two_node;
+        let two_node = has_two_node && tracker.trusts_two_node() && !self.has_warned_of_two_node;
+        self.has_warned_of_two_node |= two_node;
         Remarks { ring, two_node }
     }
 }
@@ -154,7 +148,7 @@ mod tests {
                 trust_two_node,
             };
             let tracker = Tracker::new(policy, SystemTime::UNIX_EPOCH);
-            let (facts, counters) = (LoggedFacts::new(&policy), RingCounters::default());
+            let (facts, counters) = (LoggedFacts::default(), RingCounters::default());
             let mut logged = Self { tracker, facts, remarks: Vec::new(), counters, millis: 0 };
             let asked_at = logged.now();
             logged.apply(Event::Connected { has_provider: true, asked_at, watched: true });
@@ -172,9 +166,7 @@ mod tests {
         fn apply(&mut self, event: Event) {
             let now = Now { wall: SystemTime::UNIX_EPOCH, moment: self.now() };
             if let Some(change) = self.tracker.apply(event, now) {
-                let until = self.tracker.ring_deadline();
-                let until = until.filter(|_| change.current.quorum.is_quorate());
-                let remarks = self.facts.remarks(&change, now.moment, until);
+                let remarks = self.facts.remarks(&self.tracker, &change, now.moment);
                 self.remarks.extend((remarks != Remarks::default()).then_some(remarks));
             }
         }

@@ -92,7 +92,7 @@ impl Shared {
             registry: Registry::new(Arc::clone(&history)),
             history,
             tracker: Mutex::new(tracker),
-            logged: Mutex::new(LoggedFacts::new(&policy)),
+            logged: Mutex::default(),
             #[cfg(feature = "metrics")]
             metrics: crate::metrics::Metrics::default(),
             #[cfg(any(feature = "metrics", feature = "web"))]
@@ -166,8 +166,7 @@ impl Shared {
             None => self.lease.revoke(current.epoch),
         }
         let change = change?;
-        let until = tracker.ring_deadline().filter(|_| current.quorum.is_quorate());
-        let remarks = self.logged.lock().remarks(&change, now.moment, until);
+        let remarks = self.logged.lock().remarks(tracker, &change, now.moment);
         self.history.push(change.clone());
         Some((change, remarks))
     }

@@ -46,7 +46,7 @@ impl Library {
 }
 
 /// Returns the reason why one of Corosync's libraries was not loaded. If no descriptor is free, the
-/// dynamic linker reports every file as missing.
+/// dynamic linker cannot open any file, whether or not the library is installed.
 pub(super) fn not_loaded(error: sys::LoadError) -> Error {
     if descriptors::any_left() { error.into() } else { Error::NoDescriptors }
 }

@@ -269,8 +269,8 @@ impl LinkEvents {
                     if self.probe_error.as_ref() != Some(&error) {
                         crate::foreign::log!(
                             log::Level::Warn,
-                            "a probe of corosync failed; quorum ends if no probe is answered \
-                             before the lease expires: {error}"
+                            "a probe of corosync failed; quorum needs an answer within the \
+                             lease: {error}"
                         );
                         self.probe_error = Some(error);
                     }

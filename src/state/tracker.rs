@@ -96,6 +96,11 @@ impl Tracker {
         self.link.ring.until().filter(|until| *until != Moment::NEVER)
     }
 
+    /// Whether the quorum that a node of two has alone, because of `two_node: 1`, is accepted.
+    pub(crate) fn trusts_two_node(&self) -> bool {
+        self.policy.trust_two_node
+    }
+
     /// Whether the ring is believed to be alive, for tests.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn believes_in_ring(&self, now: Moment) -> bool {

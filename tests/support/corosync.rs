@@ -145,7 +145,10 @@ impl Corosync {
     pub fn stop(&self) {
         eventually(&format!("{} accepts the request to stop", self.name), || {
             let request = self.tool("corosync-cfgtool", &["-H", "--force"]);
-            (request.status.success() || self.exit_status().is_some()).then_some(())
+            // It exits with 0 even if the daemon refuses.
+            let refused = String::from_utf8_lossy(&request.stderr).contains("Could not shutdown");
+            let accepted = request.status.success() && !refused;
+            (accepted || self.exit_status().is_some()).then_some(())
         });
         self.daemon().wait();
     }

@@ -160,7 +160,7 @@ impl End {
         let Self { code, after, grace, stops, .. } = &self;
         let began_at = Instant::now();
         let reason = match *after {
-            Duration::ZERO => "quorum was lost".to_owned(),
+            Duration::ZERO => "there is no quorum".to_owned(),
             after => format!("no quorum for {after:?}"),
         };
         self.log_bounded(format!("{reason}: ending the process with code {code}"));

@@ -185,8 +185,8 @@ impl RingReads {
                     if self.failed.as_ref() != Some(&error) {
                         crate::foreign::log!(
                             log::Level::Warn,
-                            "the counters of corosync's ring cannot be read; quorum ends if no \
-                             read succeeds in time: {error}"
+                            "the counters of corosync's ring cannot be read; while the ring is \
+                             watched, quorum needs successful reads: {error}"
                         );
                         self.failed = Some(error);
                     }
