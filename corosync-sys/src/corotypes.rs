@@ -65,7 +65,7 @@ codes! {
     CS_ERR_TRY_AGAIN = 6,
     /// A parameter is wrong.
     CS_ERR_INVALID_PARAM = 7,
-    /// There is not enough memory.
+    /// Out of memory.
     CS_ERR_NO_MEMORY = 8,
     /// There is no such handle.
     CS_ERR_BAD_HANDLE = 9,

@@ -71,9 +71,9 @@ impl FoundModel {
         {
             crate::foreign::log!(
                 log::Level::Warn,
-                "corosync's version is not known: {why}. Corosync 3 is assumed, and the next request \
-                 would kill a daemon of Corosync 2. With Corosync 2, call Handle::model_initialize with \
-                 Model::V0"
+                "corosync's version is not known: {why}. Corosync 3 is assumed; the next request \
+                 would kill a Corosync 2 daemon. If this node runs Corosync 2, call \
+                 Handle::model_initialize with Model::V0"
             );
         }
         self.model

@@ -115,7 +115,7 @@ impl Names {
         if let Err(error) = started {
             crate::foreign::log!(
                 log::Level::Warn,
-                "cannot read the names of the nodes, because no thread can be started: {error}"
+                "cannot read the node names, because no thread can be started: {error}"
             );
         }
     }
@@ -137,10 +137,7 @@ impl Names {
                 Ok(names) => *self.known.lock() = Arc::new(names),
                 // Corosync may have ended. The next connection reads the names again.
                 Err(error) => {
-                    crate::foreign::log!(
-                        log::Level::Debug,
-                        "cannot read the names of the nodes: {error}"
-                    )
+                    crate::foreign::log!(log::Level::Debug, "cannot read the node names: {error}")
                 }
             }
             self.were_read.store(true, Ordering::Release);

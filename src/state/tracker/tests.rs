@@ -208,8 +208,8 @@ fn a_node_that_restarted_quickly_is_in_joined_and_in_left() {
     assert_eq!(change.current.epoch, change.previous.epoch, "a majority stayed together");
 }
 
-/// All other nodes left and joined at once: this node was paused, and they may have had quorum
-/// meanwhile.
+/// One nodelist reports that all other nodes left and rejoined: this node was paused, and the
+/// others may have had quorum in the meantime.
 #[test]
 fn a_return_from_a_pause_breaks_continuity() {
     let mut fold = Fold::quorate();
@@ -217,7 +217,7 @@ fn a_return_from_a_pause_breaks_continuity() {
     assert_eq!(change.current.epoch, change.previous.epoch + 1);
 }
 
-/// This node was paused, and node 4 has joined the other nodes meanwhile.
+/// This node was paused, and node 4 joined the other nodes in the meantime.
 #[test]
 fn a_return_from_a_pause_to_a_larger_cluster_breaks_continuity() {
     let mut fold = Fold::quorate();
