@@ -129,9 +129,9 @@ enum Phase {
     /// The last decision explains all movement of the counters.
     #[default]
     Decided,
-    /// A counter has moved, and the last decision does not explain it. The last such movement was
-    /// read at `read_at`.
-    Gather { read_at: Moment },
+    /// A counter has moved, and the last decision does not explain it. If the last movement was a
+    /// new ring, `formed_at` is when its read was answered.
+    Gather { formed_at: Option<Moment> },
 }
 
 /// The first notification of a ring.
@@ -331,7 +331,7 @@ impl RingEvidence {
         let all_explained =
             unseen >= rings || is_prompt || reading.connection == reads.anchor.connection;
         let is_decided = explained > 0 && all_explained;
-        let gather = Phase::Gather { read_at: reading.answered_at };
+        let gather = Phase::Gather { formed_at: (rings > 0).then_some(reading.answered_at) };
         self.phase = if is_decided { Phase::Decided } else { gather };
         self.lacks_announcement = false;
         // The deadline also applies to an explained ring: a GATHER may have followed the decision.
@@ -399,8 +399,8 @@ impl RingEvidence {
                 self.proof = Some(Proof::Reads(proved_at));
             }
         }
-        if let Phase::Gather { read_at } = self.phase {
-            let is_steady = proved_at > read_at.after(reading.token + reading.consensus);
+        if let Phase::Gather { formed_at: Some(formed_at) } = self.phase {
+            let is_steady = proved_at > formed_at.after(reading.token + reading.consensus);
             self.lacks_announcement = is_steady && self.until.is_none();
         }
         reads.has_moved = true;
@@ -633,6 +633,15 @@ mod tests {
         (65..=100).for_each(|n| watched.read(shown_at + n * 100));
         assert!(watched.evidence.lacks_announcement);
         watched.decide(17, shown_at + 10_050);
+        assert!(!watched.evidence.lacks_announcement);
+    }
+
+    #[test]
+    fn a_ring_that_does_not_form_does_not_lack_an_announcement() {
+        let mut watched = Watched::for_ms(3_000);
+        watched.gather();
+        (31..=200).for_each(|n| watched.read(n * 100));
+        assert_eq!((watched.state(), watched.evidence.until()), (RingState::Gather, None));
         assert!(!watched.evidence.lacks_announcement);
     }
 
