@@ -127,15 +127,6 @@ pub enum Error {
     #[error("{failure}: {0}{help}", failure = dispatch_failure(*.0), help = dispatch_help(*.0))]
     Dispatch(Code),
 
-    /// Corosync has stayed in a ring that no notification seems to have announced. The actor ended
-    /// the connection, because a new one begins with the present ring. Quorum was `Unknown` or
-    /// `Inquorate` before.
-    #[error(
-        "corosync stays in a ring that it has not announced; connecting again to learn its state \
-         (if this repeats, see corosync's log)"
-    )]
-    NotAnnounced,
-
     /// This thread has too little stack left for `quorum_dispatch`, which needs more than 1 MiB
     /// (libquorum `lib/quorum.c`). libquorum was not called. Only a program with glibc checks this.
     #[error(
@@ -450,7 +441,6 @@ mod tests {
             ),
             (Error::StackTooSmall { available: 1, needed: 2 }, "RUST_MIN_STACK"),
             (Error::Unresponsive, "restart corosync"),
-            (Error::NotAnnounced, "see corosync's log"),
             (Error::TrackStart(Code::NO_MEMORY), "corosync's log"),
             (Error::Request(Code::NO_MEMORY), "corosync's log"),
             (Error::Dispatch(Code::NO_MEMORY), "corosync's log"),

@@ -151,11 +151,6 @@ impl Shared {
         deadline
     }
 
-    /// See [`Tracker::lacks_announcement`].
-    pub(crate) fn lacks_announcement(&self) -> bool {
-        self.tracker.lock().lacks_announcement()
-    }
-
     /// Applies an event to the tracker, updates the lease, and appends the change to the history.
     fn apply_locked(
         &self,

@@ -67,9 +67,6 @@ pub(super) struct RingEvidence {
     /// Whether a read has shown a ring that was not announced. The next announcement may be about
     /// that ring.
     has_unannounced: bool,
-    /// Whether the daemon has stayed in a ring without an announcement for longer than the token
-    /// and consensus timeouts together, and no decision is believed any more.
-    pub(super) lacks_announcement: bool,
     /// The moment until which the decision may be believed. `None` without evidence, and once the
     /// deadline has passed.
     until: Option<Moment>,
@@ -129,9 +126,8 @@ enum Phase {
     /// The last decision explains all movement of the counters.
     #[default]
     Decided,
-    /// A counter has moved, and the last decision does not explain it. If the last movement was a
-    /// new ring, `formed_at` is when its read was answered.
-    Gather { formed_at: Option<Moment> },
+    /// A counter has moved, and the last decision does not explain it.
+    Gather,
 }
 
 /// The first notification of a ring.
@@ -164,7 +160,7 @@ impl RingEvidence {
     pub(super) fn state(&self) -> RingState {
         match (&self.watch, self.phase) {
             (Watch::Unwatched, _) => RingState::Unwatched,
-            (_, Phase::Gather { .. }) => RingState::Gather,
+            (_, Phase::Gather) => RingState::Gather,
             _ if self.until.is_some() => RingState::Operational,
             _ => RingState::Unknown,
         }
@@ -256,7 +252,7 @@ impl RingEvidence {
         if !is_new_ring {
             return;
         }
-        (self.phase, self.lacks_announcement) = (Phase::Decided, false);
+        self.phase = Phase::Decided;
         self.proof = None;
         // The first decision on a connection may have been made long before the connection. A later
         // decision follows a ring that has just formed, so the daemon was OPERATIONAL after
@@ -330,10 +326,7 @@ impl RingEvidence {
         });
         let all_explained =
             unseen >= rings || is_prompt || reading.connection == reads.anchor.connection;
-        let is_decided = explained > 0 && all_explained;
-        let gather = Phase::Gather { formed_at: (rings > 0).then_some(reading.answered_at) };
-        self.phase = if is_decided { Phase::Decided } else { gather };
-        self.lacks_announcement = false;
+        self.phase = if explained > 0 && all_explained { Phase::Decided } else { Phase::Gather };
         // The deadline also applies to an explained ring: a GATHER may have followed the decision.
         let until = reading.asked_at.after(reading.consensus.saturating_add(settle_grace));
         self.until = self.until.map(|before| before.min(until));
@@ -398,10 +391,6 @@ impl RingEvidence {
             if reads.is_past_token_timeout(proved_at) && proved_at >= reads.proves_from {
                 self.proof = Some(Proof::Reads(proved_at));
             }
-        }
-        if let Phase::Gather { formed_at: Some(formed_at) } = self.phase {
-            let is_steady = proved_at > formed_at.after(reading.token + reading.consensus);
-            self.lacks_announcement = is_steady && self.until.is_none();
         }
         reads.has_moved = true;
         reads.moved_at = reading.answered_at;
@@ -606,59 +595,6 @@ mod tests {
         watched.read(300);
         assert_eq!(watched.state(), RingState::Operational);
         assert_eq!(watched.evidence.until(), Some(at(200 + TOKEN + CONSENSUS + GRACE)));
-    }
-
-    #[test]
-    fn a_ring_that_stays_unannounced_is_reported_once_the_decision_is_not_believed_any_more() {
-        let mut watched = Watched::for_ms(3_000);
-        watched.gather();
-        watched.read(3_100);
-        watched.operational();
-        watched.gather();
-        watched.decide(13, 3_200);
-        watched.operational_unexplained_by(3_200);
-        assert_eq!(watched.state(), RingState::Gather);
-        let shown_at = 3_200 + CONSENSUS / 2 + 1;
-        // A token that stands still may be lost.
-        (1..=60).for_each(|n| watched.read_without_token(shown_at + n * 100));
-        assert_eq!(watched.evidence.until(), None);
-        assert!(!watched.evidence.lacks_announcement);
-        (61..=63).for_each(|n| watched.read(shown_at + n * 100));
-        assert!(watched.evidence.lacks_announcement);
-        // Another ring has formed.
-        watched.gather();
-        watched.operational();
-        watched.read(shown_at + 6_400);
-        assert!(!watched.evidence.lacks_announcement);
-        (65..=100).for_each(|n| watched.read(shown_at + n * 100));
-        assert!(watched.evidence.lacks_announcement);
-        watched.decide(17, shown_at + 10_050);
-        assert!(!watched.evidence.lacks_announcement);
-    }
-
-    #[test]
-    fn a_ring_that_does_not_form_does_not_lack_an_announcement() {
-        let mut watched = Watched::for_ms(3_000);
-        watched.gather();
-        (31..=200).for_each(|n| watched.read(n * 100));
-        assert_eq!((watched.state(), watched.evidence.until()), (RingState::Gather, None));
-        assert!(!watched.evidence.lacks_announcement);
-    }
-
-    #[test]
-    fn a_ring_without_an_announcement_is_not_reported_before_both_timeouts_have_passed() {
-        let mut watched = Watched::for_ms(3_000);
-        watched.gather();
-        watched.operational();
-        watched.read(3_100);
-        let reported = (32..=100).find(|n| {
-            watched.read(n * 100);
-            watched.evidence.lacks_announcement
-        });
-        // The read before the reporting one was requested after the timeouts.
-        let expected = (3_100 + TOKEN + CONSENSUS) / 100 + 2;
-        assert_eq!(reported, Some(expected));
-        assert_eq!(watched.evidence.until(), None);
     }
 
     #[test]

@@ -96,13 +96,6 @@ impl Tracker {
         self.link.ring.until().filter(|until| *until != Moment::NEVER)
     }
 
-    /// Whether this connection should be replaced, because the daemon stays in a ring that no
-    /// notification seems to have announced. If two rings form between two reads, the only
-    /// announcement may be counted for the wrong one.
-    pub(crate) fn lacks_announcement(&self) -> bool {
-        self.link.ring.lacks_announcement
-    }
-
     /// Whether the quorum that a node of two has alone, because of `two_node: 1`, is accepted.
     pub(crate) fn trusts_two_node(&self) -> bool {
         self.policy.trust_two_node

@@ -1213,33 +1213,6 @@ fn all_counters_are_read(token: u32) {
     assert_eq!(reads[now + 1..].iter().filter(|is_short| **is_short).count(), 0, "{reads:?}");
 }
 
-/// The counters show a ring that no notification announces, as when two rings form between two
-/// reads and the only announcement is counted for the wrong one. A new connection shows whether the
-/// last decision is about this ring.
-#[test]
-#[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_ring_that_stays_unannounced_ends_the_connection_and_quorum_returns_with_the_next() {
-    own_process!();
-    let place = Place::new();
-    let server = place.server();
-    has_ring(&server);
-    let watcher = place.watch();
-    let mut tokens = 3;
-    let mut until = |what: &str, is_quorate: bool| {
-        eventually(what, || {
-            tokens += 1;
-            server.has_u64(TOKENS, tokens);
-            (watcher.quorum.is_quorate() == is_quorate).then_some(())
-        });
-    };
-    until("quorum", true);
-    [GATHER, OPERATIONAL].iter().for_each(|key| server.has_u64(key, 4));
-    until("the old decision is not believed any more", false);
-    until("quorum returns", true);
-    assert_eq!(watcher.error(), Error::NotAnnounced);
-    watcher.stop();
-}
-
 /// The timeouts and the nodelist are tracked, so that each read of the ring needs only the
 /// counters.
 #[test]
