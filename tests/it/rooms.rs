@@ -94,7 +94,7 @@ fn a_room_uses_only_the_rooms_before_it() {
                 Some(rank) if rank < own || name == room => {}
                 Some(_) => found.push(format!("{} uses crate::{name}", path.display())),
                 None => found.push(format!(
-                    "{} uses crate::{name}: name the room that it is in",
+                    "{} uses crate::{name}, which is not a room: use the path through its room",
                     path.display()
                 )),
             }

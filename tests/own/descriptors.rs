@@ -147,7 +147,7 @@ fn a_closed_descriptor_0_is_not_given_to_libquorum() {
     });
 }
 
-/// The fake libquorum does what libqb does without a socket.
+/// The fake libquorum closes descriptor 0 in a failed attempt, as libqb does if it has no socket.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_descriptor_0_that_a_failed_attempt_closes_is_restored() {
@@ -174,10 +174,10 @@ fn a_descriptor_0_that_a_failed_attempt_closes_is_restored() {
     assert_eq!((zero(), open_fds(), fake.open_handles()), (before, open, 0));
 }
 
-/// Loading a library also needs a descriptor. A lack of descriptors is not a fault of the library.
+/// Loading a library also needs a descriptor.
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_library_that_cannot_be_opened_without_descriptors_is_not_reported_as_missing() {
+fn a_lack_of_descriptors_is_not_reported_as_a_missing_library() {
     own_process!();
     let source = "int quorum_answer(void) { return 42; }";
     let path = crate::support::fake_libquorum("descriptors_not_loaded", source);
@@ -231,8 +231,8 @@ fn an_actor_connects_once_descriptors_are_free_again() {
     watcher.until_cause(Cause::Stopped);
 }
 
-/// With `qb_ipc_type: socket` the server is found among the sockets of this process. Another
-/// connection of this process to another daemon would hide the process id.
+/// With `qb_ipc_type: socket` the server's process is looked up among the sockets of this process.
+/// If this process were also connected to another daemon, the process id would not be known.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn the_server_process_is_known_over_sockets_too() {
@@ -245,7 +245,7 @@ fn the_server_process_is_known_over_sockets_too() {
     });
 }
 
-/// An arbiter needs a thread and descriptors.
+/// The arbiter cannot be started, because no descriptors are free.
 #[test]
 fn an_actor_without_an_arbiter_publishes_an_error_and_ends() {
     own_process!();

@@ -14,7 +14,7 @@ fn alone(cluster: &Cluster) {
 }
 
 #[test]
-fn a_program_on_tokio_works_under_a_guard() {
+fn a_guard_in_a_program_on_tokio_drops_its_work_when_quorum_is_lost() {
     own_process!();
     let cluster = Cluster::new(3);
     let quorum = QuorumActor::builder().source(cluster.node(1)).start_detached();
@@ -51,7 +51,7 @@ fn a_handle_works_on_an_executor_without_timers() {
 }
 
 #[test]
-fn the_thread_of_a_detached_actor_ends_with_it() {
+fn the_thread_of_a_detached_actor_ends_when_the_actor_stops() {
     own_process!();
     let run = || {
         let quorum = QuorumActor::builder().source(Cluster::new(3).node(1)).start_detached();

@@ -47,7 +47,8 @@ fn a_process_ends_wherever_the_daemon_hangs() {
             });
             let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
             let ends = lines.find(|line| line.as_ref().unwrap().ends_with("ends now"));
-            let what = format!("the process that hangs in {stage} ends by {ending}");
+            let what =
+                format!("the process ends: daemon stopped at {stage:?}, ended by {ending:?}");
             let status = eventually_within(BOUND, &what, || process.try_wait().unwrap());
             assert!(status.success() && ends.is_some(), "{what}: {status}");
             node.corosync.resume();

@@ -13,7 +13,7 @@ use crate::support::{Ipc, Node, Watcher};
 /// A Corosync that stops normally removes its socket.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_restarted_corosync_is_found_at_once_through_its_socket_file() {
+fn a_restarted_corosync_is_found_through_its_socket_file_without_a_long_delay() {
     if env::var_os("CLIENT").is_some() {
         return be_client();
     }
@@ -29,7 +29,7 @@ fn a_restarted_corosync_is_found_at_once_through_its_socket_file() {
             .arg(env::current_exe().unwrap())
             .args([
                 "--exact",
-                "files::a_restarted_corosync_is_found_at_once_through_its_socket_file",
+                "files::a_restarted_corosync_is_found_through_its_socket_file_without_a_long_delay",
             ])
             .args(["--ignored", "--nocapture"])
             .env("CLIENT", "yes")

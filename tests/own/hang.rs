@@ -25,7 +25,7 @@ fn a_hung_daemon_is_reported_and_blocks_neither_stop_nor_start() {
     watcher.until_settled(Quorum::Quorate, &[1]);
 }
 
-/// Stopping and starting return with the daemon stopped in each phase of a connection.
+/// Each time the daemon is stopped in another phase of the connection.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn stop_is_bounded_wherever_the_daemon_hangs() {
@@ -35,17 +35,19 @@ fn stop_is_bounded_wherever_the_daemon_hangs() {
         let lease = Duration::from_millis(1500);
         Watcher::start_with(&node.netns, |builder| builder.lease(lease).backoff(quick()))
     };
-    // Before the actor connects, while it tracks, and when it has stalled.
+    // The daemon hangs before the actor connects.
     node.corosync.pause();
     watch().stops_at_once();
     no_thread_waits();
     node.corosync.resume();
+    // The daemon hangs while the actor is connected.
     let watcher = watch();
     watcher.until_settled(Quorum::Quorate, &[1]);
     node.corosync.pause();
     watcher.stops_at_once();
     no_thread_waits();
     node.corosync.resume();
+    // The lease has expired.
     let watcher = watch();
     watcher.until_settled(Quorum::Quorate, &[1]);
     node.corosync.pause();
@@ -93,7 +95,7 @@ fn a_dropped_actor_leaves_no_thread_behind_wherever_the_daemon_hangs() {
 /// daemon.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_signal_interrupts_the_connect_to_a_hung_daemon_with_try_again() {
+fn a_connect_to_a_hung_daemon_that_a_signal_interrupts_returns_try_again() {
     own_process!();
     let node = Node::single();
     node.run(|| {

@@ -112,7 +112,7 @@ fn a_server_of_corosync_2_survives_a_thousand_connections() {
         }
     });
     // The ring watch of an actor and its reader of names also send requests. The server ends each
-    // connection at once.
+    // connection immediately.
     let [event, answer] = tracked_v0(true);
     server.on("quorum", TRACKSTART, &[event.clone(), answer.clone(), Step::Disconnect]);
     let watcher = place.watch();
@@ -338,7 +338,7 @@ fn a_dropped_actor_leaves_no_thread_behind() {
             "accept" => server.wait(&format!("accept {service}"), 1),
             number => server.wait(&format!("request {service} {number}"), 1),
         }
-        eventually(thread, || runs_thread(thread).then_some(()));
+        eventually(&format!("{thread} runs"), || runs_thread(thread).then_some(()));
         drop(watcher);
         no_thread_waits();
         let all_ended = || (threads() <= before).then_some(());
@@ -349,7 +349,7 @@ fn a_dropped_actor_leaves_no_thread_behind() {
 /// After one lost answer, the probe asks again and the actor's connection continues.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_request_whose_answer_from_votequorum_is_lost_is_repeated() {
+fn a_request_to_votequorum_is_repeated_if_its_answer_is_lost() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -365,7 +365,7 @@ fn a_request_whose_answer_from_votequorum_is_lost_is_repeated() {
 /// The thread that reads the names ends after the read, so the test waits for its end.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_request_whose_answer_about_the_names_is_lost_is_repeated() {
+fn a_request_for_the_names_is_repeated_if_its_answer_is_lost() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -382,7 +382,7 @@ fn a_request_whose_answer_about_the_names_is_lost_is_repeated() {
 /// The probe asks votequorum over sockets, or the quorum service if there is no votequorum.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_probe_whose_answer_is_lost_is_repeated_over_sockets_and_without_votequorum() {
+fn a_probe_over_sockets_or_without_votequorum_is_repeated_if_its_answer_is_lost() {
     own_process!();
     for (ipc, services, asked, request) in [
         (Ipc::Socket, &["quorum", "votequorum"][..], "votequorum", GETINFO),
@@ -443,7 +443,7 @@ fn the_probe_still_asks_votequorum_after_an_interrupted_attempt_to_connect() {
     until_believed(&watcher);
 }
 
-/// The server hangs at each step of the connect.
+/// Each time the server hangs at another step of the connect.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_server_that_hangs_during_the_connect_is_reported_and_blocks_nothing() {
@@ -527,7 +527,7 @@ fn a_hung_votequorum_alone_ends_quorum() {
 /// Without votequorum, the probe calls `quorum_getquorate`.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_quorum_service_that_does_not_answer_the_probe_ends_quorum() {
+fn an_invalid_or_negative_answer_of_the_quorum_service_to_the_probe_ends_quorum() {
     own_process!();
     let place = Place::new();
     let server = Hostile::start_as(&place.netns, 0, Ipc::Shm, &["quorum"]);
@@ -788,7 +788,7 @@ fn an_invalid_answer_of_votequorum_has_no_lasting_effect() {
     assert!(!watcher.quorum.is_quorate(), "votequorum has a veto");
 }
 
-/// The server dies at each step of an exchange.
+/// Each time the server dies at another step of an exchange.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn the_actor_survives_a_server_that_dies_during_an_exchange() {
@@ -1167,7 +1167,8 @@ fn all_counters_are_read_until_the_ring_is_steady_and_when_one_has_moved() {
     all_counters_are_read(1000);
 }
 
-/// With these timeouts, the ring watch passes on three readings together, and a change at once.
+/// With these timeouts, the ring watch passes on three readings together. It passes on a reading that
+/// shows a change immediately.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn all_counters_are_read_until_a_ring_with_long_timeouts_is_steady_and_when_one_has_moved() {
@@ -1239,7 +1240,7 @@ fn the_configuration_is_read_again_when_it_has_changed_and_only_then() {
         server.change_configuration();
         (read_again() > 0).then_some(())
     });
-    // By then the last report has arrived.
+    // After 30 more reads, the last report of a change has arrived.
     server.wait_more(&format!("key {TOKENS}"), 30);
     let read = read_again();
     server.wait_more(&format!("key {TOKENS}"), 30);

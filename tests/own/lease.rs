@@ -1,8 +1,8 @@
 //! Fail-safe on a real daemon: quorum that is no longer known to be true is not reported, whatever
 //! hangs.
 //!
-//! A hung daemon delays other threads of the process. Asserted times are those at which the handle
-//! reported quorum or the actor published a change, and not those at which a test noticed it.
+//! A hung daemon delays other threads of the process. So the tests do not assert when they notice a
+//! change: they assert when the handle last reported quorum, or when the actor published the change.
 
 use std::{
     fs::{self, File},
@@ -86,7 +86,7 @@ fn a_hung_daemon_is_believed_for_at_most_the_lease() {
 /// The actor cannot publish the loss, but readers and guards lose quorum when the lease expires.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn readers_lose_quorum_with_the_lease_while_the_arbiter_is_stuck() {
+fn readers_lose_quorum_when_the_lease_expires_although_the_arbiter_is_stuck() {
     own_process!();
     let _alone = alone();
     let node = Node::single();
@@ -132,8 +132,8 @@ fn readers_lose_quorum_when_the_actor_dies() {
     });
 }
 
-/// While the system is suspended, only one clock runs. A reader in its own process enters a time
-/// namespace in which that clock is an hour ahead; the other clocks are unchanged.
+/// While the system is suspended, only the boot-time clock runs. A reader in its own process enters
+/// a time namespace in which this clock is an hour ahead; the other clocks are unchanged.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn readers_lose_quorum_if_the_lease_expires_while_the_system_is_suspended() {

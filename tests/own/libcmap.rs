@@ -12,7 +12,7 @@ use crate::{
     support::{Node, Watcher, quick, without_library},
 };
 
-/// Keeps the warnings of this crate.
+/// Keeps the warnings of this crate about libcmap.
 struct Warnings(Mutex<Vec<String>>);
 
 static WARNINGS: Warnings = Warnings(Mutex::new(Vec::new()));
@@ -89,11 +89,11 @@ fn with_a_model_one_warning_says_what_is_missing() {
 /// watched.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_libcmap_that_cannot_be_opened_without_descriptors_is_not_reported_as_missing() {
+fn a_lack_of_descriptors_is_not_reported_as_a_missing_libcmap() {
     own_process!();
     log::set_logger(&WARNINGS).unwrap();
     log::set_max_level(LevelFilter::Warn);
-    // Another library is loaded before the descriptors are taken.
+    // libquorum is loaded before the descriptors are taken, and libcmap is not.
     let library = Library::load().unwrap();
     let exhausted = Exhausted::but(0);
     let error = Handle::initialize_with(library).unwrap_err();

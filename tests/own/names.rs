@@ -52,8 +52,8 @@ fn a_node_without_any_name_has_none_until_a_reload_adds_one() {
     eventually("the name is read", named);
 }
 
-/// The libcmap of Corosync 2 is imitated by the installed one without the function that Corosync 3
-/// added.
+/// The test imitates the libcmap of Corosync 2: it removes from a copy of the installed libcmap the
+/// function that Corosync 3 added.
 #[test]
 #[ignore = "needs root, corosync and a C compiler: make test"]
 fn the_names_are_read_through_a_libcmap_of_corosync_2() {

@@ -84,7 +84,10 @@ fn observe_exclusive(seen: &Seen, quorums: &[QuorumHandle]) {
             if *highest > Some(token) {
                 seen.violations.fetch_add(1, Ordering::Relaxed);
                 let now: Vec<_> = quorums.iter().map(|q| q.snapshot().to_string()).collect();
-                eprintln!("exclusive with token {token} after {highest:?} without it: {now:#?}");
+                eprintln!(
+                    "exclusive with token {token}, although a ring without this node had the \
+                     token {highest:?}: {now:#?}"
+                );
             }
         }
         thread::park_timeout(Duration::from_millis(2));
@@ -121,7 +124,7 @@ fn observe(seen: &Seen, quorum: &QuorumHandle) {
                 if is_quorate && since.elapsed() > LAG {
                     seen.disagreements.fetch_add(1, Ordering::Relaxed);
                     eprintln!(
-                        "quorate, {:?} after votequorum: {}",
+                        "still quorate {:?} after votequorum reported no quorum: {}",
                         since.elapsed(),
                         quorum.snapshot()
                     );
@@ -163,7 +166,7 @@ fn soak(transport: Transport, duration: Duration, random: &mut Random, seed: u64
     let quorum = |id: u32| &watchers[id as usize - 1].quorum;
     let connected = || {
         for id in 1..=3 {
-            eventually("all are quorate, and their probes connected", || {
+            eventually("all nodes are quorate, and their votes are known", || {
                 let now = quorum(id).snapshot();
                 let probed = now.votes.as_ref().is_some_and(|votes| votes.members.len() == 3);
                 (quorum(id).is_quorate() && now.members.len() == 3 && probed).then_some(())
@@ -197,7 +200,7 @@ fn soak(transport: Transport, duration: Duration, random: &mut Random, seed: u64
         eventually("the time is reached", || (Instant::now() >= until).then_some(()));
     };
     let not_quorate = |id: u32, within: Duration| {
-        eventually_within(within, &format!("node {id} reports unknown"), || {
+        eventually_within(within, &format!("node {id} is not quorate"), || {
             (!quorum(id).is_quorate()).then_some(())
         });
     };

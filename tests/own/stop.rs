@@ -39,7 +39,7 @@ async fn wait(what: &str, condition: impl Fn() -> bool) {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_stop_takes_effect_after_the_arbiter_was_busy() {
+fn a_stop_returns_while_the_arbiter_is_busy_and_closes_the_connection_later() {
     own_process!();
     let fake = FakeLibquorum::new("stop_busy");
     System::new().block_on(async {
@@ -182,7 +182,7 @@ fn the_condition_of_wait_for_may_call_the_handle() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn the_delays_start_over_after_a_connection_that_lasted() {
+fn the_delays_start_over_after_a_connection_that_lasted_long_enough() {
     own_process!();
     let fake = FakeLibquorum::new("stop_backoff");
     System::new().block_on(async {

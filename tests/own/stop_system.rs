@@ -123,7 +123,7 @@ fn main_is_stuck() {
     });
 }
 
-/// A logger that blocks for ever at the first error. The policy logs the loss as one.
+/// A logger that blocks for ever at the first error. The policy logs the loss as an error.
 struct Blocked;
 
 impl Log for Blocked {

@@ -134,7 +134,7 @@ fn no_node_is_exclusive_while_another_partition_is_quorate() {
 struct Tally {
     exclusive: u64,
     tokens: u64,
-    /// How often others were quorate on a later ring without a node that had been quorate.
+    /// How often others became quorate on a later ring without a node that was still quorate.
     left_behind: u64,
     /// The number of guards that had to be invalid.
     guards: u64,

@@ -48,7 +48,7 @@ pub(crate) enum Verb {
     ReleaseSync,
     Fault(u32, Fault),
     Mend(u32),
-    /// Causes more changes at once than are kept for slow subscribers.
+    /// Causes more changes in a row than are kept for slow subscribers.
     Flood(Flood),
     /// Adds a subscriber to an actor.
     Subscribe {
@@ -71,7 +71,7 @@ pub(crate) enum Verb {
     StopActor {
         actor: usize,
     },
-    /// Waits until every timeout has ended.
+    /// Waits until an actor has published that a silent daemon does not answer its attempt.
     Wait,
 }
 
@@ -104,7 +104,7 @@ pub(crate) enum Pace {
     Settle,
     /// Actors get this many turns.
     Turns(u8),
-    /// The next verb follows at once.
+    /// The next verb follows immediately.
     Go,
 }
 

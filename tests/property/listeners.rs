@@ -73,7 +73,7 @@ impl Handler<QuorumChanged> for Slow {
     }
 }
 
-/// The messages of one subscriber, and the number of checked ones.
+/// The messages of one subscriber, and how many of them are checked.
 #[derive(Default)]
 pub(crate) struct Received {
     messages: Messages,
@@ -193,7 +193,7 @@ fn check_snapshot(snapshot: &Snapshot) -> Checked {
     Ok(())
 }
 
-/// A subscriber that subscribed later and may end earlier.
+/// A subscriber that subscribes during the history, and may end during the history.
 struct Extra {
     received: Received,
     /// Keeps its actor alive, if its subscription does not.
@@ -369,7 +369,12 @@ impl Listeners {
         let log = log.borrow();
         let new = log.iter().zip(0..).skip(self.all.checked);
         for (change, at) in new {
-            prop_assert_eq!(change.current.sequence, at, "not received each change: {}", change);
+            prop_assert_eq!(
+                change.current.sequence,
+                at,
+                "an earlier change was not received: {}",
+                change
+            );
         }
         self.all.check(&log)?;
         let others = [&mut self.slow, &mut self.stream.1, &mut self.lazy_stream.1];

@@ -41,7 +41,7 @@ use self::{
     model::{Daemon, Model, Refused},
 };
 
-/// Longer than all effects of a verb take: a tick of 250 ms, a delay of at most 80 ms, and two
+/// Longer than the effects of any verb take: a tick of 250 ms, a delay of at most 80 ms, and two
 /// reads of the ring.
 const SETTLE: Duration = Duration::from_millis(700);
 
@@ -226,7 +226,7 @@ struct Watched {
     broke: bool,
     /// The sequence of the last change before its connection ended.
     last_before_hang_up: Option<u64>,
-    /// Whether there was anything to publish.
+    /// Whether its node has reported anything since the last settling.
     reported: bool,
     /// The nodes that must be reported as rejoined, if that is known.
     rejoined: Option<Vec<u32>>,
@@ -549,8 +549,7 @@ impl Watched {
             prop_assert_eq!(&now.connection, &Connection::Connected, "{}", self);
             let members: Vec<NodeId> = node.members.iter().copied().map(NodeId).collect();
             prop_assert_eq!(&now.members, &members, "{}", self);
-            // A silent daemon may no longer be believed, and a daemon that had not decided may
-            // not be believed yet.
+            // If the daemon is silent, or had not decided, quorum may be unknown.
             let reports = node.daemon == Daemon::Running && self.was_settled;
             if reports || now.quorum != Quorum::Unknown {
                 let quorum = if node.quorate { Quorum::Quorate } else { Quorum::Inquorate };
@@ -661,7 +660,12 @@ impl Watched {
         for change in self.listeners.all.since(self.changes) {
             rejoined.extend(change.rejoined().map(|node| node.0));
         }
-        prop_assert!(rejoined.iter().eq(&expected), "{:?} left and came back: {}", expected, self);
+        prop_assert!(
+            rejoined.iter().eq(&expected),
+            "must be reported as rejoined: {:?}: {}",
+            expected,
+            self
+        );
         Ok(())
     }
 }
@@ -703,7 +707,7 @@ fn change(cluster: &Cluster, verb: &Verb) -> Result<(), sim::Error> {
         }
         Verb::Fault(id, fault) => cluster.fault(*id, *fault),
         Verb::Mend(id) => cluster.mend(*id),
-        _ => unreachable!("{verb:?} is done to an actor"),
+        _ => unreachable!("{verb:?} applies to an actor"),
     }
 }
 

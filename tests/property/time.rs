@@ -51,7 +51,7 @@ fn settings() -> impl Strategy<Value = Settings> {
 }
 
 #[test]
-fn no_reader_sees_quorum_after_its_deadlines() {
+fn no_reader_sees_quorum_after_a_deadline() {
     let histories = (histories(), vec(ms(0..12_000), 40), settings());
     let (cases, tally) = play_all(&histories, play);
     let Tally { quorate, silent, denied, guards, expected } = tally;
@@ -178,7 +178,7 @@ impl Watched {
         }
     }
 
-    /// Records which facts hold for its node from `now` on, by the model.
+    /// Records which facts hold for its node from `now` on, according to the model.
     fn note(&mut self, model: &Model, now: Instant) {
         let node = model.node(self.node);
         let since = |before: Option<Instant>, holds: bool| before.or(Some(now)).filter(|_| holds);

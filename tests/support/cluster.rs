@@ -248,7 +248,7 @@ impl Cluster {
         self.node(id).corosync.start();
     }
 
-    /// Kills the node and starts it at once, before the others notice.
+    /// Kills the node and immediately starts it, usually before the others notice.
     pub fn restart_node(&self, id: u32) {
         self.node(id).corosync.restart();
     }

@@ -145,7 +145,7 @@ impl Corosync {
     pub fn stop(&self) {
         eventually(&format!("{} accepts the request to stop", self.name), || {
             let request = self.tool("corosync-cfgtool", &["-H", "--force"]);
-            // It exits with 0 even if the daemon refuses.
+            // The tool exits with 0 even if the daemon refuses.
             let refused = String::from_utf8_lossy(&request.stderr).contains("Could not shutdown");
             let accepted = request.status.success() && !refused;
             (accepted || self.exit_status().is_some()).then_some(())
@@ -153,7 +153,7 @@ impl Corosync {
         self.daemon().wait();
     }
 
-    /// Kills the daemon and starts it at once.
+    /// Kills the daemon and immediately starts it.
     pub fn restart(&self) {
         self.kill();
         self.start();
@@ -214,7 +214,7 @@ impl Corosync {
         self.tool_ok("corosync-cmapctl", &["-s", key, kind, value]);
     }
 
-    /// Sets the expected votes: quorum changes at once, with no change of membership.
+    /// Sets the expected votes. Quorum may change, without a change of membership.
     #[track_caller]
     pub fn expected_votes(&self, votes: u32) {
         self.cmap_set("quorum.expected_votes", "u32", &votes.to_string());
@@ -226,7 +226,7 @@ impl Corosync {
         if !self.is_synchronized() {
             return None;
         }
-        // It exits with 2 if the node is not quorate, with 1 on an error.
+        // The tool exits with 2 if the node is not quorate, and with 1 on an error.
         let output = self.tool("corosync-quorumtool", &["-s", "-p"]);
         Quorumtool::parse(&String::from_utf8_lossy(&output.stdout))
     }

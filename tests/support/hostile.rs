@@ -53,8 +53,8 @@ impl Hostile {
         Self::start_as(netns, 0, Ipc::Shm, &["quorum", "votequorum"])
     }
 
-    /// Starts a server that poses as Corosync 2: it has that version's key, uses model V0 and, like a
-    /// daemon of 2.4, dies when it receives a request that is new in Corosync 3.
+    /// Starts a server that poses as Corosync 2: it has the cmap key that only Corosync 2 has, uses
+    /// model V0 and, like a daemon of 2.4, dies when it receives a request that is new in Corosync 3.
     #[track_caller]
     pub fn start_as_corosync_2(netns: &Arc<Netns>) -> Self {
         let hostile = Self::start(netns);
@@ -147,14 +147,14 @@ impl Hostile {
         }
     }
 
-    /// Makes cmap have this key with a number of 64 bits.
+    /// Gives cmap this key, with a number of 64 bits.
     #[track_caller]
     pub fn has_u64(&self, key: &str, value: u64) {
         let number = Message::reply(2).u64(8).u32(CMAP_VALUETYPE_UINT64).u64(value);
         self.on("cmap", key, &[Step::Reply(number)]);
     }
 
-    /// Makes cmap have this key with a number of 32 bits.
+    /// Gives cmap this key, with a number of 32 bits.
     #[track_caller]
     pub fn has_u32(&self, key: &str, value: u32) {
         let number = Message::reply(2).u64(4).u32(CMAP_VALUETYPE_UINT32).u32(value);
@@ -210,7 +210,10 @@ impl Hostile {
     #[track_caller]
     pub fn wait(&self, fact: &str, times: usize) {
         self.wait_or_end(fact, times);
-        assert!(self.times(fact) >= times, "ended without {times} times {fact:?}");
+        assert!(
+            self.times(fact) >= times,
+            "the server ended before it reported {fact:?} {times} times"
+        );
     }
 
     /// Waits until this fact is reported this many more times.
@@ -227,7 +230,7 @@ impl Hostile {
         let (seen, waited) = self.facts.changed.wait_timeout_while(seen, DEADLINE, waits).unwrap();
         let missing = waited.timed_out().then(|| format!("{seen:?}"));
         drop(seen);
-        assert_eq!(missing, None, "not {times} times {fact:?}");
+        assert_eq!(missing, None, "{fact:?} was not reported {times} times");
     }
 
     /// Suspends the server (SIGSTOP).

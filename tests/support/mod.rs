@@ -1,9 +1,9 @@
-//! Support for the tests: real Corosync daemons in network namespaces, impostors of them, a fake
-//! libquorum, and a browser.
+//! Support for the tests: real Corosync daemons in network namespaces, servers that pose as
+//! Corosync, a fake libquorum, and a browser.
 //!
 //! Everything here removes what it created when it is dropped, and removes the leftovers of test
 //! processes that died. It needs root, Corosync and `ip`, except for the fake library; the
-//! impostors need libqb's development files, and the browser is Chromium.
+//! servers that pose as Corosync need libqb's development files, and the browser is Chromium.
 
 // Each of the two test programs uses a part of this module.
 #![allow(dead_code, unreachable_pub, unused_imports, unused_macros)]

@@ -57,7 +57,7 @@ impl Netns {
         feed(Command::new("ip").args(["-n", &self.name, "-batch", "-"]), lines);
     }
 
-    /// Runs `nft` commands, one per line, in the namespace. Either all of them take effect at once,
+    /// Runs `nft` commands, one per line, in the namespace. Either all of them take effect together,
     /// or none.
     #[track_caller]
     pub fn nft(&self, lines: &str) {

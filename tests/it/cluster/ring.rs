@@ -115,7 +115,7 @@ fn fencing_tokens_grow_through_partitions_kills_and_restarts() {
     let watchers = [1, 2, 3]
         .map(|id| Watcher::start_with(&cluster.node(id).netns, |builder| builder.backoff(quick())));
     let mut highest = None;
-    // All of these nodes have the same token, which is larger than all earlier tokens.
+    // Waits until all these nodes have the same token, larger than all earlier tokens.
     let mut agree = |what: &str, nodes: &[Watcher]| {
         let token = eventually(&format!("{what}: a new token"), || {
             let tokens: Option<Vec<FencingToken>> =

@@ -33,7 +33,7 @@ fn cleared_counters_of_the_daemon_do_not_end_quorum() {
     let (node, watcher) = watched();
     node.corosync.tool_ok("corosync-cmapctl", &["-C", "totem"]);
     eventually("the node is not exclusive", || (!watcher.quorum.is_exclusive()).then_some(()));
-    eventually("the node is exclusive", || {
+    eventually("the node is exclusive again", || {
         assert!(watcher.quorum.is_quorate());
         watcher.quorum.is_exclusive().then_some(())
     });
@@ -212,7 +212,7 @@ fn code_outside_actors_can_wait_for_a_state_and_read_the_stream() {
 #[ignore = "needs root and corosync: make test"]
 fn stopping_publishes_stopped_and_closes_the_connection() {
     let (node, watcher) = watched();
-    // The connections to the quorum service, and the probe's connection to votequorum.
+    // Whether this process has a connection to the quorum service, and one to votequorum.
     let connected = || {
         let stats = node.corosync.tool_ok("corosync-cmapctl", &["-m", "stats"]);
         [3, 5].map(|service| {
@@ -220,7 +220,7 @@ fn stopping_publishes_stopped_and_closes_the_connection() {
             stats.lines().any(|line| line.starts_with(&ours))
         })
     };
-    assert_eq!(connected(), [true; 2], "the daemon counts its clients by process");
+    assert_eq!(connected(), [true; 2], "the actor and its probe are connected");
     watcher.stop();
     assert_eq!(watcher.quorum.snapshot().connection, Connection::Stopped);
     assert!(!watcher.quorum.is_quorate());

@@ -29,7 +29,7 @@ fn watch_prints_every_change_until_interrupted() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn watch_prints_what_to_do_without_corosync() {
+fn watch_prints_how_to_start_corosync_if_it_is_not_running() {
     let nowhere = Netns::new();
     let mut watch = Running::example(Some(&nowhere), "watch", "--corosync");
     watch.until("systemctl start corosync");
@@ -145,7 +145,7 @@ fn tokio_works_under_a_guard_and_starts_again_after_a_loss() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn axum_accepts_writes_while_no_other_partition_can_have_quorum() {
+fn axum_accepts_writes_only_while_no_other_partition_can_have_quorum() {
     let node = Node::single();
     let mut service = Running::example(Some(&node.netns), "axum", "--corosync");
     service.until("http://127.0.0.1:8081/value");

@@ -1,4 +1,4 @@
-//! Cases that cannot be caused with a real daemon, with a fake libquorum.
+//! Tests with a fake libquorum, for cases that a real daemon cannot cause.
 
 use std::{
     fs,
@@ -78,7 +78,7 @@ fn only_invalid_param_of_model_initialize_falls_back_to_model_v0() {
     for code in CODES {
         let before = (fake.calls("quorum_initialize"), fake.calls("quorum_model_initialize"));
         fake.refuse("quorum_model_initialize", code);
-        // The probe of an actor is a connection with model V0, so it must not be sent yet.
+        // The probe of an actor also connects with model V0, so the first probe must come later.
         let watcher =
             fake.watch_with(|builder| builder.lease(DEADLINE).probe_interval(DEADLINE / 2));
         if code == Code::INVALID_PARAM {
@@ -166,8 +166,8 @@ fn try_again_from_a_dispatch_means_an_empty_queue() {
     for (flag, expected) in [
         (Dispatch::OneNonblocking, &nothing[..]),
         (Dispatch::All, &[]),
-        // libquorum does not return this to a blocking call. If it did, the result must not look
-        // like the end of the notifications.
+        // libquorum does not return TRY_AGAIN to a blocking call. If it did, the result must not
+        // look like the end of the notifications.
         (Dispatch::One, &nothing),
         (Dispatch::Blocking, &nothing),
     ] {
@@ -451,7 +451,7 @@ fn nothing_is_dispatched_before_the_iteration() {
         drop(handle.dispatch(flag));
     }
     assert_eq!(fake.calls("quorum_dispatch"), 0);
-    // Stopping in the middle loses nothing.
+    // Stopping an iteration early loses no notification.
     fake.push(false, 9);
     assert_eq!(handle.dispatch(Dispatch::All).next(), Some(Ok(quorum(true, 9))));
     assert_eq!(handle.dispatch(Dispatch::Blocking).next(), Some(Ok(quorum(false, 9))));
@@ -719,7 +719,7 @@ fn a_spurious_wake_up_has_no_effect() {
     let changes = watcher.until_quorum(Quorum::Inquorate);
     assert_eq!(changes.len(), 1, "{}", lines(&changes));
 
-    // If the actor were spinning, it would make these calls at once.
+    // A spinning actor would make these calls immediately.
     let (idle, calls) = (Instant::now(), fake.calls("quorum_dispatch"));
     fake.wait_calls("quorum_dispatch", calls + 8);
     assert!(idle.elapsed() >= Duration::from_millis(500), "{:?}", idle.elapsed());

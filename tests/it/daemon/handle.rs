@@ -18,7 +18,7 @@ use crate::support::{
     DEADLINE, Ipc, Netns, Node, as_user, eventually, fill_dev_shm, small_dev_shm, wait_asleep,
 };
 
-/// Returns the ring of a single node's daemon, as its own tool shows it.
+/// Returns the ring of a single node's daemon, as corosync-quorumtool shows it.
 fn ring(node: &Node, model: Model) -> RingId {
     let shown = node.wait("the node is on a ring", |_| true).ring_id;
     let (node_id, seq) = shown.split_once('.').expect("a ring id has a dot");
@@ -182,7 +182,7 @@ fn the_descriptor_is_readable_while_notifications_wait() {
         handle.track_start(Track::CHANGES).unwrap();
         assert!(readable(fd, Duration::ZERO));
         assert_eq!(handle.try_dispatch().unwrap().into_iter().count(), 1);
-        assert!(readable(fd, Duration::ZERO), "one of two was taken");
+        assert!(readable(fd, Duration::ZERO), "one of two notifications still waits");
         all(&mut handle);
         assert!(!readable(fd, Duration::ZERO));
         flip(&node, false);
@@ -320,10 +320,10 @@ fn dispatch_blocking_ends_with_the_connection() {
     }
 }
 
-/// A dispatch function accepts the flags of the C header and no others.
+/// `quorum_dispatch` accepts the flags of the C header and no others.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn the_raw_functions_are_available() {
+fn the_raw_functions_return_the_codes_of_libquorum() {
     let node = Node::single();
     node.run(|| {
         // SAFETY: the system's libquorum.
@@ -459,7 +459,7 @@ fn connecting_from_a_separate_dev_shm_returns_err_not_exist() {
 /// libqb's handle table has no lock, so the wrapper locks it.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn many_threads_can_connect_at_once() {
+fn many_threads_can_connect_at_the_same_time() {
     let node = Node::single();
     node.run(|| {
         thread::scope(|scope| {

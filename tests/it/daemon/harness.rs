@@ -101,7 +101,7 @@ fn a_dropped_node_leaves_nothing_behind() {
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn leftovers_of_a_dead_process_are_removed() {
-    // The first call in a process sweeps, which must not happen later in this test.
+    // The first call in a process removes leftovers, which must not happen later in this test.
     unique_name();
     let mut owner = Command::new("sleep").arg("1000").spawn().unwrap();
     let name = format!("aq-{}-0", owner.id());
@@ -139,7 +139,8 @@ fn a_small_dev_shm_is_shared_with_the_daemon() {
     small_dev_shm("32m", || {
         let node = Node::single();
         assert!(!shm_of(node.corosync.pid()).is_empty());
-        // The flight recorder takes 8 MiB, a connection 3, and the tool opens four.
+        // The daemon's blackbox takes 8 MiB and a connection takes 3 MiB. The tool opens four
+        // connections.
         fs::write("/dev/shm/ballast", vec![0; 20 << 20]).unwrap();
         let refused = node.corosync.tool("corosync-quorumtool", &["-s"]);
         assert!(!refused.status.success());

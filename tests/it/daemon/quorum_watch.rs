@@ -179,10 +179,10 @@ fn a_signal_ends_the_wait_for_quorum() {
     assert_eq!((output.status.code(), stdout(&output)), (Some(143), String::new()));
 }
 
-/// The command runs only while this node has quorum. `quorum-watch` exits with its exit code.
+/// `quorum-watch` exits with the exit code of the command, unless it has ended the command.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_command_runs_while_there_is_quorum() {
+fn a_command_runs_only_while_there_is_quorum() {
     let node = Node::single();
     let exec = |options: &str, shell: &str| {
         let mut command = Command::new(program());

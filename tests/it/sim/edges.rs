@@ -106,7 +106,7 @@ fn a_scripted_handle_returns_the_published_state() {
     script.publish(interrupted.clone());
     assert!(quorum.is_quorate() && !guard.is_valid(), "the epoch has changed");
 
-    // A quorate state without a connection is impossible: it is published as unknown.
+    // A quorate state on a stalled connection is impossible: it is published as unknown.
     interrupted.connection = Connection::Stalled;
     script.publish(interrupted);
     assert_eq!((quorum.quorum(), quorum.snapshot().quorum), (Quorum::Unknown, Quorum::Unknown));

@@ -196,7 +196,7 @@ fn the_old_state_of_a_resumed_daemon_is_not_believed() {
 #[test]
 fn quorum_that_returns_after_a_pause_stays() {
     run(async {
-        // In the first cluster, rings form at once.
+        // In the first cluster, rings form without a timeout.
         for cluster in [Cluster::new(5), Cluster::new(3).timeouts(TOKEN, CONSENSUS)] {
             let nodes = Nodes::formed(cluster).await;
             for after in (0..3000).step_by(100) {
@@ -258,7 +258,7 @@ fn a_pause_that_is_shorter_than_the_token_timeout_changes_nothing() {
 
 /// The daemon sends a leave message, so no node waits for it.
 #[test]
-fn a_stopped_daemon_is_excluded_at_once() {
+fn a_stopped_daemon_is_excluded_without_a_timeout() {
     run(async {
         let nodes = Nodes::formed(Cluster::new(3).timeouts(TOKEN, CONSENSUS)).await;
         nodes.cluster.stop(1).unwrap();

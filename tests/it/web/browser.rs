@@ -107,7 +107,7 @@ impl Live {
         self.browser.run("shown.length = 0");
     }
 
-    /// Panics if quorum was ever shown since the last `forget`.
+    /// Panics if quorum was shown at any time since the last `forget`.
     #[track_caller]
     fn never_showed_quorum(&self) {
         let shown = self.browser.run("return shown.filter((text) => /quorate/i.test(text))");
@@ -189,7 +189,7 @@ fn signal(dashboard: &Running, signal: Signal) {
 
 #[test]
 #[ignore = "needs chromium: make test"]
-fn the_page_shows_no_data_after_its_service_was_killed_until_the_next_one_starts() {
+fn the_page_shows_no_data_from_the_death_of_its_service_until_the_next_service_starts() {
     let (mut first, url) = dashboard("--port 0");
     let live = Live::open(Browser::start(), url.clone());
     live.shows("Quorate");
@@ -221,7 +221,8 @@ fn the_page_shows_no_data_after_its_service_was_killed_until_the_next_one_starts
     });
 }
 
-/// Pages beyond the limit of streams that reconnected at once would keep the service busy.
+/// If the pages beyond the limit of streams reconnected immediately, they would keep the service
+/// busy.
 #[test]
 #[ignore = "needs chromium: make test"]
 fn a_page_whose_stream_is_refused_waits_before_it_reconnects() {

@@ -89,7 +89,7 @@ fn gated(gate: QuorumGate) -> impl FnOnce(&mut ServiceConfig) {
 }
 
 #[actix_web::test]
-async fn a_gate_passes_requests_on_only_with_quorum() {
+async fn a_gate_lets_requests_through_only_with_quorum() {
     let (cluster, quorum, mut recorder) = quorate().await;
     let status = async |quorum: &QuorumHandle| {
         ask(gated(QuorumGate::new(quorum.clone())), TestRequest::get().uri("/it")).await.status()
@@ -128,8 +128,8 @@ async fn a_refusal_reveals_only_the_documented_fields() {
     );
 }
 
-/// Returns a node that is separated with one of the other three, once the votes of the two are
-/// known.
+/// Returns four nodes, and an actor on the first one, which shares a partition with one other node.
+/// The votes of both are known.
 async fn two_of_four() -> (Cluster, QuorumHandle) {
     let cluster = Cluster::new(4);
     let builder = QuorumActor::builder().source(cluster.node(1));
@@ -306,7 +306,7 @@ async fn the_extractor_finds_the_handle_of_the_routes() {
 }
 
 #[actix_web::test]
-async fn work_under_the_extractors_guard_ends_with_quorum() {
+async fn work_under_the_extractors_guard_ends_when_quorum_is_lost() {
     let (cluster, quorum, _probe) = quorate().await;
     async fn stuck(quorate: Quorate) -> HttpResponse {
         match quorate.run(std::future::pending::<()>()).await {

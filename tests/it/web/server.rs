@@ -20,7 +20,7 @@ use serde_json::Value;
 use crate::support::{Client, Event, Service, all_published, block_on, eventually, hold};
 
 /// A request that is sent while the handle reports no quorum is refused, and a request that is sent
-/// while it reports quorum is not, however many requests are under way when that changes.
+/// while it reports quorum is not, however many requests are under way when quorum changes.
 #[test]
 fn no_request_passes_without_quorum() {
     const CLIENTS: usize = 16;
@@ -117,7 +117,7 @@ fn a_stream_sends_the_state_and_then_each_change() {
         let event = changed(&mut client).unwrap();
         sequence += 1;
         assert_eq!(event.id, Some(sequence), "no change is left out");
-        // An earlier change that is sent only after the loss has quorum unknown instead of quorate.
+        // If a change from before the loss is sent late, its quorum is `unknown`, not `quorate`.
         if json(&event)["current"]["quorum"] == "inquorate" {
             break json(&event);
         }
@@ -297,7 +297,7 @@ fn five_hundred_streams_reach_the_latest_state() {
 }
 
 #[test]
-fn streams_beyond_the_limit_end_at_once_until_a_slot_is_free() {
+fn a_stream_beyond_the_limit_ends_immediately_until_a_slot_is_free() {
     let service = Service::start();
     let mut clients = Vec::new();
     for _ in 0..1024 {

@@ -41,7 +41,7 @@ pub(crate) trait Backend {
         self.watch_with(id, |builder| builder)
     }
 
-    /// Whether Corosync's own tool shows this settled state of a node.
+    /// Whether corosync-quorumtool shows this settled state of a node.
     fn is_shown(&self, id: u32, snapshot: &Snapshot) -> bool;
 }
 
@@ -267,8 +267,8 @@ impl Backend for RealV0 {
     }
 }
 
-/// Whether `corosync-quorumtool` shows this state. `known` is the part of a ring id that the actor
-/// knows.
+/// Whether `corosync-quorumtool` shows this state. `known` returns the part of a ring id that the
+/// actor knows.
 fn is_shown(cluster: &Cluster, id: u32, snapshot: &Snapshot, known: fn(&str) -> &str) -> bool {
     let ring = snapshot.ring_id.expect("the cluster is settled").to_string();
     cluster.node(id).corosync.quorumtool().is_some_and(|shown| {
@@ -278,7 +278,7 @@ fn is_shown(cluster: &Cluster, id: u32, snapshot: &Snapshot, known: fn(&str) -> 
     })
 }
 
-/// Sets long deadlines, because times are not compared here: other tests cover them.
+/// Sets long deadlines, because no deadline may pass here: other tests cover the deadlines.
 pub(crate) fn patient(builder: QuorumBuilder) -> QuorumBuilder {
     let minutes = Duration::from_secs(600);
     let asked = Duration::from_millis(500);

@@ -1,7 +1,7 @@
 //! The simulated cluster and a real one cause the same changes.
 //!
-//! Each scenario is written once, and runs on both. It expects of a node the changes that the actor
-//! there publishes, in order, in the form of [`observer`]. If a real cluster may take one of
+//! Each scenario is written once, and runs on both. For each node it lists the changes that the
+//! actor on this node must publish, in order, in the form of [`observer`]. If a real cluster may take one of
 //! several sequences, the scenario contains all of them.
 
 mod backend;
@@ -15,8 +15,8 @@ use backend::{Backend, Real, RealV0, Settings, Sim};
 use nodes::{Nodes, formed};
 use sequences::{resumed, sequence, started};
 
-/// Runs each scenario on the simulated cluster and on a real one, and again on a real one with
-/// model V0, except for the scenarios in which V0 reports nothing.
+/// Runs each scenario on the simulated cluster and on a real one. The scenarios after `with_any` also
+/// run on a real cluster with model V0.
 macro_rules! scenarios {
     (with_any: $($name:ident)* ; not_with_v0: $($other:ident)*) => {
         mod sim {
@@ -56,13 +56,13 @@ macro_rules! scenarios {
 scenarios! {
     with_any:
     first_contact
-    a_partition_and_its_heal
+    a_partition_that_heals
     an_even_split
     a_crash_and_a_slow_restart
     a_graceful_stop
     an_instant_restart
     reconnecting_after_a_crash
-    all_others_gone_and_back
+    all_other_nodes_leave_and_return
     a_paused_daemon
     two_daemons_of_five_paused
     expected_votes_flip_quorum_on_the_same_ring
@@ -87,7 +87,7 @@ fn first_contact<B: Backend>() {
     nodes.expect_quorate(&[1, 2, 3]);
 }
 
-fn a_partition_and_its_heal<B: Backend>() {
+fn a_partition_that_heals<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
     backend.partition(&[&[1, 2], &[3]]);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
@@ -201,7 +201,7 @@ fn reconnecting_after_a_crash<B: Backend>() {
     nodes.agree(&backend);
 }
 
-fn all_others_gone_and_back<B: Backend>() {
+fn all_other_nodes_leave_and_return<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
     backend.stop(3);
     nodes.expect(&[1], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
@@ -272,7 +272,7 @@ fn expected_votes_flip_quorum_on_the_same_ring<B: Backend>() {
     nodes.expect_quorate(&[]);
     backend.expected_votes(3);
     nodes.expect(&[1, 2, 3], &["quorate: ring 1 2 3"]);
-    // Three votes are enough of five, so no change is published.
+    // Three of five votes are enough, so quorum does not change.
     backend.expected_votes(5);
     nodes.know_votes(&[1, 2, 3], |votes| votes.expected == 5);
     backend.stop(3);
@@ -347,7 +347,7 @@ fn expected_votes_outlive_the_restart_of_one_daemon<B: Backend>() {
 /// The configured votes of node 3 change from one to four, and back.
 fn votes_in_the_nodelist<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
-    // Node 3 has four of six votes now; the others expect six before they learn of the four.
+    // Node 3 has four of six votes now. The other nodes expect six votes before they learn this.
     backend.votes(3, 4);
     nodes.expect(&[1, 2], &["inquorate: ring 1 2 3; interrupted", "quorate: ring 1 2 3"]);
     nodes.know_votes(&[1, 2, 3], |votes| votes.of(NodeId(3)) == Some(4));
@@ -413,7 +413,7 @@ fn wait_for_all_cold_start<B: Backend>() {
         &[1],
         &["unknown: connected", "unknown: new ring 1, unsettled; joined 1", "inquorate: ring 1"],
     );
-    // Two of three nodes would have quorum.
+    // Without `wait_for_all`, two of three nodes would have quorum.
     backend.start(2);
     nodes.expect(&[1], &["inquorate: new ring 1 2, unsettled; joined 2", "inquorate: ring 1 2"]);
     nodes.expect_one_of(&[2], &started(2, &[], &[1, 2], "inquorate"));
@@ -426,7 +426,7 @@ fn wait_for_all_cold_start<B: Backend>() {
     nodes.expect_one_of(&[3], &started(3, &[], &[1, 2, 3], "quorate"));
     nodes.agree(&backend);
 
-    // All nodes were seen: two are enough now, and a node that returns to them does not wait.
+    // All nodes have met: two are enough now, and a node that returns to them does not wait.
     backend.stop(3);
     nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
@@ -553,7 +553,7 @@ fn without_a_provider<B: Backend>() {
         "unknown: new ring 1 2 3, unsettled; joined 1 2 3",
         "quorate: ring 1 2 3",
     ]);
-    // No provider decides; a single node is as quorate as all together.
+    // Without a provider, a single node is as quorate as all nodes together.
     backend.partition(&[&[1], &[2, 3]]);
     accepted.expect(&["quorate: new ring 1; left 2 3; interrupted"]);
     backend.heal();

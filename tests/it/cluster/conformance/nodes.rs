@@ -78,7 +78,7 @@ impl Nodes {
     }
 
     /// Waits until nodes with the same members have the same ring and the same quorum, and
-    /// Corosync's own tool shows the same.
+    /// corosync-quorumtool shows the same.
     #[track_caller]
     pub(crate) fn agree<B: Backend>(&self, backend: &B) {
         let mut settled: Vec<(u32, Arc<Snapshot>)> = Vec::new();

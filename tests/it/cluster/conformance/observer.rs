@@ -251,7 +251,7 @@ struct Step {
 }
 
 /// Whether the last step is a ring of only some members of the ring with which each sequence ends.
-/// Packets of nodes that get no processor are late, so that a real cluster may form such a ring
+/// Nodes that get no processor time send their packets late, so a real cluster may form such a ring
 /// first.
 fn is_partial(steps: &Sequence, sequences: &[Sequence]) -> bool {
     let Some(last) = steps.last().filter(|step| step.contains("new ring")) else { return false };
@@ -284,7 +284,7 @@ fn waits_for_ring(change: &QuorumChanged) -> bool {
     now.settled && now.ring == RingState::Unknown && now.quorum == Quorum::Unknown
 }
 
-/// Whether this settles an unchanged state.
+/// Whether this is a decision that leaves quorum unchanged.
 fn is_still_so(change: &QuorumChanged) -> bool {
     change.current.settled && change.previous.quorum == change.current.quorum
 }
@@ -444,7 +444,7 @@ fn a_second_ring_of_the_same_members_after_a_late_gain_is_not_a_step() {
     });
 }
 
-/// Node 2 got no processor for a moment while node 4 joined.
+/// Node 2 got no processor time for a moment while node 4 joined.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_ring_of_only_some_members_may_come_first() {

@@ -7,15 +7,15 @@ pub(crate) fn sequence(steps: &[&str]) -> Sequence {
     steps.iter().map(|step| (*step).to_owned()).collect()
 }
 
-/// A node's daemon starts, with an actor that knows the members `known`. In the end the node is one
-/// of `members`, with this `quorum`.
+/// Returns the sequences of a node whose daemon starts, for an actor that knows the members `known`.
+/// In the end the node is one of `members`, with this `quorum`.
 pub(crate) fn started(id: u32, known: &[u32], members: &[u32], quorum: &str) -> Vec<Sequence> {
     let others = list("; joined", without(members, &[id]));
     let alone = changed(known, &[id]);
     let changed = changed(known, members);
     let members = list("", members.to_vec());
     vec![
-        // The daemon accepts clients when it has its own ring of one node.
+        // The actor connects while the daemon is on its own ring of one node.
         sequence(&[
             "unknown: connected",
             &format!("unknown: new ring {id}, unsettled{alone}"),
@@ -23,13 +23,13 @@ pub(crate) fn started(id: u32, known: &[u32], members: &[u32], quorum: &str) -> 
             &format!("inquorate: new ring{members}, unsettled{others}"),
             &format!("{quorum}: ring{members}"),
         ]),
-        // The actor connects after the daemon has found the others,
+        // The actor connects after the daemon has found the other nodes.
         sequence(&[
             "unknown: connected",
             &format!("unknown: new ring{members}, unsettled{changed}"),
             &format!("{quorum}: ring{members}"),
         ]),
-        // or while they decide.
+        // The actor connects while these nodes decide.
         sequence(&[
             "unknown: connected",
             &format!("unknown: new ring{members}, unsettled{changed}"),
@@ -39,27 +39,28 @@ pub(crate) fn started(id: u32, known: &[u32], members: &[u32], quorum: &str) -> 
     ]
 }
 
-/// A daemon that was paused among `before` is resumed. In the end it is one of `members`, which
-/// have kept quorum.
+/// Returns the sequences of a daemon that was paused as one of the members `before` and is resumed.
+/// In the end it is one of `members`, and the others have kept quorum.
 pub(crate) fn resumed(id: u32, before: &[u32], members: &[u32]) -> Vec<Sequence> {
     let joined = list("; joined", without(members, &[id]));
     let left = list("; left", without(before, &[id]));
     let members = list("", members.to_vec());
     let back = format!("quorate: ring{members}");
     vec![
-        // The daemon receives packets of the others before it misses the token,
+        // The daemon receives packets of the others before it misses the token.
         sequence(&[
             &format!("quorate: new ring{members}, unsettled{joined}{left}; interrupted"),
             &back,
         ]),
-        // or misses the token first,
+        // The daemon misses the token first.
         sequence(&[
             &format!("quorate: new ring {id}, unsettled{left}; interrupted"),
             &format!("inquorate: ring {id}; interrupted"),
             &format!("inquorate: new ring{members}, unsettled{joined}"),
             &back,
         ]),
-        // or misses the token first and receives their packets before it has decided.
+        // The daemon misses the token first, and receives packets of the others before it has
+        // decided.
         sequence(&[
             &format!("quorate: new ring {id}, unsettled{left}; interrupted"),
             &format!("quorate: new ring{members}, unsettled{joined}; interrupted"),

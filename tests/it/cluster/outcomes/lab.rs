@@ -105,8 +105,8 @@ fn state(quorum: &QuorumHandle) -> String {
     let exclusive = match (exclusive, now.fencing_token()) {
         (true, Some(_)) => ", exclusive",
         (false, None) => "",
-        // The two values are read one after the other.
-        _ => ", and not settled",
+        // The two values are read one after the other, so they can differ for a moment.
+        _ => ", exclusivity and fencing token differ",
     };
     format!("{}{members}{exclusive}", now.quorum)
 }

@@ -39,8 +39,8 @@ scenarios! {
     lost_sends_to_one_peer
     two_of_three_paused
     one_of_three_paused
-    a_device_of_two_nodes_that_are_separated
-    a_device_of_two_nodes_of_which_one_is_cut_off
+    a_device_when_its_two_nodes_are_separated
+    a_device_when_one_of_its_two_nodes_is_cut_off
     a_device_that_is_killed
     a_device_with_lms
     a_tie_breaker
@@ -119,7 +119,7 @@ fn one_of_three_paused<L: Lab>() {
     assert!(before.is_valid());
 }
 
-fn a_device_of_two_nodes_that_are_separated<L: Lab>() {
+fn a_device_when_its_two_nodes_are_separated<L: Lab>() {
     let device = Some(Algorithm::Ffsplit);
     let lab = L::formed(2, Settings { device, ..Settings::default() });
     let both = "quorate 1 2, exclusive";
@@ -137,7 +137,7 @@ fn a_device_of_two_nodes_that_are_separated<L: Lab>() {
     expect(&lab, &[(1, both), (2, both)]);
 }
 
-fn a_device_of_two_nodes_of_which_one_is_cut_off<L: Lab>() {
+fn a_device_when_one_of_its_two_nodes_is_cut_off<L: Lab>() {
     let device = Some(Algorithm::Ffsplit);
     let lab = L::formed(2, Settings { device, ..Settings::default() });
     let both = "quorate 1 2, exclusive";
