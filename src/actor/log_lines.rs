@@ -132,7 +132,7 @@ mod tests {
     const TOKEN: Duration = Duration::from_millis(1_000);
     const CONSENSUS: Duration = Duration::from_millis(1_200);
     const GRACE: Duration = Duration::from_millis(1_000);
-    /// It expires before a ring that re-forms ends the quorum, unless an answer renews it.
+    /// Without an answer, the lease expires before the deadline of a ring that re-forms.
     const LEASE: Duration = Duration::from_millis(2_100);
 
     impl Logged {

@@ -252,10 +252,9 @@ mod tests {
         }
     }
 
-    /// After a minute without Corosync attempts become rare; after a sign of Corosync they become
-    /// frequent.
+    /// After an error that shows Corosync, attempts become frequent again.
     #[test]
-    fn attempts_become_rare_while_corosync_is_away_for_long() {
+    fn attempts_become_rare_after_corosync_has_been_away_for_a_minute() {
         let (absent, lost) = (Error::Connect(Code::LIBRARY), Error::Dispatch(Code::LIBRARY));
         for error in [&absent, &Error::NoSocket, &Error::untrusted_server(None, 0), &lost] {
             let mut delays = Delays::new(Backoff::default());
@@ -287,7 +286,7 @@ mod tests {
 
     /// A daemon that was busy for a minute accepts a connection and dies soon after it.
     #[test]
-    fn a_lost_connection_resets_the_delays_of_a_daemon_that_does_not_run() {
+    fn a_lost_connection_resets_the_delays_for_a_daemon_that_does_not_run() {
         let mut delays = Delays::new(Backoff::default());
         for _ in 0..10_000 {
             delays.after(&Error::Connect(Code::TRY_AGAIN));
@@ -316,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_connection_that_lasted_resets_the_delays() {
+    fn only_a_connection_that_lasted_long_enough_resets_the_delays() {
         let lost = Error::Dispatch(Code::LIBRARY);
         let mut delays = Delays::new(Backoff::default());
         for _ in 0..20 {

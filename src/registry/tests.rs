@@ -80,7 +80,7 @@ fn connected() -> Arc<Shared> {
     shared
 }
 
-/// Passes each message on to the test; blocks in the handler while it is `stuck`.
+/// Passes each message on to the test, and blocks in the handler while `stuck` is true.
 struct Probe {
     sender: mpsc::UnboundedSender<QuorumChanged>,
     stuck: Arc<AtomicBool>,
@@ -235,7 +235,7 @@ fn there_is_no_gap_and_no_duplicate_whenever_and_wherever_an_actor_subscribes() 
 }
 
 #[test]
-fn a_stuck_subscriber_uses_no_memory_and_then_receives_the_latest_state() {
+fn a_stuck_subscriber_uses_no_more_memory_and_then_receives_the_latest_state() {
     run(async {
         let shared = connected();
         let (mut stuck, mut other) = (subscriber(), subscriber());
@@ -502,7 +502,7 @@ fn a_panic_in_the_waker_of_a_subscriber_ends_only_its_subscription() {
 
 /// No registry is left to remove the subscription, so the end of its subscriber must free it.
 #[test]
-fn the_subscription_of_a_subscriber_that_dies_after_the_registry_is_freed() {
+fn a_subscriber_that_dies_after_the_registry_frees_its_subscription() {
     run(async {
         let shared = connected();
         let mut probe = subscriber();
@@ -743,7 +743,8 @@ fn a_subscriber_that_keeps_all_its_messages_receives_every_change() {
             assert_eq!(kept, Some(n));
             flip(&shared, 1);
         }
-        // After many changes at once, only the subscriber itself sends the next one.
+        // After the last of these changes no publisher runs, so the subscriber itself must send
+        // each next message.
         flip(&shared, 100);
         for n in 101..=201 {
             let kept = tokio::time::timeout(DEADLINE, received.recv()).await.unwrap();
@@ -752,8 +753,8 @@ fn a_subscriber_that_keeps_all_its_messages_receives_every_change() {
     });
 }
 
-/// On a multi-threaded runtime, a future that a task without budget polls wakes the task at once,
-/// on its own thread.
+/// On a multi-threaded runtime, if a task without budget polls a future, the future immediately
+/// wakes the task, on the task's own thread.
 #[test]
 fn an_exhausted_task_budget_does_not_stop_delivery() {
     let runtime =
@@ -801,7 +802,7 @@ fn no_subscriber_is_kept_alive_after_the_actor_has_stopped() {
     });
 }
 
-/// A message that the subscriber keeps holds its subscription.
+/// A message that the subscriber keeps also keeps the subscription alive.
 #[test]
 fn a_subscriber_that_holds_its_last_message_is_freed_after_the_actor_has_stopped() {
     run(async {

@@ -138,11 +138,11 @@ mod tests {
 
     #[test]
     fn the_votes_of_a_quorum_device_count_for_the_other_nodes() {
-        // Two nodes with one vote each, and a device with one.
+        // Two nodes with one vote each, and a device with one vote.
         let mut two = votes(2, &[(1, 1), (2, 1)], 3);
         two.qdevice = 1;
         assert!(is_broken(&[1, 2], &[1], &[2], Some(&two)));
-        // Three with one vote each, and a device with two (the algorithm lms).
+        // Three nodes with one vote each, and a device with two votes (the algorithm lms).
         let three = votes(3, &[(1, 1), (2, 1), (3, 1)], 5);
         assert!(is_broken(&[1, 2, 3], &[1, 2, 3], &[3], Some(&three)));
     }

@@ -77,8 +77,8 @@ impl Play<'_> {
         let pause = match self.bytes.next() {
             short @ 0..64 => Duration::from_nanos(short.into()),
             long @ 64..192 => ms(10 * u64::from(long - 63)),
-            // Until the next deadline or just before it, because the tracker's decision changes
-            // there.
+            // Until the next deadline or just before it, because the tracker's state changes at
+            // that moment.
             early => match self.tracker.deadline() {
                 Some(due) => {
                     due.since(self.now).saturating_sub(Duration::from_nanos((early % 2).into()))

@@ -139,7 +139,7 @@ mod tests {
         lease.grant(clock.now().after(Duration::from_secs(3600)), None, 7);
         assert!(lease.is_active() && lease.is_active_in(7) && !lease.is_active_in(6));
         lease.grant(clock.now(), None, 7);
-        assert!(!lease.is_active(), "at the deadline it is too late");
+        assert!(!lease.is_active(), "the lease has expired at its deadline");
         lease.grant(Moment(1), None, 7);
         assert!(!lease.is_active() && lease.remaining().is_zero());
     }
@@ -212,11 +212,11 @@ mod tests {
             deadline.store(20, Ordering::Release);
             Moment(20)
         };
-        assert!(!is_ahead(&deadline, extended), "at the deadline it is too late");
+        assert!(!is_ahead(&deadline, extended), "the moment of the deadline is too late");
     }
 
     #[test]
-    fn revoking_ends_the_lease_at_once() {
+    fn revoking_ends_the_lease_immediately() {
         let clock = Clock::System;
         let lease = Lease::new(clock);
         lease.grant(clock.now().after(Duration::from_secs(3600)), None, 1);

@@ -637,7 +637,7 @@ mod tests {
     }
 
     #[test]
-    fn cleared_counters_interrupt_exclusivity_and_not_quorum() {
+    fn cleared_counters_interrupt_exclusivity_but_not_quorum() {
         let cleared = |operational_entered, gather_entered, token_lost| RingCounters {
             gather_entered,
             operational_entered,
@@ -659,15 +659,15 @@ mod tests {
                     let is_exclusive = watched.evidence.exclusive_until().is_some();
                     assert_eq!(is_exclusive, n * 100 > cleared_at + TOKEN + CONSENSUS, "{n}");
                 }
-                // The second time the counters are zero already, so only the tokens show the
+                // The second time the counters are already zero, so only the tokens show the
                 // clearing.
                 watched.tokens = 0;
             }
         }
     }
 
-    /// A decision that waited while the daemon was stopped may be as old as the beginning of the gap
-    /// in the answers, although the counters were cleared after the gap.
+    /// A decision that waited while the daemon was stopped may be as old as the beginning of the
+    /// gap in the answers, although the counters were cleared after the gap.
     #[test]
     fn counters_cleared_soon_after_a_gap_do_not_make_the_decision_younger() {
         let mut watched = read_for_three_seconds();
@@ -680,7 +680,7 @@ mod tests {
     }
 
     #[test]
-    fn cleared_counters_count_from_the_answer_that_shows_them() {
+    fn a_clearing_is_dated_by_the_answer_that_shows_it() {
         let mut watched = read_for_three_seconds();
         (watched.counters, watched.tokens) = (RingCounters::default(), 0);
         watched.read_slowly(3_100, 3_150);
@@ -698,7 +698,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_after_cleared_counters_is_as_old_as_the_last_answer_before_them() {
+    fn a_decision_after_a_clearing_is_as_old_as_the_last_answer_before_the_clearing() {
         let mut watched = read_for_three_seconds();
         watched.tokens += 1;
         watched.read_slowly(3_100, 3_190);
@@ -742,7 +742,7 @@ mod tests {
 
     /// A daemon that synchronises answers only on a new connection.
     #[test]
-    fn counters_that_are_zero_on_a_new_connection_are_not_taken_for_cleared_ones() {
+    fn counters_that_are_zero_on_a_new_connection_are_not_taken_for_cleared_counters() {
         let mut watched = read_for_three_seconds();
         (watched.counters, watched.tokens, watched.connection) = (RingCounters::default(), 0, 1);
         (31..=100).for_each(|n| watched.read(n * 100));
@@ -756,6 +756,7 @@ mod tests {
         (1..=20).for_each(|n| watched.read(100 + n));
         assert_eq!(watched.evidence.until(), None);
 
+        // Reads that are `SECOND_READ` apart confirm the ring.
         let mut watched = Watched::new();
         watched.decide(9, 0);
         let apart = u64::try_from(SECOND_READ.as_millis()).unwrap();
@@ -790,7 +791,8 @@ mod tests {
         assert_eq!(watched.evidence.until(), Some(at(1_100 + TOKEN + CONSENSUS + GRACE)));
     }
 
-    /// The token may have moved until 1,700 ms, so 1,900 ms is soon enough to belong to no gap.
+    /// The token may have moved as late as 1,700 ms. At 1,900 ms the time without a token is
+    /// therefore 200 ms, which is shorter than the allowed gap.
     #[test]
     fn the_time_without_a_token_counts_from_the_answer_that_showed_its_last_movement() {
         let mut watched = Watched::for_ms(1_000);
@@ -814,7 +816,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gather_ends_belief_after_the_consensus_timeout_and_settle_grace() {
+    fn a_gather_ends_belief_in_the_decision_after_the_consensus_timeout_and_settle_grace() {
         let mut watched = Watched::for_ms(3_000);
         watched.gather();
         watched.read(3_100);
@@ -836,7 +838,8 @@ mod tests {
             watched.gather();
             watched.operational();
             watched.decide(seq, decided_at);
-            // Long after the decision and on another connection, only the announcement explains it.
+            // Long after the decision and on another connection, only the announcement explains the
+            // ring.
             watched.connection += 1;
             watched.read(decided_at + CONSENSUS / 2 + 100);
             assert!(watched.evidence.is_settled(), "{seq}");
@@ -851,7 +854,7 @@ mod tests {
         watched.operational();
         watched.decide(13, 4_300);
         assert_eq!(watched.state(), RingState::Operational);
-        // After a gap in the answers the ring may have ended in the gap.
+        // The daemon did not answer after 3,100 ms, so the ring may have ended in this gap.
         let ended_at = 3_100 + TOKEN * 3 / 4;
         assert_eq!(watched.evidence.until(), Some(at(ended_at + TOKEN + CONSENSUS + GRACE)));
         watched.read(4_310);
@@ -1001,8 +1004,9 @@ mod tests {
         watched.read_slowly(3_100, 3_050 + CONSENSUS / 2 + 1);
         assert_eq!(watched.state(), RingState::Gather);
 
-        // The ring is operational after an answer soon after the decision. It is operational after a
-        // read on the same connection too: the daemon answers none while it synchronises.
+        // The ring is operational if the read is answered soon after the decision. It is also
+        // operational if the read is on the same connection as the read before: on an open
+        // connection the daemon does not answer while it synchronises.
         let mut watched = Watched::for_ms(3_000);
         later(&mut watched);
         watched.connection += 1;
@@ -1256,7 +1260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_during_a_ring_change_is_explained_by_the_next_read() {
+    fn a_ring_that_forms_during_a_read_is_believed_after_the_next_read() {
         let mut w = Watched::for_ms(3_000);
         w.counters.gather_entered += 1;
         w.evidence.announce(ring(13), at(3_050));
@@ -1312,9 +1316,9 @@ mod tests {
         assert!(evidence.unseen.len() < 10, "{}", evidence.unseen.len());
     }
 
-    /// Corosync decides about ring 13 and enters GATHER, all between two reads. The next read
-    /// occurs after the consensus timeout, while a new ring is forming (RECOVERY, in which the
-    /// token moves).
+    /// Corosync decides about ring 13 and enters GATHER, all between two reads. The token does not
+    /// move again before the consensus timeout has passed and a new ring is forming (RECOVERY, in
+    /// which the token moves).
     #[test]
     fn a_token_that_moves_in_recovery_does_not_prove_the_old_ring() {
         let mut w = Watched::for_ms(3_000);

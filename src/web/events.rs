@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_has_not_read_for_long_loses_its_slot_to_a_new_one() {
+    fn a_client_that_has_not_read_for_long_loses_its_slot_to_a_new_client() {
         actix::System::new().block_on(async {
             tokio::time::pause();
             let clients = EventClients::default();

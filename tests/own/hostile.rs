@@ -724,7 +724,8 @@ fn a_decision_about_another_ring_counts_for_settle_grace_only() {
     let changes = watcher.until_settled(Quorum::Quorate, &[1, 2]);
     assert_never_quorate(&changes[..changes.len() - 1]);
 
-    // On a new connection the age of the decision is unknown, so the decision does not count at all.
+    // On a new connection the age of the decision is unknown, so the decision does not count at
+    // all.
     server.on("quorum", TRACKSTART, &[newer, decision, reply]);
     server.now(&[Step::Disconnect]);
     watcher.until_lost();
@@ -1167,8 +1168,8 @@ fn all_counters_are_read_until_the_ring_is_steady_and_when_one_has_moved() {
     all_counters_are_read(1000);
 }
 
-/// With these timeouts, the ring watch passes on three readings together. It passes on a reading that
-/// shows a change immediately.
+/// With these timeouts, the ring watch passes on three readings together. It passes on a reading
+/// that shows a change immediately.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn all_counters_are_read_until_a_ring_with_long_timeouts_is_steady_and_when_one_has_moved() {

@@ -2,7 +2,8 @@
 //! hangs.
 //!
 //! A hung daemon delays other threads of the process. So the tests do not assert when they notice a
-//! change: they assert when the handle last reported quorum, or when the actor published the change.
+//! change: they assert when the handle last reported quorum, or when the actor published the
+//! change.
 
 use std::{
     fs::{self, File},

@@ -1,5 +1,5 @@
-//! Fifty deaths of Corosync in a row: each is published within two seconds, the actor reconnects, and
-//! the process needs no more descriptors or memory.
+//! Fifty deaths of Corosync in a row: each is published within two seconds, the actor reconnects,
+//! and the process needs no more descriptors or memory.
 
 use std::time::{Duration, SystemTime};
 

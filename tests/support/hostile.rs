@@ -54,7 +54,8 @@ impl Hostile {
     }
 
     /// Starts a server that poses as Corosync 2: it has the cmap key that only Corosync 2 has, uses
-    /// model V0 and, like a daemon of 2.4, dies when it receives a request that is new in Corosync 3.
+    /// model V0 and, like a daemon of 2.4, dies when it receives a request that is new in Corosync
+    /// 3.
     #[track_caller]
     pub fn start_as_corosync_2(netns: &Arc<Netns>) -> Self {
         let hostile = Self::start(netns);

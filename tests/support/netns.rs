@@ -57,8 +57,8 @@ impl Netns {
         feed(Command::new("ip").args(["-n", &self.name, "-batch", "-"]), lines);
     }
 
-    /// Runs `nft` commands, one per line, in the namespace. Either all of them take effect together,
-    /// or none.
+    /// Runs `nft` commands, one per line, in the namespace. Either all of them take effect
+    /// together, or none.
     #[track_caller]
     pub fn nft(&self, lines: &str) {
         feed(Command::new("ip").args(["netns", "exec", &self.name, "nft", "-f", "-"]), lines);

@@ -226,7 +226,7 @@ impl RingWatch for Reads {
     }
 }
 
-/// Answers at once, and records when it was asked.
+/// Answers immediately, and records when it was asked.
 #[derive(Debug)]
 struct Prompt {
     clock: Clock,
@@ -416,7 +416,7 @@ fn readings_of_old_counters_are_passed_on_one_at_a_time() {
     assert_eq!(reading.reads_together(), 1);
 }
 
-/// A reading with fewer tokens shows that the counters were cleared, and is passed on at once.
+/// A reading with fewer tokens shows that the counters were cleared, and is passed on immediately.
 #[test]
 fn a_reading_with_fewer_tokens_does_not_repeat_an_earlier_one() {
     let now = Moment::default();
@@ -461,12 +461,12 @@ fn three_readings_of_a_steady_ring_with_long_timeouts_are_passed_on_together() {
         let last = held.add(reading(first * 420 + 840, first + 2, 3), Some(&steady));
         assert_eq!(tokens(last), Some(vec![first, first + 1, first + 2]));
     }
-    // A change is passed on at once, after the readings before it.
+    // A change is passed on immediately, together with the readings before it.
     assert_eq!(tokens(held.add(reading(4_000, 9, 3), Some(&steady))), None);
     let mut gather = reading(4_420, 10, 3);
     gather.counters.gather_entered += 1;
     assert_eq!(tokens(held.add(gather, Some(&steady))), Some(vec![9, 10]));
-    // A reading with fewer tokens is passed on at once, and so is the first reading that was
+    // A reading with fewer tokens is passed on immediately, and so is the first reading that was
     // requested without a steady one.
     assert_eq!(tokens(held.add(reading(5_000, 11, 3), Some(&steady))), None);
     assert_eq!(tokens(held.add(reading(5_420, 1, 3), Some(&steady))), Some(vec![11, 1]));

@@ -72,7 +72,7 @@ impl Fold {
         Self(Tracker::new(policy, SystemTime::UNIX_EPOCH))
     }
 
-    /// Returns three quorate nodes on ring 1.9.
+    /// Returns the tracker of one of three quorate nodes on ring 1.9.
     fn quorate() -> Self {
         let mut fold = Self::new();
         fold.change(connected(true));
@@ -81,14 +81,14 @@ impl Fold {
         fold
     }
 
-    /// Returns three quorate nodes with one vote each.
+    /// Returns the tracker of one of three quorate nodes with one vote each.
     fn with_votes() -> Self {
         let mut fold = Self::quorate();
         fold.report_votes(&[1, 2, 3]);
         fold
     }
 
-    /// Votequorum reports one vote for each of these members, and no other votes.
+    /// Applies an answer of votequorum with one vote for each of these members, and no other votes.
     fn report_votes(&mut self, members: &[u32]) {
         let all = u32::try_from(members.len()).unwrap();
         let votes = Votes {
@@ -239,8 +239,8 @@ fn nodes_that_were_away_break_continuity_if_they_have_a_majority() {
     assert_eq!(change.current.epoch, 1, "1 and 2 have no majority");
 }
 
-/// Returns five quorate nodes. Node 5 has left and is in the next ring again. If node 5 now has
-/// three votes instead of one, it may have been quorate alone.
+/// Returns the tracker of one of five quorate nodes. Node 5 has left and is in the next ring again.
+/// If node 5 now has three votes instead of one, it may have been quorate alone.
 fn returning() -> Fold {
     let mut fold = Fold::new();
     fold.change(connected(true));
@@ -253,7 +253,7 @@ fn returning() -> Fold {
     fold
 }
 
-/// Votequorum reports three votes for node 5 and one for each other node.
+/// Returns an answer of votequorum with three votes for node 5 and one for each other node.
 fn answered_with_more_votes(asked_at: u64) -> Event {
     let votes = Votes {
         members: ids(&[1, 2, 3, 4, 5]).into_iter().zip([1, 1, 1, 1, 3]).collect(),
@@ -486,7 +486,7 @@ fn votequorum_has_a_veto_until_the_next_decision() {
 }
 
 #[test]
-fn an_answer_of_votequorum_alone_does_not_make_quorum() {
+fn an_answer_of_votequorum_alone_does_not_make_the_node_quorate() {
     let mut fold = Fold::quorate();
     fold.change_at(10, quorum(9, false, &[1, 2, 3]));
     fold.no_change_at(30, answered(20, true));
@@ -494,7 +494,7 @@ fn an_answer_of_votequorum_alone_does_not_make_quorum() {
 }
 
 #[test]
-fn a_decision_about_another_membership_counts_for_settle_grace() {
+fn a_decision_about_another_membership_counts_only_for_settle_grace() {
     let mut fold = Fold::quorate();
     let change = fold.change_at(100, nodelist(13, &[1, 2], &[], &[3]));
     assert!(change.current.quorum.is_quorate() && !change.current.settled);
@@ -563,7 +563,7 @@ fn a_gain_is_published_once_quorum_has_lasted_for_stable_after() {
     assert!(fold.change_at(950, Event::Tick).is_gain());
     assert!(
         fold.change_at(960, quorum(9, false, &[1, 2, 3])).is_loss(),
-        "a loss is published at once"
+        "a loss is published immediately"
     );
 }
 
@@ -699,7 +699,7 @@ fn votes_at_the_numeric_limit_do_not_overflow() {
 }
 
 #[test]
-fn a_node_of_two_is_inquorate_alone_if_two_node_is_not_trusted() {
+fn one_of_two_nodes_is_inquorate_alone_if_two_node_is_not_trusted() {
     let mut fold = Fold::with(BeliefPolicy { trust_two_node: false, ..POLICY });
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2], &[], &[]));
@@ -724,7 +724,7 @@ fn a_node_of_two_is_inquorate_alone_if_two_node_is_not_trusted() {
 }
 
 #[test]
-fn a_node_of_two_is_unknown_once_its_decision_is_overdue() {
+fn the_quorum_of_one_of_two_nodes_is_unknown_once_the_decision_is_overdue() {
     let mut fold = Fold::with(BeliefPolicy { trust_two_node: false, ..POLICY });
     fold.change(connected(true));
     fold.change(nodelist(9, &[1], &[], &[]));
@@ -816,7 +816,7 @@ fn in_model_v0_the_decision_announces_its_ring() {
     assert_eq!(fold.now().ring, RingState::Operational);
 }
 
-/// Returns three quorate nodes that are exclusive and have a fencing token.
+/// Returns the tracker of one of three quorate nodes, which is exclusive and has a fencing token.
 fn exclusive() -> Fold {
     let mut fold = Fold::new();
     fold.change(Event::Connected { has_provider: true, asked_at: at(0).moment, watched: true });
@@ -863,7 +863,7 @@ fn the_ring_is_unknown_once_the_lease_has_expired() {
 }
 
 #[test]
-fn a_stalled_connection_has_the_deadline_of_the_ring_only() {
+fn a_stalled_connection_has_only_the_deadline_of_the_ring() {
     let mut fold = exclusive();
     for n in 21..=60 {
         let ms = n * 100;
@@ -908,7 +908,7 @@ fn a_membership_without_a_decision_is_not_exclusive_and_has_no_fencing_token() {
 }
 
 #[test]
-fn a_decision_that_may_be_older_than_the_ring_does_not_make_it_exclusive() {
+fn a_decision_that_may_be_older_than_the_ring_does_not_make_the_node_exclusive() {
     let mut fold = exclusive();
     fold.change_at(2_010, nodelist(13, &[1, 2], &[], &[3]));
     // The queue of notifications was last empty at 0 ms, so the decision may be that old.

@@ -144,7 +144,7 @@ fn a_decision_within_settle_grace_is_not_a_loss() {
 }
 
 #[test]
-fn stable_after_delays_a_gain_and_not_a_loss() {
+fn stable_after_delays_a_gain_but_not_a_loss() {
     run(async {
         let cluster = Cluster::new(3);
         let (quorum, mut recorder) = start(&cluster, |builder| builder.stable_after(ms(2_000)));

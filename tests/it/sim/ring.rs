@@ -407,7 +407,7 @@ fn a_quorum_device_decides_again_when_daemons_are_paused_and_resumed() {
 }
 
 #[test]
-fn with_a_tie_breaker_one_half_is_quorate_and_not_exclusive() {
+fn with_a_tie_breaker_one_half_is_quorate_but_not_exclusive() {
     run(async {
         let nodes = Nodes::formed(Cluster::new(4).auto_tie_breaker(true)).await;
         nodes.cluster.partition(&[&[1, 2], &[3, 4]]).unwrap();

@@ -1,8 +1,8 @@
 //! The simulated cluster and a real one cause the same changes.
 //!
 //! Each scenario is written once, and runs on both. For each node it lists the changes that the
-//! actor on this node must publish, in order, in the form of [`observer`]. If a real cluster may take one of
-//! several sequences, the scenario contains all of them.
+//! actor on this node must publish, in order, in the form of [`observer`]. If a real cluster may
+//! take one of several sequences, the scenario contains all of them.
 
 mod backend;
 mod nodes;
@@ -15,8 +15,8 @@ use backend::{Backend, Real, RealV0, Settings, Sim};
 use nodes::{Nodes, formed};
 use sequences::{resumed, sequence, started};
 
-/// Runs each scenario on the simulated cluster and on a real one. The scenarios after `with_any` also
-/// run on a real cluster with model V0.
+/// Runs each scenario on the simulated cluster and on a real one. The scenarios after `with_any`
+/// also run on a real cluster with model V0.
 macro_rules! scenarios {
     (with_any: $($name:ident)* ; not_with_v0: $($other:ident)*) => {
         mod sim {

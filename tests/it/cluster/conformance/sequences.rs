@@ -7,8 +7,8 @@ pub(crate) fn sequence(steps: &[&str]) -> Sequence {
     steps.iter().map(|step| (*step).to_owned()).collect()
 }
 
-/// Returns the sequences of a node whose daemon starts, for an actor that knows the members `known`.
-/// In the end the node is one of `members`, with this `quorum`.
+/// Returns the sequences of a node whose daemon starts, for an actor that knows the members
+/// `known`. In the end the node is one of `members`, with this `quorum`.
 pub(crate) fn started(id: u32, known: &[u32], members: &[u32], quorum: &str) -> Vec<Sequence> {
     let others = list("; joined", without(members, &[id]));
     let alone = changed(known, &[id]);
