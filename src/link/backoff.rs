@@ -252,7 +252,7 @@ mod tests {
         }
     }
 
-    /// After an error that shows Corosync, attempts become frequent again.
+    /// After an error that shows that Corosync runs, attempts become frequent again.
     #[test]
     fn attempts_become_rare_after_corosync_has_been_away_for_a_minute() {
         let (absent, lost) = (Error::Connect(Code::LIBRARY), Error::Dispatch(Code::LIBRARY));

@@ -71,7 +71,7 @@ pub(crate) enum Verb {
     StopActor {
         actor: usize,
     },
-    /// Waits until an actor has published that a silent daemon does not answer its attempt.
+    /// Waits until an actor that connects to a silent daemon has published `Error::Unresponsive`.
     Wait,
 }
 
