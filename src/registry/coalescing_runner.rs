@@ -107,7 +107,8 @@ mod in_every_order {
         }
     }
 
-    /// Lets this many threads call at once, in all orders with at most this many preemptions.
+    /// Lets this many threads call at the same time, in all orders with at most this many
+    /// preemptions.
     fn all_want(threads: u64, preemptions: Option<usize>) {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = preemptions;
@@ -131,7 +132,7 @@ mod in_every_order {
     }
 
     #[test]
-    fn every_call_is_run_and_never_two_at_a_time() {
+    fn every_call_is_run_and_no_two_run_at_the_same_time() {
         all_want(2, None);
         all_want(3, Some(3));
     }
