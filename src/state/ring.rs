@@ -535,7 +535,7 @@ mod tests {
             self.evidence.decide(ring(seq), at(now), at(now), ms(GRACE));
         }
 
-        /// Makes one read, which is answered at once, after the token has moved.
+        /// Makes one read after the token has moved. The read is answered immediately.
         fn read(&mut self, now: u64) {
             self.tokens += 1;
             self.read_without_token(now);

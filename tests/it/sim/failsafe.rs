@@ -166,7 +166,7 @@ fn stable_after_delays_a_gain_but_not_a_loss() {
         cluster.partition(&[&[1], &[2, 3]]).unwrap();
         let since = clock::Instant::now();
         recorder.expect_loss().await;
-        assert!(since.elapsed() < ms(100), "a loss is published at once");
+        assert!(since.elapsed() < ms(100), "a loss is published immediately");
     });
 }
 

@@ -55,7 +55,7 @@ fn all_three<L: Lab>(lab: &L) {
 }
 
 /// Node 1 loses its ring, but still receives the packets of the others. Either it forms no ring, or
-/// it excludes both others at once and forms a ring of its own. Then its packets may disturb the
+/// it excludes both others together and forms a ring of its own. Then its packets may disturb the
 /// ring of the others repeatedly.
 fn without_node_1<L: Lab>(lab: &L) {
     let (others, disturbed) = ("quorate 2 3, exclusive", "quorate 2 3, exclusive or not");
