@@ -22,8 +22,8 @@ use super::{
 /// The pipes to the standard input and output of a process.
 pub(super) type Pipes = (Option<ChildStdin>, Option<ChildStdout>);
 
-/// A daemon's process. Its own thread reaps it immediately, because libqb
-/// clients wait for a zombie.
+/// A daemon's process. Its own thread reaps it immediately, because libqb clients wait for a
+/// zombie.
 #[derive(Debug)]
 pub(super) struct Daemon {
     pub(super) pid: u32,
