@@ -67,7 +67,8 @@ fn fifty_deaths(ipc: Ipc) {
         let connected = |change: &&actix_quorum::QuorumChanged| {
             change.current.connection == Connection::Connected
         };
-        let first = changes.iter().find(connected).expect("connected before it is quorate");
+        let first =
+            changes.iter().find(connected).expect("the actor is connected before it is quorate");
         assert_eq!(
             first.current.quorum,
             Quorum::Unknown,
@@ -82,12 +83,12 @@ fn fifty_deaths(ipc: Ipc) {
         }
     }
     let (fds, rss, heap) = before.unwrap();
-    eventually("as many descriptors as before", || (open_fds() == fds).then_some(()));
+    eventually("as many descriptors are open as before", || (open_fds() == fds).then_some(()));
     // A leaked connection would be 1 MiB of heap and 3 MiB of mappings. Two hundred deaths in a row
     // take some 200 bytes of heap each, which belong to the harness. Resident memory varies with
     // the stacks of ended threads that the C library keeps; a dispatch touches 1 MiB of a stack.
     let fits = |(heap_now, rss_now)| heap_now < heap + 1_048_576 && rss_now < rss + 6144;
-    eventually("no more heap or memory than before", || {
+    eventually("no more heap and memory is used than before", || {
         let now = (heap_in_use(), rss_kib());
         if !fits(now) {
             eprintln!("bytes of heap and KiB resident: {now:?}, before {:?}", (heap, rss));

@@ -304,7 +304,7 @@ fn soak(transport: Transport, duration: Duration, random: &mut Random, seed: u64
     connected();
     seen.ended.store(true, Ordering::Relaxed);
     observers.into_iter().chain([all]).for_each(|observer| observer.join().unwrap());
-    eventually("as few descriptors as before", || (open_fds() <= before).then_some(()));
+    eventually("no more descriptors are open than before", || (open_fds() <= before).then_some(()));
     let Seen { answers, inquorate, disagreements, exclusive, violations, .. } = &*seen;
     let [answers, inquorate, disagreements, exclusive, violations] =
         [answers, inquorate, disagreements, exclusive, violations]

@@ -30,7 +30,7 @@ async fn reconnected(fake: &FakeLibquorum, quorum: &QuorumHandle) {
     let again = |snapshot: &Snapshot| {
         snapshot.sequence > before && snapshot.connection == Connection::Connected
     };
-    timeout(DEADLINE, quorum.wait_for(again)).await.expect("connected again").unwrap();
+    timeout(DEADLINE, quorum.wait_for(again)).await.expect("the actor is connected again").unwrap();
 }
 
 async fn wait(what: &str, condition: impl Fn() -> bool) {

@@ -227,12 +227,12 @@ fn change_error(change: &QuorumChanged) -> Option<actix_quorum::Error> {
 /// Waits until the actor is connected.
 pub async fn connected(quorum: &QuorumHandle) {
     let connected = |snapshot: &Snapshot| snapshot.connection == Connection::Connected;
-    timeout(DEADLINE, quorum.wait_for(connected)).await.expect("connected in time").unwrap();
+    timeout(DEADLINE, quorum.wait_for(connected)).await.expect("the actor is connected").unwrap();
 }
 
 /// Waits until the actor is quorate.
 pub async fn quorate(quorum: &QuorumHandle) {
-    timeout(DEADLINE, quorum.wait_quorate()).await.expect("quorate in time").unwrap();
+    timeout(DEADLINE, quorum.wait_quorate()).await.expect("the node is quorate").unwrap();
 }
 
 /// Returns how long after `since` the handle last reported quorum. The time is read before the

@@ -194,7 +194,7 @@ fn a_subscriber_that_requests_the_state_after_the_lease_has_expired_receives_no_
                         Some(id) => assert!(quorum.resend(id)),
                         None => drop(quorum.subscribe(subscriber.recipient())),
                     }
-                    timeout(DEADLINE, first.recv()).await.expect("the current state")
+                    timeout(DEADLINE, first.recv()).await.expect("the current state arrives")
                 }
             };
             let change = change.expect("the actor lives");
