@@ -194,7 +194,7 @@ fn a_guard_drops_its_work_when_quorum_is_lost() {
         };
         let ran = tokio::time::timeout(DEADLINE, guard.run(work)).await.unwrap();
         assert_eq!(ran, Err(QuorumLost));
-        let never = async { panic!("the work does not start") };
+        let never = async { panic!("the work has started without quorum") };
         assert_eq!(guard.run(never).await, Err::<(), _>(QuorumLost));
         assert!(watcher.quorum.guard().is_none());
         node.corosync.expected_votes(1);

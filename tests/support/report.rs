@@ -10,7 +10,7 @@ pub(super) fn print_command() {
 
     let Some(test) = test_name() else { return };
     if PRINTED.lock().is_ok_and(|mut printed| printed.insert(test.clone())) {
-        eprintln!("---- this test alone ----\n{}\n----", command(&test));
+        eprintln!("---- to run this test alone ----\n{}\n----", command(&test));
     }
 }
 

@@ -77,7 +77,9 @@ impl Watcher {
     pub fn next(&self) -> QuorumChanged {
         match self.take() {
             Ok(change) => change,
-            Err(error) => panic!("no change: {error}; last {}", self.quorum.snapshot()),
+            Err(error) => {
+                panic!("no change arrives: {error}; the last state is {}", self.quorum.snapshot())
+            }
         }
     }
 
@@ -93,7 +95,7 @@ impl Watcher {
                         return seen;
                     }
                 }
-                Err(error) => panic!("{error} before {what}; seen: {}", lines(&seen)),
+                Err(error) => panic!("{error} before {what}; received: {}", lines(&seen)),
             }
         }
     }

@@ -154,7 +154,7 @@ impl Observer {
                     ..
                 } => {}
                 Connection::Connecting { error: Some(error), .. } => return error.clone(),
-                other => panic!("node {}: {other}", self.id),
+                other => panic!("node {}: no failed attempt to connect, but {other}", self.id),
             }
         }
     }
