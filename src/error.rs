@@ -176,9 +176,9 @@ impl Error {
 
     /// Whether waiting cannot help: a library must be installed, or the program must be changed.
     ///
-    /// Every other error may pass, some only after a change of the configuration. The actor tries
-    /// again after each error; after a permanent one it waits longest
-    /// ([`Backoff::needs_operator`](crate::Backoff::needs_operator)).
+    /// Every other error may go away, in some cases only after a change of Corosync's or the
+    /// system's configuration. The actor tries again after each error; after a permanent one it
+    /// waits longest ([`Backoff::needs_operator`](crate::Backoff::needs_operator)).
     pub fn is_permanent(&self) -> bool {
         matches!(self, Self::Load(_) | Self::StackTooSmall { .. })
     }

@@ -10,7 +10,7 @@
 //! | `quorum_connected` | gauge, 0 or 1 | Corosync has accepted the connection, and answers |
 //! | `quorum_settled` | gauge, 0 or 1 | the decision is about the current membership |
 //! | `quorum_ring_watched` | gauge, 0 or 1 | 0 if the counters of Corosync's ring cannot be read, otherwise 1 |
-//! | `quorum_ring_reforming` | gauge, 0 or 1 | Corosync has left its ring, or has formed one without a decision |
+//! | `quorum_ring_reforming` | gauge, 0 or 1 | Corosync has left its ring, or has formed a new one and not decided about it yet |
 //! | `quorum_members` | gauge, nodes | the members of this node's partition; without a connection, the last known ones |
 //! | `quorum_votes_expected` | gauge, votes | the votes that this node expects in the whole cluster; this metric and the next four are 0 while the votes are not known |
 //! | `quorum_votes_highest_expected` | gauge, votes | the most votes that any member expects |
@@ -47,7 +47,7 @@
 //! labelled `type`: `expected_votes`, `highest_expected`, `total_votes`, `quorum`) and
 //! `ha_cluster_corosync_member_votes` (gauge, labelled `node_id`, `node` and `local`; 0 once a node
 //! has left), with the names and labels of that exporter. The quorum device is node 0 with the name
-//! `Qdevice`. The votes of the members are recorded once the names of the nodes were read.
+//! `Qdevice`. The votes of the members are recorded from the first read of the node names on.
 
 use std::{
     collections::BTreeMap,

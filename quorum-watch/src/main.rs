@@ -104,7 +104,8 @@ fn code_of_failure(quorum: Quorum) -> ExitCode {
     }
 }
 
-/// Returns whether there is quorum, exclusive if asked for, before the timeout.
+/// Waits for quorum, or for exclusive quorum if `wait` requires it. Returns `false` at the timeout,
+/// or if the actor has stopped.
 async fn reached(quorum: &QuorumHandle, wait: &Wait) -> bool {
     let reached = async {
         loop {

@@ -79,7 +79,7 @@ pub(crate) fn show(quorum: &QuorumHandle, options: &Options) -> io::Result<Quoru
     Ok(now.quorum)
 }
 
-/// Returns each member that could leave, if no other did, without a loss of quorum.
+/// Returns each member without which this node would still have quorum, if all others stayed.
 fn spared(now: &Snapshot) -> Vec<NodeId> {
     let members = now.members.iter().copied();
     members.filter(|member| now.quorate_without(&[*member]) == Some(true)).collect()

@@ -70,12 +70,13 @@ impl QuorumBuilder {
     /// How long quorum is believed after Corosync last answered. Default 5 s.
     ///
     /// Whatever happens to Corosync, this process or the system, no reader sees quorum for longer
-    /// than this after the last request that Corosync has answered. If the ring is watched
-    /// ([`Snapshot::ring`](crate::Snapshot::ring)), a hung daemon is also believed for at most the
-    /// sum of its token timeout, its consensus timeout and [`settle_grace`](Self::settle_grace):
-    /// the other nodes can continue without it once the two timeouts have passed.
+    /// than this after the last request that Corosync has answered was sent. If the ring is watched
+    /// ([`Snapshot::ring`](crate::Snapshot::ring)), there is a second limit on the belief in a hung
+    /// daemon: the sum of its token timeout, its consensus timeout and
+    /// [`settle_grace`](Self::settle_grace). The other nodes can continue without the daemon once
+    /// the two timeouts have passed. The limit that is reached first applies.
     ///
-    /// After such a deadline, only what Corosync reports later can restore quorum. A Corosync that
+    /// After such a limit, only what Corosync reports later can restore quorum. A Corosync that
     /// continues after a hang still has its old state, which does not count.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.policy.lease = lease;
@@ -90,7 +91,9 @@ impl QuorumBuilder {
 
     /// How long the old quorum decision counts after a membership change, while Corosync
     /// synchronises. Default 1 s. Corosync usually decides within milliseconds; with a quorum
-    /// device it can take half a minute. A connection opened during that time starts as `Unknown`.
+    /// device it can take half a minute. A connection that is opened before the new decision is
+    /// `Unknown` until that decision. The limit for a hung daemon contains this time as well: see
+    /// [`lease`](Self::lease).
     ///
     /// Corosync before 3.1 does not report the membership separately (model V0). With model V0 this
     /// setting has no effect on a membership change: the old decision counts until the new one.
@@ -99,9 +102,9 @@ impl QuorumBuilder {
         self
     }
 
-    /// How long quorum must last without a break before a gain is published. Default zero. Until
-    /// then the state before the gain stays published: `Inquorate` or `Unknown`. A loss is always
-    /// published at once.
+    /// How long quorum must last without a break before a gain is published. Default zero. While a
+    /// gain waits, the state before it stays published: `Inquorate` or `Unknown`. A loss is always
+    /// published immediately.
     pub fn stable_after(mut self, stable_after: Duration) -> Self {
         self.policy.stable_after = stable_after;
         self
@@ -145,9 +148,9 @@ impl QuorumBuilder {
     /// The model of libquorum to connect with. By default the daemon's version is read through
     /// libcmap: V1 is used with Corosync 3.1 and later, V0 with older versions.
     ///
-    /// Set [`Model::V0`] if the daemon is a Corosync 2 and libcmap is not installed. With a
-    /// libquorum of 3.1 or later, such a daemon **dies** when any client requests V1. A warning in
-    /// the log reports that the version cannot be read.
+    /// If libcmap is not installed, the version cannot be read. With a libquorum of 3.1 or later,
+    /// the actor then logs a warning and requests V1, which **kills** a daemon of Corosync 2. Set
+    /// [`Model::V0`] for such a daemon.
     ///
     /// [`Model::V1`] requests V1 without reading the version, and falls back to V0 if the library
     /// or the daemon does not know V1. With V0, a node that restarts before the other nodes notice
@@ -175,8 +178,8 @@ impl QuorumBuilder {
 
     /// Starts the supervised actor on its own arbiter.
     ///
-    /// Returns at once, with or without Corosync: a missing Corosync is a state, not an error. If
-    /// the arbiter cannot be created for lack of threads or descriptors, the handle first publishes
+    /// Does not wait for Corosync: a missing Corosync is a state, not an error. If the arbiter
+    /// cannot be created for lack of threads or descriptors, the handle first publishes
     /// [`Connection::Connecting`](crate::Connection::Connecting) with the error and then
     /// [`Connection::Stopped`](crate::Connection::Stopped), since no further attempt follows.
     ///
@@ -204,7 +207,7 @@ impl QuorumBuilder {
     /// | [`probe_interval`](Self::probe_interval) at or above the [`lease`](Self::lease), for example a lease of zero | the lease expires before Corosync is asked again: quorum is lost repeatedly |
     /// | `probe_interval` below 1 ms | 1 ms is used |
     /// | [`settle_grace`](Self::settle_grace) of zero | quorum is lost at each change of the ring |
-    /// | [`stable_after`](Self::stable_after) of more than an hour | a gain is published that late |
+    /// | [`stable_after`](Self::stable_after) of more than an hour | a gain is published only after that time |
     ///
     /// # Panics
     ///
@@ -226,8 +229,8 @@ impl QuorumBuilder {
     /// [`QuorumGuard::run`](crate::QuorumGuard::run) need a timer: call them on a tokio runtime
     /// with time enabled. Everything else works on any executor.
     ///
-    /// Returns at once and publishes errors, as [`start`](Self::start) does. The thread ends when
-    /// the actor stops. It does not keep the process from ending.
+    /// Does not wait for Corosync and publishes errors, as [`start`](Self::start) does. The thread
+    /// ends when the actor stops. It does not keep the process from ending.
     ///
     /// ```
     /// use actix_quorum::{QuorumActor, Stopped, sim::Cluster};
@@ -253,8 +256,8 @@ impl QuorumBuilder {
     ///
     /// A handler that blocks the arbiter delays the actor's publications. The arbiter's thread
     /// needs a stack of well over 1 MiB, as threads have by default, and its runtime needs tokio's
-    /// io and time drivers, as actix's runtimes have. On an arbiter that has ended, the actor is
-    /// `Stopped` at once.
+    /// io and time drivers, as actix's runtimes have. If the arbiter has already ended, the actor
+    /// publishes `Stopped` immediately.
     pub fn start_in_arbiter(self, arbiter: &ArbiterHandle) -> QuorumHandle {
         self.start_on(arbiter, None)
     }

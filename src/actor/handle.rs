@@ -63,8 +63,8 @@ impl QuorumHandle {
     ///   no partition that excludes them all can be quorate;
     /// - the daemon was in totem's OPERATIONAL state less than C - 0.2 T ago, where T and C are its
     ///   token and consensus timeouts. Two reads of its counters prove that, if the token moved
-    ///   between them. So does a decision about a new ring, if the daemon had answered without a
-    ///   gap before that decision.
+    ///   between them. A decision about a new ring proves it as well, if the daemon had answered
+    ///   reads for at least T before that decision, without a gap of more than 0.75 T.
     ///
     /// Why this is enough: another quorate partition contains one of our members, in a ring without
     /// this node. Nodes form a ring without a silent node only after they have waited for it in
@@ -79,13 +79,14 @@ impl QuorumHandle {
     /// partition by hand. A reload that lowers T or C is noticed up to half a second later, and the
     /// guarantee does not hold until then.
     ///
-    /// Two more cases break this guarantee for up to T. Both begin with a fault after which this
-    /// node still receives tokens: it is cut off together with other nodes, or only the packets
-    /// that it sends are lost. In the first case, a node joins the other partition within T of the
-    /// fault. The nodes there enter GATHER because of the new node, and not because they miss the
-    /// token. In the second case, daemons in the other partition restart within T of the fault: a
-    /// daemon that starts has no token to miss. A [fencing
-    /// token](crate::QuorumGuard::fencing_token) has neither weakness.
+    /// After some faults this node still receives tokens: it is cut off together with other nodes,
+    /// or only the packets that it sends are lost. Within T of such a fault, two events in the
+    /// other partition break this guarantee for up to T:
+    /// - a node joins that partition. The nodes there then enter GATHER because of the new node,
+    ///   and not because they miss the token;
+    /// - daemons in that partition restart. A daemon that starts has no token to miss.
+    ///
+    /// A [fencing token](crate::QuorumGuard::fencing_token) has neither weakness.
     ///
     /// Always `false` if the ring cannot be watched ([`RingState::Unwatched`](crate::RingState)).
     ///

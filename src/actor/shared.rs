@@ -231,8 +231,8 @@ impl Shared {
         self.lease.is_exclusive()
     }
 
-    /// Whether no other partition can be quorate in this state. The lease may already belong to a
-    /// later state.
+    /// Whether this state is quorate and no other partition can be quorate. Compares the epochs,
+    /// because the lease may already belong to a later state.
     #[cfg(any(feature = "metrics", feature = "web"))]
     pub(crate) fn is_exclusive_as(&self, state: &Snapshot) -> bool {
         state.quorum.is_quorate() && self.lease.is_exclusive_in(state.epoch)

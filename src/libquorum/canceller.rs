@@ -36,10 +36,10 @@ struct Attempt {
 }
 
 impl Canceller {
-    /// Cancels for good: ends the waiting call, and every later one at once.
+    /// Cancels for good: ends the waiting call, and makes every later call fail without waiting.
     ///
     /// A call that waits for an answer returns within two seconds (libqb `lib/ipcc.c`). A call that
-    /// is only about to wait is not ended: see [`cancel_until`](Self::cancel_until).
+    /// has not begun to wait yet is not ended: see [`cancel_until`](Self::cancel_until).
     pub(crate) fn cancel(&self) {
         let mut state = self.0.lock();
         state.is_cancelled = true;
@@ -48,8 +48,8 @@ impl Canceller {
 
     /// Ends the waiting call and its connection. The thread may connect again.
     ///
-    /// Returns `false` if no connection was ended: the call is only about to wait, or its socket
-    /// cannot be identified now. The caller should then interrupt again later.
+    /// Returns `false` if no connection was ended: the call has not begun to wait yet, or its
+    /// socket cannot be identified now. The caller should then interrupt again later.
     pub(crate) fn interrupt(&self) -> bool {
         self.0.lock().interrupt()
     }
@@ -82,8 +82,8 @@ impl Canceller {
         }
     }
 
-    /// Cancels for good without waiting: an attempt that is only about to wait is cancelled again
-    /// on another thread until it has ended.
+    /// Cancels for good without waiting. If an attempt has not begun to wait yet, another thread
+    /// cancels it again until it has ended.
     pub(crate) fn cancel_to_the_end(&self) {
         self.cancel();
         if !self.is_connecting() {

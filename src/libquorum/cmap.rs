@@ -49,8 +49,8 @@ impl Cmap {
     /// Connects to the default map as [`initialize`](Self::initialize) does, and tracks the keys
     /// with these prefixes: see [`has_changed`](Self::has_changed).
     ///
-    /// The tracking starts before another handle can be opened, because libcmap's table of tracked
-    /// keys has no lock of its own, like its table of handles.
+    /// The tracking starts before another handle can be opened, because neither libcmap's table of
+    /// tracked keys nor its table of handles has a lock of its own.
     pub(crate) fn initialize_tracking(
         prefixes: &[&'static CStr],
         peer: Peer<'_>,
@@ -109,8 +109,7 @@ impl Cmap {
 
     #[cfg(any(feature = "metrics", feature = "web"))]
     /// Returns the names in `nodelist.node.N.name` (`cmap_keys(7)`). A node without a name gets its
-    /// `ring0_addr`, if that is a host name. Blocks until the daemon answers; it does not answer
-    /// while it synchronises.
+    /// `ring0_addr`, if that is a host name. Blocks as [`get_u64`](Self::get_u64) does.
     pub(crate) fn node_names(&self) -> Result<NodeNames, Error> {
         let mut names = NodeNames::new();
         for position in self.positions()? {
@@ -131,7 +130,7 @@ impl Cmap {
 
     /// Returns the votes of all nodes in the nodelist: the sum of `nodelist.node.N.quorum_votes`,
     /// whose default is 1. Returns `None` without a nodelist. Blocks as
-    /// [`node_names`](Self::node_names) does.
+    /// [`get_u64`](Self::get_u64) does.
     pub(crate) fn configured_votes(&self) -> Result<Option<u32>, Error> {
         let positions = self.positions()?;
         let mut votes = 0_u32;
@@ -212,8 +211,8 @@ impl Cmap {
         })
     }
 
-    /// Returns the value of this key, if it exists. Blocks until the daemon answers; it does not
-    /// answer while it synchronises.
+    /// Returns the value of this key, if it exists. Blocks until the daemon answers. A daemon that
+    /// synchronises answers only on connections that were opened after the synchronisation began.
     pub(crate) fn get_u64(&self, key: &CStr) -> Result<Option<u64>, Error> {
         let mut value = 0;
         // SAFETY: the handle is open; the key lives through the call, and the value is a local.

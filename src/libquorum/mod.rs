@@ -70,8 +70,8 @@ bitflags::bitflags! {
     /// empty set and delivers nothing for it.
     ///
     /// Measured on Corosync 3.1: every set of flags, except the empty set and `CHANGES_ONLY` alone,
-    /// delivers the current nodelist and quorum at once. `CHANGES` and `CHANGES_ONLY` deliver each
-    /// later change.
+    /// immediately delivers the current nodelist and quorum. `CHANGES` and `CHANGES_ONLY` deliver
+    /// each later change.
     #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
     pub struct Track: u32 {
         /// `CS_TRACK_CURRENT`: the current state.
@@ -116,8 +116,8 @@ impl Handle {
     /// whether it is a Corosync 2, which a request for V1 would kill. Without libcmap it requests
     /// V1 and logs a warning.
     ///
-    /// Blocks until the daemon answers. While the daemon is stopped (`SIGSTOP`), the call does not
-    /// return unless a signal interrupts it. [`Library::load`] describes which libquorum is used.
+    /// Blocks until the daemon answers. While the daemon is suspended (`SIGSTOP`), the call returns
+    /// only if a signal interrupts it. [`Library::load`] describes which libquorum is used.
     ///
     /// # Errors
     ///
@@ -254,11 +254,11 @@ impl Handle {
         self.fd().is_ok_and(|fd| self.peer_link.socket == Some(fd))
     }
 
-    /// Asks the daemon whether the cluster has quorum (`quorum_getquorate`).
+    /// Asks the daemon whether this node has quorum (`quorum_getquorate`).
     ///
-    /// Blocks until the daemon answers: for ever while the daemon is stopped, and for the length of
-    /// its synchronisation (30 s and more with a silent quorum device). The answer may be out of
-    /// date, so prefer the notifications.
+    /// Blocks until the daemon answers: for ever while the daemon is suspended (`SIGSTOP`), and for
+    /// the length of its synchronisation (30 s and more with a silent quorum device). The answer
+    /// may be out of date, so prefer the notifications.
     ///
     /// # Errors
     ///

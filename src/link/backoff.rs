@@ -6,10 +6,10 @@ use crate::error::{Code, Error};
 
 /// How long the actor waits before it reconnects.
 ///
-/// The delays double from the lower end of a range to its upper end. Each one is extended by a
-/// random time of up to its own length, so that the nodes of a cluster do not reconnect in step.
-/// Each kind of failure has its own range. All delays start over after a connection that has lasted
-/// for [`reset_after`](Self::reset_after).
+/// Each kind of failure has its own range of delays, which double from the lower end of the range
+/// to its upper end. Each delay is extended by a random time of up to its own length, so that the
+/// nodes of a cluster do not reconnect at the same time. All delays start over after a connection
+/// that has lasted for [`reset_after`](Self::reset_after).
 ///
 /// ```
 /// use std::time::Duration;
@@ -44,8 +44,9 @@ impl Default for Backoff {
 impl Backoff {
     /// The delays while Corosync is not running, is starting or does not answer, and while another
     /// process listens in its place. Default 10 to 40 ms, so that the actor reconnects soon after a
-    /// restart of Corosync. Once the delays add up to a minute, they grow to 0.5 s if they are
-    /// shorter, so that a node without Corosync is not kept busy.
+    /// restart of Corosync. Once these delays add up to a minute, they double further, up to 0.5 s
+    /// or to the end of the range, whichever is longer. So a node without Corosync is not kept
+    /// busy.
     ///
     /// # Panics
     ///
@@ -65,7 +66,8 @@ impl Backoff {
         Self { disconnected: checked(delays), ..self }
     }
 
-    /// The delays after a failure that may pass, such as a full /dev/shm. Default 0.5 to 10 s.
+    /// The delays after a failure that may be temporary, such as a full /dev/shm. Default 0.5 to
+    /// 10 s.
     ///
     /// # Panics
     ///

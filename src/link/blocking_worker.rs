@@ -78,7 +78,7 @@ impl BlockingWorker {
         let done = busy.then(|| self.run(Canceller::default(), || Ok(())));
         async move {
             if let Some(done) = done {
-                // An error means that the thread has ended, and its jobs with it.
+                // An error means that the thread has ended, so none of its jobs is running.
                 let _ = canceller.cancel_until(done).await;
             }
         }

@@ -28,7 +28,7 @@ use crate::{
 pub struct Corosync {
     file: Option<LibraryFile>,
     library: OnceLock<Library>,
-    /// The reason in the warning that libcmap is missing. Unset before that warning.
+    /// The reason given in the warning that libcmap is missing. Unset before that warning.
     warned: OnceLock<String>,
 }
 

@@ -27,7 +27,8 @@ use crate::{
 mod ring_reads;
 mod ticks;
 
-/// A stream of the events of one connection, in order. The last item is the error that ended it.
+/// A stream of the events of one connection, in order. The last item is the error that ended the
+/// connection.
 ///
 /// The connection is closed when the stream is polled after the error, or is dropped. By then its
 /// descriptor has left the reactor.
@@ -68,8 +69,8 @@ pub(crate) struct LinkEvents {
     members: Vec<NodeId>,
     /// `None` if the ring is not watched.
     ring: Option<RingReads>,
-    /// A moment at which no message from Corosync was waiting. At first it is the moment of the
-    /// request to start tracking, before which Corosync sends nothing.
+    /// The last known moment at which no message from Corosync was waiting. At first it is the
+    /// moment of the request to start tracking, before which Corosync sends nothing.
     drained_at: Moment,
     /// Whether a notification was just returned, so that the next poll yields.
     yields: bool,
@@ -185,16 +186,16 @@ impl LinkEvents {
     }
 
     /// Returns when the next tick is due after a dispatch: a full period later. If the ring watch
-    /// answers with several reads at once (`RingReading::reads_together`), the tick waits for them,
-    /// because they cause a dispatch too.
+    /// passes on several reads in one answer (`RingReading::reads_together`), the tick waits for
+    /// that answer, because it causes a dispatch too.
     fn tick_after(&self, dispatched_at: Moment) -> Moment {
         let period = self.ticks.period();
         let tick = dispatched_at.after(period);
         let together = self.ring.as_ref().and_then(RingReads::together_until);
         match together.filter(|_| self.hangs_up) {
             // The probe interval ends half a period after `probe_at`. The tick comes at most a
-            // quarter of a period later. If the reads arrive before then, the probe is sent when
-            // they arrive, and the tick is not needed.
+            // quarter of a period after that. If the answer arrives before the tick, the probe is
+            // sent when the answer arrives, and the tick is not needed.
             Some(until) => tick.max(until.min(self.probe_at.after(period * 3 / 4))),
             None => tick,
         }
@@ -226,7 +227,7 @@ impl LinkEvents {
                 }
                 let now = self.clock.now();
                 // A daemon that synchronises does not answer a read, but still answers votequorum.
-                // So a probe shows whether the daemon of a late read is alive.
+                // So if a read is late, a probe shows whether the daemon is alive.
                 let is_late = self.ring.as_mut().is_some_and(RingReads::has_become_late);
                 if now < self.probe_at && !is_late {
                     return;
@@ -399,7 +400,7 @@ pub(crate) const LONGEST_TICK: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest timeout for an answer. Each abandoned connection takes one of the 128 places in the
-/// listen queue of a stopped daemon (libqb `lib/ipc_setup.c`), so requests must become rare. An
+/// listen queue of a suspended daemon (libqb `lib/ipc_setup.c`), so requests must become rare. An
 /// abandoned connection costs a running daemon nothing.
 const LONGEST_ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 

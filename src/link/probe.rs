@@ -92,7 +92,7 @@ impl Probe for ProbeThread {
     }
 }
 
-/// Cancels the call of the thread, which may wait for an answer after the actor was dropped.
+/// Cancels the thread's call: the thread may still wait for an answer when the actor is dropped.
 impl Drop for ProbeThread {
     fn drop(&mut self) {
         self.canceller.cancel_to_the_end();

@@ -28,7 +28,8 @@ pub struct RingReading {
 }
 
 impl RingReading {
-    /// Whether a later short read shows that no counter has moved since this reading.
+    /// Whether a later short read shows that none of the `RingCounters` has moved since this
+    /// reading.
     ///
     /// This reading must be of a daemon in OPERATIONAL. The daemon leaves that state only to GATHER
     /// (`exec/totemsrp.c`, `memb_state_gather_enter`), and so no other counter moves without
@@ -66,9 +67,9 @@ impl RingReading {
     }
 
     /// Returns for how long after a moment in OPERATIONAL no ring without this daemon can form:
-    /// nodes in GATHER wait for a silent node until the consensus timeout. All nodes notice a lost
-    /// token within one round of each other, which takes less than a fifth of the token timeout, so
-    /// another node may have begun to wait that much earlier.
+    /// nodes in GATHER wait for a silent node for the consensus timeout. All nodes notice a lost
+    /// token within one round of each other. A round takes less than a fifth of the token timeout,
+    /// so another node may have begun to wait that much earlier.
     pub(crate) fn exclusive_for(&self) -> Duration {
         self.consensus.saturating_sub(self.token / 5)
     }
@@ -107,7 +108,7 @@ pub(crate) struct HeldReadings(Vec<RingReading>);
 impl HeldReadings {
     /// Adds a reading. Returns the answer, oldest reading first, or `None` if a later reading is to
     /// complete it. `steady` is the reading of a steady ring with which the reads were requested. A
-    /// reading that does not repeat it, and the readings held back before, are returned at once.
+    /// reading that does not repeat `steady` is returned immediately, after those held back before.
     pub(crate) fn add(
         &mut self,
         reading: RingReading,

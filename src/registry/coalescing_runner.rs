@@ -19,10 +19,10 @@ impl CoalescingRunner {
         Self(AtomicU8::new(IDLE))
     }
 
-    /// Runs `act` after everything that the caller has done before.
+    /// Runs `act`, which sees everything that the caller did before this call.
     ///
-    /// Returns the result of the last run of `act` if this thread runs it. Returns `None` if another
-    /// call, which is still running, repeats it.
+    /// Returns the result of the last run of `act`. Returns `None`, without running `act`, if
+    /// another call is running: that call then repeats its own closure.
     ///
     /// If `act` panics, it is still repeated for the calls made meanwhile, and then the runner is
     /// idle again.

@@ -183,8 +183,8 @@ impl Delivery {
     /// | everything was sent | `in_mailbox` is freed | `true` |
     /// | a message is next | it is sent | `true` |
     ///
-    /// After the last row the table applies again, if the message was handled at once or another
-    /// one already follows it.
+    /// After the last row the table applies again, if the message was handled immediately or
+    /// another one already follows it.
     fn deliver(&mut self, subscription: &Arc<Subscription>, initiator: Initiator<'_>) -> bool {
         loop {
             if self.in_mailbox.is_some() {

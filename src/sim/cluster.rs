@@ -48,14 +48,14 @@ impl Cluster {
     }
 
     /// Sets `two_node: 1` in the section `quorum`: each of two nodes is quorate alone, once it has
-    /// seen both. As in Corosync, this also turns on `wait_for_all`.
+    /// seen the other one. As in Corosync, this also turns on `wait_for_all`.
     pub fn two_node(self, two_node: bool) -> Self {
         self.change(|world| world.configure_two_node(two_node));
         self
     }
 
     /// Sets `wait_for_all: 1` in the section `quorum`: a node that starts or loses quorum is not
-    /// quorate until it sees all nodes at once, or a quorate node.
+    /// quorate until it sees all nodes at the same time, or a quorate node.
     pub fn wait_for_all(self, wait_for_all: bool) -> Self {
         self.change(|world| world.configure_wait_for_all(wait_for_all));
         self
@@ -89,8 +89,8 @@ impl Cluster {
     /// Sets `token` and `consensus` in the section `totem`, so that rings take time to end and to
     /// form: a node that has not seen the token for `token` leaves its ring, and a node that has
     /// waited for `consensus` forms a ring without the silent nodes. The time is tokio's, which a
-    /// test can pause. Without this, a ring forms at once, and the daemons report timeouts of 1 s
-    /// and 1.2 s.
+    /// test can pause. Without this, a ring forms immediately, and the daemons report timeouts of
+    /// 1 s and 1.2 s.
     pub fn timeouts(self, token: Duration, consensus: Duration) -> Self {
         self.change(|world| world.totem.timeouts = Some(Timeouts { token, consensus }));
         self
@@ -268,7 +268,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Kills a node's daemon and starts it at once, before the other nodes notice: they see it join
+    /// Kills a node's daemon and starts it again before the other nodes notice: they see it join
     /// and leave in one change.
     ///
     /// # Errors

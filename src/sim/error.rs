@@ -1,6 +1,6 @@
 use crate::libquorum::NodeId;
 
-/// The reason why a method was refused. Nothing has changed.
+/// The reason why a method of the cluster was refused. The cluster has not changed.
 #[derive(Clone, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -89,7 +89,7 @@
 //! Unless [`Cluster::timeouts`] is set, the simulation has no delays: a method has had its effect
 //! on the cluster when it returns. A real cluster needs time: after a failure, it forms a ring when
 //! its token and consensus timeouts have passed, and it may form another ring in between. A
-//! simulated quorum device decides at once. Votequorum's option `allow_downscale` and a quorum
+//! simulated quorum device decides immediately. Votequorum's option `allow_downscale` and a quorum
 //! device with `master_wins` are not simulated.
 
 mod clients;

@@ -157,7 +157,8 @@ impl sealed::Source for Node {
     }
 }
 
-/// Asks a node's daemon directly. It answers at once or, while it is paused, when it is resumed.
+/// Asks a node's daemon directly. The daemon answers immediately or, if it is paused, when it is
+/// resumed.
 #[derive(Debug)]
 struct SimulatedProbe(Arc<Node>);
 
@@ -183,9 +184,9 @@ impl Probe for SimulatedProbe {
     }
 }
 
-/// Reads a node's counters directly. They are available at once or, while the daemon is paused,
-/// when it is resumed. While it synchronises, it answers only on connections that were opened
-/// meanwhile.
+/// Reads a node's counters directly. The daemon answers immediately or, if it is paused, when it is
+/// resumed. While it synchronises, it answers only on connections that were opened after the
+/// synchronisation began.
 #[derive(Debug)]
 struct SimulatedRingWatch {
     node: Arc<Node>,
@@ -324,11 +325,11 @@ impl Node {
     }
 }
 
-/// The timeouts that the daemons report if rings form at once.
+/// The timeouts that the daemons report if rings form immediately.
 const TIMEOUTS: Timeouts =
     Timeouts { token: Duration::from_millis(1000), consensus: Duration::from_millis(1200) };
 
-/// The time between two tokens if rings form at once.
+/// The time between two tokens if rings form immediately.
 const TOKEN_HOLD: Duration = Duration::from_millis(10);
 
 #[cfg(all(test, feature = "web"))]

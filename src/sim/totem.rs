@@ -1,4 +1,5 @@
-//! When rings end and form: at once, or after the token and consensus timeouts (`exec/totemsrp.c`).
+//! When rings end and form: immediately, or after the token and consensus timeouts
+//! (`exec/totemsrp.c`).
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -244,7 +245,8 @@ impl World {
             })
     }
 
-    /// Whether these nodes miss only daemons that were restarted before these nodes noticed.
+    /// Whether these nodes are all members of their old ring, except for daemons that were
+    /// restarted and whose restart these nodes have not noticed.
     fn goes_unnoticed(&self, ring: &[NodeId]) -> bool {
         let first = self.member(ring[0]);
         let unnoticed = |id| {
@@ -260,10 +262,10 @@ impl World {
         members == ring && ring.iter().all(together)
     }
 
-    /// Does nothing if the cluster has no timeouts. A node leaves its ring at once if it reaches
-    /// nodes of another ring, or if all members that it no longer reaches have left cleanly.
-    /// Otherwise a node whose ring is broken loses the token when its token timeout expires. Nodes
-    /// that wait for no other node form a ring.
+    /// Ends and forms rings in a cluster with timeouts; does nothing in any other cluster. A node
+    /// leaves its ring immediately if it reaches nodes of another ring, or if all members that it
+    /// no longer reaches have left cleanly. Otherwise a node whose ring is broken loses the token
+    /// when its token timeout expires. Nodes that wait for no other node form a ring.
     fn update_rings(&mut self) {
         let Some(timeouts) = self.totem.timeouts else { return };
         for outcome in self.outcomes() {

@@ -10,7 +10,8 @@ pub(super) struct Continuity {
     /// The nodes that have been in every ring with this node since the last decision. `None` before
     /// the first decision of a connection.
     companions: Option<Vec<NodeId>>,
-    /// The companions and votes at each membership change, until the votes after it are known.
+    /// For each membership change after which the votes are not yet known: the companions that were
+    /// left, and the votes before the change.
     unchecked: Vec<Unchecked>,
 }
 
@@ -51,8 +52,8 @@ impl Continuity {
         others_may_be_quorate(companions, votes, votes)
     }
 
-    /// Records the votes of the current membership. Returns whether these votes show that other
-    /// nodes may have been quorate without this node.
+    /// Records the votes of the current membership. Returns whether these votes, but not the votes
+    /// before them, show that other nodes may have been quorate without this node.
     pub(super) fn votes(&mut self, votes: &Votes) -> bool {
         mem::take(&mut self.unchecked).iter().any(|Unchecked { companions, before }| {
             !others_may_be_quorate(companions, before, before)

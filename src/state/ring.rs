@@ -44,11 +44,12 @@ pub enum RingState {
     /// a decision.
     Operational,
     /// The daemon has left the ring and is forming another one (totem's GATHER state), or has
-    /// formed one without a decision. The old decision counts for a short time only.
+    /// formed another one and not decided about it yet. The old decision counts for at most the sum
+    /// of the consensus timeout and [`settle_grace`](crate::QuorumBuilder::settle_grace).
     Gather,
     /// The counters cannot be read: libcmap is missing, or the daemon does not have them.
     /// `is_quorate()` then works without this check, and `is_exclusive()` is false. The actor tries
-    /// to read them again every 10 s.
+    /// to read the counters again every 10 s.
     Unwatched,
 }
 
@@ -107,15 +108,15 @@ struct Reads {
     /// have not been cleared.
     unbroken_since: Moment,
     /// Whether there was a gap longer than `allowed_gap`, or the counters were cleared. A daemon
-    /// that was stopped may continue with a token that waited for it, until its own token timer
+    /// that was suspended may continue with a token that waited for it, until its own token timer
     /// fires.
     had_gap: bool,
     /// The ring of the decision may have ended after this moment, in a gap or before a clearing.
     gap_began: Moment,
     /// No read that was requested earlier proves exclusivity.
     proves_from: Moment,
-    /// Whether the token has moved. `is_trusted` uses this only before the first gap. One movement
-    /// is not enough: tokens that waited for a stopped daemon arrive in one burst.
+    /// Whether the token has moved. `is_trusted` uses this only before the first gap. One such read
+    /// is not enough: tokens that waited for a suspended daemon arrive in one burst.
     has_moved: bool,
     /// When a read last showed that the token had moved.
     moved_at: Moment,
@@ -303,10 +304,11 @@ impl RingEvidence {
     /// | all were announced, and no earlier read has shown them | `Decided` |
     /// | some were announced, the read came soon after the decision | `Decided` |
     /// | some were announced, both reads used the same connection | `Decided` |
-    /// | some were announced, otherwise | `Gather` |
+    /// | some were announced, and no row above applies | `Gather` |
     ///
-    /// In all cases the decision is believed for at most the consensus timeout and `settle_grace`
-    /// after this read was requested, and what earlier reads have proved no longer counts.
+    /// In all cases the decision is believed for at most the sum of the consensus timeout and
+    /// `settle_grace` after this read was requested, and what earlier reads have proved no longer
+    /// counts.
     fn record_movement(&mut self, reading: RingReading, settle_grace: Duration) {
         let Watch::Watched(reads) = &mut self.watch else { return };
         let (before, now) = (reads.anchor.counters, reading.counters);
@@ -316,7 +318,7 @@ impl RingEvidence {
         let unseen = self.unseen.iter().filter(|ring| !ring.may_be_seen).count();
         self.unseen.drain(..explained);
         self.has_unannounced |= rings > explained;
-        // A ring that was replaced at once is not announced, so there may be more rings than
+        // A ring may be replaced before it is announced, so there may be more rings than
         // announcements. Such a ring does not matter if it formed before the ring of the decision
         // or soon after: nodes exclude a silent node only after the consensus timeout, so the ring
         // has all members. If libcmap answers on the same connection as before, the daemon is not
@@ -337,7 +339,7 @@ impl RingEvidence {
 
     /// Records the first read after an operator has cleared the counters (`corosync-cmapctl -C`). A
     /// clearing may hide that the daemon has just left its ring, so the daemon is treated like one
-    /// that was stopped.
+    /// that was suspended.
     fn begin_again(&mut self, reading: RingReading, settle_grace: Duration) {
         let Watch::Watched(reads) = &mut self.watch else { return };
         let until = reading.asked_at.after(reading.consensus.saturating_add(settle_grace));
@@ -381,7 +383,7 @@ impl RingEvidence {
             && self.decided.is_some_and(|decided| {
                 proved_at > decided.applied_at && self.announced == Some(decided.ring_id)
             });
-        // In a live ring the token returns several times within its timeout. The first movement
+        // In a live ring the token returns several times within its timeout. The first token
         // after a longer pause may be that of a ring that is still being formed.
         let was_frozen = proved_at.since(reads.moved_at) > reads.allowed_gap();
         let is_evidence = is_about_decision && !was_frozen && proved_at >= self.not_before;
@@ -455,8 +457,8 @@ impl Reads {
     }
 
     /// Returns a moment at which the ring of a new decision was alive. Corosync sent the decision
-    /// after `drained_at`. A daemon that was stopped continues with messages that waited for it. So
-    /// until its own token timer has had time to fire, the ring may have ended in the gap.
+    /// after `drained_at`. A daemon that was suspended continues with messages that waited for it.
+    /// So until its own token timer has had time to fire, the ring may have ended in the gap.
     fn alive_at(&self, drained_at: Moment) -> Moment {
         let alive_at = drained_at.min(self.answered_at.after(self.allowed_gap()));
         let may_be_old = self.had_gap && !self.is_past_token_timeout(drained_at);
@@ -469,15 +471,14 @@ impl Reads {
         self.anchor.token * 3 / 4
     }
 
-    /// Whether the daemon's own token timer has had time to fire since a gap. Without a gap:
-    /// whether the token had moved before this read, so that this is its second movement or a later
-    /// one.
+    /// Whether the daemon's own token timer has had time to fire since a gap. If there was no gap:
+    /// whether an earlier read had already shown that the token moves.
     fn is_trusted(&self, moment: Moment) -> bool {
         if self.had_gap { self.is_past_token_timeout(moment) } else { self.has_moved }
     }
 
     /// Whether the daemon's own token timer has had time to fire since a gap or since the first
-    /// read of the connection: the daemon may have been stopped just before that read.
+    /// read of the connection: the daemon may have been suspended just before that read.
     fn is_past_token_timeout(&self, moment: Moment) -> bool {
         moment >= self.unbroken_since.after(self.anchor.token)
     }

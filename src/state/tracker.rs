@@ -90,8 +90,8 @@ impl Tracker {
         [Some(link.lease), grace, stable, ring].into_iter().flatten().min()
     }
 
-    /// Returns the next deadline of the ring, or `None` if it has none. Answers of the daemon do not
-    /// postpone it if it has left its ring.
+    /// Returns the deadline of the ring, or `None` if the ring has none. Once the daemon has left
+    /// its ring, its answers do not postpone this deadline.
     pub(crate) fn ring_deadline(&self) -> Option<Moment> {
         self.link.ring.until().filter(|until| *until != Moment::NEVER)
     }

@@ -53,7 +53,8 @@ pub(super) fn stream(quorum: &QuorumHandle, request: &HttpRequest) -> HttpRespon
     }
     let clients = quorum.shared.web_state::<EventClients>();
     let Some(slot) = clients.enter() else {
-        // A browser reconnects after a stream that has ended, and never after another status.
+        // A browser reconnects after the end of a stream with status 200, but never after another
+        // status.
         let retry = RETRY_WHEN_FULL + RETRY_WHEN_FULL.mul_f64(fastrand::f64());
         let retry = retry.as_millis();
         return response.body(format!("event: full\nretry: {retry}\ndata: {{}}\n\n"));

@@ -198,7 +198,8 @@ pub fn drop_stalled_clients(connection: &dyn Any, _: &mut dev::Extensions) {
 /// How long a client may stop reading.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Returns a route that answers GET and HEAD without a body, and refuses everything else.
+/// Returns a route that answers GET and HEAD, and refuses other methods and every request with a
+/// body.
 fn resource(
     path: &str,
     quorum: &QuorumHandle,

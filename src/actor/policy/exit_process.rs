@@ -13,8 +13,9 @@ use tokio::runtime::Builder;
 
 use crate::{actor::QuorumHandle, error::Error, foreign, state::QuorumChanged};
 
-/// Ends the process with an exit code when quorum is lost and does not return within a given time,
-/// on any runtime or none. A supervisor such as systemd can then restart the process.
+/// Ends the process with an exit code when quorum is lost and does not return within a given time.
+/// A supervisor such as systemd can then restart the process. The policy works with any async
+/// runtime, and without one.
 ///
 /// It takes these steps, even if other threads are stuck:
 ///
@@ -25,8 +26,9 @@ use crate::{actor::QuorumHandle, error::Error, foreign, state::QuorumChanged};
 ///    code. Destructors do not run.
 /// 4. If the exit hangs for a second, for example in a library's exit handler, the process aborts.
 ///
-/// So the process has ended at most `after`, `grace` and about one second after the loss. The guide
-/// explains [the guarantees and their limits](crate::guide#self-fencing).
+/// So the time from the loss to the end of the process is at most the sum of `after`, `grace` and
+/// about one second. The guide explains [the guarantees and their
+/// limits](crate::guide#self-fencing).
 ///
 /// It runs on its own thread and obeys the deadlines of a [`QuorumGuard`](crate::QuorumGuard). It
 /// does not depend on messages, so it acts in time even if the actor, every arbiter and every

@@ -1,18 +1,18 @@
 //! Reads the ring's counters as often as its deadlines need.
 //!
 //! - At first each read is a separate request for all four counters: the number of tokens and the
-//!   three `RingCounters`. Each read begins `SECOND_READ` after the previous one until the token
-//!   has moved twice (`CONFIRMED`), and then at `RingReading::interval`.
+//!   three `RingCounters`. Each read begins `SECOND_READ` after the previous one has ended. Once
+//!   the token has moved twice (`CONFIRMED`), each begins `RingReading::interval` after that.
 //! - Once the three `RingCounters` have not moved for longer than the token and consensus timeouts
 //!   together, the ring is steady, and one request asks for all further reads (`steady_ring`).
 //!   These are short: `gather_entered` and the tokens. All four are read every five seconds
 //!   (`FULL_READ`), and when a short read shows a change. With long timeouts, the thread passes on
 //!   three reads in one answer (`RingReading::reads_together`).
-//! - All this starts over when one of the `RingCounters` moves or a notification arrives. A
-//!   notification also makes the next read begin at once (`hurry`).
+//! - All this starts over when one of the `RingCounters` moves or a notification arrives. After a
+//!   notification the next read also begins without a delay (`hurry`).
 //! - A failed read is repeated after `RETRY`.
 //! - If a read is late (`LATE`), the caller sends a probe. If the daemon answers the probe, the
-//!   read is cancelled and repeated at once on a new connection; otherwise the read stays pending.
+//!   read is cancelled and repeated immediately, on a new connection; otherwise it stays pending.
 
 use std::{
     collections::VecDeque,
@@ -47,7 +47,7 @@ pub(super) struct RingReads {
     hurried_at: Moment,
     /// Finished reads that are held back until all earlier notifications are dispatched.
     updates: VecDeque<RingUpdate>,
-    /// The last reading since the last notification.
+    /// The last reading, or `None` if no read has ended since the last notification.
     last: Option<RingReading>,
     /// How many reads have shown that the token moved, since the last notification, failed read or
     /// change of the `RingCounters`. At most `CONFIRMED`.
@@ -62,9 +62,9 @@ pub(super) struct RingReads {
 /// A request for one read, or for a read at each interval.
 struct PendingRead {
     updates: Answers<Vec<RingUpdate>>,
-    /// When the read that completes the next answer is due to begin: the only read of the answer,
-    /// or the last of several. If the thread was found to be opening a connection later than that,
-    /// the moment at which this was found.
+    /// When the last read of the next answer is due to begin (an answer has one read or several).
+    /// If that read was late because the thread was still opening a connection, the moment at which
+    /// this was noticed: the read becomes late again `LATE` after that.
     begins_at: Moment,
     steady: Option<SteadyRing>,
 }
@@ -98,8 +98,8 @@ impl RingReads {
         }
     }
 
-    /// Makes the next read begin at once, because a notification has arrived. A single read that
-    /// has already begun is left to finish, and the next one follows it at once.
+    /// Makes the next read begin without a delay, because a notification has arrived. A single read
+    /// that has already begun is left to finish, and the next read follows it without a delay.
     pub(super) fn hurry(&mut self) {
         let now = self.clock.now();
         self.hurried_at = now;
@@ -158,8 +158,8 @@ impl RingReads {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         while self.updates.is_empty() {
             let Some(pending) = &mut self.pending else {
-                // If the thread cannot be started, a request fails at once: without this wait, the
-                // loop would not end.
+                // If the thread cannot be started, a request fails immediately: without this wait,
+                // the loop would not end.
                 if self.failed.is_some() && self.clock.now() < self.read_at {
                     return false;
                 }
@@ -219,9 +219,10 @@ impl RingReads {
         self.is_late = false;
     }
 
-    /// Returns the ring if the daemon is in OPERATIONAL. That is assumed when none of the
+    /// Returns the ring if the daemon is in OPERATIONAL. This is assumed when none of the
     /// `RingCounters` has moved for longer than the token and consensus timeouts together: GATHER,
-    /// COMMIT and RECOVERY end before that, unless the daemon has very many messages to recover.
+    /// COMMIT and RECOVERY end within that time, unless the daemon has very many messages to
+    /// recover.
     fn steady_ring(&self) -> Option<SteadyRing> {
         let last = self.last.as_ref().filter(|_| self.moves == CONFIRMED)?;
         let is_steady = last.asked_at.since(self.equal_since) > last.token + last.consensus;
@@ -232,8 +233,8 @@ impl RingReads {
         })
     }
 
-    /// Whether an update is a reading from before this connection. The thread is older than the
-    /// connection, and may have kept the reading to pass it on with a later one.
+    /// Whether an update is a reading from before this connection. The thread may be older than the
+    /// connection, and may have held back the reading to pass it on with a later one.
     fn is_old(&self, update: &RingUpdate) -> bool {
         matches!(update, RingUpdate::Read(reading) if reading.answered_at < self.began_at)
     }
@@ -262,7 +263,8 @@ impl RingReads {
 }
 
 impl SteadyRing {
-    /// Returns how long the thread may hold back the first read of an answer until the last one.
+    /// Returns how long the thread may hold back the first read of an answer: until the last read
+    /// of the answer begins.
     fn held_for(&self) -> Duration {
         (self.interval + LATE) * (self.together - 1)
     }

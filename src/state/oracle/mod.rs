@@ -108,8 +108,8 @@ impl Oracle {
         change
     }
 
-    /// Finds the deadlines that have passed. Readers compare them with the clock, so they pass even
-    /// if the tracker is not called.
+    /// Finds the deadlines that have passed. Readers compare them with the clock, so a deadline
+    /// takes effect even if the tracker is not called.
     fn expire(&mut self, before: &Snapshot, deadline: Option<Moment>, now: Moment) -> Expired {
         let Some(link) = self.link.as_mut() else { return Expired::default() };
         let was_quorate = before.quorum.is_quorate();
