@@ -49,7 +49,7 @@ impl HandleTable {
     }
 
     /// Opens a handle of the `service`. Blocks until the daemon answers or `peer`'s canceller
-    /// cancels it.
+    /// cancels the call.
     ///
     /// The closures call the library's functions for a handle and its descriptor. In each of the
     /// libraries a handle is a number.

@@ -25,8 +25,8 @@ pub struct PeerProcess {
 }
 
 impl PeerProcess {
-    /// Returns the server of the connection of `fd`, and the socket that identifies it, or `None`
-    /// if the system does not report it.
+    /// Returns the server of the connection of `fd`, and the socket that is connected to that
+    /// server. Returns `None` if the system does not report the server.
     ///
     /// With shared memory, libqb's default, `fd` is the connected stream socket, and the kernel
     /// knows its peer. With `system { qb_ipc_type: socket }` it is a datagram socket, which has no

@@ -5,7 +5,7 @@ use crate::error::Error;
 /// The stack that a dispatch needs: the 1 MiB buffer of libquorum's `quorum_dispatch`
 /// (`IPC_DISPATCH_SIZE`), and the frames around it. Distributions build libquorum without stack
 /// probes, so the guard page does not catch a small stack: the buffer overwrites the memory below
-/// it.
+/// the stack.
 const NEEDED: usize = 1024 * 1024 + 128 * 1024;
 
 /// Fails if this thread has too little stack left to call `quorum_dispatch`.

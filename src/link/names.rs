@@ -21,7 +21,7 @@ use crate::{
 pub enum NameSource {
     /// The names are known.
     Known(NodeNames),
-    /// The names must be read, which may block until it is cancelled.
+    /// The names must be read. A read may block until it is cancelled.
     Read {
         /// Reads the names.
         read: Box<dyn Fn() -> Result<NodeNames, Error> + Send>,
@@ -115,7 +115,8 @@ impl Names {
         if let Err(error) = started {
             crate::foreign::log!(
                 log::Level::Warn,
-                "cannot read the node names, because no thread can be started: {error}"
+                "cannot start a thread to read the node names, so the names may be missing or out \
+                 of date: {error}"
             );
         }
     }

@@ -35,8 +35,8 @@ pub trait Probe: fmt::Debug + Send + Sync {
     fn ask(&self, members: Vec<NodeId>) -> PendingProbe;
 
     /// Closes the connection of a request that is not answered. The request is then repeated on a
-    /// new connection, or fails if it was still opening its first one. Returns `false` if no
-    /// connection can be closed yet: call it again later.
+    /// new connection, or fails if it was still opening its first connection. Returns `false` if no
+    /// connection can be closed yet: the caller should then interrupt again later.
     fn interrupt(&self) -> bool {
         true
     }

@@ -39,8 +39,8 @@ pub trait RingWatch: fmt::Debug + Send + Sync {
     /// which the daemon answers even while it synchronises. Returns `false`, and cancels nothing,
     /// if the read has only recently begun to open a connection.
     ///
-    /// While a request waits, the daemon spins at real-time priority, because the request keeps a
-    /// descriptor readable (libqb `lib/ipcs.c`).
+    /// Without the cancellation, the daemon would spin at real-time priority while the request
+    /// waits, because the request keeps a descriptor readable (libqb `lib/ipcs.c`).
     fn cancel(&self) -> bool;
 
     /// Closes the connections and cancels waiting requests. Returns when that is done.

@@ -86,8 +86,8 @@ impl<R: Responder> Worker<R> {
         })
     }
 
-    /// Requests answers on a schedule, until another request is made. They may never arrive. An
-    /// answer that has not been taken is replaced by the next one.
+    /// Requests answers on a schedule, until another request is made. The answers may never arrive.
+    /// An answer that has not been taken is replaced by the next one.
     pub(crate) fn ask_at(&self, schedule: Schedule, request: R::Request) -> Answers<R::Answer> {
         let (answers, taken) = watch::channel(None);
         match self.submit(Request { request, schedule, answers }) {

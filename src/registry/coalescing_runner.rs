@@ -28,7 +28,7 @@ impl CoalescingRunner {
     /// idle again.
     pub(crate) fn run<T>(&self, mut act: impl FnMut() -> T) -> Option<T> {
         if !self.transition(IDLE, RUNNING) {
-            // A swap and not a store: the running thread must see everything that this one did
+            // A swap and not a store: the running thread must see everything that this thread did
             // before.
             if self.0.swap(REPEAT, Ordering::AcqRel) != IDLE {
                 return None;

@@ -15,8 +15,9 @@ use crate::libquorum::NodeId;
 /// A simulated cluster. Clones refer to the same cluster.
 ///
 /// Its nodes have the ids `1..=size`, the names `n1` and so on, and one vote each, and their
-/// daemons run. A method has had its effect on the cluster when it returns. The actors on the
-/// affected nodes receive the notifications when they next run.
+/// daemons run. Without [`timeouts`](Self::timeouts), a method has had its full effect on the
+/// cluster when it returns. The actors on the affected nodes receive the notifications when they
+/// next run.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     pub(super) state: Arc<Mutex<State>>,
@@ -256,8 +257,9 @@ impl Cluster {
 
     /// Starts a node's daemon.
     ///
-    /// Like a real daemon, it accepts clients before it has found the other nodes. It is alone and
-    /// inquorate until each actor whose source is this node has connected and received that state.
+    /// Like a real daemon, it accepts clients before it has found the other nodes. It stays alone,
+    /// and usually inquorate, until each actor whose source is this node has connected and received
+    /// that state.
     ///
     /// # Errors
     ///
@@ -304,7 +306,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Resumes a paused daemon. Its clients are notified that all other nodes left and joined.
+    /// Resumes a paused daemon. If other nodes have continued without the daemon, its clients are
+    /// notified that those nodes left and joined.
     ///
     /// # Errors
     ///

@@ -48,8 +48,8 @@ impl Lease {
         self.is_active() && self.epoch.load(Ordering::Acquire) == epoch
     }
 
-    /// Whether no other partition can be quorate, and this one has held quorum since this epoch
-    /// began.
+    /// Whether no other partition can be quorate, and this partition has held quorum since this
+    /// epoch began.
     pub(crate) fn is_exclusive_in(&self, epoch: u64) -> bool {
         // The lease is read first, as in `is_active_in`.
         self.is_exclusive() && self.epoch.load(Ordering::Acquire) == epoch

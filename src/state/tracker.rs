@@ -67,7 +67,7 @@ impl Tracker {
     /// |---|---|---|
     /// | daemon | `lease` after the last request that was answered | stalled, quorum unknown |
     /// | decision | `settle_grace` after it began to differ from the membership | quorum unknown |
-    /// | ring | some time after the last proof that the ring is alive: `ring.rs` | quorum unknown |
+    /// | ring | token and consensus timeouts and `settle_grace` after the ring was last proved to be alive, or earlier: `ring.rs` | quorum unknown |
     /// | gain | `stable_after` after quorum began | the gain is published |
     pub(crate) fn deadline(&self) -> Option<Moment> {
         if self.is_scripted {

@@ -209,7 +209,7 @@ fn resource(
     answering(&[path], quorum, answer, methods, "GET, HEAD")
 }
 
-/// Returns a route that also answers OPTIONS, in the same way as HEAD: load balancers send it to
+/// Returns a route that also answers OPTIONS, as it answers HEAD: load balancers send OPTIONS to
 /// check a server (HAProxy's `option httpchk`).
 fn health_resource(
     path: &str,

@@ -38,8 +38,8 @@ use crate::{
 /// | `STOPPING=1` | when [`QuorumHandle::stop`] is called |
 ///
 /// The messages are sent from the arbiter on which [`start`](Self::start) is called, so the
-/// watchdog proves that this arbiter runs. Call it on the arbiter that does the work of the
-/// service: the arbiter of the quorum actor runs even when yours is stuck.
+/// watchdog proves that this arbiter runs. Call `start` on the arbiter that does the work of the
+/// service: the arbiter of the quorum actor runs even when that arbiter is stuck.
 ///
 /// Does nothing if systemd does not expect messages (`NOTIFY_SOCKET` is not set).
 ///
@@ -92,7 +92,7 @@ impl Systemd {
         let manager = match Manager::of_environment() {
             Some(Ok(manager)) => manager,
             Some(Err(error)) => {
-                return warn("cannot reach systemd, which receives no report", &error);
+                return warn("cannot reach systemd, which receives no READY or WATCHDOG", &error);
             }
             None => return,
         };
