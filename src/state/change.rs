@@ -157,10 +157,10 @@ pub enum Cause {
     Connected,
     /// The membership changed, or was reported for the first time on this connection.
     Membership,
-    /// Corosync decided about quorum, a report of votequorum changed the quorum of this node, or a
-    /// deadline passed: a decision is overdue and no longer counts, the ring was not found to be
-    /// alive in time, a gain has lasted for `stable_after`, or the lease expired and was renewed
-    /// before the actor could publish the expiry.
+    /// Corosync decided about quorum, an answer of votequorum changed the quorum of this node, or a
+    /// period ended: `settle_grace` passed without a new decision, so the old decision no longer
+    /// counts; the ring was not found to be alive in time; a gain has lasted for `stable_after`; or
+    /// the lease expired and was renewed before the actor could publish the expiry.
     Quorum,
     /// Votequorum reported other votes.
     Votes,

@@ -60,14 +60,14 @@ impl Tracker {
     /// the moment until which quorum is believed. Returns `None` if no deadline applies, for
     /// example without a connection.
     ///
-    /// It is the earliest of these deadlines. A deadline that has had its effect no longer counts,
-    /// and a stalled connection has only the deadline of the ring.
+    /// The earliest of these deadlines applies. A deadline that has had its effect no longer
+    /// counts, and a stalled connection has only the deadline of the ring.
     ///
     /// | deadline | when | what happens then |
     /// |---|---|---|
     /// | daemon | `lease` after the last request that was answered | stalled, quorum unknown |
     /// | decision | `settle_grace` after it began to differ from the membership | quorum unknown |
-    /// | ring | token and consensus timeouts and `settle_grace` after the ring was last proved to be alive, or earlier: `ring.rs` | quorum unknown |
+    /// | ring | token timeout, consensus timeout and `settle_grace` after the last proof that the ring is alive, or earlier: `ring.rs` | quorum unknown |
     /// | gain | `stable_after` after quorum began | the gain is published |
     pub(crate) fn deadline(&self) -> Option<Moment> {
         if self.is_scripted {
