@@ -91,9 +91,9 @@ impl QuorumBuilder {
 
     /// How long the old quorum decision counts after a membership change, while Corosync
     /// synchronises. Default 1 s. Corosync usually decides within milliseconds; with a quorum
-    /// device it can take half a minute. A connection that is opened before the new decision is
-    /// `Unknown` until that decision. The limit for a hung daemon contains this time as well: see
-    /// [`lease`](Self::lease).
+    /// device it can take half a minute. On a connection that is opened before the new decision, an
+    /// old decision for quorum does not count. The limit for a hung daemon contains this time as
+    /// well: see [`lease`](Self::lease).
     ///
     /// Corosync before 3.1 does not report the membership separately (model V0). With model V0 this
     /// setting has no effect on a membership change: the old decision counts until the new one.
