@@ -127,10 +127,11 @@ pub enum Error {
     #[error("{failure}: {0}{help}", failure = dispatch_failure(*.0), help = dispatch_help(*.0))]
     Dispatch(Code),
 
-    /// This thread has too little stack left for `quorum_dispatch`, which needs more than 1 MiB
-    /// (libquorum `lib/quorum.c`). libquorum was not called. Only a program with glibc checks this.
+    /// This thread has too little stack left for `quorum_dispatch` or `cmap_dispatch`, which need
+    /// more than 1 MiB (`lib/quorum.c`, `lib/cmap.c`). The function was not called. The stack is
+    /// checked only on Linux with glibc.
     #[error(
-        "this thread has {available} bytes of stack left, and libquorum needs {needed}; start the \
+        "this thread has {available} bytes of stack left, and a dispatch needs {needed}; start the \
          thread with a larger stack (RUST_MIN_STACK, std::thread::Builder::stack_size)"
     )]
     #[non_exhaustive]

@@ -270,8 +270,8 @@ impl LinkEvents {
                     if self.probe_error.as_ref() != Some(&error) {
                         crate::foreign::log!(
                             log::Level::Warn,
-                            "a probe of corosync failed; quorum needs an answer within the \
-                             lease: {error}"
+                            "a probe of corosync failed: {error}. There is no quorum while no \
+                             probe has been answered for the length of the lease"
                         );
                         self.probe_error = Some(error);
                     }

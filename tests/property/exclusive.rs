@@ -434,7 +434,7 @@ impl Run {
             }
         }
         // With these options votequorum may give quorum to two partitions: see
-        // `last_man_standing_may_make_two_partitions_quorate_and_neither_exclusive`. A node that
+        // `last_man_standing_can_make_two_partitions_quorate_but_neither_is_exclusive`. A node that
         // restarts alone takes itself for the tie-breaker, because it has not seen the real one.
         let is_bounded = !matches!(self.extra, Extra::LastManStanding | Extra::TieBreaker);
         if later.is_some() && is_quorate && is_bounded {

@@ -77,7 +77,8 @@ fn a_script_can_query_the_state() {
     assert!(stdout(&output).contains("systemctl start corosync"), "{}", stdout(&output));
 }
 
-/// `make cluster` and `make cluster-down` run this script.
+/// `make cluster` and `make cluster-down` run this script. In between, `exec --exclusive` must end its
+/// command when node 1 is cut off.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn the_cluster_script_starts_and_removes_a_cluster() {
@@ -112,7 +113,10 @@ fn the_cluster_script_starts_and_removes_a_cluster() {
     let ended = working.wait_with_output().unwrap();
     let complaint = String::from_utf8(ended.stderr).unwrap();
     assert_eq!(ended.status.code(), Some(124), "{complaint}");
-    assert!(!complaint.contains("lost: quorate"), "the message names what was lost: {complaint}");
+    assert!(
+        !complaint.contains("lost: quorate"),
+        "a quorate node has not lost quorum: {complaint}"
+    );
     eventually("the node is cut off", || (ask() == Some(2)).then_some(()));
     let down = script(&["down"]);
     assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));

@@ -269,9 +269,10 @@ fn a_stopped_daemon_is_excluded_without_a_timeout() {
 }
 
 /// `last_man_standing` lowers the expected votes of nodes 1, 4 and 5 to 3. When node 4 then joins
-/// nodes 2 and 3, these three have 3 of 5 votes, and nodes 1 and 5 have 2 of 3.
+/// nodes 2 and 3, these adopt its expected votes: the three have 3 of 3 votes, and nodes 1 and 5
+/// have 2 of 3.
 #[test]
-fn last_man_standing_may_make_two_partitions_quorate_and_neither_exclusive() {
+fn last_man_standing_can_make_two_partitions_quorate_but_neither_is_exclusive() {
     run(async {
         let window = Duration::from_secs(2);
         let cluster = Cluster::new(5).timeouts(TOKEN, CONSENSUS).last_man_standing(window);
