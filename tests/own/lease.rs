@@ -1,5 +1,5 @@
-//! Fail-safe on a real daemon: quorum that is no longer known to be true is not reported, whatever
-//! hangs.
+//! Fail-safety on a real daemon: whichever part hangs, the actor does not report quorum for longer
+//! than the lease.
 //!
 //! A hung daemon delays other threads of the process. So the tests do not assert when they notice a
 //! change: they assert when the handle last reported quorum, or when the actor published the
