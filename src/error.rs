@@ -127,6 +127,16 @@ pub enum Error {
     #[error("{failure}: {0}{help}", failure = dispatch_failure(*.0), help = dispatch_help(*.0))]
     Dispatch(Code),
 
+    /// The daemon has stayed in one ring for longer than the token and consensus timeouts together,
+    /// and the counters and notifications of this connection do not show whether the last decision
+    /// is about that ring. The actor has closed the connection and opens another one, whose first
+    /// notifications show it. No quorum ends by this: the old decision was no longer believed.
+    #[error(
+        "it is not known which of corosync's last rings was announced, so the actor connects again \
+         (if this repeats, see corosync's log)"
+    )]
+    NotAnnounced,
+
     /// This thread has too little stack left for `quorum_dispatch` or `cmap_dispatch`, which need
     /// more than 1 MiB (`lib/quorum.c`, `lib/cmap.c`). The function was not called. The stack is
     /// checked only on Linux with glibc.
@@ -442,6 +452,7 @@ mod tests {
             ),
             (Error::StackTooSmall { available: 1, needed: 2 }, "RUST_MIN_STACK"),
             (Error::Unresponsive, "restart corosync"),
+            (Error::NotAnnounced, "see corosync's log"),
             (Error::TrackStart(Code::NO_MEMORY), "corosync's log"),
             (Error::Request(Code::NO_MEMORY), "corosync's log"),
             (Error::Dispatch(Code::NO_MEMORY), "corosync's log"),

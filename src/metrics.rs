@@ -272,6 +272,7 @@ fn reason(error: &Error) -> String {
         Error::Thread(_) => "thread".to_owned(),
         Error::UntrustedServer { .. } => "untrusted_server".to_owned(),
         Error::NoProvider => "no_provider".to_owned(),
+        Error::NotAnnounced => "not_announced".to_owned(),
         Error::StackTooSmall { .. } => "stack_too_small".to_owned(),
         Error::Reactor(_) => "reactor".to_owned(),
         Error::Remote(_) => "remote".to_owned(),

@@ -369,6 +369,9 @@ impl StreamHandler<Result<LinkEvent, Error>> for QuorumActor {
             Ok(LinkEvent::Ring(update)) => {
                 self.apply(Event::Ring(update), ctx);
                 self.do_regular_work();
+                if self.shared.lacks_announcement() {
+                    self.disconnected(Error::NotAnnounced, ctx);
+                }
             }
             Ok(LinkEvent::Tick) => {
                 self.apply(Event::Tick, ctx);

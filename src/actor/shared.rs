@@ -151,6 +151,11 @@ impl Shared {
         deadline
     }
 
+    /// See [`Tracker::lacks_announcement`].
+    pub(crate) fn lacks_announcement(&self) -> bool {
+        self.tracker.lock().lacks_announcement()
+    }
+
     /// Applies an event to the tracker, updates the lease, and appends the change to the history.
     fn apply_locked(
         &self,
@@ -474,6 +479,7 @@ mod tests {
                     gather_entered: op,
                     operational_entered: op,
                     token_lost: 0,
+                    recoveries: op,
                 },
                 tokens: tokens.get(),
                 token: Duration::from_millis(3000),

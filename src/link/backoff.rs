@@ -211,9 +211,9 @@ fn kind(error: &Error) -> Kind {
         | Error::UntrustedServer { .. }
         | Error::Unresponsive => Kind::NotRunning,
         // The daemon died between two requests of this attempt, so it may be restarting.
-        Error::TrackStart(Code::LIBRARY | Code::TRY_AGAIN) | Error::Dispatch(_) => {
-            Kind::Disconnected
-        }
+        Error::TrackStart(Code::LIBRARY | Code::TRY_AGAIN)
+        | Error::Dispatch(_)
+        | Error::NotAnnounced => Kind::Disconnected,
         Error::Connect(Code::ACCESS)
         | Error::Load(_)
         | Error::NoProvider

@@ -76,11 +76,27 @@ impl RingReading {
 }
 
 /// The counters that change when a ring ends or forms, and stay the same while the ring is alive.
+/// A daemon that leaves its ring passes through totem's GATHER, COMMIT and RECOVERY states to
+/// OPERATIONAL, and may return to GATHER from each of them.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct RingCounters {
     pub(crate) gather_entered: u64,
     pub(crate) operational_entered: u64,
     pub(crate) token_lost: u64,
+    /// How many times the daemon has entered RECOVERY (`recovery_entered`), without those times
+    /// after which it returned to GATHER because the token was lost or another node had left
+    /// RECOVERY (`recovery_token_lost`).
+    pub(crate) recoveries: u64,
+}
+
+impl RingCounters {
+    /// Returns how many of the recoveries have not led to OPERATIONAL. One of them may be going on,
+    /// and then the token moves although no ring is alive. The others have ended for a rare reason
+    /// (`exec/totemsrp.c`: "FAILED TO RECEIVE"), or began before the counters were cleared, which
+    /// makes the result negative.
+    pub(crate) fn unfinished_recoveries(self) -> i64 {
+        self.recoveries.wrapping_sub(self.operational_entered).cast_signed()
+    }
 }
 
 /// What a short read returns.

@@ -203,6 +203,8 @@ struct Keys {
     gather_entered: &'static CStr,
     operational_entered: &'static CStr,
     token_lost: &'static CStr,
+    recovery_token_lost: &'static CStr,
+    recovery_entered: &'static CStr,
     tokens: &'static CStr,
     age: Duration,
 }
@@ -212,6 +214,8 @@ const COROSYNC_3: Keys = Keys {
     gather_entered: c"stats.srp.gather_entered",
     operational_entered: c"stats.srp.operational_entered",
     token_lost: c"stats.srp.operational_token_lost",
+    recovery_token_lost: c"stats.srp.recovery_token_lost",
+    recovery_entered: c"stats.srp.recovery_entered",
     tokens: c"stats.srp.orf_token_rx",
     age: Duration::ZERO,
 };
@@ -221,6 +225,8 @@ const COROSYNC_2: Keys = Keys {
     gather_entered: c"runtime.totem.pg.mrp.srp.gather_entered",
     operational_entered: c"runtime.totem.pg.mrp.srp.operational_entered",
     token_lost: c"runtime.totem.pg.mrp.srp.operational_token_lost",
+    recovery_token_lost: c"runtime.totem.pg.mrp.srp.recovery_token_lost",
+    recovery_entered: c"runtime.totem.pg.mrp.srp.recovery_entered",
     tokens: c"runtime.totem.pg.mrp.srp.orf_token_rx",
     age: Duration::from_millis(1500),
 };
@@ -368,7 +374,10 @@ impl Maps {
         let operational_entered = self.counter(self.keys.operational_entered)?;
         let gather_entered = self.counter(self.keys.gather_entered)?;
         let token_lost = self.counter(self.keys.token_lost)?;
-        let counters = RingCounters { gather_entered, operational_entered, token_lost };
+        // A recovery that fails between these two requests counts as unfinished.
+        let failed_recoveries = self.counter(self.keys.recovery_token_lost)?;
+        let recoveries = self.counter(self.keys.recovery_entered)?.wrapping_sub(failed_recoveries);
+        let counters = RingCounters { gather_entered, operational_entered, token_lost, recoveries };
         Ok((asked_at, counters, self.counter(self.keys.tokens)?))
     }
 

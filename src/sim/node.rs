@@ -291,13 +291,8 @@ impl Node {
         is_new.fetch_and(synchronises, Ordering::Relaxed);
         let now = self.clock.now();
         let Timeouts { token, consensus } = world.totem.timeouts.unwrap_or(TIMEOUTS);
-        let tokens = match world.totem.timeouts {
-            Some(_) => world.tokens(self.id, token / 6),
-            None => {
-                let elapsed = now.since(Moment::default()).as_nanos();
-                u64::try_from(elapsed / TOKEN_HOLD.as_nanos()).unwrap_or(u64::MAX)
-            }
-        };
+        let hold = if world.totem.timeouts.is_some() { token / 6 } else { TOKEN_HOLD };
+        let tokens = world.tokens(self.id, hold);
         Some(Ok(RingReading {
             connection,
             asked_at,

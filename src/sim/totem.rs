@@ -114,8 +114,8 @@ impl World {
         self.totem.now = now.max(self.totem.now);
     }
 
-    /// Whether a node receives tokens from the previous node in its ring. A token without an answer
-    /// is sent repeatedly, until its sender leaves the ring.
+    /// Whether a node receives tokens from the previous node in its ring, or from itself if it is
+    /// alone. A token without an answer is sent repeatedly, until its sender leaves the ring.
     fn receives_tokens(&self, id: NodeId) -> bool {
         let node = self.member(id);
         if node.daemon != Daemon::Running {
@@ -124,7 +124,7 @@ impl World {
         let at = node.members.iter().position(|member| *member == id).unwrap_or(0);
         let before = at.checked_sub(1).unwrap_or_else(|| node.members.len().saturating_sub(1));
         let Some(before) = node.members.get(before).copied().filter(|before| *before != id) else {
-            return true;
+            return !node.gathers;
         };
         self.receives(id, before)
             && self.node(before).is_some_and(|other| other.ring == node.ring && !other.gathers)
@@ -375,6 +375,7 @@ impl World {
         if node.gathers {
             // The node starts to wait again.
             node.counters.gather_entered += 1;
+            node.counters.recoveries += u64::from(unstable);
             node.counters.operational_entered += u64::from(unstable);
             self.totem.schedule(timeouts.consensus, Step::Consensus(id));
         }

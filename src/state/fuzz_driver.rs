@@ -120,6 +120,7 @@ impl Play<'_> {
             let (has_provider, asked_at, watched) = (true, self.now, true);
             self.apply(Event::Connected { has_provider, asked_at, watched });
         }
+        self.counters.recoveries += 1;
         self.counters.operational_entered += 1;
         // `call` uses lower sequence numbers.
         let seq = self.tracker.current().ring_id.map_or(0, |ring| ring.seq) + 2;
@@ -148,6 +149,10 @@ impl Play<'_> {
     fn apply(&mut self, event: Event) {
         let now = Now { wall: SystemTime::UNIX_EPOCH, moment: self.now };
         self.tracker.apply(event, now);
+        if self.tracker.lacks_announcement() {
+            self.forget();
+            self.tracker.apply(Event::Disconnected(Error::NotAnnounced), now);
+        }
     }
 
     /// Dispatches once, checks the result, and applies it to the tracker as the actor does.
@@ -250,6 +255,8 @@ impl Play<'_> {
         let counters = &mut self.counters;
         counters.gather_entered += u64::from(moves & 7 == 1);
         counters.operational_entered += u64::from(moves & 7 <= 1 && moves & 8 != 0);
+        // A read may show RECOVERY before the ring forms.
+        counters.recoveries += u64::from(moves & 7 == 2 || moves & 7 == 0 && moves & 8 != 0);
         counters.token_lost += u64::from(moves & 31 == 31);
         self.tokens += u64::from(moves & 64 != 0 || moves & 128 != 0);
         if moves == 254 {

@@ -17,13 +17,16 @@
 //! | gap | a time without an answer in which other nodes may have excluded the daemon |
 //! | clearing | an operator has set the counters to zero |
 
-use std::time::Duration;
+mod reads;
 
+use std::{mem, time::Duration};
+
+use self::reads::Reads;
 use crate::{
     libquorum::RingId,
     link::{
         clock::Moment,
-        ring_reading::{RingCounters, RingReading, SECOND_READ},
+        ring_reading::{RingReading, SECOND_READ},
     },
 };
 
@@ -68,6 +71,9 @@ pub(super) struct RingEvidence {
     /// Whether a read has shown a ring that was not announced. The next announcement may be about
     /// that ring.
     has_unannounced: bool,
+    /// How many recoveries were unfinished (`RingCounters::unfinished_recoveries`) when reads last
+    /// proved that the daemon was in OPERATIONAL.
+    unfinished_recoveries: i64,
     /// The moment until which the decision may be believed. `None` without evidence, and once the
     /// deadline has passed.
     until: Option<Moment>,
@@ -97,38 +103,14 @@ enum Watch {
     Watched(Reads),
 }
 
-#[derive(Debug)]
-struct Reads {
-    /// The read with which the next one is compared. It may be older than the last read, because
-    /// reads in quick succession are not compared.
-    anchor: RingReading,
-    /// When the last read was answered.
-    answered_at: Moment,
-    /// Since when the daemon has answered without a gap longer than `allowed_gap`, and its counters
-    /// have not been cleared.
-    unbroken_since: Moment,
-    /// Whether there was a gap longer than `allowed_gap`, or the counters were cleared. A daemon
-    /// that was suspended may continue with a token that waited for it, until its own token timer
-    /// fires.
-    had_gap: bool,
-    /// The ring of the decision may have ended after this moment, in a gap or before a clearing.
-    gap_began: Moment,
-    /// No read that was requested earlier proves exclusivity.
-    proves_from: Moment,
-    /// Whether the token has moved. `is_trusted` uses this only before the first gap. One such read
-    /// is not enough: tokens that waited for a suspended daemon arrive in one burst.
-    has_moved: bool,
-    /// When a read last showed that the token had moved.
-    moved_at: Moment,
-}
-
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 enum Phase {
     /// The last decision explains all movement of the counters.
     #[default]
     Decided,
-    /// A counter has moved, and the last decision does not explain it.
-    Gather,
+    /// A counter has moved, and the last decision does not explain it. `has_formed` if the last
+    /// movement was a new ring.
+    Gather { has_formed: bool },
 }
 
 /// The first notification of a ring.
@@ -161,7 +143,7 @@ impl RingEvidence {
     pub(super) fn state(&self) -> RingState {
         match (&self.watch, self.phase) {
             (Watch::Unwatched, _) => RingState::Unwatched,
-            (_, Phase::Gather) => RingState::Gather,
+            (_, Phase::Gather { .. }) => RingState::Gather,
             _ if self.until.is_some() => RingState::Operational,
             _ => RingState::Unknown,
         }
@@ -211,6 +193,30 @@ impl RingEvidence {
             }
             _ => false,
         }
+    }
+
+    /// Whether the daemon has stayed in one ring for longer than the token and consensus timeouts
+    /// together, but no notification seems to have announced that ring, and no decision is believed
+    /// any more. If two rings form between two reads and only one of them is announced, it may not
+    /// be possible to tell which one.
+    ///
+    /// The token also moves in RECOVERY, while a ring is still being formed. So there must be no
+    /// more unfinished recoveries than when the daemon was last known to be in OPERATIONAL.
+    pub(super) fn lacks_announcement(&self) -> bool {
+        let Watch::Watched(reads) = &self.watch else { return false };
+        self.phase == Phase::Gather { has_formed: true }
+            && self.until.is_none()
+            && reads.is_steady()
+            && reads.anchor.counters.unfinished_recoveries() == self.unfinished_recoveries
+    }
+
+    /// Returns the evidence with which the next connection begins after
+    /// [`lacks_announcement`](Self::lacks_announcement). The reads go on. So if no counter moves
+    /// until after the first notifications of that connection, the daemon was in the same ring all
+    /// the time, and the notifications are about that ring.
+    pub(super) fn next_connection(&mut self) -> Self {
+        let watch = mem::take(&mut self.watch);
+        Self { watch, unfinished_recoveries: self.unfinished_recoveries, ..Self::default() }
     }
 
     /// Records that the counters cannot be read on this connection. If they were read before, the
@@ -299,6 +305,7 @@ impl RingEvidence {
     ///
     /// | rings | phase |
     /// |---|---|
+    /// | any number, and there are more unfinished recoveries than before | `Gather` |
     /// | none: the daemon has only left its ring | `Gather` |
     /// | some, and none was announced by a notification | `Gather` |
     /// | all were announced, and no earlier read has shown them | `Decided` |
@@ -328,12 +335,22 @@ impl RingEvidence {
         });
         let all_explained =
             unseen >= rings || is_prompt || reading.connection == reads.anchor.connection;
-        self.phase = if explained > 0 && all_explained { Phase::Decided } else { Phase::Gather };
+        let may_recover = now.unfinished_recoveries() > before.unfinished_recoveries();
+        self.phase = if explained > 0 && all_explained && !may_recover {
+            Phase::Decided
+        } else {
+            Phase::Gather { has_formed: rings > 0 && !may_recover }
+        };
         // The deadline also applies to an explained ring: a GATHER may have followed the decision.
         let until = reading.asked_at.after(reading.consensus.saturating_add(settle_grace));
         self.until = self.until.map(|before| before.min(until));
         // Later movement does not change what the decision itself proved.
         self.proof = self.proof.filter(|proof| matches!(proof, Proof::Decision(_)));
+        if reading.tokens < reads.anchor.tokens {
+            // The counters were cleared, on another connection.
+            self.unfinished_recoveries = 0;
+        }
+        reads.steady_since = reading.answered_at;
         reads.anchor = reading;
     }
 
@@ -345,6 +362,7 @@ impl RingEvidence {
         let until = reading.asked_at.after(reading.consensus.saturating_add(settle_grace));
         self.until = self.until.map(|before| before.min(until));
         self.proof = None;
+        self.unfinished_recoveries = 0;
         self.unseen.clear();
         reads.note_clearing(reading);
     }
@@ -390,9 +408,13 @@ impl RingEvidence {
         if is_evidence && reads.is_trusted(proved_at) {
             let until = proved_at.after(lease);
             self.until = Some(self.until.map_or(until, |before| before.max(until)));
+            self.unfinished_recoveries = reading.counters.unfinished_recoveries();
             if reads.is_past_token_timeout(proved_at) && proved_at >= reads.proves_from {
                 self.proof = Some(Proof::Reads(proved_at));
             }
+        }
+        if was_frozen {
+            reads.steady_since = reading.answered_at;
         }
         reads.has_moved = true;
         reads.moved_at = reading.answered_at;
@@ -400,94 +422,10 @@ impl RingEvidence {
     }
 }
 
-impl Reads {
-    fn new(anchor: RingReading) -> Self {
-        let answered_at = anchor.answered_at;
-        Self {
-            anchor,
-            answered_at,
-            unbroken_since: answered_at,
-            had_gap: false,
-            gap_began: Moment::default(),
-            proves_from: Moment::default(),
-            has_moved: false,
-            moved_at: answered_at,
-        }
-    }
-
-    /// Records a gap in the answers after which other nodes may have excluded this daemon.
-    fn note_gap(&mut self, reading: &RingReading) {
-        let last = self.answered_at;
-        if reading.answered_at.since(last) > self.allowed_gap() {
-            self.note_break(last, last.after(self.allowed_gap()), reading.answered_at);
-        }
-        self.answered_at = reading.answered_at;
-    }
-
-    /// Records a break: the ring may have ended unnoticed after `began`. The daemon answered at
-    /// `last`, before the break, and at `ended`, after it.
-    fn note_break(&mut self, last: Moment, began: Moment, ended: Moment) {
-        // A break soon after another one belongs to it.
-        let is_separate = !self.had_gap || self.is_past_token_timeout(last);
-        self.gap_began = if is_separate { began } else { self.gap_began.min(began) };
-        (self.unbroken_since, self.had_gap) = (ended, true);
-    }
-
-    /// Whether the counters were cleared since the anchor, perhaps between the requests of this
-    /// read, and this read shows no movement since. The number of tokens never falls otherwise. An
-    /// answer on the same connection shows that the daemon is not synchronising
-    /// (`exec/ipc_glue.c`), so its ring is announced.
-    fn are_cleared(&self, reading: &RingReading) -> bool {
-        let (before, now) = (self.anchor.counters, reading.counters);
-        reading.connection == self.anchor.connection
-            && reading.tokens < self.anchor.tokens
-            && [0, before.gather_entered].contains(&now.gather_entered)
-            && [0, before.operational_entered].contains(&now.operational_entered)
-            && [0, before.token_lost].contains(&now.token_lost)
-    }
-
-    /// Records that the counters were cleared before this reading.
-    fn note_clearing(&mut self, reading: RingReading) {
-        let last = self.anchor.answered_at;
-        self.note_break(last, last, reading.answered_at);
-        // A GATHER that the clearing has hidden ends before this moment.
-        self.proves_from = reading.answered_at.after(reading.token + reading.consensus);
-        // The next read is compared with zero: this one may have read some counters too early.
-        self.anchor = RingReading { counters: RingCounters::default(), ..reading };
-    }
-
-    /// Returns a moment at which the ring of a new decision was alive. Corosync sent the decision
-    /// after `drained_at`. A daemon that was suspended continues with messages that waited for it.
-    /// So until its own token timer has had time to fire, the ring may have ended in the gap.
-    fn alive_at(&self, drained_at: Moment) -> Moment {
-        let alive_at = drained_at.min(self.answered_at.after(self.allowed_gap()));
-        let may_be_old = self.had_gap && !self.is_past_token_timeout(drained_at);
-        if may_be_old { alive_at.min(self.gap_began) } else { alive_at }
-    }
-
-    /// Returns how long the daemon may be silent before other nodes may lose the token that it
-    /// holds.
-    fn allowed_gap(&self) -> Duration {
-        self.anchor.token * 3 / 4
-    }
-
-    /// Whether the daemon's own token timer has had time to fire since a gap. If there was no gap:
-    /// whether an earlier read had already shown that the token moves.
-    fn is_trusted(&self, moment: Moment) -> bool {
-        if self.had_gap { self.is_past_token_timeout(moment) } else { self.has_moved }
-    }
-
-    /// Whether the daemon's own token timer has had time to fire since a gap or since the first
-    /// read of the connection: the daemon may have been suspended just before that read.
-    fn is_past_token_timeout(&self, moment: Moment) -> bool {
-        moment >= self.unbroken_since.after(self.anchor.token)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::libquorum::NodeId;
+    use crate::{libquorum::NodeId, link::ring_reading::RingCounters};
 
     const TOKEN: u64 = 1_000;
     const CONSENSUS: u64 = 1_200;
@@ -573,6 +511,7 @@ mod tests {
         }
 
         fn operational(&mut self) {
+            self.counters.recoveries += 1;
             self.counters.operational_entered += 1;
         }
 
@@ -596,6 +535,184 @@ mod tests {
         watched.read(300);
         assert_eq!(watched.state(), RingState::Operational);
         assert_eq!(watched.evidence.until(), Some(at(200 + TOKEN + CONSENSUS + GRACE)));
+    }
+
+    /// Returns a daemon that formed two rings and announced only one of them. Its last reading is
+    /// too late, and on a new connection, so that it is not known which one was announced.
+    fn with_two_rings_and_one_announcement() -> (Watched, u64) {
+        let mut watched = Watched::for_ms(3_000);
+        watched.gather();
+        watched.operational();
+        watched.gather();
+        watched.decide(13, 3_050);
+        watched.operational_unexplained_by(3_050);
+        assert_eq!(watched.state(), RingState::Gather);
+        (watched, 3_050 + CONSENSUS / 2 + 1)
+    }
+
+    /// Makes reads every 100 ms for `millis`. Returns the first of them after which the connection
+    /// lacks an announcement.
+    fn first_lack(watched: &mut Watched, from: u64, millis: u64) -> Option<u64> {
+        (1..=millis / 100).map(|n| from + n * 100).find(|now| {
+            watched.read(*now);
+            watched.evidence.lacks_announcement()
+        })
+    }
+
+    #[test]
+    fn a_ring_that_stays_without_an_announcement_is_reported_after_both_timeouts() {
+        let (mut watched, shown_at) = with_two_rings_and_one_announcement();
+        let lacks_at = first_lack(&mut watched, shown_at, 10_000).unwrap();
+        assert_eq!(lacks_at, shown_at + TOKEN + CONSENSUS + 100);
+        assert_eq!(watched.evidence.until(), None);
+        // A decision about the next ring ends it.
+        watched.decide(17, lacks_at + 50);
+        assert!(!watched.evidence.lacks_announcement());
+    }
+
+    #[test]
+    fn a_ring_without_an_announcement_is_not_reported_while_the_old_decision_is_believed() {
+        let (mut watched, shown_at) = with_two_rings_and_one_announcement();
+        // As with a `settle_grace` of one minute.
+        let until = at(shown_at + CONSENSUS + 60_000);
+        watched.evidence.until = Some(until);
+        let lacks_at = first_lack(&mut watched, shown_at, 100_000).unwrap();
+        assert!(at(lacks_at) >= until && at(lacks_at - 100) < until);
+    }
+
+    /// While the daemon only forms a ring, a new connection would report the old one.
+    #[test]
+    fn a_daemon_that_is_not_in_operational_lacks_no_announcement() {
+        // It has left its ring.
+        let mut watched = Watched::for_ms(3_000);
+        watched.gather();
+        assert_eq!(first_lack(&mut watched, 3_000, 20_000), None);
+        assert_eq!((watched.state(), watched.evidence.until()), (RingState::Gather, None));
+        // It has left the second ring and forms a third one, in RECOVERY.
+        let mut watched = Watched::for_ms(3_000);
+        watched.gather();
+        watched.operational();
+        watched.gather();
+        watched.counters.recoveries += 1;
+        watched.read(3_100);
+        assert_eq!(first_lack(&mut watched, 3_100, 20_000), None);
+        assert_eq!((watched.state(), watched.evidence.until()), (RingState::Gather, None));
+        // The token stands still.
+        let (mut watched, shown_at) = with_two_rings_and_one_announcement();
+        for n in 1..=200 {
+            watched.read_without_token(shown_at + n * 100);
+            assert!(!watched.evidence.lacks_announcement());
+        }
+    }
+
+    #[test]
+    fn a_pause_or_another_ring_postpones_the_report_of_a_ring_without_an_announcement() {
+        let pause = |watched: &mut Watched, now| watched.read(now);
+        let frozen = |watched: &mut Watched, now: u64| {
+            (1..=9).for_each(|n| watched.read_without_token(now - 1_000 + n * 100));
+            watched.read(now);
+        };
+        let other = |watched: &mut Watched, now: u64| {
+            (1..=9).for_each(|n| watched.read(now - 1_000 + n * 100));
+            watched.gather();
+            watched.operational();
+            watched.read(now);
+        };
+        let cases: [fn(&mut Watched, u64); 3] = [pause, frozen, other];
+        for (case, happens) in cases.into_iter().enumerate() {
+            let (mut watched, shown_at) = with_two_rings_and_one_announcement();
+            let before = shown_at + TOKEN + CONSENSUS - 200;
+            assert_eq!(first_lack(&mut watched, shown_at, TOKEN + CONSENSUS - 200), None);
+            happens(&mut watched, before + 1_000);
+            assert!(!watched.evidence.lacks_announcement(), "case {case}");
+            let lacks_at = first_lack(&mut watched, before + 1_000, 10_000);
+            assert_eq!(lacks_at, Some(before + 1_000 + TOKEN + CONSENSUS + 100), "case {case}");
+        }
+    }
+
+    /// A ring forms and is announced, and before the next read the daemon leaves it and enters
+    /// RECOVERY. The token moves there, too.
+    #[test]
+    fn a_daemon_in_recovery_is_not_in_the_ring_that_was_announced_before() {
+        let mut watched = Watched::for_ms(3_000);
+        watched.gather();
+        watched.operational();
+        watched.decide(13, 3_050);
+        watched.gather();
+        watched.counters.recoveries += 1;
+        for n in 31..=100 {
+            watched.read(n * 100);
+            assert_eq!(watched.state(), RingState::Gather);
+            assert_eq!(watched.evidence.exclusive_until(), None);
+        }
+        assert_eq!(watched.evidence.until(), None);
+        assert!(!watched.evidence.lacks_announcement());
+        // The ring forms.
+        watched.counters.operational_entered += 1;
+        watched.decide(17, 10_050);
+        (101..=103).for_each(|n| watched.read(n * 100));
+        assert_eq!(watched.state(), RingState::Operational);
+        // A recovery that fails returns to GATHER.
+        watched.gather();
+        watched.counters.recoveries += 1;
+        watched.read(10_400);
+        watched.counters.recoveries -= 1;
+        watched.gather();
+        watched.read(10_500);
+        watched.operational();
+        watched.decide(21, 10_550);
+        (106..=110).for_each(|n| watched.read(n * 100));
+        assert_eq!(watched.state(), RingState::Operational);
+    }
+
+    /// A recovery that failed long ago does not count.
+    #[test]
+    fn a_ring_without_an_announcement_is_reported_although_a_recovery_failed_before() {
+        let mut watched = Watched::new();
+        watched.counters.recoveries = 2;
+        watched.decide(9, 0);
+        (1..=30).for_each(|n| watched.read(n * 100));
+        watched.gather();
+        watched.operational();
+        watched.gather();
+        watched.decide(13, 3_050);
+        watched.operational_unexplained_by(3_050);
+        assert!(first_lack(&mut watched, 4_000, 10_000).is_some());
+    }
+
+    #[test]
+    fn counters_cleared_on_a_new_connection_are_reported_as_a_ring_without_an_announcement() {
+        let mut watched = read_for_three_seconds();
+        watched.counters.recoveries = 5;
+        (31..=60).for_each(|n| watched.read(n * 100));
+        (watched.counters, watched.tokens) = (RingCounters::default(), 0);
+        watched.connection += 1;
+        watched.read(6_100);
+        assert_eq!(watched.state(), RingState::Gather);
+        assert!(first_lack(&mut watched, 6_100, 10_000).is_some());
+    }
+
+    /// The next connection begins with the reads of the last one.
+    #[test]
+    fn on_the_connection_after_a_missing_announcement_any_movement_must_be_explained() {
+        for has_moved in [false, true] {
+            let (mut watched, shown_at) = with_two_rings_and_one_announcement();
+            let lacks_at = first_lack(&mut watched, shown_at, 10_000).unwrap();
+            watched.evidence = watched.evidence.next_connection();
+            assert_eq!((watched.state(), watched.evidence.until()), (RingState::Unknown, None));
+            watched.decide(17, lacks_at + 20);
+            if has_moved {
+                watched.gather();
+                watched.operational();
+            }
+            let believed = (1..=5).any(|n| {
+                watched.read(lacks_at + n * 100);
+                watched.evidence.until().is_some()
+            });
+            assert_eq!(believed, !has_moved);
+            let lacks_again = first_lack(&mut watched, lacks_at + 500, 10_000);
+            assert_eq!(lacks_again.is_some(), has_moved);
+        }
     }
 
     #[test]
@@ -630,8 +747,12 @@ mod tests {
     /// Returns a daemon that has formed three rings, read every 100 ms for 3 s.
     fn read_for_three_seconds() -> Watched {
         let mut watched = Watched::new();
-        watched.counters =
-            RingCounters { gather_entered: 3, operational_entered: 3, token_lost: 1 };
+        watched.counters = RingCounters {
+            gather_entered: 3,
+            operational_entered: 3,
+            token_lost: 1,
+            recoveries: 3,
+        };
         watched.decide(9, 0);
         (1..=30).for_each(|n| watched.read(n * 100));
         watched
@@ -643,6 +764,7 @@ mod tests {
             gather_entered,
             operational_entered,
             token_lost,
+            recoveries: operational_entered,
         };
         // A read may see only some of the counters cleared.
         for first in [cleared(0, 0, 0), cleared(3, 0, 0), cleared(3, 3, 0), cleared(3, 3, 1)] {

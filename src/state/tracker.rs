@@ -96,6 +96,19 @@ impl Tracker {
         self.link.ring.until().filter(|until| *until != Moment::NEVER)
     }
 
+    /// Whether this connection should be replaced, because it does not show whether the last
+    /// decision is about the daemon's present ring. The first notifications of a new connection
+    /// show it: the nodelist of model V1 is about the ring that the daemon formed last, even while
+    /// the daemon synchronises (`exec/vsf_quorum.c`, `quorum_sync_init`).
+    pub(crate) fn lacks_announcement(&self) -> bool {
+        let link = &self.link;
+        self.current.connection == Connection::Connected
+            && link.has_provider
+            && link.nodelist.is_some()
+            && link.decides_membership()
+            && link.ring.lacks_announcement()
+    }
+
     /// Whether the quorum that a node of two has alone, because of `two_node: 1`, is accepted.
     pub(crate) fn trusts_two_node(&self) -> bool {
         self.policy.trust_two_node

@@ -1107,11 +1107,19 @@ fn a_refused_connection_to_the_counters_is_tried_again() {
 /// All counters of the ring, in the safe order. The counter that a new ring changes is read before
 /// those that the end of the old ring has changed. In another order a read could show a new ring
 /// and not the end of the old one.
-const FULL: [&str; 4] = [OPERATIONAL, GATHER, "stats.srp.operational_token_lost", TOKENS];
+const FULL: [&str; 6] = [
+    OPERATIONAL,
+    GATHER,
+    "stats.srp.operational_token_lost",
+    "stats.srp.recovery_token_lost",
+    RECOVERY,
+    TOKENS,
+];
 /// The counters of a short read, which is enough while the ring is steady.
 const SHORT: [&str; 2] = [GATHER, TOKENS];
 const OPERATIONAL: &str = "stats.srp.operational_entered";
 const GATHER: &str = "stats.srp.gather_entered";
+const RECOVERY: &str = "stats.srp.recovery_entered";
 const TOKENS: &str = "stats.srp.orf_token_rx";
 const TOKEN_TIMEOUT: &str = "runtime.config.totem.token";
 
@@ -1213,6 +1221,33 @@ fn all_counters_are_read(token: u32) {
     let now = changed.len();
     let reads = until("the ring is read again", &|reads| reads.len() > now + 5);
     assert_eq!(reads[now + 1..].iter().filter(|is_short| **is_short).count(), 0, "{reads:?}");
+}
+
+/// The counters show a ring that no notification announces. The actor cannot tell whether Corosync
+/// has announced it: if two rings form between two reads, only one of them may be announced. The
+/// first notifications of a new connection are about the present ring.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_ring_that_seems_unannounced_ends_the_connection_and_quorum_returns_with_the_next() {
+    own_process!();
+    let place = Place::new();
+    let server = place.server();
+    has_ring(&server);
+    let watcher = place.watch();
+    let mut tokens = 3;
+    let mut until = |what: &str, is_quorate: bool| {
+        eventually(what, || {
+            tokens += 1;
+            server.has_u64(TOKENS, tokens);
+            (watcher.quorum.is_quorate() == is_quorate).then_some(())
+        });
+    };
+    until("quorum", true);
+    [GATHER, RECOVERY, OPERATIONAL].iter().for_each(|key| server.has_u64(key, 4));
+    until("the old decision is not believed any more", false);
+    until("quorum returns", true);
+    assert_eq!(watcher.error(), Error::NotAnnounced);
+    watcher.stop();
 }
 
 /// The timeouts and the nodelist are tracked, so that each read of the ring needs only the

@@ -53,6 +53,9 @@ pub(super) struct Ring {
     pub(super) is_unwatched: bool,
     /// The reads since a counter last moved.
     pub(super) run: Vec<RingReading>,
+    /// Whether `run` begins with the last read of the previous connection, with which no read has
+    /// been compared yet.
+    is_continued: bool,
     /// For each pair of reads between which only the token moved: when the first read was
     /// requested, and the moment until which the pair lets the ring be believed. A pair is left out
     /// if a later pair proves as much.
@@ -108,7 +111,12 @@ impl Ring {
                 self.moved_until.get_or_insert(until);
             }
             self.run.clear();
+            if self.is_continued {
+                // The first notifications of this connection may be older than the movement.
+                self.moved_until = Some(Moment::default());
+            }
         }
+        self.is_continued = false;
         let confirmed = self.run.iter().filter(|one| {
             one.tokens != read.tokens && read.asked_at >= one.answered_at.after(SECOND_READ)
         });
@@ -143,8 +151,9 @@ impl Ring {
 /// each counter is as before or zero.
 fn clears(before: &RingReading, read: &RingReading) -> bool {
     let counters = |read: &RingReading| {
-        let RingCounters { gather_entered, operational_entered, token_lost } = read.counters;
-        [gather_entered, operational_entered, token_lost]
+        let RingCounters { gather_entered, operational_entered, token_lost, recoveries } =
+            read.counters;
+        [gather_entered, operational_entered, token_lost, recoveries]
     };
     let mut both = counters(before).into_iter().zip(counters(read));
     read.connection == before.connection
@@ -205,7 +214,15 @@ fn others_suffice(companions: &Set, one: &Votes, other: &Votes) -> bool {
 }
 
 impl Link {
-    pub(super) fn new(has_provider: bool, lived_at: Moment, watched: bool) -> Self {
+    pub(super) fn new(
+        has_provider: bool,
+        lived_at: Moment,
+        watched: bool,
+        last_read: Option<RingReading>,
+    ) -> Self {
+        let is_continued = last_read.is_some();
+        let is_unwatched = !watched && !is_continued;
+        let run = last_read.into_iter().collect();
         Self {
             has_provider,
             lived_at,
@@ -215,7 +232,7 @@ impl Link {
             differs_since: None,
             was_settled: false,
             votes: None,
-            ring: Ring { is_unwatched: !watched, ..Ring::default() },
+            ring: Ring { is_unwatched, run, is_continued, ..Ring::default() },
             companions: None,
             unchecked: Vec::new(),
             changed_at: Moment::default(),

@@ -17,8 +17,9 @@ use super::{
     Tracker, first,
 };
 use crate::{
+    error::Error,
     libquorum::{NodeId, Notification, VoteFlags, Votes},
-    link::clock::Moment,
+    link::{clock::Moment, ring_reading::RingReading},
 };
 
 /// Checks the events of one tracker.
@@ -27,6 +28,9 @@ pub(crate) struct Oracle {
     policy: BeliefPolicy,
     /// What the current connection has reported. `None` without a connection.
     link: Option<Link>,
+    /// The last read of a connection that ended because an announcement seemed to be missing. The
+    /// reads of the next connection are compared with it.
+    last_read: Option<RingReading>,
     /// Since when all conditions for quorum have been met, without a break.
     quorate_since: Option<Moment>,
     departures: DepartureLog,
@@ -44,6 +48,7 @@ impl Oracle {
         Self {
             policy,
             link: None,
+            last_read: None,
             quorate_since: None,
             departures: DepartureLog::default(),
             changes: Vec::new(),
@@ -139,11 +144,20 @@ impl Oracle {
     ) -> InterruptionReasons {
         match (event, &mut self.link) {
             (Event::Connected { has_provider, asked_at, watched }, link) => {
-                *link = Some(Link::new(*has_provider, *asked_at, *watched));
+                let last_read = self.last_read.take();
+                *link = Some(Link::new(*has_provider, *asked_at, *watched, last_read));
                 InterruptionReasons::default()
             }
+            (Event::Disconnected(Error::NotAnnounced), Some(linked)) => {
+                self.last_read = linked.ring.run.pop();
+                self.link = None;
+                InterruptionReasons { reformed: true, others: false }
+            }
             (Event::Disconnected(_), None) => InterruptionReasons { reformed: true, others: false },
-            (_, None) => InterruptionReasons::default(),
+            (event, None) => {
+                self.last_read.take_if(|_| matches!(event, Event::Failed { .. }));
+                InterruptionReasons::default()
+            }
             (Event::Disconnected(_) | Event::Failed { .. } | Event::Stopped, link) => {
                 *link = None;
                 InterruptionReasons { reformed: true, others: false }

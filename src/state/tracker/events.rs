@@ -1,5 +1,7 @@
 //! What each event changes.
 
+use std::mem;
+
 use super::{PendingChange, Tracker};
 use crate::{
     error::Error,
@@ -67,7 +69,12 @@ impl Tracker {
         pending.cause = Cause::Connected;
         pending.after.connection = Connection::Connected;
         pending.after.ring_id = None;
+        let ring = mem::take(&mut self.link.ring);
+        let is_established = self.current.connection.is_established();
         self.reset_link(pending);
+        if !is_established {
+            self.link.ring = ring;
+        }
         self.link.has_provider = has_provider;
         self.link.lease = asked_at.after(self.policy.lease);
         if !watched {
@@ -78,8 +85,10 @@ impl Tracker {
     fn apply_disconnection(&mut self, error: Error, pending: &mut PendingChange) {
         pending.cause = Cause::Disconnected;
         pending.interrupted = true;
+        let ring = (error == Error::NotAnnounced).then(|| self.link.ring.next_connection());
         pending.after.connection = Connection::Disconnected { error };
         self.reset_link(pending);
+        self.link.ring = ring.unwrap_or_default();
     }
 
     fn apply_stop(&mut self, pending: &mut PendingChange) {

@@ -755,13 +755,101 @@ fn read(ms: u64, rings: u64, tokens: u64) -> Event {
         connection: 0,
         asked_at: at(ms).moment,
         answered_at: at(ms).moment,
-        counters: RingCounters { gather_entered: rings, operational_entered: rings, token_lost: 0 },
+        counters: RingCounters {
+            gather_entered: rings,
+            operational_entered: rings,
+            token_lost: 0,
+            recoveries: rings,
+        },
         tokens,
         token: Duration::from_millis(1_000),
         consensus: Duration::from_millis(1_200),
         configured_votes: Some(3),
         age: Duration::ZERO,
     }))
+}
+
+/// Returns the tracker of a quorate node of three after these first notifications, whose daemon has
+/// formed a ring that no notification announced, and stayed in it for ten seconds after that.
+fn unannounced(has_provider: bool, first: &[Event]) -> Fold {
+    let mut fold = Fold::with(BeliefPolicy { lease: Duration::from_secs(60), ..POLICY });
+    fold.change(Event::Connected { has_provider, asked_at: at(0).moment, watched: true });
+    for event in first {
+        fold.change(event.clone());
+    }
+    for n in 1..=120 {
+        fold.0.apply(read(n * 100, if n < 20 { 1 } else { 2 }, n), at(n * 100));
+    }
+    assert_eq!((fold.now().ring, fold.now().quorum), (RingState::Gather, Quorum::Unknown));
+    fold
+}
+
+/// The first notifications of a connection, if the nodelist and the decision are about these rings.
+fn first_of(listed: u64, decided: u64) -> [Event; 2] {
+    [nodelist(listed, &[1, 2, 3], &[], &[]), quorum(decided, true, &[1, 2, 3])]
+}
+
+/// A new connection shows the present ring only with model V1, and only a provider decides about
+/// it. If the decision is about another ring than the nodelist, the next one is still to come.
+#[test]
+fn only_a_settled_connection_of_model_v1_with_a_provider_is_replaced() {
+    assert!(unannounced(true, &first_of(9, 9)).0.lacks_announcement());
+    assert!(!unannounced(false, &first_of(9, 9)).0.lacks_announcement());
+    assert!(!unannounced(true, &[quorum(9, true, &[1, 2, 3])]).0.lacks_announcement());
+    let mut fold = unannounced(true, &first_of(9, 9));
+    fold.change_at(12_050, nodelist(13, &[1, 2, 3], &[], &[]));
+    assert!(!fold.0.lacks_announcement());
+    // A daemon that does not answer is not asked for a new connection.
+    let mut fold = unannounced(true, &first_of(9, 9));
+    fold.change_at(60_000, Event::Tick);
+    assert_eq!(fold.now().connection, Connection::Stalled);
+    assert!(!fold.0.lacks_announcement());
+}
+
+#[test]
+fn after_a_missing_announcement_only_a_decision_about_the_present_ring_is_believed() {
+    // The rings of the first notifications of the next connection, and how many rings have formed
+    // by its first read.
+    for (listed, decided, rings, expected) in [
+        (13, 13, 2, Quorum::Quorate),
+        // The daemon still synchronises.
+        (13, 9, 2, Quorum::Unknown),
+        // A ring has formed after the last read of the old connection.
+        (13, 13, 3, Quorum::Unknown),
+    ] {
+        let mut fold = unannounced(true, &first_of(9, 9));
+        fold.change_at(12_010, Event::Disconnected(Error::NotAnnounced));
+        let asked_at = at(12_050).moment;
+        fold.change_at(12_060, Event::Connected { has_provider: true, asked_at, watched: true });
+        for event in first_of(listed, decided) {
+            fold.0.apply(event, at(12_070));
+        }
+        for n in 121..=130 {
+            fold.0.apply(read(n * 100, rings, n), at(n * 100));
+        }
+        assert_eq!(fold.now().quorum, expected, "{listed} {decided} {rings}");
+    }
+}
+
+/// Another daemon may have started, whose counters begin at zero.
+#[test]
+fn the_reads_of_a_connection_that_was_lost_do_not_count_on_the_next_one() {
+    for lost in [&[LOST][..], &[Error::NotAnnounced, Error::NoSocket]] {
+        let mut fold = unannounced(true, &first_of(9, 9));
+        fold.change_at(12_010, Event::Disconnected(lost[0].clone()));
+        if let Some(error) = lost.get(1) {
+            fold.change_at(12_020, Event::Failed { attempt: 1, error: error.clone() });
+        }
+        let asked_at = at(12_050).moment;
+        fold.change_at(12_060, Event::Connected { has_provider: true, asked_at, watched: true });
+        for event in first_of(9, 9) {
+            fold.0.apply(event, at(12_070));
+        }
+        for n in 1..=10 {
+            fold.0.apply(read(12_100 + n * 100, 1, n), at(12_100 + n * 100));
+        }
+        assert_eq!(fold.now().quorum, Quorum::Quorate, "{lost:?}");
+    }
 }
 
 /// Without a provider Corosync does not decide, so the nodelist takes the place of the decision.
