@@ -47,7 +47,7 @@ pub enum Error {
     /// (`/etc/libqb/force-filesystem-sockets`), and Corosync's socket is missing there.
     #[error(
         "cannot connect to corosync: its socket is not in /run; corosync is not running \
-         (`systemctl start corosync`), or this process has a different /run than corosync"
+         (`systemctl start corosync`), or this process does not share /run with corosync"
     )]
     NoSocket,
 
@@ -63,9 +63,9 @@ pub enum Error {
     /// This thread has waited 5 seconds for another thread of this process that is connecting.
     /// Corosync's libraries cannot open two handles at the same time.
     #[error(
-        "cannot connect to corosync: another thread of this process hangs while it connects; check \
-         whether corosync is suspended or overloaded, and which process listens on the sockets \
-         `quorum`, `votequorum` and `cmap` (`ss -xlp`)"
+        "cannot connect to corosync: another thread of this process is already connecting and gets \
+         no answer; check whether corosync is suspended or overloaded, and which process listens \
+         on the sockets `quorum`, `votequorum` and `cmap` (`ss -xlp`)"
     )]
     ConnectInProgress,
 
@@ -81,15 +81,15 @@ pub enum Error {
     /// A thread of the actor or of a policy, or its runtime, could not be started, or the thread
     /// has ended.
     #[error(
-        "a thread cannot be started or has ended: {0}; check whether the limit on tasks has been \
-         reached (TasksMax= of the unit, `ulimit -u`, pids.max of the container)"
+        "a thread could not be started or has ended unexpectedly: {0}; check whether the limit on \
+         tasks has been reached (TasksMax= of the unit, `ulimit -u`, pids.max of the container)"
     )]
     Thread(#[source] IoError),
 
     /// The server process does not run as the required user, or its user is not known. Its answers
     /// are not believed.
     #[error(
-        "refused a service of corosync run by {}: expected uid {expected}; {}",
+        "refused a corosync service that is run by {}: expected uid {expected}; {}",
         Uid(*.found),
         server_help(*.found)
     )]
@@ -132,8 +132,8 @@ pub enum Error {
     /// is about that ring. The actor has closed the connection and opens another one, whose first
     /// notifications show it. No quorum ends by this: the old decision was no longer believed.
     #[error(
-        "it is not known which of corosync's last rings was announced, so the actor connects again \
-         (if this repeats, see corosync's log)"
+        "cannot tell whether corosync's last quorum decision is about its current ring, so the \
+         actor reconnects; if this happens repeatedly, see corosync's log"
     )]
     NotAnnounced,
 
@@ -141,8 +141,9 @@ pub enum Error {
     /// more than 1 MiB (`lib/quorum.c`, `lib/cmap.c`). The function was not called. The stack is
     /// checked only on Linux with glibc.
     #[error(
-        "this thread has {available} bytes of stack left, and a dispatch needs {needed}; start the \
-         thread with a larger stack (RUST_MIN_STACK, std::thread::Builder::stack_size)"
+        "this thread has only {available} bytes of stack left, but receiving notifications from \
+         corosync needs {needed}; start the thread with a larger stack (RUST_MIN_STACK, \
+         std::thread::Builder::stack_size)"
     )]
     #[non_exhaustive]
     StackTooSmall {
@@ -346,12 +347,12 @@ fn server_help(found: Option<u32>) -> &'static str {
         uid == overflow && !is_mapped(uid, &read("/proc/self/uid_map"))
     };
     if found.is_some_and(is_overflow_uid) {
-        "this uid stands for every user that is not mapped into the user namespace of this process \
-         (/proc/self/uid_map), usually including the host's root, so corosync's user cannot be \
-         distinguished from other users here; run this program outside of the namespace"
+        "in the user namespace of this process, this uid stands for every user that is not mapped \
+         (/proc/self/uid_map), usually including the host's root, so corosync cannot be \
+         distinguished from a process of another user; run this program outside the namespace"
     } else {
         "check which process listens on the sockets `quorum`, `votequorum` and `cmap` (`ss -xlp`); \
-         if corosync is to run as this user, set QuorumBuilder::server_uid"
+         if corosync is supposed to run as this user, set QuorumBuilder::server_uid"
     }
 }
 
@@ -372,11 +373,11 @@ fn is_mapped(uid: u32, uid_map: &str) -> bool {
 fn connect_help(code: Code) -> &'static str {
     match code {
         Code::LIBRARY => {
-            "; corosync is not running (`systemctl start corosync`), or runs in another network \
-             namespace than this process"
+            "; corosync is not running (`systemctl start corosync`), or it runs in a different \
+             network namespace from this process"
         }
         Code::TRY_AGAIN => {
-            "; corosync is starting or busy: wait, and see corosync's log if this lasts"
+            "; corosync is starting or busy: wait, and if this error persists, see corosync's log"
         }
         Code::ACCESS => {
             "; corosync refuses this user: as root, run `printf 'uidgid {\\n  uid: USER\\n}\\n' > \
@@ -384,12 +385,12 @@ fn connect_help(code: Code) -> &'static str {
              `corosync-cfgtool -R`"
         }
         Code::NOT_EXIST => {
-            "; this process does not see corosync's shared memory: share /dev/shm with corosync \
+            "; this process cannot see corosync's shared memory: share /dev/shm with corosync \
              (in a container, `--ipc=host` or a mount of the host's /dev/shm)"
         }
         Code::NO_SPACE => {
             "; /dev/shm is full, and a connection needs about 3 MiB there: free some space or \
-             enlarge it"
+             enlarge /dev/shm"
         }
         Code::NO_MEMORY => "; this process or corosync is out of memory: check their memory limits",
         _ => "; see corosync's log",
@@ -409,7 +410,8 @@ fn dispatch_failure(code: Code) -> &'static str {
 fn request_help(code: Code) -> &'static str {
     match code {
         Code::LIBRARY => {
-            "; the connection has ended, because corosync has stopped, died or not answered in time"
+            "; the connection has ended, because corosync has stopped or died, or has not answered in \
+             time"
         }
         code => dispatch_help(code),
     }
@@ -468,7 +470,7 @@ mod tests {
         assert_eq!(
             Error::Request(Code::LIBRARY).to_string(),
             "a request to corosync failed: CS_ERR_LIBRARY (2); the connection has ended, because \
-             corosync has stopped, died or not answered in time"
+             corosync has stopped or died, or has not answered in time"
         );
     }
 

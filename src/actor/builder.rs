@@ -316,27 +316,27 @@ fn contradictions(policy: &BeliefPolicy, probe_interval: Duration) -> Vec<String
     let mut found = Vec::new();
     if probe_interval >= lease {
         found.push(format!(
-            "quorum is lost repeatedly: corosync is asked only every {probe_interval:?} \
-                 (probe_interval), and each answer counts for {lease:?} (lease); set a shorter \
-                 probe_interval or a longer lease"
+            "quorum will be lost repeatedly: corosync is probed only every {probe_interval:?} \
+                 (probe_interval), but each answer is valid only for {lease:?} (lease); set a \
+                 shorter probe_interval or a longer lease"
         ));
     }
     if probe_interval < SHORTEST_INTERVAL {
         found.push(format!(
-            "corosync is asked every {SHORTEST_INTERVAL:?}, which is the minimum, instead of every \
-             {probe_interval:?} (probe_interval)"
+            "probe_interval is too short: corosync is probed every {SHORTEST_INTERVAL:?}, the \
+             minimum, instead of every {probe_interval:?}"
         ));
     }
     if settle_grace.is_zero() {
         found.push(format!(
-            "quorum is lost at each change of the ring: settle_grace is {settle_grace:?}, and corosync \
-             decides some milliseconds after it has reported the membership"
+            "quorum will be lost at each change of the ring: settle_grace is {settle_grace:?}, but \
+             corosync decides some milliseconds after it has reported a new membership"
         ));
     }
     if stable_after > TOO_LONG {
         found.push(format!(
-            "a gain of quorum is published only after quorum has lasted {stable_after:?} \
-             (stable_after)"
+            "stable_after is very long: a gain of quorum is published only after quorum has lasted \
+             for {stable_after:?}"
         ));
     }
     found
@@ -362,8 +362,8 @@ fn own_system() -> io::Result<(ArbiterHandle, System)> {
         if let Err(error) = runner.run() {
             crate::foreign::log!(
                 log::Level::Warn,
-                "the actix System of the quorum actor failed, so quorum is no longer watched: \
-                 {error}"
+                "the actix System of the quorum actor has failed, so this process no longer watches \
+                 quorum: {error}"
             );
         }
     };

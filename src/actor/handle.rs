@@ -475,8 +475,8 @@ impl QuorumHandle {
             if tokio::time::timeout(STOP_TIMEOUT, stopped).await.is_err() {
                 crate::foreign::log!(
                     log::Level::Warn,
-                    "stopping the quorum actor did not finish within {STOP_TIMEOUT:?}: its arbiter \
-                     is stuck, and the connection to corosync stays open"
+                    "the quorum actor did not stop within {STOP_TIMEOUT:?}: its arbiter is stuck, so \
+                     the connection to corosync stays open"
                 );
             }
         }

@@ -100,7 +100,7 @@ impl Canceller {
         if let Err(error) = started {
             crate::foreign::log!(
                 log::Level::Warn,
-                "an attempt to connect cannot be cancelled and waits until corosync answers: {}",
+                "cannot cancel an attempt to connect, which now waits until corosync answers: {}",
                 Error::thread(error)
             );
         }

@@ -71,8 +71,8 @@ impl FoundModel {
         {
             crate::foreign::log!(
                 log::Level::Warn,
-                "corosync's version is not known: {why}. Corosync 3 is assumed; the next request \
-                 would kill a Corosync 2 daemon. If this node runs Corosync 2, call \
+                "cannot read corosync's version: {why}. Assuming Corosync 3; a Corosync 2 daemon would \
+                 be killed by the next request. If this node runs Corosync 2, call \
                  Handle::model_initialize with Model::V0"
             );
         }

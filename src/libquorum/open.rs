@@ -70,8 +70,8 @@ impl HandleTable {
         if let Err(error) = restored {
             crate::foreign::log!(
                 log::Level::Error,
-                "libqb closed descriptor 0, and it cannot be restored, so the next file that this \
-                 process opens becomes its standard input: {error}"
+                "libqb closed file descriptor 0, which cannot be restored: {error}. The next file that \
+                 this process opens becomes its standard input"
             );
         }
         made

@@ -64,7 +64,8 @@ impl BlockingWorker {
         if let Err(error) = self.submit(Job { call, canceller: Canceller::default() }) {
             crate::foreign::log!(
                 log::Level::Warn,
-                "a connection to corosync stays open until the next one is opened or closed: {error}"
+                "cannot close a connection to corosync now: {error}. It stays open until the next \
+                 connection is opened or closed"
             );
         }
     }

@@ -270,8 +270,8 @@ impl LinkEvents {
                     if self.probe_error.as_ref() != Some(&error) {
                         crate::foreign::log!(
                             log::Level::Warn,
-                            "a probe of corosync failed: {error}. There is no quorum while no \
-                             probe has been answered for the length of the lease"
+                            "a probe of corosync failed: {error}. If no probe succeeds before the \
+                             lease expires, quorum becomes unknown"
                         );
                         self.probe_error = Some(error);
                     }

@@ -167,7 +167,8 @@ fn connect(config: &ProbeConfig, canceller: &Canceller) -> Result<Service, Error
         Err(error @ (Error::Load(_) | Error::Connect(Code::LIBRARY))) => {
             crate::foreign::log!(
                 log::Level::Debug,
-                "probing the quorum service instead of votequorum, so votes are not known: {error}"
+                "cannot connect to votequorum: {error}. The quorum service is probed instead, and the \
+                 votes remain unknown"
             );
         }
         Err(error) => return Err(error),

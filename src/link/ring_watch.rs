@@ -151,8 +151,8 @@ impl RingWatch for RingThread {
 /// Returns the text of a warning that the ring is not watched.
 pub(crate) fn unwatched_warning(why: &str) -> String {
     format!(
-        "the ring is not watched, so this node may be reported as quorate while the other nodes \
-         continue without it, and is_exclusive() is false: {why}"
+        "the ring is not watched: {why}. Therefore this node may report quorum while the other \
+         nodes continue without it, and is_exclusive() returns false"
     )
 }
 

@@ -62,7 +62,7 @@ impl fmt::Display for Snapshot {
         match self.ring {
             RingState::Gather => f.write_str(", ring is re-forming"),
             _ if !self.settled => f.write_str(", not settled"),
-            RingState::Unknown => f.write_str(", ring not known to be alive"),
+            RingState::Unknown => f.write_str(", ring state unknown"),
             RingState::Operational | RingState::Unwatched => Ok(()),
         }
     }
@@ -247,7 +247,7 @@ mod tests {
         );
         assert_eq!(
             line(|now| now.ring = RingState::Unknown),
-            format!("{quorate}, ring not known to be alive")
+            format!("{quorate}, ring state unknown")
         );
         assert_eq!(
             line(|now| (now.connection, now.quorum) = (Connection::Stalled, Quorum::Unknown)),

@@ -67,9 +67,9 @@ impl FromRequest for Quorate {
         let Some(quorum) = request.app_data::<Data<QuorumHandle>>() else {
             crate::foreign::log!(
                 log::Level::Error,
-                "{} {} cannot check quorum: add \
-                 `.app_data(web::Data::new(quorum.clone()))` or `.configure(routes(quorum.clone()))` \
-                 to the App, `quorum` being its QuorumHandle",
+                "cannot check quorum for {} {}: the App has no QuorumHandle. Add \
+                 `.app_data(web::Data::new(quorum.clone()))` or \
+                 `.configure(routes(quorum.clone()))`, where `quorum` is a QuorumHandle",
                 request.method(),
                 request.path(),
             );

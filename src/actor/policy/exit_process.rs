@@ -162,16 +162,18 @@ impl End {
         let Self { code, after, grace, stops, .. } = &self;
         let began_at = Instant::now();
         let reason = match *after {
-            Duration::ZERO => "there is no quorum".to_owned(),
-            after => format!("no quorum for {after:?}"),
+            Duration::ZERO => "this node has no quorum".to_owned(),
+            after => format!("this node has had no quorum for {after:?}"),
         };
-        self.log_bounded(format!("{reason}: ending the process with code {code}"));
+        self.log_bounded(format!("{reason}: ending the process with exit code {code}"));
         if !stops.is_empty() {
             for stop in stops {
                 let _ = stop.send(());
             }
             thread::sleep(grace.saturating_sub(began_at.elapsed()));
-            self.log_bounded(format!("the process has not ended within {grace:?}: exiting now"));
+            self.log_bounded(format!(
+                "the process has not ended within {grace:?}: forcing it to exit now"
+            ));
         }
         let _ = self.abort.send(());
         process::exit(*code)

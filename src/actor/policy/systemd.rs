@@ -92,7 +92,10 @@ impl Systemd {
         let manager = match Manager::of_environment() {
             Some(Ok(manager)) => manager,
             Some(Err(error)) => {
-                return warn("cannot reach systemd, which receives no READY or WATCHDOG", &error);
+                return warn(
+                    "cannot reach systemd, so it receives no READY or WATCHDOG message",
+                    &error,
+                );
             }
             None => return,
         };
@@ -260,7 +263,7 @@ impl Manager {
     async fn send(&self, message: &str) {
         while let Err(error) = self.socket.send_to_addr(message.as_bytes(), &self.address) {
             if error.kind() != io::ErrorKind::WouldBlock {
-                return warn("a message to systemd is lost", &error);
+                return warn("cannot send a message to systemd", &error);
             }
             sleep(RETRY).await;
         }

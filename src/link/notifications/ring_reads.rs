@@ -185,8 +185,9 @@ impl RingReads {
                     if self.failed.as_ref() != Some(&error) {
                         crate::foreign::log!(
                             log::Level::Warn,
-                            "the counters of corosync's ring cannot be read: {error}. If the ring was \
-                             watched, there is no quorum unless a read succeeds in time"
+                            "cannot read the counters of corosync's ring: {error}. If the ring was \
+                             watched until now, this node loses quorum unless a read succeeds in \
+                             time"
                         );
                         self.failed = Some(error);
                     }
