@@ -287,7 +287,7 @@ fn reason(error: &Error) -> String {
 }
 
 /// The expected reasons. Their counters start at 0, so that the first increase is visible.
-const REASONS: [&str; 10] = [
+const REASONS: [&str; 11] = [
     "CS_ERR_LIBRARY",
     "CS_ERR_TRY_AGAIN",
     "CS_ERR_ACCESS",
@@ -297,6 +297,7 @@ const REASONS: [&str; 10] = [
     "load",
     "untrusted_server",
     "no_provider",
+    "not_announced",
     "unresponsive",
 ];
 
