@@ -251,6 +251,9 @@ impl LinkEvents {
                         self.ticks.period()
                     };
                     self.interrupt_at = self.clock.now().after(again);
+                    if let Some(ring) = &mut self.ring {
+                        ring.daemon_is_silent();
+                    }
                 }
                 return;
             };

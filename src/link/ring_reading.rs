@@ -83,19 +83,20 @@ pub(crate) struct RingCounters {
     pub(crate) gather_entered: u64,
     pub(crate) operational_entered: u64,
     pub(crate) token_lost: u64,
-    /// How many times the daemon has entered RECOVERY (`recovery_entered`), without those times
-    /// after which it returned to GATHER because the token was lost or another node had left
-    /// RECOVERY (`recovery_token_lost`).
-    pub(crate) recoveries: u64,
+    pub(crate) recovery_entered: u64,
+    /// How many times the daemon has returned from RECOVERY to GATHER because the token was lost or
+    /// another node had left RECOVERY.
+    pub(crate) recovery_token_lost: u64,
 }
 
 impl RingCounters {
-    /// Returns how many of the recoveries have not led to OPERATIONAL. One of them may be going on,
-    /// and then the token moves although no ring is alive. The others have ended for a rare reason
-    /// (`exec/totemsrp.c`: "FAILED TO RECEIVE"), or began before the counters were cleared, which
-    /// makes the result negative.
+    /// Returns how many recoveries neither led to OPERATIONAL nor ended with a lost token. One of
+    /// them may be going on, and then the token moves although no ring is alive. The others ended
+    /// for a rare reason (`exec/totemsrp.c`: "FAILED TO RECEIVE", or a change of an interface). The
+    /// result is negative if the counters were cleared during a recovery.
     pub(crate) fn unfinished_recoveries(self) -> i64 {
-        self.recoveries.wrapping_sub(self.operational_entered).cast_signed()
+        let finished = self.operational_entered.wrapping_add(self.recovery_token_lost);
+        self.recovery_entered.wrapping_sub(finished).cast_signed()
     }
 }
 

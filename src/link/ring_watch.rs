@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     error::{Code, Error},
@@ -42,6 +42,11 @@ pub trait RingWatch: fmt::Debug + Send + Sync {
     /// Without the cancellation, the daemon would spin at real-time priority while the request
     /// waits, because the request keeps a descriptor readable (libqb `lib/ipcs.c`).
     fn cancel(&self) -> bool;
+
+    /// Cancels a read that has been opening a connection for long, because no other thread of this
+    /// process can open one meanwhile. Returns `false`, and cancels nothing, if the connection is
+    /// open or its opening began only recently.
+    fn cancel_connect(&self) -> bool;
 
     /// Closes the connections and cancels waiting requests. Returns when that is done.
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -121,22 +126,28 @@ impl RingWatch for RingThread {
     }
 
     fn cancel(&self) -> bool {
-        let mut current = self.current.lock();
+        let current = self.current.lock();
         let connecting_since = *current.connecting_since.lock();
-        match connecting_since {
-            None => current.past.was_watched.store(true, Ordering::Release),
-            // A live daemon accepts a connection within this time. Another server in its place may
-            // never accept it.
-            Some(since) if self.clock.now().since(since) < CONNECT_TIMEOUT => return false,
-            Some(_) => {}
+        if connecting_since.is_none() {
+            current.past.was_watched.store(true, Ordering::Release);
+            self.replace(current);
+            return true;
         }
-        let past = Arc::clone(&current.past);
-        let old = mem::replace(&mut *current, Current::new(self.trust, self.clock, past));
         drop(current);
-        // The drop cancels the old thread's call, which returns within two seconds (libqb
-        // `lib/ipcc.c`), and the thread ends. The lock is released first, because the drop may log.
-        drop(old);
-        true
+        self.cancel_connect()
+    }
+
+    fn cancel_connect(&self) -> bool {
+        let current = self.current.lock();
+        let connecting_since = *current.connecting_since.lock();
+        // A live daemon accepts a connection within this time. Another server in its place may
+        // never accept it.
+        let is_late = |since: Moment| self.clock.now().since(since) >= CONNECT_TIMEOUT;
+        let cancels = connecting_since.is_some_and(is_late);
+        if cancels {
+            self.replace(current);
+        }
+        cancels
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -145,6 +156,18 @@ impl RingWatch for RingThread {
         current.canceller.cancel();
         let (canceller, closed) = (current.canceller.clone(), current.worker.close());
         Box::pin(async move { canceller.cancel_until(closed).await })
+    }
+}
+
+impl RingThread {
+    /// Starts another thread in place of the current one, whose call is cancelled.
+    fn replace(&self, mut current: MutexGuard<'_, Current>) {
+        let past = Arc::clone(&current.past);
+        let old = mem::replace(&mut *current, Current::new(self.trust, self.clock, past));
+        drop(current);
+        // The drop cancels the old thread's call, which returns within two seconds (libqb
+        // `lib/ipcc.c`), and the thread ends. The lock is released first, because the drop may log.
+        drop(old);
     }
 }
 
@@ -368,16 +391,22 @@ impl Maps {
     ///
     /// The counter that grows when a ring forms is read before those that grow when a ring ends. So
     /// a read during a ring change shows that the old ring has ended, and the next read shows the
-    /// new one.
+    /// new one. Of the counters of RECOVERY, the one that grows at its beginning is read last, so that
+    /// a recovery is never missed.
     fn full_read(&self, clock: Clock) -> Result<(Moment, RingCounters, u64), Failed> {
         let asked_at = clock.now().before(self.keys.age);
         let operational_entered = self.counter(self.keys.operational_entered)?;
         let gather_entered = self.counter(self.keys.gather_entered)?;
         let token_lost = self.counter(self.keys.token_lost)?;
-        // A recovery that fails between these two requests counts as unfinished.
-        let failed_recoveries = self.counter(self.keys.recovery_token_lost)?;
-        let recoveries = self.counter(self.keys.recovery_entered)?.wrapping_sub(failed_recoveries);
-        let counters = RingCounters { gather_entered, operational_entered, token_lost, recoveries };
+        let recovery_token_lost = self.counter(self.keys.recovery_token_lost)?;
+        let recovery_entered = self.counter(self.keys.recovery_entered)?;
+        let counters = RingCounters {
+            gather_entered,
+            operational_entered,
+            token_lost,
+            recovery_entered,
+            recovery_token_lost,
+        };
         Ok((asked_at, counters, self.counter(self.keys.tokens)?))
     }
 

@@ -207,6 +207,10 @@ impl RingWatch for SimulatedRingWatch {
         true
     }
 
+    fn cancel_connect(&self) -> bool {
+        false
+    }
+
     fn read(&self, schedule: Schedule, steady: Option<RingReading>) -> Answers<Vec<RingUpdate>> {
         let connection = self.connection.load(Ordering::Relaxed);
         let (node, is_new) = (Arc::clone(&self.node), Arc::clone(&self.is_new));

@@ -375,7 +375,7 @@ impl World {
         if node.gathers {
             // The node starts to wait again.
             node.counters.gather_entered += 1;
-            node.counters.recoveries += u64::from(unstable);
+            node.counters.recovery_entered += u64::from(unstable);
             node.counters.operational_entered += u64::from(unstable);
             self.totem.schedule(timeouts.consensus, Step::Consensus(id));
         }

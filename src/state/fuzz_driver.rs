@@ -92,6 +92,7 @@ impl Play<'_> {
     fn happen(&mut self) {
         let kind = self.bytes.next();
         let event = match kind % 16 {
+            _ if kind >= 252 => return self.stay_unannounced(),
             _ if kind >= 248 => return self.run_well(),
             0..=8 => return self.dispatch(),
             9 | 10 => Event::Answered(self.answer()),
@@ -120,7 +121,7 @@ impl Play<'_> {
             let (has_provider, asked_at, watched) = (true, self.now, true);
             self.apply(Event::Connected { has_provider, asked_at, watched });
         }
-        self.counters.recoveries += 1;
+        self.counters.recovery_entered += 1;
         self.counters.operational_entered += 1;
         // `call` uses lower sequence numbers.
         let seq = self.tracker.current().ring_id.map_or(0, |ring| ring.seq) + 2;
@@ -143,6 +144,27 @@ impl Play<'_> {
             self.tokens += 1;
             let reading = self.reading(asked_at, ms(200), Some(3));
             self.apply(Event::Ring(RingUpdate::Read(reading)));
+        }
+    }
+
+    /// Makes a daemon form a ring without an announcement, and stay in it until the actor would
+    /// connect again.
+    fn stay_unannounced(&mut self) {
+        self.run_well();
+        self.counters.gather_entered += 1;
+        self.counters.recovery_entered += 1;
+        self.counters.operational_entered += 1;
+        for _ in 0..64 {
+            self.now = self.now.after(ms(60));
+            let (asked_at, quorate) = (self.now, true);
+            self.apply(Event::Answered(Answer { asked_at, quorate, votes: None, local: None }));
+            self.tokens += 1;
+            let reading = self.reading(asked_at, ms(200), Some(3));
+            self.apply(Event::Ring(RingUpdate::Read(reading)));
+            if !self.tracker.current().connection.is_established() {
+                let (has_provider, watched) = (true, true);
+                return self.apply(Event::Connected { has_provider, asked_at, watched });
+            }
         }
     }
 
@@ -256,7 +278,8 @@ impl Play<'_> {
         counters.gather_entered += u64::from(moves & 7 == 1);
         counters.operational_entered += u64::from(moves & 7 <= 1 && moves & 8 != 0);
         // A read may show RECOVERY before the ring forms.
-        counters.recoveries += u64::from(moves & 7 == 2 || moves & 7 == 0 && moves & 8 != 0);
+        counters.recovery_entered += u64::from(moves & 7 == 2 || moves & 7 == 0 && moves & 8 != 0);
+        counters.recovery_token_lost += u64::from(moves & 31 == 30);
         counters.token_lost += u64::from(moves & 31 == 31);
         self.tokens += u64::from(moves & 64 != 0 || moves & 128 != 0);
         if moves == 254 {

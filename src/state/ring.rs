@@ -72,8 +72,8 @@ pub(super) struct RingEvidence {
     /// that ring.
     has_unannounced: bool,
     /// How many recoveries were unfinished (`RingCounters::unfinished_recoveries`) when reads last
-    /// proved that the daemon was in OPERATIONAL.
-    unfinished_recoveries: i64,
+    /// proved that the daemon was in OPERATIONAL. `None` before the first such read.
+    unfinished_recoveries: Option<i64>,
     /// The moment until which the decision may be believed. `None` without evidence, and once the
     /// deadline has passed.
     until: Option<Moment>,
@@ -109,7 +109,7 @@ enum Phase {
     #[default]
     Decided,
     /// A counter has moved, and the last decision does not explain it. `has_formed` if the last
-    /// movement was a new ring.
+    /// movement contained a new ring, and the daemon cannot be in RECOVERY since.
     Gather { has_formed: bool },
 }
 
@@ -200,14 +200,15 @@ impl RingEvidence {
     /// any more. If two rings form between two reads and only one of them is announced, it may not
     /// be possible to tell which one.
     ///
-    /// The token also moves in RECOVERY, while a ring is still being formed. So there must be no
-    /// more unfinished recoveries than when the daemon was last known to be in OPERATIONAL.
+    /// The token also moves in RECOVERY, while a ring is still being formed. So there must be as
+    /// many unfinished recoveries as when the daemon was last known to be in OPERATIONAL.
     pub(super) fn lacks_announcement(&self) -> bool {
         let Watch::Watched(reads) = &self.watch else { return false };
         self.phase == Phase::Gather { has_formed: true }
             && self.until.is_none()
             && reads.is_steady()
-            && reads.anchor.counters.unfinished_recoveries() == self.unfinished_recoveries
+            && reads.anchor.counters.unfinished_recoveries()
+                == self.unfinished_recoveries.unwrap_or(0)
     }
 
     /// Returns the evidence with which the next connection begins after
@@ -305,7 +306,7 @@ impl RingEvidence {
     ///
     /// | rings | phase |
     /// |---|---|
-    /// | any number, and there are more unfinished recoveries than before | `Gather` |
+    /// | any number, and the daemon may be in RECOVERY: more recoveries are unfinished than when it was last known to be in OPERATIONAL | `Gather` |
     /// | none: the daemon has only left its ring | `Gather` |
     /// | some, and none was announced by a notification | `Gather` |
     /// | all were announced, and no earlier read has shown them | `Decided` |
@@ -335,7 +336,13 @@ impl RingEvidence {
         });
         let all_explained =
             unseen >= rings || is_prompt || reading.connection == reads.anchor.connection;
-        let may_recover = now.unfinished_recoveries() > before.unfinished_recoveries();
+        if reading.tokens < reads.anchor.tokens {
+            // The counters were cleared, on another connection.
+            self.unfinished_recoveries = Some(0);
+        }
+        let unfinished =
+            self.unfinished_recoveries.unwrap_or_else(|| before.unfinished_recoveries());
+        let may_recover = now.unfinished_recoveries() > unfinished;
         self.phase = if explained > 0 && all_explained && !may_recover {
             Phase::Decided
         } else {
@@ -346,10 +353,6 @@ impl RingEvidence {
         self.until = self.until.map(|before| before.min(until));
         // Later movement does not change what the decision itself proved.
         self.proof = self.proof.filter(|proof| matches!(proof, Proof::Decision(_)));
-        if reading.tokens < reads.anchor.tokens {
-            // The counters were cleared, on another connection.
-            self.unfinished_recoveries = 0;
-        }
         reads.steady_since = reading.answered_at;
         reads.anchor = reading;
     }
@@ -362,7 +365,7 @@ impl RingEvidence {
         let until = reading.asked_at.after(reading.consensus.saturating_add(settle_grace));
         self.until = self.until.map(|before| before.min(until));
         self.proof = None;
-        self.unfinished_recoveries = 0;
+        self.unfinished_recoveries = Some(0);
         self.unseen.clear();
         reads.note_clearing(reading);
     }
@@ -408,7 +411,7 @@ impl RingEvidence {
         if is_evidence && reads.is_trusted(proved_at) {
             let until = proved_at.after(lease);
             self.until = Some(self.until.map_or(until, |before| before.max(until)));
-            self.unfinished_recoveries = reading.counters.unfinished_recoveries();
+            self.unfinished_recoveries = Some(reading.counters.unfinished_recoveries());
             if reads.is_past_token_timeout(proved_at) && proved_at >= reads.proves_from {
                 self.proof = Some(Proof::Reads(proved_at));
             }
@@ -511,7 +514,7 @@ mod tests {
         }
 
         fn operational(&mut self) {
-            self.counters.recoveries += 1;
+            self.counters.recovery_entered += 1;
             self.counters.operational_entered += 1;
         }
 
@@ -593,7 +596,7 @@ mod tests {
         watched.gather();
         watched.operational();
         watched.gather();
-        watched.counters.recoveries += 1;
+        watched.counters.recovery_entered += 1;
         watched.read(3_100);
         assert_eq!(first_lack(&mut watched, 3_100, 20_000), None);
         assert_eq!((watched.state(), watched.evidence.until()), (RingState::Gather, None));
@@ -639,7 +642,7 @@ mod tests {
         watched.operational();
         watched.decide(13, 3_050);
         watched.gather();
-        watched.counters.recoveries += 1;
+        watched.counters.recovery_entered += 1;
         for n in 31..=100 {
             watched.read(n * 100);
             assert_eq!(watched.state(), RingState::Gather);
@@ -647,21 +650,31 @@ mod tests {
         }
         assert_eq!(watched.evidence.until(), None);
         assert!(!watched.evidence.lacks_announcement());
-        // The ring forms.
+        // The ring forms and is announced. Before the next read, the daemon leaves it and enters
+        // RECOVERY again.
         watched.counters.operational_entered += 1;
-        watched.decide(17, 10_050);
-        (101..=103).for_each(|n| watched.read(n * 100));
+        watched.decide(17, 10_020);
+        watched.gather();
+        watched.counters.recovery_entered += 1;
+        for n in 101..=200 {
+            watched.read(n * 100);
+            assert_eq!(watched.state(), RingState::Gather);
+        }
+        // That ring forms as well.
+        watched.counters.operational_entered += 1;
+        watched.decide(21, 20_050);
+        (201..=203).for_each(|n| watched.read(n * 100));
         assert_eq!(watched.state(), RingState::Operational);
         // A recovery that fails returns to GATHER.
         watched.gather();
-        watched.counters.recoveries += 1;
-        watched.read(10_400);
-        watched.counters.recoveries -= 1;
+        watched.counters.recovery_entered += 1;
+        watched.read(20_400);
+        watched.counters.recovery_token_lost += 1;
         watched.gather();
-        watched.read(10_500);
+        watched.read(20_500);
         watched.operational();
-        watched.decide(21, 10_550);
-        (106..=110).for_each(|n| watched.read(n * 100));
+        watched.decide(25, 20_550);
+        (206..=210).for_each(|n| watched.read(n * 100));
         assert_eq!(watched.state(), RingState::Operational);
     }
 
@@ -669,7 +682,7 @@ mod tests {
     #[test]
     fn a_ring_without_an_announcement_is_reported_although_a_recovery_failed_before() {
         let mut watched = Watched::new();
-        watched.counters.recoveries = 2;
+        watched.counters.recovery_entered = 2;
         watched.decide(9, 0);
         (1..=30).for_each(|n| watched.read(n * 100));
         watched.gather();
@@ -682,14 +695,19 @@ mod tests {
 
     #[test]
     fn counters_cleared_on_a_new_connection_are_reported_as_a_ring_without_an_announcement() {
-        let mut watched = read_for_three_seconds();
-        watched.counters.recoveries = 5;
-        (31..=60).for_each(|n| watched.read(n * 100));
-        (watched.counters, watched.tokens) = (RingCounters::default(), 0);
-        watched.connection += 1;
-        watched.read(6_100);
-        assert_eq!(watched.state(), RingState::Gather);
-        assert!(first_lack(&mut watched, 6_100, 10_000).is_some());
+        let zero = RingCounters::default();
+        // The read may show some counters before they were cleared.
+        for first in [zero, RingCounters { operational_entered: 3, gather_entered: 3, ..zero }] {
+            let mut watched = read_for_three_seconds();
+            watched.counters.recovery_entered = 5;
+            (31..=60).for_each(|n| watched.read(n * 100));
+            (watched.counters, watched.tokens) = (first, 0);
+            watched.connection += 1;
+            watched.read(6_100);
+            assert_eq!(watched.state(), RingState::Gather);
+            watched.counters = zero;
+            assert!(first_lack(&mut watched, 6_100, 10_000).is_some());
+        }
     }
 
     /// The next connection begins with the reads of the last one.
@@ -751,7 +769,8 @@ mod tests {
             gather_entered: 3,
             operational_entered: 3,
             token_lost: 1,
-            recoveries: 3,
+            recovery_entered: 3,
+            recovery_token_lost: 0,
         };
         watched.decide(9, 0);
         (1..=30).for_each(|n| watched.read(n * 100));
@@ -764,7 +783,8 @@ mod tests {
             gather_entered,
             operational_entered,
             token_lost,
-            recoveries: operational_entered,
+            recovery_entered: operational_entered,
+            recovery_token_lost: 0,
         };
         // A read may see only some of the counters cleared.
         for first in [cleared(0, 0, 0), cleared(3, 0, 0), cleared(3, 3, 0), cleared(3, 3, 1)] {

@@ -1250,6 +1250,37 @@ fn a_ring_that_seems_unannounced_ends_the_connection_and_quorum_returns_with_the
     watcher.stop();
 }
 
+/// While a thread opens a connection to libcmap, no other thread of the process can open one. So the
+/// attempt to connect to a server that has died does not last for ever, even if its daemon hangs.
+#[test]
+#[ignore = "needs root, libqb's development files and a C compiler: make test"]
+fn a_ring_watch_that_waits_for_a_hung_daemon_does_not_block_the_ring_watch_of_another_daemon() {
+    own_process!();
+    let [hung, other] = [Place::new(), Place::new()];
+    let start = |services| Hostile::start_exactly(&hung.netns, 0, Ipc::Shm, services);
+    let (daemon, cmap) = (start(&["quorum", "votequorum"]), start(&["cmap"]));
+    let with_model = |place: &Place| place.watch_with(|builder| builder.model(Model::V1));
+    let watcher = with_model(&hung);
+    watcher.until_settled(Quorum::Quorate, &[1, 2]);
+    eventually("the names are read", || (!runs_thread("quorum-names")).then_some(()));
+    cmap.kill();
+    let impostor = Impostor::start(&hung.netns, 0, "cmap");
+    impostor.wait_taken(1);
+    daemon.on("votequorum", GETINFO, &[Step::Stop]);
+
+    let server = other.server();
+    has_ring(&server);
+    let second = with_model(&other);
+    let mut tokens = 3;
+    eventually("the ring of the other daemon is watched", || {
+        tokens += 1;
+        server.has_u64(TOKENS, tokens);
+        (second.quorum.snapshot().ring == RingState::Operational).then_some(())
+    });
+    watcher.stops_at_once();
+    second.stop();
+}
+
 /// The timeouts and the nodelist are tracked, so that each read of the ring needs only the
 /// counters.
 #[test]

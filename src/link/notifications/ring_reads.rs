@@ -1,11 +1,11 @@
 //! Reads the ring's counters as often as its deadlines need.
 //!
-//! - At first each read is a separate request for all four counters: the number of tokens and the
-//!   three `RingCounters`. Each read begins `SECOND_READ` after the previous one has ended. Once
-//!   the token has moved twice (`CONFIRMED`), each begins `RingReading::interval` after that.
-//! - Once the three `RingCounters` have not moved for longer than the token and consensus timeouts
+//! - At first each read is a separate request for all counters: the number of tokens and the
+//!   `RingCounters`. Each read begins `SECOND_READ` after the previous one has ended. Once the token
+//!   has moved twice (`CONFIRMED`), each begins `RingReading::interval` after that.
+//! - Once none of the `RingCounters` has moved for longer than the token and consensus timeouts
 //!   together, the ring is steady, and one request asks for all further reads (`steady_ring`).
-//!   These are short: `gather_entered` and the tokens. All four are read every five seconds
+//!   These are short: `gather_entered` and the tokens. All counters are read every five seconds
 //!   (`FULL_READ`), and when a short read shows a change. With long timeouts, the thread passes on
 //!   three reads in one answer (`RingReading::reads_together`).
 //! - All this starts over when one of the `RingCounters` moves or a notification arrives. After a
@@ -146,6 +146,14 @@ impl RingReads {
         } else {
             // The thread is opening a connection, which may take longer.
             (pending.begins_at, self.is_late) = (self.clock.now(), false);
+        }
+    }
+
+    /// Records that the daemon has not answered a probe for long.
+    pub(super) fn daemon_is_silent(&mut self) {
+        if self.pending.is_some() && self.watch.cancel_connect() {
+            self.pending = None;
+            self.read_at = self.clock.now().after(RETRY);
         }
     }
 
@@ -331,6 +339,10 @@ mod tests {
 
         fn cancel(&self) -> bool {
             true
+        }
+
+        fn cancel_connect(&self) -> bool {
+            false
         }
 
         fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {

@@ -216,6 +216,10 @@ impl RingWatch for Reads {
         Box::pin(stream::poll_fn(move |cx| receiver.poll_recv(cx)))
     }
 
+    fn cancel_connect(&self) -> bool {
+        false
+    }
+
     fn cancel(&self) -> bool {
         self.cancels.fetch_add(1, Ordering::Relaxed);
         true

@@ -44,7 +44,7 @@ impl World {
             node.members = group.to_vec();
             // A node becomes OPERATIONAL only from GATHER.
             node.counters.gather_entered += u64::from(!std::mem::take(&mut node.gathers));
-            node.counters.recoveries += 1;
+            node.counters.recovery_entered += 1;
             node.counters.operational_entered += 1;
             node.sent.push(Notification::Nodelist {
                 ring_id,

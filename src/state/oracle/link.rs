@@ -70,6 +70,8 @@ pub(super) struct Ring {
     /// had not sent it.
     pub(super) decisions: Vec<(Moment, Moment)>,
     last: Option<RingId>,
+    /// How many rings this connection has reported.
+    rings: usize,
 }
 
 /// The last quorum notification.
@@ -94,6 +96,7 @@ impl Ring {
     /// Adds a read of the counters.
     fn read(&mut self, read: &RingReading, grace: Duration) {
         self.is_unwatched = false;
+        let is_first_of_next = std::mem::take(&mut self.is_continued);
         let lease = (read.token + read.consensus).saturating_add(grace);
         self.longest = self.longest.max(lease);
         let mut read = read.clone();
@@ -111,12 +114,14 @@ impl Ring {
                 self.moved_until.get_or_insert(until);
             }
             self.run.clear();
-            if self.is_continued {
+            if is_first_of_next && self.rings.max(self.decisions.len()) < 2 {
                 // The first notifications of this connection may be older than the movement.
                 self.moved_until = Some(Moment::default());
             }
+        } else if is_first_of_next {
+            // A pair needs two reads of this connection.
+            self.run.clear();
         }
-        self.is_continued = false;
         let confirmed = self.run.iter().filter(|one| {
             one.tokens != read.tokens && read.asked_at >= one.answered_at.after(SECOND_READ)
         });
@@ -151,9 +156,14 @@ impl Ring {
 /// each counter is as before or zero.
 fn clears(before: &RingReading, read: &RingReading) -> bool {
     let counters = |read: &RingReading| {
-        let RingCounters { gather_entered, operational_entered, token_lost, recoveries } =
-            read.counters;
-        [gather_entered, operational_entered, token_lost, recoveries]
+        let RingCounters {
+            gather_entered,
+            operational_entered,
+            token_lost,
+            recovery_entered,
+            recovery_token_lost,
+        } = read.counters;
+        [gather_entered, operational_entered, token_lost, recovery_entered, recovery_token_lost]
     };
     let mut both = counters(before).into_iter().zip(counters(read));
     read.connection == before.connection
@@ -219,10 +229,13 @@ impl Link {
         lived_at: Moment,
         watched: bool,
         last_read: Option<RingReading>,
+        policy: &BeliefPolicy,
     ) -> Self {
-        let is_continued = last_read.is_some();
-        let is_unwatched = !watched && !is_continued;
-        let run = last_read.into_iter().collect();
+        let mut ring = Ring { is_unwatched: !watched, ..Ring::default() };
+        if let Some(read) = last_read {
+            ring.read(&read, policy.settle_grace);
+            ring.is_continued = true;
+        }
         Self {
             has_provider,
             lived_at,
@@ -232,7 +245,7 @@ impl Link {
             differs_since: None,
             was_settled: false,
             votes: None,
-            ring: Ring { is_unwatched, run, is_continued, ..Ring::default() },
+            ring,
             companions: None,
             unchecked: Vec::new(),
             changed_at: Moment::default(),
@@ -355,6 +368,7 @@ impl Link {
         was_held: bool,
     ) -> bool {
         if self.nodelist.replace(ring_id) != Some(ring_id) {
+            self.ring.rings += 1;
             // A ring id that was used before is a new ring. Only the fuzz driver reuses ring ids.
             self.ring.last = None;
         }

@@ -145,7 +145,8 @@ impl Oracle {
         match (event, &mut self.link) {
             (Event::Connected { has_provider, asked_at, watched }, link) => {
                 let last_read = self.last_read.take();
-                *link = Some(Link::new(*has_provider, *asked_at, *watched, last_read));
+                *link =
+                    Some(Link::new(*has_provider, *asked_at, *watched, last_read, &self.policy));
                 InterruptionReasons::default()
             }
             (Event::Disconnected(Error::NotAnnounced), Some(linked)) => {
@@ -153,7 +154,10 @@ impl Oracle {
                 self.link = None;
                 InterruptionReasons { reformed: true, others: false }
             }
-            (Event::Disconnected(_), None) => InterruptionReasons { reformed: true, others: false },
+            (Event::Disconnected(_), None) => {
+                self.last_read = None;
+                InterruptionReasons { reformed: true, others: false }
+            }
             (event, None) => {
                 self.last_read.take_if(|_| matches!(event, Event::Failed { .. }));
                 InterruptionReasons::default()

@@ -79,7 +79,8 @@ impl Reads {
             && [0, before.gather_entered].contains(&now.gather_entered)
             && [0, before.operational_entered].contains(&now.operational_entered)
             && [0, before.token_lost].contains(&now.token_lost)
-            && [0, before.recoveries].contains(&now.recoveries)
+            && [0, before.recovery_entered].contains(&now.recovery_entered)
+            && [0, before.recovery_token_lost].contains(&now.recovery_token_lost)
     }
 
     /// Records that the counters were cleared before this reading.
