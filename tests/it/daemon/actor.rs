@@ -311,7 +311,7 @@ fn a_daemon_in_another_network_namespace_is_not_found() {
     let watcher = Watcher::start(&elsewhere);
     let error = watcher.attempt_error();
     assert_eq!(error, Error::Connect(Code::LIBRARY));
-    assert!(error.to_string().contains("another network namespace"), "{error}");
+    assert!(error.to_string().contains("different network namespace"), "{error}");
     drop(node);
 }
 
