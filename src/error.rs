@@ -86,7 +86,7 @@ pub enum Error {
     )]
     Thread(#[source] IoError),
 
-    /// The server process does not run as the required user, or its user is not known. Its answers
+    /// The server process is not run by the required user, or its user is not known. Its answers
     /// are not believed.
     #[error(
         "refused a corosync service that is run by {}: expected uid {expected}; {}",
@@ -104,7 +104,7 @@ pub enum Error {
     /// Corosync runs without a quorum provider (`QUORUM_FREE`) and reports every node as quorate.
     #[error(
         "corosync has no quorum provider and would report every node as quorate; set `provider: \
-         corosync_votequorum` in the section `quorum` of corosync.conf on all nodes and restart \
+         corosync_votequorum` in the `quorum` section of corosync.conf on all nodes and restart \
          corosync"
     )]
     NoProvider,

@@ -90,7 +90,7 @@ Every command exits with 64 if its arguments are wrong.
 When quorum is lost, exec sends TERM to the command, and KILL after the grace. When quorum-watch receives INT,
 TERM or HUP, exec sends the same signal to the command, and KILL after the grace. Processes that the command has
 started receive no signal. If quorum-watch itself is killed or stopped, it cannot end the command; in a systemd
-unit the default KillMode ends both. The command does not run before this node has quorum, and it can run until
+unit the default KillMode ends both. The command is not started before this node has quorum, and it can run until
 the grace has passed after a loss.";
 
 impl Options {

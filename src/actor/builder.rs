@@ -111,7 +111,7 @@ impl QuorumBuilder {
     }
 
     /// Whether to accept the quorum that a node of a two-node cluster has alone, because of
-    /// `two_node: 1` in the section `quorum` of `corosync.conf`. Default true. When the two nodes
+    /// `two_node: 1` in the `quorum` section of `corosync.conf`. Default true. When the two nodes
     /// are separated from each other, both are quorate (`votequorum(5)`). With `false`, both are
     /// `Inquorate` then. In any cluster, `false` also means that a node is not `Quorate` while its
     /// votes are not known, for example without libvotequorum.

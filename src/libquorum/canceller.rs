@@ -54,7 +54,7 @@ impl Canceller {
         self.0.lock().interrupt()
     }
 
-    /// Cancels for good if an attempt waits for a server that does not run as this user.
+    /// Cancels for good if an attempt waits for a server that is not run by this user.
     pub(crate) fn cancel_unless_run_by(&self, uid: u32) {
         let mut state = self.0.lock();
         let Some((_, server)) = state.attempt().filter(|(_, server)| server.uid != uid) else {

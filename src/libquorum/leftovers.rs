@@ -19,7 +19,7 @@ use rustix::{io::Errno, process::Pid};
 static MAY_BE_MORE: AtomicBool = AtomicBool::new(false);
 
 /// Removes the leftovers after a connection to a possibly killed daemon was closed. If the daemon's
-/// process still runs, they are removed when the next connection is opened.
+/// process is still running, they are removed when the next connection is opened.
 pub(super) fn closed(server_is_gone: bool) {
     MAY_BE_MORE.fetch_or(!server_is_gone, Ordering::Relaxed);
     if server_is_gone {

@@ -48,21 +48,21 @@ impl Cluster {
         Self { state, changed: Arc::new(watch::Sender::new(())), made_at: Instant::now() }
     }
 
-    /// Sets `two_node: 1` in the section `quorum`: each of two nodes is quorate alone, once it has
+    /// Sets `two_node: 1` in the `quorum` section: each of two nodes is quorate alone, once it has
     /// seen the other one. As in Corosync, this also turns on `wait_for_all`.
     pub fn two_node(self, two_node: bool) -> Self {
         self.change(|world| world.configure_two_node(two_node));
         self
     }
 
-    /// Sets `wait_for_all: 1` in the section `quorum`: a node that starts or loses quorum is not
+    /// Sets `wait_for_all: 1` in the `quorum` section: a node that starts or loses quorum is not
     /// quorate until it sees all nodes at the same time, or a quorate node.
     pub fn wait_for_all(self, wait_for_all: bool) -> Self {
         self.change(|world| world.configure_wait_for_all(wait_for_all));
         self
     }
 
-    /// Sets `auto_tie_breaker: 1` in the section `quorum`: of two halves, the one with the lowest
+    /// Sets `auto_tie_breaker: 1` in the `quorum` section: of two halves, the one with the lowest
     /// node is quorate. As in Corosync, this is ignored for an odd number of nodes without
     /// [`wait_for_all`](Self::wait_for_all).
     pub fn auto_tie_breaker(self, auto_tie_breaker: bool) -> Self {
@@ -70,7 +70,7 @@ impl Cluster {
         self
     }
 
-    /// Sets `last_man_standing: 1` and this `last_man_standing_window` in the section `quorum`:
+    /// Sets `last_man_standing: 1` and this `last_man_standing_window` in the `quorum` section:
     /// when the window has passed after nodes left a quorate partition, the expected votes are
     /// reduced to the votes of the partition. As in Corosync, this also turns on `wait_for_all`.
     pub fn last_man_standing(self, window: Duration) -> Self {
@@ -290,7 +290,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// If the node does not exist, or its daemon does not run.
+    /// If the node does not exist, or its daemon is not running.
     pub fn pause(&self, id: u32) -> Result<(), Error> {
         self.pause_all(&[id])
     }

@@ -421,7 +421,7 @@ fn a_silent_votequorum_is_asked_on_new_connections_ever_more_rarely() {
 }
 
 /// If the probe interrupts an attempt to connect, the attempt fails. Its error does not mean that
-/// votequorum does not run: otherwise the probe would ask the quorum service instead.
+/// votequorum is not running: otherwise the probe would ask the quorum service instead.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn the_probe_still_asks_votequorum_after_an_interrupted_attempt_to_connect() {

@@ -272,8 +272,8 @@ impl RingReads {
 }
 
 impl SteadyRing {
-    /// Returns how long the thread may hold back the first read of an answer: until the last read
-    /// of the answer begins.
+    /// Returns the longest time from the beginning of the first read of an answer to the beginning
+    /// of the last one. The thread holds back the earlier readings until the answer is complete.
     fn held_for(&self) -> Duration {
         (self.interval + LATE) * (self.together - 1)
     }

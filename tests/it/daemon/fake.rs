@@ -509,7 +509,7 @@ fn assert_says(text: &str, parts: &[&str]) {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn the_error_of_an_unusable_library_contains_the_reason() {
+fn the_error_for_an_unusable_library_gives_the_reason() {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
 
     let missing = directory.join("fake_is_not_there.so");
@@ -517,7 +517,7 @@ fn the_error_of_an_unusable_library_contains_the_reason() {
     assert_says(&load_error(&missing), &["No such file", path, "install libquorum5"]);
 
     let text = directory.join("fake_is_text.so");
-    fs::write(&text, "This is no library, however long the text may be. ".repeat(40)).unwrap();
+    fs::write(&text, "This is not a library, no matter how long it is. ".repeat(40)).unwrap();
     let path = text.to_str().unwrap();
     assert_says(&load_error(&text), &["invalid ELF header", path]);
 

@@ -213,7 +213,7 @@ fn a_command_runs_only_while_there_is_quorum() {
         let mut rest = String::new();
         lines.read_to_string(&mut rest).unwrap();
         assert_eq!(rest, expected);
-        assert_eq!(code("--timeout 1", "exit 7"), Some(124), "the command does not run");
+        assert_eq!(code("--timeout 1", "exit 7"), Some(124), "the command is not started");
         node.corosync.expected_votes(1);
     }
 }
