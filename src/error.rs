@@ -10,10 +10,10 @@ use corosync_sys::{self as sys, LoadError};
 
 /// The reason why there is no connection to Corosync, or why a connection ended.
 ///
-/// There is one variant for each phase or cause. A [`Code`] in a variant is the result of a call to
-/// one of Corosync's libraries. The [`Display`](fmt::Display) form is one line that reports what
-/// failed and what to do next. If an error of the operating system is the reason, the line contains
-/// its text, and the error is also the [`source`](std::error::Error::source).
+/// Each variant names the phase that failed, or the cause. A [`Code`] in a variant is the result of
+/// a call to one of Corosync's libraries. The [`Display`](fmt::Display) form is one line that
+/// reports what failed and what to do next. If an error of the operating system is the reason, the
+/// line contains its text, and the error is also the [`source`](std::error::Error::source).
 ///
 /// ```
 /// use actix_quorum::{Connection, QuorumHandle};
@@ -52,15 +52,15 @@ pub enum Error {
     NoSocket,
 
     /// Too few file descriptors are left to start the actor's arbiter, to load libquorum or to
-    /// connect. libquorum was not called: without a free descriptor, libqb would close one that is
-    /// not its own (libqb `lib/ipcc.c`).
+    /// connect. libquorum was not called: without a free descriptor, libqb would close a descriptor
+    /// that it does not own (libqb `lib/ipcc.c`).
     #[error(
         "cannot connect to corosync: too few file descriptors are left; raise the limit (`ulimit \
          -n`, systemd's LimitNOFILE=)"
     )]
     NoDescriptors,
 
-    /// This thread has waited 5 seconds for another thread of this process that is connecting.
+    /// This thread waited 5 seconds for another thread of this process, which is still connecting.
     /// Corosync's libraries cannot open two handles at the same time.
     #[error(
         "cannot connect to corosync: another thread of this process is already connecting and gets \
@@ -78,15 +78,15 @@ pub enum Error {
     )]
     Unresponsive,
 
-    /// A thread of the actor or of a policy, or its runtime, could not be started, or the thread
-    /// has ended.
+    /// A thread of the actor or of a policy, or the runtime of such a thread, could not be started,
+    /// or the thread has ended unexpectedly.
     #[error(
         "a thread could not be started or has ended unexpectedly: {0}; check whether the limit on \
          tasks has been reached (TasksMax= of the unit, `ulimit -u`, pids.max of the container)"
     )]
     Thread(#[source] IoError),
 
-    /// The server process is not run by the required user, or its user is not known. Its answers
+    /// The server process does not run as the required user, or its user is unknown. Its answers
     /// are not believed.
     #[error(
         "refused a corosync service that is run by {}: expected uid {expected}; {}",
@@ -130,7 +130,8 @@ pub enum Error {
     /// The daemon has stayed in one ring for longer than the token and consensus timeouts together,
     /// and the counters and notifications of this connection do not show whether the last decision
     /// is about that ring. The actor has closed the connection and opens another one, whose first
-    /// notifications show it. No quorum ends by this: the old decision was no longer believed.
+    /// notifications show it. This does not end quorum, because the old decision was no longer
+    /// believed.
     #[error(
         "cannot tell whether corosync's last quorum decision is about its current ring, so the \
          actor reconnects; if this happens repeatedly, see corosync's log"
@@ -186,7 +187,8 @@ impl Error {
         Self::Reactor(error.into().into())
     }
 
-    /// Whether waiting cannot help: a library must be installed, or the program must be changed.
+    /// Whether waiting cannot help, because a library must be installed or the program must be
+    /// changed.
     ///
     /// Every other error may go away, in some cases only after a change of Corosync's or the
     /// system's configuration. The actor tries again after each error; after a permanent one it
@@ -216,7 +218,7 @@ impl serde::Serialize for Error {
     }
 }
 
-/// Deserializes the text as [`Error::Remote`], because JSON contains nothing else.
+/// Deserializes the text as [`Error::Remote`]: the JSON contains nothing but the text.
 #[cfg(feature = "serde")]
 impl<'de> serde::Deserialize<'de> for Error {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -288,7 +290,7 @@ impl Code {
     /// `CS_ERR_TRY_AGAIN`: from a dispatch, the queue is empty; from any other call, the daemon is
     /// starting or busy.
     pub const TRY_AGAIN: Self = Self(sys::CS_ERR_TRY_AGAIN);
-    /// `CS_ERR_INVALID_PARAM`: the library or the daemon does not know an argument.
+    /// `CS_ERR_INVALID_PARAM`: the library or the daemon rejects an argument.
     pub const INVALID_PARAM: Self = Self(sys::CS_ERR_INVALID_PARAM);
     /// `CS_ERR_NO_MEMORY`: out of memory.
     pub const NO_MEMORY: Self = Self(sys::CS_ERR_NO_MEMORY);
@@ -299,7 +301,7 @@ impl Code {
     /// `CS_ERR_NOT_EXIST`: the shared memory of the connection, or a requested object, was not
     /// found.
     pub const NOT_EXIST: Self = Self(sys::CS_ERR_NOT_EXIST);
-    /// `CS_ERR_EXIST`: tracking is already started.
+    /// `CS_ERR_EXIST`: tracking has already been started.
     pub const EXIST: Self = Self(sys::CS_ERR_EXIST);
     /// `CS_ERR_NO_SPACE`: /dev/shm is full.
     pub const NO_SPACE: Self = Self(sys::CS_ERR_NO_SPACE);
@@ -339,7 +341,7 @@ impl fmt::Display for Uid {
     }
 }
 
-/// Returns what an operator can do about a server of another user.
+/// Returns what an operator can do about a server that runs as another user.
 fn server_help(found: Option<u32>) -> &'static str {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let is_overflow_uid = |uid| {

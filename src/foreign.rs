@@ -1,5 +1,5 @@
-//! Isolates this crate from the foreign code that it calls: metrics recorders, loggers, wakers of
-//! other runtimes.
+//! Isolates this crate from the foreign code that it calls: metrics recorders, loggers and wakers
+//! of other runtimes.
 //!
 //! Such code may call this crate, so no lock is held while it runs. It may panic, even while
 //! another panic unwinds, so its panic is caught here.
@@ -30,8 +30,8 @@ macro_rules! log_contained {
 }
 pub(crate) use log_contained as log;
 
-/// Awaits a future with a waker whose panic is caught: a panic of one task's waker does not keep
-/// other tasks from being woken.
+/// Awaits a future with a waker that catches panics, so that a panic in one task's waker does not
+/// keep other tasks from being woken.
 pub(crate) async fn contain_wakers<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|cx| {

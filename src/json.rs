@@ -32,7 +32,7 @@ use crate::{
     state::{Cause, Connection, FencingToken, Quorum, RingState, rfc3339},
 };
 
-/// The current state: the answer of `/quorum`, also contained in each [`Change`].
+/// The current state: the response to `/quorum`, also contained in each [`Change`].
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct State {
@@ -58,7 +58,7 @@ pub struct State {
     pub epoch: u64,
     /// [`Snapshot::votes`](crate::Snapshot::votes).
     pub votes: Option<Votes>,
-    /// The reason for missing quorum, if the votes show it: `2 of 4 votes, 3 required`.
+    /// Why this node has no quorum, if the votes show the reason: `2 of 4 votes, 3 required`.
     pub shortage: Option<String>,
     /// [`Snapshot::local`](crate::Snapshot::local).
     pub local: Option<NodeId>,
@@ -95,15 +95,15 @@ pub struct Change {
 pub struct Alive {
     /// The sequence of the last change.
     pub sequence: u64,
-    /// The quorum now.
+    /// [`QuorumHandle::quorum`](crate::QuorumHandle::quorum) at the time of sending.
     pub quorum: Quorum,
-    /// Whether quorum is exclusive now.
+    /// [`QuorumHandle::is_exclusive`](crate::QuorumHandle::is_exclusive) at the time of sending.
     pub exclusive: bool,
     /// The names of the nodes. A node without a name is not included.
     pub names: BTreeMap<NodeId, String>,
 }
 
-/// The last changes: the answer of `/quorum/history`.
+/// The most recent changes: the response to `/quorum/history`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct History {
@@ -122,9 +122,9 @@ pub struct HistoryEntry {
     pub changed_at: SystemTime,
     /// How many seconds the state lasted; `None` for the latest state.
     pub seconds: Option<f64>,
-    /// The quorum after the change.
+    /// Whether this node had quorum after the change.
     pub quorum: Quorum,
-    /// The ring after the change.
+    /// The ring id after the change.
     pub ring_id: Option<RingId>,
     /// The members after the change.
     pub members: Vec<NodeId>,

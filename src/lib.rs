@@ -8,7 +8,7 @@
 #![warn(clippy::too_many_lines)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-// The property tests name the crate as its users do.
+// The property tests refer to the crate by name, as its users do.
 #[cfg(test)]
 extern crate self as actix_quorum;
 

@@ -6,7 +6,7 @@
 //! | name | type, unit | meaning |
 //! |---|---|---|
 //! | `quorum_quorate` | gauge, 0 or 1 | this node has quorum |
-//! | `quorum_exclusive` | gauge, 0 or 1 | no other partition can have quorum: [`QuorumHandle::is_exclusive`](crate::QuorumHandle::is_exclusive) |
+//! | `quorum_exclusive` | gauge, 0 or 1 | this node has quorum and no other partition can have it: [`QuorumHandle::is_exclusive`](crate::QuorumHandle::is_exclusive) |
 //! | `quorum_connected` | gauge, 0 or 1 | Corosync has accepted the connection, and answers |
 //! | `quorum_settled` | gauge, 0 or 1 | the decision is about the current membership |
 //! | `quorum_ring_watched` | gauge, 0 or 1 | 0 if the counters of Corosync's ring cannot be read, otherwise 1 |
@@ -29,7 +29,7 @@
 //! | `quorum_subscribers` | gauge, actors | the actors that are subscribed |
 //! | `quorum_conflated_deliveries_total` | counter | messages to slow subscribers that replace several changes |
 //!
-//! All gauges are recorded with each answer of Corosync, so at least every
+//! All gauges are recorded with each answer from Corosync, so at least every
 //! [`probe_interval`](crate::QuorumBuilder::probe_interval) while Corosync answers. All except the
 //! time of the last contact are also recorded with each change. So a recorder may be installed
 //! later, and may drop values that were not updated for some time. Counters start at 0.
@@ -66,7 +66,7 @@ use crate::{
     state::{Cause, Connection, QuorumChanged, RingState, Snapshot},
 };
 
-/// The recorded values of one actor that must be remembered.
+/// What must be remembered between two recordings of one actor's metrics.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     lease: OnceLock<Duration>,
@@ -90,7 +90,7 @@ pub(crate) struct State {
 type Labels = (String, &'static str);
 
 impl Metrics {
-    /// Sets the values that do not change. Nothing is recorded before this.
+    /// Sets the values that do not change. Nothing is recorded before this call.
     pub(crate) fn begin(&self, lease: Duration, ha_cluster: bool) {
         *self.ha_cluster.lock() = ha_cluster.then(BTreeMap::new);
         let _ = self.lease.set(lease);
@@ -123,7 +123,7 @@ impl Metrics {
         record_ha_cluster(state, members.unwrap_or_default());
     }
 
-    /// Records an answer of Corosync to a request that was sent `round_trip` ago.
+    /// Records an answer from Corosync to a request that was sent `round_trip` ago.
     pub(crate) fn answered(round_trip: Duration) {
         histogram!("quorum_probe_round_trip_seconds").record(round_trip);
         gauge!("quorum_last_contact_timestamp_seconds").set(timestamp(round_trip));

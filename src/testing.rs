@@ -58,7 +58,7 @@ use crate::{
 ///
 /// A handle works like the handle of an actor: subscribers, [`changes`](QuorumHandle::changes),
 /// guards and the routes of `web` see each published state. But the address that
-/// [`addr`](QuorumHandle::addr) returns has no actor, and no deadline passes by itself.
+/// [`addr`](QuorumHandle::addr) returns has no actor, and the state has no deadlines.
 ///
 /// [`is_exclusive`](QuorumHandle::is_exclusive) is `true` in a quorate and settled state whose ring
 /// is operational and whose votes are a [majority](Snapshot::has_majority).

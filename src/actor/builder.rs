@@ -62,7 +62,7 @@ impl QuorumActor {
 }
 
 impl QuorumBuilder {
-    /// The Corosync or simulated node to connect to. Default [`Corosync::new`].
+    /// The Corosync daemon or the simulated node to connect to. Default [`Corosync::new`].
     pub fn source(self, source: impl Source) -> Self {
         Self { source: Arc::new(source), ..self }
     }
@@ -70,14 +70,14 @@ impl QuorumBuilder {
     /// How long quorum is believed after Corosync last answered. Default 5 s.
     ///
     /// Whatever happens to Corosync, this process or the system, no reader sees quorum for longer
-    /// than this after the last request that Corosync has answered was sent. If the ring is watched
-    /// ([`Snapshot::ring`](crate::Snapshot::ring)), there is a second limit on the belief in a hung
+    /// than this, counted from the moment at which the last answered request was sent. If the ring
+    /// is watched ([`Snapshot::ring`](crate::Snapshot::ring)), a second limit applies to a hung
     /// daemon: the sum of its token timeout, its consensus timeout and
     /// [`settle_grace`](Self::settle_grace). The other nodes can continue without the daemon once
     /// the two timeouts have passed. The limit that is reached first applies.
     ///
-    /// After such a limit, only what Corosync reports later can restore quorum. A Corosync that
-    /// continues after a hang still has its old state, which does not count.
+    /// Once a limit has passed, only what Corosync reports later can restore quorum. A daemon that
+    /// continues after a hang still has its old state, which is not believed.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.policy.lease = lease;
         self
@@ -91,9 +91,9 @@ impl QuorumBuilder {
 
     /// How long the old quorum decision counts after a membership change, while Corosync
     /// synchronises. Default 1 s. Corosync usually decides within milliseconds; with a quorum
-    /// device it can take half a minute. On a connection that is opened before the new decision, an
-    /// old decision for quorum does not count. The limit for a hung daemon contains this time as
-    /// well: see [`lease`](Self::lease).
+    /// device, the decision can take half a minute. On a connection that is opened before the new
+    /// decision, an old decision for quorum is not believed. The limit for a hung daemon includes
+    /// this time as well: see [`lease`](Self::lease).
     ///
     /// Corosync before 3.1 does not report the membership separately (model V0). With model V0 this
     /// setting has no effect on a membership change: the old decision counts until the new one.
@@ -169,8 +169,8 @@ impl QuorumBuilder {
         Self { ha_cluster_metrics, ..self }
     }
 
-    /// Subscribes an actor before the start, so that it receives every change from the first one
-    /// on. See [`QuorumHandle::subscribe`].
+    /// Subscribes an actor before the quorum actor starts, so that the subscriber receives every
+    /// change from the first one on. See [`QuorumHandle::subscribe`].
     pub fn subscribe(mut self, subscriber: impl Into<Subscriber>) -> Self {
         self.subscribers.push(subscriber.into());
         self
@@ -197,10 +197,10 @@ impl QuorumBuilder {
     /// }
     /// ```
     ///
-    /// # Contradicting settings
+    /// # Contradictory settings
     ///
-    /// The actor starts even with contradicting settings, so that a wrong setting does not stop the
-    /// service. The actor stays fail-safe. A warning in the log reports the numbers:
+    /// The actor starts even with contradictory settings, so that a wrong setting does not stop the
+    /// service. The actor stays fail-safe. A warning in the log reports the values:
     ///
     /// | settings | what happens |
     /// |---|---|
@@ -229,8 +229,8 @@ impl QuorumBuilder {
     /// [`QuorumGuard::run`](crate::QuorumGuard::run) need a timer: call them on a tokio runtime
     /// with time enabled. Everything else works on any executor.
     ///
-    /// Does not wait for Corosync and publishes errors, as [`start`](Self::start) does. The thread
-    /// ends when the actor stops. It does not keep the process from ending.
+    /// Like [`start`](Self::start), it does not wait for Corosync, and it publishes errors. The
+    /// thread ends when the actor stops. The thread does not keep the process from ending.
     ///
     /// ```
     /// use actix_quorum::{QuorumActor, Stopped, sim::Cluster};
@@ -264,8 +264,8 @@ impl QuorumBuilder {
 
     fn start_on(self, arbiter: &ArbiterHandle, own: Option<OwnedRuntime>) -> QuorumHandle {
         let (shared, actor) = self.make(own);
-        // The actor is created here, so that it is dropped, and publishes `Stopped`, if the arbiter
-        // has ended.
+        // The actor is created here, so that it is dropped and publishes `Stopped` if the arbiter
+        // has already ended.
         let addr = Supervisor::start_in_arbiter(arbiter, move |_| actor);
         QuorumHandle { shared, addr }
     }
@@ -310,7 +310,7 @@ impl QuorumBuilder {
     }
 }
 
-/// Returns a warning for each setting that is probably a mistake, with the numbers.
+/// Returns a warning for each setting that is probably a mistake, with its value.
 fn contradictions(policy: &BeliefPolicy, probe_interval: Duration) -> Vec<String> {
     let BeliefPolicy { lease, settle_grace, stable_after, .. } = *policy;
     let mut found = Vec::new();
@@ -342,7 +342,7 @@ fn contradictions(policy: &BeliefPolicy, probe_interval: Duration) -> Vec<String
     found
 }
 
-/// The shortest interval at which Corosync is asked. An interval of zero would panic.
+/// The shortest interval between two probes. A timer with an interval of zero would panic.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A longer `stable_after` is probably a mistake.
@@ -357,7 +357,7 @@ fn own_system() -> io::Result<(ArbiterHandle, System)> {
     let run = move || {
         let runner = System::with_tokio_rt(|| runtime);
         let system = System::current();
-        // The receiver still waits below.
+        // This cannot fail, because the receiver is still waiting below.
         let _ = send.send((system.arbiter().clone(), system));
         if let Err(error) = runner.run() {
             crate::foreign::log!(

@@ -10,7 +10,7 @@ use crate::{actor::shared::Shared, state::FencingToken};
 /// taken.
 ///
 /// A guard is valid in one epoch. Once quorum is lost or can no longer be proved, the guard becomes
-/// invalid and stays so, and the work that was done under it must start again.
+/// invalid and stays invalid, and the work that was done under it must start again.
 ///
 /// A guard is neither a lock nor fencing. It reflects what Corosync on this node knows, possibly
 /// later than other nodes, and it cannot stop a write that is already on its way to a disk or
@@ -114,7 +114,7 @@ impl QuorumGuard {
     }
 
     /// Returns the [fencing token](FencingToken) of this node's current ring. The ring can change
-    /// while this guard stays valid. A later ring has a larger token, if it has a token.
+    /// while this guard stays valid. A later ring has a larger token, if it has one.
     ///
     /// A guard is not a lock: it cannot stop a write that is already on its way. With a token, the
     /// storage can refuse such a write: it remembers the largest token that it has received and
@@ -140,8 +140,8 @@ impl QuorumGuard {
 
     /// Returns once the guard is invalid, on time even if the actor is stuck or dead.
     ///
-    /// If the system was suspended and the actor is stuck, it may return late, by up to the
-    /// remaining time of the lease: tokio's timers do not count the time of a suspend, while
+    /// If the system was suspended and the actor is stuck, this method may return late, by up to
+    /// the remaining time of the lease: tokio's timers do not count the time of a suspend, while
     /// [`is_valid`](Self::is_valid) does.
     ///
     /// ```
@@ -175,7 +175,7 @@ impl QuorumGuard {
         }
     }
 
-    /// Runs `work` until it is finished or quorum is lost. On a loss it drops `work`.
+    /// Runs `work` until it is finished or quorum is lost. If quorum is lost, `work` is dropped.
     ///
     /// `work` is polled only while the guard is valid.
     ///
@@ -201,7 +201,7 @@ impl QuorumGuard {
     ///
     /// # Panics
     ///
-    /// Panics where [`lost`](Self::lost) does.
+    /// Panics outside of a tokio runtime, as [`lost`](Self::lost) does.
     pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, QuorumLost> {
         let mut work = pin!(work);
         let working = poll_fn(|cx| match self.is_valid() {

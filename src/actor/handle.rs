@@ -83,8 +83,9 @@ impl QuorumHandle {
     /// or only the packets that it sends are lost. Within T of such a fault, two events in the
     /// other partition break this guarantee for up to T:
     /// - a node joins that partition. The nodes there then enter GATHER because of the new node,
-    ///   and not because they miss the token;
-    /// - daemons in that partition restart. A daemon that starts has no token to miss.
+    ///   and not because they have lost the token;
+    /// - daemons in that partition restart. A daemon that has just started has not received a token
+    ///   yet, so it cannot lose one.
     ///
     /// A [fencing token](crate::QuorumGuard::fencing_token) has neither weakness.
     ///
@@ -217,23 +218,25 @@ impl QuorumHandle {
         self.shared.registry.subscribe(subscriber.into())
     }
 
-    /// Ends a subscription and takes back a message that waits in the subscriber's mailbox. Returns
-    /// `false` if the subscription does not exist.
+    /// Ends a subscription and takes back a message that is still waiting in the subscriber's
+    /// mailbox. Returns `false` if the subscription does not exist.
     ///
-    /// It waits for no other thread. A message that another thread is sending meanwhile is taken
-    /// back by that thread, unless the subscriber has handled it before.
+    /// This call does not wait for other threads. If another thread is sending a message to the
+    /// subscriber meanwhile, that thread takes the message back, unless the subscriber has already
+    /// handled it.
     pub fn unsubscribe(&self, id: SubscriptionId) -> bool {
         self.shared.registry.unsubscribe(id)
     }
 
     /// Sends a subscriber the current state again, as after subscribing: a message with
-    /// [`Cause::Subscribed`](crate::Cause::Subscribed), then every change. A change that waits in
-    /// its mailbox is taken back.
+    /// [`Cause::Subscribed`](crate::Cause::Subscribed), then every change. A change that is still
+    /// waiting in the subscriber's mailbox is taken back.
     ///
     /// Returns `false` if the subscription does not exist or its actor has died.
     ///
-    /// A supervised actor that restarts keeps its subscription and receives only the next change.
-    /// An actor that loses its state in a restart asks for the current state in `started`:
+    /// A supervised actor that restarts keeps its subscription, but the next message that it
+    /// receives is the next change, not the current state. An actor that loses its state in a
+    /// restart should ask for the current state in `started`:
     ///
     /// ```
     /// use actix::prelude::*;
@@ -343,9 +346,9 @@ impl QuorumHandle {
     /// Returns the first snapshot for which `condition` is true, starting with the current one.
     /// Each snapshot obeys the deadlines, as in [`snapshot`](Self::snapshot).
     ///
-    /// If several changes follow each other quickly, `condition` is called for the last one only.
-    /// Use [`changes`](Self::changes) to receive each change. A deadline that passes while the
-    /// actor is stuck does not wake this call. It does wake [`QuorumGuard::lost`].
+    /// If several changes follow each other quickly, `condition` may be called for the last one
+    /// only. Use [`changes`](Self::changes) to receive each change. A deadline that passes while
+    /// the actor is stuck does not wake this call. It does wake [`QuorumGuard::lost`].
     ///
     /// # Errors
     ///
@@ -383,8 +386,8 @@ impl QuorumHandle {
         }
     }
 
-    /// Returns a stream of the current state and then every change, in order, for code outside of
-    /// actors.
+    /// Returns a stream that yields the current state and then every change, in order, for code
+    /// outside of actors.
     ///
     /// As with a subscribed actor, a reader that falls more than 1,024 changes behind receives one
     /// change to the latest state, with [`missed`](QuorumChanged::missed). The stream ends after

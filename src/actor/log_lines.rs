@@ -10,7 +10,7 @@ use crate::{
     state::{Cause, QuorumChanged, RingState, Tracker},
 };
 
-/// The facts that are already logged, so that they are not logged again with each change.
+/// The facts that have already been logged, so that they are not logged again with each change.
 #[derive(Debug, Default)]
 pub(crate) struct LoggedFacts {
     /// When the actor noticed that the ring is re-forming. `None` while the ring is not re-forming.
@@ -35,7 +35,7 @@ enum RingRemark {
 }
 
 impl LoggedFacts {
-    /// Returns the remarks on a change that the tracker has made `now`.
+    /// Returns the remarks on a change that the tracker made at `now`.
     pub(crate) fn remarks(
         &mut self,
         tracker: &Tracker,

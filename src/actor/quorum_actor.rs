@@ -25,8 +25,8 @@ use crate::{
 
 /// Watches the quorum of this node and publishes each change to its subscribers.
 ///
-/// [`builder`](Self::builder) starts it. The actor runs until it is stopped or its
-/// [`System`](actix::System) ends. It keeps running when all addresses and all
+/// [`builder`](Self::builder) starts it. The actor runs until it is stopped, or until its arbiter
+/// or its [`System`](actix::System) ends. It keeps running when all addresses and all
 /// [`QuorumHandle`](crate::QuorumHandle)s are dropped.
 #[derive(Debug)]
 pub struct QuorumActor {
@@ -47,13 +47,13 @@ pub struct QuorumActor {
 /// supervisor restarts the actor at the end of `Waiting`. `Stopped` is final.
 #[derive(Debug)]
 enum Activity {
-    /// Waits for its start, or after a failure for its restart.
+    /// The actor waits to be started or, after a failure, to be restarted.
     Waiting {
         resources: Resources,
         /// The number of failed attempts since the last connection.
         failures: u64,
     },
-    /// Opens a connection.
+    /// The actor is opening a connection.
     Connecting {
         resources: Resources,
         /// The number of this attempt, counted from the last connection.
@@ -63,7 +63,7 @@ enum Activity {
         /// The interval that sweeps the registry. The ticks of the connection replace it.
         sweeping: SpawnHandle,
     },
-    /// Receives the events of a connection.
+    /// The actor is receiving the events of a connection.
     Watching {
         resources: Resources,
         /// The stream that reads from the connection.
@@ -72,7 +72,7 @@ enum Activity {
         /// The deadline of the timer that fires next, or `None` if no timer is set.
         timer: Option<Moment>,
     },
-    /// Nothing follows. A stopped actor stays in memory while an address of it exists.
+    /// The actor has ended. A stopped actor stays in memory while an address of it exists.
     Stopped,
 }
 
@@ -80,8 +80,8 @@ enum Activity {
 #[derive(Clone, Debug)]
 struct Resources {
     source: Arc<dyn Source>,
-    /// `None` before the first connection. All connections share one probe: its thread may still
-    /// wait for the answer of an ended connection.
+    /// `None` before the first connection. All connections share one probe: its thread may still be
+    /// waiting for an answer on a connection that has ended.
     probe: Option<Arc<dyn Probe>>,
     /// `None` before the first connection, and if the source has no ring counters.
     ring: Option<Arc<dyn RingWatch>>,
@@ -165,7 +165,7 @@ impl QuorumActor {
         self.activity = Activity::Connecting { resources, attempt, task, sweeping };
     }
 
-    /// Begins to watch a connection that was opened.
+    /// Begins to watch a connection that has just been opened.
     fn connected(
         &mut self,
         connection: Box<dyn QuorumConnection>,
@@ -221,7 +221,7 @@ impl QuorumActor {
         // The timer rounds up, so it never fires before the deadline.
         let now = self.shared.lease.clock().now();
         let delay = deadline.since(now);
-        // A timer that is overdue does not count: after a suspend of the system it fires late.
+        // An overdue timer does not count: after the system was suspended, it fires late.
         let fires_before = |timer: Moment| timer <= deadline && timer > now;
         // The ticks of the connection also apply the deadlines, so a deadline that is far away
         // needs no timer yet.
@@ -281,9 +281,10 @@ impl QuorumActor {
         });
     }
 
-    /// Cancels the waiting calls of this actor's other threads. One of them may be waiting for a
-    /// silent server in Corosync's place, and blocks all attempts to connect until its call is
-    /// cancelled. While there is a connection, `LinkEvents` cancels calls that take too long.
+    /// Cancels the waiting calls of this actor's other threads. A thread may be waiting for a
+    /// silent server that runs in Corosync's place. Until its call is cancelled, it blocks all
+    /// attempts to connect. While there is a connection, `LinkEvents` cancels calls that take too
+    /// long.
     fn interrupt(&self) {
         let Some(Resources { probe, ring, .. }) = self.activity.resources() else { return };
         if let Some(probe) = probe {
@@ -296,7 +297,7 @@ impl QuorumActor {
         self.shared.names.interrupt();
     }
 
-    /// Does the work of each tick that does not depend on the connection.
+    /// Does the part of each tick's work that does not depend on the connection.
     fn do_regular_work(&mut self) {
         // Sweeps at most twice a second, although ticks may be more frequent. The limit is less
         // than `SWEEP`, because a tick may come a little early.
@@ -309,8 +310,8 @@ impl QuorumActor {
         }
     }
 
-    /// Removes the subscribers whose actors have ended, by a delivery to all subscribers, and
-    /// records that this actor runs.
+    /// Removes the subscribers whose actors have ended, by delivering to all subscribers, and
+    /// records that this actor is running.
     fn sweep(&mut self) {
         self.swept_at = Instant::now();
         #[cfg(feature = "web")]
@@ -390,7 +391,7 @@ impl Drop for QuorumActor {
     /// Publishes `Stopped`, however the actor ends: its arbiter stopped, its `System` ended, or it
     /// panicked. After that no reader believes the last published state.
     ///
-    /// The drop of the probe, the ring watch and the connection cancels their waiting calls to
+    /// Dropping the probe, the ring watch and the connection cancels their waiting calls to
     /// Corosync.
     fn drop(&mut self) {
         self.shared.apply(Event::Stopped);
@@ -492,5 +493,5 @@ const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(2);
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How often subscribers whose actors have ended are removed while there is no connection. With a
-/// connection, ticks and reads of the ring remove them, at most once in half of this time.
+/// connection, ticks and reads of the ring remove them, at most once every half of this time.
 const SWEEP: Duration = Duration::from_secs(1);

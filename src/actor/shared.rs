@@ -64,12 +64,12 @@ impl Heartbeat {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Makes the task count as running from now on, although it does not run again.
+    /// Makes the task count as running for ever, although it never runs again.
     pub(crate) fn beat_for_ever(&self) {
         self.beat.store(u64::MAX, Ordering::Release);
     }
 
-    /// Records that the task runs now.
+    /// Records that the task is running now.
     pub(crate) fn beat(&self) {
         self.beat.store(self.now(), Ordering::Release);
     }
@@ -125,7 +125,7 @@ impl Shared {
         let published = changes.iter().flatten().last().map(|(change, _)| change.current.sequence);
         if published.is_some() || is_shortened {
             // A shortened lease also wakes the waiting tasks, because they sleep until the old
-            // deadline. The lock is released, because this runs the wakers of those tasks.
+            // deadline. The lock has been released, because this runs the wakers of those tasks.
             foreign::contain(|| {
                 self.latest.send_if_modified(|latest| {
                     let newest = published.unwrap_or(*latest).max(*latest);
@@ -267,18 +267,18 @@ impl Shared {
     }
 }
 
-/// Wakes a task when a change was published, or when the lease was shortened.
+/// Wakes a task when a change is published or the lease is shortened.
 #[derive(Clone, Debug)]
 pub(crate) struct ChangeSignal(watch::Receiver<u64>);
 
 impl ChangeSignal {
-    /// Marks the current state as seen: only later changes count.
+    /// Marks the current state as seen, so that only later changes wake the caller.
     pub(crate) fn mark_unchanged(&mut self) {
         self.0.mark_unchanged();
     }
 
-    /// Returns once a change was published or the lease was shortened. Fails if no change can
-    /// follow.
+    /// Returns once a change has been published or the lease has been shortened. Fails if no change
+    /// can follow.
     pub(crate) async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
         foreign::contain_wakers(self.0.changed()).await
     }

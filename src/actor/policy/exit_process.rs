@@ -94,10 +94,11 @@ impl ExitProcess {
         Self { grace, ..self }
     }
 
-    /// Watches this actor's quorum until the process ends, in real time, on its own thread.
+    /// Watches this actor's quorum on its own thread until the process ends. Waiting times are real
+    /// time, even in a test that pauses tokio's clock.
     ///
-    /// It starts all threads that it will need, which wait until quorum is lost. So a limit on
-    /// threads that is reached later does not keep the process alive.
+    /// It starts all threads that it will need in advance. They wait until quorum is lost. So a
+    /// limit on threads that is reached later does not keep the process alive.
     ///
     /// If no function was given to [`stop`](Self::stop), the process exits without waiting for the
     /// grace.
@@ -188,8 +189,8 @@ impl End {
     }
 }
 
-/// Starts a thread that calls `act` with each value that it is sent. The thread ends when the
-/// sender is dropped.
+/// Starts a thread that calls `act` with each value that is sent to the thread. The thread ends
+/// when the sender is dropped.
 fn waiting_thread<T: Send + 'static>(
     name: &str,
     act: impl FnMut(T) + Send + 'static,
@@ -212,7 +213,8 @@ impl fmt::Debug for ExitProcess {
     }
 }
 
-/// Returns `true` once quorum was lost for too long, and `false` if the user stopped the actor.
+/// Returns `true` once quorum has been lost for too long, and `false` if the user stopped the
+/// actor.
 async fn is_lost(
     quorum: &QuorumHandle,
     mut changes: impl Stream<Item = QuorumChanged> + Unpin,

@@ -1,6 +1,6 @@
 //! Ready-made reactions of a service to a loss of quorum.
 //!
-//! [`StopSystem`] ends the process of an actix program, [`ExitProcess`] that of any program.
+//! [`StopSystem`] ends the process of an actix program. [`ExitProcess`] works in any program.
 //! [`Systemd`] reports to systemd, whose watchdog can also end the service. For your own reaction,
 //! read the changes in a loop:
 //!
@@ -25,8 +25,9 @@
 //! # });
 //! ```
 //!
-//! Work that must not happen without quorum calls [`is_quorate`](crate::QuorumHandle::is_quorate)
-//! first or runs under a [guard](crate::QuorumGuard).
+//! Code that must not run without quorum should call
+//! [`is_quorate`](crate::QuorumHandle::is_quorate) first, or run under a
+//! [guard](crate::QuorumGuard).
 //!
 //! The guide explains [the guarantees and their limits](crate::guide#self-fencing).
 

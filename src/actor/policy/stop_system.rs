@@ -11,10 +11,10 @@ use crate::{actor::QuorumHandle, error::Error};
 /// It takes these steps, independently of `main` and even if other threads are stuck:
 ///
 /// 1. Quorum is lost, and [`after`](Self::after) passes without it.
-/// 2. The [`System`] in which the policy was started is stopped with the code. A `main` that runs
-///    it with [`SystemRunner::run_with_code`](actix::SystemRunner::run_with_code) receives the code
-///    and ends normally. A `main` under `#[actix::main]` or `#[actix_web::main]`, or on a stuck
-///    thread, does not end in this step.
+/// 2. The [`System`] in which the policy was started is stopped with the exit code. A `main` that
+///    runs it with [`SystemRunner::run_with_code`](actix::SystemRunner::run_with_code) receives the
+///    code and ends normally. A `main` under `#[actix::main]` or `#[actix_web::main]`, or on a
+///    stuck thread, does not end in this step.
 /// 3. When the [`grace`](Self::grace) has passed, [`std::process::exit`] ends the process with the
 ///    code. Destructors do not run.
 /// 4. If the exit hangs for a second, for example in a library's exit handler, the process aborts.
@@ -58,7 +58,8 @@ impl StopSystem {
         Self { grace, ..self }
     }
 
-    /// Watches this actor's quorum until the process ends, in real time, on its own thread.
+    /// Watches this actor's quorum on its own thread until the process ends. Waiting times are real
+    /// time, even in a test that pauses tokio's clock.
     ///
     /// Outside of a `System` there is nothing to stop, and the process exits without waiting for
     /// the grace.

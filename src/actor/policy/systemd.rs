@@ -34,12 +34,13 @@ use crate::{
 /// |---|---|
 /// | `READY=1` | once, when the state is `Quorate` or `Inquorate` for the first time |
 /// | `STATUS=` | at each change: the line for an operator that `systemctl status` shows |
-/// | `WATCHDOG=1` | twice in each `WatchdogSec=` of the unit, if the unit has it |
+/// | `WATCHDOG=1` | twice per `WatchdogSec=`, if the unit sets it |
 /// | `STOPPING=1` | when [`QuorumHandle::stop`] is called |
 ///
 /// The messages are sent from the arbiter on which [`start`](Self::start) is called, so the
-/// watchdog proves that this arbiter runs. Call `start` on the arbiter that does the work of the
-/// service: the arbiter of the quorum actor runs even when that arbiter is stuck.
+/// watchdog proves that this arbiter is running. Call `start` on the arbiter that does the work of
+/// the service, not on the quorum actor's own arbiter, which keeps running even when the service's
+/// arbiter is stuck.
 ///
 /// Does nothing if systemd does not expect messages (`NOTIFY_SOCKET` is not set).
 ///
@@ -66,8 +67,8 @@ pub struct Systemd {
 }
 
 impl Systemd {
-    /// Creates a reporter whose watchdog messages prove that the arbiter runs, with or without
-    /// quorum.
+    /// Creates a reporter whose watchdog messages prove that the arbiter is running, with or
+    /// without quorum.
     pub fn new() -> Self {
         Self::default()
     }
@@ -121,7 +122,7 @@ struct Reporter {
     /// Whether this node has had quorum at least once.
     was_quorate: bool,
     /// The guard of the epoch in the last report, if the node was quorate in that report. It is
-    /// kept until the loss is reported, so that a loss during other work is reported too.
+    /// kept until the loss is reported, so that a loss while the reporter is busy is reported too.
     guard: Option<QuorumGuard>,
 }
 
@@ -283,7 +284,7 @@ fn warn(consequence: &str, error: &io::Error) {
     foreign::log!(log::Level::Warn, "{consequence}: {error}");
 }
 
-/// The delay before a message is sent again after the manager's queue was full.
+/// The delay before a message is sent again because the manager's queue was full.
 const RETRY: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
