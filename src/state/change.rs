@@ -17,9 +17,9 @@ use crate::{
 /// an actor starts its work on [`is_gain`](Self::is_gain), ends it on [`is_loss`](Self::is_loss),
 /// and starts again on [`interrupted`](Self::interrupted).
 ///
-/// The next message is sent when this one has been handled. With an asynchronous handler, that is
-/// when the handler has dropped the message or has ended: do not hold the message across a long
-/// `await`.
+/// The next message is sent when this one has been handled. With an asynchronous handler, it is
+/// sent when the handler has dropped this message or has ended, so do not hold the message across a
+/// long `await`.
 ///
 /// A subscriber that falls more than 1,024 changes behind receives the latest state instead, as one
 /// change from the last state that it received; `missed` is the number of skipped changes. Up to
@@ -43,7 +43,7 @@ use crate::{
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub struct QuorumChanged {
-    /// The state in this subscriber's last message.
+    /// The state in the previous message to this subscriber.
     pub previous: Arc<Snapshot>,
     /// The current state.
     pub current: Arc<Snapshot>,
@@ -126,8 +126,9 @@ impl QuorumChanged {
         self.joined.iter().copied().filter(|node| self.left.binary_search(node).is_ok())
     }
 
-    /// Whether the epoch has changed since this subscriber's last message, because it cannot be
-    /// proved that quorum was held without a break. The state may be quorate before and after.
+    /// Whether the epoch has changed since the previous message to this subscriber, because it
+    /// cannot be proved that quorum was held without a break. The state may be quorate before and
+    /// after.
     pub fn interrupted(&self) -> bool {
         self.cause != Cause::Subscribed && self.previous.epoch != self.current.epoch
     }
@@ -157,12 +158,12 @@ pub enum Cause {
     Connected,
     /// The membership changed, or was reported for the first time on this connection.
     Membership,
-    /// Corosync decided about quorum, an answer of votequorum changed the quorum of this node, or a
-    /// period ended: `settle_grace` passed without a new decision, so the old decision no longer
+    /// Corosync decided about quorum, an answer from votequorum changed the quorum of this node, or
+    /// a period ended: `settle_grace` passed without a new decision, so the old decision no longer
     /// counts; the ring was not found to be alive in time; a gain has lasted for `stable_after`; or
     /// the lease expired and was renewed before the actor could publish the expiry.
     Quorum,
-    /// Votequorum reported other votes.
+    /// Votequorum reported different votes.
     Votes,
     /// A read of the daemon's counters changed what is known about the ring: it started to re-form,
     /// was found to be alive, or cannot be watched. See [`Snapshot::ring`].

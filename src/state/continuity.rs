@@ -10,8 +10,8 @@ pub(super) struct Continuity {
     /// The nodes that have been in every ring with this node since the last decision. `None` before
     /// the first decision of a connection.
     companions: Option<Vec<NodeId>>,
-    /// For each membership change after which the votes are not yet known: the companions that were
-    /// left, and the votes before the change.
+    /// For each membership change after which the votes are not yet known: the companions that
+    /// remained after it, and the votes before it.
     unchecked: Vec<Unchecked>,
 }
 
@@ -52,8 +52,8 @@ impl Continuity {
         others_may_be_quorate(companions, votes, votes)
     }
 
-    /// Records the votes of the current membership. Returns whether these votes, but not the votes
-    /// before them, show that other nodes may have been quorate without this node.
+    /// Records the votes of the current membership. Returns whether these votes show that other
+    /// nodes may have been quorate without this node, although the votes before them did not.
     pub(super) fn votes(&mut self, votes: &Votes) -> bool {
         mem::take(&mut self.unchecked).iter().any(|Unchecked { companions, before }| {
             !others_may_be_quorate(companions, before, before)
@@ -78,7 +78,8 @@ fn others_may_be_quorate(companions: &[NodeId], before: &Votes, after: &Votes) -
     others >= lowest_threshold(before.flags | after.flags, quorum, all).max(1)
 }
 
-/// Returns the fewest votes that make another partition quorate, if this one needs `quorum` votes.
+/// Returns the fewest votes that can make another partition quorate, if this one needs `quorum`
+/// votes.
 fn lowest_threshold(flags: VoteFlags, quorum: u64, all: u64) -> u64 {
     let has_tie_breaker = flags.contains(VoteFlags::AUTO_TIE_BREAKER);
     let one_is_enough =

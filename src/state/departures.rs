@@ -8,8 +8,8 @@ use super::{
 };
 use crate::libquorum::NodeId;
 
-/// The sequence at which each member last joined. It shows which nodes left and rejoined while a
-/// subscriber missed changes. Nodes that left for good are removed.
+/// The sequence number of the state in which each member last joined. It shows which nodes left and
+/// rejoined while a subscriber missed changes. Nodes that left for good are removed.
 #[derive(Debug, Default)]
 pub(crate) struct DepartureLog(HashMap<NodeId, u64>);
 

@@ -44,8 +44,8 @@ impl fmt::Display for QuorumChanged {
     }
 }
 
-/// Formats the state on one line for an operator: `quorate: ring 1.9, members 1 2 3`, or with the
-/// reason for missing quorum: `inquorate: ring 1.9, members 1 2; 2 of 4 votes, 3 required`.
+/// Formats the state on one line for an operator: `quorate: ring 1.9, members 1 2 3`, or, if the
+/// votes show why quorum is missing, `inquorate: ring 1.9, members 1 2; 2 of 4 votes, 3 required`.
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.quorum)?;

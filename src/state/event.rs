@@ -15,7 +15,7 @@ pub(crate) enum Event {
     /// A connection attempt failed, or takes longer than usual.
     Failed { attempt: u64, error: Error },
     /// Corosync accepted the connection, and was alive after `asked_at`. Without a provider, quorum
-    /// decisions have no ring. `watched` is false if it is known from the beginning that the ring
+    /// decisions name no ring. `watched` is false if it is known from the beginning that the ring
     /// cannot be watched.
     Connected { has_provider: bool, asked_at: Moment, watched: bool },
     /// Corosync sent a notification after `drained_at`, the last time at which the queue was empty.
@@ -26,7 +26,7 @@ pub(crate) enum Event {
     Ring(RingUpdate),
     /// Time has passed.
     Tick,
-    /// The lease expired before it was extended, and readers may have seen that.
+    /// The lease expired before it was extended, and readers may have seen it expire.
     Lapsed,
     /// The connection has ended.
     Disconnected(Error),

@@ -215,7 +215,7 @@ impl Play<'_> {
         }
     }
 
-    /// Replaces the connection, which has ended, by a new one.
+    /// Replaces the connection, which has ended, with a new one.
     fn forget(&mut self) {
         (self.connection, self.malformed) = Default::default();
         self.delivered.clear();
@@ -345,7 +345,7 @@ fn notification(call: &Call) -> Option<Notification> {
     })
 }
 
-/// The unread bytes. Reads after their end return zero.
+/// The unread bytes. Reads past the end return zero.
 struct Bytes<'a>(&'a [u8]);
 
 impl Bytes<'_> {

@@ -73,9 +73,9 @@ impl Lease {
         Moment(self.exclusive_until.load(Ordering::Acquire)).since(self.clock.now())
     }
 
-    /// Whether a reader may have seen the lease expire, although it was then extended in the same
-    /// epoch. `before` is the expiry and the epoch before the extension. This happens if the thread
-    /// that extends the lease is slow.
+    /// Whether a reader may have seen the lease expire before it was extended in the same epoch.
+    /// `before` is the expiry and the epoch before the extension. This happens if the thread that
+    /// extends the lease is slow.
     pub(crate) fn has_lapsed(&self, before: (Moment, u64)) -> bool {
         let (until, epoch) = before;
         until.0 != 0 && self.running_epoch() == Some(epoch) && self.clock.now() >= until
@@ -88,7 +88,8 @@ impl Lease {
     }
 
     /// Grants the lease until `until`, in this epoch. No other partition can be quorate until
-    /// `exclusive_until`, which counts at most until `until`.
+    /// `exclusive_until`, or until `until` if that is earlier. `None` means that another partition
+    /// may be quorate.
     pub(crate) fn grant(&self, until: Moment, exclusive_until: Option<Moment>, epoch: u64) {
         let exclusive = exclusive_until.map_or(0, |exclusive| exclusive.min(until).0);
         self.epoch.store(epoch, Ordering::Release);
@@ -111,7 +112,7 @@ fn is_ahead(deadline: &AtomicU64, now: impl Fn() -> Moment) -> bool {
     now().0 < until || until != 0 && is_ahead_again(deadline, now, until)
 }
 
-/// Checks again a deadline that seems to have passed. If this thread was paused after it read the
+/// Rechecks a deadline that seems to have passed. If this thread was paused after it read the
 /// deadline, the deadline may have been extended in time, and then it has not passed.
 #[cold]
 fn is_ahead_again(deadline: &AtomicU64, now: impl Fn() -> Moment, mut before: u64) -> bool {

@@ -108,8 +108,8 @@ enum Phase {
     /// The last decision explains all movement of the counters.
     #[default]
     Decided,
-    /// A counter has moved, and the last decision does not explain it. `has_formed` if the last
-    /// movement contained a new ring, and the daemon cannot be in RECOVERY since.
+    /// A counter has moved, and the last decision does not explain it. `has_formed` is true if the
+    /// last movement included a new ring, and the daemon cannot be in RECOVERY.
     Gather { has_formed: bool },
 }
 
@@ -404,8 +404,8 @@ impl RingEvidence {
             && self.decided.is_some_and(|decided| {
                 proved_at > decided.applied_at && self.announced == Some(decided.ring_id)
             });
-        // In a live ring the token returns several times within its timeout. The first token
-        // after a longer pause may be that of a ring that is still being formed.
+        // In a live ring the token returns several times within its timeout. The first token after
+        // a longer pause may belong to a ring that is still being formed.
         let was_frozen = proved_at.since(reads.moved_at) > reads.allowed_gap();
         let is_evidence = is_about_decision && !was_frozen && proved_at >= self.not_before;
         if is_evidence && reads.is_trusted(proved_at) {

@@ -48,7 +48,8 @@ impl Quorum {
 )]
 #[non_exhaustive]
 pub enum Connection {
-    /// There is no connection yet.
+    /// There is no connection: an attempt to connect is running, or has failed and will be
+    /// repeated.
     #[non_exhaustive]
     Connecting {
         /// The number of the attempt that is running or has just failed; the first one is 1. While
@@ -142,8 +143,8 @@ impl Snapshot {
     /// snapshots.
     ///
     /// The state is settled and the ring is operational. There are no votes; `epoch` and `sequence`
-    /// are zero. Set the other fields as the test needs them. If you set `votes`,
-    /// [`has_majority`](Self::has_majority) and [`quorate_without`](Self::quorate_without) take
+    /// are zero. Set the other fields as your test requires. If you set `votes`,
+    /// [`has_majority`](Self::has_majority) and [`quorate_without`](Self::quorate_without) treat
     /// them as the votes of this membership.
     ///
     /// ```
@@ -198,7 +199,7 @@ impl Snapshot {
     ///
     /// Returns `None` if the votes of this membership are not known: there is no votequorum,
     /// Corosync has not decided about this membership yet, or the votes have not been requested
-    /// since the membership or the decision changed. The actor requests them some 50 ms after such
+    /// since the membership or the decision changed. The actor requests them about 50 ms after such
     /// a change.
     ///
     /// ```
@@ -228,7 +229,7 @@ impl Snapshot {
         Some(self.quorum.is_quorate() && remaining >= votes.quorum)
     }
 
-    /// Returns the reason for missing quorum, if the votes show it.
+    /// Returns why this node has no quorum, if the votes show the reason.
     pub(crate) fn shortage(&self) -> Option<Shortage<'_>> {
         let votes = self.known_votes().filter(|_| self.quorum == Quorum::Inquorate)?;
         votes.shortage()
@@ -279,7 +280,7 @@ impl Snapshot {
         }
     }
 
-    /// Whether both are equal except for `sequence` and `changed_at`.
+    /// Whether the two states are equal except for `sequence` and `changed_at`.
     pub(super) fn same_state(&self, other: &Self) -> bool {
         self.quorum == other.quorum
             && self.connection == other.connection

@@ -35,7 +35,7 @@ struct PendingChange {
     cause: Cause,
     /// Whether it cannot be proved that quorum was held without a break.
     interrupted: bool,
-    /// The nodes that are members before and after and left in between.
+    /// The nodes that are members before and after the change but left in between.
     rejoined: Vec<NodeId>,
 }
 
@@ -97,7 +97,7 @@ impl Tracker {
     }
 
     /// Whether this connection should be replaced, because it does not show whether the last
-    /// decision is about the daemon's present ring. The first notifications of a new connection
+    /// decision is about the daemon's current ring. The first notifications of a new connection
     /// show it: the nodelist of model V1 is about the ring that the daemon formed last, even while
     /// the daemon synchronises (`exec/vsf_quorum.c`, `quorum_sync_init`).
     pub(crate) fn lacks_announcement(&self) -> bool {
@@ -233,7 +233,7 @@ impl Tracker {
         lease_passed || before.quorum.is_quorate() && (overdue || ring_passed)
     }
 
-    /// Checks the first deadline, until which the daemon counts as alive.
+    /// Checks the first deadline, until which the daemon is believed to be alive.
     fn check_daemon(&mut self, now: Moment, pending: &mut PendingChange) {
         if !pending.after.connection.is_established() {
             return;
@@ -248,7 +248,7 @@ impl Tracker {
         }
     }
 
-    /// Checks the second deadline, until which the ring counts as alive.
+    /// Checks the second deadline, until which the ring is believed to be alive.
     fn check_ring(&mut self, now: Moment, pending: &mut PendingChange) {
         // A read that has just arrived may have been requested too long ago.
         self.link.ring.expire_if_due(now);

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::libquorum::{NodeId, VoteFlags, Votes};
 
 impl Votes {
-    /// Returns the reason for missing quorum, if quorum is missing and the votes show the reason.
+    /// Returns why this node has no quorum, if it has none and the votes show the reason.
     pub(crate) fn shortage(&self) -> Option<Shortage<'_>> {
         let is_short = self.total < self.quorum || self.flags.contains(VoteFlags::WAIT_FOR_ALL);
         (is_short && !self.flags.contains(VoteFlags::QUORATE)).then_some(Shortage(self))
@@ -33,8 +33,8 @@ impl Votes {
     }
 }
 
-/// The reason for missing quorum: `2 of 4 votes, 3 required`, or `4 of 5 votes, waits for all
-/// nodes`.
+/// The reason why this node has no quorum: `2 of 4 votes, 3 required`, or
+/// `4 of 5 votes, waits for all nodes`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shortage<'a>(&'a Votes);
 

@@ -94,8 +94,8 @@ impl ExitProcess {
         Self { grace, ..self }
     }
 
-    /// Watches this actor's quorum on its own thread until the process ends. Waiting times are real
-    /// time, even in a test that pauses tokio's clock.
+    /// Watches this actor's quorum on its own thread until the process ends. All delays are
+    /// measured in real time, even in a test that pauses tokio's clock.
     ///
     /// It starts all threads that it will need in advance. They wait until quorum is lost. So a
     /// limit on threads that is reached later does not keep the process alive.

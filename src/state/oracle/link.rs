@@ -32,7 +32,7 @@ pub(super) struct Link {
     pub(super) expired_at: Moment,
     pub(super) nodelist: Option<RingId>,
     pub(super) decision: Option<Decision>,
-    /// Since when the decision has been about another ring than the nodelist's.
+    /// Since when the decision has been about a ring other than the nodelist's.
     pub(super) differs_since: Option<Moment>,
     /// Whether a decision has been about the nodelist's ring. Before that, it is not known for how
     /// long the decision and the nodelist have differed.
@@ -41,8 +41,8 @@ pub(super) struct Link {
     pub(super) ring: Ring,
     /// The nodes that have been in every ring with this node since the last decision.
     companions: Option<Set>,
-    /// The companions at each change of membership, and the votes before it, until the votes after
-    /// it are known.
+    /// For each change of membership after which the votes are not yet known: the companions that
+    /// remained after it, and the votes before it.
     unchecked: Vec<(Set, Votes)>,
     changed_at: Moment,
 }
@@ -60,14 +60,14 @@ pub(super) struct Ring {
     /// requested, and the moment until which the pair lets the ring be believed. A pair is left out
     /// if a later pair proves as much.
     pairs: Vec<(Moment, Moment)>,
-    /// The longest time for which evidence lets the ring be believed, by the timeouts of any read
-    /// so far.
+    /// The longest time for which evidence lets the ring be believed, according to the timeouts in
+    /// any read so far.
     longest: Duration,
     /// The moment until which the ring may be believed although a counter has moved. `None` if no
     /// counter has moved since the last decision.
     moved_until: Option<Moment>,
-    /// The decisions about a new ring: when each was applied, and a moment before which Corosync
-    /// had not sent it.
+    /// The decisions about a new ring: when each was applied, and the last known moment at which
+    /// Corosync had not yet sent it.
     pub(super) decisions: Vec<(Moment, Moment)>,
     last: Option<RingId>,
     /// How many rings this connection has reported.
@@ -252,7 +252,7 @@ impl Link {
         }
     }
 
-    /// Whether Corosync is known to have been alive within the lease.
+    /// Whether the lease, counted from the last answered request, has not expired yet.
     pub(super) fn lives(&self, policy: &BeliefPolicy, now: Moment) -> bool {
         now < self.lived_at.after(policy.lease)
     }
@@ -279,7 +279,8 @@ impl Link {
         self.differs_since.is_none_or(is_recent)
     }
 
-    /// Adds an event of this connection. Returns the reasons for which it may interrupt quorum.
+    /// Adds an event of this connection. Returns the reasons for which the event may interrupt
+    /// quorum.
     pub(super) fn fold(
         &mut self,
         event: &Event,
@@ -358,7 +359,7 @@ impl Link {
             })
     }
 
-    /// Returns whether others may have been quorate, by the votes that are known.
+    /// Returns whether others may have been quorate, according to the votes known so far.
     fn nodelist(
         &mut self,
         ring_id: RingId,

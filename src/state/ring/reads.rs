@@ -14,7 +14,7 @@ pub(super) struct Reads {
     pub(super) anchor: RingReading,
     /// When the last read was answered.
     pub(super) answered_at: Moment,
-    /// Since when the daemon has answered without a gap longer than `allowed_gap`, and its counters
+    /// Since when the daemon has answered without a gap longer than `allowed_gap` and its counters
     /// have not been cleared.
     pub(super) unbroken_since: Moment,
     /// Whether there was a gap longer than `allowed_gap`, or the counters were cleared. A daemon
@@ -23,12 +23,13 @@ pub(super) struct Reads {
     pub(super) had_gap: bool,
     /// The ring of the decision may have ended after this moment, in a gap or before a clearing.
     pub(super) gap_began: Moment,
-    /// No read that was requested earlier proves exclusivity.
+    /// A read proves exclusivity only if it was requested at or after this moment.
     pub(super) proves_from: Moment,
-    /// Whether the token has moved. `is_trusted` uses this only before the first gap. One such read
-    /// is not enough: tokens that waited for a suspended daemon arrive in one burst.
+    /// Whether a read has already shown that the token moves. `is_trusted` uses this only before
+    /// the first gap. The first read that shows it does not prove yet that the ring is alive:
+    /// tokens that waited for a suspended daemon arrive in one burst.
     pub(super) has_moved: bool,
-    /// Since when no counter has moved, and the token has without a break.
+    /// Since when the token has moved without a break while no other counter has moved.
     pub(super) steady_since: Moment,
     /// When a read last showed that the token had moved.
     pub(super) moved_at: Moment,
@@ -103,7 +104,7 @@ impl Reads {
     }
 
     /// Whether the token has moved without a break for longer than the token and consensus timeouts
-    /// together, and no counter has moved.
+    /// together, while no other counter has moved.
     pub(super) fn is_steady(&self) -> bool {
         self.moved_at.since(self.steady_since) > self.anchor.token + self.anchor.consensus
     }
