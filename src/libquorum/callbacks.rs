@@ -97,7 +97,7 @@ unsafe fn node_ids(list: *const u32, entries: u32) -> Option<Vec<NodeId>> {
 }
 
 /// Whether there is quorum, which Corosync reports as 0 or 1. Returns `None` for any other value,
-/// which is no decision: for a truncated message, libquorum passes on old contents of its stack.
+/// which is not a decision: for a truncated message, libquorum passes on old contents of its stack.
 pub(super) fn is_quorate(quorate: u32) -> Option<bool> {
     match quorate {
         0 => Some(false),
@@ -115,10 +115,12 @@ fn ring_id(ring_id: sys::quorum_ring_id) -> RingId {
     RingId { node_id: NodeId(ring_id.nodeid), seq: ring_id.seq }
 }
 
+/// Receives a quorum notification of model V0.
+///
 /// # Safety
 ///
-/// For libquorum only, which calls it inside `quorum_dispatch`, with `members` null or holding
-/// `entries` node ids for the length of the call.
+/// Only `quorum_dispatch`, or its replacement in tests, may call this. If `entries` is at most
+/// [`MAX_NODES`], `members` must be null or hold `entries` node ids for the length of the call.
 unsafe extern "C" fn on_quorum_v0(
     _handle: sys::quorum_handle_t,
     quorate: u32,
@@ -131,6 +133,8 @@ unsafe extern "C" fn on_quorum_v0(
     deliver(quorum(quorate, RingId { node_id: NodeId(0), seq: ring_seq }, members));
 }
 
+/// Receives a quorum notification of model V1.
+///
 /// # Safety
 ///
 /// The conditions of [`on_quorum_v0`].
@@ -146,6 +150,8 @@ unsafe extern "C" fn on_quorum(
     deliver(quorum(quorate, ring_id(ring), members));
 }
 
+/// Receives a nodelist notification of model V1.
+///
 /// # Safety
 ///
 /// The conditions of [`on_quorum_v0`], for all three lists. libquorum computes the address of each

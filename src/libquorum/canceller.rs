@@ -54,7 +54,7 @@ impl Canceller {
         self.0.lock().interrupt()
     }
 
-    /// Cancels for good if an attempt waits for a server that is not run by this user.
+    /// Cancels for good if an attempt is waiting for a server that does not run as this user.
     pub(crate) fn cancel_unless_run_by(&self, uid: u32) {
         let mut state = self.0.lock();
         let Some((_, server)) = state.attempt().filter(|(_, server)| server.uid != uid) else {
@@ -65,8 +65,8 @@ impl Canceller {
         state.interrupt();
     }
 
-    /// Returns the user of the server because of which
-    /// [`cancel_unless_run_by`](Self::cancel_unless_run_by) has cancelled.
+    /// If [`cancel_unless_run_by`](Self::cancel_unless_run_by) has cancelled, returns the user that
+    /// the refused server runs as.
     pub(super) fn refused(&self) -> Option<u32> {
         self.0.lock().refused
     }
@@ -82,8 +82,8 @@ impl Canceller {
         }
     }
 
-    /// Cancels for good without waiting. If an attempt has not begun to wait yet, another thread
-    /// cancels it again until it has ended.
+    /// Cancels for good without waiting. If an attempt is under way, it may not have begun to wait
+    /// yet, so another thread cancels it repeatedly until it has ended.
     pub(crate) fn cancel_to_the_end(&self) {
         self.cancel();
         if !self.is_connecting() {

@@ -78,9 +78,9 @@ impl Handle {
         dispatched
     }
 
-    /// Whether dispatches have not returned a waiting message for [`STUCK_AFTER`]. A message that
-    /// is larger than libquorum's buffer stays in the queue and blocks all later ones (libqb
-    /// `lib/ringbuffer.c`), while libquorum reports an empty queue.
+    /// Whether a message has been waiting for [`STUCK_AFTER`] although dispatches were tried. A
+    /// message that is larger than libquorum's buffer stays in the queue and blocks all later ones
+    /// (libqb `lib/ringbuffer.c`), while libquorum reports an empty queue.
     fn is_stuck(&mut self) -> bool {
         if !self.is_readable() {
             self.stuck_since = None;

@@ -226,8 +226,8 @@ impl Handle {
 
     /// Returns the process that accepted the connection, if the system reports it (on Linux).
     ///
-    /// While Corosync is down, any process can listen in its place. Trust only a server of the user
-    /// that runs Corosync.
+    /// While Corosync is down, any process can listen in its place. Trust only a server that runs
+    /// as the user that Corosync must run as.
     pub fn server(&self) -> Option<PeerProcess> {
         self.peer_link.server
     }
@@ -249,7 +249,7 @@ impl Handle {
     }
 
     /// Whether the descriptor becomes readable when Corosync dies. With shared memory it does,
-    /// because it is the connected stream socket.
+    /// because the descriptor is the connected stream socket.
     pub(crate) fn hangs_up(&self) -> bool {
         self.fd().is_ok_and(|fd| self.peer_link.socket == Some(fd))
     }

@@ -38,7 +38,7 @@ pub(super) struct Opened {
 pub(super) struct PeerLink {
     /// The process that accepted the connection, if the system reports it.
     pub(super) server: Option<PeerProcess>,
-    /// The connected socket, if it was identified with certainty.
+    /// The connected socket, or `None` if it could not be identified.
     pub(super) socket: Option<RawFd>,
     canceller: Canceller,
 }

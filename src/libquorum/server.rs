@@ -67,7 +67,7 @@ impl PeerProcess {
 pub(super) struct Found {
     pub(super) server: PeerProcess,
     pub(super) socket: RawFd,
-    /// Whether the socket is certainly the socket of the connection, and not of other code of this
+    /// Whether the socket must be the connection's own, and cannot belong to other code in this
     /// process.
     pub(super) is_ours: bool,
 }
@@ -117,8 +117,8 @@ pub(super) fn uses_file_system() -> bool {
     *USES.get_or_init(|| cfg!(not(target_os = "linux")) || Path::new(FORCE_FILE_SYSTEM).exists())
 }
 
-/// Returns the path of a service's socket in the file system, as libqb is configured by
-/// distributions.
+/// Returns the path of a service's socket in the file system, where the libqb of distributions puts
+/// it.
 pub(super) fn socket_file(service: &[u8]) -> PathBuf {
     Path::new("/var/run").join(OsStr::from_bytes(service))
 }

@@ -6,10 +6,10 @@ use crate::error::{Code, Error};
 
 /// How long the actor waits before it reconnects.
 ///
-/// Each kind of failure has its own range of delays, which double from the lower end of the range
-/// to its upper end. Each delay is extended by a random time of up to its own length, so that the
-/// nodes of a cluster do not reconnect at the same time. All delays start over after a connection
-/// that has lasted for [`reset_after`](Self::reset_after).
+/// Each kind of failure has its own range of delays. The delay doubles with each failure, from the
+/// lower end of the range to the upper end. Each delay is extended by a random time of up to its
+/// own length, so that the nodes of a cluster do not reconnect at the same time. All delays start
+/// over after a connection that has lasted for [`reset_after`](Self::reset_after).
 ///
 /// ```
 /// use std::time::Duration;
@@ -61,7 +61,7 @@ impl Backoff {
     ///
     /// # Panics
     ///
-    /// Panics where [`not_running`](Self::not_running) does.
+    /// Panics if the range is empty or begins at zero.
     pub fn disconnected(self, delays: RangeInclusive<Duration>) -> Self {
         Self { disconnected: checked(delays), ..self }
     }
@@ -71,7 +71,7 @@ impl Backoff {
     ///
     /// # Panics
     ///
-    /// Panics where [`not_running`](Self::not_running) does.
+    /// Panics if the range is empty or begins at zero.
     pub fn transient(self, delays: RangeInclusive<Duration>) -> Self {
         Self { transient: checked(delays), ..self }
     }
@@ -82,7 +82,7 @@ impl Backoff {
     ///
     /// # Panics
     ///
-    /// Panics where [`not_running`](Self::not_running) does.
+    /// Panics if the range is empty or begins at zero.
     pub fn needs_operator(self, delays: RangeInclusive<Duration>) -> Self {
         Self { needs_operator: checked(delays), ..self }
     }
@@ -107,7 +107,7 @@ pub(crate) struct Delays {
     backoff: Backoff,
     /// One for each [`Kind`].
     series: [Series; 4],
-    /// Whether Corosync was absent at the last failure that shows whether it runs.
+    /// Whether Corosync was absent at the last failure that shows whether Corosync is running.
     was_absent: bool,
 }
 
@@ -177,7 +177,7 @@ impl Delays {
                 self.was_absent = true;
                 false
             }
-            // These are failures of this process.
+            // These are failures of this process, so they show nothing about Corosync.
             Error::Load(_)
             | Error::NoDescriptors
             | Error::ConnectInProgress
@@ -199,7 +199,8 @@ impl Delays {
 /// How long the delays without Corosync stay short. A restart takes less time.
 const FREQUENT_FOR: Duration = Duration::from_secs(60);
 
-/// The shortest delay after `FREQUENT_FOR`; the jitter may double it. An attempt costs some 0.3 ms.
+/// The shortest delay after `FREQUENT_FOR`; the jitter may double it. An attempt costs about 0.3
+/// ms.
 const RARE_DELAY: Duration = Duration::from_millis(500);
 
 fn kind(error: &Error) -> Kind {

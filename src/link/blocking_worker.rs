@@ -58,7 +58,7 @@ impl BlockingWorker {
         }
     }
 
-    /// Drops `connection` on the thread, which closes it.
+    /// Closes `connection` by dropping it on the thread.
     pub(crate) fn close(&self, connection: impl Send + 'static) {
         let call = Box::new(move || drop(connection));
         if let Err(error) = self.submit(Job { call, canceller: Canceller::default() }) {

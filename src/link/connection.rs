@@ -17,8 +17,8 @@ use crate::{
 /// A source of connections for the actor: [`Corosync`](crate::Corosync) on a cluster node, or a
 /// node of a simulated cluster.
 ///
-/// The trait is sealed: a source must report quorum soundly and fail-safe, and only the sources of
-/// this crate are trusted to do so.
+/// The trait is sealed: a source must report quorum correctly and fail safe, and only the sources
+/// of this crate are trusted to do so.
 pub trait Source: sealed::Source {}
 
 impl<S: sealed::Source> Source for S {}
@@ -62,7 +62,7 @@ pub(crate) mod sealed {
         /// Dispatches at most one notification, without blocking. `None` if the queue is empty.
         fn dispatch(&mut self) -> Result<Option<Notification>, Error>;
 
-        /// Whether a quorum provider decides. Without a provider, quorum decisions have no ring.
+        /// Whether a quorum provider is configured. Without one, quorum decisions name no ring.
         fn has_provider(&self) -> bool;
 
         /// Whether the descriptor reports the daemon's death. If not, only a dispatch does.

@@ -121,12 +121,12 @@ impl Names {
         }
     }
 
-    /// Ends the call in which a read is waiting, and the connection of the read.
+    /// Ends the waiting call of a read, and the read's connection.
     pub(crate) fn interrupt(&self) {
         self.canceller.lock().interrupt();
     }
 
-    /// Cancels a read. Nothing is read after this.
+    /// Cancels the current read, if there is one. No further read begins.
     pub(crate) fn close(&self) {
         let canceller = self.canceller.lock().clone();
         canceller.cancel_to_the_end();

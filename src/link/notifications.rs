@@ -30,8 +30,8 @@ mod ticks;
 /// A stream of the events of one connection, in order. The last item is the error that ended the
 /// connection.
 ///
-/// The connection is closed when the stream is polled after the error, or is dropped. By then its
-/// descriptor has left the reactor.
+/// The connection is closed when the stream is polled after the error, or is dropped. By then, the
+/// connection's descriptor has been removed from the reactor.
 pub(crate) struct LinkEvents {
     /// `None` once the connection has ended.
     connection: Option<AsyncFd<RegisteredFd>>,
@@ -50,7 +50,7 @@ pub(crate) struct LinkEvents {
     notified_since_probe: bool,
     /// Whether a notification has made the next probe due earlier.
     probes_soon: bool,
-    /// When the last tick was.
+    /// When the last tick occurred.
     ticked_at: Moment,
     /// When the next regular tick is due. A read of the ring causes a dispatch too, and so
     /// postpones the tick.
@@ -187,7 +187,7 @@ impl LinkEvents {
 
     /// Returns when the next tick is due after a dispatch: a full period later. If the ring watch
     /// passes on several reads in one answer (`RingReading::reads_together`), the tick waits for
-    /// that answer, because it causes a dispatch too.
+    /// that answer, because the answer causes a dispatch too.
     fn tick_after(&self, dispatched_at: Moment) -> Moment {
         let period = self.ticks.period();
         let tick = dispatched_at.after(period);

@@ -92,7 +92,8 @@ impl Probe for ProbeThread {
     }
 }
 
-/// Cancels the thread's call: the thread may still wait for an answer when the actor is dropped.
+/// Cancels the thread's call: the thread may still be waiting for an answer when the actor is
+/// dropped.
 impl Drop for ProbeThread {
     fn drop(&mut self) {
         self.canceller.cancel_to_the_end();
@@ -121,7 +122,7 @@ impl Responder for Prober {
     type Answer = Answer;
 
     fn answer(&mut self, members: &Vec<NodeId>) -> Option<Result<Answer, Error>> {
-        // An old connection may have ended with its daemon, while a new daemon runs.
+        // An old connection may have ended with its daemon, and a new daemon may be running.
         let is_old = self.connection.is_some();
         Some(self.ask(members).or_else(|error| match is_old {
             true => self.ask(members),

@@ -43,9 +43,9 @@ pub trait RingWatch: fmt::Debug + Send + Sync {
     /// waits, because the request keeps a descriptor readable (libqb `lib/ipcs.c`).
     fn cancel(&self) -> bool;
 
-    /// Cancels a read that has been opening a connection for long, because no other thread of this
-    /// process can open one meanwhile. Returns `false`, and cancels nothing, if the connection is
-    /// open or its opening began only recently.
+    /// Cancels a read that has been opening a connection for a long time, because no other thread
+    /// of this process can open one meanwhile. Returns `false`, and cancels nothing, if the
+    /// connection is open or its opening began only recently.
     fn cancel_connect(&self) -> bool;
 
     /// Closes the connections and cancels waiting requests. Returns when that is done.
@@ -74,7 +74,7 @@ struct Current {
 /// What the current thread and the threads before it have done.
 #[derive(Debug, Default)]
 struct Past {
-    /// How many times the pair of connections was opened so far.
+    /// How many times the pair of connections has been opened so far.
     connections: AtomicU64,
     /// Whether a read has succeeded, or was cancelled on open connections. Then a later failure
     /// does not mean that the counters are missing.
@@ -165,8 +165,9 @@ impl RingThread {
         let past = Arc::clone(&current.past);
         let old = mem::replace(&mut *current, Current::new(self.trust, self.clock, past));
         drop(current);
-        // The drop cancels the old thread's call, which returns within two seconds (libqb
-        // `lib/ipcc.c`), and the thread ends. The lock is released first, because the drop may log.
+        // Dropping `old` cancels the old thread's call, which returns within two seconds (libqb
+        // `lib/ipcc.c`), and then the thread ends. The lock is released first, because the drop may
+        // log.
         drop(old);
     }
 }
@@ -278,7 +279,7 @@ impl Responder for Reader {
     type Answer = Vec<RingUpdate>;
 
     fn answer(&mut self, steady: &Option<RingReading>) -> Option<Result<Self::Answer, Error>> {
-        // An old connection may have ended with its daemon, while a new daemon runs.
+        // An old connection may have ended with its daemon, and a new daemon may be running.
         let is_old = self.maps.is_some();
         let mut read = || self.read(steady.as_ref());
         let read = read().or_else(|failed| if is_old { read() } else { Err(failed) });
@@ -289,7 +290,7 @@ impl Responder for Reader {
             }
             Err(Failed::Transient(error)) => Err(error),
             // Without a fixed model, libcmap has answered before the actor connected (except with a
-            // libquorum before 3.1). So the refusal is taken as temporary.
+            // libquorum before 3.1). So the refusal is treated as temporary.
             Err(Failed::Refused(error))
                 if self.past.was_watched.load(Ordering::Acquire) || self.trust.model.is_none() =>
             {

@@ -22,8 +22,8 @@ pub(crate) trait Responder: Send + 'static {
     type Request: Send + 'static;
     type Answer: Clone + Send + Sync + 'static;
 
-    /// Answers a request. With an interval, it is called repeatedly for the same request. Returns
-    /// `None` if the answer follows together with a later one.
+    /// Answers a request. With an interval, the thread calls this repeatedly for the same request.
+    /// Returns `None` if the answer follows together with a later one.
     fn answer(&mut self, request: &Self::Request) -> Option<Result<Self::Answer, Error>>;
 }
 
@@ -125,7 +125,8 @@ impl<R: Responder> Worker<R> {
         Ok(())
     }
 
-    /// Ends the thread. Returns when it has ended, which may be never.
+    /// Ends the thread. The returned future resolves when the thread has ended, which may never
+    /// happen.
     pub(crate) fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         // The thread ends when the sender of its requests is dropped.
         let ended = self.thread.lock().take().map(|thread| thread.ended);

@@ -7,11 +7,11 @@ use crate::sync::{AtomicU8, Ordering};
 #[derive(Debug)]
 pub(crate) struct CoalescingRunner(AtomicU8);
 
-/// No thread runs the closure.
+/// No thread is running the closure.
 const IDLE: u8 = 0;
-/// A thread runs the closure.
+/// A thread is running the closure.
 const RUNNING: u8 = 1;
-/// A thread runs the closure and has to repeat it: another call was made meanwhile.
+/// A thread is running the closure and has to repeat it, because another call was made meanwhile.
 const REPEAT: u8 = 2;
 
 impl CoalescingRunner {
@@ -44,7 +44,7 @@ impl CoalescingRunner {
         }
     }
 
-    /// Replaces the state `from` by `to`. Returns `false`, and does nothing, in any other state.
+    /// Replaces the state `from` with `to`. Returns `false`, and does nothing, in any other state.
     fn transition(&self, from: u8, to: u8) -> bool {
         self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }

@@ -38,7 +38,7 @@ pub(super) struct Subscription {
     ///
     /// A thread that waited could block for ever. The thread that pushes a message into a mailbox
     /// runs the waker of the mailbox's task. An actor may run on any executor
-    /// (`actix::Context::into_future`), so the waker may be code of the user. That code may call
+    /// (`actix::Context::into_future`), so the waker may be the user's code. That code may call
     /// this crate, or wait for another thread that does.
     pub(super) delivery: Mutex<Delivery>,
 }
@@ -93,8 +93,8 @@ impl Subscription {
     /// Executes a stored command, and then sends the next message if the subscriber has handled the
     /// last one. Returns `false` if the subscription has ended.
     ///
-    /// Any thread may call it, also from code that runs during a delivery. If a delivery is already
-    /// running, that delivery is repeated, and this call returns `true`.
+    /// Any thread may call this, even from code that runs during a delivery. If a delivery is
+    /// already running, that delivery is repeated, and this call returns `true`.
     pub(super) fn deliver(self: &Arc<Self>, initiator: Initiator<'_>) -> bool {
         let deliver = || {
             let mut delivery = self.delivery.lock();
@@ -110,14 +110,14 @@ impl Subscription {
                 })
                 .unwrap_or_default(),
             };
-            // `ended` is dropped without the lock, because the drop may run code of the user. Both
+            // `ended` is dropped without the lock, because the drop may run the user's code. Both
             // values must be dropped, because each may be part of a cycle: a message that the
             // subscriber keeps holds this subscription and so the subscriber's address, and the
             // mailbox may hold a waker that holds this subscription.
             let ended =
                 (!is_alive).then(|| (delivery.subscriber.take(), delivery.in_mailbox.take()));
             drop(delivery);
-            // The drop of the last address wakes the actor.
+            // Dropping the last address wakes the actor.
             foreign::contain(|| drop(ended));
             is_alive
         };
@@ -163,7 +163,8 @@ pub(super) enum Initiator<'a> {
 }
 
 impl Delivery {
-    /// Starts with the current state again, and takes back the message that waits in the mailbox.
+    /// Starts with the current state again, and takes back the message that is waiting in the
+    /// mailbox.
     fn start_over(&mut self) {
         self.progress.last_sent = None;
         self.in_mailbox = None;

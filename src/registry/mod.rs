@@ -37,8 +37,8 @@ use crate::{foreign, metrics::Metrics};
 #[derive(Debug)]
 pub(crate) struct Registry {
     history: Arc<History>,
-    /// Ascending by id. A delivery reads the list without holding the lock, so a change of the list
-    /// during a delivery copies the list.
+    /// Sorted by id, ascending. A delivery reads the list without holding the lock, so a change of
+    /// the list during a delivery copies the list.
     subscriptions: Mutex<Arc<Vec<Arc<Subscription>>>>,
     /// Lets one thread record the number of subscribers at a time.
     #[cfg(feature = "metrics")]
@@ -75,9 +75,10 @@ impl Registry {
         id
     }
 
-    /// Removes a subscriber. It receives no more messages, and a message that waits in its mailbox
-    /// is taken back. If another thread is delivering to the subscriber, that thread takes the
-    /// message back at the end of its delivery. Returns `false` if the subscription does not exist.
+    /// Removes a subscriber. It receives no more messages, and a message that is waiting in its
+    /// mailbox is taken back. If another thread is delivering to the subscriber, that thread takes
+    /// the message back at the end of its delivery. Returns `false` if the subscription does not
+    /// exist.
     pub(crate) fn unsubscribe(&self, id: SubscriptionId) -> bool {
         let removed = {
             let mut subscriptions = self.subscriptions.lock();
@@ -90,8 +91,8 @@ impl Registry {
         true
     }
 
-    /// Sends a subscriber the current state again, in place of a change that waits in its mailbox.
-    /// Returns `false` if the subscription does not exist or its actor has died.
+    /// Sends a subscriber the current state again, in place of a change that is waiting in its
+    /// mailbox. Returns `false` if the subscription does not exist or its actor has died.
     pub(crate) fn resend(&self, id: SubscriptionId) -> bool {
         let subscription = {
             let subscriptions = self.subscriptions.lock();

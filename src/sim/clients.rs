@@ -87,7 +87,8 @@ pub enum Fault {
     Connect(Code),
     /// `quorum_trackstart` fails with this code.
     TrackStart(Code),
-    /// `quorum_dispatch` fails with this code, once, on each current connection.
+    /// `quorum_dispatch` fails with this code on each current connection, which ends it. Later
+    /// connections are not affected.
     Dispatch(Code),
     /// The server runs as this user. Current connections are not affected.
     ServerUid(u32),

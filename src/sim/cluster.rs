@@ -14,10 +14,10 @@ use crate::libquorum::NodeId;
 
 /// A simulated cluster. Clones refer to the same cluster.
 ///
-/// Its nodes have the ids `1..=size`, the names `n1` and so on, and one vote each, and their
-/// daemons run. Without [`timeouts`](Self::timeouts), a method has had its full effect on the
-/// cluster when it returns. The actors on the affected nodes receive the notifications when they
-/// next run.
+/// Its nodes have the ids `1..=size`, the names `n1` and so on, and one vote each. At first, all
+/// daemons are running. Without [`timeouts`](Self::timeouts), a method has had its full effect on
+/// the cluster when it returns. The actors on the affected nodes receive the notifications when
+/// they next run.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     pub(super) state: Arc<Mutex<State>>,
@@ -89,9 +89,9 @@ impl Cluster {
 
     /// Sets `token` and `consensus` in the section `totem`, so that rings take time to end and to
     /// form: a node that has not seen the token for `token` leaves its ring, and a node that has
-    /// waited for `consensus` forms a ring without the silent nodes. The time is tokio's, which a
-    /// test can pause. Without this, a ring forms immediately, and the daemons report timeouts of
-    /// 1 s and 1.2 s.
+    /// waited for `consensus` forms a ring without the silent nodes. Time is measured by tokio's
+    /// clock, which a test can pause. Without this, a ring forms immediately, and the daemons
+    /// report timeouts of 1 s and 1.2 s.
     pub fn timeouts(self, token: Duration, consensus: Duration) -> Self {
         self.change(|world| world.totem.timeouts = Some(Timeouts { token, consensus }));
         self
@@ -210,7 +210,8 @@ impl Cluster {
         self.change(|world| world.set_device(false, |_| false));
     }
 
-    /// Starts the quorum device's server again.
+    /// Starts the quorum device's server again. All nodes can reach it, even those that were
+    /// [separated](Self::cut_quorum_device) from it.
     pub fn start_quorum_device(&self) {
         self.change(|world| world.set_device(true, |_| false));
     }
@@ -227,7 +228,7 @@ impl Cluster {
     }
 
     /// Kills a node's daemon (`SIGKILL`). Its clients lose their connections and the messages that
-    /// wait in them.
+    /// are waiting in them.
     ///
     /// # Errors
     ///
@@ -263,15 +264,15 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// If the node does not exist, or its daemon runs.
+    /// If the node does not exist, or its daemon is not down.
     pub fn start(&self, id: u32) -> Result<(), Error> {
         let id = self.expect(id, &[Daemon::Down])?;
         self.change_all(|state| state.start(id, false));
         Ok(())
     }
 
-    /// Kills a node's daemon and starts it again before the other nodes notice: they see it join
-    /// and leave in one change.
+    /// Kills a node's daemon and starts it again before the other nodes notice: they are notified
+    /// in a single change that it left and joined.
     ///
     /// # Errors
     ///
@@ -329,8 +330,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Sets the expected votes (the cmap key `quorum.expected_votes`) on every node whose daemon
-    /// runs. This can change quorum without a change of membership. The setting ends with the
+    /// Sets the expected votes (the cmap key `quorum.expected_votes`) on every node whose daemon is
+    /// running. This can change quorum without a change of membership. The setting ends with the
     /// daemon, and with a [`reload`](Self::reload).
     ///
     /// # Errors
@@ -355,15 +356,16 @@ impl Cluster {
         Ok(())
     }
 
-    /// Reloads the configuration (`corosync-cfgtool -R`) on every node whose daemon runs, with the
-    /// nodes `1..=size` in the nodelist. Their votes are expected from then on, whether they run or
-    /// not. New nodes are down until they are [started](Self::start).
+    /// Reloads the configuration (`corosync-cfgtool -R`) on every node whose daemon is running,
+    /// with the nodes `1..=size` in the nodelist. The votes of these nodes are expected from then
+    /// on, even if their daemons are down. New nodes are down until they are
+    /// [started](Self::start).
     ///
     /// With the current size, it only ends the settings made at run time.
     ///
     /// # Errors
     ///
-    /// If `size` is not 1 to 384, or the daemon of a node that is no longer listed runs.
+    /// If `size` is not 1 to 384, or the daemon of a node that is no longer listed is not down.
     pub fn reload(&self, size: u32) -> Result<(), Error> {
         if !(1..=MAX_NODES).contains(&size) {
             return Err(Error::Size(size));
@@ -375,8 +377,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Sets whether a quorum provider is configured. Without one Corosync reports every node as
-    /// quorate, which the actor refuses. Affects connections made from now on.
+    /// Sets whether a quorum provider is configured. Without one, Corosync reports every node as
+    /// quorate, and the actor refuses to connect unless
+    /// [`require_provider(false)`](crate::QuorumBuilder::require_provider) is set. Affects
+    /// connections made from now on.
     pub fn provider(&self, provider: bool) {
         self.change(|world| world.provider = provider);
     }

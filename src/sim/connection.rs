@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Client {
     queue: Arc<Mutex<Queue>>,
-    /// A byte in it reports that a notification waits.
+    /// A byte in it reports that a notification is waiting.
     doorbell: UnixStream,
 }
 
@@ -39,18 +39,18 @@ pub(super) struct Simulated {
 #[derive(Debug)]
 struct Queue {
     waiting: VecDeque<Notification>,
-    /// The code with which the next dispatch fails, and every later one.
+    /// The code with which every further dispatch fails.
     failed: Option<Code>,
     /// Whether the client has found the queue empty since the last notification.
     drained: bool,
-    /// Whether the client exists.
+    /// Whether the client still exists.
     open: bool,
     /// The daemon's end of the socket, if it stays open after the connection has failed.
     kept: Option<UnixStream>,
 }
 
 impl Client {
-    /// Opens a connection in which `snapshot` waits.
+    /// Opens a connection in which `snapshot` is already waiting.
     pub(super) fn connect(
         has_provider: bool,
         asked_at: Moment,

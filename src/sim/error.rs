@@ -1,6 +1,7 @@
 use crate::libquorum::NodeId;
 
-/// The reason why a method of the cluster was refused. The cluster has not changed.
+/// The reason why a method of [`Cluster`](super::Cluster) refused a call. The cluster has not
+/// changed.
 #[derive(Clone, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -9,7 +9,7 @@ use crate::{actor::QuorumHandle, state::QuorumChanged};
 ///
 /// Each expectation waits for a change that meets it and skips the others. It panics at its
 /// deadline, or when the actor has stopped, and lists the changes since the last expectation. So a
-/// test neither hangs nor sleeps. The time is tokio's, which a test can pause.
+/// test neither hangs nor sleeps. Time is measured by tokio's clock, which a test can pause.
 ///
 /// ```
 /// use actix_quorum::{QuorumActor, sim::{Cluster, Recorder}};

@@ -45,7 +45,7 @@ pub(super) enum Step {
 pub(super) enum Outcome {
     /// These nodes, in ascending order, form a ring.
     Ring(Vec<NodeId>),
-    /// The node receives packets of nodes that do not receive its packets: it stays in GATHER.
+    /// The node receives packets from nodes that do not receive its packets, so it stays in GATHER.
     Gathers(NodeId),
     /// Not all of these nodes reach each other: rings form repeatedly, and none is announced.
     Unstable(Vec<NodeId>),
@@ -130,7 +130,7 @@ impl World {
             && self.node(before).is_some_and(|other| other.ring == node.ring && !other.gathers)
     }
 
-    /// Whether packets of `from` arrive at `to`.
+    /// Whether packets that `from` sends arrive at `to`.
     fn receives(&self, to: NodeId, from: NodeId) -> bool {
         let (a, b) = (self.member(to), self.member(from));
         let reachable = |node: &super::world::Node| {

@@ -1,8 +1,8 @@
 //! The nodes, their links, and the notifications that each node sends. This module reads no clock
 //! and does no input or output.
 //!
-//! The rules are Corosync's: those of the quorum service for the nodes that joined and left
-//! (`exec/vsf_quorum.c`), and those of votequorum for quorum.
+//! The rules are Corosync's: the quorum service decides which nodes joined and left
+//! (`exec/vsf_quorum.c`), and votequorum decides about quorum.
 
 mod decisions;
 
@@ -69,7 +69,7 @@ pub(super) struct Node {
     pub(super) unaware: bool,
     /// Whether it sent a leave message to the other nodes when it stopped.
     pub(super) sent_leave: bool,
-    /// The notifications that were not delivered yet, oldest first.
+    /// The notifications that have not been delivered yet, oldest first.
     pub(super) sent: Vec<Notification>,
 }
 
@@ -140,7 +140,7 @@ impl World {
         self.discard_sent();
     }
 
-    /// Sets whether the quorum device runs, and which nodes cannot reach it.
+    /// Sets whether the quorum device's server is running, and which nodes cannot reach it.
     pub(super) fn set_device(&mut self, runs: bool, cut: impl Fn(NodeId) -> bool) {
         let ids: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
         if let Some(device) = &mut self.device {

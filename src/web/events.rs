@@ -26,7 +26,7 @@ use crate::{
     state::{Cause, Connection, Quorum, QuorumChanged, Snapshot},
 };
 
-/// How many streams are served at a time.
+/// The largest number of streams that are served at a time.
 const MAX_CLIENTS: usize = 1024;
 
 /// The longest time without an event.

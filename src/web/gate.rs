@@ -69,9 +69,9 @@ impl QuorumGate {
         Self { allow_safe_methods, ..self }
     }
 
-    /// Whether to pass requests on only while no other partition can have quorum: calls
-    /// [`QuorumHandle::is_exclusive`] in place of [`is_quorate`](QuorumHandle::is_quorate). Default
-    /// false.
+    /// Whether to pass requests on only while this node has quorum and no other partition can have
+    /// it. The gate then calls [`QuorumHandle::is_exclusive`] instead of
+    /// [`is_quorate`](QuorumHandle::is_quorate). Default false.
     pub fn exclusive(self, exclusive: bool) -> Self {
         Self { exclusive, ..self }
     }

@@ -10,7 +10,7 @@ use crate::{
     state::{Connection, Quorum, Snapshot},
 };
 
-/// The actor counts as stuck if it has not run for this long. Normally it runs every second.
+/// The actor is reported as stuck if it has not run for this long. Normally it runs every second.
 const STUCK: Duration = Duration::from_secs(10);
 
 struct Check {

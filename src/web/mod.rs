@@ -110,11 +110,11 @@ use crate::actor::QuorumHandle;
 /// | `names` | the names of nodes by their ids, if `corosync.conf` has any: [`QuorumHandle::node_names`] |
 /// | `settled` | whether the decision is about this membership |
 /// | `ring` | whether the ring is known to be alive: `operational`, `gather` (it is re-forming), `unknown`, or `unwatched` if it cannot be read |
-/// | `exclusive` | whether no other partition can be quorate: [`QuorumHandle::is_exclusive`] |
+/// | `exclusive` | whether this node has quorum and no other partition can have it: [`QuorumHandle::is_exclusive`] |
 /// | `fencing_token` | [`Snapshot::fencing_token`](crate::Snapshot::fencing_token); `null` if the ring has none |
 /// | `epoch` | grows whenever quorum was, or may have been, interrupted |
 /// | `votes` | `expected`, `highest_expected`, `total`, `quorum`, `qdevice`, `configured` (votes of all nodes in the nodelist; `null` if not known), `margin`, `members` (votes by node id), `qdevices` (flags of the quorum device by the node that has it), `flags`; `null` if not known |
-/// | `shortage` | the reason for missing quorum, if the votes show it: `2 of 4 votes, 3 required`, or `4 of 5 votes, waits for all nodes`; otherwise `null` |
+/// | `shortage` | why this node has no quorum, if the votes show the reason: `2 of 4 votes, 3 required`, or `4 of 5 votes, waits for all nodes`; otherwise `null` |
 /// | `local` | the id of this node; `null` if not known |
 /// | `sequence` | grows by one with each change |
 /// | `changed_at` | the time of the last change, RFC 3339 |
@@ -165,7 +165,7 @@ use crate::actor::QuorumHandle;
 ///
 /// The routes also add the handle as `web::Data<QuorumHandle>` for [`Quorate`], in the `App` or
 /// [`scope`](actix_web::web::scope) that they configure. If you add another handle there yourself,
-/// the last one counts. With two handles, use a [`QuorumGate`], which has its own handle.
+/// the one added last is used. With two handles, use a [`QuorumGate`], which has its own handle.
 pub fn routes(quorum: QuorumHandle) -> impl FnOnce(&mut ServiceConfig) {
     move |config| {
         config

@@ -13,7 +13,8 @@ use crate::{
     state::{Connection, Quorum, RingState},
 };
 
-/// The error of a refused request: this node is not known to have quorum.
+/// The error for a refused request: this node does not have the required quorum, or cannot prove
+/// that it has it.
 ///
 /// The answer is 503 with `Retry-After` and `application/problem+json` (RFC 9457), whose `type` is
 /// the address of this page. It contains `quorum`, a `reason` and the `ring_id`. If the reason is

@@ -40,7 +40,7 @@ pub(super) struct RingReads {
     /// When to read next.
     read_at: Moment,
     pending: Option<PendingRead>,
-    /// Whether the pending read was reported as late.
+    /// Whether the pending read has been reported as late.
     is_late: bool,
     /// When the last notification arrived. Only reads that were requested later can confirm each
     /// other.
@@ -149,7 +149,7 @@ impl RingReads {
         }
     }
 
-    /// Records that the daemon has not answered a probe for long.
+    /// Records that the daemon has not answered a probe for a long time.
     pub(super) fn daemon_is_silent(&mut self) {
         if self.pending.is_some() && self.watch.cancel_connect() {
             self.pending = None;
@@ -272,8 +272,8 @@ impl RingReads {
 }
 
 impl SteadyRing {
-    /// Returns the longest time from the beginning of the first read of an answer to the beginning
-    /// of the last one. The thread holds back the earlier readings until the answer is complete.
+    /// Returns how long after the first read of an answer the last one may begin. Until then the
+    /// thread holds back the earlier readings.
     fn held_for(&self) -> Duration {
         (self.interval + LATE) * (self.together - 1)
     }
@@ -283,7 +283,7 @@ impl SteadyRing {
 const CONFIRMED: u32 = 2;
 
 /// How long a read may take before it is late. It takes less than a millisecond, unless the daemon
-/// synchronises, hangs or does not get a processor.
+/// is synchronising, is hung or gets no CPU time.
 const LATE: Duration = Duration::from_millis(50);
 
 /// The delay before another read if the ring cannot be watched: libcmap may be installed by then.
