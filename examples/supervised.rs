@@ -10,7 +10,7 @@ use actix::prelude::*;
 use actix_quorum::{QuorumActor, QuorumChanged, QuorumHandle, sim::Cluster};
 use tokio::time::sleep;
 
-/// Does work every 200 ms that only a quorate node may do.
+/// Every 200 ms, does work that only a quorate node may do.
 struct Worker {
     quorum: QuorumHandle,
     /// The epoch of its last work.
@@ -22,7 +22,7 @@ impl Actor for Worker {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(Duration::from_millis(200), |worker, _| {
-            // The handle answers now; the last message may be old.
+            // The handle reports the current state; the last message may be old.
             if worker.quorum.is_quorate() {
                 println!("working");
             }

@@ -48,7 +48,7 @@ async fn main() {
     }
 }
 
-/// Passes one second with quorum, one without, and one with quorum again.
+/// Spends one second with quorum, one without it, and one with it again.
 async fn lose_and_regain(cluster: &Cluster) {
     sleep(Duration::from_secs(1)).await;
     cluster.partition(&[&[1], &[2, 3]]).expect("the cluster has these nodes");

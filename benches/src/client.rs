@@ -133,9 +133,9 @@ fn run_time(thread: &Path) -> u64 {
     text.split_whitespace().next().and_then(|time| time.parse().ok()).expect("a number")
 }
 
-/// The records of a client.
+/// What a client has recorded.
 pub(crate) struct Records {
-    /// The time of each quorum notification, and whether it was quorate.
+    /// The time of each quorum notification, and whether the notification reported quorum.
     times: Vec<(u64, bool)>,
     /// The CPU time from the wake-up of the thread to the handler, in microseconds, if it is known.
     pub(crate) spent: Sample,
@@ -158,17 +158,17 @@ impl Records {
 
 /// The counts of a subscriber.
 pub(crate) struct Counts {
-    /// The changes after the first message, received or missed.
+    /// The number of changes after the first message, whether received or missed.
     pub(crate) changes: u64,
     pub(crate) missed: u64,
-    /// The messages out of order or after a gap.
+    /// The number of messages that arrived out of order or after a gap.
     pub(crate) wrong: u64,
 }
 
-/// Follows the times in the output of a client.
+/// Marks the end of the times in the output of a client.
 const END: u64 = u64::MAX;
 
-/// The records of this process.
+/// What this process has recorded.
 #[derive(Debug)]
 struct Recorded {
     times: Vec<u64>,
@@ -238,8 +238,8 @@ fn rust_corosync() {
     panic!("the connection ended: {:?}", connect());
 }
 
-/// Returns a system. If the actor and the subscriber share its arbiter, it records when it is
-/// woken.
+/// Returns a system. If the actor and the subscriber share its arbiter, the arbiter's thread stores
+/// its CPU time in [`WOKEN`] whenever it wakes up.
 fn system(same_arbiter: bool) -> SystemRunner {
     System::with_tokio_rt(|| {
         let mut runtime = tokio::runtime::Builder::new_current_thread();

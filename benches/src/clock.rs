@@ -1,6 +1,6 @@
 //! The clocks of the benchmarks.
 
-/// Returns `CLOCK_MONOTONIC` in nanoseconds, which every process reads alike.
+/// Returns the time of `CLOCK_MONOTONIC`, in nanoseconds. The clock is the same in all processes.
 pub(crate) fn now() -> u64 {
     nanos(libc::CLOCK_MONOTONIC)
 }

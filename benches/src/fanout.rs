@@ -220,7 +220,7 @@ impl Subscribers {
     /// until the last handler has run, in nanoseconds.
     fn publish(&self, publisher: Publisher) -> (Option<u64>, u64) {
         let message = self.message.clone();
-        // Returns after the last handler.
+        // This returns once the last handler has run.
         on(&self.arbiter, || ());
         let started = match publisher {
             Publisher::Registry => return self.flip(),
@@ -235,7 +235,7 @@ impl Subscribers {
                 })
             }
             // The simplest publisher that knows whether a subscriber has handled a message, and
-            // sends it no other one until then.
+            // sends the subscriber no further message until then.
             Publisher::Send => {
                 let recipients = Arc::clone(&self.recipients);
                 let requests = Arc::clone(&self.requests);
@@ -338,7 +338,8 @@ pub(crate) fn timed_flip(
     }
 }
 
-/// Returns the expected votes with which three nodes are quorate, or are not.
+/// Returns the number of expected votes with which three nodes are quorate or, if `quorate` is
+/// false, inquorate.
 fn votes(quorate: bool) -> u32 {
     if quorate { 3 } else { 9 }
 }
@@ -417,7 +418,7 @@ impl Handler<Brokered> for Listener {
     }
 }
 
-/// A message that a started actor answers.
+/// A message that an actor answers once it has started.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 struct Barrier;
@@ -440,7 +441,7 @@ impl Wake for WakeClock {
 
 /// Installs [`LogClock`] as the logger.
 pub(crate) fn install_log_clock() {
-    // Another group may have installed it.
+    // Another group may have installed the logger already.
     let _ = log::set_logger(&LOG_CLOCK);
     log::set_max_level(LevelFilter::Info);
 }

@@ -134,7 +134,7 @@ fn latency(report: &mut Report, compiled: &Path, gap: Duration, layout: Layout) 
             "other" => (Some(25.0), Some(150.0)),
             _ => (None, None),
         };
-        // The floor is the C client with as much work. The actor written by hand, which may be
+        // The floor is the C client that does as much work. The actor written by hand, which may be
         // faster, has its own row.
         let busy = if *kind == "same" { "epoll 3000" } else { "handover 3000" };
         let busy =

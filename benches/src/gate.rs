@@ -182,7 +182,7 @@ fn over_http(report: &mut Report, cluster: &Cluster) {
     report.sample("requests a second with the gate, ratio to without", "x", &ratio);
 }
 
-/// Returns the requests a second that `wrk` reports.
+/// Returns the number of requests per second that `wrk` reports.
 fn wrk(server: SocketAddr) -> f64 {
     let output = Command::new("wrk")
         .args(["-t1", "-c16", "-d2s", &format!("http://{server}/")])

@@ -1,13 +1,13 @@
 //! Counts the instructions of the hot paths with callgrind and compares them with stored counts.
 //!
-//! `cargo bench -p actix-quorum-benches --bench instructions` fails if a path takes more than its
-//! stored count and a few per cent; `-- --store` stores the current counts. Unlike times, counts
+//! `cargo bench -p actix-quorum-benches --bench instructions` fails if a path exceeds its stored
+//! count by more than a few per cent; `-- --store` stores the current counts. Unlike times, counts
 //! are the same on a busy machine. Each path runs a number of times and then a larger number of
 //! times. The difference is free of the start and the end of the process.
 //!
-//! The actor connects through a libquorum that follows a script. So a flip is the way of one
+//! The actor connects through a libquorum that follows a script. So a flip is the path of one
 //! notification from `quorum_dispatch` to the subscriber's handler, without a daemon and without a
-//! simulated cluster. The library needs a C compiler, and no Corosync may run in the network
+//! simulated cluster. The library needs a C compiler, and no Corosync may be running in the network
 //! namespace.
 
 #![allow(missing_docs)]
@@ -40,7 +40,7 @@ fn tolerance(path: &str) -> f64 {
     if path == "flip" { 10.0 } else { 4.0 }
 }
 
-/// Returns how often a path runs, first and then.
+/// Returns the number of runs of a path in the two measurements whose difference is taken.
 fn runs(path: &str) -> [u32; 2] {
     match path {
         "is_quorate" => [20_000, 60_000],
@@ -197,7 +197,8 @@ async fn flips(subscribers: u32, runs: u32) -> u64 {
     let builder = QuorumActor::builder().lease(Duration::from_secs(3600)).server_uid(None);
     let quorum = fake_source(builder, fake.path()).start_in_arbiter(System::current().arbiter());
     quorum.wait_quorate().await.expect("the actor runs");
-    // The next probe is not answered, so no further one follows: their number depends on time.
+    // The next probe is not answered, so no further probe follows. The number of probes would
+    // depend on time.
     fake.block("quorum_getquorate");
     let before = quorum.snapshot().sequence;
     let (sender, mut handled) = mpsc::unbounded_channel();

@@ -12,7 +12,7 @@ use crate::{
     support::{Config, Corosync, Flipper, Netns},
 };
 
-/// Flips a second. The last rate is the highest that Corosync accepts.
+/// Flips per second. The last rate is the highest that Corosync accepts.
 const RATES: [u32; 5] = [10, 100, 1_000, 5_000, u32::MAX];
 
 /// The kinds of clients, and their names in the report.

@@ -24,7 +24,7 @@ impl Sample {
         sorted
     }
 
-    /// Returns the value that this part of the values, from 0 to 1, does not exceed.
+    /// Returns the value that this fraction of all values, from 0 to 1, does not exceed.
     pub(crate) fn quantile(&self, part: f64) -> f64 {
         let sorted = self.sorted();
         assert!(!sorted.is_empty(), "the sample is empty");

@@ -37,8 +37,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const CLIENTS: usize = 1_000;
 const ROUNDS: usize = 30;
 
-/// A text in each event that is counted: a flip. The changes of votes that follow a flip do not
-/// have it.
+/// The text in each event that is counted, a flip. The changes of votes that follow a flip do not
+/// contain it.
 const MARK: &str = r#""cause":"quorum""#;
 
 pub(crate) fn run(report: &mut Report) {

@@ -95,20 +95,19 @@ library! {
         /// Connects to the daemon. Blocks for as long as the daemon hangs:
         /// `cmap_initialize(3)`.
         fn cmap_initialize(handle: *mut cmap_handle_t);
-        /// Closes a connection and its fd. Blocks for some 40 ms if the daemon has just died:
+        /// Closes a connection and its fd. Blocks for about 40 ms if the daemon has just died:
         /// `cmap_finalize(3)`.
         fn cmap_finalize(handle: cmap_handle_t);
-        /// Returns the fd that becomes readable when there is something to dispatch, and never
-        /// blocks: `cmap_fd_get(3)`.
+        /// Returns the fd that becomes readable when there is something to dispatch. Never blocks:
+        /// `cmap_fd_get(3)`.
         fn cmap_fd_get(handle: cmap_handle_t, fd: *mut c_int);
         /// Calls the callbacks for the queued events, and blocks for events only with
         /// [`CS_DISPATCH_ONE`](crate::CS_DISPATCH_ONE) and
         /// [`CS_DISPATCH_BLOCKING`](crate::CS_DISPATCH_BLOCKING): `cmap_dispatch(3)`.
         fn cmap_dispatch(handle: cmap_handle_t, dispatch_types: cs_dispatch_flags_t);
-        /// Returns the pointer stored in the connection, and never blocks: `cmap_context_get(3)`.
+        /// Returns the pointer stored in the connection. Never blocks: `cmap_context_get(3)`.
         fn cmap_context_get(handle: cmap_handle_t, context: *mut *const c_void);
-        /// Stores a pointer of the caller's in the connection, and never blocks:
-        /// `cmap_context_set(3)`.
+        /// Stores a pointer of the caller's in the connection. Never blocks: `cmap_context_set(3)`.
         fn cmap_context_set(handle: cmap_handle_t, context: *const c_void);
         /// Stores a value. Blocks for as long as the daemon hangs or the cluster
         /// synchronises: `cmap_set(3)`.

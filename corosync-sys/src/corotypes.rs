@@ -51,7 +51,7 @@ macro_rules! codes {
 }
 
 codes! {
-    /// Done.
+    /// The call succeeded.
     CS_OK = 1,
     /// The daemon is not running, or the connection to it is lost.
     CS_ERR_LIBRARY = 2,

@@ -111,18 +111,18 @@ library! {
     ///
     /// Call them as `(quorum.quorum_fd_get)(handle, &mut fd)`.
     pub struct Quorum("libquorum.so.5") {
-        /// Connects to the daemon for model 0. Blocks for as long as the daemon hangs:
+        /// Connects to the daemon with model 0. Blocks for as long as the daemon hangs:
         /// `quorum_initialize(3)`.
         fn quorum_initialize(
             handle: *mut quorum_handle_t,
             callbacks: *mut quorum_callbacks_t,
             quorum_type: *mut u32,
         );
-        /// Closes a connection and its fd. Blocks for some 40 ms if the daemon has just died:
+        /// Closes a connection and its fd. Blocks for about 40 ms if the daemon has just died:
         /// `quorum_finalize(3)`.
         fn quorum_finalize(handle: quorum_handle_t);
-        /// Returns the fd that becomes readable when there is something to dispatch, and never
-        /// blocks: `quorum_fd_get(3)`.
+        /// Returns the fd that becomes readable when there is something to dispatch. Never blocks:
+        /// `quorum_fd_get(3)`.
         fn quorum_fd_get(handle: quorum_handle_t, fd: *mut c_int);
         /// Calls the callbacks for the queued events, and blocks for events only with
         /// [`CS_DISPATCH_ONE`](crate::CS_DISPATCH_ONE) and
@@ -137,14 +137,14 @@ library! {
         /// Asks the daemon to stop notifications. Blocks for as long as the daemon hangs or
         /// the cluster synchronises: `quorum_trackstop(3)`.
         fn quorum_trackstop(handle: quorum_handle_t);
-        /// Stores a pointer of the caller's in the connection, and never blocks:
+        /// Stores a pointer of the caller's in the connection. Never blocks:
         /// `quorum_context_set(3)`.
         fn quorum_context_set(handle: quorum_handle_t, context: *const c_void);
-        /// Returns the pointer stored in the connection, and never blocks: `quorum_context_get(3)`.
+        /// Returns the pointer stored in the connection. Never blocks: `quorum_context_get(3)`.
         fn quorum_context_get(handle: quorum_handle_t, context: *mut *const c_void);
     }
     optional {
-        /// Connects to the daemon for any model. Blocks for as long as the daemon hangs:
+        /// Connects to the daemon with any model. Blocks for as long as the daemon hangs:
         /// `quorum_model_initialize(3)`; absent before Corosync 3.1.0. Model V1 kills a daemon of
         /// Corosync 2.
         fn quorum_model_initialize(

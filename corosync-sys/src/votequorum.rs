@@ -42,7 +42,7 @@ pub const VOTEQUORUM_QDEVICE_NODEID: c_uint = 0;
 pub const VOTEQUORUM_QDEVICE_MAX_NAME_LEN: usize = 255;
 /// The time without a poll after which a quorum device counts as dead, in milliseconds.
 pub const VOTEQUORUM_QDEVICE_DEFAULT_TIMEOUT: c_uint = 10000;
-/// The same time while the cluster synchronises.
+/// The same time while the cluster synchronises, in milliseconds.
 pub const VOTEQUORUM_QDEVICE_DEFAULT_SYNC_TIMEOUT: c_uint = 30000;
 
 /// The largest size of a quorum device's information about a node, in bytes. Added after Corosync
@@ -66,7 +66,7 @@ pub struct votequorum_info {
     pub node_state: c_uint,
     /// Its votes.
     pub node_votes: c_uint,
-    /// The votes it expects of the cluster.
+    /// The number of votes that it expects in the whole cluster.
     pub node_expected_votes: c_uint,
     /// The highest number of votes that any node expects.
     pub highest_expected: c_uint,
@@ -169,15 +169,15 @@ library! {
             handle: *mut votequorum_handle_t,
             callbacks: *mut votequorum_callbacks_t,
         );
-        /// Closes a connection and its fd. Blocks for some 40 ms if the daemon has just died:
+        /// Closes a connection and its fd. Blocks for about 40 ms if the daemon has just died:
         /// `votequorum_finalize(3)`.
         fn votequorum_finalize(handle: votequorum_handle_t);
         /// Calls the callbacks for the queued events, and blocks for events only with
         /// [`CS_DISPATCH_ONE`](crate::CS_DISPATCH_ONE) and
         /// [`CS_DISPATCH_BLOCKING`](crate::CS_DISPATCH_BLOCKING): `votequorum_dispatch(3)`.
         fn votequorum_dispatch(handle: votequorum_handle_t, dispatch_types: cs_dispatch_flags_t);
-        /// Returns the fd that becomes readable when there is something to dispatch, and never
-        /// blocks: `votequorum_fd_get(3)`.
+        /// Returns the fd that becomes readable when there is something to dispatch. Never blocks:
+        /// `votequorum_fd_get(3)`.
         fn votequorum_fd_get(handle: votequorum_handle_t, fd: *mut c_int);
         /// Asks the daemon for the votes and the state of a node (0: this one). Blocks for as
         /// long as the daemon hangs: `votequorum_getinfo(3)`.
@@ -198,10 +198,9 @@ library! {
         /// Asks the daemon to stop notifications. Blocks for as long as the daemon hangs:
         /// `votequorum_trackstop(3)`.
         fn votequorum_trackstop(handle: votequorum_handle_t);
-        /// Returns the pointer stored in the connection, and never blocks:
-        /// `votequorum_context_get(3)`.
+        /// Returns the pointer stored in the connection. Never blocks: `votequorum_context_get(3)`.
         fn votequorum_context_get(handle: votequorum_handle_t, context: *mut *mut c_void);
-        /// Stores a pointer of the caller's in the connection, and never blocks:
+        /// Stores a pointer of the caller's in the connection. Never blocks:
         /// `votequorum_context_set(3)`.
         fn votequorum_context_set(handle: votequorum_handle_t, context: *mut c_void);
     }

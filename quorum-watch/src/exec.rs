@@ -1,4 +1,4 @@
-//! `quorum-watch exec`
+//! The command `quorum-watch exec`.
 
 use std::{
     io::{self, Write as _},
@@ -115,10 +115,11 @@ async fn guarded(quorum: &QuorumHandle, wait: &Wait) -> Option<QuorumGuard> {
     timeout(limit, guarded).await.ok().flatten()
 }
 
-/// Sends this signal, and KILL after the grace. Returns when the command has ended.
+/// Sends this signal, and KILL if the command has not ended after the grace. Returns when the
+/// command has ended.
 async fn end(child: &mut Child, signal: Signal, grace: Duration) -> io::Result<ExitStatus> {
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    // There is no id after the command was reaped. Until then no other process can have its id.
+    // There is no id once the command has been reaped. Until then no other process can have its id.
     if let Some(pid) = pid {
         kill_process(pid, signal)?;
     }

@@ -39,7 +39,7 @@ async fn main() -> ExitCode {
     };
     match run(options).await {
         Ok(code) => code,
-        // The reader of the output has ended, as with `| head`.
+        // The program that reads the output has exited, as `| head` does.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(1),
         Err(error) => {
             eprintln!("quorum-watch: {error}");

@@ -1,4 +1,4 @@
-//! `quorum-watch man`
+//! The command `quorum-watch man`.
 
 use std::io::{self, Write};
 

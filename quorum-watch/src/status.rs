@@ -1,4 +1,4 @@
-//! `quorum-watch status`
+//! The command `quorum-watch status`.
 
 use std::{
     fmt::Write as _,

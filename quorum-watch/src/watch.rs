@@ -1,4 +1,4 @@
-//! `quorum-watch watch`
+//! The command `quorum-watch watch`.
 
 use std::io::{self, Write};
 

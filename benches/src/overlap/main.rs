@@ -126,7 +126,7 @@ fn measure_fault(
     outcome
 }
 
-/// Returns how often Corosync has logged that it had no processor for 0.8 T, on nodes that were not
+/// Returns how often Corosync has logged that it got no CPU time for 0.8 T, on nodes that were not
 /// paused.
 fn starved(cluster: &Cluster, fault: Fault) -> usize {
     let nodes = cluster.nodes().filter(|node| fault != Fault::Paused || node.id != 1);

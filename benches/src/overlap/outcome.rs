@@ -11,11 +11,11 @@ use crate::{
 
 /// The default of `QuorumBuilder::settle_grace`.
 const SETTLE_GRACE: Duration = Duration::from_secs(1);
-/// The clients of the nodes receive a merge one after another. For this time a node that is still
-/// in the older ring does not count as another partition.
+/// The clients of the nodes receive a merge one after another. For this long, in nanoseconds, a
+/// node that is still in the older ring is not treated as another partition.
 const SKEW: u64 = 100_000_000;
 
-/// The longest time between two samples with which an outcome is valid.
+/// The longest time between two samples, in nanoseconds, with which an outcome is valid.
 const LONGEST_GAP: u64 = 250_000_000;
 
 /// The timeouts of a cluster.
@@ -49,7 +49,7 @@ pub(crate) struct Outcome {
     /// How long the daemons of the other nodes had no ring or no decision; the longer of the two
     /// times.
     pub(crate) gap: u64,
-    /// Whether the machine was too busy, so that not only the fault caused the outcome.
+    /// Whether the machine was so busy that the fault may not be the only cause of the outcome.
     pub(crate) is_disturbed: bool,
     /// The budgets that were not met.
     pub(crate) missed: Vec<String>,

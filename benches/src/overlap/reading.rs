@@ -12,12 +12,13 @@ use actix_quorum::{QuorumActor, QuorumHandle};
 use crate::clock;
 
 const PERIOD: Duration = Duration::from_millis(2);
-/// A later sample is reported, because the readings before it are not known.
+/// A sample that follows the previous one after more than this time, in nanoseconds, is reported as
+/// late, because the readings in between are not known.
 const LATE: u64 = 50_000_000;
 
 /// Prints a line for each change of a reading, `BEFORE AFTER quorate|exclusive true|false`: the
 /// last time at which the reading had the old value, and the first time at which it has the new
-/// one. Ends with its standard input.
+/// one. Ends when its standard input ends.
 pub(crate) fn run() {
     thread::spawn(|| {
         let _ = stdin().read_to_end(&mut Vec::new());

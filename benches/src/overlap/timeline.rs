@@ -72,7 +72,7 @@ pub(crate) struct Timeline {
     pub(crate) ring: Steps<Ring>,
     /// The quorum notifications, and the members that each was about.
     pub(crate) decisions: Steps<(bool, Vec<u32>)>,
-    /// Totem's counters of GATHER and OPERATIONAL entered.
+    /// How many times the daemon has entered GATHER and OPERATIONAL, from totem's counters.
     pub(crate) counters: Steps<(u64, u64)>,
     /// The times at which the reader of the counters lost its connection.
     counters_lost: Vec<u64>,
