@@ -30,8 +30,8 @@ struct Service {
     value: Arc<Mutex<String>>,
 }
 
-/// Passes requests with a safe method, such as GET, on. Passes other requests on only while this
-/// node has quorum and no other partition can have it.
+/// Passes on every request with a safe method, such as GET. Passes on other requests only while
+/// this node has quorum and no other partition can have it.
 async fn gate(State(quorum): State<QuorumHandle>, request: Request, next: Next) -> Response {
     if request.method().is_safe() || quorum.is_exclusive() {
         return next.run(request).await;

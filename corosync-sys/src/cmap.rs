@@ -92,8 +92,7 @@ pub type cmap_notify_fn_t = Option<
 library! {
     /// The functions of libcmap.
     pub struct Cmap("libcmap.so.4") {
-        /// Connects to the daemon. Blocks for as long as the daemon hangs:
-        /// `cmap_initialize(3)`.
+        /// Connects to the daemon. Blocks for as long as the daemon is hung: `cmap_initialize(3)`.
         fn cmap_initialize(handle: *mut cmap_handle_t);
         /// Closes a connection and its fd. Blocks for about 40 ms if the daemon has just died:
         /// `cmap_finalize(3)`.
@@ -109,8 +108,8 @@ library! {
         fn cmap_context_get(handle: cmap_handle_t, context: *mut *const c_void);
         /// Stores a pointer of the caller's in the connection. Never blocks: `cmap_context_set(3)`.
         fn cmap_context_set(handle: cmap_handle_t, context: *const c_void);
-        /// Stores a value. Blocks for as long as the daemon hangs or the cluster
-        /// synchronises: `cmap_set(3)`.
+        /// Stores a value. Blocks for as long as the daemon is hung or the cluster is
+        /// synchronising: `cmap_set(3)`.
         fn cmap_set(
             handle: cmap_handle_t,
             key_name: *const c_char,
@@ -129,8 +128,8 @@ library! {
         /// Deletes a key, and blocks as `cmap_set` does: `cmap_delete(3)`.
         fn cmap_delete(handle: cmap_handle_t, key_name: *const c_char);
         /// Fetches a value into a buffer of `*value_len` bytes, or only its length and type if
-        /// `value` is null. Blocks for as long as the daemon hangs or the cluster
-        /// synchronises: `cmap_get(3)`.
+        /// `value` is null. Blocks for as long as the daemon is hung or the cluster is
+        /// synchronising: `cmap_get(3)`.
         fn cmap_get(
             handle: cmap_handle_t,
             key_name: *const c_char,
@@ -187,9 +186,8 @@ library! {
         fn cmap_track_delete(handle: cmap_handle_t, track_handle: cmap_track_handle_t);
     }
     optional {
-        /// Connects to the daemon for one of the maps. Blocks for as long as the daemon
-        /// hangs: `cmap_initialize_map(3)`; absent before Corosync 3.0. It kills a daemon of
-        /// Corosync 2.
+        /// Connects to the daemon for one of the maps. Blocks for as long as the daemon is hung:
+        /// `cmap_initialize_map(3)`; absent before Corosync 3.0. It kills a daemon of Corosync 2.
         fn cmap_initialize_map(handle: *mut cmap_handle_t, map: cmap_map_t) as initialize_map;
     }
 }

@@ -111,7 +111,7 @@ library! {
     ///
     /// Call them as `(quorum.quorum_fd_get)(handle, &mut fd)`.
     pub struct Quorum("libquorum.so.5") {
-        /// Connects to the daemon with model 0. Blocks for as long as the daemon hangs:
+        /// Connects to the daemon with model 0. Blocks for as long as the daemon is hung:
         /// `quorum_initialize(3)`.
         fn quorum_initialize(
             handle: *mut quorum_handle_t,
@@ -128,14 +128,14 @@ library! {
         /// [`CS_DISPATCH_ONE`](crate::CS_DISPATCH_ONE) and
         /// [`CS_DISPATCH_BLOCKING`](crate::CS_DISPATCH_BLOCKING): `quorum_dispatch(3)`.
         fn quorum_dispatch(handle: quorum_handle_t, dispatch_types: cs_dispatch_flags_t);
-        /// Asks the daemon whether the node is quorate. Blocks for as long as the daemon
-        /// hangs or the cluster synchronises: `quorum_getquorate(3)`.
+        /// Asks the daemon whether the node is quorate. Blocks for as long as the daemon is hung or
+        /// the cluster is synchronising: `quorum_getquorate(3)`.
         fn quorum_getquorate(handle: quorum_handle_t, quorate: *mut c_int);
-        /// Asks the daemon for notifications (`CS_TRACK_*`). Blocks for as long as the daemon
-        /// hangs or the cluster synchronises: `quorum_trackstart(3)`.
+        /// Asks the daemon for notifications (`CS_TRACK_*`). Blocks for as long as the daemon is
+        /// hung or the cluster is synchronising: `quorum_trackstart(3)`.
         fn quorum_trackstart(handle: quorum_handle_t, flags: c_uint);
-        /// Asks the daemon to stop notifications. Blocks for as long as the daemon hangs or
-        /// the cluster synchronises: `quorum_trackstop(3)`.
+        /// Asks the daemon to stop notifications. Blocks for as long as the daemon is hung or the
+        /// cluster is synchronising: `quorum_trackstop(3)`.
         fn quorum_trackstop(handle: quorum_handle_t);
         /// Stores a pointer of the caller's in the connection. Never blocks:
         /// `quorum_context_set(3)`.
@@ -144,7 +144,7 @@ library! {
         fn quorum_context_get(handle: quorum_handle_t, context: *mut *const c_void);
     }
     optional {
-        /// Connects to the daemon with any model. Blocks for as long as the daemon hangs:
+        /// Connects to the daemon with any model. Blocks for as long as the daemon is hung:
         /// `quorum_model_initialize(3)`; absent before Corosync 3.1.0. Model V1 kills a daemon of
         /// Corosync 2.
         fn quorum_model_initialize(

@@ -42,7 +42,7 @@ pub const VOTEQUORUM_QDEVICE_NODEID: c_uint = 0;
 pub const VOTEQUORUM_QDEVICE_MAX_NAME_LEN: usize = 255;
 /// The time without a poll after which a quorum device counts as dead, in milliseconds.
 pub const VOTEQUORUM_QDEVICE_DEFAULT_TIMEOUT: c_uint = 10000;
-/// The same time while the cluster synchronises, in milliseconds.
+/// The same time while the cluster is synchronising, in milliseconds.
 pub const VOTEQUORUM_QDEVICE_DEFAULT_SYNC_TIMEOUT: c_uint = 30000;
 
 /// The largest size of a quorum device's information about a node, in bytes. Added after Corosync
@@ -161,9 +161,9 @@ pub struct votequorum_callbacks_t {
 library! {
     /// The functions of libvotequorum.
     ///
-    /// The daemon answers these requests even while the cluster synchronises.
+    /// The daemon answers these requests even while the cluster is synchronising.
     pub struct VoteQuorum("libvotequorum.so.8") {
-        /// Connects to the daemon. Blocks for as long as the daemon hangs, and fails unless
+        /// Connects to the daemon. Blocks for as long as the daemon is hung, and fails unless
         /// votequorum is the quorum provider: `votequorum_initialize(3)`.
         fn votequorum_initialize(
             handle: *mut votequorum_handle_t,
@@ -179,23 +179,23 @@ library! {
         /// Returns the fd that becomes readable when there is something to dispatch. Never blocks:
         /// `votequorum_fd_get(3)`.
         fn votequorum_fd_get(handle: votequorum_handle_t, fd: *mut c_int);
-        /// Asks the daemon for the votes and the state of a node (0: this one). Blocks for as
-        /// long as the daemon hangs: `votequorum_getinfo(3)`.
+        /// Asks the daemon for the votes and the state of a node (0: this one). Blocks for as long
+        /// as the daemon is hung: `votequorum_getinfo(3)`.
         fn votequorum_getinfo(
             handle: votequorum_handle_t,
             nodeid: c_uint,
             info: *mut votequorum_info,
         );
-        /// Sets the expected votes of the cluster. Blocks for as long as the daemon hangs:
+        /// Sets the expected votes of the cluster. Blocks for as long as the daemon is hung:
         /// `votequorum_setexpected(3)`.
         fn votequorum_setexpected(handle: votequorum_handle_t, expected_votes: c_uint);
-        /// Sets the votes of a node. Blocks for as long as the daemon hangs:
+        /// Sets the votes of a node. Blocks for as long as the daemon is hung:
         /// `votequorum_setvotes(3)`.
         fn votequorum_setvotes(handle: votequorum_handle_t, nodeid: c_uint, votes: c_uint);
-        /// Asks the daemon for notifications (`CS_TRACK_*`). Blocks for as long as the daemon
-        /// hangs: `votequorum_trackstart(3)`.
+        /// Asks the daemon for notifications (`CS_TRACK_*`). Blocks for as long as the daemon is
+        /// hung: `votequorum_trackstart(3)`.
         fn votequorum_trackstart(handle: votequorum_handle_t, context: u64, flags: c_uint);
-        /// Asks the daemon to stop notifications. Blocks for as long as the daemon hangs:
+        /// Asks the daemon to stop notifications. Blocks for as long as the daemon is hung:
         /// `votequorum_trackstop(3)`.
         fn votequorum_trackstop(handle: votequorum_handle_t);
         /// Returns the pointer stored in the connection. Never blocks: `votequorum_context_get(3)`.

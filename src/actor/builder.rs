@@ -89,8 +89,8 @@ impl QuorumBuilder {
         Self { probe_interval: Some(probe_interval), ..self }
     }
 
-    /// How long the old quorum decision counts after a membership change, while Corosync
-    /// synchronises. Default 1 s. Corosync usually decides within milliseconds; with a quorum
+    /// How long the old quorum decision counts after a membership change, while Corosync is
+    /// synchronising. Default 1 s. Corosync usually decides within milliseconds; with a quorum
     /// device, the decision can take half a minute. On a connection that is opened before the new
     /// decision, an old decision for quorum is not believed. The limit for a hung daemon includes
     /// this time as well: see [`lease`](Self::lease).
@@ -224,8 +224,8 @@ impl QuorumBuilder {
     /// Starts the supervised actor in its own [`System`] on its own thread.
     ///
     /// Use it in a program without a `System`: one on tokio, or one without an async runtime. The
-    /// handle is the same as that of [`start`](Self::start) and works on every thread.
-    /// [`QuorumHandle::stop`], [`QuorumGuard::lost`](crate::QuorumGuard::lost) and
+    /// returned handle is like the one that [`start`](Self::start) returns, and works on every
+    /// thread. [`QuorumHandle::stop`], [`QuorumGuard::lost`](crate::QuorumGuard::lost) and
     /// [`QuorumGuard::run`](crate::QuorumGuard::run) need a timer: call them on a tokio runtime
     /// with time enabled. Everything else works on any executor.
     ///

@@ -35,7 +35,7 @@ pub struct QuorumHandle {
 }
 
 impl QuorumHandle {
-    /// Whether this node is known to have quorum now.
+    /// Whether this node has quorum now. Returns `false` if this is not known.
     ///
     /// Compares the lease with the clock, so it returns `false` on time even if the actor is stuck
     /// or dead. It takes no lock and writes no shared memory.
@@ -463,9 +463,9 @@ impl QuorumHandle {
     /// ```
     ///
     /// The returned future resolves when the connection to Corosync is closed, or after 800 ms at
-    /// the latest. If Corosync hangs, the waiting calls are cancelled, and their threads end within
-    /// two seconds; they do not keep the process from ending. The actor also stops if the future is
-    /// dropped.
+    /// the latest. If Corosync is hung, the waiting calls are cancelled, and their threads end
+    /// within two seconds; they do not keep the process from ending. The actor also stops if the
+    /// future is dropped.
     ///
     /// # Panics
     ///

@@ -221,7 +221,7 @@ impl QuorumActor {
         // The timer rounds up, so it never fires before the deadline.
         let now = self.shared.lease.clock().now();
         let delay = deadline.since(now);
-        // An overdue timer does not count: after the system was suspended, it fires late.
+        // An overdue timer is ignored: after the system was suspended, it fires late.
         let fires_before = |timer: Moment| timer <= deadline && timer > now;
         // The ticks of the connection also apply the deadlines, so a deadline that is far away
         // needs no timer yet.

@@ -212,7 +212,8 @@ impl Cmap {
     }
 
     /// Returns the value of this key, if it exists. Blocks until the daemon answers. A daemon that
-    /// synchronises answers only on connections that were opened after the synchronisation began.
+    /// is synchronising answers only on connections that were opened after the synchronisation
+    /// began.
     pub(crate) fn get_u64(&self, key: &CStr) -> Result<Option<u64>, Error> {
         let mut value = 0;
         // SAFETY: the handle is open; the key lives through the call, and the value is a local.

@@ -1,4 +1,4 @@
-//! A safe and complete wrapper of libquorum, for programs that need no actor.
+//! A safe and complete wrapper around libquorum, for programs that need no actor.
 //!
 //! [`Handle`] is one connection to Corosync's quorum service. Its methods call the functions of
 //! libquorum and block for as long as they do: every request waits for the daemon without a
@@ -100,7 +100,7 @@ pub struct Handle {
     quorum_type: QuorumType,
     buffer: CallbackBuffer,
     peer_link: PeerLink,
-    /// When a waiting message was first found that could not be dispatched.
+    /// When a waiting message that could not be dispatched was first noticed.
     stuck_since: Option<Instant>,
     /// Whether a call has reported the end of the connection.
     lost: bool,

@@ -66,7 +66,7 @@ impl Votequorum {
     }
 
     /// Requests the report about this node and the votes of these members. Blocks until the daemon
-    /// answers; it answers even while it synchronises (`exec/main.c`).
+    /// answers; it answers even while it is synchronising (`exec/main.c`).
     pub(crate) fn info(&mut self, members: &[NodeId]) -> Result<Info, Error> {
         let info = self.get_info(NodeId(0))?;
         let votes = Votes {

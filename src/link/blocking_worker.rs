@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Runs the calls that open and close connections on a separate thread. They can block for a long
-/// time when Corosync hangs, and the actor must not block.
+/// time when Corosync is hung, and the actor must not block.
 ///
 /// There is at most one such thread. It ends when there are no more jobs. It runs the jobs in
 /// order, so a connection is closed before the next one is opened.

@@ -90,7 +90,7 @@ impl Corosync {
         }
     }
 
-    /// Opens a connection and starts tracking. Blocks while Corosync hangs, until `canceller`
+    /// Opens a connection and starts tracking. Blocks while Corosync is hung, until `canceller`
     /// cancels the call.
     fn track(
         &self,

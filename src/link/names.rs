@@ -32,8 +32,8 @@ pub enum NameSource {
 
 /// The node names in Corosync's configuration.
 ///
-/// Reading them blocks while Corosync synchronises or hangs, so at most one separate thread reads
-/// them, and no other thread waits for it. A read that takes too long is cancelled.
+/// Reading them blocks while Corosync is synchronising or hangs, so at most one separate thread
+/// reads them, and no other thread waits for it. A read that takes too long is cancelled.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     known: Mutex<Arc<NodeNames>>,
@@ -55,7 +55,7 @@ enum Reading {
     Again,
 }
 
-/// How long a read may take. Corosync waits for a silent quorum device for less than that when it
+/// How long a read may take. Corosync waits less than that for a silent quorum device when it
 /// synchronises (`quorum.device.sync_timeout`, 30 s).
 const READ_TIMEOUT: Duration = Duration::from_secs(40);
 

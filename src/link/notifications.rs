@@ -226,8 +226,8 @@ impl LinkEvents {
                     self.probe_at = self.probe_at.min(self.clock.now().after(soon));
                 }
                 let now = self.clock.now();
-                // A daemon that synchronises does not answer a read, but still answers votequorum.
-                // So if a read is late, a probe shows whether the daemon is alive.
+                // A daemon that is synchronising does not answer a read, but still answers
+                // votequorum. So if a read is late, a probe shows whether the daemon is alive.
                 let is_late = self.ring.as_mut().is_some_and(RingReads::has_become_late);
                 if now < self.probe_at && !is_late {
                     return;

@@ -112,8 +112,8 @@ struct Prober {
 /// The service that answers the probe.
 enum Service {
     Votequorum(Votequorum),
-    /// The quorum service, for a daemon without votequorum. It does not answer while Corosync
-    /// synchronises.
+    /// The quorum service, for a daemon without votequorum. It does not answer while Corosync is
+    /// synchronising.
     Quorum(Handle),
 }
 

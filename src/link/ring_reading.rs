@@ -7,7 +7,7 @@ use crate::link::clock::Moment;
 /// One read of the daemon's counters (`stats.srp.*` in `cmap_keys(7)`).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RingReading {
-    /// The number of the connection on which the counters were read. A daemon that synchronises
+    /// The number of the connection on which the counters were read. A daemon that is synchronising
     /// answers only on connections that were opened after the synchronisation began.
     pub(crate) connection: u64,
     /// When the first counter was requested, minus the possible age of the counters.

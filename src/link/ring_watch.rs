@@ -27,8 +27,8 @@ use crate::{
 /// Reads the counters of a daemon.
 pub trait RingWatch: fmt::Debug + Send + Sync {
     /// Requests reads on a schedule, until another request is made. An answer may be late or never
-    /// arrive: a daemon that synchronises answers only on connections that were opened after the
-    /// synchronisation began.
+    /// arrive: a daemon that is synchronising answers only on connections that were opened after
+    /// the synchronisation began.
     ///
     /// `steady` is a reading of a daemon that has stayed in OPERATIONAL. If it is given, most reads
     /// are short ([`RingReading::goes_on`]), and one answer may contain several readings that
@@ -36,8 +36,8 @@ pub trait RingWatch: fmt::Debug + Send + Sync {
     fn read(&self, schedule: Schedule, steady: Option<RingReading>) -> Answers<Vec<RingUpdate>>;
 
     /// Cancels a read that a live daemon does not answer. The next read opens another connection,
-    /// which the daemon answers even while it synchronises. Returns `false`, and cancels nothing,
-    /// if the read has only recently begun to open a connection.
+    /// which the daemon answers even while it is synchronising. Returns `false`, and cancels
+    /// nothing, if the read has only recently begun to open a connection.
     ///
     /// Without the cancellation, the daemon would spin at real-time priority while the request
     /// waits, because the request keeps a descriptor readable (libqb `lib/ipcs.c`).

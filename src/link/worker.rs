@@ -46,7 +46,7 @@ pub struct Schedule {
 /// restarts it if it has ended. When a new request arrives, the thread gives no further answer to
 /// the previous one.
 ///
-/// The thread blocks for as long as Corosync hangs, and no other thread waits for it. An answer
+/// The thread blocks for as long as Corosync is hung, and no other thread waits for it. An answer
 /// proves that Corosync is alive; a missing answer proves nothing.
 pub(crate) struct Worker<R: Responder> {
     name: &'static str,

@@ -267,8 +267,8 @@ impl Delivery {
 }
 
 impl Progress {
-    /// Returns the next message, or `None` if the subscriber was sent all of them. If `latest` is
-    /// the next change, the history is not read.
+    /// Returns the next message, or `None` if the subscriber has been sent all messages. If
+    /// `latest` is the next change, the history is not read.
     fn next_message(
         &mut self,
         subscription: &Arc<Subscription>,
@@ -295,14 +295,14 @@ impl Progress {
         Some(change)
     }
 
-    /// Whether the subscriber was sent every change so far, and more changes may follow.
+    /// Whether the subscriber has been sent every change so far, and more changes may follow.
     fn is_up_to_date(&self, history: &History) -> bool {
         self.last_sent.as_ref().is_some_and(|last_sent| {
             last_sent.connection != Connection::Stopped && !history.is_ahead_of(last_sent)
         })
     }
 
-    /// Whether the message that reports the end of the actor was sent. It is the last one.
+    /// Whether the last message, which reports the end of the actor, has been sent.
     fn has_ended(&self) -> bool {
         self.last_sent.as_ref().is_some_and(|last_sent| last_sent.connection == Connection::Stopped)
     }

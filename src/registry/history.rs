@@ -1,4 +1,4 @@
-//! The last changes, from which every subscriber reads its next message.
+//! The most recent changes, from which every subscriber receives its next message.
 
 use std::{
     collections::VecDeque,
@@ -15,7 +15,7 @@ use crate::state::{self, Connection, DepartureLog, QuorumChanged, Snapshot};
 /// How many changes are kept for slow subscribers.
 pub(crate) const HISTORY_LEN: usize = 1024;
 
-/// The last changes and the current state.
+/// The most recent changes and the current state.
 #[derive(Debug)]
 pub(crate) struct History {
     /// The sequence of the current state. It shows without the lock whether a reader is up to date.

@@ -97,8 +97,8 @@ pub enum Fault {
 }
 
 impl Cluster {
-    /// Called when a client has received everything. A daemon that has stayed alone for its clients
-    /// joins the other nodes when all clients have received everything.
+    /// Called when a client has received everything. A daemon that has just started stays alone
+    /// until all of its clients have received everything, and then joins the other nodes.
     pub(super) fn drained(&self, id: NodeId) {
         let joins = |state: &mut State| {
             let clients = state.clients(id);

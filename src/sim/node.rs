@@ -185,13 +185,13 @@ impl Probe for SimulatedProbe {
 }
 
 /// Reads a node's counters directly. The daemon answers immediately or, if it is paused, when it is
-/// resumed. While it synchronises, it answers only on connections that were opened after the
+/// resumed. While it is synchronising, it answers only on connections that were opened after the
 /// synchronisation began.
 #[derive(Debug)]
 struct SimulatedRingWatch {
     node: Arc<Node>,
     connection: AtomicU64,
-    /// Whether the connection was opened while the daemon synchronised.
+    /// Whether the connection was opened while the daemon was synchronising.
     is_new: Arc<AtomicBool>,
     /// How many tokens had arrived at the last read.
     tokens: Arc<AtomicU64>,

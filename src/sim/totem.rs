@@ -1,4 +1,4 @@
-//! When rings end and form: immediately, or after the token and consensus timeouts
+//! Decides when rings end and form: immediately, or after the token and consensus timeouts
 //! (`exec/totemsrp.c`).
 
 use std::{collections::BTreeSet, time::Duration};

@@ -240,7 +240,7 @@ impl World {
         // miss it.
         let was_with = if node.alone { node.unnoticed } else { Some(node.ring) };
         node.alone = alone;
-        // Nodes that synchronise wait for this daemon, and so they notice its restart.
+        // Nodes that are synchronising wait for this daemon, and so they notice its restart.
         let settled = node.decision.ring == node.ring;
         node.unnoticed = was_with.filter(|_| alone && restarted && settled);
         node.expected_votes = None;
@@ -383,7 +383,7 @@ impl World {
     }
 
     /// Returns the counters of a node's daemon, the votes in the nodelist, and whether the daemon
-    /// synchronises. Returns `None` while the daemon is down or paused.
+    /// is synchronising. Returns `None` while the daemon is down or paused.
     pub(super) fn ring_counters(&self, id: NodeId) -> Option<(RingCounters, u32, bool)> {
         let node = self.node(id).filter(|node| node.daemon == Daemon::Running)?;
         let synchronises = self.provider && node.decision.ring != node.ring;
@@ -439,7 +439,7 @@ impl World {
             }
             let votes = given.get(id).copied();
             let node = self.member_mut(*id);
-            // The device is asked while the ring synchronises, before the decision.
+            // The device is asked while the ring is synchronising, before the decision.
             node.votequorum.device = votes;
             node.votequorum.sync(&infos, options);
             node.decide();

@@ -15,7 +15,7 @@ use crate::{
 /// The first message after subscribing has [`Cause::Subscribed`] and is a change from an unknown
 /// state: `previous` is [`Quorum::Unknown`](crate::Quorum::Unknown) and all members have joined. So
 /// an actor starts its work on [`is_gain`](Self::is_gain), ends it on [`is_loss`](Self::is_loss),
-/// and starts again on [`interrupted`](Self::interrupted).
+/// and starts it again on [`interrupted`](Self::interrupted).
 ///
 /// The next message is sent when this one has been handled. With an asynchronous handler, it is
 /// sent when the handler has dropped this message or has ended, so do not hold the message across a

@@ -1,4 +1,4 @@
-//! Whether the votes prove that quorum was held without a break.
+//! Decides whether the votes prove that quorum was held without a break.
 
 use std::mem;
 
@@ -62,8 +62,8 @@ impl Continuity {
     }
 }
 
-/// Whether all votes except those of `companions` reach the threshold. Each companion counts with
-/// the smaller of its votes in `before` and `after`: if in doubt, the result is `true`.
+/// Whether all votes except those of `companions` reach the threshold. Each companion is counted
+/// with the smaller of its votes in `before` and `after`: if in doubt, the result is `true`.
 fn others_may_be_quorate(companions: &[NodeId], before: &Votes, after: &Votes) -> bool {
     let ours: u64 = companions
         .iter()

@@ -1,4 +1,4 @@
-//! Whether the ring of the last decision is still alive.
+//! Tracks whether the ring of the last decision is still alive.
 //!
 //! A daemon that has lost its token still answers every request with its old state and informs no
 //! client: libquorum reports only a *new* ring. The daemon's counters show the loss
@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// Whether the ring of the quorum decision is known to be alive.
+/// Whether there is recent evidence that the ring of the quorum decision is alive.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[cfg_attr(
     feature = "serde",
@@ -81,7 +81,7 @@ pub(super) struct RingEvidence {
     /// A moment after which the token has moved, and for how long after that moment the ring is
     /// believed to be alive.
     token_seen: Option<(Moment, Duration)>,
-    /// Evidence from before this moment does not count, because a deadline passed then.
+    /// Evidence from before this moment is ignored, because a deadline passed then.
     not_before: Moment,
 }
 

@@ -92,10 +92,11 @@ pub struct Snapshot {
     /// The members of the ring, ascending. Without a connection, and until a new connection has
     /// reported its members, the last known members.
     pub members: Vec<NodeId>,
-    /// Whether the quorum decision is about this membership. `false` while Corosync synchronises
-    /// after a membership change, while its ring is re-forming, and without a connection.
+    /// Whether the quorum decision is about this membership. `false` while Corosync is
+    /// synchronising after a membership change, while its ring is re-forming, and without a
+    /// connection.
     pub settled: bool,
-    /// Whether the ring of the decision is known to be alive.
+    /// Whether there is recent evidence that the ring of the decision is alive.
     pub ring: RingState,
     /// The number of the current period of unbroken quorum. It grows whenever it cannot be proved
     /// that quorum was held without a break: after a loss of quorum, a lost connection or an
@@ -194,8 +195,8 @@ impl Snapshot {
 
     /// Whether this node would still have quorum without `nodes`, given the current votes.
     ///
-    /// Nodes that are not members make no difference. A tie-breaker does not count for the
-    /// remaining nodes.
+    /// Nodes that are not members make no difference. The result ignores a tie-breaker that the
+    /// remaining nodes may have.
     ///
     /// Returns `None` if the votes of this membership are not known: there is no votequorum,
     /// Corosync has not decided about this membership yet, or the votes have not been requested
@@ -241,8 +242,8 @@ impl Snapshot {
     }
 
     /// Whether no other partition can be quorate, because the members' own votes are a majority of
-    /// all votes of the cluster. The votes of a quorum device do not count. Returns `false` if the
-    /// votes of this membership are not known.
+    /// all votes of the cluster. The votes of a quorum device are not included. Returns `false` if
+    /// the votes of this membership are not known.
     ///
     /// "All votes" is the largest of these numbers: the expected votes, the highest expected votes,
     /// the total votes and the votes in the nodelist. With `last_man_standing`, `allow_downscale`
@@ -306,7 +307,7 @@ impl Connection {
         Self::Disconnected { error }
     }
 
-    /// Whether there is a connection, so that its events count.
+    /// Whether there is a connection, whose events are applied.
     pub(crate) fn is_established(&self) -> bool {
         matches!(self, Self::Connected | Self::Stalled)
     }

@@ -99,7 +99,7 @@ impl Tracker {
     /// Whether this connection should be replaced, because it does not show whether the last
     /// decision is about the daemon's current ring. The first notifications of a new connection
     /// show it: the nodelist of model V1 is about the ring that the daemon formed last, even while
-    /// the daemon synchronises (`exec/vsf_quorum.c`, `quorum_sync_init`).
+    /// the daemon is synchronising (`exec/vsf_quorum.c`, `quorum_sync_init`).
     pub(crate) fn lacks_announcement(&self) -> bool {
         let link = &self.link;
         self.current.connection == Connection::Connected

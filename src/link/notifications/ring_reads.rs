@@ -53,7 +53,7 @@ pub(super) struct RingReads {
     /// change of the `RingCounters`. At most `CONFIRMED`.
     moves: u32,
     /// When the first reading with the present `RingCounters` was requested. Readings from before
-    /// the last notification do not count.
+    /// the last notification are ignored.
     equal_since: Moment,
     /// The error of the last read, if it failed.
     failed: Option<Error>,
@@ -125,7 +125,7 @@ impl RingReads {
     }
 
     /// Whether a read has become late. Returns `true` once for each read. A late read does not mean
-    /// that the daemon hangs: it does not answer reads while it synchronises.
+    /// that the daemon is hung: it does not answer reads while it is synchronising.
     pub(super) fn has_become_late(&mut self) -> bool {
         let (was_late, now) = (self.is_late, self.clock.now());
         let is_late = |pending: &PendingRead| now >= pending.begins_at.after(LATE);

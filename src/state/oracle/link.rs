@@ -134,7 +134,7 @@ impl Ring {
     }
 
     /// Returns the latest moment until which the reads and decisions allow belief in the ring.
-    /// Evidence from before `expired_at` does not count.
+    /// Evidence from before `expired_at` is ignored.
     pub(super) fn latest(&self, expired_at: Moment) -> Moment {
         if self.is_unwatched {
             return Moment::NEVER;
@@ -142,7 +142,7 @@ impl Ring {
         let pairs = self.pairs.iter().filter(|(asked_at, _)| *asked_at >= expired_at);
         let pairs = pairs.map(|(_, until)| *until);
         // The first decision of a connection may be old. It is not known which read shows the
-        // timeouts that applied at a decision, so the longest ones count.
+        // timeouts that applied at a decision, so the longest ones are used.
         let decisions = self.decisions.iter().skip(1).map(|(_, drained_at)| *drained_at);
         let decisions = decisions.filter(|drained_at| *drained_at >= expired_at);
         let decisions = decisions.map(|drained_at| drained_at.after(self.longest));
@@ -197,8 +197,8 @@ fn all_votes(votes: &Votes) -> u64 {
         .map_or(0, u64::from)
 }
 
-/// Whether all other nodes may have been quorate without the companions. Each companion counts with
-/// the smaller of its votes in `one` and `other`.
+/// Whether all other nodes may have been quorate without the companions. Each companion is counted
+/// with the smaller of its votes in `one` and `other`.
 fn others_suffice(companions: &Set, one: &Votes, other: &Votes) -> bool {
     let all = all_votes(one).max(all_votes(other));
     let mut away = all;

@@ -63,16 +63,16 @@ impl Reads {
     /// Records a break: the ring may have ended unnoticed after `began`. The daemon answered at
     /// `last`, before the break, and at `ended`, after it.
     pub(super) fn note_break(&mut self, last: Moment, began: Moment, ended: Moment) {
-        // A break soon after another one belongs to it.
+        // A break soon after another one is part of the earlier one.
         let is_separate = !self.had_gap || self.is_past_token_timeout(last);
         self.gap_began = if is_separate { began } else { self.gap_began.min(began) };
         (self.unbroken_since, self.had_gap, self.steady_since) = (ended, true, ended);
     }
 
-    /// Whether the counters were cleared since the anchor, perhaps between the requests of this
-    /// read, and this read shows no movement since. The number of tokens never falls otherwise. An
-    /// answer on the same connection shows that the daemon is not synchronising
-    /// (`exec/ipc_glue.c`), so its ring is announced.
+    /// Whether the counters have been cleared since the anchor, perhaps between the requests of
+    /// this read, and this read shows no movement since. The number of tokens never falls
+    /// otherwise. An answer on the same connection shows that the daemon is not synchronising
+    /// (`exec/ipc_glue.c`), so its ring has been announced.
     pub(super) fn are_cleared(&self, reading: &RingReading) -> bool {
         let (before, now) = (self.anchor.counters, reading.counters);
         reading.connection == self.anchor.connection

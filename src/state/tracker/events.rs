@@ -168,7 +168,8 @@ impl Tracker {
         link.changed_at = now;
         link.ring.announce(ring_id, now);
         if !link.has_provider {
-            // Without a provider, no decision names a ring, so the nodelist counts as the decision.
+            // Without a provider, no decision names a ring, so the nodelist is treated as the
+            // decision.
             link.ring.decide(ring_id, drained_at, now, self.policy.settle_grace);
             link.continuity.decide(&pending.after.members);
         }
