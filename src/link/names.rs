@@ -32,7 +32,7 @@ pub enum NameSource {
 
 /// The node names in Corosync's configuration.
 ///
-/// Reading them blocks while Corosync is synchronising or hangs, so at most one separate thread
+/// Reading them blocks while Corosync is synchronising or is hung, so at most one separate thread
 /// reads them, and no other thread waits for it. A read that takes too long is cancelled.
 #[derive(Debug, Default)]
 pub(crate) struct Names {

@@ -195,8 +195,8 @@ impl Snapshot {
 
     /// Whether this node would still have quorum without `nodes`, given the current votes.
     ///
-    /// Nodes that are not members make no difference. The result ignores a tie-breaker that the
-    /// remaining nodes may have.
+    /// Nodes that are not members make no difference. The result does not take a tie-breaker into
+    /// account.
     ///
     /// Returns `None` if the votes of this membership are not known: there is no votequorum,
     /// Corosync has not decided about this membership yet, or the votes have not been requested
@@ -307,7 +307,7 @@ impl Connection {
         Self::Disconnected { error }
     }
 
-    /// Whether there is a connection, whose events are applied.
+    /// Whether a connection exists, so that its events are applied.
     pub(crate) fn is_established(&self) -> bool {
         matches!(self, Self::Connected | Self::Stalled)
     }
