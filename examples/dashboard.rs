@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 type Simulated = web::Data<Option<Cluster>>;
 
-/// `POST /nodes/3/crash`
+/// Handles requests such as `POST /nodes/3/crash`.
 async fn node(cluster: Simulated, path: web::Path<(u32, String)>) -> HttpResponse {
     let (node, verb) = path.into_inner();
     simulate(&cluster, |cluster| match verb.as_str() {
@@ -29,7 +29,7 @@ async fn node(cluster: Simulated, path: web::Path<(u32, String)>) -> HttpRespons
     })
 }
 
-/// `POST /partition` with the groups, for example `1 2 | 3 4 5`
+/// Handles `POST /partition`, whose body lists the groups, for example `1 2 | 3 4 5`.
 async fn partition(cluster: Simulated, groups: String) -> HttpResponse {
     let ids = |group: &str| group.split_whitespace().map(str::parse).collect();
     let groups: Result<Vec<Vec<u32>>, _> = groups.split('|').map(ids).collect();
@@ -40,7 +40,7 @@ async fn partition(cluster: Simulated, groups: String) -> HttpResponse {
     simulate(&cluster, |cluster| cluster.partition(&groups))
 }
 
-/// `POST /heal`
+/// Handles `POST /heal`.
 async fn heal(cluster: Simulated) -> HttpResponse {
     simulate(&cluster, |cluster| {
         cluster.heal();
@@ -59,7 +59,7 @@ fn simulate(
     }
 }
 
-/// `GET /nodes`: the nodes that have buttons.
+/// Handles `GET /nodes`: returns the nodes that have buttons.
 async fn nodes(cluster: Simulated) -> HttpResponse {
     let nodes = cluster.as_ref().as_ref().map_or_else(Vec::new, Cluster::nodes);
     HttpResponse::Ok().json(nodes.iter().map(|node| node.0).collect::<Vec<_>>())

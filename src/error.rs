@@ -122,8 +122,8 @@ pub enum Error {
     /// stopped, died or closed the connection, and [`Code::MESSAGE_ERROR`] if it has sent an
     /// invalid message.
     ///
-    /// [`Code::TRY_AGAIN`] does not mean an end: no notification was waiting
-    /// ([`Dispatch::OneNonblocking`](crate::libquorum::Dispatch::OneNonblocking)).
+    /// [`Code::TRY_AGAIN`] does not mean that the connection has ended, only that no notification
+    /// was waiting ([`Dispatch::OneNonblocking`](crate::libquorum::Dispatch::OneNonblocking)).
     #[error("{failure}: {0}{help}", failure = dispatch_failure(*.0), help = dispatch_help(*.0))]
     Dispatch(Code),
 
@@ -285,7 +285,7 @@ pub struct Code(pub u32);
 impl Code {
     /// `CS_OK`: no error.
     pub const OK: Self = Self(sys::CS_OK);
-    /// `CS_ERR_LIBRARY`: there is no connection to the daemon, or it has ended.
+    /// `CS_ERR_LIBRARY`: there is no connection to the daemon, or the connection has ended.
     pub const LIBRARY: Self = Self(sys::CS_ERR_LIBRARY);
     /// `CS_ERR_TRY_AGAIN`: from a dispatch, the queue is empty; from any other call, the daemon is
     /// starting or busy.
@@ -407,8 +407,8 @@ fn dispatch_failure(code: Code) -> &'static str {
     }
 }
 
-/// Returns the cause of a failed request on an open connection, or what an operator can do. The
-/// actor itself ends a connection on which Corosync does not answer.
+/// Returns the cause of a failed request on an open connection, or what an operator can do. A
+/// connection on which Corosync does not answer is ended by the actor itself.
 fn request_help(code: Code) -> &'static str {
     match code {
         Code::LIBRARY => {

@@ -219,7 +219,7 @@ fn reason(error: &libloading::Error) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// Returns the error for a library without this function.
+/// Returns the error for a library that lacks this function.
 pub(crate) fn missing(library: &'static str, symbol: &'static str) -> LoadError {
     match ADDED.iter().find(|(added, _)| *added == symbol) {
         Some(&(_, needs)) => {
@@ -254,14 +254,15 @@ fn major_of_file(soname: &'static str, path: &Path) -> Option<u32> {
     version.split('.').next()?.parse().ok()
 }
 
-/// The functions that are newer than the soname of their library, and the Corosync that added them.
+/// The functions that are newer than the soname of their library, and the version of Corosync that
+/// added them.
 const ADDED: [(&str, &str); 2] =
     [("cmap_initialize_map", "corosync 3.0.0"), ("quorum_model_initialize", "corosync 3.1.0")];
 
 /// The number in the sonames of Corosync 1.
 const OLDEST_MAJOR: u32 = 4;
 
-/// Returns the Corosync that introduced a soname.
+/// Returns the version of Corosync that introduced a soname.
 fn oldest(library: &str) -> &'static str {
     if library.starts_with("libvotequorum") { "corosync 2.4.2" } else { "corosync 2.0.0" }
 }

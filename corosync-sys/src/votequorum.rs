@@ -11,8 +11,8 @@ pub type votequorum_handle_t = u64;
 pub const VOTEQUORUM_INFO_TWONODE: c_uint = 1;
 /// A flag of [`votequorum_info`]: the node is quorate.
 pub const VOTEQUORUM_INFO_QUORATE: c_uint = 2;
-/// A flag of [`votequorum_info`]: `wait_for_all` is configured. It does not mean that the node
-/// still waits.
+/// A flag of [`votequorum_info`]: `wait_for_all` is configured. It does not mean that the node is
+/// still waiting.
 pub const VOTEQUORUM_INFO_WAIT_FOR_ALL: c_uint = 4;
 /// A flag of [`votequorum_info`]: `last_man_standing` is configured.
 pub const VOTEQUORUM_INFO_LAST_MAN_STANDING: c_uint = 8;

@@ -85,7 +85,7 @@ fn spared(now: &Snapshot) -> Vec<NodeId> {
     members.filter(|member| now.quorate_without(&[*member]) == Some(true)).collect()
 }
 
-/// Returns the state as a table with one fact in each line.
+/// Returns the state as a table with one fact on each line.
 fn table(quorum: &QuorumHandle, now: &Snapshot, options: &Options) -> String {
     let date = humantime::format_rfc3339_seconds(SystemTime::now());
     let mut lines = vec![

@@ -172,8 +172,8 @@ impl QuorumHandle {
     ///
     /// A node without a name gets the host name in its `ring0_addr`, as in Pacemaker and
     /// corosync-quorumtool. If `ring0_addr` is an address, the node has no name. The names are read
-    /// on each connection, when the membership changes, and every 30 seconds. The map is empty
-    /// until the first read.
+    /// on each new connection, whenever the membership changes, and every 30 seconds. The map is
+    /// empty until the first read.
     #[cfg(any(feature = "metrics", feature = "web"))]
     pub fn node_names(&self) -> Arc<std::collections::BTreeMap<crate::libquorum::NodeId, String>> {
         self.shared.names.known()

@@ -493,5 +493,5 @@ const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(2);
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How often subscribers whose actors have ended are removed while there is no connection. With a
-/// connection, ticks and reads of the ring remove them, at most once every half of this time.
+/// connection, ticks and reads of the ring remove them, at most twice in this time.
 const SWEEP: Duration = Duration::from_secs(1);

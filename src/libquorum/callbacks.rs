@@ -18,7 +18,7 @@ pub(super) const V1: sys::quorum_model_v1_data_t = sys::quorum_model_v1_data_t {
     nodelist_notify_fn: Some(on_nodelist),
 };
 
-/// The notifications that the callbacks of one connection delivered.
+/// The notifications that the callbacks of one connection have delivered.
 #[derive(Debug, Default)]
 pub(super) struct CallbackBuffer {
     notifications: VecDeque<Notification>,

@@ -196,12 +196,12 @@ impl Drop for CancelOnDrop {
 /// How soon to cancel again, for a call that was not yet waiting.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The canceller of a connection, and the user that its server must have.
+/// The canceller of a connection, and the user that its server must run as.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer<'a> {
     /// Cancels the attempt, and calls on the connection.
     pub(crate) canceller: &'a Canceller,
-    /// The user that must run the server, or `None` for any user.
+    /// The user that the server must run as, or `None` for any user.
     pub(crate) uid: Option<u32>,
 }
 

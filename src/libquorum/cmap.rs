@@ -273,7 +273,7 @@ fn load() -> Result<sys::Cmap, Error> {
     return unsafe { sys::Cmap::load() }.map_err(super::library::not_loaded);
 }
 
-/// Which changes of tracked keys the daemon reports: all.
+/// The changes of tracked keys that the daemon reports: all of them.
 const CHANGES: i32 =
     sys::CMAP_TRACK_ADD | sys::CMAP_TRACK_DELETE | sys::CMAP_TRACK_MODIFY | sys::CMAP_TRACK_PREFIX;
 

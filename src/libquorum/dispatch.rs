@@ -131,5 +131,5 @@ impl Iterator for Notifications<'_> {
 }
 
 /// How long a message may wait although dispatches are tried. A message that is not too large is
-/// dispatched at the next try.
+/// dispatched at the next attempt.
 const STUCK_AFTER: Duration = Duration::from_millis(200);

@@ -18,8 +18,8 @@ use rustix::{io::Errno, process::Pid};
 /// connection to it was closed.
 static MAY_BE_MORE: AtomicBool = AtomicBool::new(false);
 
-/// Removes the leftovers after a connection to a possibly killed daemon was closed. If the daemon's
-/// process is still running, they are removed when the next connection is opened.
+/// Removes the leftovers after a connection has been closed whose daemon may have been killed. If
+/// the daemon's process is still running, they are removed when the next connection is opened.
 pub(super) fn closed(server_is_gone: bool) {
     MAY_BE_MORE.fetch_or(!server_is_gone, Ordering::Relaxed);
     if server_is_gone {
@@ -27,14 +27,15 @@ pub(super) fn closed(server_is_gone: bool) {
     }
 }
 
-/// Removes the leftovers, if there may be any, after a connection was opened.
+/// Removes the leftovers, if there may be any, after a connection has been opened.
 pub(super) fn opened() {
     if MAY_BE_MORE.swap(false, Ordering::Relaxed) {
         remove();
     }
 }
 
-/// Removes the directories of this process whose daemon has ended. A directory with a file stays.
+/// Removes this process's directories whose daemon has ended. A directory that contains a file
+/// stays.
 fn remove() {
     let Ok(entries) = fs::read_dir(DIRECTORY) else { return };
     let client = process::id().to_string();
@@ -47,16 +48,16 @@ fn remove() {
     }
 }
 
-/// Returns the server in the name of a connection of this client. The name is
-/// `qb-SERVER-CLIENT-NUMBER-RANDOM`, with both process ids.
+/// Returns the process id of the server in the name of a connection, if the connection is this
+/// client's. The name is `qb-SERVER-CLIENT-NUMBER-RANDOM`, with both process ids.
 fn server_of(name: &str, client: &str) -> Option<i32> {
     let mut parts = name.strip_prefix("qb-")?.split('-');
     let server = parts.next()?.parse().ok()?;
     (parts.next()? == client).then_some(server)
 }
 
-/// Whether no process has this id. The result may be wrong for an id of another PID namespace. That
-/// does no harm, because only empty directories are removed.
+/// Whether no process has this id. The result may be wrong for an id from another PID namespace.
+/// That does no harm, because only empty directories are removed.
 fn is_gone(pid: i32) -> bool {
     Pid::from_raw(pid)
         .is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(Errno::SRCH))

@@ -56,6 +56,8 @@ pub(super) fn not_loaded(error: sys::LoadError) -> Error {
 pub(crate) struct LibraryFile(PathBuf);
 
 impl LibraryFile {
+    /// Creates the path of a file that is loaded later.
+    ///
     /// # Safety
     ///
     /// The conditions of [`Library::load_from`], each time it is loaded.

@@ -22,7 +22,7 @@ pub enum Model {
 #[derive(Debug)]
 pub(crate) struct FoundModel {
     pub(crate) model: Model,
-    /// Why libcmap cannot be loaded, if it cannot: the daemon's version is then not known, and
+    /// If libcmap cannot be loaded, the reason. The daemon's version is then not known, and
     /// Corosync 3 is assumed.
     pub(crate) assumed: Option<String>,
 }

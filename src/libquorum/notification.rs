@@ -40,7 +40,7 @@ impl FromStr for NodeId {
     }
 }
 
-/// Identifies one membership of the cluster by the node that formed it and a growing number.
+/// Identifies one membership of the cluster by the node that formed it and an increasing number.
 ///
 /// Shown in hexadecimal, as Corosync shows it: `1.2a` (`CS_PRI_RING_ID` in `corotypes.h`), or `2a`
 /// if the node is not known.

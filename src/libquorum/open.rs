@@ -168,7 +168,8 @@ fn make(
     Ok(Opened { handle, peer_link: PeerLink { server, socket, canceller: peer.canceller.clone() } })
 }
 
-/// Returns the error of a failed connection. The library's code alone does not show the cause.
+/// Returns the error of a failed attempt to connect. The library's code alone does not show the
+/// cause.
 fn not_connected(code: Code, service: &[u8], peer: Peer<'_>) -> Error {
     match (peer.uid, peer.canceller.refused()) {
         (Some(expected), Some(found)) => {
@@ -186,7 +187,7 @@ fn not_connected(code: Code, service: &[u8], peer: Peer<'_>) -> Error {
 }
 
 /// How long to wait for the lock to open a handle: connecting takes milliseconds, unless the daemon
-/// hangs.
+/// is hung.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long to wait for the lock to close a handle.

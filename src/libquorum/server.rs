@@ -18,7 +18,7 @@ use rustix::process::Pid;
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub struct PeerProcess {
-    /// Its user id at the time when it started to listen: 0 for the real Corosync.
+    /// The user id that it had when it started to listen: 0 for the real Corosync.
     pub uid: u32,
     /// Its process id, if this process can see it (not across PID namespaces).
     pub pid: Option<i32>,
@@ -72,7 +72,8 @@ pub(super) struct Found {
     pub(super) is_ours: bool,
 }
 
-/// A socket. If its number refers to another inode, it is another socket.
+/// A socket, identified by its descriptor number and its inode. If the number now refers to another
+/// inode, it is another socket.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Stream {
     pub(super) fd: RawFd,
@@ -117,8 +118,8 @@ pub(super) fn uses_file_system() -> bool {
     *USES.get_or_init(|| cfg!(not(target_os = "linux")) || Path::new(FORCE_FILE_SYSTEM).exists())
 }
 
-/// Returns the path of a service's socket in the file system, where the libqb of distributions puts
-/// it.
+/// Returns the path of a service's socket in the file system. Distributions build libqb with this
+/// path.
 pub(super) fn socket_file(service: &[u8]) -> PathBuf {
     Path::new("/var/run").join(OsStr::from_bytes(service))
 }

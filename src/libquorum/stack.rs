@@ -1,4 +1,5 @@
-//! The stack check: `quorum_dispatch` has a buffer of 1 MiB on its stack.
+//! Checks the stack before a dispatch, because `quorum_dispatch` has a buffer of 1 MiB on its
+//! stack.
 
 use crate::error::Error;
 

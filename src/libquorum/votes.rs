@@ -50,10 +50,10 @@ pub struct Votes {
     /// What each member with a quorum device reports about the device (the flags that begin with
     /// `QDEVICE`), ascending by node.
     ///
-    /// A probe reads the flags of all members if the members, a total above or this node's flags
-    /// have changed. Otherwise it reads the flags of one member, in turn. So a change on another
-    /// member may be noticed as many probes later as there are members: with three members and the
-    /// default interval of a quarter of the lease, 3/4 of the lease.
+    /// A probe reads the flags of all members if the members, one of the totals above or this
+    /// node's flags have changed. Otherwise it reads the flags of one member, in turn. So a change
+    /// on another member may go unnoticed for as many probes as there are members. With three
+    /// members and the default interval of a quarter of the lease, that is 3/4 of the lease.
     #[cfg_attr(feature = "serde", serde(default, deserialize_with = "by_node"))]
     pub qdevices: Vec<(NodeId, VoteFlags)>,
     /// The configuration of votequorum and the state of the quorum device.
@@ -62,8 +62,8 @@ pub struct Votes {
 
 impl Votes {
     /// Returns how many votes this partition can lose without losing quorum. The result is zero
-    /// without quorum, for example while this node has enough votes but still waits for all nodes.
-    /// It is also zero if the partition has quorum only because of a tie-breaker.
+    /// without quorum, for example while this node has enough votes but is still waiting for all
+    /// nodes. It is also zero if the partition has quorum only because of a tie-breaker.
     ///
     /// ```
     /// # use actix_quorum::{VoteFlags, Votes};
@@ -142,7 +142,7 @@ bitflags::bitflags! {
         const TWO_NODE = sys::VOTEQUORUM_INFO_TWONODE;
         /// Votequorum reports this node as quorate.
         const QUORATE = sys::VOTEQUORUM_INFO_QUORATE;
-        /// `wait_for_all` is configured. The flag does not show whether the node still waits.
+        /// `wait_for_all` is configured. The flag does not show whether the node is still waiting.
         const WAIT_FOR_ALL = sys::VOTEQUORUM_INFO_WAIT_FOR_ALL;
         /// `last_man_standing` is configured.
         const LAST_MAN_STANDING = sys::VOTEQUORUM_INFO_LAST_MAN_STANDING;
@@ -200,7 +200,7 @@ impl serde::Serialize for VoteFlags {
     }
 }
 
-/// Deserializes a list of names. Unknown names, for example of a later version, are ignored.
+/// Deserializes a list of names. Unknown names, for example from a later version, are ignored.
 #[cfg(feature = "serde")]
 impl<'de> Deserialize<'de> for VoteFlags {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

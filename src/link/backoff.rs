@@ -44,7 +44,7 @@ impl Default for Backoff {
 impl Backoff {
     /// The delays while Corosync is not running, is starting or does not answer, and while another
     /// process listens in its place. Default 10 to 40 ms, so that the actor reconnects soon after a
-    /// restart of Corosync. Once these delays add up to a minute, they double further, up to 0.5 s
+    /// restart of Corosync. Once these delays add up to a minute, they keep doubling, up to 0.5 s
     /// or to the end of the range, whichever is longer. So a node without Corosync is not kept
     /// busy.
     ///
@@ -56,8 +56,8 @@ impl Backoff {
     }
 
     /// The delays after a working connection was lost. Default 10 to 100 ms: a killed Corosync
-    /// takes longer than that to start. Once these delays add up to a minute, they grow like those
-    /// of [`not_running`](Self::not_running).
+    /// takes longer than that to start. Once these delays add up to a minute, they grow further, as
+    /// with [`not_running`](Self::not_running).
     ///
     /// # Panics
     ///

@@ -213,6 +213,6 @@ const CLOCK: Clock = Clock::System;
 /// repeated, because a daemon that has lost the request never answers it.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often to check the user of the server while an attempt to connect waits.
+/// How often to check the user of the server while an attempt to connect is waiting.
 const SERVER_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 const SERVER_CHECKS: u128 = ATTEMPT_TIMEOUT.as_millis() / SERVER_CHECK_INTERVAL.as_millis();

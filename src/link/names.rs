@@ -62,8 +62,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(40);
 /// The shortest pause between two reads.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How old the names may be. No notification of quorum follows a reload that changes only names, so
-/// they are read regularly.
+/// How old the names may be. A reload that changes only names causes no quorum notification, so the
+/// names are read regularly.
 const MAX_AGE: Duration = Duration::from_secs(30);
 
 impl Names {

@@ -92,7 +92,7 @@ pub(crate) enum LinkEvent {
 
 impl LinkEvents {
     /// Watches `connection` on the reactor of the current runtime, and sends a `probe` every
-    /// `probe_interval` by `clock`.
+    /// `probe_interval`, measured by `clock`.
     pub(crate) fn new(
         connection: Box<dyn QuorumConnection>,
         blocking_worker: BlockingWorker,

@@ -71,7 +71,7 @@ struct Current {
     past: Arc<Past>,
 }
 
-/// What the current thread and the threads before it have done.
+/// What the current thread and its predecessors have done so far.
 #[derive(Debug, Default)]
 struct Past {
     /// How many times the pair of connections has been opened so far.
@@ -84,7 +84,7 @@ struct Past {
 }
 
 impl RingThread {
-    /// `warned` is the reason given in a warning that was already logged.
+    /// Creates the watch. `warned` is the reason given in a warning that has already been logged.
     pub(crate) fn new(trust: TrustPolicy, clock: Clock, warned: Option<String>) -> Self {
         let past = Arc::new(Past { warned: Mutex::new(warned), ..Past::default() });
         let current = Mutex::new(Current::new(trust, clock, past));
@@ -233,7 +233,7 @@ struct Keys {
     age: Duration,
 }
 
-/// Corosync 3 reads the counters on request (`exec/stats.c`).
+/// The keys of Corosync 3, which reads the counters on request (`exec/stats.c`).
 const COROSYNC_3: Keys = Keys {
     gather_entered: c"stats.srp.gather_entered",
     operational_entered: c"stats.srp.operational_entered",
@@ -244,7 +244,8 @@ const COROSYNC_3: Keys = Keys {
     age: Duration::ZERO,
 };
 
-/// Corosync 2 copies the counters every 1.5 s (`exec/main.c`, `corosync_totem_stats_updater`).
+/// The keys of Corosync 2, which copies the counters every 1.5 s (`exec/main.c`,
+/// `corosync_totem_stats_updater`).
 const COROSYNC_2: Keys = Keys {
     gather_entered: c"runtime.totem.pg.mrp.srp.gather_entered",
     operational_entered: c"runtime.totem.pg.mrp.srp.operational_entered",

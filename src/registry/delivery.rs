@@ -59,7 +59,7 @@ pub(super) struct Delivery {
     pub(super) in_mailbox: Option<InMailbox>,
 }
 
-/// How many messages were sent to a subscriber, and the snapshot of the last one.
+/// How many messages have been sent to a subscriber, and the snapshot of the last one.
 #[derive(Default)]
 pub(super) struct Progress {
     /// The snapshot of the last message that was sent.

@@ -1,5 +1,5 @@
-//! Room 4: the subscribers and the delivery to them, in order, without blocking the publisher, in
-//! bounded memory.
+//! Room 4: the subscribers, and the delivery of changes to them: in order, in bounded memory and
+//! without blocking the publisher.
 //!
 //! Each subscriber has a position in the [`History`] of changes and at most one message in its
 //! mailbox. When it has handled that message, the next one is sent, either by the publisher or by

@@ -32,7 +32,7 @@ impl From<WeakRecipient<QuorumChanged>> for Subscriber {
     }
 }
 
-/// Identifies one subscription. An id is never reused in a process.
+/// Identifies one subscription. An id is never reused within a process.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SubscriptionId(u64);
 

@@ -55,8 +55,8 @@ impl Cluster {
         self
     }
 
-    /// Sets `wait_for_all: 1` in the `quorum` section: a node that starts or loses quorum is not
-    /// quorate until it sees all nodes at the same time, or a quorate node.
+    /// Sets `wait_for_all: 1` in the `quorum` section: a node that has started, or has lost quorum,
+    /// is not quorate until it sees all nodes at the same time, or a quorate node.
     pub fn wait_for_all(self, wait_for_all: bool) -> Self {
         self.change(|world| world.configure_wait_for_all(wait_for_all));
         self
@@ -286,8 +286,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Suspends a node's daemon (`SIGSTOP`), as if it hung. Its clients receive nothing, and new
-    /// connections to it wait. The other nodes continue without it.
+    /// Suspends a node's daemon (`SIGSTOP`), as if it were hung. Its clients receive nothing, and
+    /// new connections to it wait. The other nodes continue without it.
     ///
     /// # Errors
     ///
@@ -386,7 +386,7 @@ impl Cluster {
     }
 
     /// Delays quorum decisions: memberships are reported, but decisions about them are not, as
-    /// while a slow quorum device decides.
+    /// happens while a slow quorum device is deciding.
     pub fn hold_sync(&self) {
         self.change(|world| world.hold_sync(true));
     }

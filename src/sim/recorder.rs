@@ -63,7 +63,7 @@ impl Recorder {
         self.expect("a loss of quorum", QuorumChanged::is_loss).await
     }
 
-    /// Returns the next gain of quorum. If the node has quorum at first, the first change, which
+    /// Returns the next gain of quorum. If the node already has quorum, the first change, which
     /// reports the current state, is a gain.
     ///
     /// # Panics

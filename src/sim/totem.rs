@@ -20,7 +20,7 @@ pub(super) struct Timeouts {
 pub(super) struct Totem {
     /// If set, rings take time to end and to form.
     pub(super) timeouts: Option<Timeouts>,
-    /// The directions in which all packets are lost: from, to.
+    /// The directions in which all packets are lost, each as a sender and a receiver.
     pub(super) losses: BTreeSet<(NodeId, NodeId)>,
     /// Whether rings are prevented from forming.
     pub(super) held: bool,

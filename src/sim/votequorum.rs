@@ -102,8 +102,8 @@ impl Votequorum {
 
     /// Decides about a ring. `infos` are the reports of its members when it formed, ascending.
     ///
-    /// All reports are applied together. If the members expect different votes, a real ring may
-    /// decide by the order of the messages.
+    /// All reports are applied together. If the members expect different votes, the decision of a
+    /// real ring may depend on the order of the messages.
     pub(super) fn sync(&mut self, infos: &[Info], options: Options) {
         self.previous_members = self.members.len();
         self.members.retain(|id, _| infos.binary_search_by_key(id, |info| info.id).is_ok());

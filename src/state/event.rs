@@ -43,7 +43,7 @@ pub(crate) struct Now {
     pub(crate) moment: Moment,
 }
 
-/// How long evidence of quorum counts, and how soon a gain is published.
+/// How long evidence of quorum is believed, and how soon a gain is published.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BeliefPolicy {
     pub(crate) lease: Duration,

@@ -74,8 +74,8 @@ impl Lease {
     }
 
     /// Whether a reader may have seen the lease expire before it was extended in the same epoch.
-    /// `before` is the expiry and the epoch before the extension. This happens if the thread that
-    /// extends the lease is slow.
+    /// That happens if the thread that extends the lease is slow. `before` is the expiry and the
+    /// epoch before the extension.
     pub(crate) fn has_lapsed(&self, before: (Moment, u64)) -> bool {
         let (until, epoch) = before;
         until.0 != 0 && self.running_epoch() == Some(epoch) && self.clock.now() >= until

@@ -62,7 +62,7 @@ impl Settlement {
 }
 
 impl LinkState {
-    /// Compares the decision with the membership.
+    /// Records whether the decision is about the reported membership.
     pub(super) fn settle(&mut self, now: Moment) {
         self.settlement = match self.settlement {
             _ if self.decides_membership() => Settlement::Settled,

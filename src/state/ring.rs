@@ -1,7 +1,7 @@
 //! Tracks whether the ring of the last decision is still alive.
 //!
-//! A daemon that has lost its token still answers every request with its old state and informs no
-//! client: libquorum reports only a *new* ring. The daemon's counters show the loss
+//! A daemon that has lost its token still answers every request with its old state and does not
+//! inform its clients: libquorum reports only a *new* ring. The daemon's counters show the loss
 //! (`exec/totemsrp.c`): a ring is alive while the daemon stays in totem's OPERATIONAL state. This
 //! module turns reads of those counters, and decisions, into one deadline for `is_quorate()` and
 //! one for `is_exclusive()`. It is pure: it reads no clock and does no input or output.
@@ -60,7 +60,7 @@ pub enum RingState {
 #[derive(Debug, Default)]
 pub(super) struct RingEvidence {
     watch: Watch,
-    /// Whether the daemon is still in the ring of the last decision, as the counters show.
+    /// Whether the daemon is still in the ring of the last decision, according to the counters.
     phase: Phase,
     decided: Option<DecidedRing>,
     /// The ring of the last notification from Corosync.
@@ -212,7 +212,7 @@ impl RingEvidence {
     }
 
     /// Returns the evidence with which the next connection begins after
-    /// [`lacks_announcement`](Self::lacks_announcement). The reads go on. So if no counter moves
+    /// [`lacks_announcement`](Self::lacks_announcement). The reads continue. So if no counter moves
     /// until after the first notifications of that connection, the daemon was in the same ring all
     /// the time, and the notifications are about that ring.
     pub(super) fn next_connection(&mut self) -> Self {

@@ -61,7 +61,7 @@ pub enum Connection {
     },
     /// Corosync has accepted the connection and reports changes.
     Connected,
-    /// Corosync has not answered for the length of the lease: Corosync or this process hangs.
+    /// Corosync has not answered for the length of the lease: Corosync or this process is hung.
     /// Quorum can be believed again when Corosync answers.
     Stalled,
     /// The connection has ended. The next attempt follows after a delay.

@@ -68,8 +68,8 @@ pub(super) fn stream(quorum: &QuorumHandle, request: &HttpRequest) -> HttpRespon
 }
 
 /// Returns the events of one client. The next event is created when the last one has been sent, so
-/// a client that does not read uses no memory here. It receives the missed changes from the
-/// history.
+/// a client that does not read uses no memory here. Once it reads again, it receives the missed
+/// changes from the history.
 fn events(
     quorum: QuorumHandle,
     last_sent: Option<Arc<Snapshot>>,
@@ -185,7 +185,7 @@ struct Rendered {
 /// The slot of one client, for as long as its stream exists.
 #[derive(Debug)]
 pub(crate) struct ClientSlot {
-    /// When the client last read; `None` once the slot was given to another client.
+    /// When the client last read; `None` once the slot has been given to another client.
     read_at: Mutex<Option<Instant>>,
 }
 
@@ -255,7 +255,7 @@ impl ClientSlot {
         read_at.is_none()
     }
 
-    /// Records that the client reads. Returns whether it still has its slot.
+    /// Records that the client has just read. Returns whether the client still has its slot.
     fn touch(&self) -> bool {
         let mut read_at = self.read_at.lock();
         *read_at = read_at.map(|_| Instant::now());

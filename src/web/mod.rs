@@ -42,7 +42,7 @@
 //! # Access
 //!
 //! The routes only report, and contain no secrets: node ids and names, the ring, votes, and the
-//! reason for a missing connection to Corosync. To restrict access, put them behind your
+//! reason why there is no connection to Corosync. To restrict access, put them behind your
 //! application's own authentication, like any other route: in a separate
 //! [`scope`](actix_web::web::scope) with the middleware that checks it.
 //!
@@ -109,7 +109,7 @@ use crate::actor::QuorumHandle;
 /// | `members` | node ids, ascending |
 /// | `names` | the names of nodes by their ids, if `corosync.conf` has any: [`QuorumHandle::node_names`] |
 /// | `settled` | whether the decision is about this membership |
-/// | `ring` | whether the ring is known to be alive: `operational`, `gather` (it is re-forming), `unknown`, or `unwatched` if it cannot be read |
+/// | `ring` | whether there is recent evidence that the ring is alive: `operational`, `gather` (it is re-forming), `unknown`, or `unwatched` if it cannot be read |
 /// | `exclusive` | whether this node has quorum and no other partition can have it: [`QuorumHandle::is_exclusive`] |
 /// | `fencing_token` | [`Snapshot::fencing_token`](crate::Snapshot::fencing_token); `null` if the ring has none |
 /// | `epoch` | grows whenever quorum was, or may have been, interrupted |
@@ -136,8 +136,9 @@ use crate::actor::QuorumHandle;
 /// that, the answer is a stream that ends after one `full` event, whose `retry` makes a browser
 /// reconnect in 10 to 20 seconds; after a 503 a browser would not reconnect. If a client has not
 /// read for 30 seconds, a new client may get its slot. With [`drop_stalled_clients`], the system
-/// also closes a connection that has been full for 30 seconds. A client with an id of another
-/// actor, for example of the process before a restart, receives the current state first.
+/// also closes a connection on which sending has been blocked for 30 seconds. A client with an id
+/// from another actor, for example from the process before a restart, receives the current state
+/// first.
 ///
 /// # `/quorum/history`
 ///
@@ -179,9 +180,9 @@ pub fn routes(quorum: QuorumHandle) -> impl FnOnce(&mut ServiceConfig) {
     }
 }
 
-/// Lets the system drop a connection that has been full for 30 seconds because its client does not
-/// read. Otherwise a client that stops reading an event stream keeps its connection for as long as
-/// the client lives.
+/// Lets the system drop a connection on which sending has been blocked for 30 seconds because the
+/// client does not read. Otherwise a client that stops reading an event stream keeps its connection
+/// for as long as the client lives.
 ///
 /// Pass it to [`HttpServer::on_connect`](actix_web::HttpServer::on_connect). It works for
 /// connections without TLS, on Linux. For other connections set the option `TCP_USER_TIMEOUT` on

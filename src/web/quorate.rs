@@ -14,8 +14,9 @@ use crate::actor::{QuorumGuard, QuorumHandle};
 /// [`QuorumGuard`], which reports the end of quorum.
 ///
 /// It takes the handle from [`web::Data<QuorumHandle>`](actix_web::web::Data), which
-/// [`routes`](super::routes) adds to the `App` or scope that they configure. Without quorum the answer
-/// is the same as from a [`QuorumGate`](super::QuorumGate) with default settings: [`NotQuorate`].
+/// [`routes`](super::routes) adds to the `App` or scope that it configures. Without quorum the
+/// answer is the same as from a [`QuorumGate`](super::QuorumGate) with default settings:
+/// [`NotQuorate`].
 ///
 /// ```
 /// use actix_quorum::{QuorumHandle, QuorumLost, web::Quorate};

@@ -43,7 +43,7 @@ pub struct NotQuorate {
     retry_after: Duration,
 }
 
-/// The address of the documentation of the problem's members.
+/// The address of the page that documents the problem's members.
 const PROBLEM_TYPE: &str =
     "https://docs.rs/actix-quorum/latest/actix_quorum/web/struct.NotQuorate.html";
 

@@ -84,7 +84,7 @@ impl Systemd {
     }
 
     /// Reports this actor's quorum, from the arbiter or tokio runtime on which this is called, for
-    /// as long as that arbiter or runtime runs.
+    /// as long as that arbiter or runtime is running.
     ///
     /// # Panics
     ///
@@ -220,7 +220,7 @@ async fn next(
     }
 }
 
-/// Returns an assignment on one line. An error text may have several lines.
+/// Formats an assignment as one line, although an error text may have several lines.
 fn assignment(name: &str, value: &str) -> String {
     format!("{name}={}\n", value.replace('\n', " "))
 }

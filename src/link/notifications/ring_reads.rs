@@ -52,7 +52,7 @@ pub(super) struct RingReads {
     /// How many reads have shown that the token moved, since the last notification, failed read or
     /// change of the `RingCounters`. At most `CONFIRMED`.
     moves: u32,
-    /// When the first reading with the present `RingCounters` was requested. Readings from before
+    /// When the first reading with the current `RingCounters` was requested. Readings from before
     /// the last notification are ignored.
     equal_since: Moment,
     /// The error of the last read, if it failed.

@@ -1,4 +1,4 @@
-//! The forming of rings in a simulated cluster, and votequorum's decisions about them.
+//! Forms the rings of a simulated cluster, and makes votequorum's decisions about them.
 
 use std::collections::BTreeMap;
 

@@ -368,7 +368,8 @@ fn check_joined_and_left(
     }
 }
 
-/// Whether the votes suffice without these members, or `None` if the votes are not known.
+/// Whether the votes suffice for quorum without these members, or `None` if the votes are not
+/// known.
 fn quorate_without(snapshot: &Snapshot, spared: &[NodeId]) -> Option<bool> {
     let votes =
         snapshot.votes.as_ref().filter(|_| snapshot.settled && snapshot.votes_are_current)?;
