@@ -99,7 +99,7 @@ impl Client {
         threads.flatten().filter_map(switches).sum()
     }
 
-    /// Returns the memory of the process and its share of shared memory (Pss), in KiB.
+    /// Returns the memory of the process, including its share of shared memory (Pss), in KiB.
     pub(crate) fn memory(&self) -> f64 {
         let path = format!("/proc/{}/smaps_rollup", self.0.id());
         let text = fs::read_to_string(path).expect("the process exists");
@@ -188,7 +188,7 @@ static RECORDED: Mutex<Recorded> = Mutex::new(Recorded {
     wrong: 0,
 });
 
-/// The CPU time of the arbiter's thread when it was woken, or 0.
+/// The CPU time of the arbiter's thread when it last woke up, or 0 if that is not recorded.
 static WOKEN: AtomicU64 = AtomicU64::new(0);
 
 /// Records a quorum notification.

@@ -201,7 +201,7 @@ fn at_rest(client: Client) -> (u64, u64) {
     (cpu, wakes)
 }
 
-/// Stops Corosync (SIGSTOP) and measures the time until the state is unknown.
+/// Suspends Corosync (SIGSTOP) and measures the time until the state is unknown.
 fn hangs(report: &mut Report, corosync: &Corosync, changes: &Changes) {
     let mut sample = Sample::default();
     for _ in 0..HANGS {
@@ -220,7 +220,7 @@ fn hangs(report: &mut Report, corosync: &Corosync, changes: &Changes) {
     report.budget("from SIGSTOP to Unknown, lease of 2 s", "ms", &sample, budget);
 }
 
-/// Kills Corosync and starts it again. Measures how soon the actor notices each.
+/// Kills Corosync and starts it again. Measures how soon the actor notices each event.
 fn deaths(report: &mut Report, corosync: &Corosync, netns: &Netns, changes: &Changes) {
     let (mut noticed, mut recovered, mut from_kill) =
         (Sample::default(), Sample::default(), Sample::default());

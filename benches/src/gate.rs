@@ -137,7 +137,7 @@ where
     }
 }
 
-/// Compares two servers in one process, with and without a gate, under load in turns.
+/// Compares two servers in one process, with and without a gate, which are put under load in turn.
 fn over_http(report: &mut Report, cluster: &Cluster) {
     let (sender, servers) = mpsc::channel();
     let cluster = cluster.clone();

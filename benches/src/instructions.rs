@@ -3,7 +3,7 @@
 //! `cargo bench -p actix-quorum-benches --bench instructions` fails if a path exceeds its stored
 //! count by more than a few per cent; `-- --store` stores the current counts. Unlike times, counts
 //! are the same on a busy machine. Each path runs a number of times and then a larger number of
-//! times. The difference is free of the start and the end of the process.
+//! times. The difference does not include the start and the end of the process.
 //!
 //! The actor connects through a libquorum that follows a script. So a flip is the path of one
 //! notification from `quorum_dispatch` to the subscriber's handler, without a daemon and without a

@@ -1,4 +1,4 @@
-//! Cuts a thousand connections to a running Corosync, one after the other, and measures the time
+//! Cuts a thousand connections to a running Corosync, one after another, and measures the time
 //! until the subscriber receives the loss, the time until the node is quorate again, and the
 //! resources that are left.
 

@@ -6,10 +6,10 @@ use crate::error::{Code, Error};
 
 /// How long the actor waits before it reconnects.
 ///
-/// Each kind of failure has its own range of delays. The delay doubles with each failure, from the
-/// lower end of the range to the upper end. Each delay is extended by a random time of up to its
-/// own length, so that the nodes of a cluster do not reconnect at the same time. All delays start
-/// over after a connection that has lasted for [`reset_after`](Self::reset_after).
+/// Each kind of failure has its own range of delays. The delay doubles with each failure of that
+/// kind, from the lower end of the range to the upper end. Each delay is extended by a random time
+/// of up to its own length, so that the nodes of a cluster do not reconnect at the same time. All
+/// delays start over after a connection that has lasted for [`reset_after`](Self::reset_after).
 ///
 /// ```
 /// use std::time::Duration;

@@ -133,8 +133,8 @@ fn starved(cluster: &Cluster, fault: Fault) -> usize {
     nodes.map(|node| node.corosync.log().matches("main process was not scheduled").count()).sum()
 }
 
-/// Waits until every node is quorate in a ring of all nodes and every reading reports it, and two
-/// more seconds for late notifications.
+/// Waits until every node is quorate in a ring of all nodes and every reading reports it, and then
+/// two more seconds for late notifications.
 fn wait_formed(watch: &Watch) {
     let deadline = Instant::now() + Duration::from_secs(180);
     while !watch.all_formed() {

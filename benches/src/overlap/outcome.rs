@@ -40,7 +40,7 @@ impl Totem {
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) name: String,
-    /// The excluded node: node 1, or with a lost link the end that totem chooses.
+    /// The excluded node: node 1 or, if one link is lost, the end of the link that totem excludes.
     pub(crate) victim: u32,
     /// The time from the fault until both other nodes were quorate without the victim.
     pub(crate) others: Option<u64>,

@@ -7,8 +7,8 @@ use crate::{
     timeline::READINGS,
 };
 
-/// Returns a table in Markdown. A fault that was measured more than once has its smallest and its
-/// largest value.
+/// Returns a table in Markdown. For a fault that was measured more than once, it shows the smallest
+/// and the largest value.
 pub(crate) fn markdown(outcomes: &[Outcome]) -> String {
     let mut table = String::from(
         "Times after the fault and durations, in seconds. A cell with three values shows the C client / \
