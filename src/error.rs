@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn each_error_reports_what_to_do_next() {
+    fn each_error_explains_what_to_do_next() {
         for (error, help) in [
             (Error::Connect(Code::LIBRARY), "systemctl start corosync"),
             (Error::Connect(Code::ACCESS), "uidgid.d"),
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_was_cancelled_is_not_reported_as_the_end_of_corosync() {
+    fn the_error_for_a_failed_request_names_a_missing_answer_as_a_possible_cause() {
         assert_eq!(
             Error::Request(Code::LIBRARY).to_string(),
             "a request to corosync failed: CS_ERR_LIBRARY (2); the connection has ended, because \
@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_is_mapped_if_the_map_of_its_namespace_contains_it() {
+    fn a_uid_is_mapped_if_the_map_of_its_user_namespace_contains_it() {
         assert!(is_mapped(65534, "         0          0 4294967295\n"));
         assert!(is_mapped(65534, "0 1000 1\n1 100000 65536\n"));
         assert!(!is_mapped(65534, "         0       1000          1\n"));
@@ -504,12 +504,12 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_system_is_kept_as_the_source() {
+    fn a_system_error_is_kept_as_the_source() {
         let refused = || io::Error::from_raw_os_error(libc::EAGAIN);
         let error = Error::thread(refused());
         let source = std::error::Error::source(&error).expect("the error has a source");
         let source =
-            source.downcast_ref::<IoError>().expect("the source is an error of the system");
+            source.downcast_ref::<IoError>().expect("the source is a system error");
         assert_eq!(source.raw_os_error(), Some(libc::EAGAIN));
         assert!(error.to_string().contains(&refused().to_string()), "{error}");
         assert_eq!(error, Error::thread(refused()));

@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn members_have_no_row_before_the_names_were_read() {
+    fn members_have_no_row_until_the_names_have_been_read() {
         assert_eq!(member_rows(&[state(0, None)]), [""; 0]);
         // Node 2 has no name.
         assert_eq!(
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn the_quorum_device_has_a_row_while_it_is_registered() {
+    fn the_row_of_the_quorum_device_shows_its_votes_only_while_it_is_registered() {
         let names: Option<&[(u32, &str)]> = Some(&[(1, "a"), (2, "b")]);
         let registered = VoteFlags::QDEVICE_REGISTERED;
         let device = |votes| format!("{{node_id=\"0\",node=\"Qdevice\",local=\"false\"}} {votes}");

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_no_code_have_no_name() {
+    fn numbers_that_are_not_error_codes_have_no_name() {
         for code in [0, 29, 31, 99, 101, cs_error_t::MAX] {
             assert_eq!(error_name(code), None, "{code}");
         }

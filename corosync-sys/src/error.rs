@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_report_what_to_do_next() {
+    fn error_messages_explain_what_to_do_next() {
         let library = "libquorum.so.5";
         assert_eq!(
             LoadError::Library { library, reason: "no such file".to_owned() }.to_string(),

@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_number_of_the_soname_is_read_from_the_name_of_a_file() {
+    fn the_soname_version_is_read_from_the_file_name() {
         let major = |name| major_of_file("libquorum.so.5", Path::new(name));
         assert_eq!(major("/usr/lib/libquorum.so.4.0.0"), Some(4));
         assert_eq!(major("libquorum.so.5"), Some(5));
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn the_error_for_an_older_soname_names_the_first_corosync_that_suffices() {
+    fn the_error_for_an_older_soname_names_the_oldest_suitable_corosync() {
         let needs = |library| match too_old(library, String::new()) {
             LoadError::TooOld { needs, .. } => needs,
             other => panic!("{other}"),
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_newer_function_means_an_old_library() {
+    fn a_library_without_a_newer_function_is_reported_as_too_old() {
         assert_eq!(
             missing("libquorum.so.5", "quorum_model_initialize"),
             LoadError::TooOld {

@@ -19,7 +19,7 @@ fn run(arguments: &[&str]) -> Output {
     command(arguments).output().unwrap()
 }
 
-/// The program while it runs, and what it prints. Ends with the test.
+/// The running program and its output. It is killed at the end of the test.
 struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -65,7 +65,7 @@ fn stdout(output: &Output) -> String {
 }
 
 #[test]
-fn status_is_a_table_or_json() {
+fn status_is_printed_as_a_table_or_as_json() {
     let output = run(&[]);
     assert_eq!(output.status.code(), Some(0));
     let text = stdout(&output);
@@ -78,7 +78,7 @@ fn status_is_a_table_or_json() {
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line} in {text}");
     }
-    assert!(!text.contains('\x1b'), "no colours where there is no terminal");
+    assert!(!text.contains('\x1b'), "no colours without a terminal");
     let json = stdout(&run(&["status", "--json"]));
     let now: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&now["quorum"], &now["exclusive"]), (&"quorate".into(), &true.into()));
@@ -112,7 +112,7 @@ fn watch_prints_one_line_for_each_change_until_a_signal_arrives() {
 }
 
 #[test]
-fn exec_passes_signals_on_and_exits_as_the_command_does() {
+fn exec_forwards_signals_and_returns_the_exit_code_of_the_command() {
     let shell = "for s in INT TERM HUP; do trap \"echo got $s; exit 3\" $s; done
         echo runs; while :; do sleep 0.02; done";
     for (signal, got) in
@@ -141,7 +141,7 @@ fn wait_returns_once_there_is_quorum() {
 }
 
 #[test]
-fn exec_exits_as_its_command_does() {
+fn exec_exits_with_the_exit_code_of_its_command() {
     for (command, code) in [
         (&["true"][..], 0),
         (&["sh", "-c", "exit 7"], 7),
@@ -157,7 +157,7 @@ fn exec_exits_as_its_command_does() {
 }
 
 #[test]
-fn wrong_arguments_have_an_exit_code_of_their_own() {
+fn invalid_arguments_have_their_own_exit_code() {
     for arguments in [&["foo"][..], &["--foo"], &["wait", "--timeout", "x"], &["exec"]] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(64), "{arguments:?}");

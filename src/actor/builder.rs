@@ -376,7 +376,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn contradicting_settings_are_reported_with_their_numbers() {
+    fn conflicting_settings_are_reported_with_their_values() {
         let (policy, ms) = (BeliefPolicy::default(), Duration::from_millis);
         assert!(contradictions(&policy, policy.lease / 4).is_empty());
         for (policy, interval, numbers) in [

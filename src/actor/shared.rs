@@ -319,7 +319,7 @@ mod tests {
 
     /// The waker runs on the publisher's thread, during the publication.
     #[test]
-    fn a_task_woken_by_a_loss_reads_the_loss() {
+    fn a_task_woken_by_a_loss_sees_the_loss() {
         struct Waiter(Arc<Shared>, AtomicBool);
         impl Wake for Waiter {
             fn wake(self: Arc<Self>) {
@@ -343,7 +343,7 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// Returns a quorate state with deadlines of an hour.
+    /// Returns a quorate state whose deadlines are one hour away.
     fn shared() -> Arc<Shared> {
         Arc::new(quorate(BeliefPolicy {
             lease: HOUR,
@@ -438,7 +438,8 @@ mod tests {
         assert!(shared.is_quorate() && shared.lease.remaining() <= grace);
     }
 
-    /// The actor dies just after a read has shortened a deadline without a change of the snapshot.
+    /// The actor hangs just after a read of the ring has shortened the deadline without changing
+    /// the snapshot.
     #[test]
     #[expect(clippy::too_many_lines, reason = "one sequence of events")]
     fn lost_resolves_on_time_if_a_read_shortens_the_deadline_and_nothing_follows() {

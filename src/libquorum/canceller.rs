@@ -226,14 +226,14 @@ mod tests {
         let canceller = Canceller::default();
         canceller.begin(service, Vec::new()).unwrap();
         canceller.cancel_to_the_end();
-        // libqb also connects and then waits for the server's answer.
+        // Like libqb, the test connects and then waits for the server's answer.
         let mut attempt = UnixStream::connect_addr(&address).unwrap();
         assert_eq!(attempt.read(&mut [0]).unwrap(), 0, "the connection is shut down");
         canceller.end(None);
         assert_eq!(canceller.begin(service, Vec::new()), Err(Error::Unresponsive));
     }
 
-    /// Interrupts a thread in each of its states.
+    /// Interrupts a call in each of its states.
     #[test]
     fn an_interrupt_reports_whether_it_reached_the_call_and_affects_no_later_attempt() {
         let service = b"interrupted";

@@ -326,7 +326,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_without_an_id_in_the_nodelist_has_a_position() {
+    fn a_node_without_an_id_in_the_nodelist_still_has_a_position() {
         let keys = [
             "nodelist.local_node_pos",
             "nodelist.node.0.nodeid",

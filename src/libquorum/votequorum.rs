@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_without_a_final_nul_overwrites_nothing_else() {
+    fn a_device_name_without_a_terminating_nul_overwrites_nothing_else() {
         unsafe extern "C" fn overrun(
             _: sys::votequorum_handle_t,
             _: c_uint,

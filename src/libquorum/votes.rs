@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_have_the_names_of_the_configuration() {
+    fn flags_have_the_names_used_in_the_configuration() {
         let flags = VoteFlags::from_bits_retain(1 | 2 | 4 | 1 << 30);
         assert_eq!(flags.names().collect::<Vec<_>>(), ["two_node", "quorate", "wait_for_all"]);
         assert!(flags.contains(VoteFlags::TWO_NODE | VoteFlags::QUORATE));
@@ -229,7 +229,7 @@ mod tests {
         let votes = |total, quorum, flags| Votes { total, quorum, flags, ..Votes::default() };
         let margin = |total, quorum| votes(total, quorum, quorate).margin();
         assert_eq!((margin(3, 2), margin(2, 2), margin(1, 2)), (1, 0, 0));
-        // A node that still waits for all other nodes.
+        // A node that is still waiting for all other nodes.
         assert_eq!(votes(4, 3, VoteFlags::default()).margin(), 0);
     }
 }

@@ -255,9 +255,9 @@ mod tests {
         }
     }
 
-    /// After an error that shows that Corosync runs, attempts become frequent again.
+    /// After an error that shows that Corosync is running, attempts become frequent again.
     #[test]
-    fn attempts_become_rare_after_corosync_has_been_away_for_a_minute() {
+    fn attempts_become_rare_after_corosync_has_been_down_for_a_minute() {
         let (absent, lost) = (Error::Connect(Code::LIBRARY), Error::Dispatch(Code::LIBRARY));
         for error in [&absent, &Error::NoSocket, &Error::untrusted_server(None, 0), &lost] {
             let mut delays = Delays::new(Backoff::default());
@@ -287,9 +287,9 @@ mod tests {
         }
     }
 
-    /// A daemon that was busy for a minute accepts a connection and dies soon after it.
+    /// A daemon that was busy for a minute accepts a connection and dies soon afterwards.
     #[test]
-    fn a_lost_connection_resets_the_delays_for_a_daemon_that_does_not_run() {
+    fn a_lost_connection_resets_the_delays_for_a_daemon_that_is_not_running() {
         let mut delays = Delays::new(Backoff::default());
         for _ in 0..10_000 {
             delays.after(&Error::Connect(Code::TRY_AGAIN));

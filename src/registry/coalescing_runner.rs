@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_made_during_a_panic_is_run() {
+    fn a_call_made_during_a_run_that_panics_still_takes_effect() {
         let runner = CoalescingRunner::new();
         let mut times = 0;
         let done = runner.run(|| {
@@ -132,7 +132,7 @@ mod in_every_order {
     }
 
     #[test]
-    fn every_call_is_run_and_no_two_run_at_the_same_time() {
+    fn every_call_takes_effect_and_no_two_run_at_the_same_time() {
         all_want(2, None);
         all_want(3, Some(3));
     }

@@ -214,7 +214,7 @@ fn a_subscriber_that_keeps_up_with_a_burst_misses_nothing() {
 }
 
 #[test]
-fn there_is_no_gap_and_no_duplicate_whenever_and_wherever_an_actor_subscribes() {
+fn subscribing_during_changes_from_any_thread_causes_no_gap_and_no_duplicate() {
     run(async {
         let shared = connected();
         let mut probes: Vec<Subscribed> = (0..4).map(|_| subscriber()).collect();
@@ -235,7 +235,7 @@ fn there_is_no_gap_and_no_duplicate_whenever_and_wherever_an_actor_subscribes() 
 }
 
 #[test]
-fn a_stuck_subscriber_uses_no_more_memory_and_then_receives_the_latest_state() {
+fn a_stuck_subscriber_uses_no_extra_memory_and_then_receives_the_latest_state() {
     run(async {
         let shared = connected();
         let (mut stuck, mut other) = (subscriber(), subscriber());
@@ -385,7 +385,7 @@ fn every_live_subscriber_receives_stopped_after_the_registry_is_dropped() {
     });
 }
 
-/// A waker of the user, whose executor runs an actor.
+/// A user's waker, as from an executor that runs an actor.
 struct Waking(Box<dyn Fn() + Send + Sync>);
 
 impl Wake for Waking {
@@ -439,7 +439,7 @@ async fn flip_elsewhere(shared: &Arc<Shared>) {
     publishing.join().expect("the publisher does not panic");
 }
 
-/// The waker runs within the delivery, on the publisher's thread.
+/// The waker runs during the delivery, on the publisher's thread.
 #[test]
 fn the_waker_of_a_subscriber_may_unsubscribe_it() {
     run(async {
@@ -449,7 +449,7 @@ fn the_waker_of_a_subscriber_may_unsubscribe_it() {
         });
         shared.registry.subscribe(other.recipient().into());
         flip_elsewhere(&shared).await;
-        assert_eq!(polled.poll(), None, "the message is taken back");
+        assert_eq!(polled.poll(), None, "the message is withdrawn");
         assert_eq!(shared.registry.len(), 1);
         assert_eq!(other.up_to(2).await.0, 1);
     });
@@ -465,7 +465,7 @@ fn the_waker_of_a_subscriber_may_wait_for_a_thread_that_unsubscribes_it() {
             });
         });
         flip_elsewhere(&shared).await;
-        assert_eq!(polled.poll(), None, "the message is taken back");
+        assert_eq!(polled.poll(), None, "the message is withdrawn");
         assert_eq!(shared.registry.len(), 0);
     });
 }
@@ -686,7 +686,8 @@ fn nothing_is_handled_after_unsubscribing() {
         assert!(shared.registry.unsubscribe(id));
         flip(&shared, 10);
         probe.stuck.store(false, Ordering::Release);
-        // The mailbox keeps the order: the answer follows everything that was in it before.
+        // The mailbox keeps the order: the answer arrives after everything that was queued before
+        // it.
         addr.send(Barrier).await.unwrap();
         assert!(probe.received.try_recv().is_err());
     });
@@ -743,8 +744,8 @@ fn a_subscriber_that_keeps_all_its_messages_receives_every_change() {
             assert_eq!(kept, Some(n));
             flip(&shared, 1);
         }
-        // After the last of these changes no publisher runs, so the subscriber itself must send
-        // each next message.
+        // After the last of these changes no publisher is running, so the subscriber itself must
+        // send each next message.
         flip(&shared, 100);
         for n in 101..=201 {
             let kept = tokio::time::timeout(DEADLINE, received.recv()).await.unwrap();
@@ -753,8 +754,8 @@ fn a_subscriber_that_keeps_all_its_messages_receives_every_change() {
     });
 }
 
-/// On a multi-threaded runtime, if a task without budget polls a future, the future immediately
-/// wakes the task, on the task's own thread.
+/// On a multi-threaded runtime, if a task that has exhausted its budget polls a future, the future
+/// immediately wakes the task, on the task's own thread.
 #[test]
 fn an_exhausted_task_budget_does_not_stop_delivery() {
     let runtime =

@@ -338,10 +338,9 @@ mod tests {
     use super::*;
     use crate::actor::QuorumActor;
 
-    /// A simulated read of the ring finishes at once, and so takes the place of the tick that is
-    /// due.
+    /// A simulated read of the ring finishes immediately, so it replaces the tick that is due.
     #[test]
-    fn the_registry_is_swept_although_each_tick_reads_the_ring() {
+    fn the_registry_is_swept_even_if_reads_of_the_ring_replace_the_ticks() {
         System::new().block_on(async {
             // With this lease no probe is due: with the feature `metrics`, a probe would sweep too.
             let quorum = QuorumActor::builder()

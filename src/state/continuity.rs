@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_votes_of_a_quorum_device_count_for_the_other_nodes() {
+    fn the_votes_of_a_quorum_device_are_counted_for_the_nodes_that_left() {
         // Two nodes with one vote each, and a device with one vote.
         let mut two = votes(2, &[(1, 1), (2, 1)], 3);
         two.qdevice = 1;
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_the_votes_is_enough_with_a_tie_breaker() {
+    fn half_of_the_votes_may_have_been_enough_with_a_tie_breaker() {
         let mut four = votes(3, &[(1, 1), (2, 1), (3, 1), (4, 1)], 4);
         assert!(!is_broken(&[1, 2, 3, 4], &[1, 2, 3, 4], &[3, 4], Some(&four)));
         four.flags = VoteFlags::AUTO_TIE_BREAKER;
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn if_votes_have_changed_since_the_decision_the_worse_values_count() {
+    fn if_votes_have_changed_since_the_decision_the_worse_values_are_used() {
         let before = votes(2, &[(1, 1), (2, 1), (3, 1)], 3);
         let mut continuity = Continuity::default();
         continuity.decide(&ids(&[1, 2, 3]));
@@ -237,7 +237,7 @@ mod tests {
         assert!(continuity.membership(&ids(&[1]), &ids(&[2, 3]), Some(&votes), true));
         assert!(
             continuity.membership(&ids(&[1, 2, 3]), &[], Some(&votes), true),
-            "2 and 3 were away"
+            "nodes 2 and 3 were away"
         );
     }
 }

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn each_change_is_one_line_for_an_operator() {
+    fn each_change_is_displayed_as_one_line() {
         let (_, changes) = apply_all(partition());
         assert_eq!(
             changes,

@@ -140,7 +140,7 @@ mod tests {
         lease.grant(clock.now().after(Duration::from_secs(3600)), None, 7);
         assert!(lease.is_active() && lease.is_active_in(7) && !lease.is_active_in(6));
         lease.grant(clock.now(), None, 7);
-        assert!(!lease.is_active(), "the lease has expired at its deadline");
+        assert!(!lease.is_active(), "the lease expires at its deadline");
         lease.grant(Moment(1), None, 7);
         assert!(!lease.is_active() && lease.remaining().is_zero());
     }
@@ -163,7 +163,7 @@ mod tests {
 
     #[cfg(feature = "web")]
     #[test]
-    fn the_remaining_times_are_those_until_the_deadlines() {
+    fn the_lease_reports_the_time_until_each_deadline() {
         let clock = Clock::System;
         let lease = Lease::new(clock);
         let after = |seconds| clock.now().after(Duration::from_secs(seconds));
@@ -190,8 +190,8 @@ mod tests {
         assert!(!lease.has_lapsed(ran_out), "this is another epoch");
     }
 
-    /// A reader reads the deadline and then the clock. In between it may be paused, and the
-    /// deadline may be extended, once or more.
+    /// A reader reads the deadline and then the clock. In between, the reader may be paused, and
+    /// the deadline may be extended one or more times.
     #[cfg(not(loom_check))]
     #[test]
     fn a_deadline_that_was_extended_in_time_has_not_passed() {
@@ -213,7 +213,7 @@ mod tests {
             deadline.store(20, Ordering::Release);
             Moment(20)
         };
-        assert!(!is_ahead(&deadline, extended), "the moment of the deadline is too late");
+        assert!(!is_ahead(&deadline, extended), "a deadline that has been reached has passed");
     }
 
     #[test]
@@ -263,7 +263,7 @@ mod in_every_order {
     }
 
     #[test]
-    fn a_guard_is_not_valid_again_after_a_loss() {
+    fn a_guard_does_not_become_valid_again_after_a_loss() {
         beside(
             FOR_EVER,
             |lease, _| {
@@ -275,7 +275,7 @@ mod in_every_order {
     }
 
     #[test]
-    fn a_guard_is_not_valid_again_after_a_break_of_continuity() {
+    fn a_guard_does_not_become_valid_again_after_a_break_of_continuity() {
         beside(
             FOR_EVER,
             |lease, _| {
@@ -287,7 +287,7 @@ mod in_every_order {
     }
 
     #[test]
-    fn an_expired_lease_is_not_active_again_in_its_epoch() {
+    fn an_expired_lease_does_not_become_active_again_in_its_epoch() {
         beside(
             LONG_AGO,
             |lease, _| lease.grant(FOR_EVER, None, 2),

@@ -487,7 +487,7 @@ mod tests {
             self.read_slowly(now, now);
         }
 
-        /// Makes one read that is answered at `answered_at`, without a movement of the token.
+        /// Makes one read that is answered at `answered_at`, without moving the token.
         fn read_slowly(&mut self, asked_at: u64, answered_at: u64) {
             let reading = self.reading(asked_at, answered_at);
             self.evidence.expire_if_due(reading.answered_at);
@@ -541,7 +541,7 @@ mod tests {
     }
 
     /// Returns a daemon that formed two rings and announced only one of them. Its last reading is
-    /// too late, and on a new connection, so that it is not known which one was announced.
+    /// late and on a new connection, so it does not show which of the two was announced.
     fn with_two_rings_and_one_announcement() -> (Watched, u64) {
         let mut watched = Watched::for_ms(3_000);
         watched.gather();
@@ -553,8 +553,8 @@ mod tests {
         (watched, 3_050 + CONSENSUS / 2 + 1)
     }
 
-    /// Makes reads every 100 ms for `millis`. Returns the first of them after which the connection
-    /// lacks an announcement.
+    /// Makes reads every 100 ms for `millis`. Returns the time of the first read after which the
+    /// connection lacks an announcement.
     fn first_lack(watched: &mut Watched, from: u64, millis: u64) -> Option<u64> {
         (1..=millis / 100).map(|n| from + n * 100).find(|now| {
             watched.read(*now);
@@ -563,12 +563,12 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_that_stays_without_an_announcement_is_reported_after_both_timeouts() {
+    fn a_ring_that_remains_without_an_announcement_is_reported_after_both_timeouts() {
         let (mut watched, shown_at) = with_two_rings_and_one_announcement();
         let lacks_at = first_lack(&mut watched, shown_at, 10_000).unwrap();
         assert_eq!(lacks_at, shown_at + TOKEN + CONSENSUS + 100);
         assert_eq!(watched.evidence.until(), None);
-        // A decision about the next ring ends it.
+        // After a decision about the next ring, no announcement is missing.
         watched.decide(17, lacks_at + 50);
         assert!(!watched.evidence.lacks_announcement());
     }
@@ -583,15 +583,15 @@ mod tests {
         assert!(at(lacks_at) >= until && at(lacks_at - 100) < until);
     }
 
-    /// While the daemon only forms a ring, a new connection would report the old one.
+    /// While the daemon is still forming a ring, a new connection would report the old one.
     #[test]
     fn a_daemon_that_is_not_in_operational_lacks_no_announcement() {
-        // It has left its ring.
+        // The daemon has left its ring.
         let mut watched = Watched::for_ms(3_000);
         watched.gather();
         assert_eq!(first_lack(&mut watched, 3_000, 20_000), None);
         assert_eq!((watched.state(), watched.evidence.until()), (RingState::Gather, None));
-        // It has left the second ring and forms a third one, in RECOVERY.
+        // The daemon has left the second ring and is forming a third one, in RECOVERY.
         let mut watched = Watched::for_ms(3_000);
         watched.gather();
         watched.operational();
@@ -600,7 +600,7 @@ mod tests {
         watched.read(3_100);
         assert_eq!(first_lack(&mut watched, 3_100, 20_000), None);
         assert_eq!((watched.state(), watched.evidence.until()), (RingState::Gather, None));
-        // The token stands still.
+        // The token does not move.
         let (mut watched, shown_at) = with_two_rings_and_one_announcement();
         for n in 1..=200 {
             watched.read_without_token(shown_at + n * 100);
@@ -678,7 +678,7 @@ mod tests {
         assert_eq!(watched.state(), RingState::Operational);
     }
 
-    /// A recovery that failed long ago does not count.
+    /// A recovery that failed long ago does not prevent the report.
     #[test]
     fn a_ring_without_an_announcement_is_reported_although_a_recovery_failed_before() {
         let mut watched = Watched::new();
@@ -696,7 +696,7 @@ mod tests {
     #[test]
     fn counters_cleared_on_a_new_connection_are_reported_as_a_ring_without_an_announcement() {
         let zero = RingCounters::default();
-        // The read may show some counters before they were cleared.
+        // The first read may show some counters that are not cleared yet.
         for first in [zero, RingCounters { operational_entered: 3, gather_entered: 3, ..zero }] {
             let mut watched = read_for_three_seconds();
             watched.counters.recovery_entered = 5;
@@ -712,7 +712,7 @@ mod tests {
 
     /// The next connection begins with the reads of the last one.
     #[test]
-    fn on_the_connection_after_a_missing_announcement_any_movement_must_be_explained() {
+    fn on_the_connection_after_a_missing_announcement_any_change_of_the_counters_must_be_explained() {
         for has_moved in [false, true] {
             let (mut watched, shown_at) = with_two_rings_and_one_announcement();
             let lacks_at = first_lack(&mut watched, shown_at, 10_000).unwrap();
@@ -883,7 +883,7 @@ mod tests {
         assert_eq!(watched.state(), RingState::Gather);
     }
 
-    /// A daemon that synchronises answers only on a new connection.
+    /// A daemon that is synchronising answers only on a new connection.
     #[test]
     fn counters_that_are_zero_on_a_new_connection_are_not_taken_for_cleared_counters() {
         let mut watched = read_for_three_seconds();
@@ -908,7 +908,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_counts_from_its_request() {
+    fn the_age_of_a_read_is_measured_from_its_request() {
         let mut watched = Watched::for_ms(1_000);
         for asked_at in [1_100, 1_300] {
             watched.tokens += 1;
@@ -937,7 +937,7 @@ mod tests {
     /// The token may have moved as late as 1,700 ms. At 1,900 ms the time without a token is
     /// therefore 200 ms, which is shorter than the allowed gap.
     #[test]
-    fn the_time_without_a_token_counts_from_the_answer_that_showed_its_last_movement() {
+    fn the_time_without_a_token_is_measured_from_the_answer_that_showed_the_last_movement() {
         let mut watched = Watched::for_ms(1_000);
         watched.tokens += 1;
         watched.read_slowly(1_100, 1_700);
@@ -947,7 +947,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_answers_late_counts_as_silent_until_its_answer() {
+    fn a_daemon_that_answers_late_is_treated_as_silent_until_its_answer() {
         let mut watched = Watched::for_ms(3_000);
         watched.tokens += 1;
         watched.read_slowly(3_050, 3_950);
@@ -1040,7 +1040,7 @@ mod tests {
 
     /// The decision was sent after 3,020 ms and is applied at 3,100 ms.
     #[test]
-    fn exclusivity_counts_from_the_time_at_which_the_decision_was_sent() {
+    fn exclusivity_is_measured_from_the_time_at_which_the_decision_was_sent() {
         let mut watched = Watched::for_ms(3_000);
         watched.gather();
         watched.operational();
@@ -1227,7 +1227,7 @@ mod tests {
         w.read(3_100);
         assert_eq!(w.state(), RingState::Gather, "the ring is not announced yet");
         w.decide(13, 3_150);
-        // The next read is answered after another ring has formed, which is not announced.
+        // Before the next answer, another ring has formed that is not announced.
         w.gather();
         w.operational_unexplained_by(3_150);
         assert_eq!(w.state(), RingState::Gather);
@@ -1246,8 +1246,8 @@ mod tests {
         assert_eq!(w.state(), RingState::Gather, "the announcement was of the first ring");
     }
 
-    /// The daemon was stopped while it synchronised, and continues with messages that waited for
-    /// it. The other nodes had time to exclude it.
+    /// The daemon was stopped while it was synchronising, and continues with messages that were
+    /// waiting for it. The other nodes had time to exclude it.
     #[test]
     fn the_decision_of_a_daemon_that_was_stopped_is_not_believed() {
         let mut w = Watched::for_ms(3_000);
@@ -1268,7 +1268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_of_exactly_the_allowed_gap_is_no_gap() {
+    fn a_pause_of_exactly_the_allowed_length_is_not_a_gap() {
         let mut watched = Watched::for_ms(3_000);
         let resumed = 3_000 + TOKEN * 3 / 4;
         watched.read_without_token(resumed);
@@ -1294,7 +1294,7 @@ mod tests {
         assert_eq!(believed_until(stopped(&[4_000]), 4_100), Some(ms(3_000 + gap)));
         // A gap soon after another gap belongs to the first one.
         assert_eq!(believed_until(stopped(&[4_000, 4_900]), 5_000), Some(ms(3_000 + gap)));
-        // A gap long after another gap counts alone.
+        // A gap long after another gap is a separate one.
         let mut again = stopped(&[4_000]);
         (41..=60).for_each(|n| again.read(n * 100));
         again.read(7_000);
@@ -1323,9 +1323,9 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_was_stopped_proves_nothing_before_its_token_timeout() {
+    fn a_daemon_that_was_stopped_proves_nothing_until_its_token_timeout_has_passed() {
         let mut watched = Watched::for_ms(3_000);
-        // The daemon continues with a token that waited for it.
+        // The daemon continues with a token that was waiting for it.
         watched.read(4_000);
         let before = (watched.evidence.until(), watched.evidence.exclusive_until());
         (41..=49).for_each(|n| watched.read(n * 100));

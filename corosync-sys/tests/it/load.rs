@@ -1,4 +1,4 @@
-//! The results of loading a library that is missing, is a different or an old library, or is correct.
+//! Loads libraries that are missing, too old, not Corosync's, or correct.
 
 use std::path::Path;
 
@@ -70,7 +70,7 @@ fn a_missing_file_is_reported_as_missing_whatever_its_name() {
 }
 
 #[test]
-fn a_file_that_is_no_library_is_refused() {
+fn a_file_that_is_not_a_library_is_refused() {
     let result = load_quorum_from(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")));
     assert!(matches!(result, Err(LoadError::Library { .. })), "{result:?}");
 }
@@ -87,7 +87,7 @@ fn a_different_library_is_refused() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn every_symbol_is_looked_up_when_loading() {
+fn a_library_that_lacks_a_required_symbol_does_not_load() {
     let scratch = Scratch::new("each");
     for missing in QUORUM {
         let rest: Vec<_> = QUORUM.into_iter().filter(|name| *name != missing).collect();
@@ -116,7 +116,7 @@ fn libquorum_before_3_1_loads_without_models() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn libcmap_before_3_0_lacks_the_map_of_statistics_only() {
+fn libcmap_before_3_0_loads_without_the_statistics_map() {
     let scratch = Scratch::new("before_3_0");
     let path = scratch.library("libcmap.so.4.0.0", &defining(&CMAP));
     // SAFETY: the file contains only functions, which are not called.
@@ -133,12 +133,12 @@ fn libcmap_before_3_0_lacks_the_map_of_statistics_only() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_link_to_an_older_soname_is_too_old() {
+fn a_symlink_to_an_older_library_is_reported_as_too_old() {
     let scratch = Scratch::new("older_link");
     let target = scratch.library("libquorum.so.4.0.1", &defining(&QUORUM));
     let link = scratch.path().join("libquorum.so");
     std::os::unix::fs::symlink(&target, &link).expect("the directory is writable");
-    let error = load_quorum_from(&link).expect_err("the link leads to version 4");
+    let error = load_quorum_from(&link).expect_err("the link points to version 4");
     let found = target.canonicalize().expect("the library exists").display().to_string();
     assert_eq!(error, too_old(&found));
 }
@@ -203,7 +203,7 @@ fn libquorum_is_hidden(test: &str, others: &[&str]) -> bool {
             .env("LD_AUDIT", scratch.library("hide.so", HIDE))
             .env("LD_LIBRARY_PATH", scratch.path())
             .output()
-            .expect("this program runs again");
+            .expect("the test program can be started again");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
     false
@@ -216,9 +216,9 @@ fn too_old(found: &str) -> LoadError {
 
 #[test]
 #[ignore = "needs corosync's libraries: make test"]
-fn the_installed_libraries_load_and_answer() {
+fn the_installed_libraries_can_be_loaded_and_called() {
     // Each library looks up the handle, which was never opened, and sends no request to the daemon.
-    // SAFETY: the installed libraries are Corosync's; 0 is no handle.
+    // SAFETY: the installed libraries are Corosync's; 0 is not an open handle.
     let code = unsafe { (Quorum::load().expect("libquorum is installed").quorum_finalize)(0) };
     assert_eq!(code, CS_ERR_BAD_HANDLE);
     // SAFETY: as above.

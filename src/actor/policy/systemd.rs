@@ -292,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_watchdog_is_due_at_half_of_its_time_if_it_watches_this_process() {
+    fn the_watchdog_period_is_half_of_its_timeout_if_it_watches_this_process() {
         let due = |micros: &str, pid: Option<&str>| {
             period(Some(micros.to_owned()), pid.map(str::to_owned), 7)
         };

@@ -379,8 +379,8 @@ mod tests {
                 }
                 assert_eq!(watch.requested.lock().len(), requests);
 
-                // A short read is compared with a reading of the same connection. So one new request
-                // passes a reading of the new connection.
+                // A short read is compared with a reading of the same connection, so the reads are
+                // requested once more, with a reading of the new connection.
                 watch.connection.fetch_add(1, Ordering::Relaxed);
                 next(&mut reads).await;
                 next(&mut reads).await;

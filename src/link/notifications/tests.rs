@@ -92,7 +92,7 @@ async fn next(events: &mut LinkEvents) -> Option<Result<LinkEvent, Error>> {
 /// Corosync sends the current state when it is asked to start tracking, which is before the
 /// stream exists.
 #[test]
-fn the_first_notifications_were_sent_after_the_request_to_track() {
+fn the_first_notification_carries_the_time_of_the_request_to_track() {
     run(async {
         let (_peer, socket) = UnixStream::pair().unwrap();
         let waiting = Some(Notification::quorum(true, RingId::default(), Vec::new()));
@@ -131,7 +131,7 @@ fn an_interrupt_that_missed_the_call_is_repeated_soon() {
 pub(super) const TOKEN: Duration = Duration::from_millis(1000);
 pub(super) const CONSENSUS: Duration = Duration::from_millis(1200);
 
-/// Returns a read of a daemon whose counters do not move, except for the tokens.
+/// Returns a reading of a daemon whose counters do not change, except for the tokens.
 pub(super) fn reading(
     connection: u64,
     asked_at: Moment,
@@ -156,7 +156,7 @@ pub(super) fn reading(
 enum Answering {
     /// All reads fail, as if the thread could not be started.
     Failure,
-    /// After this many answers, the daemon does not answer any more.
+    /// The daemon stops answering after this many answers.
     Silence(u64),
     /// All reads are answered, with counters of this age.
     Age(Duration),
@@ -164,7 +164,8 @@ enum Answering {
     Slow(Duration),
 }
 
-/// Reads of a ring whose token moves. Each read takes one millisecond, unless it is `Slow`.
+/// Reads of a ring whose token moves. Each read takes one millisecond, unless `answering` is
+/// `Slow`.
 #[derive(Debug)]
 struct Reads {
     clock: Clock,
@@ -250,7 +251,7 @@ impl Probe for Prompt {
     }
 }
 
-/// The events of a connection on which one notification waits.
+/// The events of a connection on which one notification is waiting.
 struct Rig {
     events: LinkEvents,
     reads: Arc<AtomicUsize>,
@@ -344,7 +345,7 @@ fn a_read_that_hangs_in_a_steady_ring_is_noticed_soon() {
 
 /// Corosync 2 reports counters that are 1.5 s old.
 #[test]
-fn old_counters_are_not_read_without_a_pause() {
+fn there_is_a_pause_between_reads_of_old_counters() {
     run(async {
         let age = Duration::from_millis(1500);
         let mut rig = Rig::new(Answering::Age(age), Duration::from_secs(1));
@@ -354,7 +355,7 @@ fn old_counters_are_not_read_without_a_pause() {
 }
 
 #[test]
-fn probes_keep_their_interval_beside_reads_of_the_ring() {
+fn probes_keep_their_interval_while_the_ring_is_read() {
     for interval in [25, 250, 1000, 1250, 2000, 10_000].map(Duration::from_millis) {
         run(async {
             let mut rig = Rig::new(Answering::Age(Duration::ZERO), interval);
@@ -431,7 +432,7 @@ fn a_reading_with_fewer_tokens_does_not_repeat_an_earlier_one() {
 
 /// Each tick dispatches, because only a dispatch reports the death of such a daemon.
 #[test]
-fn a_steady_ring_postpones_no_tick_if_only_a_dispatch_reports_a_death() {
+fn a_steady_ring_postpones_no_tick_if_only_a_dispatch_reports_the_death_of_the_daemon() {
     run(async {
         let (answering, interval) = (Answering::Age(Duration::ZERO), Duration::from_millis(1250));
         let mut rig = Rig::with_connection(false, 3, answering, interval);

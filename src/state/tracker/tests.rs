@@ -88,7 +88,8 @@ impl Fold {
         fold
     }
 
-    /// Applies an answer of votequorum with one vote for each of these members, and no other votes.
+    /// Applies an answer from votequorum with one vote for each of these members, and no other
+    /// votes.
     fn report_votes(&mut self, members: &[u32]) {
         let all = u32::try_from(members.len()).unwrap();
         let votes = Votes {
@@ -161,7 +162,7 @@ fn a_lost_connection_makes_quorum_unknown_and_breaks_continuity() {
 }
 
 #[test]
-fn a_decision_of_an_ended_connection_does_not_count_after_reconnecting() {
+fn a_decision_from_an_ended_connection_is_ignored_after_reconnecting() {
     let mut fold = Fold::quorate();
     fold.change(Event::Disconnected(LOST));
     fold.change(connected(true));
@@ -253,7 +254,7 @@ fn returning() -> Fold {
     fold
 }
 
-/// Returns an answer of votequorum with three votes for node 5 and one for each other node.
+/// Returns an answer from votequorum with three votes for node 5 and one for each other node.
 fn answered_with_more_votes(asked_at: u64) -> Event {
     let votes = Votes {
         members: ids(&[1, 2, 3, 4, 5]).into_iter().zip([1, 1, 1, 1, 3]).collect(),
@@ -322,7 +323,7 @@ fn the_death_of_the_only_other_node_breaks_continuity() {
     assert_eq!(fold.now().epoch, 1, "node 2 may be quorate alone");
 }
 
-/// Node 2 has left and returned; it may have been quorate alone meanwhile.
+/// Node 2 has left and returned. In the meantime it may have been quorate alone.
 #[test]
 fn the_return_of_the_only_other_node_breaks_continuity() {
     let mut fold = Fold::new();
@@ -486,7 +487,7 @@ fn votequorum_has_a_veto_until_the_next_decision() {
 }
 
 #[test]
-fn an_answer_of_votequorum_alone_does_not_make_the_node_quorate() {
+fn an_answer_from_votequorum_alone_does_not_make_the_node_quorate() {
     let mut fold = Fold::quorate();
     fold.change_at(10, quorum(9, false, &[1, 2, 3]));
     fold.no_change_at(30, answered(20, true));
@@ -506,7 +507,7 @@ fn a_decision_about_another_membership_counts_only_for_settle_grace() {
     assert!(fold.change_at(8_100, quorum(13, true, &[1, 2])).is_gain());
 }
 
-/// The first nodelist of this connection is of ring 13, and the decision about ring 9 is too old.
+/// The first nodelist of this connection is for ring 13, and the decision about ring 9 is too old.
 #[test]
 fn a_decision_about_another_ring_does_not_count_on_a_new_connection() {
     let mut fold = Fold::new();
@@ -646,12 +647,12 @@ fn stable_after_does_not_extend_settle_grace() {
 }
 
 #[test]
-fn votes_are_those_of_this_membership_if_they_were_requested_after_the_decision() {
+fn votes_belong_to_this_membership_if_they_were_requested_after_the_decision() {
     let mut fold = Fold::new();
     fold.change(connected(true));
     fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
     fold.report_votes(&[1, 2, 3]);
-    assert!(!fold.now().has_majority(), "nothing is decided");
+    assert!(!fold.now().has_majority(), "nothing has been decided");
     fold.change_at(2, quorum(9, true, &[1, 2, 3]));
     let votes = fold.now().votes.clone();
     let answered = |asked_at| {
@@ -749,7 +750,7 @@ fn the_quorum_of_one_of_two_nodes_is_unknown_once_the_decision_is_overdue() {
     assert_eq!(fold.0.deadline(), Some(at(5_002).moment), "only the deadline of the lease");
 }
 
-/// Returns a read of the counters after `tokens` tokens.
+/// Returns a reading of the counters after `tokens` tokens.
 fn read(ms: u64, rings: u64, tokens: u64) -> Event {
     Event::Ring(RingUpdate::Read(RingReading {
         connection: 0,
