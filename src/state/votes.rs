@@ -65,7 +65,7 @@ mod tests {
         assert_eq!(shortage(2, waits).as_deref(), Some("2 of 4 votes, 3 required"));
         assert_eq!(shortage(3, waits).as_deref(), Some("3 of 4 votes, waits for all nodes"));
         assert_eq!(shortage(3, none), None, "the votes do not show the reason");
-        assert_eq!(shortage(2, VoteFlags::QUORATE), None, "a tie-breaker makes quorum");
+        assert_eq!(shortage(2, VoteFlags::QUORATE), None, "a tie-breaker gives quorum");
         assert_eq!(shortage(3, waits | VoteFlags::QUORATE), None);
     }
 
@@ -85,7 +85,7 @@ mod tests {
     fn a_majority_is_more_than_half_of_the_largest_reported_number_of_votes() {
         let three = votes(&[1, 1, 1], 0, 5);
         assert!(is_majority(&three) && !is_majority(&votes(&[1, 1, 1], 0, 6)));
-        assert!(!is_majority(&votes(&[1, 1, 1], 1, 6)), "a device does not count");
+        assert!(!is_majority(&votes(&[1, 1, 1], 1, 6)), "the vote of a device does not count");
         for larger in [
             Votes { highest_expected: 6, ..three.clone() },
             Votes { total: 6, ..three.clone() },
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn if_a_minority_may_become_quorate_only_all_votes_are_a_majority() {
+    fn if_a_minority_may_become_quorate_a_majority_needs_all_votes() {
         for flags in [
             VoteFlags::LAST_MAN_STANDING,
             VoteFlags::ALLOW_DOWNSCALE,

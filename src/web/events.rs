@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_of_an_event_is_not_quorate_once_the_lease_has_expired() {
+    fn the_text_of_an_event_reports_unknown_once_the_lease_has_expired() {
         actix::System::new().block_on(async {
             let (quorum, before) = gained();
             let text = async |last_sent| next_event(&quorum, last_sent).await.text;
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_has_not_read_for_long_loses_its_slot_to_a_new_client() {
+    fn a_client_that_has_not_read_for_a_long_time_loses_its_slot_to_a_new_client() {
         actix::System::new().block_on(async {
             tokio::time::pause();
             let clients = EventClients::default();
@@ -338,7 +338,7 @@ mod tests {
             assert!(reader.touch() && clients.enter().is_none());
             tokio::time::advance(ALIVE_INTERVAL).await;
             let _new = clients.enter().unwrap();
-            assert!(reader.touch(), "the client has read meanwhile");
+            assert!(reader.touch(), "the client has read in the meantime");
             assert!(
                 stuck.iter().all(|stuck| !stuck.touch()),
                 "the streams of stuck clients end when they read"

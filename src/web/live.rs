@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_policy_has_the_hashes_of_this_page() {
+    fn the_content_security_policy_contains_the_hashes_of_the_page() {
         for tag in ["script", "style"] {
             let (_, rest) = PAGE.split_once(&format!("<{tag}>")).unwrap();
             let (inside, rest) = rest.split_once(&format!("</{tag}>")).unwrap();

@@ -1,4 +1,4 @@
-//! A room of `src` uses only the rooms before it: see CONTRIBUTING.md.
+//! A room (a top-level module of `src`) uses only the rooms before it: see CONTRIBUTING.md.
 
 use std::{
     fs,

@@ -792,7 +792,7 @@ fn first_of(listed: u64, decided: u64) -> [Event; 2] {
 }
 
 /// A new connection shows the present ring only with model V1, and only a provider decides about
-/// it. If the decision is about another ring than the nodelist, the next one is still to come.
+/// it. If the decision and the nodelist are about different rings, another decision will follow.
 #[test]
 fn only_a_settled_connection_of_model_v1_with_a_provider_is_replaced() {
     assert!(unannounced(true, &first_of(9, 9)).0.lacks_announcement());
@@ -814,7 +814,7 @@ fn after_a_missing_announcement_only_a_decision_about_the_present_ring_is_believ
     // by its first read.
     for (listed, decided, rings, expected) in [
         (13, 13, 2, Quorum::Quorate),
-        // The daemon still synchronises.
+        // The daemon is still synchronising.
         (13, 9, 2, Quorum::Unknown),
         // A ring has formed after the last read of the old connection.
         (13, 13, 3, Quorum::Unknown),
@@ -835,7 +835,7 @@ fn after_a_missing_announcement_only_a_decision_about_the_present_ring_is_believ
 
 /// Another daemon may have started, whose counters begin at zero.
 #[test]
-fn the_reads_of_a_connection_that_was_lost_do_not_count_on_the_next_one() {
+fn reads_from_a_lost_connection_are_ignored_on_the_next_one() {
     for lost in [&[LOST][..], &[Error::NotAnnounced, Error::NoSocket]] {
         let mut fold = unannounced(true, &first_of(9, 9));
         fold.change_at(12_010, Event::Disconnected(lost[0].clone()));
@@ -869,7 +869,7 @@ fn a_nodelist_decides_about_the_ring_only_without_a_provider() {
 }
 
 #[test]
-fn without_a_provider_a_nodelist_counts_from_the_time_at_which_the_queue_was_empty() {
+fn without_a_provider_the_age_of_a_nodelist_is_measured_from_the_last_empty_queue() {
     let mut fold = Fold::new();
     fold.change(Event::Connected { has_provider: false, asked_at: at(0).moment, watched: true });
     fold.change(nodelist(9, &[1, 2, 3], &[], &[]));
@@ -932,7 +932,7 @@ fn the_token_was_last_seen_at_the_first_of_the_last_two_reads() {
 
 /// A daemon that answered before the deadline of the ring may have been stopped since then.
 #[test]
-fn an_answer_from_before_the_deadline_of_the_ring_does_not_extend_the_lease_after_it() {
+fn an_answer_from_before_the_deadline_of_the_ring_does_not_extend_the_lease_after_that_deadline() {
     let mut fold = exclusive();
     fold.no_change_at(3_000, answered_with_votes(&fold, 2_990));
     assert_eq!(fold.0.deadline(), Some(at(5_100).moment), "the deadline of the ring");
@@ -1009,7 +1009,7 @@ fn a_decision_that_may_be_older_than_the_ring_does_not_make_the_node_exclusive()
 }
 
 #[test]
-fn votes_that_were_requested_before_the_nodelist_are_not_those_of_its_members() {
+fn votes_requested_before_the_nodelist_do_not_belong_to_its_members() {
     let mut fold = Fold::with_votes();
     fold.change_at(10, nodelist(13, &[1, 2], &[], &[3]));
     fold.no_change_at(12, answered_with_votes(&fold, 9));
@@ -1017,7 +1017,7 @@ fn votes_that_were_requested_before_the_nodelist_are_not_those_of_its_members() 
 }
 
 #[test]
-fn the_votes_of_the_nodelist_count_although_the_expected_votes_were_lowered() {
+fn the_configured_votes_still_apply_after_the_expected_votes_are_lowered() {
     let mut fold = exclusive();
     let configured = |fold: &Fold| fold.now().votes.as_ref().and_then(|votes| votes.configured);
     assert_eq!(configured(&fold), Some(3), "a read of the ring reported them");

@@ -34,7 +34,7 @@ fn a_partition_separates_its_groups() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn nodes_stop_and_start_again() {
+fn nodes_can_be_stopped_started_restarted_and_paused() {
     let cluster = Cluster::start(3);
     let node = cluster.node(3);
     let ring = cluster.node(1).wait_members(true, &[1, 2, 3]).ring_id;

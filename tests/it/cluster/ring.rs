@@ -50,7 +50,7 @@ fn master_wins_is_known_if_only_other_members_have_a_quorum_device() {
 /// Node 1 must read the flags of node 2, because the votes and node 1's own flags stay the same.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn the_failure_of_another_members_quorum_device_is_known() {
+fn the_failure_of_another_members_quorum_device_is_reported() {
     let cluster = Cluster::start_with_device(3, Algorithm::Lms, |_| {});
     let one = Watcher::start_with(&cluster.node(1).netns, |builder| builder.backoff(quick()));
     let alive = |node| {
@@ -72,7 +72,7 @@ fn an_excluded_node_is_never_exclusive_and_soon_not_quorate() {
     let before = exclusive(&one);
     assert_eq!(exclusive(&two), before, "all members of a ring have the same token");
 
-    // Node 1's daemon notices that its token no longer returns, and informs no client.
+    // Node 1's daemon notices that its token no longer returns, but informs no client.
     cluster.lose_sends_to(1, 2);
     eventually("the others are quorate without node 1", || {
         let now = two.quorum.snapshot();

@@ -243,7 +243,7 @@ fn stopping_publishes_stopped_and_closes_the_connection() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn the_end_of_the_system_ends_quorum() {
+fn stopping_the_actix_system_ends_quorum() {
     let node = Node::single();
     let quorum = node.run(|| {
         let system = System::new();
@@ -264,7 +264,7 @@ fn the_end_of_the_system_ends_quorum() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn the_actor_runs_on_an_arbiter_of_the_caller() {
+fn the_actor_runs_on_the_callers_arbiter() {
     let node = Node::single();
     node.run(|| {
         System::new().block_on(async {
@@ -394,7 +394,7 @@ fn a_corosync_without_a_provider_is_refused_unless_allowed() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn only_a_server_of_the_right_user_is_believed() {
+fn only_a_server_of_the_expected_user_is_trusted() {
     for ipc in [Ipc::Shm, Ipc::Socket] {
         let node = Node::single_with(|config| config.ipc = ipc);
         let watcher = Watcher::start_with(&node.netns, |builder| builder.server_uid(Some(4711)));
@@ -454,7 +454,7 @@ fn the_actor_survives_the_death_of_the_daemon_at_any_moment() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_stack_that_is_too_small_is_published_as_the_error_of_the_connection() {
+fn a_stack_that_is_too_small_is_published_as_the_connection_error() {
     let node = Node::single();
     node.run(|| {
         let small = thread::Builder::new().stack_size(256 * 1024);

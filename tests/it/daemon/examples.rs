@@ -8,7 +8,7 @@ use crate::support::{Client, Netns, Node, Running, eventually};
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn watch_prints_every_change_until_interrupted() {
+fn the_watch_example_prints_every_change_until_interrupted() {
     let node = Node::single();
     let mut watch = Running::example(Some(&node.netns), "watch", "--corosync");
     let ring = node.wait_members(true, &[1]).ring_id;
@@ -29,7 +29,7 @@ fn watch_prints_every_change_until_interrupted() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn watch_prints_how_to_start_corosync_if_it_is_not_running() {
+fn the_watch_example_prints_how_to_start_corosync_if_it_is_not_running() {
     let nowhere = Netns::new();
     let mut watch = Running::example(Some(&nowhere), "watch", "--corosync");
     watch.until("systemctl start corosync");
@@ -37,7 +37,7 @@ fn watch_prints_how_to_start_corosync_if_it_is_not_running() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn watch_simulates_a_loss_and_a_gain_without_corosync() {
+fn the_watch_example_simulates_a_loss_and_a_gain_without_corosync() {
     let nowhere = Netns::new();
     let mut watch = Running::example(Some(&nowhere), "watch", "");
     watch.until_start("quorate: ring");
@@ -52,7 +52,7 @@ fn watch_simulates_a_loss_and_a_gain_without_corosync() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn supervised_pauses_and_continues_across_a_restart_of_corosync() {
+fn the_supervised_example_pauses_and_continues_across_a_restart_of_corosync() {
     let node = Node::single();
     let mut supervised = Running::example(Some(&node.netns), "supervised", "--corosync");
     supervised.until("working");
@@ -71,7 +71,7 @@ fn supervised_pauses_and_continues_across_a_restart_of_corosync() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn the_shortest_program_runs_to_its_end() {
+fn the_shortest_program_runs_to_completion() {
     let node = Node::single();
     let mut program = Running::example(Some(&node.netns), "replicator", "");
     // The program does not wait for its subscriber, so the rest of its output may vary.
@@ -81,7 +81,7 @@ fn the_shortest_program_runs_to_its_end() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn gate_accepts_writes_only_with_quorum() {
+fn the_gate_example_accepts_writes_only_with_quorum() {
     let node = Node::single();
     let mut gate = Running::example(Some(&node.netns), "gate", "--corosync");
     gate.until("http://127.0.0.1:8080/value");
@@ -107,7 +107,7 @@ fn gate_accepts_writes_only_with_quorum() {
         node.corosync.expected_votes(1);
         eventually("there is quorum again", || (put() == 200).then_some(()));
         node.corosync.pause();
-        eventually("the hung daemon is not believed any more", || (put() == 503).then_some(()));
+        eventually("the hung daemon is no longer trusted", || (put() == 503).then_some(()));
         for (path, expected) in [("/livez", 200), ("/readyz", 503), ("/quorum", 200)] {
             let mut client = Client::connect(server);
             client.send("GET", path, &[]);
@@ -122,7 +122,7 @@ fn gate_accepts_writes_only_with_quorum() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn tokio_works_under_a_guard_and_starts_again_after_a_loss() {
+fn the_tokio_example_works_under_a_guard_and_starts_again_after_a_loss() {
     let node = Node::single();
     let mut worker = Running::example(Some(&node.netns), "tokio", "--corosync");
     worker.until("begins in epoch");
@@ -145,7 +145,7 @@ fn tokio_works_under_a_guard_and_starts_again_after_a_loss() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn axum_accepts_writes_only_while_no_other_partition_can_have_quorum() {
+fn the_axum_example_accepts_writes_only_while_no_other_partition_can_have_quorum() {
     let node = Node::single();
     let mut service = Running::example(Some(&node.netns), "axum", "--corosync");
     service.until("http://127.0.0.1:8081/value");

@@ -73,7 +73,7 @@ fn each_error_of_initialize_becomes_error_connect() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn only_invalid_param_of_model_initialize_falls_back_to_model_v0() {
+fn only_invalid_param_from_model_initialize_causes_a_fallback_to_model_v0() {
     let fake = Fake::new("fallback");
     for code in CODES {
         let before = (fake.calls("quorum_initialize"), fake.calls("quorum_model_initialize"));
@@ -250,7 +250,7 @@ fn the_handle_that_the_fallback_to_model_v0_leaves_behind_is_finalized() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_null_list_and_an_empty_list_are_empty() {
+fn null_lists_and_lists_of_length_zero_are_empty() {
     let fake = Fake::new("empty_lists");
     let mut handle = fake.connect();
     let quorum = Notification::quorum(true, ring(1, 9), vec![]);
@@ -260,7 +260,7 @@ fn a_null_list_and_an_empty_list_are_empty() {
         fake.push_nodelist((1, 9), list, list, list);
         assert_eq!(all(&mut handle), [Ok(quorum.clone()), Ok(nodelist.clone())]);
     }
-    // Null contains nothing, whatever length is claimed.
+    // A null list is empty, whatever length is claimed.
     for entries in [1, MAX_NODES, u32::MAX] {
         fake.push_quorum(1, (1, 9), None);
         fake.claim(entries, 0, 0);
@@ -443,7 +443,7 @@ fn dispatch_blocking_returns_everything_until_the_connection_ends() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn nothing_is_dispatched_before_the_iteration() {
+fn nothing_is_dispatched_until_the_iterator_is_used() {
     let fake = Fake::new("lazy");
     let mut handle = fake.connect();
     fake.push(true, 9);
@@ -527,7 +527,7 @@ fn the_error_for_an_unusable_library_gives_the_reason() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_library_that_appears_while_the_actor_runs_is_used() {
+fn a_library_that_appears_while_the_actor_is_running_is_used() {
     let fake = Fake::new("appears");
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fake_appeared.so");
     let _ = fs::remove_file(&path);
@@ -568,7 +568,7 @@ fn a_corosync_without_a_provider_is_refused_until_it_has_one() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_corosync_without_a_provider_is_believed_if_allowed() {
+fn a_corosync_without_a_provider_is_accepted_if_allowed() {
     let fake = Fake::new("free");
     fake.quorum_type(0);
     // As with a real daemon, the decision has no ring.
@@ -601,7 +601,7 @@ fn a_server_that_cannot_be_identified_is_refused() {
     fake.wait_open(0);
     let before = fake.calls("quorum_model_initialize");
     assert_eq!((before, fake.calls("quorum_finalize")), (1, 1));
-    // By default only a server of root is accepted.
+    // By default, only a server that runs as root is accepted.
     let watcher = Watcher::here(|builder| fake_source(builder, fake.path()).backoff(quick()));
     assert_refused(&fake, &watcher, &Error::untrusted_server(None, 0));
 }
@@ -623,7 +623,7 @@ fn a_server_of_another_user_is_refused() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_failure_after_initialize_is_published_and_retried() {
+fn a_failure_after_initialize_is_published_and_the_actor_connects_again() {
     let fake = Fake::new("half_connected");
     for (function, error) in [
         ("quorum_trackstart", Error::TrackStart(Code::MESSAGE_ERROR)),

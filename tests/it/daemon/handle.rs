@@ -84,7 +84,7 @@ fn initialize_connects_with_model_v1() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn quorate_returns_the_answer_of_the_daemon() {
+fn quorate_returns_the_daemons_answer() {
     let node = Node::single();
     node.run(|| {
         for model in [Model::V0, Model::V1] {
@@ -153,7 +153,7 @@ fn starting_tracking_twice_fails_and_delivers_the_state_again() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn after_track_stop_only_what_was_queued_arrives() {
+fn after_track_stop_only_queued_notifications_arrive() {
     let node = Node::single();
     node.run(|| {
         let ring = ring(&node, Model::V1);
@@ -164,13 +164,13 @@ fn after_track_stop_only_what_was_queued_arrives() {
         flip(&node, true);
         assert_eq!(handle.quorate(), Ok(true));
         assert_eq!(all(&mut handle), [nodelist(ring), quorum(ring, true), quorum(ring, false)]);
-        assert_eq!(handle.track_stop(), Ok(()), "stopping twice is no error");
+        assert_eq!(handle.track_stop(), Ok(()), "stopping twice is not an error");
     });
 }
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn the_descriptor_is_readable_while_notifications_wait() {
+fn the_descriptor_is_readable_while_notifications_are_waiting() {
     let node = Node::single();
     node.run(|| {
         let mut handle = connect(Model::V1);
@@ -182,7 +182,7 @@ fn the_descriptor_is_readable_while_notifications_wait() {
         handle.track_start(Track::CHANGES).unwrap();
         assert!(readable(fd, Duration::ZERO));
         assert_eq!(handle.try_dispatch().unwrap().into_iter().count(), 1);
-        assert!(readable(fd, Duration::ZERO), "one of two notifications still waits");
+        assert!(readable(fd, Duration::ZERO), "one of two notifications is still waiting");
         all(&mut handle);
         assert!(!readable(fd, Duration::ZERO));
         flip(&node, false);

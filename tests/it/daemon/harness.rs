@@ -188,7 +188,7 @@ fn only_a_directory_of_a_connection_names_a_client() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_connection_is_seen_in_dev_shm_while_it_is_open() {
+fn a_connection_is_visible_in_dev_shm_while_it_is_open() {
     let node = Node::single();
     let server = format!("qb-{}-", node.corosync.pid());
     // Other tests of this process may be connected to other daemons.

@@ -160,7 +160,7 @@ fn a_terminal_shows_the_state_in_colours() {
     watching.wait().unwrap();
 }
 
-/// While `quorum-watch exec` waits for quorum, no command runs that could receive the signal.
+/// While `quorum-watch exec` waits for quorum, no command is running that could receive the signal.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_signal_ends_the_wait_for_quorum() {

@@ -17,7 +17,7 @@ fn start(cluster: &Cluster) -> QuorumHandle {
 }
 
 #[test]
-fn waiting_calls_end_with_the_actor() {
+fn waiting_calls_end_when_the_actor_stops() {
     System::new().block_on(async {
         let cluster = Cluster::new(3);
         cluster.partition(&[&[1], &[2, 3]]).unwrap();
@@ -99,7 +99,7 @@ fn a_scripted_handle_returns_the_published_state() {
     script.publish(Snapshot::new(Quorum::Inquorate, "3.d".parse().unwrap(), [3]));
     assert_eq!((quorum.quorum(), guard.is_valid()), (Quorum::Inquorate, false));
     script.publish(quorate("1.11", &[1, 2, 3]));
-    assert!(quorum.is_quorate() && !guard.is_valid(), "the guard is of an earlier epoch");
+    assert!(quorum.is_quorate() && !guard.is_valid(), "the guard is from an earlier epoch");
     let guard = quorum.guard().unwrap();
     let mut interrupted = Snapshot::clone(&quorum.snapshot());
     interrupted.epoch = 7;
@@ -151,7 +151,7 @@ fn waiting_and_streaming_work_on_a_scripted_handle() {
 }
 
 #[test]
-fn a_constructed_change_has_the_nodes_that_joined_and_left() {
+fn a_constructed_change_lists_the_nodes_that_joined_and_left() {
     let (before, after) = (quorate("1.9", &[1, 2, 3]), quorate("1.d", &[3, 1, 4, 4]));
     let change = QuorumChanged::new(before, after, Cause::Membership);
     assert_eq!((change.joined.to_string(), change.left.to_string()), ("4".into(), "2".into()));

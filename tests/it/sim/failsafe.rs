@@ -125,7 +125,7 @@ fn an_old_decision_is_not_believed_after_settle_grace() {
 }
 
 #[test]
-fn a_decision_within_settle_grace_is_not_a_loss() {
+fn a_decision_within_settle_grace_prevents_a_loss() {
     run(async {
         let cluster = Cluster::new(3);
         let (quorum, mut recorder) = start(&cluster, |builder| builder);
@@ -171,7 +171,7 @@ fn stable_after_delays_a_gain_but_not_a_loss() {
 }
 
 #[test]
-fn a_guard_is_valid_in_one_epoch() {
+fn a_guard_is_valid_only_in_its_own_epoch() {
     run(async {
         let cluster = Cluster::new(3);
         let (quorum, mut recorder) = start(&cluster, |builder| builder);

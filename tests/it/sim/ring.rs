@@ -117,8 +117,8 @@ const FAULTS: [Fault; 6] = [
     ("killed", |cluster| cluster.crash(1).unwrap()),
 ];
 
-/// While the other nodes are quorate without a node, that node is not exclusive, and it is quorate
-/// for hardly longer than `settle_grace`.
+/// While the other nodes are quorate without a node, that node is not exclusive, and it stays
+/// quorate for little longer than `settle_grace`.
 #[test]
 fn an_excluded_node_is_never_exclusive_and_soon_not_quorate() {
     run(async {

@@ -55,39 +55,38 @@ macro_rules! scenarios {
 
 scenarios! {
     with_any:
-    first_contact
-    a_partition_that_heals
-    an_even_split
-    a_crash_and_a_slow_restart
-    a_graceful_stop
-    an_instant_restart
-    reconnecting_after_a_crash
-    all_other_nodes_leave_and_return
-    a_paused_daemon
-    two_daemons_of_five_paused
+    a_new_actor_publishes_the_connection_the_membership_and_quorum
+    a_minority_loses_quorum_until_the_partition_heals
+    neither_half_of_an_even_split_is_quorate
+    a_crashed_node_leaves_and_joins_again_after_a_slow_restart
+    only_a_node_that_is_stopped_loses_quorum
+    a_node_that_restarts_instantly_is_reported_as_left_and_joined
+    after_a_reconnect_joined_and_left_refer_to_the_last_known_members
+    a_node_loses_quorum_while_all_other_nodes_are_away
+    the_state_of_a_paused_daemon_does_not_change_until_it_is_resumed
+    two_paused_daemons_rejoin_one_after_the_other
     expected_votes_flip_quorum_on_the_same_ring
     expected_votes_below_the_present_votes_do_not_lower_the_required_votes
     expected_votes_outlive_the_restart_of_one_daemon
-    votes_in_the_nodelist
-    a_reload_that_changes_the_nodelist
-    a_reload_that_ends_expected_votes
-    wait_for_all_cold_start
-    wait_for_all_after_a_loss_of_quorum
-    two_node
-    two_node_cold_start
+    a_reload_changes_the_votes_of_a_node
+    a_reload_with_more_nodes_can_end_quorum
+    a_reload_replaces_expected_votes_that_were_set_at_run_time
+    with_wait_for_all_a_new_cluster_is_quorate_only_after_all_nodes_have_met
+    with_wait_for_all_a_node_that_loses_quorum_waits_for_all_nodes_again
+    with_two_node_each_node_stays_quorate_alone
+    with_two_node_a_new_cluster_is_quorate_only_after_both_nodes_have_met
     ;
     not_with_v0:
     // With V0 the only notification is a decision without members.
-    without_a_provider
+    a_cluster_without_a_provider_is_refused_or_if_allowed_always_quorate
 }
 
-/// Every actor of a new cluster publishes the connection, the membership and quorum.
-fn first_contact<B: Backend>() {
+fn a_new_actor_publishes_the_connection_the_membership_and_quorum<B: Backend>() {
     let (_backend, nodes) = formed::<B>(3, Settings::default());
     nodes.expect_quorate(&[1, 2, 3]);
 }
 
-fn a_partition_that_heals<B: Backend>() {
+fn a_minority_loses_quorum_until_the_partition_heals<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
     backend.partition(&[&[1, 2], &[3]]);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
@@ -108,8 +107,8 @@ fn a_partition_that_heals<B: Backend>() {
     nodes.agree(&backend);
 }
 
-/// With two of four votes each, neither half is quorate.
-fn an_even_split<B: Backend>() {
+/// Each half has two of four votes.
+fn neither_half_of_an_even_split_is_quorate<B: Backend>() {
     let (backend, nodes) = formed::<B>(4, Settings::default());
     backend.partition(&[&[1, 2], &[3, 4]]);
     nodes.expect(
@@ -133,7 +132,7 @@ fn an_even_split<B: Backend>() {
     nodes.agree(&backend);
 }
 
-fn a_crash_and_a_slow_restart<B: Backend>() {
+fn a_crashed_node_leaves_and_joins_again_after_a_slow_restart<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
     backend.crash(3);
     nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
@@ -146,7 +145,7 @@ fn a_crash_and_a_slow_restart<B: Backend>() {
     nodes.agree(&backend);
 }
 
-fn a_graceful_stop<B: Backend>() {
+fn only_a_node_that_is_stopped_loses_quorum<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
     backend.stop(3);
     nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
@@ -154,7 +153,7 @@ fn a_graceful_stop<B: Backend>() {
     nodes.agree(&backend);
 }
 
-fn an_instant_restart<B: Backend>() {
+fn a_node_that_restarts_instantly_is_reported_as_left_and_joined<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
     backend.restart(3);
     nodes.expect_one_of(
@@ -178,8 +177,7 @@ fn an_instant_restart<B: Backend>() {
     nodes.agree(&backend);
 }
 
-/// After a reconnect, `joined` and `left` refer to the last known members.
-fn reconnecting_after_a_crash<B: Backend>() {
+fn after_a_reconnect_joined_and_left_refer_to_the_last_known_members<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
     backend.crash(3);
     nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
@@ -201,7 +199,7 @@ fn reconnecting_after_a_crash<B: Backend>() {
     nodes.agree(&backend);
 }
 
-fn all_other_nodes_leave_and_return<B: Backend>() {
+fn a_node_loses_quorum_while_all_other_nodes_are_away<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
     backend.stop(3);
     nodes.expect(&[1], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
@@ -225,7 +223,8 @@ fn all_other_nodes_leave_and_return<B: Backend>() {
     nodes.agree(&backend);
 }
 
-fn a_paused_daemon<B: Backend>() {
+/// The deadlines are long here, so the actor of the paused daemon still reports quorum.
+fn the_state_of_a_paused_daemon_does_not_change_until_it_is_resumed<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
     backend.pause(3);
     nodes.expect(&[1, 2], &["quorate: new ring 1 2, unsettled; left 3", "quorate: ring 1 2"]);
@@ -237,7 +236,7 @@ fn a_paused_daemon<B: Backend>() {
     nodes.agree(&backend);
 }
 
-fn two_daemons_of_five_paused<B: Backend>() {
+fn two_paused_daemons_rejoin_one_after_the_other<B: Backend>() {
     let (backend, nodes) = formed::<B>(5, Settings::default());
     backend.pause(4);
     nodes.expect(
@@ -345,7 +344,7 @@ fn expected_votes_outlive_the_restart_of_one_daemon<B: Backend>() {
 }
 
 /// The configured votes of node 3 change from one to four, and back.
-fn votes_in_the_nodelist<B: Backend>() {
+fn a_reload_changes_the_votes_of_a_node<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
     // Node 3 has four of six votes now. The other nodes expect six votes before they learn this.
     backend.votes(3, 4);
@@ -374,7 +373,7 @@ fn votes_in_the_nodelist<B: Backend>() {
 }
 
 /// Reloads with a nodelist of three nodes, of five, and of three again, while node 3 is stopped.
-fn a_reload_that_changes_the_nodelist<B: Backend>() {
+fn a_reload_with_more_nodes_can_end_quorum<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
     backend.stop(3);
     nodes.expect(&[3], &["unknown: disconnected; interrupted"]);
@@ -389,8 +388,8 @@ fn a_reload_that_changes_the_nodelist<B: Backend>() {
     nodes.agree(&backend);
 }
 
-/// A reload replaces the expected votes that were set at run time by those of the nodelist.
-fn a_reload_that_ends_expected_votes<B: Backend>() {
+/// The reload restores the expected votes of the nodelist.
+fn a_reload_replaces_expected_votes_that_were_set_at_run_time<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
     backend.expected_votes(7);
     nodes.expect(&[1, 2, 3], &["inquorate: ring 1 2 3; interrupted"]);
@@ -399,8 +398,7 @@ fn a_reload_that_ends_expected_votes<B: Backend>() {
     nodes.agree(&backend);
 }
 
-/// With `wait_for_all` a new cluster is quorate only after all nodes have met.
-fn wait_for_all_cold_start<B: Backend>() {
+fn with_wait_for_all_a_new_cluster_is_quorate_only_after_all_nodes_have_met<B: Backend>() {
     let settings = Settings { wait_for_all: true, ..Settings::default() };
     let backend = B::formed(3, settings);
     for id in [1, 2, 3] {
@@ -436,9 +434,8 @@ fn wait_for_all_cold_start<B: Backend>() {
     nodes.agree(&backend);
 }
 
-/// A node that loses quorum waits for all nodes again, unless it returns to a node that has kept
-/// quorum.
-fn wait_for_all_after_a_loss_of_quorum<B: Backend>() {
+/// The node does not wait if it returns to a node that has kept quorum.
+fn with_wait_for_all_a_node_that_loses_quorum_waits_for_all_nodes_again<B: Backend>() {
     let settings = Settings { wait_for_all: true, ..Settings::default() };
     let (backend, nodes) = formed::<B>(3, settings);
     backend.partition(&[&[1, 2], &[3]]);
@@ -491,8 +488,7 @@ fn wait_for_all_after_a_loss_of_quorum<B: Backend>() {
     nodes.agree(&backend);
 }
 
-/// With `two_node: 1` each node stays quorate when it is alone.
-fn two_node<B: Backend>() {
+fn with_two_node_each_node_stays_quorate_alone<B: Backend>() {
     let (backend, nodes) = formed::<B>(2, Settings { two_node: true, ..Settings::default() });
     // Each node is quorate alone.
     backend.partition(&[&[1], &[2]]);
@@ -522,7 +518,7 @@ fn two_node<B: Backend>() {
     nodes.agree(&backend);
 }
 
-fn two_node_cold_start<B: Backend>() {
+fn with_two_node_a_new_cluster_is_quorate_only_after_both_nodes_have_met<B: Backend>() {
     let backend = B::formed(2, Settings { two_node: true, ..Settings::default() });
     backend.crash(1);
     backend.crash(2);
@@ -540,7 +536,7 @@ fn two_node_cold_start<B: Backend>() {
     nodes.agree(&backend);
 }
 
-fn without_a_provider<B: Backend>() {
+fn a_cluster_without_a_provider_is_refused_or_if_allowed_always_quorate<B: Backend>() {
     let backend = B::formed(3, Settings { provider: false, ..Settings::default() });
     let refused = backend.watch(1);
     refused.expect(&["unknown: connecting"]);

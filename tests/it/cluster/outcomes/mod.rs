@@ -34,18 +34,18 @@ macro_rules! scenarios {
 }
 
 scenarios! {
-    lost_sends
-    lost_receives
-    lost_sends_to_one_peer
-    two_of_three_paused
-    one_of_three_paused
-    a_device_when_its_two_nodes_are_separated
-    a_device_when_one_of_its_two_nodes_is_cut_off
-    a_device_that_is_killed
-    a_device_with_lms
-    a_tie_breaker
-    last_man_standing
-    last_man_standing_in_two_partitions
+    a_node_whose_sends_are_lost_loses_quorum
+    a_node_whose_receives_are_lost_loses_quorum
+    a_node_that_cannot_send_to_one_peer_loses_quorum
+    a_node_loses_quorum_while_the_two_others_are_paused
+    two_nodes_keep_quorum_while_the_third_is_paused
+    a_device_gives_its_vote_to_one_of_two_separated_nodes
+    a_device_gives_its_vote_to_the_node_that_is_not_cut_off
+    a_single_node_is_quorate_only_while_its_device_is_alive
+    with_lms_a_single_node_and_the_device_are_quorate
+    with_a_tie_breaker_one_half_is_quorate_but_never_exclusive
+    with_last_man_standing_two_of_four_nodes_are_quorate_after_the_window
+    with_last_man_standing_two_partitions_can_be_quorate
 }
 
 const ALL: &str = "quorate 1 2 3, exclusive";
@@ -70,14 +70,14 @@ fn without_node_1<L: Lab>(lab: &L) {
     all_three(lab);
 }
 
-fn lost_sends<L: Lab>() {
+fn a_node_whose_sends_are_lost_loses_quorum<L: Lab>() {
     let lab = L::formed(3, Settings { udpu: true, ..Settings::default() });
     all_three(&lab);
     lab.lose_sends(1);
     without_node_1(&lab);
 }
 
-fn lost_receives<L: Lab>() {
+fn a_node_whose_receives_are_lost_loses_quorum<L: Lab>() {
     let lab = L::formed(3, Settings { udpu: true, ..Settings::default() });
     all_three(&lab);
     lab.lose_receives(1);
@@ -88,7 +88,7 @@ fn lost_receives<L: Lab>() {
     all_three(&lab);
 }
 
-fn lost_sends_to_one_peer<L: Lab>() {
+fn a_node_that_cannot_send_to_one_peer_loses_quorum<L: Lab>() {
     let lab = L::formed(3, Settings { udpu: true, ..Settings::default() });
     all_three(&lab);
     lab.lose_sends_to(1, 2);
@@ -96,7 +96,7 @@ fn lost_sends_to_one_peer<L: Lab>() {
 }
 
 /// Node 3 loses quorum while nodes 1 and 2 are paused together.
-fn two_of_three_paused<L: Lab>() {
+fn a_node_loses_quorum_while_the_two_others_are_paused<L: Lab>() {
     let lab = L::formed(3, Settings::default());
     all_three(&lab);
     lab.pause_all(&[1, 2]);
@@ -106,7 +106,7 @@ fn two_of_three_paused<L: Lab>() {
 }
 
 /// The other nodes keep quorum, and their guards stay valid.
-fn one_of_three_paused<L: Lab>() {
+fn two_nodes_keep_quorum_while_the_third_is_paused<L: Lab>() {
     let lab = L::formed(3, Settings::default());
     all_three(&lab);
     let before = lab.quorum(2).guard().unwrap();
@@ -119,7 +119,7 @@ fn one_of_three_paused<L: Lab>() {
     assert!(before.is_valid());
 }
 
-fn a_device_when_its_two_nodes_are_separated<L: Lab>() {
+fn a_device_gives_its_vote_to_one_of_two_separated_nodes<L: Lab>() {
     let device = Some(Algorithm::Ffsplit);
     let lab = L::formed(2, Settings { device, ..Settings::default() });
     let both = "quorate 1 2, exclusive";
@@ -137,7 +137,7 @@ fn a_device_when_its_two_nodes_are_separated<L: Lab>() {
     expect(&lab, &[(1, both), (2, both)]);
 }
 
-fn a_device_when_one_of_its_two_nodes_is_cut_off<L: Lab>() {
+fn a_device_gives_its_vote_to_the_node_that_is_not_cut_off<L: Lab>() {
     let device = Some(Algorithm::Ffsplit);
     let lab = L::formed(2, Settings { device, ..Settings::default() });
     let both = "quorate 1 2, exclusive";
@@ -151,7 +151,7 @@ fn a_device_when_one_of_its_two_nodes_is_cut_off<L: Lab>() {
 }
 
 /// Both nodes stay quorate without the device, but one node alone is quorate only with it.
-fn a_device_that_is_killed<L: Lab>() {
+fn a_single_node_is_quorate_only_while_its_device_is_alive<L: Lab>() {
     let device = Some(Algorithm::Ffsplit);
     let lab = L::formed(2, Settings { device, ..Settings::default() });
     let both = "quorate 1 2, exclusive";
@@ -166,8 +166,8 @@ fn a_device_that_is_killed<L: Lab>() {
     expect(&lab, &[(1, "quorate 1"), (2, "unknown")]);
 }
 
-/// With the algorithm `lms` the device has two votes, so one node with the device is quorate.
-fn a_device_with_lms<L: Lab>() {
+/// With the algorithm `lms` the device has two of the five votes.
+fn with_lms_a_single_node_and_the_device_are_quorate<L: Lab>() {
     let device = Some(Algorithm::Lms);
     let lab = L::formed(3, Settings { device, ..Settings::default() });
     // Three of five votes belong to the nodes.
@@ -180,8 +180,8 @@ fn a_device_with_lms<L: Lab>() {
     expect_votes(&lab, 1, (3, 5, 3));
 }
 
-/// With `auto_tie_breaker` the half with node 1 is quorate, and never exclusive.
-fn a_tie_breaker<L: Lab>() {
+/// With `auto_tie_breaker` the half with node 1 is quorate.
+fn with_a_tie_breaker_one_half_is_quorate_but_never_exclusive<L: Lab>() {
     let lab = L::formed(4, Settings { auto_tie_breaker: true, ..Settings::default() });
     let all = "quorate 1 2 3 4, exclusive";
     expect(&lab, &[(1, all), (2, all), (3, all), (4, all)]);
@@ -196,7 +196,7 @@ fn a_tie_breaker<L: Lab>() {
 }
 
 /// Two of four nodes are quorate after the window has lowered the expected votes to three.
-fn last_man_standing<L: Lab>() {
+fn with_last_man_standing_two_of_four_nodes_are_quorate_after_the_window<L: Lab>() {
     let window = Some(Duration::from_secs(2));
     let lab = L::formed(4, Settings { last_man_standing: window, ..Settings::default() });
     let all = "quorate 1 2 3 4, exclusive";
@@ -211,7 +211,7 @@ fn last_man_standing<L: Lab>() {
 
 /// Nodes 1, 4 and 5 have lowered their expected votes to 3. When node 4 then joins nodes 2 and 3,
 /// these three have 3 of 5 votes, and nodes 1 and 5 have 2 of 3.
-fn last_man_standing_in_two_partitions<L: Lab>() {
+fn with_last_man_standing_two_partitions_can_be_quorate<L: Lab>() {
     let window = Some(Duration::from_secs(2));
     let lab = L::formed(5, Settings { last_man_standing: window, ..Settings::default() });
     let all = "quorate 1 2 3 4 5, exclusive";
