@@ -92,7 +92,7 @@ fn without_free_descriptors_an_attempt_to_connect_fails_and_leaks_nothing() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn with_few_free_descriptors_an_attempt_to_connect_works_or_fails_and_leaks_nothing() {
+fn with_few_free_descriptors_an_attempt_to_connect_succeeds_or_fails_but_leaks_nothing() {
     own_process!();
     for ipc in [Ipc::Shm, Ipc::Socket] {
         let node = Node::single_with(|config| config.ipc = ipc);
@@ -232,10 +232,10 @@ fn an_actor_connects_once_descriptors_are_free_again() {
 }
 
 /// With `qb_ipc_type: socket` the server's process is looked up among the sockets of this process.
-/// If this process were also connected to another daemon, the process id would not be known.
+/// If this process were also connected to another daemon, the process id could not be determined.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn the_server_process_is_known_over_sockets_too() {
+fn the_server_process_is_identified_over_sockets_too() {
     own_process!();
     let node = Node::single_with(|config| config.ipc = Ipc::Socket);
     node.run(|| {

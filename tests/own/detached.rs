@@ -14,7 +14,7 @@ fn alone(cluster: &Cluster) {
 }
 
 #[test]
-fn a_guard_in_a_program_on_tokio_drops_its_work_when_quorum_is_lost() {
+fn in_a_tokio_program_a_guard_drops_its_work_when_quorum_is_lost() {
     own_process!();
     let cluster = Cluster::new(3);
     let quorum = QuorumActor::builder().source(cluster.node(1)).start_detached();

@@ -57,7 +57,7 @@ fn a_process_ends_wherever_the_daemon_hangs() {
     }
 }
 
-/// The code of each process.
+/// The code that each process runs.
 fn end_in(stage: &str) {
     let daemon = env::var("DAEMON").unwrap().parse().unwrap();
     let library = StagedLibquorum::new("exit");

@@ -122,7 +122,7 @@ fn a_part_panics() {
     wait_for_ever();
 }
 
-/// The function that blocks comes first; the other one is called nevertheless.
+/// The function that blocks comes first; the other function is still called.
 fn a_part_blocks_and_another_is_called() {
     let (called, stopped) = mpsc::channel();
     let policy = policy().grace(NEVER).stop(|| wait_for_ever()).stop(move || drop(called));

@@ -18,17 +18,17 @@ fn a_hung_daemon_is_reported_and_blocks_neither_stop_nor_start() {
     let watcher = Watcher::start(&node.netns);
     assert_eq!(watcher.error(), Error::Unresponsive);
     watcher.stops_at_once();
-    // The actor's threads end although the daemon still hangs.
+    // The actor's threads end although the daemon is still hanging.
     no_thread_waits();
     node.corosync.resume();
     let watcher = Watcher::start_with(&node.netns, |builder| builder.backoff(quick()));
     watcher.until_settled(Quorum::Quorate, &[1]);
 }
 
-/// Each time the daemon is stopped in another phase of the connection.
+/// In each case the daemon is stopped in a different phase of the connection.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn stop_is_bounded_wherever_the_daemon_hangs() {
+fn stopping_takes_bounded_time_wherever_the_daemon_hangs() {
     own_process!();
     let node = Node::single();
     let watch = || {
@@ -95,7 +95,7 @@ fn a_dropped_actor_leaves_no_thread_behind_wherever_the_daemon_hangs() {
 /// daemon.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_connect_to_a_hung_daemon_that_a_signal_interrupts_returns_try_again() {
+fn a_connect_to_a_hung_daemon_returns_try_again_if_a_signal_interrupts_it() {
     own_process!();
     let node = Node::single();
     node.run(|| {

@@ -1,6 +1,6 @@
 //! A hostile server in Corosync's place, through the real libquorum.
 //!
-//! A thread that hangs in connecting blocks every other connection of the process, and the tests
+//! A thread that hangs while connecting blocks every other connection of the process, and the tests
 //! count descriptors and threads. So each test runs in its own process.
 
 use std::{
@@ -237,7 +237,7 @@ fn until_not_believed(server: &Hostile, watcher: &Watcher, request: &str) {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn an_error_does_not_count_as_an_answer_to_the_probe() {
+fn an_error_is_not_accepted_as_an_answer_to_the_probe() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -362,7 +362,8 @@ fn a_request_to_votequorum_is_repeated_if_its_answer_is_lost() {
     assert_eq!(changes[changes.len() - 1].current.connection, Connection::Connected);
 }
 
-/// The thread that reads the names ends after the read, so the test waits for its end.
+/// The thread that reads the names ends after the read, so the test waits until that thread has
+/// ended.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_request_for_the_names_is_repeated_if_its_answer_is_lost() {
@@ -404,7 +405,7 @@ fn a_probe_over_sockets_or_without_votequorum_is_repeated_if_its_answer_is_lost(
 /// Each abandoned connection keeps one of the 128 places in the backlog of a stopped daemon.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_silent_votequorum_is_asked_on_new_connections_ever_more_rarely() {
+fn a_silent_votequorum_is_asked_on_new_connections_less_and_less_often() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -443,7 +444,7 @@ fn the_probe_still_asks_votequorum_after_an_interrupted_attempt_to_connect() {
     until_believed(&watcher);
 }
 
-/// Each time the server hangs at another step of the connect.
+/// In each case the server hangs at a different step of the connect.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_server_that_hangs_during_the_connect_is_reported_and_blocks_nothing() {
@@ -527,7 +528,7 @@ fn a_hung_votequorum_alone_ends_quorum() {
 /// Without votequorum, the probe calls `quorum_getquorate`.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn an_invalid_or_negative_answer_of_the_quorum_service_to_the_probe_ends_quorum() {
+fn an_invalid_or_negative_answer_from_the_quorum_service_to_the_probe_ends_quorum() {
     own_process!();
     let place = Place::new();
     let server = Hostile::start_as(&place.netns, 0, Ipc::Shm, &["quorum"]);
@@ -608,7 +609,7 @@ fn a_decision_that_is_neither_true_nor_false_ends_the_connection() {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_list_with_a_wrong_length_never_causes_quorum() {
+fn a_list_with_a_wrong_length_never_makes_the_node_quorate() {
     own_process!();
     let place = Place::new();
     let (server, watcher) = inquorate(&place, Ipc::Shm);
@@ -703,7 +704,7 @@ fn a_notification_that_is_too_large_ends_the_connection() {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_decision_about_another_ring_counts_for_settle_grace_only() {
+fn a_decision_about_another_ring_counts_only_for_settle_grace() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -714,7 +715,7 @@ fn a_decision_about_another_ring_counts_for_settle_grace_only() {
     server.now(std::slice::from_ref(&newer));
     watcher.until_quorum(Quorum::Unknown);
     assert!(!watcher.quorum.is_quorate());
-    // The old decision does not count, however often it is sent and votequorum confirms it.
+    // The old decision does not count, no matter how often it is sent and votequorum confirms it.
     for _ in 0..3 {
         server.now(std::slice::from_ref(&decision));
         server.wait_more(&format!("request votequorum {GETINFO}"), 1);
@@ -737,7 +738,7 @@ fn a_decision_about_another_ring_counts_for_settle_grace_only() {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn an_invalid_answer_of_votequorum_has_no_lasting_effect() {
+fn an_invalid_answer_from_votequorum_has_no_lasting_effect() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -757,7 +758,7 @@ fn an_invalid_answer_of_votequorum_has_no_lasting_effect() {
         server.wait_more(&request, 15);
         until_believed(&watcher);
     }
-    // An answer that is too long for libvotequorum is no answer.
+    // An answer that is too long for libvotequorum is not accepted.
     for size in [321, 4096] {
         server.on("votequorum", GETINFO, &[Step::Reply(good.clone().cut(size))]);
         until_not_believed(&server, &watcher, &request);
@@ -789,7 +790,7 @@ fn an_invalid_answer_of_votequorum_has_no_lasting_effect() {
     assert!(!watcher.quorum.is_quorate(), "votequorum has a veto");
 }
 
-/// Each time the server dies at another step of an exchange.
+/// In each case the server dies at a different step of an exchange.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn the_actor_survives_a_server_that_dies_during_an_exchange() {
@@ -1171,7 +1172,7 @@ fn the_counters_of_the_ring_are_read_in_the_safe_order() {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn all_counters_are_read_until_the_ring_is_steady_and_when_one_has_moved() {
+fn all_counters_are_read_until_the_ring_is_steady_and_again_when_one_has_changed() {
     own_process!();
     all_counters_are_read(1000);
 }
@@ -1180,7 +1181,7 @@ fn all_counters_are_read_until_the_ring_is_steady_and_when_one_has_moved() {
 /// that shows a change immediately.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn all_counters_are_read_until_a_ring_with_long_timeouts_is_steady_and_when_one_has_moved() {
+fn all_counters_are_read_until_a_ring_with_long_timeouts_is_steady_and_again_when_one_has_changed() {
     own_process!();
     all_counters_are_read(3000);
 }
@@ -1244,7 +1245,7 @@ fn a_ring_that_seems_unannounced_ends_the_connection_and_quorum_returns_with_the
     };
     until("quorum", true);
     [GATHER, RECOVERY, OPERATIONAL].iter().for_each(|key| server.has_u64(key, 4));
-    until("the old decision is not believed any more", false);
+    until("the old decision is no longer believed", false);
     until("quorum returns", true);
     assert_eq!(watcher.error(), Error::NotAnnounced);
     watcher.stop();
@@ -1285,7 +1286,7 @@ fn a_ring_watch_that_waits_for_a_hung_daemon_does_not_block_the_ring_watch_of_an
 /// counters.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn the_configuration_is_read_again_when_it_has_changed_and_only_then() {
+fn the_configuration_is_read_again_only_when_it_has_changed() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -1326,8 +1327,7 @@ fn a_silent_server_does_not_end_the_ring_watch() {
     let _server = Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["quorum", "votequorum"]);
     let cmap = || Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["cmap"]);
     let first = cmap();
-    // With a model, no other thread connects to cmap but the ring watch and the reader of the
-    // names.
+    // With a model, only the ring watch and the reader of the names connect to cmap.
     let watcher = place.watch_with(|builder| builder.model(Model::V1));
     watcher.until_settled(Quorum::Quorate, &[1, 2]);
     eventually("the names are read", || (!runs_thread("quorum-names")).then_some(()));
@@ -1340,8 +1340,8 @@ fn a_silent_server_does_not_end_the_ring_watch() {
     watcher.stops_at_once();
 }
 
-/// The ring watch connects again when its server has died, to any server that listens then. If the
-/// actor loses its own connection meanwhile, its attempts wait for the attempt of the ring watch.
+/// After its server has died, the ring watch connects to any server that is listening. If the actor
+/// loses its own connection in the meantime, its attempts wait for the attempt of the ring watch.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_ring_watch_that_waits_for_a_silent_server_does_not_prevent_a_connection() {

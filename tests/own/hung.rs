@@ -101,7 +101,7 @@ fn the_next_connect_waits_until_the_previous_connection_is_closed() {
     fake.hang_up();
     let changes = watcher.until_lost();
     assert_eq!(changes[changes.len() - 1].current.quorum, Quorum::Unknown);
-    // The actor requested the next connection two seconds before.
+    // The actor requested the next connection two seconds earlier.
     let changes = watcher.until("the daemon does not answer", |change| {
         let Connection::Connecting { error, .. } = &change.current.connection else { return false };
         *error == Some(Error::Unresponsive)

@@ -24,7 +24,7 @@ use crate::support::{
 
 const LEASE: Duration = Duration::from_millis(1500);
 
-/// The additional time of a busy machine.
+/// The extra time allowed on a busy machine.
 const SLACK: Duration = Duration::from_secs(1);
 
 fn short_lease(builder: QuorumBuilder) -> QuorumBuilder {
@@ -78,7 +78,7 @@ fn a_hung_daemon_is_believed_for_at_most_the_lease() {
     node.corosync.resume();
     let changes = watcher.until_quorum(Quorum::Quorate);
     assert_eq!(changes.last().unwrap().current.connection, Connection::Connected);
-    assert!(!guard.is_valid(), "the guard is of an earlier epoch");
+    assert!(!guard.is_valid(), "the guard is from an earlier epoch");
     // The resumed daemon may form another ring, so quorum may be lost once more.
     let again = eventually("a new guard can be taken", || watcher.quorum.guard());
     assert!(again.epoch() > epoch);
@@ -87,7 +87,7 @@ fn a_hung_daemon_is_believed_for_at_most_the_lease() {
 /// The actor cannot publish the loss, but readers and guards lose quorum when the lease expires.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn readers_lose_quorum_when_the_lease_expires_although_the_arbiter_is_stuck() {
+fn readers_lose_quorum_when_the_lease_expires_even_if_the_arbiter_is_stuck() {
     own_process!();
     let _alone = alone();
     let node = Node::single();
@@ -105,7 +105,7 @@ fn readers_lose_quorum_when_the_lease_expires_although_the_arbiter_is_stuck() {
             assert!(lost.is_ok(), "still valid after {:?}", since.elapsed());
             assert!(!quorum.is_quorate());
             let now = quorum.snapshot();
-            assert_eq!(now.sequence, published.sequence, "the actor could publish nothing");
+            assert_eq!(now.sequence, published.sequence, "the actor was unable to publish anything");
             assert_eq!((published.quorum, now.quorum), (Quorum::Quorate, Quorum::Unknown));
             drop(held);
             quorate(&quorum).await;
@@ -234,8 +234,8 @@ fn a_daemon_that_sends_but_does_not_answer_is_not_believed() {
     watcher.until_quorum(Quorum::Quorate);
 }
 
-/// The answer to a probe after the decision is that there is no quorum. votequorum gives this
-/// answer or, with the fake daemon, the quorum service.
+/// After the decision, the answer to a probe is that there is no quorum. In a real daemon
+/// votequorum gives this answer; in the fake daemon, the quorum service does.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_negative_answer_to_the_probe_ends_quorum() {

@@ -194,7 +194,7 @@ fn the_old_state_of_a_resumed_daemon_is_not_believed() {
 /// After the pause, the daemon decides on quorum as soon as the new ring has formed. The actor
 /// trusts the daemon only after the daemon's token timer has had time to fire.
 #[test]
-fn quorum_that_returns_after_a_pause_stays() {
+fn quorum_that_returns_after_a_pause_is_not_lost_again() {
     run(async {
         // In the first cluster, rings form without a timeout.
         for cluster in [Cluster::new(5), Cluster::new(3).timeouts(TOKEN, CONSENSUS)] {
@@ -222,7 +222,7 @@ fn quorum_that_returns_after_a_pause_stays() {
 }
 
 #[test]
-fn two_daemons_that_were_paused_together_notice_that_the_third_continued() {
+fn guards_become_invalid_if_two_daemons_are_paused_while_the_third_is_quorate() {
     run(async {
         let cluster = Cluster::new(3).timeouts(TOKEN, CONSENSUS);
         cluster.votes(3, 3).unwrap();
@@ -269,8 +269,8 @@ fn a_stopped_daemon_is_excluded_without_a_timeout() {
 }
 
 /// `last_man_standing` lowers the expected votes of nodes 1, 4 and 5 to 3. When node 4 then joins
-/// nodes 2 and 3, these adopt its expected votes: the three have 3 of 3 votes, and nodes 1 and 5
-/// have 2 of 3.
+/// nodes 2 and 3, they adopt its expected votes: nodes 2, 3 and 4 have 3 of 3 votes, and nodes 1
+/// and 5 have 2 of 3.
 #[test]
 fn last_man_standing_can_make_two_partitions_quorate_but_neither_is_exclusive() {
     run(async {
@@ -462,7 +462,7 @@ fn a_node_on_a_live_ring_stays_exclusive_whatever_the_timeouts_are() {
 /// readings of the previous ring when a connection ends. They prove nothing about the ring of the
 /// next connection.
 #[test]
-fn quorum_returns_with_the_next_connection_although_the_ring_has_changed_meanwhile() {
+fn quorum_returns_with_the_next_connection_even_if_the_ring_has_changed() {
     for token in [1000, 3000] {
         for phase in 0..7 {
             run(async {

@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
 #[test]
-fn a_snapshot_is_serialized_with_the_names_of_its_fields() {
+fn a_snapshot_is_serialized_with_its_field_names() {
     System::new().block_on(async {
         // SAFETY: there is no such file.
         let nowhere = unsafe { Corosync::load_from("/nowhere/libquorum.so.5") };

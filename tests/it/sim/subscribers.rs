@@ -1,5 +1,5 @@
-//! The messages that subscribers receive when the actor ends or is stuck, or when they restart. The
-//! tests run in real time.
+//! The messages that subscribers receive when the actor ends or is stuck, or when the subscribers
+//! restart. The tests run in real time.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ fn received(
 }
 
 #[test]
-fn every_subscriber_receives_the_end_of_an_actor_without_a_handle() {
+fn every_subscriber_receives_stopped_when_an_actor_without_a_handle_ends() {
     System::new().block_on(async {
         let cluster = Cluster::new(1);
         let (arbiter, others) = (Arbiter::new(), Arbiter::new());
@@ -137,7 +137,7 @@ fn a_supervised_subscriber_that_restarts_receives_the_current_state_again() {
         for _ in 0..3 {
             let mut change = timeout(DEADLINE, changes.recv()).await.unwrap().unwrap();
             while change.cause != Cause::Subscribed {
-                // The votes may have been published meanwhile.
+                // The votes may have been published in the meantime.
                 change = timeout(DEADLINE, changes.recv()).await.unwrap().unwrap();
             }
             assert!(change.is_gain(), "{change}");
@@ -149,7 +149,7 @@ fn a_supervised_subscriber_that_restarts_receives_the_current_state_again() {
 }
 
 #[test]
-fn a_subscriber_that_was_busy_during_a_loss_and_a_stop_receives_the_end() {
+fn a_subscriber_that_was_busy_during_a_loss_and_a_stop_receives_stopped() {
     System::new().block_on(async {
         let cluster = Cluster::new(3);
         let others = Arbiter::new();
@@ -197,7 +197,7 @@ fn a_subscriber_that_requests_the_state_after_the_lease_has_expired_receives_no_
                     timeout(DEADLINE, first.recv()).await.expect("the current state arrives")
                 }
             };
-            let change = change.expect("the actor lives");
+            let change = change.expect("the actor is alive");
             assert!(!change.current.quorum.is_quorate(), "{begin}: {change}");
             drop(unblock);
             quorum.stop().await;

@@ -36,7 +36,7 @@ fn settled(members: usize, total: u32) -> impl Fn(&QuorumChanged) -> bool {
 }
 
 #[test]
-fn the_text_of_an_inquorate_state_has_the_number_of_votes() {
+fn the_text_of_an_inquorate_state_shows_the_number_of_votes() {
     on(Cluster::new(4), |cluster, _, mut recorder| async move {
         cluster.partition(&[&[1, 2], &[3, 4]]).unwrap();
         let change = recorder.expect("a settled state with 2 of 4 votes", settled(2, 2)).await;
@@ -48,7 +48,7 @@ fn the_text_of_an_inquorate_state_has_the_number_of_votes() {
 }
 
 #[test]
-fn a_node_that_waits_for_all_reports_it_and_has_no_margin() {
+fn a_node_that_is_waiting_for_all_nodes_reports_this_and_has_no_margin() {
     on(Cluster::new(5).wait_for_all(true), |cluster, _, mut recorder| async move {
         cluster.partition(&[&[1], &[2], &[3], &[4], &[5]]).unwrap();
         let change = recorder.expect("a settled state with 1 of 5 votes", settled(1, 1)).await;
@@ -84,7 +84,7 @@ fn the_half_with_the_tie_breaker_is_quorate_without_a_margin() {
 }
 
 #[test]
-fn the_votes_of_another_membership_do_not_count() {
+fn the_votes_of_another_membership_are_not_used() {
     on(Cluster::new(4), |cluster, quorum, mut recorder| async move {
         quorum.wait_for(|now| now.quorate_without(&[]) == Some(true)).await.unwrap();
         assert_eq!(quorum.snapshot().quorate_without(&[NodeId(2)]), Some(true));

@@ -245,7 +245,7 @@ fn a_page_whose_stream_is_refused_waits_before_it_reconnects() {
     live.shows("Connecting");
 }
 
-/// A stream that is resumed first sends the changes that happened meanwhile.
+/// A stream that is resumed first sends the changes that happened in the meantime.
 #[test]
 #[ignore = "needs chromium: make test"]
 fn a_page_that_was_offline_shows_the_current_state() {
@@ -302,7 +302,7 @@ fn a_stuck_actor_is_believed_for_at_most_the_lease() {
     let held = hold(&arbiter);
     live.shows("Unknown");
     let now = service.quorum.snapshot();
-    assert_eq!(now.connection, Connection::Connected, "the actor could publish nothing");
+    assert_eq!(now.connection, Connection::Connected, "the actor was unable to publish anything");
     assert_eq!(now.quorum, Quorum::Unknown);
     live.contains_text("why", "The last report of Corosync has expired.");
     live.contains_text("margin", "–");
@@ -318,7 +318,7 @@ fn a_stuck_actor_is_believed_for_at_most_the_lease() {
 /// While a computer sleeps, one of its clocks stops and the other does not.
 #[test]
 #[ignore = "needs chromium: make test"]
-fn events_that_waited_while_the_computer_slept_are_not_believed() {
+fn events_that_waited_while_the_computer_was_asleep_are_not_believed() {
     let service = Service::start();
     let live = Live::of(&service);
     for clock in ["Date", "performance"] {
@@ -442,7 +442,7 @@ fn a_narrow_screen_shows_the_whole_page() {
     }
 }
 
-/// The texts with a contrast of less than 4.5 (WCAG 2, AA), by the colours that are shown.
+/// The texts whose contrast, in the colours that are shown, is below 4.5 (WCAG 2, AA).
 const TOO_FAINT: &str = "
     const linear = (c) => (c /= 255) <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
     const colour = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -511,7 +511,7 @@ fn the_page_is_readable_in_each_state_and_colour_scheme() {
     assert_ne!(
         live.browser.run(moves),
         "0s",
-        "the page moves if the user did not ask for reduced motion"
+        "the page is animated unless the user asks for reduced motion"
     );
 }
 
@@ -589,7 +589,7 @@ fn the_content_security_policy_blocks_other_origins_and_html_strings() {
     assert_eq!(blocked, json!(directives));
 }
 
-/// A proxy may add its own policy to each answer.
+/// A proxy may add its own Content-Security-Policy to each response, which blocks the script.
 #[test]
 #[ignore = "needs chromium: make test"]
 fn a_page_without_its_script_shows_a_message() {
@@ -739,7 +739,7 @@ fn the_dashboard_of_a_real_node_has_no_buttons() {
 }
 
 #[test]
-fn the_dashboard_prints_why_it_does_not_start() {
+fn the_dashboard_prints_why_it_cannot_start() {
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let run = |arguments: &[&str]| {

@@ -142,7 +142,7 @@ async fn two_of_four() -> (Cluster, QuorumHandle) {
 }
 
 #[actix_web::test]
-async fn each_report_contains_the_reason_for_missing_quorum() {
+async fn each_report_gives_the_reason_for_missing_quorum() {
     let (cluster, quorum) = two_of_four().await;
     let why = "2 of 4 votes, 3 required";
     let gate = QuorumGate::new(quorum.clone());
@@ -161,7 +161,7 @@ async fn each_report_contains_the_reason_for_missing_quorum() {
 }
 
 #[actix_web::test]
-async fn a_refusal_does_not_reveal_the_error_of_the_connection() {
+async fn a_refusal_does_not_reveal_the_connection_error() {
     let (cluster, quorum, mut recorder) = quorate().await;
     cluster.crash(1).unwrap();
     recorder.expect_loss().await;
@@ -276,7 +276,7 @@ async fn guarded(quorate: Quorate) -> impl Responder {
 }
 
 #[actix_web::test]
-async fn the_extractor_contains_a_guard() {
+async fn the_extractor_provides_a_guard() {
     let (cluster, quorum, mut recorder) = quorate().await;
     let configure = |quorum: &QuorumHandle| {
         let data = web::Data::new(quorum.clone());
@@ -357,7 +357,7 @@ impl log::Log for Logger {
 }
 
 #[actix_web::test]
-async fn the_gate_does_not_cut_a_streamed_response() {
+async fn the_gate_does_not_cut_off_a_streamed_response() {
     let (cluster, quorum, mut recorder) = quorate().await;
     let (send, chunks) = tokio::sync::mpsc::unbounded_channel::<&'static str>();
     let chunks = Mutex::new(Some(chunks));
@@ -484,7 +484,7 @@ async fn the_health_routes_answer_options() {
 }
 
 #[actix_web::test]
-async fn each_route_works_with_every_normalization_of_paths() {
+async fn each_route_works_with_every_kind_of_path_normalization() {
     let (_cluster, quorum, _probe) = quorate().await;
     for normalized in [
         NormalizePath::new(TrailingSlash::Always),
@@ -618,7 +618,7 @@ async fn the_routes_report_no_quorum_once_the_lease_has_expired() {
     });
     tokio::time::timeout(Duration::from_secs(20), quorum.guard().unwrap().lost()).await.unwrap();
     let now = quorum.snapshot();
-    assert_eq!(now.connection, Connection::Connected, "the actor could publish nothing");
+    assert_eq!(now.connection, Connection::Connected, "the actor was unable to publish anything");
     assert_eq!(now.quorum, Quorum::Unknown);
     let now: Value = serde_json::from_str(&get(&quorum, "/quorum").await.1).unwrap();
     assert_eq!(now["quorum"], "unknown");
@@ -666,7 +666,7 @@ async fn livez_fails_while_the_actor_is_stuck() {
     assert_eq!(get(&quorum, "/livez").await.0, StatusCode::OK);
 }
 
-/// Parses an answer as a client in Rust does, and serializes it again.
+/// Parses an answer as a Rust client does, and serializes it again.
 async fn read_and_written<T: Serialize + DeserializeOwned>(quorum: &QuorumHandle, uri: &str) -> T {
     let (status, body) = get(quorum, uri).await;
     assert_eq!(status, StatusCode::OK);
@@ -678,7 +678,7 @@ async fn read_and_written<T: Serialize + DeserializeOwned>(quorum: &QuorumHandle
 
 /// The test sets each state with a scripted handle, without a cluster.
 #[actix_web::test]
-async fn a_client_in_rust_reads_the_state_and_the_history() {
+async fn a_rust_client_can_parse_the_state_and_the_history() {
     let refused = Error::Connect(Code::ACCESS);
     let connecting = Connection::connecting(2, Some(refused.clone()));
     let script = ScriptedQuorum::new(Snapshot::without_quorum(connecting));
@@ -713,7 +713,7 @@ async fn a_client_in_rust_reads_the_state_and_the_history() {
 
 /// Tests a service as a user does, without a cluster and without the feature `sim`.
 #[actix_web::test]
-async fn a_service_is_tested_with_a_scripted_handle() {
+async fn a_service_can_be_tested_with_a_scripted_handle() {
     let script = ScriptedQuorum::new(Snapshot::without_quorum(Connection::Connected));
     let quorum = script.handle();
     let write = || TestRequest::post().uri("/it");

@@ -126,7 +126,7 @@ fn a_stream_sends_the_state_and_then_each_change() {
     assert_eq!(loss["is_loss"], true);
 }
 
-/// Parses an event as a client in Rust does, and serializes it again.
+/// Parses an event as a Rust client does, and serializes it again.
 fn read_and_written<T: Serialize + DeserializeOwned>(event: &Event) -> T {
     let read: T = serde_json::from_str(&event.data).unwrap();
     assert_eq!(serde_json::to_value(&read).unwrap(), json(event), "every field is read");
@@ -134,7 +134,7 @@ fn read_and_written<T: Serialize + DeserializeOwned>(event: &Event) -> T {
 }
 
 #[test]
-fn a_client_in_rust_reads_the_stream() {
+fn a_rust_client_can_parse_the_stream() {
     let service = Service::start();
     all_published(&service.quorum);
     let mut client = service.connect();
@@ -158,12 +158,12 @@ fn a_client_in_rust_reads_the_stream() {
 }
 
 #[test]
-fn the_first_event_of_a_stream_is_not_quorate_once_the_lease_has_expired() {
+fn the_first_event_of_a_stream_reports_no_quorum_once_the_lease_has_expired() {
     let (service, arbiter) = Service::on_arbiter(Duration::from_secs(2));
     let held = hold(&arbiter);
     service.until(false);
     let now = service.quorum.snapshot();
-    assert_eq!(now.connection, Connection::Connected, "the actor could publish nothing");
+    assert_eq!(now.connection, Connection::Connected, "the actor was unable to publish anything");
     assert_eq!(now.quorum, Quorum::Unknown);
     let mut client = service.connect();
     client.open_events(&[]);
@@ -199,7 +199,7 @@ fn a_client_that_reconnects_receives_the_missed_changes() {
     for expected in seen + 1..=now.sequence {
         assert_eq!(changed(&mut client).unwrap().id, Some(expected));
     }
-    // A client that is up to date, or has an id of another process, receives the state.
+    // A client that is up to date, or has an id from another process, receives the state.
     let (process, _) = id.split_once('-').unwrap();
     let of_another = Service::start();
     let mut client = of_another.connect();
@@ -238,7 +238,7 @@ fn a_stream_without_changes_sends_alive_events() {
 }
 
 #[test]
-fn a_stream_ends_with_the_actor() {
+fn a_stream_ends_when_the_actor_stops() {
     let service = Service::start();
     let mut client = service.connect();
     client.open_events(&[]);
@@ -326,7 +326,7 @@ fn a_stream_beyond_the_limit_ends_immediately_until_a_slot_is_free() {
 /// A client that reads nothing is disconnected, and clients that read are not.
 #[test]
 #[ignore = "takes half a minute: make test"]
-fn a_client_that_does_not_read_is_dropped() {
+fn a_client_that_does_not_read_is_disconnected() {
     let service = Service::start();
     let mut stuck = service.connect();
     stuck.send("GET", "/quorum/events", &[]);
