@@ -13,7 +13,7 @@ fn names(watcher: &Watcher) -> Vec<(u32, String)> {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn the_names_of_the_nodes_are_those_of_the_configuration() {
+fn the_node_names_are_read_from_the_configuration() {
     own_process!();
     let cluster = Cluster::start(3);
     let watcher = Watcher::start(&cluster.node(2).netns);
@@ -52,8 +52,8 @@ fn a_node_without_any_name_has_none_until_a_reload_adds_one() {
     eventually("the name is read", named);
 }
 
-/// The test imitates the libcmap of Corosync 2: it removes from a copy of the installed libcmap the
-/// function that Corosync 3 added.
+/// The test imitates the libcmap of Corosync 2: it removes the function that Corosync 3 added from
+/// a copy of the installed libcmap.
 #[test]
 #[ignore = "needs root, corosync and a C compiler: make test"]
 fn the_names_are_read_through_a_libcmap_of_corosync_2() {

@@ -1,5 +1,5 @@
 //! Fifty deaths of Corosync in a row: each is published within two seconds, the actor reconnects,
-//! and the process needs no more descriptors or memory.
+//! and the process does not use more descriptors or memory.
 
 use std::time::{Duration, SystemTime};
 
@@ -38,14 +38,14 @@ fn fifty_deaths(ipc: Ipc) {
         (0..1100).for_each(|n| flipper.flip(n % 2 == 1));
     });
     watcher.until("the last flip", |change| change.current.sequence >= 1100);
-    // Notifications of flips that are still on their way end with the daemon.
+    // Notifications of flips that have not arrived yet are lost when the daemon dies.
     node.corosync.kill();
     watcher.until_lost();
     node.corosync.start();
     watcher.until_settled(Quorum::Quorate, &[1]);
     let mut before = None;
     for cycle in 0..CYCLES {
-        // A daemon takes a second to stop in order, so only one death in ten is a stop.
+        // A daemon takes a second to stop cleanly, so only one death in ten is a stop.
         if cycle % 10 == 9 {
             node.corosync.stop();
         } else {
@@ -104,7 +104,7 @@ fn fifty_deaths(ipc: Ipc) {
         let files = std::fs::read_dir(format!("/dev/shm/{entry}")).into_iter().flatten().flatten();
         let names: Vec<_> = files.map(|file| file.file_name().into_string().unwrap()).collect();
         let reads_names = !names.is_empty() && names.iter().all(|name| name.contains("-cmap"));
-        assert!(reads_names, "{entry} with {names:?} is left of a dead connection");
+        assert!(reads_names, "{entry} with {names:?} is left over from a dead connection");
     }
 }
 

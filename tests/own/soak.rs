@@ -2,8 +2,8 @@
 //! each node, and another observer checks all nodes together. Half of the time the cluster uses
 //! knet, and half of the time udpu.
 //!
-//! `make test-long` runs it for two minutes, `make soak` for ten. `SOAK_SEED` repeats the faults of
-//! a run, `SOAK_SECONDS` sets its duration.
+//! `make test-long` runs this test for two minutes, `make soak` for ten. `SOAK_SEED` repeats the
+//! faults of a run, `SOAK_SECONDS` sets its duration.
 
 use std::{
     env,

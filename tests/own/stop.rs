@@ -113,7 +113,7 @@ impl Handler<QuorumChanged> for Subscriber {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_stop_leaves_nothing_on_an_arbiter_of_the_caller() {
+fn a_stop_leaves_nothing_on_the_callers_arbiter() {
     own_process!();
     let fake = FakeLibquorum::new("stop_shared");
     System::new().block_on(async {
@@ -134,7 +134,7 @@ fn a_stop_leaves_nothing_on_an_arbiter_of_the_caller() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn the_actor_ends_with_its_arbiter() {
+fn the_actor_stops_when_its_arbiter_stops() {
     own_process!();
     let fake = FakeLibquorum::new("stop_arbiter");
     System::new().block_on(async {
@@ -202,7 +202,8 @@ fn the_delays_start_over_after_a_connection_that_lasted_long_enough() {
         .await;
         let start = Instant::now();
         reconnected(&fake, &quorum).await;
-        // Each of the eleven disconnects has doubled the delay, to two seconds or more.
+        // The eleven disconnects have doubled the delay to two seconds or more, unless it started
+        // over.
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
         quorum.stop().await;
     });

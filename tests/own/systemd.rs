@@ -258,9 +258,9 @@ fn the_watchdog_is_fed_only_with_quorum_if_configured() {
 
 /// The status reports the loss, although no change is published.
 #[test]
-fn a_stuck_actor_counts_as_a_loss_of_quorum() {
+fn a_stuck_actor_is_treated_as_a_loss_of_quorum() {
     run_case(CASES);
-    let mut service = Service::watched("a_stuck_actor_counts_as_a_loss_of_quorum", "while_quorate");
+    let mut service = Service::watched("a_stuck_actor_is_treated_as_a_loss_of_quorum", "while_quorate");
     service.until("READY=1\n");
     service.is_fed();
     service.order("block the actor");
@@ -319,10 +319,10 @@ fn a_slow_systemd_does_not_block_the_service() {
 
 #[test]
 #[ignore = "needs systemd-analyze: make test"]
-fn the_unit_file_of_the_guide_is_valid() {
+fn the_unit_file_in_the_guide_is_valid() {
     let guide = include_str!("../../GUIDE.md");
     let (_, unit) = guide.split_once("```ini\n").expect("the guide has a unit file");
-    let (unit, _) = unit.split_once("```\n").expect("the unit file ends in the guide");
+    let (unit, _) = unit.split_once("```\n").expect("the guide contains the end of the unit file");
     let directory = TempDir::new();
     let path = directory.path().join("replicator.service");
     // The program of the unit must exist.

@@ -2,9 +2,9 @@
 //! together, and votes are uneven or belong to a quorum device. They check which nodes may be
 //! exclusive, and the fencing tokens.
 //!
-//! The subject is which partitions are truly quorate. The votes are counted here: no actor is asked
-//! for the votes, the majority or the deadlines of the ring. What an actor may conclude from its
-//! own events is checked by the oracle in `src/state/oracle/`.
+//! The tests know which partitions are truly quorate. They count the votes themselves: no actor is
+//! asked for the votes, the majority or the deadlines of the ring. What an actor may conclude from
+//! its own events is checked by the oracle in `src/state/oracle/`.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -161,7 +161,7 @@ struct Run {
     slowness: u32,
     /// The rings that had a fencing token, and the tokens.
     rings: BTreeMap<RingId, FencingToken>,
-    /// The latest observed quorate ring without each node.
+    /// For each node, the latest observed quorate ring without it.
     without: Vec<Option<RingId>>,
     /// Since when a node has been exclusive while another node has joined a later ring: see
     /// [`check_exclusive`](Self::check_exclusive).
@@ -372,7 +372,7 @@ impl Run {
     }
 
     /// Returns the snapshots of the nodes that are quorate on a later ring without this node and
-    /// whose daemons run.
+    /// whose daemons are running.
     fn later_without<'a>(
         &'a self,
         at: usize,
@@ -447,7 +447,7 @@ impl Run {
             let most = (TOKEN + CONSENSUS + GRACE + LOOK) * self.slowness;
             prop_assert!(
                 since.elapsed() <= most,
-                "quorate for {:?} beside a later ring: {ours}",
+                "quorate for {:?} while a later ring was quorate: {ours}",
                 since.elapsed()
             );
         } else {
@@ -463,7 +463,7 @@ impl Run {
         let seq = snapshot.ring_id.map(|ring| ring.seq);
         if let Some(taken) = &mut self.guards[at] {
             let valid = taken.guard.is_valid();
-            prop_assert!(!valid || taken.valid, "a guard is valid again: {snapshot}");
+            prop_assert!(!valid || taken.valid, "a guard became valid again: {snapshot}");
             taken.valid = valid;
             if let Some(ring) = taken.left_behind.filter(|ring| seq > Some(ring.seq)) {
                 tally.guards += 1;

@@ -480,7 +480,7 @@ impl Run {
 impl Watched {
     fn new(cluster: &Cluster, node: u32) -> Self {
         let first = First::new();
-        // The model knows no time: other tests cover the deadlines.
+        // The model has no notion of time: other tests cover the deadlines.
         let mut builder = QuorumActor::builder()
             .source(cluster.node(node))
             .backoff(backoff().reset_after(Duration::from_secs(1)))

@@ -1,5 +1,5 @@
-//! The histories of `history.rs` again, but time passes in them, and `lease`, `settle_grace` and
-//! `stable_after` are random.
+//! The histories of `history.rs`, except that time passes in them, and that `lease`, `settle_grace`
+//! and `stable_after` are random.
 //!
 //! The oracle checks the rules of these settings. Here readers are compared with the cluster: how
 //! long a node stays quorate after its daemon fell silent or lost quorum without an event, and how
