@@ -508,8 +508,7 @@ mod tests {
         let refused = || io::Error::from_raw_os_error(libc::EAGAIN);
         let error = Error::thread(refused());
         let source = std::error::Error::source(&error).expect("the error has a source");
-        let source =
-            source.downcast_ref::<IoError>().expect("the source is a system error");
+        let source = source.downcast_ref::<IoError>().expect("the source is a system error");
         assert_eq!(source.raw_os_error(), Some(libc::EAGAIN));
         assert!(error.to_string().contains(&refused().to_string()), "{error}");
         assert_eq!(error, Error::thread(refused()));

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_that_re_forms_is_reported_once_at_the_beginning_and_once_at_the_end() {
+    fn a_re_forming_ring_is_reported_once_at_the_beginning_and_once_at_the_end() {
         let mut logged = Logged::connected();
         assert_eq!(logged.remarks, []);
         logged.counters.gather_entered += 1;

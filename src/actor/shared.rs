@@ -442,7 +442,7 @@ mod tests {
     /// the snapshot.
     #[test]
     #[expect(clippy::too_many_lines, reason = "one sequence of events")]
-    fn lost_resolves_on_time_if_a_read_shortens_the_deadline_and_nothing_follows() {
+    fn lost_resolves_on_time_even_if_the_actor_hangs_after_a_read_shortens_the_deadline() {
         use crate::link::ring_reading::{RingCounters, RingReading, RingUpdate};
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let policy = BeliefPolicy {

@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_attempt_that_is_cancelled_before_it_waits_ends_and_no_other_attempt_begins() {
+    fn an_attempt_that_is_cancelled_before_it_waits_ends_and_no_further_attempt_can_begin() {
         let service = b"cancelled_to_the_end";
         let address = SocketAddr::from_abstract_name(service).unwrap();
         let _silent = UnixListener::bind_addr(&address).unwrap();

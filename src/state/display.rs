@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_of_a_state_shows_an_unsettled_state_and_an_uncertain_ring() {
+    fn the_line_for_a_state_shows_whether_it_is_settled_and_whether_the_ring_is_certain() {
         let line = |change: fn(&mut Snapshot)| {
             let mut now = Snapshot::new(Quorum::Quorate, ring(1, 9), [1, 2]);
             change(&mut now);
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_of_changed_votes_reports_them_once() {
+    fn a_line_about_changed_votes_shows_the_votes_once() {
         let line = |quorum| {
             let mut now = Snapshot::new(quorum, ring(1, 9), [1, 2]);
             now.votes = Some(Votes { total: 2, expected: 4, quorum: 3, ..Votes::default() });

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn exclusivity_belongs_to_its_epoch_and_ends_with_its_own_deadline() {
+    fn exclusivity_belongs_to_its_epoch_and_ends_at_its_own_deadline() {
         let clock = Clock::System;
         let lease = Lease::new(clock);
         let after = |seconds| Some(clock.now().after(Duration::from_secs(seconds)));

@@ -585,7 +585,7 @@ mod tests {
 
     /// While the daemon is still forming a ring, a new connection would report the old one.
     #[test]
-    fn a_daemon_that_is_not_in_operational_lacks_no_announcement() {
+    fn no_announcement_is_missing_while_the_daemon_is_not_in_operational() {
         // The daemon has left its ring.
         let mut watched = Watched::for_ms(3_000);
         watched.gather();
@@ -680,7 +680,7 @@ mod tests {
 
     /// A recovery that failed long ago does not prevent the report.
     #[test]
-    fn a_ring_without_an_announcement_is_reported_although_a_recovery_failed_before() {
+    fn a_ring_without_an_announcement_is_reported_even_if_a_recovery_failed_earlier() {
         let mut watched = Watched::new();
         watched.counters.recovery_entered = 2;
         watched.decide(9, 0);
@@ -712,7 +712,8 @@ mod tests {
 
     /// The next connection begins with the reads of the last one.
     #[test]
-    fn on_the_connection_after_a_missing_announcement_any_change_of_the_counters_must_be_explained() {
+    fn on_the_connection_after_a_missing_announcement_any_change_of_the_counters_must_be_explained()
+    {
         for has_moved in [false, true] {
             let (mut watched, shown_at) = with_two_rings_and_one_announcement();
             let lacks_at = first_lack(&mut watched, shown_at, 10_000).unwrap();
@@ -822,8 +823,10 @@ mod tests {
         assert_eq!(watched.evidence.until(), Some(at(gap_began + TOKEN + CONSENSUS + GRACE)));
     }
 
+    /// The deadline of the decision counts from the request. Exclusivity returns only after both
+    /// timeouts, which count from the answer.
     #[test]
-    fn a_clearing_is_dated_by_the_answer_that_shows_it() {
+    fn a_clearing_may_be_as_recent_as_the_answer_that_shows_it() {
         let mut watched = read_for_three_seconds();
         (watched.counters, watched.tokens) = (RingCounters::default(), 0);
         watched.read_slowly(3_100, 3_150);
@@ -841,7 +844,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_after_a_clearing_is_as_old_as_the_last_answer_before_the_clearing() {
+    fn a_decision_after_a_clearing_may_be_as_old_as_the_last_answer_before_the_clearing() {
         let mut watched = read_for_three_seconds();
         watched.tokens += 1;
         watched.read_slowly(3_100, 3_190);
@@ -990,7 +993,7 @@ mod tests {
     }
 
     #[test]
-    fn the_decision_about_the_next_ring_is_believed_without_a_break() {
+    fn the_decision_about_the_next_ring_is_believed_without_an_interruption() {
         let mut watched = Watched::for_ms(3_000);
         watched.gather();
         watched.read(3_100);
@@ -1189,7 +1192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_soon_after_a_decision_that_waited_may_show_a_later_ring() {
+    fn a_read_soon_after_a_delayed_decision_may_show_a_later_ring() {
         let mut watched = Watched::for_ms(3_000);
         (0..2).for_each(|_| {
             watched.gather();
@@ -1336,7 +1339,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_ring_needs_newer_evidence() {
+    fn an_expired_ring_is_believed_again_only_on_newer_evidence() {
         let mut watched = Watched::for_ms(3_000);
         watched.evidence.expire(at(3_001));
         watched.read(3_050);

@@ -304,7 +304,7 @@ mod tests {
 
     /// The lease may belong to a later change, which this client has not received yet.
     #[test]
-    fn an_event_of_an_earlier_epoch_is_not_exclusive() {
+    fn an_event_from_an_earlier_epoch_is_not_exclusive() {
         actix::System::new().block_on(async {
             let (quorum, before) = gained();
             let later = quorum.snapshot().epoch + 1;

@@ -109,7 +109,7 @@ fn a_room_uses_only_the_rooms_before_it() {
 }
 
 #[test]
-fn no_source_file_is_longer_than_500_lines_without_its_tests() {
+fn no_source_file_has_more_than_500_lines_excluding_its_tests() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     source_files(&source, &mut files);

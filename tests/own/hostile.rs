@@ -223,8 +223,8 @@ fn until_believed(watcher: &Watcher) {
     eventually("the server is believed", || watcher.quorum.is_quorate().then_some(()));
 }
 
-/// Waits until the server is not believed, because no answer renews the lease any more. Checks that
-/// the server is not believed again.
+/// Waits until the server is no longer believed, because no answer renews the lease. Then checks
+/// that the server is not believed again.
 #[track_caller]
 fn until_not_believed(server: &Hostile, watcher: &Watcher, request: &str) {
     server.wait_more(request, 3);
@@ -957,7 +957,7 @@ impl Handler<Call> for Echo {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn every_change_of_a_flood_is_delivered_or_counted_and_the_arbiter_responds() {
+fn every_change_in_a_flood_is_delivered_or_counted_and_the_arbiter_responds() {
     own_process!();
     const EVENTS: u32 = 100_000;
     let place = Place::new();
@@ -1181,7 +1181,8 @@ fn all_counters_are_read_until_the_ring_is_steady_and_again_when_one_has_changed
 /// that shows a change immediately.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn all_counters_are_read_until_a_ring_with_long_timeouts_is_steady_and_again_when_one_has_changed() {
+fn all_counters_are_read_until_a_ring_with_long_timeouts_is_steady_and_again_when_one_has_changed()
+{
     own_process!();
     all_counters_are_read(3000);
 }
@@ -1226,7 +1227,7 @@ fn all_counters_are_read(token: u32) {
 
 /// The counters show a ring that no notification announces. The actor cannot tell whether Corosync
 /// has announced it: if two rings form between two reads, only one of them may be announced. The
-/// first notifications of a new connection are about the present ring.
+/// first notifications of a new connection are about the current ring.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_ring_that_seems_unannounced_ends_the_connection_and_quorum_returns_with_the_next() {

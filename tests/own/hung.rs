@@ -54,7 +54,7 @@ fn a_hung_initialize_blocks_no_other_thread() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_silent_corosync_is_reported_and_waited_for() {
+fn a_silent_corosync_is_reported_and_the_actor_waits_for_it() {
     own_process!();
     let fake = Fake::new("unresponsive");
     fake.push_both(true, 9);

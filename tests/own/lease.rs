@@ -105,7 +105,10 @@ fn readers_lose_quorum_when_the_lease_expires_even_if_the_arbiter_is_stuck() {
             assert!(lost.is_ok(), "still valid after {:?}", since.elapsed());
             assert!(!quorum.is_quorate());
             let now = quorum.snapshot();
-            assert_eq!(now.sequence, published.sequence, "the actor was unable to publish anything");
+            assert_eq!(
+                now.sequence, published.sequence,
+                "the actor was unable to publish anything"
+            );
             assert_eq!((published.quorum, now.quorum), (Quorum::Quorate, Quorum::Unknown));
             drop(held);
             quorate(&quorum).await;

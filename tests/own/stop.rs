@@ -71,7 +71,7 @@ fn a_stop_takes_effect_without_being_awaited() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn a_stop_during_the_delay_of_a_restart_ends_the_actor() {
+fn a_stop_during_the_delay_before_a_restart_ends_the_actor() {
     own_process!();
     let fake = FakeLibquorum::new("stop_delay");
     System::new().block_on(async {

@@ -260,7 +260,8 @@ fn the_watchdog_is_fed_only_with_quorum_if_configured() {
 #[test]
 fn a_stuck_actor_is_treated_as_a_loss_of_quorum() {
     run_case(CASES);
-    let mut service = Service::watched("a_stuck_actor_is_treated_as_a_loss_of_quorum", "while_quorate");
+    let mut service =
+        Service::watched("a_stuck_actor_is_treated_as_a_loss_of_quorum", "while_quorate");
     service.until("READY=1\n");
     service.is_fed();
     service.order("block the actor");

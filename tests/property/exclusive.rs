@@ -457,8 +457,8 @@ impl Run {
     }
 
     /// A guard is invalid once its node has joined a ring after others were quorate without it. An
-    /// invalid guard is kept until the node gives another one: it must stay invalid however much
-    /// time passes.
+    /// invalid guard is kept until the node gives another one: it must stay invalid no matter how
+    /// much time passes.
     fn check_guard(&mut self, at: usize, snapshot: &Snapshot, tally: &mut Tally) -> Checked {
         let seq = snapshot.ring_id.map(|ring| ring.seq);
         if let Some(taken) = &mut self.guards[at] {

@@ -262,7 +262,7 @@ impl Cluster {
     }
 }
 
-/// Returns the nodelist of a cluster with nodes `1..=size`, however many nodes run.
+/// Returns the nodelist of a cluster with nodes `1..=size`, no matter how many nodes are running.
 pub fn nodelist(size: u32) -> Vec<(u32, String)> {
     (1..=size).map(|id| (id, format!("10.0.0.{id}"))).collect()
 }

@@ -31,7 +31,7 @@ impl Impostor {
         let (taken, ends) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (into, end) = (Arc::clone(&taken), Arc::clone(&ends));
         let take = move || {
-            eventually("the impostor is not needed any more", || {
+            eventually("the impostor is no longer needed", || {
                 into.lock().unwrap().extend(listener.accept().map(|(stream, _)| stream));
                 end.load(Ordering::Acquire).then_some(())
             });

@@ -28,7 +28,7 @@ pub struct Device {
     pub votes: u32,
     /// The address of `corosync-qnetd`.
     pub host: String,
-    /// The time without a vote after which the device counts as dead, in milliseconds.
+    /// The time without a vote after which the device is considered dead, in milliseconds.
     pub timeout: u32,
     /// How long a new membership waits for the device's vote, in milliseconds.
     pub sync_timeout: u32,

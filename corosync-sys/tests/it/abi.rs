@@ -448,7 +448,7 @@ unsafe extern "C" fn on_cmap(
 
 #[test]
 #[ignore = "needs corosync's headers and a C compiler: make test"]
-fn callbacks_receive_what_c_passes() {
+fn callbacks_receive_the_arguments_that_c_code_passes() {
     let scratch = Scratch::new("caller");
     let path = scratch.library("libcaller.so", &format!("{INCLUDES}{CALLER}"));
     // SAFETY: the library consists of `CALLER`, which has no constructors.

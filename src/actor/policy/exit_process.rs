@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn with_an_unlimited_grace_the_policy_still_calls_its_functions() {
+    fn with_an_unlimited_grace_the_policy_still_calls_its_stop_functions() {
         let (stopped, is_stopped) = mpsc::channel();
         let policy = ExitProcess::with_code(3).grace(Duration::MAX).stop(move || {
             let _ = stopped.send(());

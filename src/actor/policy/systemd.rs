@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_a_path_or_an_abstract_name() {
+    fn a_notify_address_is_a_path_or_an_abstract_name() {
         let parsed = |address: &str| parse(OsStr::new(address));
         let path = parsed("/run/systemd/notify").unwrap();
         assert_eq!(path.as_pathname().unwrap().to_str(), Some("/run/systemd/notify"));
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_is_one_line() {
+    fn a_status_is_sent_on_one_line() {
         assert_eq!(
             assignment("STATUS", "cannot load\nlibquorum"),
             "STATUS=cannot load libquorum\n"

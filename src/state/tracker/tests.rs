@@ -201,7 +201,7 @@ fn a_node_that_left_while_the_connection_was_lost_is_listed_as_left() {
 }
 
 #[test]
-fn a_node_that_restarted_quickly_is_in_joined_and_in_left() {
+fn a_node_that_restarted_quickly_is_listed_as_joined_and_as_left() {
     let mut fold = Fold::with_votes();
     let change = fold.change(nodelist(0x2c, &[1, 2, 3], &[3], &[3]));
     assert_eq!((&*change.joined, &*change.left), (&*ids(&[3]), &*ids(&[3])));
@@ -615,7 +615,7 @@ fn a_connection_that_ends_begins_a_new_epoch_even_without_quorum() {
 }
 
 #[test]
-fn the_deadline_is_the_moment_at_which_time_alone_changes_something() {
+fn the_deadline_is_the_next_moment_at_which_the_state_changes_without_an_event() {
     let mut fold = Fold::new();
     assert_eq!(fold.0.deadline(), None);
     fold.change(connected(true));
@@ -791,10 +791,11 @@ fn first_of(listed: u64, decided: u64) -> [Event; 2] {
     [nodelist(listed, &[1, 2, 3], &[], &[]), quorum(decided, true, &[1, 2, 3])]
 }
 
-/// A new connection shows the present ring only with model V1, and only a provider decides about
-/// it. If the decision and the nodelist are about different rings, another decision will follow.
+/// A new connection shows the current ring only with model V1, and only a provider decides about
+/// that ring. If the decision and the nodelist are about different rings, another decision will
+/// follow.
 #[test]
-fn only_a_settled_connection_of_model_v1_with_a_provider_is_replaced() {
+fn only_a_settled_v1_connection_with_a_provider_can_lack_an_announcement() {
     assert!(unannounced(true, &first_of(9, 9)).0.lacks_announcement());
     assert!(!unannounced(false, &first_of(9, 9)).0.lacks_announcement());
     assert!(!unannounced(true, &[quorum(9, true, &[1, 2, 3])]).0.lacks_announcement());
@@ -809,7 +810,7 @@ fn only_a_settled_connection_of_model_v1_with_a_provider_is_replaced() {
 }
 
 #[test]
-fn after_a_missing_announcement_only_a_decision_about_the_present_ring_is_believed() {
+fn after_a_missing_announcement_only_a_decision_about_the_current_ring_is_believed() {
     // The rings of the first notifications of the next connection, and how many rings have formed
     // by its first read.
     for (listed, decided, rings, expected) in [

@@ -16,7 +16,7 @@ fn exclusive(watcher: &Watcher) -> FencingToken {
 /// (`check_qdevice_master` in `exec/votequorum.c`), so node 1 must know of every such node.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn master_wins_is_known_if_only_other_members_have_a_quorum_device() {
+fn master_wins_is_reported_even_if_only_other_members_have_a_quorum_device() {
     let cluster = Cluster::start_with_device(3, Algorithm::Lms, |config| {
         config.device.as_mut().unwrap().master_wins = true;
     });

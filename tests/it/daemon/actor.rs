@@ -155,7 +155,7 @@ impl Handler<Die> for Panics {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn the_actor_accepts_messages_in_place_of_handle_methods() {
+fn the_actor_accepts_messages_instead_of_handle_methods() {
     let (_node, watcher) = watched();
     let addr = watcher.quorum.addr();
     let (send, _received) = mpsc::channel();
@@ -350,7 +350,7 @@ fn refused_attempts_are_rare_by_default() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_full_dev_shm_is_reported_and_survived() {
+fn a_full_dev_shm_is_reported_and_the_actor_recovers() {
     small_dev_shm("64m", || {
         let node = Node::single();
         let filler = fill_dev_shm();

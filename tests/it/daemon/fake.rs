@@ -338,7 +338,7 @@ fn a_list_that_is_too_long_ends_the_connection_with_message_error() {
         push(fake);
         fake.push_quorum(1, (1, 9), THREE);
         assert_eq!(handle.dispatch(flag).collect::<Vec<_>>(), malformed, "{tried}");
-        // The next notification is well formed, but its sender cannot be trusted any more.
+        // The next notification is well formed, but its sender can no longer be trusted.
         assert_eq!(all(&mut handle), malformed, "{tried}");
         assert_eq!(handle.try_dispatch(), Err(Error::Dispatch(Code::MESSAGE_ERROR)), "{tried}");
         fake.hang_up();

@@ -139,7 +139,7 @@ fn track_start_delivers_what_the_flags_request() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn starting_tracking_twice_fails_and_delivers_the_state_again() {
+fn a_second_track_start_fails_but_delivers_the_state_again() {
     let node = Node::single();
     node.run(|| {
         let ring = ring(&node, Model::V1);
@@ -192,7 +192,7 @@ fn the_descriptor_is_readable_while_notifications_are_waiting() {
 
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn the_context_is_kept_with_the_handle() {
+fn each_handle_keeps_its_own_context() {
     let node = Node::single();
     node.run(|| {
         for model in [Model::V0, Model::V1] {

@@ -18,7 +18,7 @@ fn a_cluster_with_more_nodes_than_corosync_allows_is_refused() {
 }
 
 #[test]
-fn a_cluster_with_as_many_nodes_as_corosync_allows_works() {
+fn a_cluster_may_have_as_many_nodes_as_corosync_allows() {
     let cluster = Cluster::new(384);
     assert_eq!(cluster.nodes().len(), 384);
     cluster.crash(384).unwrap();

@@ -186,7 +186,7 @@ async fn the_reason_is_unstable_while_stable_after_delays_a_gain() {
 }
 
 #[actix_web::test]
-async fn retry_after_is_spread_at_random() {
+async fn retry_after_is_randomized() {
     let (_cluster, quorum) = inquorate().await;
     let retry_after = async |gate: QuorumGate| {
         let response = ask(gated(gate), TestRequest::get().uri("/it")).await;

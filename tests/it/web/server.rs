@@ -20,7 +20,8 @@ use serde_json::Value;
 use crate::support::{Client, Event, Service, all_published, block_on, eventually, hold};
 
 /// A request that is sent while the handle reports no quorum is refused, and a request that is sent
-/// while it reports quorum is not, however many requests are under way when quorum changes.
+/// while the handle reports quorum is accepted, no matter how many requests are under way when
+/// quorum changes.
 #[test]
 fn no_request_passes_without_quorum() {
     const CLIENTS: usize = 16;
