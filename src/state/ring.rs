@@ -634,7 +634,7 @@ mod tests {
     }
 
     /// A ring forms and is announced, and before the next read the daemon leaves it and enters
-    /// RECOVERY. The token moves there, too.
+    /// RECOVERY. The token also moves in RECOVERY.
     #[test]
     fn a_daemon_in_recovery_is_not_in_the_ring_that_was_announced_before() {
         let mut watched = Watched::for_ms(3_000);
@@ -710,7 +710,7 @@ mod tests {
         }
     }
 
-    /// The next connection begins with the reads of the last one.
+    /// The next connection begins with the readings of the previous one.
     #[test]
     fn on_the_connection_after_a_missing_announcement_any_change_of_the_counters_must_be_explained()
     {
@@ -886,7 +886,8 @@ mod tests {
         assert_eq!(watched.state(), RingState::Gather);
     }
 
-    /// A daemon that is synchronising answers only on a new connection.
+    /// A daemon that is synchronising answers only on a new connection, so the ring may have
+    /// changed.
     #[test]
     fn counters_that_are_zero_on_a_new_connection_are_not_taken_for_cleared_counters() {
         let mut watched = read_for_three_seconds();
@@ -1041,7 +1042,7 @@ mod tests {
         assert_eq!(woken.evidence.exclusive_until(), None);
     }
 
-    /// The decision was sent after 3,020 ms and is applied at 3,100 ms.
+    /// The decision was sent at 3,020 ms or later, and is applied at 3,100 ms.
     #[test]
     fn exclusivity_is_measured_from_the_time_at_which_the_decision_was_sent() {
         let mut watched = Watched::for_ms(3_000);

@@ -311,7 +311,8 @@ fn a_silent_server_leaves_no_thread_behind() {
     drop(impostor);
 }
 
-/// No thread of a dropped actor waits for a server that hangs, in whichever call it hangs.
+/// No thread of a dropped actor keeps waiting for a hung server, whichever call the server hangs
+/// in.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_dropped_actor_leaves_no_thread_behind() {
@@ -679,7 +680,7 @@ fn a_notification_with_a_wrong_size_has_no_lasting_effect() {
     }
 }
 
-/// libquorum can dispatch no message after such a notification.
+/// After such a notification, libquorum cannot dispatch any other message.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_notification_that_is_too_large_ends_the_connection() {
@@ -1177,8 +1178,8 @@ fn all_counters_are_read_until_the_ring_is_steady_and_again_when_one_has_changed
     all_counters_are_read(1000);
 }
 
-/// With these timeouts, the ring watch passes on three readings together. It passes on a reading
-/// that shows a change immediately.
+/// With these timeouts, the ring watch passes on three readings together. A reading that shows a
+/// change is passed on immediately.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn all_counters_are_read_until_a_ring_with_long_timeouts_is_steady_and_again_when_one_has_changed()
@@ -1252,8 +1253,8 @@ fn a_ring_that_seems_unannounced_ends_the_connection_and_quorum_returns_with_the
     watcher.stop();
 }
 
-/// While a thread opens a connection to libcmap, no other thread of the process can open one. So the
-/// attempt to connect to a server that has died does not last for ever, even if its daemon hangs.
+/// While a thread opens a connection to libcmap, no other thread of the process can open one. So an
+/// attempt to connect to a server that has died must end, even if the daemon hangs.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_ring_watch_that_waits_for_a_hung_daemon_does_not_block_the_ring_watch_of_another_daemon() {
@@ -1318,8 +1319,8 @@ fn the_configuration_is_read_again_only_when_it_has_changed() {
     watcher.stop();
 }
 
-/// The ring watch connects on its own, and so may meet a silent server that no other connection has
-/// met. Its attempt to connect is cancelled as well.
+/// The ring watch has its own connection, so it may be the only one that meets a silent server. Its
+/// attempt to connect must be cancelled too.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_silent_server_does_not_end_the_ring_watch() {

@@ -430,7 +430,7 @@ fn a_reading_with_fewer_tokens_does_not_repeat_an_earlier_one() {
     assert_eq!([6, 7, 8].map(|tokens| later(tokens).repeats(&earlier)), [false, true, true]);
 }
 
-/// Each tick dispatches, because only a dispatch reports the death of such a daemon.
+/// If the descriptor does not report the death of the daemon, each tick must dispatch.
 #[test]
 fn a_steady_ring_postpones_no_tick_if_only_a_dispatch_reports_the_death_of_the_daemon() {
     run(async {

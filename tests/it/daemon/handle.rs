@@ -456,7 +456,7 @@ fn connecting_from_a_separate_dev_shm_returns_err_not_exist() {
     assert_eq!(code, Code::NOT_EXIST);
 }
 
-/// libqb's handle table has no lock, so the wrapper locks it.
+/// libqb does not lock its handle table, so the wrapper does.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn many_threads_can_connect_at_the_same_time() {

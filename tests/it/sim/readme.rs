@@ -14,7 +14,7 @@ fn the_shortest_program_matches_the_example() {
     assert!(readme.contains(&format!("```rust,no_run\n{program}```\n")), "README.md differs");
 }
 
-/// A page of the documentation cannot refer to a file beside it, so it contains the picture.
+/// A page of the documentation cannot refer to a file next to it, so the page embeds the picture.
 #[test]
 fn the_documentation_contains_the_picture() {
     let encoded = BASE64_STANDARD.encode(include_bytes!("../../../docs/architecture.svg"));

@@ -315,7 +315,7 @@ fn a_stuck_actor_is_believed_for_at_most_the_lease() {
     live.was_well();
 }
 
-/// While a computer sleeps, one of its clocks stops and the other does not.
+/// While a computer is asleep, one of its clocks stops and the other does not.
 #[test]
 #[ignore = "needs chromium: make test"]
 fn events_that_waited_while_the_computer_was_asleep_are_not_believed() {

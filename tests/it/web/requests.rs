@@ -218,7 +218,7 @@ async fn safe_methods_pass_if_allowed() {
     }
 }
 
-/// A WebSocket, which begins with a GET, can also write.
+/// A WebSocket connection begins with a GET, but can be used to write.
 #[actix_web::test]
 async fn an_upgrade_is_not_a_safe_method() {
     let (_cluster, quorum) = inquorate().await;
@@ -633,7 +633,7 @@ async fn the_routes_report_no_quorum_once_the_lease_has_expired() {
     drop(unblock);
 }
 
-/// A restart of the process would help, so `/livez` fails.
+/// Restarting the process would help, so `/livez` fails.
 #[actix_web::test]
 async fn livez_fails_while_the_actor_is_stuck() {
     let cluster = Cluster::new(3);

@@ -416,8 +416,9 @@ fn a_second_ring_of_the_same_members_before_the_decision_is_not_a_step() {
     ]);
 }
 
-/// Quorum is gained late, when the first ring is found to be alive. Then the same nodes form another
-/// ring. The observer must not report this ring as a step; it checks this when it is dropped.
+/// Quorum is gained late, when the first ring is found to be alive. Then the same nodes form
+/// another ring. The observer must not report this ring as a step. The observer checks this when it
+/// is dropped.
 #[test]
 fn a_second_ring_of_the_same_members_after_a_late_gain_is_not_a_step() {
     let cluster = sim::Cluster::new(3);
