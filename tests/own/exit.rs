@@ -98,7 +98,11 @@ fn end_in(stage: &str) {
         println!("ends now");
         end(&quorum).await;
         if stage == "quorum_finalize" && env::var("ENDING").unwrap() == "stop" {
-            assert_eq!(paused.try_recv(), Ok(()), "the connection was closed on a stopped daemon");
+            assert_eq!(
+                paused.try_recv(),
+                Ok(()),
+                "the daemon was stopped before the connection was closed"
+            );
         }
     });
 }

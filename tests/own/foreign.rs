@@ -203,7 +203,7 @@ async fn life(what: u8) {
     quorate(&quorum).await;
     quorum.stop().await;
     let mut ends = 0;
-    eventually_async("both subscribers receive the end", || {
+    eventually_async("both subscribers receive the last change", || {
         let is_end = |change: &QuorumChanged| change.current.connection == Connection::Stopped;
         ends += received.try_iter().filter(is_end).count();
         (ends >= 2).then_some(())

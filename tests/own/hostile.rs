@@ -339,7 +339,7 @@ fn a_dropped_actor_leaves_no_thread_behind() {
             "accept" => server.wait(&format!("accept {service}"), 1),
             number => server.wait(&format!("request {service} {number}"), 1),
         }
-        eventually(&format!("{thread} runs"), || runs_thread(thread).then_some(()));
+        eventually(&format!("{thread} is running"), || runs_thread(thread).then_some(()));
         drop(watcher);
         no_thread_waits();
         let all_ended = || (threads() <= before).then_some(());
@@ -377,7 +377,7 @@ fn a_request_for_the_names_is_repeated_if_its_answer_is_lost() {
     eventually("the names are read", reads_names);
     server.wait_more(&format!("request cmap {ITER_INIT}"), 1);
     server.behave("cmap");
-    eventually("the names were read", || (!runs_thread("quorum-names")).then_some(()));
+    eventually("the names have been read", || (!runs_thread("quorum-names")).then_some(()));
     watcher.stops_at_once();
 }
 
@@ -467,7 +467,7 @@ fn a_server_that_hangs_during_the_connect_is_reported_and_blocks_nothing() {
         watcher.stops_at_once();
         assert_never_quorate(&watcher.rest());
         let gone = || (!runs_thread("quorum-connect")).then_some(());
-        eventually("the thread that connects ends, though the server hangs", gone);
+        eventually("the thread that connects ends, even though the server hangs", gone);
         server.kill();
         drop((watcher, server));
         let server = place.server();

@@ -88,7 +88,7 @@ fn fifty_deaths(ipc: Ipc) {
     // take some 200 bytes of heap each, which belong to the harness. Resident memory varies with
     // the stacks of ended threads that the C library keeps; a dispatch touches 1 MiB of a stack.
     let fits = |(heap_now, rss_now)| heap_now < heap + 1_048_576 && rss_now < rss + 6144;
-    eventually("no more heap and memory is used than before", || {
+    eventually("no more heap or memory is used than before", || {
         let now = (heap_in_use(), rss_kib());
         if !fits(now) {
             eprintln!("bytes of heap and KiB resident: {now:?}, before {:?}", (heap, rss));

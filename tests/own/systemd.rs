@@ -188,7 +188,7 @@ fn ready_status_and_stopping_are_sent_in_this_order() {
         let mut messages = service.until("READY=1\n");
         assert!(messages[0].starts_with("STATUS=unknown: "), "{messages:?}");
         let ready = messages.last().unwrap();
-        assert!(ready.starts_with("STATUS=quorate: ring "), "the status has the reason: {ready}");
+        assert!(ready.starts_with("STATUS=quorate: ring "), "the status gives the reason: {ready}");
         service.order("lose");
         let lost = service.until("STATUS=inquorate: ring ");
         assert!(

@@ -188,7 +188,7 @@ fn check_snapshot(snapshot: &Snapshot) -> Checked {
         prop_assert!(!snapshot.settled, "not connected: {snapshot}");
     }
     if snapshot.quorum.is_quorate() {
-        prop_assert!(snapshot.ring_id.is_some(), "quorate on no ring: {snapshot}");
+        prop_assert!(snapshot.ring_id.is_some(), "quorate without a ring: {snapshot}");
     }
     Ok(())
 }
@@ -264,7 +264,7 @@ impl Listeners {
         if let Some(extra) = self.extras.iter_mut().find(|extra| extra.ended.is_none()) {
             let stopped = quorum.snapshot().connection == Connection::Stopped;
             let subscribed = quorum.unsubscribe(extra.id);
-            prop_assert!(subscribed || stopped, "there was a subscription");
+            prop_assert!(subscribed || stopped, "the subscription existed");
             prop_assert!(!quorum.unsubscribe(extra.id), "the subscription has ended");
             extra.ended = Some(extra.received.len());
         }

@@ -1021,7 +1021,7 @@ fn votes_requested_before_the_nodelist_do_not_belong_to_its_members() {
 fn the_configured_votes_still_apply_after_the_expected_votes_are_lowered() {
     let mut fold = exclusive();
     let configured = |fold: &Fold| fold.now().votes.as_ref().and_then(|votes| votes.configured);
-    assert_eq!(configured(&fold), Some(3), "a read of the ring reported them");
+    assert_eq!(configured(&fold), Some(3), "a read of the ring reported the configured votes");
     fold.change_at(2_010, nodelist(13, &[1], &[], &[2, 3]));
     fold.change_at(2_020, quorum(13, true, &[1]));
     let votes = Votes {

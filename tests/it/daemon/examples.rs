@@ -92,7 +92,7 @@ fn the_gate_example_accepts_writes_only_with_quorum() {
             client.send("PUT", "/value", &[]);
             client.response().0
         };
-        eventually("the example listens", || TcpStream::connect(server).ok());
+        eventually("the example is listening", || TcpStream::connect(server).ok());
         eventually("there is quorum", || (put() == 200).then_some(()));
         node.corosync.expected_votes(3);
         eventually("there is no quorum", || (put() == 503).then_some(()));

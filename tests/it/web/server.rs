@@ -336,7 +336,7 @@ fn a_client_that_does_not_read_is_disconnected() {
     let reader = thread::spawn(move || while reads.event().is_some() {});
     // The kernel drops the connection once its buffer for this client has been full for half a
     // minute.
-    eventually("the client is dropped", || {
+    eventually("the client is disconnected", || {
         for _ in 0..10 {
             service.cluster.partition(&[&[1], &[2, 3]]).unwrap();
             service.cluster.heal();
@@ -347,7 +347,7 @@ fn a_client_that_does_not_read_is_disconnected() {
     let mut other = service.connect();
     other.send("GET", "/livez", &[]);
     assert_eq!(other.response().0, 200);
-    assert!(!reader.is_finished(), "a client that reads is not dropped");
+    assert!(!reader.is_finished(), "a client that reads is not disconnected");
     drop(service);
     reader.join().unwrap();
 }

@@ -362,7 +362,10 @@ fn check(last: Option<&QuorumChanged>, change: &QuorumChanged) {
     let (before, now) = (&change.previous, &change.current);
     assert_eq!(last.is_none(), change.cause == Cause::Subscribed, "{change}");
     if let Some(last) = last {
-        assert_eq!(last.current, *before, "previous is the current state of the change before");
+        assert_eq!(
+            last.current, *before,
+            "`previous` is the `current` state of the preceding change"
+        );
         assert_eq!(now.sequence, before.sequence + 1, "{change}");
         let broken = change.is_loss() || change.cause == Cause::Disconnected;
         let breaks = now.epoch - before.epoch;
