@@ -78,7 +78,7 @@ scenarios! {
     ;
     not_with_v0:
     // With V0 the only notification is a decision without members.
-    a_cluster_without_a_provider_is_refused_or_if_allowed_always_quorate
+    a_cluster_without_a_provider_is_refused_unless_allowed_and_then_always_quorate
 }
 
 fn a_new_actor_publishes_the_connection_the_membership_and_quorum<B: Backend>() {
@@ -177,6 +177,7 @@ fn a_node_that_restarts_instantly_is_reported_as_left_and_joined<B: Backend>() {
     nodes.agree(&backend);
 }
 
+/// Node 3 crashes, and node 2 stops while node 3 is down. Then only node 3 starts again.
 fn after_a_reconnect_joined_and_left_refer_to_the_last_known_members<B: Backend>() {
     let (backend, nodes) = formed::<B>(3, Settings::default());
     backend.crash(3);
@@ -536,7 +537,7 @@ fn with_two_node_a_new_cluster_is_quorate_only_after_both_nodes_have_met<B: Back
     nodes.agree(&backend);
 }
 
-fn a_cluster_without_a_provider_is_refused_or_if_allowed_always_quorate<B: Backend>() {
+fn a_cluster_without_a_provider_is_refused_unless_allowed_and_then_always_quorate<B: Backend>() {
     let backend = B::formed(3, Settings { provider: false, ..Settings::default() });
     let refused = backend.watch(1);
     refused.expect(&["unknown: connecting"]);
