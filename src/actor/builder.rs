@@ -91,12 +91,13 @@ impl QuorumBuilder {
 
     /// How long the old quorum decision counts after a membership change, while Corosync is
     /// synchronising. Default 1 s. Corosync usually decides within milliseconds; with a quorum
-    /// device, the decision can take half a minute. On a connection that is opened before the new
-    /// decision, an old decision for quorum is not believed. The limit for a hung daemon includes
-    /// this time as well: see [`lease`](Self::lease).
+    /// device, the decision can take half a minute. If the actor connects after the change but
+    /// before the new decision, it does not believe an old decision that this node has quorum. The
+    /// limit for a hung daemon includes this time as well: see [`lease`](Self::lease).
     ///
-    /// Corosync before 3.1 does not report the membership separately (model V0). With model V0 this
-    /// setting has no effect on a membership change: the old decision counts until the new one.
+    /// Corosync before 3.1 does not report the membership separately from the decision (model V0).
+    /// With model V0 this setting has no effect after a membership change: the old decision counts
+    /// until the new one.
     pub fn settle_grace(mut self, settle_grace: Duration) -> Self {
         self.policy.settle_grace = settle_grace;
         self

@@ -100,7 +100,8 @@ impl Canceller {
         if let Err(error) = started {
             crate::foreign::log!(
                 log::Level::Warn,
-                "cannot cancel an attempt to connect, which now waits until corosync answers: {}",
+                "an attempt to connect may not have been cancelled (if so, it waits until corosync \
+                 answers): {}",
                 Error::thread(error)
             );
         }
