@@ -17,7 +17,7 @@ use crate::{
     state::{BeliefPolicy, Event},
 };
 
-/// The settings of a [`QuorumActor`]. Each has a default that suits a cluster node.
+/// Sets up and starts a [`QuorumActor`]. Each setting has a default that suits a cluster node.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -67,55 +67,58 @@ impl QuorumBuilder {
         Self { source: Arc::new(source), ..self }
     }
 
-    /// How long quorum is believed after Corosync last answered. Default 5 s.
+    /// How long the actor trusts Corosync, counted from the last request that Corosync has
+    /// answered. Default 5 s.
     ///
-    /// Whatever happens to Corosync, this process or the system, no reader sees quorum for longer
-    /// than this, counted from the moment at which the last answered request was sent. If the ring
-    /// is watched ([`Snapshot::ring`](crate::Snapshot::ring)), a second limit applies to a hung
-    /// daemon: the sum of its token timeout, its consensus timeout and
+    /// Whatever happens to Corosync, this process or the system, no reader sees quorum once this
+    /// time has passed since that request was sent. If the ring is watched
+    /// ([`Snapshot::ring`](crate::Snapshot::ring)), a second limit applies to a daemon that is hung
+    /// or has lost its ring: the sum of its token timeout, its consensus timeout and
     /// [`settle_grace`](Self::settle_grace). The other nodes can continue without the daemon once
-    /// the two timeouts have passed. The limit that is reached first applies.
+    /// the two timeouts have passed. The limit that is reached first takes effect.
     ///
-    /// Once a limit has passed, only what Corosync reports later can restore quorum. A daemon that
-    /// continues after a hang still has its old state, which is not believed.
+    /// Once a limit is reached, only a later report from Corosync can restore quorum. A daemon that
+    /// continues after a hang still has its old state, which the actor does not trust.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.policy.lease = lease;
         self
     }
 
-    /// How often Corosync is asked whether it is alive. Default a quarter of the lease; the minimum
-    /// is 1 ms. Set it well below the lease, which expires if no answer arrives in time.
+    /// How often the actor asks Corosync whether it is alive. The default is a quarter of the
+    /// lease, the minimum is 1 ms. Set it well below the lease, which expires if no answer arrives
+    /// in time.
     pub fn probe_interval(self, probe_interval: Duration) -> Self {
         Self { probe_interval: Some(probe_interval), ..self }
     }
 
-    /// How long the old quorum decision counts after a membership change, while Corosync is
-    /// synchronising. Default 1 s. Corosync usually decides within milliseconds; with a quorum
-    /// device, the decision can take half a minute. If the actor connects after the change but
-    /// before the new decision, it does not believe an old decision that this node has quorum. The
-    /// limit for a hung daemon includes this time as well: see [`lease`](Self::lease).
+    /// How long the actor trusts the old quorum decision after a membership change, while Corosync
+    /// is synchronising and has not yet made a new decision. Default 1 s. Corosync usually decides
+    /// within milliseconds; with a quorum device, the decision can take half a minute. If the actor
+    /// connects after the change but before the new decision, it does not believe an old decision
+    /// that this node has quorum. The limit for a daemon that is hung or has lost its ring includes
+    /// this time as well: see [`lease`](Self::lease).
     ///
     /// Corosync before 3.1 does not report the membership separately from the decision (model V0).
-    /// With model V0 this setting has no effect after a membership change: the old decision counts
-    /// until the new one.
+    /// With model V0 this setting has no effect after a membership change: the actor trusts the old
+    /// decision until the new one arrives.
     pub fn settle_grace(mut self, settle_grace: Duration) -> Self {
         self.policy.settle_grace = settle_grace;
         self
     }
 
-    /// How long quorum must last without a break before a gain is published. Default zero. While a
-    /// gain waits, the state before it stays published: `Inquorate` or `Unknown`. A loss is always
+    /// How long quorum must last without a break before a gain is published. Default zero. Until
+    /// then, the state before the gain stays published: `Inquorate` or `Unknown`. A loss is always
     /// published immediately.
     pub fn stable_after(mut self, stable_after: Duration) -> Self {
         self.policy.stable_after = stable_after;
         self
     }
 
-    /// Whether to accept the quorum that a node of a two-node cluster has alone, because of
-    /// `two_node: 1` in the `quorum` section of `corosync.conf`. Default true. When the two nodes
-    /// are separated from each other, both are quorate (`votequorum(5)`). With `false`, both are
-    /// `Inquorate` then. In any cluster, `false` also means that a node is not `Quorate` while its
-    /// votes are not known, for example without libvotequorum.
+    /// Whether to accept that one node of a two-node cluster has quorum alone, which `two_node: 1`
+    /// in the `quorum` section of `corosync.conf` allows. Default true. When the two nodes are
+    /// separated from each other, both are quorate (`votequorum(5)`). With `false` on both nodes,
+    /// both actors then report `Inquorate`. In any cluster, `false` also means that a node is not
+    /// `Quorate` while its votes are not known, for example without libvotequorum.
     pub fn trust_two_node(mut self, trust_two_node: bool) -> Self {
         self.policy.trust_two_node = trust_two_node;
         self
@@ -133,21 +136,22 @@ impl QuorumBuilder {
         self
     }
 
-    /// The user that Corosync must run as, or `None` for any user. Default `Some(0)`.
+    /// The id of the user that Corosync must run as, or `None` for any user. Default `Some(0)`.
     ///
     /// While Corosync is down, any user of the machine can listen on its socket and report quorum.
     ///
     /// Do not set `Some(65534)` in a container with its own user namespace. There, 65534 is the uid
-    /// of every user that the namespace does not map (`user_namespaces(7)`), so each of these users
-    /// would be believed. The host's root is one of them, so a Corosync of the host is refused by
-    /// default.
+    /// of every user that the namespace does not map (`user_namespaces(7)`), so the actor would
+    /// trust each of these users. The host's root is one of them, so the host's Corosync is refused
+    /// by default.
     pub fn server_uid(mut self, server_uid: Option<u32>) -> Self {
         self.trust.server_uid = server_uid;
         self
     }
 
-    /// The model of libquorum to connect with. By default the daemon's version is read through
-    /// libcmap: V1 is used with Corosync 3.1 and later, V0 with older versions.
+    /// The model, that is the version of libquorum's interface, to connect with. By default the
+    /// actor reads the daemon's version through libcmap. It uses V1 if the daemon and the library
+    /// are both from Corosync 3.1 or later, and V0 otherwise.
     ///
     /// If libcmap is not installed, the version cannot be read. With a libquorum of 3.1 or later,
     /// the actor then logs a warning and requests V1, which **kills** a daemon of Corosync 2. Set
@@ -157,14 +161,14 @@ impl QuorumBuilder {
     /// or the daemon does not know V1. With V0, a node that restarts before the other nodes notice
     /// is not listed in `joined` and `left`, and each new ring begins a new epoch.
     ///
-    /// A simulated cluster has no models.
+    /// This setting has no effect on a simulated cluster, which has no models.
     pub fn model(mut self, model: Model) -> Self {
         self.trust.model = Some(model);
         self
     }
 
-    /// Whether to record the metrics also under the names of `ha_cluster_exporter`, for dashboards
-    /// that were made for it. Default false.
+    /// Whether to record the metrics also under the names that `ha_cluster_exporter` uses, for
+    /// dashboards that were made for it. Default false.
     #[cfg(feature = "metrics")]
     pub fn ha_cluster_metrics(self, ha_cluster_metrics: bool) -> Self {
         Self { ha_cluster_metrics, ..self }
@@ -207,7 +211,7 @@ impl QuorumBuilder {
     /// |---|---|
     /// | [`probe_interval`](Self::probe_interval) at or above the [`lease`](Self::lease), for example a lease of zero | the lease expires before Corosync is asked again: quorum is lost repeatedly |
     /// | `probe_interval` below 1 ms | 1 ms is used |
-    /// | [`settle_grace`](Self::settle_grace) of zero | quorum is lost at each change of the ring |
+    /// | [`settle_grace`](Self::settle_grace) of zero | with Corosync 3.1 or later, quorum is lost at each change of the ring |
     /// | [`stable_after`](Self::stable_after) of more than an hour | a gain is published only after that time |
     ///
     /// # Panics
@@ -230,8 +234,9 @@ impl QuorumBuilder {
     /// [`QuorumGuard::run`](crate::QuorumGuard::run) need a timer: call them on a tokio runtime
     /// with time enabled. Everything else works on any executor.
     ///
-    /// Like [`start`](Self::start), it does not wait for Corosync, and it publishes errors. The
-    /// thread ends when the actor stops. The thread does not keep the process from ending.
+    /// Like [`start`](Self::start), it does not wait for Corosync, and it publishes errors instead
+    /// of returning them. The thread ends when the actor stops. The thread does not keep the
+    /// process from ending.
     ///
     /// ```
     /// use actix_quorum::{QuorumActor, Stopped, sim::Cluster};

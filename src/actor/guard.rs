@@ -9,8 +9,9 @@ use crate::{actor::shared::Shared, state::FencingToken};
 /// Proves, while it is valid, that this node has held quorum without a break since the guard was
 /// taken.
 ///
-/// A guard is valid in one epoch. Once quorum is lost or can no longer be proved, the guard becomes
-/// invalid and stays invalid, and the work that was done under it must start again.
+/// A guard is valid in one epoch, which is a period of unbroken quorum ([`Snapshot::epoch`]). Once
+/// quorum is lost or may have been interrupted, the guard becomes invalid and stays invalid, and
+/// the work under it must start again under a new guard.
 ///
 /// A guard is neither a lock nor fencing. It reflects what Corosync on this node knows, possibly
 /// later than other nodes, and it cannot stop a write that is already on its way to a disk or
@@ -66,7 +67,7 @@ pub struct QuorumGuard {
     epoch: u64,
 }
 
-/// Quorum was lost or could no longer be proved before the work under a guard was finished.
+/// Quorum was lost, or may have been interrupted, before the work under a guard was finished.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[error("quorum was lost before the work was done")]
 pub struct QuorumLost;
@@ -77,7 +78,7 @@ impl QuorumGuard {
         Some(Self { shared: Arc::clone(shared), epoch })
     }
 
-    /// Returns the guard of an epoch, which may have ended.
+    /// Returns a guard for an epoch that may have ended already.
     pub(crate) fn of_epoch(shared: &Arc<Shared>, epoch: u64) -> Self {
         Self { shared: Arc::clone(shared), epoch }
     }
@@ -175,7 +176,8 @@ impl QuorumGuard {
         }
     }
 
-    /// Runs `work` until it is finished or quorum is lost. If quorum is lost, `work` is dropped.
+    /// Runs `work` until it is finished or the guard becomes invalid. In the second case, `work` is
+    /// dropped.
     ///
     /// `work` is polled only while the guard is valid.
     ///

@@ -38,7 +38,7 @@ impl QuorumHandle {
     /// Whether this node has quorum now. Returns `false` if this is not known.
     ///
     /// Compares the lease with the clock, so it returns `false` on time even if the actor is stuck
-    /// or dead. It takes no lock and writes no shared memory.
+    /// or dead. It takes no lock and does not write to shared memory.
     ///
     /// ```
     /// # use actix_quorum::{Quorum, Snapshot, testing::ScriptedQuorum};
@@ -58,7 +58,7 @@ impl QuorumHandle {
     ///
     /// It costs as little as [`is_quorate`](Self::is_quorate). Use it for work that two nodes must
     /// never do at the same time. It returns `true` only while:
-    /// - `is_quorate()` holds, and the decision is about the current membership;
+    /// - `is_quorate()` returns `true`, and the decision is about the current membership;
     /// - the members' own votes are a majority of all votes ([`Snapshot::has_majority`]), so that
     ///   no partition that excludes them all can be quorate;
     /// - the daemon was in totem's OPERATIONAL state less than C - 0.2 T ago, where T and C are its
@@ -102,7 +102,7 @@ impl QuorumHandle {
     }
 
     /// Returns the quorum of this node now: `Quorate`, `Inquorate` or `Unknown`. Like
-    /// [`is_quorate`](Self::is_quorate), it does not return `Quorate` once the lease has expired.
+    /// [`is_quorate`](Self::is_quorate), it does not return `Quorate` once a deadline has passed.
     ///
     /// ```
     /// # use actix_quorum::{Snapshot, testing::ScriptedQuorum};
@@ -122,7 +122,8 @@ impl QuorumHandle {
         self.quorum_of(&self.shared.published())
     }
 
-    /// Returns the quorum of `latest`, or `Unknown` if a deadline has passed since.
+    /// Returns the quorum of `latest`, or `Unknown` if `latest` is quorate and a deadline has
+    /// passed since.
     pub(crate) fn quorum_of(&self, latest: &Snapshot) -> Quorum {
         match latest.quorum {
             Quorum::Quorate if !self.is_quorate() => Quorum::Unknown,
@@ -131,7 +132,7 @@ impl QuorumHandle {
     }
 
     /// Returns a guard, which proves that this node has quorum and reports when quorum ends.
-    /// Returns `None` without quorum. [`acquire`](Self::acquire) waits for quorum.
+    /// Returns `None` if this node has no quorum. [`acquire`](Self::acquire) waits for quorum.
     ///
     /// ```
     /// # use actix_quorum::{Quorum, Snapshot, testing::ScriptedQuorum};
@@ -147,11 +148,11 @@ impl QuorumHandle {
         QuorumGuard::new(&self.shared)
     }
 
-    /// Returns everything that is known now.
+    /// Returns the current state: everything that the actor knows about quorum now.
     ///
     /// The `quorum` in the snapshot obeys the same deadlines as [`is_quorate`](Self::is_quorate):
-    /// once a deadline has passed, it is [`Quorum::Unknown`], even if the actor is stuck and has
-    /// not published this change.
+    /// once a deadline has passed, it is [`Quorum::Unknown`] instead of `Quorate`, even if the
+    /// actor is stuck and has not published this change.
     ///
     /// ```
     /// # use actix_quorum::{Quorum, Snapshot, testing::ScriptedQuorum};
@@ -348,7 +349,7 @@ impl QuorumHandle {
     ///
     /// If several changes follow each other quickly, `condition` may be called for the last one
     /// only. Use [`changes`](Self::changes) to receive each change. A deadline that passes while
-    /// the actor is stuck does not wake this call. It does wake [`QuorumGuard::lost`].
+    /// the actor is stuck does not wake this call. Such a deadline does wake [`QuorumGuard::lost`].
     ///
     /// # Errors
     ///
@@ -390,8 +391,8 @@ impl QuorumHandle {
     /// outside of actors.
     ///
     /// As with a subscribed actor, a reader that falls more than 1,024 changes behind receives one
-    /// change to the latest state, with [`missed`](QuorumChanged::missed). The stream ends after
-    /// [`Connection::Stopped`].
+    /// change that leads to the latest state and contains the number of changes that the reader
+    /// [`missed`](QuorumChanged::missed). The stream ends after [`Connection::Stopped`].
     ///
     /// ```
     /// use actix_quorum::{QuorumActor, sim::Cluster};
@@ -447,7 +448,7 @@ impl QuorumHandle {
         self.addr.clone()
     }
 
-    /// Stops the actor. From this call on no reader sees quorum.
+    /// Stops the actor. No reader sees quorum after this call.
     ///
     /// ```
     /// # use actix_quorum::{QuorumActor, Stopped, sim::Cluster};
@@ -491,5 +492,5 @@ impl QuorumHandle {
 #[error("the quorum actor has stopped")]
 pub struct Stopped;
 
-/// How long stopping may take.
+/// How long [`QuorumHandle::stop`] waits for the actor to stop.
 const STOP_TIMEOUT: Duration = Duration::from_millis(800);

@@ -1,4 +1,4 @@
-//! The log lines of a change. The level of a line shows an operator whether to act.
+//! Logs each change on one line. The level of the line tells an operator whether to act.
 
 use std::time::Duration;
 
@@ -93,7 +93,7 @@ pub(crate) fn log(change: &QuorumChanged, remarks: Remarks) {
     }
 }
 
-/// Returns the level for a change: a warning if an operator may have to act.
+/// Returns the level at which a change is logged: a warning if an operator may have to act.
 fn level(change: &QuorumChanged) -> Level {
     match change.cause {
         Cause::ConnectFailed | Cause::Disconnected | Cause::Stalled => Level::Warn,

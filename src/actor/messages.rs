@@ -33,7 +33,7 @@ pub struct Subscribe(
 );
 
 impl Subscribe {
-    /// Subscribes `subscriber`.
+    /// Creates the message that subscribes `subscriber`.
     pub fn new(subscriber: impl Into<Subscriber>) -> Self {
         Self(subscriber.into())
     }

@@ -60,7 +60,8 @@ enum Activity {
         attempt: u64,
         /// The future that opens the connection.
         task: SpawnHandle,
-        /// The interval that sweeps the registry. The ticks of the connection replace it.
+        /// The task that removes ended subscribers at intervals. The ticks of the connection
+        /// replace it.
         sweeping: SpawnHandle,
     },
     /// The actor is receiving the events of a connection.
@@ -282,9 +283,9 @@ impl QuorumActor {
     }
 
     /// Cancels the waiting calls of this actor's other threads. A thread may be waiting for a
-    /// silent server that runs in Corosync's place. Until its call is cancelled, it blocks all
-    /// attempts to connect. While there is a connection, `LinkEvents` cancels calls that take too
-    /// long.
+    /// silent server that runs in Corosync's place. Until its call is cancelled, that thread blocks
+    /// all attempts to connect. While there is a connection, `LinkEvents` cancels calls that take
+    /// too long.
     fn interrupt(&self) {
         let Some(Resources { probe, ring, .. }) = self.activity.resources() else { return };
         if let Some(probe) = probe {
@@ -431,8 +432,8 @@ fn sweep_regularly(ctx: &mut Context<QuorumActor>) -> SpawnHandle {
     ctx.run_interval(SWEEP, |actor, _| actor.sweep())
 }
 
-/// Ends the actor for good. The sender is used once the connection is closed, or after
-/// [`CLOSE_TIMEOUT`].
+/// The message that ends the actor for good. The actor replies through the sender once the
+/// connection is closed, or after [`CLOSE_TIMEOUT`].
 pub(crate) struct Stop(pub(crate) oneshot::Sender<()>);
 
 impl Message for Stop {

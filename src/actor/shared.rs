@@ -27,7 +27,8 @@ pub(crate) struct Shared {
     tracker: Mutex<Tracker>,
     logged: Mutex<LoggedFacts>,
     pub(crate) lease: Lease,
-    /// The sequence of the last published change. Tasks that wait for a change subscribe to it.
+    /// The sequence number of the last published change. Tasks that wait for a change subscribe to
+    /// it.
     latest: watch::Sender<u64>,
     /// Whether `QuorumHandle::stop` was called.
     stopped_by_user: AtomicBool,
@@ -221,7 +222,7 @@ impl Shared {
     }
 
     /// Publishes that a deadline has passed, if the actor has not done so yet. Otherwise a new
-    /// subscriber would start with a state that no reader believes any more.
+    /// subscriber would first receive a `Quorate` state that is out of date.
     pub(crate) fn publish_expiry(&self) {
         if self.published().quorum.is_quorate() && !self.is_quorate() {
             self.apply(Event::Tick);
@@ -253,7 +254,8 @@ impl Shared {
         self.as_of_now(self.published())
     }
 
-    /// Returns `published`, or a copy with quorum unknown if a deadline has passed since.
+    /// Returns `published`, or a copy with quorum unknown if `published` is quorate and a deadline
+    /// has passed since.
     pub(crate) fn as_of_now(&self, published: Arc<Snapshot>) -> Arc<Snapshot> {
         if published.quorum.is_quorate() && !self.is_quorate() {
             return Arc::new(Snapshot { quorum: Quorum::Unknown, ..(*published).clone() });

@@ -55,9 +55,9 @@ impl Backoff {
         Self { not_running: checked(delays), ..self }
     }
 
-    /// The delays after a working connection was lost. Default 10 to 100 ms: a killed Corosync
-    /// takes longer than that to start. Once these delays add up to a minute, they grow further, as
-    /// with [`not_running`](Self::not_running).
+    /// The delays after a working connection was lost. Default 10 to 100 ms. A killed Corosync
+    /// takes longer than that to start, so more frequent attempts would not help. Once these delays
+    /// add up to a minute, they grow further, as with [`not_running`](Self::not_running).
     ///
     /// # Panics
     ///
@@ -116,7 +116,7 @@ pub(crate) struct Delays {
 struct Series {
     /// The delays that are still to come. Created when the first one is needed.
     running: Option<ExponentialBackoff>,
-    /// The sum of the delays.
+    /// The sum of the delays so far.
     waited: Duration,
     /// Whether the delays have become longer, because attempts were frequent for a long time.
     is_rare: bool,

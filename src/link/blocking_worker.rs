@@ -44,7 +44,8 @@ impl BlockingWorker {
         let (sender, answer) = oneshot::channel();
         let call = Box::new(move || {
             if !sender.is_closed() {
-                // If the future was dropped, a new connection is dropped, and so closed, here.
+                // If the future was dropped, the result is dropped here. A connection in it is
+                // closed by that.
                 drop(sender.send(call()));
             }
         });

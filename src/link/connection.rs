@@ -49,7 +49,7 @@ pub(crate) mod sealed {
         /// connect yet.
         fn ring_watch(self: Arc<Self>, trust: TrustPolicy) -> Option<Arc<dyn RingWatch>>;
 
-        /// Returns a source for the names of the nodes.
+        /// Returns a source of the node names.
         #[cfg(any(feature = "metrics", feature = "web"))]
         fn node_names(&self, trust: TrustPolicy) -> crate::link::names::NameSource;
     }
@@ -68,7 +68,8 @@ pub(crate) mod sealed {
         /// Whether the descriptor reports the daemon's death. If not, only a dispatch does.
         fn hangs_up(&self) -> bool;
 
-        /// Returns when the daemon was asked to start tracking. The daemon was alive after that.
+        /// Returns when the daemon was asked to start tracking. It has answered, so it was alive
+        /// after that.
         fn asked_at(&self) -> Moment;
 
         /// Closes the connection without blocking.

@@ -1,8 +1,8 @@
 //! Room 2: the connection of one actor to one daemon.
 //!
 //! This room contains the traits of a source and its connections, the threads that make blocking
-//! calls (connect, probe, ring watch, node names), the loop over the descriptor, and the delays
-//! between attempts. Code in this room does not decide about quorum: it passes the daemon's
+//! calls (connect, probe, ring watch, node names), the loop that waits for the descriptor, and the
+//! delays between attempts. Code in this room does not decide about quorum: it passes the daemon's
 //! messages on unchanged. Start reading at `notifications.rs`, which waits for the descriptor and
 //! dispatches. `notifications/ring_reads.rs` explains how the ring is read.
 

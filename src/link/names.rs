@@ -17,7 +17,7 @@ use crate::{
     libquorum::{canceller::Canceller, cmap::NodeNames},
 };
 
-/// A source of names.
+/// Where the node names come from.
 pub enum NameSource {
     /// The names are known.
     Known(NodeNames),
@@ -71,13 +71,14 @@ impl Names {
         Arc::clone(&self.known.lock())
     }
 
-    /// Returns the names, or `None` before the first read.
+    /// Returns the names, or `None` before the first read has ended. If every read so far has
+    /// failed, the map is empty.
     #[cfg(feature = "metrics")]
     pub(crate) fn once_read(&self) -> Option<Arc<NodeNames>> {
         self.were_read.load(Ordering::Acquire).then(|| self.known())
     }
 
-    /// Whether the names are so old that they must be read again.
+    /// Whether the names must be read, because no read was made within `MAX_AGE`.
     pub(crate) fn are_old(&self) -> bool {
         self.read_at.lock().is_none_or(|read_at| read_at.elapsed() > MAX_AGE)
     }

@@ -80,11 +80,12 @@ pub(crate) struct LinkEvents {
 /// An event of a connection.
 #[derive(Debug)]
 pub(crate) enum LinkEvent {
-    /// Corosync sent a notification after `drained_at`. Each one is dispatched separately.
+    /// Corosync sent a notification. It did so after `drained_at`, a moment at which no message
+    /// from it was waiting. Each notification is dispatched separately.
     Notified { notification: Notification, drained_at: Moment },
     /// Corosync answered a probe. No earlier notification is waiting.
     Answered(Answer),
-    /// The ring was read. No earlier notification is waiting.
+    /// A read of the ring's counters has ended. No earlier notification is waiting.
     Ring(RingUpdate),
     /// Time passed.
     Tick,
@@ -357,7 +358,8 @@ impl Drop for LinkEvents {
     }
 }
 
-/// Waits until the descriptor is readable and a dispatch has returned a notification.
+/// Dispatches when the descriptor is readable. Pending until a dispatch returns a notification or
+/// an error.
 fn poll_dispatch(
     connection: &mut AsyncFd<RegisteredFd>,
     cx: &mut Context<'_>,

@@ -100,7 +100,8 @@ impl RingCounters {
     }
 }
 
-/// What a short read returns.
+/// The result of a short read, which reads only the counters that show whether a steady ring goes
+/// on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ShortReading {
     pub(crate) connection: u64,

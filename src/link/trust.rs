@@ -1,4 +1,4 @@
-//! The rules that decide which daemons are believed.
+//! The rules that decide which daemons are trusted.
 
 use crate::{
     error::Error,
@@ -8,7 +8,7 @@ use crate::{
     },
 };
 
-/// The conditions that a connection must meet to be believed.
+/// The conditions that a connection must meet to be trusted.
 #[derive(Clone, Copy, Debug)]
 pub struct TrustPolicy {
     /// Whether to refuse a Corosync without a quorum provider.
@@ -25,7 +25,7 @@ impl TrustPolicy {
         Peer { canceller, uid: self.server_uid }
     }
 
-    /// Checks whether this server may be believed.
+    /// Checks whether this server may be trusted.
     pub(crate) fn check_server(&self, server: Option<PeerProcess>) -> Result<(), Error> {
         let found = server.map(|server| server.uid);
         match self.server_uid {
@@ -36,7 +36,7 @@ impl TrustPolicy {
         }
     }
 
-    /// Checks whether a Corosync with or without a provider may be believed.
+    /// Checks whether Corosync may be trusted, given whether it has a quorum provider.
     pub(crate) fn check_provider(&self, has_provider: bool) -> Result<(), Error> {
         if self.require_provider && !has_provider { Err(Error::NoProvider) } else { Ok(()) }
     }

@@ -34,9 +34,9 @@ use crate::{actor::QuorumHandle, error::Error, foreign, state::QuorumChanged};
 /// does not depend on messages, so it acts in time even if the actor, every arbiter and every
 /// worker of the runtime is stuck or dead.
 ///
-/// Missing quorum has no effect before the service has had quorum for the first time. The end of
-/// the actor always counts as a loss, unless [`QuorumHandle::stop`] ended it: then the process is
-/// already shutting down, and the policy does nothing more.
+/// Missing quorum has no effect before the policy has seen quorum for the first time. The end of
+/// the actor counts as a loss even before that, unless [`QuorumHandle::stop`] ended the actor: then
+/// the process is already shutting down, and the policy does nothing more.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -94,8 +94,8 @@ impl ExitProcess {
         Self { grace, ..self }
     }
 
-    /// Watches this actor's quorum on its own thread until the process ends. All delays are
-    /// measured in real time, even in a test that pauses tokio's clock.
+    /// Starts to watch this actor's quorum, on a separate thread. All delays are measured in real
+    /// time, even in a test that pauses tokio's clock.
     ///
     /// It starts in advance all threads that it will need. They wait until quorum is lost. So a
     /// limit on threads that is reached later does not keep the process alive.
@@ -122,7 +122,7 @@ impl ExitProcess {
     }
 }
 
-/// The end of the process, with a waiting thread for each call that may block.
+/// Ends the process. A thread waits in advance for each call that may block.
 struct End {
     code: i32,
     after: Duration,

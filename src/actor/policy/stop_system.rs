@@ -58,8 +58,8 @@ impl StopSystem {
         Self { grace, ..self }
     }
 
-    /// Watches this actor's quorum on its own thread until the process ends. All delays are
-    /// measured in real time, even in a test that pauses tokio's clock.
+    /// Starts to watch this actor's quorum, on a separate thread. All delays are measured in real
+    /// time, even in a test that pauses tokio's clock.
     ///
     /// Outside of a `System` there is nothing to stop, and the process exits without waiting for
     /// the grace.

@@ -220,7 +220,7 @@ async fn next(
     }
 }
 
-/// Formats an assignment as one line, although an error text may have several lines.
+/// Formats an assignment as one line, even if the value has several lines.
 fn assignment(name: &str, value: &str) -> String {
     format!("{name}={}\n", value.replace('\n', " "))
 }

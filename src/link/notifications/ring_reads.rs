@@ -1,8 +1,9 @@
-//! Reads the ring's counters as often as its deadlines need.
+//! Reads the ring's counters as often as the deadlines that depend on them require.
 //!
 //! - At first each read is a separate request for all counters: the number of tokens and the
-//!   `RingCounters`. Each read begins `SECOND_READ` after the previous one has ended. Once the token
-//!   has moved twice (`CONFIRMED`), each begins `RingReading::interval` after that.
+//!   `RingCounters`. Each read begins `SECOND_READ` after the previous one has ended. Once the
+//!   token has moved twice (`CONFIRMED`), each read begins `RingReading::interval` after the
+//!   previous one has ended.
 //! - Once none of the `RingCounters` has moved for longer than the token and consensus timeouts
 //!   together, the ring is steady, and one request asks for all further reads (`steady_ring`).
 //!   These are short: `gather_entered` and the tokens. All counters are read every five seconds
@@ -62,9 +63,10 @@ pub(super) struct RingReads {
 /// A request for one read, or for a read at each interval.
 struct PendingRead {
     updates: Answers<Vec<RingUpdate>>,
-    /// When the last read of the next answer is due to begin (an answer has one read or several).
-    /// If that read was late because the thread was still opening a connection, the moment at which
-    /// this was noticed: the read becomes late again `LATE` after that.
+    /// When the last read of the next answer is due to begin. (An answer has one read or several.)
+    /// If that read is late because the thread is still opening a connection, this field is set to
+    /// the moment at which that is noticed, so that the read becomes late again `LATE` after that
+    /// moment.
     begins_at: Moment,
     steady: Option<SteadyRing>,
 }
@@ -118,7 +120,8 @@ impl RingReads {
         }
     }
 
-    /// Returns when an answer with several reads becomes late, unless it is late already.
+    /// Returns when the pending answer becomes late, if it has several reads and is not late
+    /// already.
     pub(super) fn together_until(&self) -> Option<Moment> {
         let steady = self.pending.as_ref().and_then(|pending| pending.steady);
         self.wake_at().filter(|_| steady.is_some_and(|ring| ring.together > 1))
@@ -133,8 +136,9 @@ impl RingReads {
         self.is_late && !was_late
     }
 
-    /// Records that the daemon has answered another request, which was sent at `asked_at`. Cancels
-    /// the pending read if it was already late at that moment.
+    /// Records that the daemon has answered another request, which was sent at `asked_at`. If the
+    /// pending read was already late at that moment, it is cancelled, unless the thread has only
+    /// recently begun to open a connection.
     pub(super) fn daemon_answered(&mut self, asked_at: Moment) {
         let Some(pending) = &mut self.pending else { return };
         if asked_at < pending.begins_at.after(LATE) {
@@ -149,7 +153,8 @@ impl RingReads {
         }
     }
 
-    /// Records that the daemon has not answered a probe for a long time.
+    /// Records that the daemon has not answered a probe for a long time. Cancels the pending read
+    /// if the thread has been opening a connection for a long time.
     pub(super) fn daemon_is_silent(&mut self) {
         if self.pending.is_some() && self.watch.cancel_connect() {
             self.pending = None;
@@ -272,8 +277,9 @@ impl RingReads {
 }
 
 impl SteadyRing {
-    /// Returns how long after the first read of an answer the last one may begin. Until then the
-    /// thread holds back the earlier readings.
+    /// Returns the time from the beginning of the first read of an answer to that of the last one,
+    /// if every read takes as long as it may without being late. Meanwhile the thread holds back
+    /// the earlier readings.
     fn held_for(&self) -> Duration {
         (self.interval + LATE) * (self.together - 1)
     }
