@@ -71,7 +71,7 @@ impl BlockingWorker {
         }
     }
 
-    /// Cancels the running job, and returns once all jobs submitted before have ended.
+    /// Cancels the running job, and returns once all jobs submitted before this call have ended.
     pub(crate) fn idle(&self) -> impl Future<Output = ()> + Send + use<> {
         let (busy, canceller) = {
             let jobs = self.0.lock();

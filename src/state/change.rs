@@ -43,11 +43,12 @@ use crate::{
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub struct QuorumChanged {
-    /// The state in the previous message to this subscriber.
+    /// The state in the previous message to this subscriber. In its first message, an unknown
+    /// state.
     pub previous: Arc<Snapshot>,
     /// The current state.
     pub current: Arc<Snapshot>,
-    /// The nodes that became members since `previous`, ascending.
+    /// The nodes that have become members since `previous`, ascending.
     pub joined: Nodes,
     /// The members of `previous` that have left since, ascending. A node that left and returned is
     /// in both lists.
@@ -64,7 +65,7 @@ impl Message for QuorumChanged {
 }
 
 impl QuorumChanged {
-    /// Creates a change between two states, for testing handlers. `joined` and `left` are derived
+    /// Creates a change between two states, for tests of handlers. `joined` and `left` are derived
     /// from the members; set the other fields as your test requires.
     ///
     /// ```
@@ -97,7 +98,7 @@ impl QuorumChanged {
         crate::state::first(&current.into())
     }
 
-    /// Returns a clone that reuses `previous`, which must be the same snapshot as this change's.
+    /// Returns a clone that contains `previous`, which must equal this change's own `previous`.
     pub(crate) fn clone_from_previous(&self, previous: Arc<Snapshot>) -> Self {
         Self {
             previous,
@@ -126,9 +127,9 @@ impl QuorumChanged {
         self.joined.iter().copied().filter(|node| self.left.binary_search(node).is_ok())
     }
 
-    /// Whether the epoch has changed since the previous message to this subscriber, because it
-    /// cannot be proved that quorum was held without a break. The state may be quorate before and
-    /// after.
+    /// Whether the epoch has changed since the previous message to this subscriber, because quorum
+    /// may have been interrupted. The state may be quorate both before and after. Always `false`
+    /// with [`Cause::Subscribed`].
     pub fn interrupted(&self) -> bool {
         self.cause != Cause::Subscribed && self.previous.epoch != self.current.epoch
     }
@@ -149,7 +150,8 @@ impl QuorumChanged {
 )]
 #[non_exhaustive]
 pub enum Cause {
-    /// No event: this is the first message after subscribing, with the state at that moment.
+    /// No event: this is the first message after subscribing or after
+    /// [`resend`](crate::QuorumHandle::resend), with the state at that moment.
     Subscribed,
     /// A connection attempt failed. Published for the first failure, for each new error, and for
     /// each attempt whose number is a power of two.

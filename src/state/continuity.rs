@@ -53,7 +53,7 @@ impl Continuity {
     }
 
     /// Records the votes of the current membership. Returns whether these votes show that other
-    /// nodes may have been quorate without this node, although the votes before them did not.
+    /// nodes may have been quorate without this node, although the earlier votes did not show that.
     pub(super) fn votes(&mut self, votes: &Votes) -> bool {
         mem::take(&mut self.unchecked).iter().any(|Unchecked { companions, before }| {
             !others_may_be_quorate(companions, before, before)
@@ -62,8 +62,9 @@ impl Continuity {
     }
 }
 
-/// Whether all votes except those of `companions` reach the threshold. Each companion is counted
-/// with the smaller of its votes in `before` and `after`: if in doubt, the result is `true`.
+/// Whether all votes except those of `companions` are enough to make another partition quorate.
+/// Each companion is counted with the smaller of its votes in `before` and `after`: if in doubt,
+/// the result is `true`.
 fn others_may_be_quorate(companions: &[NodeId], before: &Votes, after: &Votes) -> bool {
     let ours: u64 = companions
         .iter()

@@ -1,4 +1,4 @@
-//! The events that the tracker applies, and the policy that limits how long it believes them.
+//! The events that the tracker applies, and the policy that limits how long it trusts them.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +22,8 @@ pub(crate) enum Event {
     Notified { notification: Notification, drained_at: Moment },
     /// Corosync answered a probe. All notifications that it sent before have been applied.
     Answered(Answer),
-    /// The ring was read. All notifications that Corosync sent before have been applied.
+    /// A read of the ring's counters has ended. All notifications that Corosync sent before have
+    /// been applied.
     Ring(RingUpdate),
     /// Time has passed.
     Tick,
@@ -43,14 +44,14 @@ pub(crate) struct Now {
     pub(crate) moment: Moment,
 }
 
-/// How long evidence of quorum is believed, and how soon a gain is published.
+/// How long evidence of quorum is trusted, and how soon a gain is published.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BeliefPolicy {
     pub(crate) lease: Duration,
     pub(crate) settle_grace: Duration,
     pub(crate) stable_after: Duration,
-    /// Whether to accept the quorum that a node of a two-node cluster has alone because of
-    /// `two_node`.
+    /// Whether to accept that one node of a two-node cluster has quorum alone, which `two_node: 1`
+    /// allows.
     pub(crate) trust_two_node: bool,
 }
 

@@ -3,13 +3,13 @@ use std::time::Duration;
 use crate::link::clock::{Clock, Moment};
 use crate::sync::{AtomicU64, Ordering};
 
-/// The deadlines until which quorum may be believed and until which no other partition can be
+/// The deadlines until which this node has quorum and until which no other partition can be
 /// quorate. Readers compare them with the clock, so both expire on time, even if the actor that
 /// extends them is stuck or dead.
 #[derive(Debug)]
 pub(crate) struct Lease {
     clock: Clock,
-    /// The moment until which quorum may be believed. Zero without quorum.
+    /// The moment until which this node has quorum, as far as is known now. Zero without quorum.
     until: AtomicU64,
     /// The moment until which no other partition can be quorate. Never later than `until`. Zero
     /// while another partition may be quorate.
@@ -97,7 +97,7 @@ impl Lease {
         self.until.store(until.0, Ordering::Release);
     }
 
-    /// Revokes the lease and begins this epoch.
+    /// Revokes the lease and sets the epoch.
     pub(crate) fn revoke(&self, epoch: u64) {
         self.exclusive_until.store(0, Ordering::Release);
         self.until.store(0, Ordering::Release);

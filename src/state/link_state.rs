@@ -1,4 +1,4 @@
-//! What one connection has reported, and the quorum that it proves.
+//! What one connection has reported, and whether that proves quorum.
 
 use super::{
     BeliefPolicy, Connection, Quorum, Snapshot, continuity::Continuity, ring::RingEvidence,
@@ -42,17 +42,17 @@ pub(super) struct Decision {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) enum Settlement {
     /// On this connection, no decision has been about the reported membership yet. It is not known
-    /// for how long the decision and the membership have differed, so no decision is believed.
+    /// for how long the decision and the membership have differed, so no decision is trusted.
     #[default]
     Never,
     Settled,
-    /// The decision has been about another membership since this moment. It is believed for
-    /// `settle_grace`.
+    /// The decision has been about another membership since this moment. It is trusted for
+    /// `settle_grace` from that moment.
     UnsettledSince(Moment),
 }
 
 impl Settlement {
-    /// Returns the moment until which a decision about another membership is believed.
+    /// Returns the moment until which a decision about another membership is trusted.
     pub(super) fn deadline(self, policy: &BeliefPolicy) -> Option<Moment> {
         match self {
             Self::Never | Self::Settled => None,
@@ -71,7 +71,7 @@ impl LinkState {
         };
     }
 
-    /// Returns the quorum that this connection proves now.
+    /// Returns the quorum of this node, as far as the reports on this connection prove it now.
     pub(super) fn quorum(&self, policy: &BeliefPolicy, now: Moment, after: &Snapshot) -> Quorum {
         if after.connection != Connection::Connected {
             return Quorum::Unknown;

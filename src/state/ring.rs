@@ -11,8 +11,8 @@
 //! | reading | the counters as one read has returned them |
 //! | anchor | the reading with which the next one is compared |
 //! | movement | a counter other than the number of tokens has grown between two readings |
-//! | decision | a notification that says whether a ring has quorum |
-//! | announcement | the first notification of a ring, which explains one new ring in the counters |
+//! | decision | a notification that says whether this node's ring has quorum |
+//! | announcement | the first notification of a ring; it explains (accounts for) one new ring in the counters |
 //! | proof | a moment at which the ring of the decision was alive |
 //! | gap | a time without an answer in which other nodes may have excluded the daemon |
 //! | clearing | an operator has set the counters to zero |
@@ -40,19 +40,20 @@ use crate::{
 #[non_exhaustive]
 pub enum RingState {
     /// It is not known whether the ring is alive: it has not yet been found to be alive on this
-    /// connection, or not recently enough. Quorum is not believed.
+    /// connection, or not recently enough. Meanwhile this node is not `Quorate`.
     #[default]
     Unknown,
     /// The daemon was in totem's OPERATIONAL state at the last evidence: a read of its counters or
     /// a decision.
     Operational,
     /// The daemon has left the ring and is forming another one (totem's GATHER state), or has
-    /// formed another one and not decided about it yet. The old decision counts for at most the sum
-    /// of the consensus timeout and [`settle_grace`](crate::QuorumBuilder::settle_grace).
+    /// formed another one and not decided about it yet. The actor trusts the old decision for at
+    /// most the sum of the consensus timeout and
+    /// [`settle_grace`](crate::QuorumBuilder::settle_grace).
     Gather,
     /// The counters cannot be read: libcmap is missing, or the daemon does not have them.
-    /// `is_quorate()` then works without this check, and `is_exclusive()` is false. The actor tries
-    /// to read the counters again every 10 s.
+    /// `is_quorate()` then works without this check, and `is_exclusive()` returns `false`. The
+    /// actor tries to read the counters again every 10 s.
     Unwatched,
 }
 
@@ -74,8 +75,8 @@ pub(super) struct RingEvidence {
     /// How many recoveries were unfinished (`RingCounters::unfinished_recoveries`) when reads last
     /// proved that the daemon was in OPERATIONAL. `None` before the first such read.
     unfinished_recoveries: Option<i64>,
-    /// The moment until which the decision may be believed. `None` without evidence, and once the
-    /// deadline has passed.
+    /// The moment until which the decision may be trusted. `None` without evidence, and once this
+    /// moment has passed.
     until: Option<Moment>,
     proof: Option<Proof>,
     /// A moment after which the token has moved, and for how long after that moment the ring is
@@ -154,8 +155,8 @@ impl RingEvidence {
         matches!(self.watch, Watch::Unwatched) || self.phase == Phase::Decided
     }
 
-    /// Returns the moment until which the decision may be believed, or `None` if it may not be
-    /// believed. Returns `Moment::NEVER` if the ring cannot be watched.
+    /// Returns the moment until which the decision may be trusted, or `None` if it may not be
+    /// trusted. Returns `Moment::NEVER` if the ring cannot be watched.
     pub(super) fn until(&self) -> Option<Moment> {
         match self.watch {
             Watch::Unwatched => Some(Moment::NEVER),
@@ -177,14 +178,15 @@ impl RingEvidence {
         reads.anchor.configured_votes
     }
 
-    /// Ends all belief in the ring: evidence from before `moment` no longer counts.
+    /// Discards all evidence that the ring is alive. Evidence from before `moment` does not count
+    /// later either.
     pub(super) fn expire(&mut self, moment: Moment) {
         self.not_before = self.not_before.max(moment);
         (self.until, self.proof) = (None, None);
     }
 
-    /// Ends the belief in the ring if its deadline has passed. Returns whether the deadline has
-    /// passed.
+    /// Discards the evidence that the ring is alive if its deadline has passed. Returns whether the
+    /// deadline has passed.
     pub(super) fn expire_if_due(&mut self, now: Moment) -> bool {
         match self.until() {
             Some(until) if now >= until => {
@@ -196,7 +198,7 @@ impl RingEvidence {
     }
 
     /// Whether the daemon has stayed in one ring for longer than the token and consensus timeouts
-    /// together, but no notification seems to have announced that ring, and no decision is believed
+    /// together, but no notification seems to have announced that ring, and no decision is trusted
     /// any more. If two rings form between two reads and only one of them is announced, it may not
     /// be possible to tell which one.
     ///
@@ -221,7 +223,7 @@ impl RingEvidence {
     }
 
     /// Records that the counters cannot be read on this connection. If they were read before, the
-    /// ring stays watched, and its evidence expires.
+    /// ring stays watched, and the earlier evidence expires at its deadline.
     pub(super) fn unwatch(&mut self) {
         if matches!(self.watch, Watch::Pending) {
             self.watch = Watch::Unwatched;
@@ -314,7 +316,7 @@ impl RingEvidence {
     /// | some were announced, both reads used the same connection | `Decided` |
     /// | some were announced, and no row above applies | `Gather` |
     ///
-    /// In all cases the decision is believed for at most the sum of the consensus timeout and
+    /// In all cases the decision is trusted for at most the sum of the consensus timeout and
     /// `settle_grace` after this read was requested, and what earlier reads have proved no longer
     /// counts.
     fn record_movement(&mut self, reading: RingReading, settle_grace: Duration) {
@@ -383,7 +385,7 @@ impl RingEvidence {
     /// | before the first read, the token stood still for longer than `allowed_gap` | the same |
     /// | a deadline has passed since the first read was requested | the same |
     /// | the daemon may still continue with an old token (`is_trusted`) | the same |
-    /// | otherwise | the ring is believed for longer |
+    /// | otherwise | the ring is believed to be alive for longer |
     ///
     /// In the last case the reads also prove exclusivity, if the first one was requested after the
     /// token timeout (`is_past_token_timeout`) and no earlier than `proves_from`.

@@ -25,9 +25,9 @@ pub enum Quorum {
     /// [`stable_after`](crate::QuorumBuilder::stable_after) delays a gain of quorum.
     Inquorate,
     /// The state is not known: there is no connection to Corosync, no reported decision can be
-    /// believed yet, or a deadline has passed. The state also stays `Unknown` while
-    /// [`stable_after`](crate::QuorumBuilder::stable_after) delays a gain of quorum. `Unknown` never
-    /// counts as quorate.
+    /// trusted yet, or a deadline has passed. The state also stays `Unknown` while
+    /// [`stable_after`](crate::QuorumBuilder::stable_after) delays a gain of quorum. `Unknown`
+    /// never counts as quorate.
     #[default]
     Unknown,
 }
@@ -62,7 +62,7 @@ pub enum Connection {
     /// Corosync has accepted the connection and reports changes.
     Connected,
     /// Corosync has not answered for the length of the lease: Corosync or this process is hung.
-    /// Quorum can be believed again when Corosync answers.
+    /// Quorum is unknown until Corosync answers again.
     Stalled,
     /// The connection has ended. The next attempt follows after a delay.
     #[non_exhaustive]
@@ -98,9 +98,9 @@ pub struct Snapshot {
     pub settled: bool,
     /// Whether there is recent evidence that the ring of the decision is alive.
     pub ring: RingState,
-    /// The number of the current period of unbroken quorum. It grows whenever it cannot be proved
-    /// that quorum was held without a break: after a loss of quorum, a lost connection or an
-    /// expired deadline, and when other nodes may have been quorate without this node.
+    /// The number of the current period of unbroken quorum. It grows whenever quorum may have been
+    /// interrupted: after a loss of quorum, a lost connection or an expired deadline, and when
+    /// other nodes may have been quorate without this node.
     pub epoch: u64,
     /// The votes, once votequorum has reported them on this connection. `None` without votequorum.
     pub votes: Option<Votes>,
@@ -254,10 +254,10 @@ impl Snapshot {
             && self.votes.as_ref().is_some_and(|votes| votes.is_majority(&self.members))
     }
 
-    /// Returns the fencing token of this ring: the sequence of its ring id.
+    /// Returns the fencing token of this ring: the sequence number in its ring id.
     ///
     /// The token is equal on all members, and larger on every later ring that has a token. Returns
-    /// `None` unless the ring is quorate and settled and its members [hold a
+    /// `None` unless the state is quorate and settled and the members [hold a
     /// majority](Self::has_majority).
     pub fn fencing_token(&self) -> Option<FencingToken> {
         let ring_id = self.ring_id.filter(|_| self.quorum.is_quorate() && self.settled)?;
@@ -316,8 +316,8 @@ impl Connection {
 /// A number with which storage can reject stale writers: the storage refuses a writer whose token
 /// is smaller than the largest token that the storage has received.
 ///
-/// The token is the sequence of a settled, quorate ring whose members hold a majority of all votes.
-/// Two such rings share a member, and the sequence that a member stores only grows
+/// The token is the sequence number of a settled, quorate ring whose members hold a majority of all
+/// votes. Two such rings share a member, and the sequence number that a member stores only grows
 /// (`exec/totemsrp.c`, `memb_ring_id_set`). So the token is equal on all members of a ring, and
 /// larger on every later ring that has a token. This does not hold if nodes lose their stored ring
 /// sequence (`ringid_*` in Corosync's state directory).

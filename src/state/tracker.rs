@@ -33,7 +33,7 @@ pub(crate) struct Tracker {
 struct PendingChange {
     after: Snapshot,
     cause: Cause,
-    /// Whether it cannot be proved that quorum was held without a break.
+    /// Whether quorum may have been interrupted.
     interrupted: bool,
     /// The nodes that are members before and after the change but left in between.
     rejoined: Vec<NodeId>,
@@ -57,7 +57,7 @@ impl Tracker {
     }
 
     /// Returns the next moment at which the state changes without an event. With quorum, this is
-    /// the moment until which quorum is believed. Returns `None` if no deadline applies, for
+    /// the moment until which readers see quorum. Returns `None` if no deadline applies, for
     /// example without a connection.
     ///
     /// The earliest of these deadlines applies. A deadline that has had its effect no longer
@@ -66,7 +66,7 @@ impl Tracker {
     /// | deadline | when | what happens then |
     /// |---|---|---|
     /// | daemon | `lease` after the last request that was answered | stalled, quorum unknown |
-    /// | decision | `settle_grace` after it began to differ from the membership | quorum unknown |
+    /// | decision | `settle_grace` after the decision began to be about another membership | quorum unknown |
     /// | ring | token timeout, consensus timeout and `settle_grace` after the last proof that the ring is alive, or earlier: `ring.rs` | quorum unknown |
     /// | gain | `stable_after` after quorum began | the gain is published |
     pub(crate) fn deadline(&self) -> Option<Moment> {
@@ -109,7 +109,8 @@ impl Tracker {
             && link.ring.lacks_announcement()
     }
 
-    /// Whether the quorum that a node of two has alone, because of `two_node: 1`, is accepted.
+    /// Whether to accept that one node of a two-node cluster has quorum alone, which `two_node: 1`
+    /// allows.
     pub(crate) fn trusts_two_node(&self) -> bool {
         self.policy.trust_two_node
     }

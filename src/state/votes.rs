@@ -1,4 +1,4 @@
-//! The meaning of votes for quorum.
+//! What the votes show: why quorum is missing, and whether the members hold a majority.
 
 use std::fmt;
 
@@ -11,8 +11,8 @@ impl Votes {
         (is_short && !self.flags.contains(VoteFlags::QUORATE)).then_some(Shortage(self))
     }
 
-    /// Returns the number of all votes that the cluster may have: the largest of the expected, the
-    /// highest expected, the total and the configured votes.
+    /// Returns how many votes the whole cluster may have: the largest of the expected, the highest
+    /// expected, the total and the configured votes.
     pub(crate) fn all(&self) -> u32 {
         let reported = [self.expected, self.highest_expected, self.total];
         reported.into_iter().chain(self.configured).max().unwrap_or(0)
