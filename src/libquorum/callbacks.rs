@@ -23,8 +23,7 @@ pub(super) const V1: sys::quorum_model_v1_data_t = sys::quorum_model_v1_data_t {
 pub(super) struct CallbackBuffer {
     notifications: VecDeque<Notification>,
     /// Whether a callback received a list of more nodes than a cluster can have, or a decision that
-    /// is neither for nor against quorum. The rest of the message cannot be trusted then, nor can
-    /// later messages.
+    /// is neither 0 nor 1. The rest of the message cannot be trusted then, nor can later messages.
     malformed: bool,
 }
 

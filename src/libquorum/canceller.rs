@@ -46,7 +46,7 @@ impl Canceller {
         state.interrupt();
     }
 
-    /// Ends the waiting call and its connection. The thread may connect again.
+    /// Ends the waiting call and the connections of the thread. The thread may connect again.
     ///
     /// Returns `false` if no connection was ended: the call has not begun to wait yet, or its
     /// socket cannot be identified now. The caller should then interrupt again later.

@@ -108,8 +108,8 @@ impl Cmap {
     }
 
     #[cfg(any(feature = "metrics", feature = "web"))]
-    /// Returns the names in `nodelist.node.N.name` (`cmap_keys(7)`). A node without a name gets its
-    /// `ring0_addr`, if that is a host name. Blocks as [`get_u64`](Self::get_u64) does.
+    /// Returns the names in `nodelist.node.N.name` (`cmap_keys(7)`). For a node without a name, it
+    /// returns the `ring0_addr` if that is a host name. Blocks as [`get_u64`](Self::get_u64) does.
     pub(crate) fn node_names(&self) -> Result<NodeNames, Error> {
         let mut names = NodeNames::new();
         for position in self.positions()? {
@@ -173,7 +173,7 @@ impl Cmap {
         result.map(|()| positions)
     }
 
-    /// Whether the daemon is a Corosync 2. Blocks until the daemon answers. This must be a
+    /// Whether the daemon is from Corosync 2. Blocks until the daemon answers. This must be a
     /// connection to the default map.
     pub(crate) fn is_corosync_2(&self) -> Result<bool, Error> {
         self.has(IS_COROSYNC_2)

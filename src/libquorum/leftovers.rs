@@ -18,8 +18,9 @@ use rustix::{io::Errno, process::Pid};
 /// connection to it was closed.
 static MAY_BE_MORE: AtomicBool = AtomicBool::new(false);
 
-/// Removes the leftovers after a connection has been closed whose daemon may have been killed. If
-/// the daemon's process is still running, they are removed when the next connection is opened.
+/// Call this after closing a connection whose daemon may have been killed. It removes the
+/// leftovers. If the daemon's process is still running, they are removed when the next connection
+/// is opened.
 pub(super) fn closed(server_is_gone: bool) {
     MAY_BE_MORE.fetch_or(!server_is_gone, Ordering::Relaxed);
     if server_is_gone {
@@ -27,7 +28,7 @@ pub(super) fn closed(server_is_gone: bool) {
     }
 }
 
-/// Removes the leftovers, if there may be any, after a connection has been opened.
+/// Call this after opening a connection. It removes the leftovers, if there may be any.
 pub(super) fn opened() {
     if MAY_BE_MORE.swap(false, Ordering::Relaxed) {
         remove();

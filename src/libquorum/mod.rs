@@ -113,8 +113,8 @@ impl Handle {
     /// Connects with model V1, or with V0 if the library or the daemon does not know V1.
     ///
     /// If the library knows V1, this first asks the daemon on another connection, through libcmap,
-    /// whether it is a Corosync 2, which a request for V1 would kill. Without libcmap it requests
-    /// V1 and logs a warning.
+    /// whether it is from Corosync 2: a request for V1 would kill such a daemon. Without libcmap,
+    /// it requests V1 and logs a warning.
     ///
     /// Blocks until the daemon answers. While the daemon is suspended (`SIGSTOP`), the call returns
     /// only if a signal interrupts it. [`Library::load`] describes which libquorum is used.

@@ -5,13 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::{Library, PeerProcess, canceller::Peer, cmap::Cmap};
 use crate::error::{Code, Error};
 
-/// The set of callbacks of a connection (`quorum_model_initialize(3)`).
+/// The interface of libquorum that a connection uses, which determines the notifications that it
+/// receives (`quorum_model_initialize(3)`).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Model {
-    /// Quorum notifications only, in which the ring has no node id. All versions of Corosync.
+    /// Quorum notifications only, whose ring ids lack the node id. Available in all versions of
+    /// Corosync.
     V0,
-    /// Also nodelist notifications, with the nodes that joined and left. Corosync 3.1.0 and later.
+    /// Quorum notifications, and nodelist notifications with the nodes that joined and left.
+    /// Available in Corosync 3.1.0 and later.
     ///
     /// A request for V1 **kills** a daemon of Corosync 2, which does not know this request and does
     /// not check request numbers.
@@ -33,8 +36,8 @@ impl From<Model> for FoundModel {
     }
 }
 
-/// Returns the model to request: V1, unless the library does not know it or the daemon is a
-/// Corosync 2. `check` checks whether a server may be believed.
+/// Returns the model to request: V1, unless the library does not know it or the daemon is from
+/// Corosync 2. `check` checks whether a server may be trusted.
 ///
 /// Blocks until the daemon answers. The request is safe for every daemon: it reads one key of the
 /// default map.
@@ -51,7 +54,7 @@ pub(crate) fn find(
         Err(Error::Load(why)) => {
             return Ok(FoundModel { model: Model::V1, assumed: Some(why.to_string()) });
         }
-        // An unknown version does not allow V1: the next daemon may be a Corosync 2.
+        // An unknown version does not allow V1: the next daemon may be from Corosync 2.
         Err(error) => return Err(error),
     };
     check(cmap.server())?;

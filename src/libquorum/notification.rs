@@ -150,7 +150,7 @@ pub enum Notification {
     Quorum {
         /// Whether this partition of the cluster has quorum.
         quorate: bool,
-        /// The membership of the decision.
+        /// The membership that the decision is about.
         ring_id: RingId,
         /// The members, in Corosync's order.
         members: Vec<NodeId>,
@@ -158,7 +158,7 @@ pub enum Notification {
 }
 
 impl Notification {
-    /// Returns a change of membership, for tests of handlers.
+    /// Returns a nodelist notification, for tests of handlers.
     pub fn nodelist(
         ring_id: RingId,
         members: Vec<NodeId>,

@@ -144,7 +144,7 @@ fn make(
     let descriptors = descriptors::Guard::new()?;
     let before: Vec<_> = server::streams(service).into_iter().map(|(stream, _)| stream).collect();
     peer.canceller.begin(service, before.clone())?;
-    // Zero is no handle.
+    // Zero is not a valid handle.
     let mut handle = 0;
     let code = Code(initialize(&mut handle));
     if code != Code::OK {

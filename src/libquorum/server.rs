@@ -18,7 +18,7 @@ use rustix::process::Pid;
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub struct PeerProcess {
-    /// The user id that it had when it started to listen: 0 for the real Corosync.
+    /// The user id that it had when it started to listen. Corosync usually has 0, the id of root.
     pub uid: u32,
     /// Its process id, if this process can see it (not across PID namespaces).
     pub pid: Option<i32>,

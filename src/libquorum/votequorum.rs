@@ -24,7 +24,8 @@ pub(crate) struct Votequorum {
     lost: bool,
     /// The members of the last request, and the votes in the answer.
     known: (Vec<NodeId>, Votes),
-    /// The number of requests in which nothing has changed. It selects the member to ask next.
+    /// The number of requests so far in which nothing had changed. It selects the member to ask
+    /// next.
     unchanged: usize,
 }
 

@@ -20,7 +20,7 @@ pub struct TrustPolicy {
 }
 
 impl TrustPolicy {
-    /// Returns the peer for a connection that must meet these conditions.
+    /// Returns the [`Peer`] of a connection whose server must meet these conditions.
     pub(crate) fn peer<'a>(&self, canceller: &'a Canceller) -> Peer<'a> {
         Peer { canceller, uid: self.server_uid }
     }

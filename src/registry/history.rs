@@ -18,7 +18,8 @@ pub(crate) const HISTORY_LEN: usize = 1024;
 /// The most recent changes and the current state.
 #[derive(Debug)]
 pub(crate) struct History {
-    /// The sequence of the current state. It shows without the lock whether a reader is up to date.
+    /// The sequence number of the current state. It shows without the lock whether a reader is up
+    /// to date.
     sequence: AtomicU64,
     pub(super) record: Mutex<Record>,
     /// The number of merged messages that were delivered and are not yet recorded in the metrics.
@@ -110,8 +111,8 @@ impl History {
         record.changes.iter().skip(record.changes.len().saturating_sub(limit)).cloned().collect()
     }
 
-    /// Returns the snapshot with this sequence. Returns `None` if it is the current snapshot, or if
-    /// the history does not hold it.
+    /// Returns the snapshot with this sequence number. Returns `None` if it is the current
+    /// snapshot, or if the history does not hold it.
     pub(crate) fn snapshot_at(&self, sequence: u64) -> Option<Arc<Snapshot>> {
         let record = self.record.lock();
         let behind = record.current.sequence.checked_sub(sequence).filter(|behind| *behind > 0)?;

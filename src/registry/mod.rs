@@ -40,7 +40,7 @@ pub(crate) struct Registry {
     /// Sorted by id, ascending. A delivery reads the list without holding the lock, so a change of
     /// the list during a delivery copies the list.
     subscriptions: Mutex<Arc<Vec<Arc<Subscription>>>>,
-    /// Lets one thread record the number of subscribers at a time.
+    /// Lets only one thread at a time record the number of subscribers.
     #[cfg(feature = "metrics")]
     counting: CoalescingRunner,
 }
@@ -120,7 +120,7 @@ impl Registry {
         self.record();
     }
 
-    /// Records the number of subscribers and of merged messages.
+    /// Records the number of subscribers and of merged messages in the metrics.
     fn record(&self) {
         #[cfg(feature = "metrics")]
         {

@@ -9,8 +9,8 @@ use crate::state::QuorumChanged;
 /// The actor of a subscription, which receives the changes.
 ///
 /// The variant decides whether the subscription keeps the actor alive. A [`Recipient`] keeps its
-/// actor alive until the actor is unsubscribed. A [`WeakRecipient`] does not: the actor ends with
-/// its last address. In both cases the subscription ends with the actor.
+/// actor alive until the subscription ends. A [`WeakRecipient`] does not: the actor ends with its
+/// last address. In both cases the subscription ends at the latest with the actor.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Subscriber {

@@ -361,7 +361,7 @@ impl Cluster {
     /// on, even if their daemons are down. New nodes are down until they are
     /// [started](Self::start).
     ///
-    /// With the current size, it only ends the settings made at run time.
+    /// With the current size, it only ends the settings that were made at run time.
     ///
     /// # Errors
     ///

@@ -32,7 +32,7 @@ pub(super) struct Simulated {
     doorbell: UnixStream,
     has_provider: bool,
     asked_at: Moment,
-    /// Called when the queue is empty.
+    /// Called when a dispatch finds the queue empty.
     drained: Box<dyn Fn() + Send>,
 }
 

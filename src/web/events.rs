@@ -67,9 +67,9 @@ pub(super) fn stream(quorum: &QuorumHandle, request: &HttpRequest) -> HttpRespon
     response.streaming(events(quorum.clone(), last_seen, slot))
 }
 
-/// Returns the events of one client. The next event is created when the last one has been sent, so
-/// a client that does not read uses no memory here. Once it reads again, it receives the missed
-/// changes from the history.
+/// Returns the events of one client. The next event is created only when the previous one has been
+/// sent, so no events accumulate here for a client that does not read. Once it reads again, it
+/// receives the missed changes from the history.
 fn events(
     quorum: QuorumHandle,
     last_sent: Option<Arc<Snapshot>>,
@@ -132,7 +132,8 @@ impl Client {
         let (shared, published) = (&self.quorum.shared, &change.current);
         self.last_sent = Some(Arc::clone(published));
         self.has_ended = published.connection == Connection::Stopped;
-        // An older change reports the past. The latest reports the present, so the lease applies.
+        // An older change reports the past. The latest reports the present, so the lease applies to
+        // it.
         let is_latest = shared.published().sequence == published.sequence;
         let current = match is_latest {
             true => shared.as_of_now(Arc::clone(published)),
@@ -196,12 +197,12 @@ impl Default for EventClients {
 }
 
 impl EventClients {
-    /// Returns the id of the event for the change with this sequence.
+    /// Returns the id of the event for the change with this sequence number.
     fn id_of(&self, sequence: u64) -> String {
         format!("{:016x}-{sequence}", self.actor)
     }
 
-    /// Returns the sequence in an id, if the id is from this actor.
+    /// Returns the sequence number in an id, if the id is from this actor.
     fn sequence_of(&self, id: &str) -> Option<u64> {
         let (actor, sequence) = id.split_once('-')?;
         let is_ours = u64::from_str_radix(actor, 16) == Ok(self.actor);

@@ -35,7 +35,7 @@ pub(super) struct Link {
     /// Since when the decision has been about a ring other than the nodelist's.
     pub(super) differs_since: Option<Moment>,
     /// Whether a decision has been about the nodelist's ring. Before that, it is not known for how
-    /// long the decision and the nodelist have differed.
+    /// long the decision and the nodelist have been about different rings.
     was_settled: bool,
     pub(super) votes: Option<Votes>,
     pub(super) ring: Ring,
@@ -57,14 +57,14 @@ pub(super) struct Ring {
     /// been compared yet.
     is_continued: bool,
     /// For each pair of reads between which only the token moved: when the first read was
-    /// requested, and the moment until which the pair lets the ring be believed. A pair is left out
-    /// if a later pair proves as much.
+    /// requested, and the moment until which the pair shows that the ring is alive. A pair is left
+    /// out if a later pair proves as much.
     pairs: Vec<(Moment, Moment)>,
-    /// The longest time for which evidence lets the ring be believed, according to the timeouts in
-    /// any read so far.
+    /// The longest time for which the ring is believed to be alive after any evidence, according to
+    /// the timeouts in any read so far.
     longest: Duration,
-    /// The moment until which the ring may be believed although a counter has moved. `None` if no
-    /// counter has moved since the last decision.
+    /// The moment until which the ring may be believed to be alive although a counter has moved.
+    /// `None` if no counter has moved since the last decision.
     moved_until: Option<Moment>,
     /// The decisions about a new ring: when each was applied, and the last known moment at which
     /// Corosync had not yet sent it.
@@ -133,8 +133,8 @@ impl Ring {
         self.run.push(read);
     }
 
-    /// Returns the latest moment until which the reads and decisions allow belief in the ring.
-    /// Evidence from before `expired_at` is ignored.
+    /// Returns the latest moment until which, after these reads and decisions, the ring may be
+    /// believed to be alive. Evidence from before `expired_at` is ignored.
     pub(super) fn latest(&self, expired_at: Moment) -> Moment {
         if self.is_unwatched {
             return Moment::NEVER;
@@ -188,7 +188,7 @@ pub(super) fn is_majority(votes: &Votes, members: &[NodeId]) -> bool {
     2 * ours > all && (!by_other_means || ours + u64::from(votes.qdevice) >= all)
 }
 
-/// Returns the number of votes that the cluster may have.
+/// Returns how many votes the whole cluster may have.
 fn all_votes(votes: &Votes) -> u64 {
     let Votes { expected, highest_expected, total, configured, .. } = *votes;
     [expected, highest_expected, total, configured.unwrap_or(0)]
@@ -257,7 +257,8 @@ impl Link {
         now < self.lived_at.after(policy.lease)
     }
 
-    /// Whether the last decision is for quorum, and votequorum has not reported otherwise since.
+    /// Whether the last decision says that this node has quorum, and votequorum has not
+    /// contradicted it since.
     pub(super) fn decides(&self) -> bool {
         let Some(decision) = &self.decision else { return false };
         decision.quorate && !decision.asked.is_some_and(|(_, otherwise)| otherwise)
@@ -272,7 +273,7 @@ impl Link {
         })
     }
 
-    /// Whether the decision is about this membership, or has differed from it for less than
+    /// Whether the decision is about this membership, or has been about another one for less than
     /// `settle_grace`.
     pub(super) fn is_believed(&self, policy: &BeliefPolicy, now: Moment) -> bool {
         let is_recent = |since: Moment| self.was_settled && now < since.after(policy.settle_grace);
@@ -334,7 +335,8 @@ impl Link {
         reasons
     }
 
-    /// Returns whether others may have been quorate, now that the votes are known.
+    /// Adds an answer to a probe. Returns whether other nodes may have been quorate without this
+    /// node, now that the votes are known.
     fn answer(&mut self, answer: &Answer, was_held: bool) -> bool {
         if answer.asked_at >= self.expired_at {
             self.lived_at = self.lived_at.max(answer.asked_at);
@@ -359,7 +361,8 @@ impl Link {
             })
     }
 
-    /// Returns whether others may have been quorate, according to the votes known so far.
+    /// Adds a nodelist. Returns whether other nodes may have been quorate without this node,
+    /// according to the votes known so far.
     fn nodelist(
         &mut self,
         ring_id: RingId,

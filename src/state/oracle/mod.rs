@@ -133,8 +133,8 @@ impl Oracle {
         Expired { decision, daemon, is_seen_by_readers }
     }
 
-    /// Adds the event to what this connection has reported. Returns the reasons for which the event
-    /// may interrupt quorum.
+    /// Adds the event to what the current connection has reported. Returns the reasons for which
+    /// the event may interrupt quorum.
     fn fold(
         &mut self,
         event: &Event,
@@ -190,8 +190,8 @@ impl Oracle {
         let is_decided =
             link.is_some_and(|link| lives && link.decides() && link.is_believed(&self.policy, now));
         let is_unwatched = link.is_some_and(|link| link.ring.is_unwatched);
-        // The tracker reports whether it believes in the ring; `check_deadline` checks for how
-        // long.
+        // The tracker reports whether it believes that the ring is alive; `check_deadline` checks
+        // for how long it does so.
         let is_believed = is_decided && (is_unwatched || tracker.believes_in_ring(now));
         let by_votes = self.trusts_votes(after);
         let is_quorate = is_believed && by_votes == Some(true);
@@ -222,7 +222,7 @@ impl Oracle {
         Some(!is_two_node || is_majority(votes, &after.members))
     }
 
-    /// Checks that readers believe in quorum until the first of the three deadlines at most.
+    /// Checks that readers see quorum at most until the first of the three deadlines.
     fn check_deadline(&self, tracker: &Tracker, after: &Snapshot) {
         let Some(link) = self.link.as_ref().filter(|_| after.quorum.is_quorate()) else { return };
         let until = tracker.deadline().expect("quorum has a deadline");
@@ -322,7 +322,7 @@ impl Expired {
 }
 
 /// Checks that a change is published if and only if the state has changed, and that the sequence
-/// then grows by one.
+/// number then grows by one.
 fn check_change(
     before: &Arc<Snapshot>,
     after: &Arc<Snapshot>,

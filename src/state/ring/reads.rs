@@ -51,7 +51,8 @@ impl Reads {
         }
     }
 
-    /// Records a gap in the answers after which other nodes may have excluded this daemon.
+    /// Records when this read was answered. If that is more than `allowed_gap` after the previous
+    /// answer, other nodes may have excluded this daemon meanwhile, so this also records a gap.
     pub(super) fn note_gap(&mut self, reading: &RingReading) {
         let last = self.answered_at;
         if reading.answered_at.since(last) > self.allowed_gap() {
@@ -115,14 +116,15 @@ impl Reads {
         self.anchor.token * 3 / 4
     }
 
-    /// Whether the daemon's own token timer has had time to fire since a gap. If there was no gap:
-    /// whether an earlier read had already shown that the token moves.
+    /// Whether the daemon's own token timer had had time to fire between the last gap and `moment`.
+    /// If there was no gap: whether an earlier read had already shown that the token moves.
     pub(super) fn is_trusted(&self, moment: Moment) -> bool {
         if self.had_gap { self.is_past_token_timeout(moment) } else { self.has_moved }
     }
 
-    /// Whether the daemon's own token timer has had time to fire since a gap or since the first
-    /// read of the connection: the daemon may have been suspended just before that read.
+    /// Whether the daemon's own token timer had had time to fire between the last gap and `moment`.
+    /// If there was no gap, the time counts from the first read of the connection: the daemon may
+    /// have been suspended just before that read.
     pub(super) fn is_past_token_timeout(&self, moment: Moment) -> bool {
         moment >= self.unbroken_since.after(self.anchor.token)
     }
