@@ -1,4 +1,4 @@
-//! Finds the C libraries when the feature `linked` asks for them; otherwise does nothing.
+//! Finds the C libraries if the feature `linked` is enabled; otherwise does nothing.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

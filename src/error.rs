@@ -87,7 +87,7 @@ pub enum Error {
     Thread(#[source] IoError),
 
     /// The server process does not run as the required user, or its user is unknown. Its answers
-    /// are not believed.
+    /// are not trusted.
     #[error(
         "refused a corosync service that is run by {}: expected uid {expected}; {}",
         Uid(*.found),
@@ -131,7 +131,7 @@ pub enum Error {
     /// and the counters and notifications of this connection do not show whether the last decision
     /// is about that ring. The actor has closed the connection and opens another one, whose first
     /// notifications show it. This does not end quorum, because the old decision was no longer
-    /// believed.
+    /// trusted.
     #[error(
         "cannot tell whether corosync's last quorum decision is about its current ring, so the \
          actor reconnects; if this happens repeatedly, see corosync's log"

@@ -93,7 +93,7 @@ pub struct Change {
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Alive {
-    /// The sequence of the last change.
+    /// The sequence number of the last change.
     pub sequence: u64,
     /// [`QuorumHandle::quorum`](crate::QuorumHandle::quorum) at the time of sending.
     pub quorum: Quorum,
@@ -115,7 +115,7 @@ pub struct History {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct HistoryEntry {
-    /// The sequence of the state after the change.
+    /// The sequence number of the state after the change.
     pub sequence: u64,
     /// The time of the change, to the millisecond.
     #[serde(with = "rfc3339")]

@@ -1,7 +1,7 @@
 //! Metrics, through the [`metrics`](https://docs.rs/metrics) facade. Feature `metrics`.
 //!
-//! Metrics are process-wide: two actors overwrite each other's. Values recorded before a recorder
-//! is installed are discarded.
+//! Metrics are process-wide: two actors in one process overwrite each other's values. Values
+//! recorded before a recorder is installed are discarded.
 //!
 //! | name | type, unit | meaning |
 //! |---|---|---|
@@ -82,7 +82,7 @@ pub(crate) struct State {
     /// How long ago the token was last seen, and for how long after that moment the ring is
     /// believed to be alive. `None` if the token was not seen on this connection.
     pub(crate) token_seen: Option<(Duration, Duration)>,
-    /// The names of the nodes, or `None` before the first read.
+    /// The names of the nodes, or `None` before the first read has ended.
     pub(crate) names: Option<Arc<NodeNames>>,
 }
 
@@ -90,7 +90,7 @@ pub(crate) struct State {
 type Labels = (String, &'static str);
 
 impl Metrics {
-    /// Sets the values that do not change. Nothing is recorded before this call.
+    /// Sets the values that do not change. No gauge is recorded before this call.
     pub(crate) fn begin(&self, lease: Duration, ha_cluster: bool) {
         *self.ha_cluster.lock() = ha_cluster.then(BTreeMap::new);
         let _ = self.lease.set(lease);

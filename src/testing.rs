@@ -54,7 +54,8 @@ use crate::{
     state::{BeliefPolicy, Cause, Connection, Event, Snapshot},
 };
 
-/// Sets the state of its handles. A clone sets the state of the same handles.
+/// A script, with which a test sets the state that handles report. A clone sets the state of the
+/// same handles.
 ///
 /// A handle works like the handle of an actor: subscribers, [`changes`](QuorumHandle::changes),
 /// guards and the routes of `web` see each published state. But the address that

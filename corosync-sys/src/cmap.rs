@@ -72,7 +72,8 @@ pub struct cmap_notify_value {
     pub r#type: cmap_value_types_t,
     /// Its length in bytes.
     pub len: usize,
-    /// Where it is, during the callback. It need not be aligned for its type.
+    /// The address of the value. It is valid during the callback, and need not be aligned for the
+    /// type of the value.
     pub data: *const c_void,
 }
 

@@ -7,7 +7,8 @@ use crate::cs_dispatch_flags_t;
 /// A connection to the quorum service.
 pub type quorum_handle_t = u64;
 
-/// The set of callbacks of a connection: one of `QUORUM_MODEL_*`. An enum in C.
+/// The interface of a connection, which determines its callbacks: one of `QUORUM_MODEL_*`. An enum
+/// in C.
 pub type quorum_model_t = c_uint;
 
 /// [`quorum_model_v0_data_t`]: one callback, with the number of the ring and its members.

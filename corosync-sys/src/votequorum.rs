@@ -40,7 +40,8 @@ pub const VOTEQUORUM_MODEL_V1: c_uint = 1;
 pub const VOTEQUORUM_QDEVICE_NODEID: c_uint = 0;
 /// The size of [`votequorum_info::qdevice_name`].
 pub const VOTEQUORUM_QDEVICE_MAX_NAME_LEN: usize = 255;
-/// The time without a poll after which a quorum device counts as dead, in milliseconds.
+/// The default of the time without a poll after which a quorum device counts as dead, in
+/// milliseconds.
 pub const VOTEQUORUM_QDEVICE_DEFAULT_TIMEOUT: c_uint = 10000;
 /// The same time while the cluster is synchronising, in milliseconds.
 pub const VOTEQUORUM_QDEVICE_DEFAULT_SYNC_TIMEOUT: c_uint = 30000;

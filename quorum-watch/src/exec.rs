@@ -28,7 +28,7 @@ const FAILED: u8 = 125;
 const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-/// Runs the command once there is quorum, until it ends, quorum is lost or a signal arrives.
+/// Runs the command once this node has quorum, and ends it when quorum is lost or a signal arrives.
 pub(crate) async fn run(quorum: &QuorumHandle, exec: &Exec) -> ExitCode {
     match try_run(quorum, exec).await {
         Ok(code) => ExitCode::from(code),
@@ -115,7 +115,7 @@ async fn guarded(quorum: &QuorumHandle, wait: &Wait) -> Option<QuorumGuard> {
     timeout(limit, guarded).await.ok().flatten()
 }
 
-/// Sends this signal, and KILL if the command has not ended after the grace. Returns when the
+/// Sends this signal, and KILL if the command has not ended within `grace`. Returns when the
 /// command has ended.
 async fn end(child: &mut Child, signal: Signal, grace: Duration) -> io::Result<ExitStatus> {
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
@@ -137,7 +137,7 @@ fn killed_by(signal: Signal) -> u8 {
     u8::try_from(128 + signal.as_raw()).unwrap_or(FAILED)
 }
 
-/// Returns the exit code that a shell reports.
+/// Returns the exit code that a shell reports for a program that ended with this status.
 fn code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED)

@@ -94,7 +94,7 @@ impl QuorumBuilder {
     /// How long the actor trusts the old quorum decision after a membership change, while Corosync
     /// is synchronising and has not yet made a new decision. Default 1 s. Corosync usually decides
     /// within milliseconds; with a quorum device, the decision can take half a minute. If the actor
-    /// connects after the change but before the new decision, it does not believe an old decision
+    /// connects after the change but before the new decision, it does not trust an old decision
     /// that this node has quorum. The limit for a daemon that is hung or has lost its ring includes
     /// this time as well: see [`lease`](Self::lease).
     ///

@@ -390,7 +390,7 @@ impl StreamHandler<Result<LinkEvent, Error>> for QuorumActor {
 
 impl Drop for QuorumActor {
     /// Publishes `Stopped`, however the actor ends: its arbiter stopped, its `System` ended, or it
-    /// panicked. After that no reader believes the last published state.
+    /// panicked. After that, no reader sees quorum.
     ///
     /// Dropping the probe, the ring watch and the connection cancels their waiting calls to
     /// Corosync.

@@ -356,7 +356,7 @@ impl World {
         }
     }
 
-    /// Whether a silent node of these nodes' old rings has not sent a leave message.
+    /// Whether these nodes' old rings had another member that has not sent a leave message.
     fn misses_members(&self, ring: &[NodeId]) -> bool {
         let members = ring.iter().flat_map(|id| &self.member(*id).members);
         members

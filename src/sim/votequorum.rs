@@ -148,8 +148,9 @@ impl Votequorum {
         }
     }
 
-    /// Records the report of a member. The expected votes of a quorate member replace those of a
-    /// node without quorum, which then need not wait.
+    /// Records the report of a member. If the member is quorate and this node is not, this node
+    /// adopts the expected votes of the member. If the member is quorate and does not wait for all
+    /// nodes, this node does not wait any longer either.
     fn record(&mut self, info: &Info) {
         let mut votes = info.votes;
         if !info.quorate {
