@@ -168,13 +168,13 @@ impl QuorumHandle {
         self.shared.snapshot()
     }
 
-    /// Returns the names of the nodes in `corosync.conf` (`nodelist.node.N.name` in
+    /// Returns the names that `corosync.conf` gives to the nodes (`nodelist.node.N.name` in
     /// `cmap_keys(7)`).
     ///
-    /// A node without a name gets the host name in its `ring0_addr`, as in Pacemaker and
-    /// corosync-quorumtool. If `ring0_addr` is an address, the node has no name. The names are read
-    /// on each new connection, whenever the membership changes, and every 30 seconds. The map is
-    /// empty until the first read.
+    /// For a node without a name, the map contains the host name in its `ring0_addr`, which
+    /// Pacemaker and corosync-quorumtool show too. If `ring0_addr` is an IP address, the node is
+    /// not in the map. The names are read on each new connection, whenever the membership changes,
+    /// and every 30 seconds. The map is empty until the first read.
     #[cfg(any(feature = "metrics", feature = "web"))]
     pub fn node_names(&self) -> Arc<std::collections::BTreeMap<crate::libquorum::NodeId, String>> {
         self.shared.names.known()

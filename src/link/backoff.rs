@@ -46,7 +46,7 @@ impl Backoff {
     /// process listens in its place. Default 10 to 40 ms, so that the actor reconnects soon after a
     /// restart of Corosync. Once these delays add up to a minute, they keep doubling, up to 0.5 s
     /// or to the end of the range, whichever is longer. So a node without Corosync is not kept
-    /// busy.
+    /// busy. These delays also start over once Corosync has been running in between.
     ///
     /// # Panics
     ///
@@ -101,7 +101,7 @@ fn checked(delays: RangeInclusive<Duration>) -> RangeInclusive<Duration> {
     delays
 }
 
-/// The delays of one actor.
+/// Computes the delays before one actor reconnects.
 #[derive(Debug)]
 pub(crate) struct Delays {
     backoff: Backoff,
@@ -196,7 +196,8 @@ impl Delays {
     }
 }
 
-/// How long the delays without Corosync stay short. A restart takes less time.
+/// Once the delays add up to this while Corosync is not running, or while connections are lost
+/// repeatedly, they become longer. A restart of Corosync takes less time.
 const FREQUENT_FOR: Duration = Duration::from_secs(60);
 
 /// The shortest delay after `FREQUENT_FOR`; the jitter may double it. An attempt costs about 0.3

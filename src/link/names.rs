@@ -55,8 +55,8 @@ enum Reading {
     Again,
 }
 
-/// How long a read may take. Corosync waits less than that for a silent quorum device when it
-/// synchronises (`quorum.device.sync_timeout`, 30 s).
+/// How long a read may take before the next request cancels it. Corosync waits less than that for a
+/// silent quorum device when it synchronises (`quorum.device.sync_timeout`, 30 s).
 const READ_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// The shortest pause between two reads.

@@ -92,8 +92,8 @@ pub(crate) enum LinkEvent {
 }
 
 impl LinkEvents {
-    /// Watches `connection` on the reactor of the current runtime, and sends a `probe` every
-    /// `probe_interval`, measured by `clock`.
+    /// Watches `connection` on the reactor of the current runtime, and requests an answer from
+    /// `probe` every `probe_interval`, or earlier after a notification. `clock` measures the time.
     pub(crate) fn new(
         connection: Box<dyn QuorumConnection>,
         blocking_worker: BlockingWorker,

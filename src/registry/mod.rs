@@ -33,7 +33,7 @@ pub use self::subscriber::{Subscriber, SubscriptionId};
 #[cfg(feature = "metrics")]
 use crate::{foreign, metrics::Metrics};
 
-/// The subscribers.
+/// The subscribers of one actor.
 #[derive(Debug)]
 pub(crate) struct Registry {
     history: Arc<History>,

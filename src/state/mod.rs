@@ -1,8 +1,8 @@
 //! Room 3: the state as pure values, and the rules that apply events to it.
 //!
-//! Input is an event with the moment at which it happened. Output is a new [`Snapshot`] and the
-//! [`QuorumChanged`] that leads to it. Code in this room reads no clock, does no input or output
-//! and needs no running actor. Start reading at `Tracker::apply`.
+//! The rules receive an event with the moment at which it happened, and return a new [`Snapshot`]
+//! and the [`QuorumChanged`] that leads to it. Code in this room reads no clock, does no input or
+//! output and needs no running actor. Start reading at `Tracker::apply`.
 
 mod change;
 mod continuity;

@@ -95,6 +95,7 @@ enum Proof {
     Reads(Moment),
 }
 
+/// Whether the ring is watched, which means that its counters can be read.
 #[derive(Debug, Default)]
 enum Watch {
     /// No read has arrived yet.

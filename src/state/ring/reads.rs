@@ -7,6 +7,7 @@ use crate::link::{
     ring_reading::{RingCounters, RingReading},
 };
 
+/// What the reads of the ring's counters have shown so far.
 #[derive(Debug)]
 pub(super) struct Reads {
     /// The read with which the next one is compared. It may be older than the last read, because
