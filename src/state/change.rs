@@ -165,10 +165,12 @@ pub enum Cause {
     /// counts; the ring was not found to be alive in time; a gain has lasted for `stable_after`; or
     /// the lease expired and was renewed before the actor could publish the expiry.
     Quorum,
-    /// Votequorum reported different votes.
+    /// Votequorum reported the votes for the first time on this connection, or reported different
+    /// votes.
     Votes,
-    /// A read of the daemon's counters changed what is known about the ring: it started to re-form,
-    /// was found to be alive, or cannot be watched. See [`Snapshot::ring`].
+    /// A read of the daemon's counters changed what is known about the ring or about the votes in
+    /// the nodelist. For example, the ring started to re-form, was found to be alive, or cannot be
+    /// watched. See [`Snapshot::ring`].
     Ring,
     /// Corosync has not answered for the length of the lease.
     Stalled,

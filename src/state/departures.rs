@@ -9,7 +9,8 @@ use super::{
 use crate::libquorum::NodeId;
 
 /// The sequence number of the state in which each member last joined. It shows which nodes left and
-/// rejoined while a subscriber missed changes. Nodes that left for good are removed.
+/// rejoined while a subscriber missed changes. Nodes that are no longer members are removed from
+/// the log.
 #[derive(Debug, Default)]
 pub(crate) struct DepartureLog(HashMap<NodeId, u64>);
 

@@ -143,7 +143,7 @@ impl Tracker {
         Some(ring.min(self.deadline()?))
     }
 
-    /// Applies an event that happens `now`. Returns `None` if it changes nothing.
+    /// Applies an event that happens `now`. Returns `None` if the state does not change.
     pub(crate) fn apply(&mut self, event: Event, now: Now) -> Option<QuorumChanged> {
         #[cfg(any(test, fuzzing))]
         if let Some(oracle) = self.oracle.take()
@@ -234,7 +234,7 @@ impl Tracker {
         lease_passed || before.quorum.is_quorate() && (overdue || ring_passed)
     }
 
-    /// Checks the first deadline, until which the daemon is believed to be alive.
+    /// Checks the deadline of the daemon, until which the daemon is believed to be alive.
     fn check_daemon(&mut self, now: Moment, pending: &mut PendingChange) {
         if !pending.after.connection.is_established() {
             return;
@@ -249,14 +249,15 @@ impl Tracker {
         }
     }
 
-    /// Checks the second deadline, until which the ring is believed to be alive.
+    /// Checks the deadline of the ring, until which the ring is believed to be alive.
     fn check_ring(&mut self, now: Moment, pending: &mut PendingChange) {
         // A read that has just arrived may have been requested too long ago.
         self.link.ring.expire_if_due(now);
         pending.after.ring = self.link.ring.state();
     }
 
-    /// Checks whether the decision is about this membership. If not, the third deadline begins.
+    /// Checks whether the decision is about this membership. If not, the time until the deadline of
+    /// the decision begins to run.
     fn check_membership(&mut self, now: Moment, pending: &mut PendingChange) {
         self.link.settle(now);
         pending.after.settled = self.link.is_settled();
