@@ -85,8 +85,8 @@ impl QuorumBuilder {
     }
 
     /// How often the actor asks Corosync whether it is alive. The default is a quarter of the
-    /// lease, the minimum is 1 ms. Set it well below the lease, which expires if no answer arrives
-    /// in time.
+    /// lease, and the minimum is 1 ms. Set it well below the lease, which expires if no answer
+    /// arrives in time.
     pub fn probe_interval(self, probe_interval: Duration) -> Self {
         Self { probe_interval: Some(probe_interval), ..self }
     }
@@ -107,18 +107,18 @@ impl QuorumBuilder {
     }
 
     /// How long quorum must last without a break before a gain is published. Default zero. Until
-    /// then, the state before the gain stays published: `Inquorate` or `Unknown`. A loss is always
-    /// published immediately.
+    /// the gain is published, the state before it stays published: `Inquorate` or `Unknown`. A loss
+    /// is always published immediately.
     pub fn stable_after(mut self, stable_after: Duration) -> Self {
         self.policy.stable_after = stable_after;
         self
     }
 
-    /// Whether to accept that one node of a two-node cluster has quorum alone, which `two_node: 1`
-    /// in the `quorum` section of `corosync.conf` allows. Default true. When the two nodes are
-    /// separated from each other, both are quorate (`votequorum(5)`). With `false` on both nodes,
-    /// both actors then report `Inquorate`. In any cluster, `false` also means that a node is not
-    /// `Quorate` while its votes are not known, for example without libvotequorum.
+    /// Whether to accept that one node of a two-node cluster has quorum on its own, which
+    /// `two_node: 1` in the `quorum` section of `corosync.conf` allows. Default true. When the two
+    /// nodes are separated from each other, both are quorate (`votequorum(5)`). With `false` on
+    /// both nodes, both actors then report `Inquorate`. In any cluster, `false` also means that a
+    /// node is not `Quorate` while its votes are not known, for example without libvotequorum.
     pub fn trust_two_node(mut self, trust_two_node: bool) -> Self {
         self.policy.trust_two_node = trust_two_node;
         self
@@ -149,9 +149,9 @@ impl QuorumBuilder {
         self
     }
 
-    /// The model, that is the version of libquorum's interface, to connect with. By default the
-    /// actor reads the daemon's version through libcmap. It uses V1 if the daemon and the library
-    /// are both from Corosync 3.1 or later, and V0 otherwise.
+    /// The model of libquorum (the version of its interface) to connect with. By default the actor
+    /// reads the daemon's version through libcmap. It uses V1 if the daemon and the library are
+    /// both from Corosync 3.1 or later, and V0 otherwise.
     ///
     /// If libcmap is not installed, the version cannot be read. With a libquorum of 3.1 or later,
     /// the actor then logs a warning and requests V1, which **kills** a daemon of Corosync 2. Set

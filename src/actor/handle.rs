@@ -80,8 +80,8 @@ impl QuorumHandle {
     /// guarantee does not hold until then.
     ///
     /// After some faults this node still receives tokens: it is cut off together with other nodes,
-    /// or only the packets that it sends are lost. Within T of such a fault, two events in the
-    /// other partition break this guarantee for up to T:
+    /// or only the packets that it sends are lost. Within T of such a fault, either of two events
+    /// in the other partition breaks this guarantee for up to T:
     /// - a node joins that partition. The nodes there then enter GATHER because of the new node,
     ///   and not because they have lost the token;
     /// - daemons in that partition restart. A daemon that has just started has not received a token

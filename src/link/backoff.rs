@@ -196,8 +196,8 @@ impl Delays {
     }
 }
 
-/// Once the delays add up to this while Corosync is not running, or while connections are lost
-/// repeatedly, they become longer. A restart of Corosync takes less time.
+/// While Corosync is not running, or while connections are lost repeatedly, the delays become
+/// longer once they add up to this time. A restart of Corosync takes less time.
 const FREQUENT_FOR: Duration = Duration::from_secs(60);
 
 /// The shortest delay after `FREQUENT_FOR`; the jitter may double it. An attempt costs about 0.3

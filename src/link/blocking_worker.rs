@@ -44,8 +44,8 @@ impl BlockingWorker {
         let (sender, answer) = oneshot::channel();
         let call = Box::new(move || {
             if !sender.is_closed() {
-                // If the future was dropped, the result is dropped here. A connection in it is
-                // closed by that.
+                // If the future was dropped, the result of `call` is dropped here. If the result is
+                // a new connection, this closes it.
                 drop(sender.send(call()));
             }
         });

@@ -28,7 +28,7 @@ use crate::{
 pub(super) struct Subscription {
     pub(super) id: SubscriptionId,
     history: Arc<History>,
-    /// Lets only one thread at a time deliver.
+    /// Lets only one thread deliver at a time.
     runner: CoalescingRunner,
     /// The number of the last message that the subscriber has dropped.
     pub(super) last_acked: AtomicU64,

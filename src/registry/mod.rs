@@ -40,7 +40,7 @@ pub(crate) struct Registry {
     /// Sorted by id, ascending. A delivery reads the list without holding the lock, so a change of
     /// the list during a delivery copies the list.
     subscriptions: Mutex<Arc<Vec<Arc<Subscription>>>>,
-    /// Lets only one thread at a time record the number of subscribers.
+    /// Lets only one thread record the number of subscribers at a time.
     #[cfg(feature = "metrics")]
     counting: CoalescingRunner,
 }

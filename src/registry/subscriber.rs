@@ -10,7 +10,7 @@ use crate::state::QuorumChanged;
 ///
 /// The variant decides whether the subscription keeps the actor alive. A [`Recipient`] keeps its
 /// actor alive until the subscription ends. A [`WeakRecipient`] does not: the actor ends with its
-/// last address. In both cases the subscription ends at the latest with the actor.
+/// last address. In both cases the subscription ends when the actor ends, at the latest.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Subscriber {

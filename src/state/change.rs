@@ -98,7 +98,7 @@ impl QuorumChanged {
         crate::state::first(&current.into())
     }
 
-    /// Returns a clone that contains `previous`, which must equal this change's own `previous`.
+    /// Returns a clone with this `previous`, which must equal the `previous` of this change.
     pub(crate) fn clone_from_previous(&self, previous: Arc<Snapshot>) -> Self {
         Self {
             previous,

@@ -50,8 +50,8 @@ pub(crate) struct BeliefPolicy {
     pub(crate) lease: Duration,
     pub(crate) settle_grace: Duration,
     pub(crate) stable_after: Duration,
-    /// Whether to accept that one node of a two-node cluster has quorum alone, which `two_node: 1`
-    /// allows.
+    /// Whether to accept that one node of a two-node cluster has quorum on its own, which
+    /// `two_node: 1` allows.
     pub(crate) trust_two_node: bool,
 }
 

@@ -109,8 +109,8 @@ impl Tracker {
             && link.ring.lacks_announcement()
     }
 
-    /// Whether to accept that one node of a two-node cluster has quorum alone, which `two_node: 1`
-    /// allows.
+    /// Whether to accept that one node of a two-node cluster has quorum on its own, which
+    /// `two_node: 1` allows.
     pub(crate) fn trusts_two_node(&self) -> bool {
         self.policy.trust_two_node
     }

@@ -23,7 +23,7 @@ use crate::actor::QuorumHandle;
 /// [`NotQuorate`]. The gate checks the lease and never waits.
 ///
 /// A loss of quorum does not stop a request that was passed on, nor a streamed response. A handler
-/// that must stop runs under a guard: see [`Quorate`](super::Quorate).
+/// that must stop at a loss should do its work under a guard: see [`Quorate`](super::Quorate).
 ///
 /// ```
 /// use std::time::Duration;

@@ -10,8 +10,8 @@ use actix_web::{
 use super::refusal::{NotQuorate, RETRY_AFTER};
 use crate::actor::{QuorumGuard, QuorumHandle};
 
-/// Extractor for a handler that may run only while this node has quorum. It contains a
-/// [`QuorumGuard`], which reports the end of quorum.
+/// Extractor that lets a handler run only if this node has quorum when the request arrives. It
+/// contains a [`QuorumGuard`], which reports the end of quorum.
 ///
 /// It takes the handle from [`web::Data<QuorumHandle>`](actix_web::web::Data), which
 /// [`routes`](super::routes) adds to the `App` or scope that it configures. Without quorum the

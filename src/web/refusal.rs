@@ -17,10 +17,10 @@ use crate::{
 /// that it has it.
 ///
 /// The answer is 503 with `Retry-After` and `application/problem+json` (RFC 9457), whose `type` is
-/// the address of this page. It contains `quorum`, a `reason` and the `ring_id`. If the reason is
-/// `inquorate` and the votes are known, its `detail` also contains the number of votes and the
-/// number that is required, or that this node waits for all nodes. The answer reveals nothing else
-/// about the service. The reasons are:
+/// the address of this page. The answer also contains `quorum`, a `reason` and the `ring_id`. If
+/// the reason is `inquorate` and the votes are known, its `detail` also contains the number of
+/// votes and the number that is required, or that this node waits for all nodes. The answer reveals
+/// nothing else about the service. The reasons are:
 ///
 /// | `reason` | |
 /// |---|---|

@@ -122,7 +122,7 @@ impl ExitProcess {
     }
 }
 
-/// Ends the process. A thread waits in advance for each call that may block.
+/// Ends the process. For each call that may block, a thread is started in advance.
 struct End {
     code: i32,
     after: Duration,

@@ -277,9 +277,9 @@ impl RingReads {
 }
 
 impl SteadyRing {
-    /// Returns the time from the beginning of the first read of an answer to that of the last one,
-    /// if every read takes as long as it may without being late. Meanwhile the thread holds back
-    /// the earlier readings.
+    /// Returns the longest time between the beginnings of the first and the last read of an answer,
+    /// if no read is late. The thread holds back the earlier readings until the last read has
+    /// ended.
     fn held_for(&self) -> Duration {
         (self.interval + LATE) * (self.together - 1)
     }
