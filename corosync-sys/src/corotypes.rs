@@ -109,7 +109,7 @@ codes! {
     CS_ERR_CONTEXT_NOT_FOUND = 28,
     /// There are too many groups.
     CS_ERR_TOO_MANY_GROUPS = 30,
-    /// Security does not allow it.
+    /// The call is refused for security reasons.
     CS_ERR_SECURITY = 100,
 }
 

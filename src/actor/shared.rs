@@ -177,7 +177,8 @@ impl Shared {
         Some((change, remarks))
     }
 
-    /// Records the current state, and repeats if another change was published meanwhile.
+    /// Records the current state in the metrics, and repeats if another change was published
+    /// meanwhile.
     #[cfg(feature = "metrics")]
     pub(crate) fn record(&self) {
         loop {

@@ -202,7 +202,7 @@ const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
 pub(crate) struct Peer<'a> {
     /// Cancels the attempt, and calls on the connection.
     pub(crate) canceller: &'a Canceller,
-    /// The user that the server must run as, or `None` for any user.
+    /// The id of the user that the server must run as, or `None` for any user.
     pub(crate) uid: Option<u32>,
 }
 

@@ -212,7 +212,8 @@ fn kind(error: &Error) -> Kind {
         | Error::NoSocket
         | Error::UntrustedServer { .. }
         | Error::Unresponsive => Kind::NotRunning,
-        // The daemon died between two requests of this attempt, so it may be restarting.
+        // `TrackStart`: the daemon died between two requests of this attempt, so it may be
+        // restarting.
         Error::TrackStart(Code::LIBRARY | Code::TRY_AGAIN)
         | Error::Dispatch(_)
         | Error::NotAnnounced => Kind::Disconnected,

@@ -56,6 +56,6 @@ fn system_nanos() -> u64 {
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
     let now = rustix::time::clock_gettime(CLOCK);
-    // Both are positive: the clock counts from the start of the system.
+    // Neither is negative: the clock counts from the start of the system.
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }

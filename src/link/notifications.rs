@@ -234,8 +234,8 @@ impl LinkEvents {
                     return;
                 }
                 (self.notified_since_probe, self.probes_soon) = (false, false);
-                // The probe is due half a tick earlier, so that a tick that comes a little early
-                // still sends it.
+                // The next probe is due half a tick before the interval ends, so that a tick that
+                // comes a little early still sends it.
                 let early = self.ticks.period() / 2;
                 self.probe_at = now.after(self.probe_interval.saturating_sub(early));
                 self.pending_probe = Some(self.probe.ask(self.members.clone()));

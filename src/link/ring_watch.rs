@@ -365,7 +365,7 @@ impl Maps {
     fn connect(trust: TrustPolicy, canceller: &Canceller) -> Result<Self, Failed> {
         let default = Cmap::initialize_tracking(&CONFIGURATION, trust.peer(canceller))?;
         trust.check_server(default.server())?;
-        // The request that selects a map kills Corosync 2.
+        // The request that selects a map kills a daemon of Corosync 2.
         let is_corosync_2 = default.is_corosync_2()?;
         let statistics = if is_corosync_2 {
             None

@@ -13,7 +13,7 @@ use crate::{
 pub struct TrustPolicy {
     /// Whether to refuse a Corosync without a quorum provider.
     pub require_provider: bool,
-    /// The user that the server must run as, or `None` for any user.
+    /// The id of the user that the server must run as, or `None` for any user.
     pub server_uid: Option<u32>,
     /// The model to connect with, or `None` to select it by the version of the daemon.
     pub model: Option<Model>,

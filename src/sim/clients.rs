@@ -1,4 +1,4 @@
-//! The connections of a simulated cluster's nodes, and the passage of its time.
+//! The connections of a simulated cluster's nodes, and the task that advances the cluster's time.
 
 use std::{collections::HashMap, pin::pin, sync::Arc};
 
@@ -115,7 +115,7 @@ impl Cluster {
         }
     }
 
-    /// Applies the passage of time for as long as the cluster exists.
+    /// Advances the cluster's time for as long as the cluster exists.
     pub(super) async fn drive(self) {
         let (state, sender, made_at) =
             (Arc::downgrade(&self.state), Arc::downgrade(&self.changed), self.made_at);

@@ -48,8 +48,8 @@ impl Cluster {
         Self { state, changed: Arc::new(watch::Sender::new(())), made_at: Instant::now() }
     }
 
-    /// Sets `two_node: 1` in the `quorum` section: each of two nodes is quorate alone, once it has
-    /// seen the other one. As in Corosync, this also turns on `wait_for_all`.
+    /// Sets `two_node: 1` in the `quorum` section: each of the two nodes is quorate on its own,
+    /// once it has seen the other one. As in Corosync, this also turns on `wait_for_all`.
     pub fn two_node(self, two_node: bool) -> Self {
         self.change(|world| world.configure_two_node(two_node));
         self
