@@ -2,7 +2,7 @@
 //! of other runtimes.
 //!
 //! Such code may call this crate, so no lock is held while it runs. It may panic, even while
-//! another panic unwinds, so its panic is caught here.
+//! another panic is unwinding the stack, so its panics are caught here.
 
 use std::{
     future::poll_fn,

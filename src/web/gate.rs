@@ -64,7 +64,7 @@ impl QuorumGate {
     /// false.
     ///
     /// A request for an upgrade of the connection, such as a WebSocket's GET, is still refused,
-    /// because the gate does not check the messages after it.
+    /// because the gate does not check the messages that follow the upgrade.
     pub fn allow_safe_methods(self, allow_safe_methods: bool) -> Self {
         Self { allow_safe_methods, ..self }
     }

@@ -197,8 +197,8 @@ fn all_votes(votes: &Votes) -> u64 {
         .map_or(0, u64::from)
 }
 
-/// Whether all other nodes may have been quorate without the companions. Each companion is counted
-/// with the smaller of its votes in `one` and `other`.
+/// Whether all nodes other than the companions may together have been quorate. Each companion is
+/// counted with the smaller of its votes in `one` and `other`.
 fn others_suffice(companions: &Set, one: &Votes, other: &Votes) -> bool {
     let all = all_votes(one).max(all_votes(other));
     let mut away = all;

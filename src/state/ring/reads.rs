@@ -97,8 +97,9 @@ impl Reads {
     }
 
     /// Returns a moment at which the ring of a new decision was alive. Corosync sent the decision
-    /// after `drained_at`. A daemon that was suspended continues with messages that waited for it.
-    /// So until its own token timer has had time to fire, the ring may have ended in the gap.
+    /// after `drained_at`. A daemon that was suspended first continues with messages that waited
+    /// for it, although its ring may have ended in the gap. So if its own token timer has not had
+    /// time to fire since the gap, the result is not later than the beginning of the gap.
     pub(super) fn alive_at(&self, drained_at: Moment) -> Moment {
         let alive_at = drained_at.min(self.answered_at.after(self.allowed_gap()));
         let may_be_old = self.had_gap && !self.is_past_token_timeout(drained_at);
