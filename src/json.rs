@@ -20,7 +20,7 @@
 //! ```
 //!
 //! A later version of the service may send additional fields, which are ignored. A cause or a state
-//! that this version does not know is a parse error. Errors in the JSON become
+//! that this version does not know leads to a parse error. Errors in the JSON become
 //! [`Error::Remote`](crate::Error::Remote).
 
 use std::{collections::BTreeMap, time::SystemTime};

@@ -166,8 +166,8 @@ impl State {
         let Attempt { service, before } = self.connecting.as_ref()?;
         let mut new = server::streams(service);
         new.retain(|(stream, _)| !before.contains(stream));
-        // Several sockets mean that other code of this process connects at the same time. Ours
-        // cannot be identified, and a socket of other code must not be shut down.
+        // Several sockets mean that other code of this process connects at the same time. Then our
+        // socket cannot be identified, and a socket of other code must not be shut down.
         if let [attempt] = new[..] { Some(attempt) } else { None }
     }
 }

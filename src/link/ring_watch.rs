@@ -393,8 +393,8 @@ impl Maps {
     ///
     /// The counter that grows when a ring forms is read before those that grow when a ring ends. So
     /// a read during a ring change shows that the old ring has ended, and the next read shows the
-    /// new one. Of the counters of RECOVERY, the one that grows at its beginning is read last, so that
-    /// a recovery is never missed.
+    /// new one. Of the counters of RECOVERY, the one that grows at the beginning of RECOVERY is
+    /// read last, so that a recovery is never missed.
     fn full_read(&self, clock: Clock) -> Result<(Moment, RingCounters, u64), Failed> {
         let asked_at = clock.now().before(self.keys.age);
         let operational_entered = self.counter(self.keys.operational_entered)?;

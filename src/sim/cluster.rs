@@ -237,8 +237,9 @@ impl Cluster {
         self.end(id, |world, id| world.set_daemons(&[id], Daemon::Down))
     }
 
-    /// Stops a node's daemon, as `systemctl stop corosync` does. The daemon sends a leave message to
-    /// the other nodes, so that with [`timeouts`](Self::timeouts) they do not wait for it.
+    /// Stops a node's daemon, as `systemctl stop corosync` does. The daemon first sends a leave
+    /// message to the other nodes, so that with [`timeouts`](Self::timeouts) they do not wait for
+    /// it.
     ///
     /// # Errors
     ///

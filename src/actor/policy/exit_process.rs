@@ -97,7 +97,7 @@ impl ExitProcess {
     /// Starts to watch this actor's quorum, on a separate thread. All delays are measured in real
     /// time, even in a test that pauses tokio's clock.
     ///
-    /// It starts in advance all threads that it will need. They wait until quorum is lost. So a
+    /// It starts in advance all threads that it will need. They wait until they are needed. So a
     /// limit on threads that is reached later does not keep the process alive.
     ///
     /// If no function was given to [`stop`](Self::stop), the process exits without waiting for the

@@ -233,10 +233,10 @@ impl RingReads {
         self.is_late = false;
     }
 
-    /// Returns the ring if the daemon is in OPERATIONAL. This is assumed when none of the
-    /// `RingCounters` has moved for longer than the token and consensus timeouts together: GATHER,
-    /// COMMIT and RECOVERY end within that time, unless the daemon has very many messages to
-    /// recover.
+    /// Returns the steady ring, or `None` if the daemon may not be in OPERATIONAL. It is assumed to
+    /// be in OPERATIONAL when none of the `RingCounters` has moved for longer than the token and
+    /// consensus timeouts together: GATHER, COMMIT and RECOVERY end within that time, unless the
+    /// daemon has very many messages to recover.
     fn steady_ring(&self) -> Option<SteadyRing> {
         let last = self.last.as_ref().filter(|_| self.moves == CONFIRMED)?;
         let is_steady = last.asked_at.since(self.equal_since) > last.token + last.consensus;
