@@ -109,7 +109,7 @@ use crate::actor::QuorumHandle;
 /// | `members` | node ids, ascending |
 /// | `names` | the names of nodes by their ids, if `corosync.conf` has any: [`QuorumHandle::node_names`] |
 /// | `settled` | whether the decision is about this membership |
-/// | `ring` | whether there is recent evidence that the ring is alive: `operational`, `gather` (it is re-forming), `unknown`, or `unwatched` if it cannot be read |
+/// | `ring` | whether there is recent evidence that the ring is alive: `operational`, `gather` (it is re-forming), `unknown`, or `unwatched` if its counters cannot be read |
 /// | `exclusive` | whether this node has quorum and no other partition can have it: [`QuorumHandle::is_exclusive`] |
 /// | `fencing_token` | [`Snapshot::fencing_token`](crate::Snapshot::fencing_token); `null` if the ring has none |
 /// | `epoch` | grows whenever quorum was, or may have been, interrupted |
@@ -136,9 +136,9 @@ use crate::actor::QuorumHandle;
 /// that, the answer is a stream that ends after one `full` event, whose `retry` makes a browser
 /// reconnect in 10 to 20 seconds; after a 503 a browser would not reconnect. If a client has not
 /// read for 30 seconds, a new client may get its slot. With [`drop_stalled_clients`], the system
-/// also closes a connection on which sending has been blocked for 30 seconds. A client with an id
-/// from another actor, for example from the process before a restart, receives the current state
-/// first.
+/// also closes a connection on which sending has been blocked for 30 seconds. A client that
+/// reconnects with an id from another actor, for example from the process before a restart,
+/// receives the current state first.
 ///
 /// # `/quorum/history`
 ///
