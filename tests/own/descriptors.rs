@@ -75,7 +75,8 @@ fn without_free_descriptors_an_attempt_to_connect_fails_and_leaks_nothing() {
     own_process!();
     let node = Node::single();
     node.run(|| {
-        // Libraries are loaded and values are cached once, before the descriptors are taken.
+        // The first connection loads libraries and caches values, so it is made before the
+        // descriptors are taken.
         Handle::initialize().unwrap().finalize().unwrap();
         let (before, open) = (zero(), open_fds());
         let exhausted = Exhausted::but(0);
@@ -120,7 +121,7 @@ fn with_few_free_descriptors_an_attempt_to_connect_succeeds_or_fails_but_leaks_n
                     }
                 }
             }
-            assert!((1..12).contains(&worked.len()), "{worked:?}");
+            assert!((1..12).contains(&worked.len()), "the attempts that succeeded: {worked:?}");
             assert!(worked.into_iter().all(|result| result == (true, Some(0))));
         });
     }
@@ -147,7 +148,8 @@ fn a_closed_descriptor_0_is_not_given_to_libquorum() {
     });
 }
 
-/// The fake libquorum closes descriptor 0 in a failed attempt, as libqb does if it has no socket.
+/// The fake libquorum closes descriptor 0 in a failed attempt, as libqb does if it has
+/// not opened a socket.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_descriptor_0_that_a_failed_attempt_closes_is_restored() {
@@ -182,12 +184,12 @@ fn a_lack_of_descriptors_is_not_reported_as_a_missing_library() {
     let source = "int quorum_answer(void) { return 42; }";
     let path = crate::support::fake_libquorum("descriptors_not_loaded", source);
     let exhausted = Exhausted::but(0);
-    // SAFETY: the file contains no code that runs.
+    // SAFETY: no code of the file runs while it is loaded.
     let load = || unsafe { Library::load_from(&path) };
     let error = load().unwrap_err();
     drop(exhausted);
     assert_eq!(error, Error::NoDescriptors);
-    // With descriptors, the file is found not to be a library.
+    // With free descriptors, the error is about the file itself, which is not a libquorum.
     assert!(matches!(load(), Err(Error::Load(_))));
 }
 
@@ -210,18 +212,18 @@ fn an_actor_connects_once_descriptors_are_free_again() {
     let watcher = Watcher::start_with(&node.netns, |builder| builder.backoff(quick()));
     assert!(matches!(watcher.attempt_error(), Error::Connect(_)));
     let exhausted = Exhausted::but(0);
-    watcher.until("the process has no descriptors", lacks_descriptors);
+    watcher.until("the process has no free descriptors", lacks_descriptors);
     assert_eq!(zero(), before);
     drop(exhausted);
     node.corosync.start();
     watcher.until_settled(Quorum::Quorate, &[1]);
     assert_eq!(zero(), before);
 
-    // The actor has lost its connection, which frees one descriptor.
+    // The actor loses its connection, which frees one descriptor.
     let exhausted = Exhausted::but(0);
     node.corosync.kill();
     watcher.until_lost();
-    watcher.until("the process has no descriptors", lacks_descriptors);
+    watcher.until("the process has no free descriptors", lacks_descriptors);
     assert_eq!(zero(), before);
     drop(exhausted);
     node.corosync.start();

@@ -1,4 +1,4 @@
-//! The test harness with a Corosync that requires encryption, as a version after 3.1.10 may.
+//! The test harness with a Corosync that requires encryption, as versions after 3.1.10 may do.
 
 use std::{env, fs, os::unix::fs::PermissionsExt};
 
@@ -6,8 +6,8 @@ use actix_quorum::Quorum;
 
 use crate::support::{Cluster, TempDir, Watcher};
 
-/// Refuses a configuration without encryption, as such a Corosync does. Otherwise this script runs
-/// the installed Corosync.
+/// A script in place of Corosync. If it is asked to check a configuration (`-t`), it refuses one
+/// without encryption, as such a Corosync does. Otherwise it runs the installed Corosync.
 const REFUSES: &str = r#"#!/bin/sh
 if [ "$1" = -t ]; then
     grep -q 'crypto_cipher: none' "$3" || exit 0

@@ -1,5 +1,5 @@
 //! A process ends even while a call to a hung daemon blocks. Each case runs in its own process,
-//! with the real libquorum and a real daemon that is stopped during the call.
+//! with the real libquorum and a real daemon that is suspended.
 
 use std::{
     env,
@@ -16,7 +16,8 @@ use actix_quorum::{
 
 use crate::support::{Node, StagedLibquorum, eventually_within, pause_process};
 
-/// The calls at which the daemon is stopped. The process then ends.
+/// When the daemon is suspended: before the actor starts, immediately before one of these calls, or
+/// while the actor is connected. The process then ends.
 const STAGES: [&str; 5] =
     ["before", "quorum_model_initialize", "quorum_trackstart", "tracking", "quorum_finalize"];
 const ENDINGS: [&str; 2] = ["stop", "system"];
@@ -48,7 +49,7 @@ fn a_process_ends_wherever_the_daemon_hangs() {
             let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
             let ends = lines.find(|line| line.as_ref().unwrap().ends_with("ends now"));
             let what =
-                format!("the process ends: daemon stopped at {stage:?}, ended by {ending:?}");
+                format!("the process ends: daemon suspended at {stage:?}, ended by {ending:?}");
             let status = eventually_within(BOUND, &what, || process.try_wait().unwrap());
             assert!(status.success() && ends.is_some(), "{what}: {status}");
             node.corosync.resume();
@@ -57,7 +58,7 @@ fn a_process_ends_wherever_the_daemon_hangs() {
     }
 }
 
-/// The code that each process runs.
+/// The code that each of these processes runs.
 fn end_in(stage: &str) {
     let daemon = env::var("DAEMON").unwrap().parse().unwrap();
     let library = StagedLibquorum::new("exit");
@@ -91,7 +92,7 @@ fn end_in(stage: &str) {
                 library.before(connecting, pause);
                 let quorum = builder.start();
                 quorum.wait_for(hangs).await.unwrap();
-                assert_eq!(paused.try_recv(), Ok(()), "the daemon was stopped before this call");
+                assert_eq!(paused.try_recv(), Ok(()), "the daemon was suspended before this call");
                 quorum
             }
         };
@@ -101,7 +102,7 @@ fn end_in(stage: &str) {
             assert_eq!(
                 paused.try_recv(),
                 Ok(()),
-                "the daemon was stopped before the connection was closed"
+                "the daemon was suspended before the connection was closed"
             );
         }
     });

@@ -1,5 +1,5 @@
-//! The policy that ends any process, in separate processes, on the simulated cluster and in real
-//! time. `stop_system` tests what this policy shares with `StopSystem`.
+//! The policy `ExitProcess`, which ends any process. Each case runs in a separate process, on the
+//! simulated cluster and in real time. `stop_system` tests what this policy shares with `StopSystem`.
 
 use std::{
     fs,
@@ -146,7 +146,7 @@ fn the_actor_is_dead() {
     wait_for_ever();
 }
 
-/// Without a function to call there is nothing to wait for.
+/// Without a function to call, the policy does not wait until the grace has passed.
 fn nothing_to_stop() {
     let _quorum = lose(policy().grace(NEVER));
     wait_for_ever();
@@ -176,8 +176,8 @@ fn lose_without_threads(policy: ExitProcess) -> ! {
     wait_for_ever();
 }
 
-/// Limits the memory to less than the stack of one more thread, because a limit on tasks does not
-/// apply to root. Then uses up the stacks of ended threads, which the C library keeps.
+/// Limits the address space so that the stack of one more thread does not fit, because a limit on
+/// tasks does not apply to root. Then uses up the stacks of ended threads, which the C library keeps.
 fn use_up_threads() {
     let pages = fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
@@ -186,7 +186,7 @@ fn use_up_threads() {
     while thread::Builder::new().spawn(|| wait_for_ever()).is_ok() {}
 }
 
-/// The policy has started its threads in advance.
+/// The policy has started its threads in advance, so it needs no new thread.
 #[test]
 fn the_process_ends_although_no_thread_can_be_started() {
     let a_part_is_stopped = || lose_without_threads(policy().grace(NEVER).stop(|| exit(CODE)));

@@ -10,7 +10,8 @@ use actix_quorum::{Connection, Error, Quorum};
 
 use crate::support::{Ipc, Node, Watcher};
 
-/// A Corosync that stops normally removes its socket.
+/// A Corosync that stops normally removes its socket file. The actor must treat the missing file as
+/// a daemon that is not running, and not as an error with long delays.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_restarted_corosync_is_found_through_its_socket_file_without_a_long_delay() {

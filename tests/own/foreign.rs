@@ -165,7 +165,7 @@ async fn quorate(quorum: &QuorumHandle) {
 }
 
 /// An actor has quorum, loses it by a crash, regains it and stops, while foreign code does `what`.
-/// Both subscribers must receive the end, although one is busy and falls behind.
+/// Both subscribers must receive the last change, although one is busy and falls behind.
 async fn life(what: u8) {
     let cluster = Cluster::new(3);
     let (others, busy) = (Arbiter::new(), Arbiter::new());
@@ -224,7 +224,7 @@ fn survives(what: u8) {
         }
     }));
     let life = thread::spawn(move || System::new().block_on(life(what)));
-    eventually("the call does not hang", || life.is_finished().then_some(()));
+    eventually("the actor stops and no call hangs", || life.is_finished().then_some(()));
     life.join().unwrap();
 }
 

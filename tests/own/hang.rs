@@ -1,5 +1,5 @@
-//! Daemons that hang. A thread that hangs while it connects blocks every other connection of the
-//! process, so each test runs in its own process.
+//! Daemons that hang. A thread that hangs while it connects prevents the process from opening any
+//! other connection, so each test runs in its own process.
 
 use std::{ptr, sync::mpsc, thread, time::Duration};
 
@@ -25,7 +25,7 @@ fn a_hung_daemon_is_reported_and_blocks_neither_stop_nor_start() {
     watcher.until_settled(Quorum::Quorate, &[1]);
 }
 
-/// In each case the daemon is stopped in a different phase of the connection.
+/// In each case the daemon is suspended in a different phase of the connection.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn stopping_takes_bounded_time_wherever_the_daemon_hangs() {
@@ -47,7 +47,7 @@ fn stopping_takes_bounded_time_wherever_the_daemon_hangs() {
     watcher.stops_at_once();
     no_thread_waits();
     node.corosync.resume();
-    // The lease has expired.
+    // The daemon hangs until the lease has expired.
     let watcher = watch();
     watcher.until_settled(Quorum::Quorate, &[1]);
     node.corosync.pause();
@@ -91,11 +91,10 @@ fn a_dropped_actor_leaves_no_thread_behind_wherever_the_daemon_hangs() {
     watch().until_settled(Quorum::Quorate, &[1]);
 }
 
-/// A connect returns `CS_ERR_TRY_AGAIN` if a signal interrupts it while it waits for a hung
-/// daemon.
+/// libqb reports the interruption as `CS_ERR_TRY_AGAIN`, although the daemon still hangs.
 #[test]
 #[ignore = "needs root and corosync: make test"]
-fn a_connect_to_a_hung_daemon_returns_try_again_if_a_signal_interrupts_it() {
+fn an_attempt_to_connect_to_a_hung_daemon_returns_try_again_if_a_signal_interrupts_it() {
     own_process!();
     let node = Node::single();
     node.run(|| {
@@ -118,7 +117,7 @@ fn a_connect_to_a_hung_daemon_returns_try_again_if_a_signal_interrupts_it() {
         let interrupt = || unsafe {
             libc::syscall(libc::SYS_tgkill, std::process::id(), thread, libc::SIGUSR1)
         };
-        // A newer libqb repeats the call a few times.
+        // A newer libqb repeats the interrupted call a few times.
         eventually("the attempt ends", || {
             interrupt();
             connecting.is_finished().then_some(())

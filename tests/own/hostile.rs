@@ -1,7 +1,7 @@
-//! A hostile server in Corosync's place, through the real libquorum.
+//! Tests with a hostile server in Corosync's place. They connect to it through the real libquorum.
 //!
-//! A thread that hangs while connecting blocks every other connection of the process, and the tests
-//! count descriptors and threads. So each test runs in its own process.
+//! A thread that hangs while it connects prevents the process from opening any other connection,
+//! and the tests count descriptors and threads. So each test runs in its own process.
 
 use std::{
     io::{ErrorKind, Read},
@@ -76,7 +76,8 @@ fn a_correct_server_is_believed() {
             assert_eq!(handle.quorate(), Ok(true));
         });
         let watcher = place.believer();
-        // The probe may be sent before the members are reported.
+        // The first probe may be sent before the members are reported. Its answer then does not
+        // contain the votes of both nodes.
         let now = eventually("the votes of both nodes are known", || {
             let now = watcher.quorum.snapshot();
             let votes = now.votes.as_ref().filter(|votes| votes.members.len() == 2);
@@ -92,13 +93,14 @@ fn a_correct_server_is_believed() {
         watcher.until_settled(Quorum::Quorate, &[1, 2]);
         let requests = [MODEL_GETTYPE, GETTYPE, GETQUORATE, TRACKSTART, TRACKSTOP];
         for request in requests {
-            assert!(server.times(&format!("request quorum {request}")) > 0, "{request}");
+            let times = server.times(&format!("request quorum {request}"));
+            assert!(times > 0, "no request with the number {request} was sent");
         }
     }
 }
 
 /// A daemon of Corosync 2.4 dies when it receives a request for model V1 or for the map of
-/// statistics.
+/// statistics, so the crate must send neither.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_server_of_corosync_2_survives_a_thousand_connections() {
@@ -111,8 +113,9 @@ fn a_server_of_corosync_2_survives_a_thousand_connections() {
             assert_eq!((handle.model(), handle.quorate()), (Model::V0, Ok(true)));
         }
     });
-    // The ring watch of an actor and its reader of names also send requests. The server ends each
-    // connection immediately.
+    // In an actor, the ring watch and the thread that reads names also send requests. The server
+    // ends each connection to its quorum service immediately, so the actor connects again and
+    // again.
     let [event, answer] = tracked_v0(true);
     server.on("quorum", TRACKSTART, &[event.clone(), answer.clone(), Step::Disconnect]);
     let watcher = place.watch();
@@ -129,8 +132,8 @@ fn a_server_of_corosync_2_survives_a_thousand_connections() {
     assert!(server.times("request cmap 2") >= 1000);
 }
 
-/// libqb sends what `connection_accept` returns, and libcorosync_common converts it to CS_ERR_*
-/// (`common_lib/error_conversion.c`).
+/// The server's libqb sends the value that `connection_accept` returns, and the client's
+/// libcorosync_common converts this value to CS_ERR_* (`common_lib/error_conversion.c`).
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn the_errno_of_a_refused_connection_becomes_the_matching_error() {
@@ -153,7 +156,7 @@ fn the_errno_of_a_refused_connection_becomes_the_matching_error() {
     for (errno, code) in refusals {
         server.on("quorum", "accept", &[Step::Refuse(errno)]);
         place.netns.run(|| {
-            assert_eq!(Handle::initialize().unwrap_err(), Error::Connect(code), "{errno}");
+            assert_eq!(Handle::initialize().unwrap_err(), Error::Connect(code), "errno {errno}");
         });
     }
     let watcher = place.watch();
@@ -193,7 +196,11 @@ fn each_error_in_an_answer_becomes_the_error_of_the_call() {
         });
         server.behave("quorum");
         let fallbacks = server.times(&format!("request quorum {GETTYPE}")) - before;
-        assert_eq!(fallbacks, usize::from(refused == Code::INVALID_PARAM), "{refused}");
+        assert_eq!(
+            fallbacks,
+            usize::from(refused == Code::INVALID_PARAM),
+            "number of requests for model V0 after {refused}"
+        );
 
         server.on("quorum", TRACKSTART, &refusal(1));
         server.on("quorum", TRACKSTOP, &refusal(2));
@@ -228,7 +235,7 @@ fn until_believed(watcher: &Watcher) {
 #[track_caller]
 fn until_not_believed(server: &Hostile, watcher: &Watcher, request: &str) {
     server.wait_more(request, 3);
-    eventually("the server is not believed", || (!watcher.quorum.is_quorate()).then_some(()));
+    eventually("the server is no longer believed", || (!watcher.quorum.is_quorate()).then_some(()));
     watcher.rest();
     server.wait_more(request, 3);
     assert_never_quorate(&watcher.rest());
@@ -252,7 +259,7 @@ fn an_error_is_not_accepted_as_an_answer_to_the_probe() {
     for code in codes().filter(|code| *code != 1) {
         refuse(code);
         server.wait_more(&request, 3);
-        assert!(!watcher.quorum.is_quorate(), "{}", Code(code));
+        assert!(!watcher.quorum.is_quorate(), "quorate despite {}", Code(code));
     }
     assert_never_quorate(&watcher.rest());
     server.behave("votequorum");
@@ -285,7 +292,7 @@ fn a_silent_impostor_does_not_prevent_a_connection_to_corosync() {
         for watcher in [&watcher, &second] {
             watcher.until_settled(Quorum::Quorate, &[1, 2]);
         }
-        // Only our connection was shut down, and no connection of other code.
+        // Only the actors' own connections were shut down, not the connection of other code.
         others.set_nonblocking(true).unwrap();
         let error = (&others).read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::WouldBlock);
@@ -293,7 +300,7 @@ fn a_silent_impostor_does_not_prevent_a_connection_to_corosync() {
     }
 }
 
-/// Once the actor is stopped, none of its threads waits for a silent server.
+/// Once the actor has stopped, none of its threads waits for the silent server.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_silent_server_leaves_no_thread_behind() {
@@ -311,8 +318,8 @@ fn a_silent_server_leaves_no_thread_behind() {
     drop(impostor);
 }
 
-/// No thread of a dropped actor keeps waiting for a hung server, whichever call the server hangs
-/// in.
+/// No thread of a dropped actor keeps waiting for a hung server, whichever request the server does
+/// not answer.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_dropped_actor_leaves_no_thread_behind() {
@@ -330,7 +337,7 @@ fn a_dropped_actor_leaves_no_thread_behind() {
     ] {
         let place = Place::new();
         let server = place.server();
-        // The ring watch reads the nodelist only of a daemon with counters.
+        // The ring watch reads the nodelist only if the daemon has counters.
         has_ring(&server);
         server.on(service, when, &steps);
         let before = threads();
@@ -347,7 +354,7 @@ fn a_dropped_actor_leaves_no_thread_behind() {
     }
 }
 
-/// After one lost answer, the probe asks again and the actor's connection continues.
+/// Once the server answers again, the probe repeats its request and quorum returns.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_request_to_votequorum_is_repeated_if_its_answer_is_lost() {
@@ -374,14 +381,15 @@ fn a_request_for_the_names_is_repeated_if_its_answer_is_lost() {
     server.on("cmap", ITER_INIT, &[]);
     let watcher = place.watch();
     let reads_names = || runs_thread("quorum-names").then_some(());
-    eventually("the names are read", reads_names);
+    eventually("the thread that reads the names is running", reads_names);
     server.wait_more(&format!("request cmap {ITER_INIT}"), 1);
     server.behave("cmap");
     eventually("the names have been read", || (!runs_thread("quorum-names")).then_some(()));
     watcher.stops_at_once();
 }
 
-/// The probe asks votequorum over sockets, or the quorum service if there is no votequorum.
+/// In the first case the probe asks votequorum over sockets. In the second case there is no
+/// votequorum, so the probe asks the quorum service.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_probe_over_sockets_or_without_votequorum_is_repeated_if_its_answer_is_lost() {
@@ -424,8 +432,8 @@ fn a_silent_votequorum_is_asked_on_new_connections_less_and_less_often() {
     watcher.stops_at_once();
 }
 
-/// If the probe interrupts an attempt to connect, the attempt fails. Its error does not mean that
-/// votequorum is not running: otherwise the probe would ask the quorum service instead.
+/// If the probe interrupts an attempt to connect, the attempt fails. The probe must not conclude
+/// from this error that votequorum is not running: it would then ask the quorum service instead.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn the_probe_still_asks_votequorum_after_an_interrupted_attempt_to_connect() {
@@ -447,10 +455,10 @@ fn the_probe_still_asks_votequorum_after_an_interrupted_attempt_to_connect() {
     until_believed(&watcher);
 }
 
-/// In each case the server hangs at a different step of the connect.
+/// In each case the server hangs at a different step of the attempt to connect.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_server_that_hangs_during_the_connect_is_reported_and_blocks_nothing() {
+fn a_server_that_hangs_while_the_actor_connects_is_reported_and_blocks_nothing() {
     own_process!();
     let place = Place::new();
     let [nodelist, quorum, _] = tracked(true);
@@ -493,7 +501,8 @@ fn a_server_that_hangs_after_its_notifications_is_believed_for_at_most_the_lease
         assert!(stayed < SHORT_LEASE + Duration::from_secs(1), "believed for {stayed:?}");
         let is_stalled = || watcher.quorum.snapshot().connection == Connection::Stalled;
         eventually("the stall is published", || is_stalled().then_some(()));
-        // On a busy machine the actor may have stalled before the pause.
+        // On a busy machine the connection may already have stalled before the pause, so these
+        // changes are not checked.
         watcher.rest();
         server.resume();
     }
@@ -502,7 +511,7 @@ fn a_server_that_hangs_after_its_notifications_is_believed_for_at_most_the_lease
     watcher.stops_at_once();
 }
 
-/// The server is alive and sends notifications all the time; only the probe gets no answer.
+/// The server is alive and sends many notifications of quorum; only the probe receives no answer.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_hung_votequorum_alone_ends_quorum() {
@@ -513,7 +522,7 @@ fn a_hung_votequorum_alone_ends_quorum() {
     watcher.until_settled(Quorum::Quorate, &[1, 2]);
     server.on("votequorum", GETINFO, &[]);
     let yes = [Step::Event(quorum_event(1, RING, 2, &[1, 2]))];
-    eventually("the server is not believed", || {
+    eventually("the server is no longer believed", || {
         server.now(&yes);
         (!watcher.quorum.is_quorate()).then_some(())
     });
@@ -554,8 +563,8 @@ fn an_invalid_or_negative_answer_from_the_quorum_service_to_the_probe_ends_quoru
     watcher.until_quorum(Quorum::Inquorate);
 }
 
-/// Returns a server that reports no quorum, and an actor that has received this state. No malformed
-/// message may make the actor report quorum.
+/// Returns a server that reports no quorum, and an actor that has received this report. No
+/// malformed message may make the actor report quorum.
 fn inquorate(place: &Place, ipc: Ipc) -> (Hostile, Watcher) {
     let server = Hostile::start_as(&place.netns, 0, ipc, &["quorum", "votequorum"]);
     server.on("quorum", TRACKSTART, &tracked(false));
@@ -583,7 +592,7 @@ fn an_unknown_notification_ends_the_connection() {
     own_process!();
     let place = Place::new();
     let (server, watcher) = inquorate(&place, Ipc::Shm);
-    // 3 belongs to model V0.
+    // The number 3 is valid only in model V0.
     for number in [0, 1, 2, 3, 4, 5, 8, 99, -1, i32::MIN, i32::MAX] {
         let event = quorum_event(1, RING, 2, &[1, 2]).numbered(number);
         assert_ends(&server, &watcher, &event, Code::LIBRARY);
@@ -617,7 +626,8 @@ fn a_list_with_a_wrong_length_never_makes_the_node_quorate() {
     let place = Place::new();
     let (server, watcher) = inquorate(&place, Ipc::Shm);
     let two = &[1, 2];
-    // libquorum passes the numbers on unchanged, and locates each list after the previous one.
+    // libquorum does not check the lengths: it passes them on, and computes from them where each
+    // list begins.
     let with = |entries| {
         [
             quorum_event(0, RING, entries, two),
@@ -648,13 +658,13 @@ fn a_list_with_a_wrong_length_never_makes_the_node_quorate() {
     }
 }
 
-/// libquorum fills a truncated message with old contents of its stack. That may look like a
-/// decision, but votequorum has a veto.
+/// If a message is truncated, libquorum reads the missing part from old contents of its stack. The
+/// result may look like a decision, but votequorum has a veto.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_notification_with_a_wrong_size_has_no_lasting_effect() {
     own_process!();
-    const BUFFER: usize = 1 << 20; // of `quorum_dispatch`
+    const BUFFER: usize = 1 << 20; // the size of the buffer in `quorum_dispatch`
     let place = Place::new();
     let asked = format!("request votequorum {GETINFO}");
     let no = quorum_event(0, RING, 2, &[1, 2]);
@@ -676,13 +686,13 @@ fn a_notification_with_a_wrong_size_has_no_lasting_effect() {
             server.now(&[Step::Event(quorum_event(0, (1, 13), 1, &[1]))]);
             server.now(&[Step::Event(nodelist_event(RING, [2, 0, 0], &[1, 2]))]);
             server.now(&[Step::Event(no.clone())]);
-            // If the message ended the connection, the next one reports the same state.
+            // If the message ended the connection, the next connection reports the same state.
             watcher.until_settled(Quorum::Inquorate, &[1, 2]);
         }
     }
 }
 
-/// After such a notification, libquorum cannot dispatch any other message.
+/// After such a notification, libquorum cannot dispatch any other message of the connection.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_notification_that_is_too_large_ends_the_connection() {
@@ -718,7 +728,8 @@ fn a_decision_about_another_ring_counts_only_for_settle_grace() {
     server.now(std::slice::from_ref(&newer));
     watcher.until_quorum(Quorum::Unknown);
     assert!(!watcher.quorum.is_quorate());
-    // The old decision does not count, no matter how often it is sent and votequorum confirms it.
+    // The old decision does not count, however often the server sends it and votequorum confirms
+    // it.
     for _ in 0..3 {
         server.now(std::slice::from_ref(&decision));
         server.wait_more(&format!("request votequorum {GETINFO}"), 1);
@@ -750,8 +761,8 @@ fn an_invalid_answer_from_votequorum_has_no_lasting_effect() {
     let good = info(1, QUORATE);
     let request = format!("request votequorum {GETINFO}");
 
-    // libvotequorum does not check the number and the size of an answer, and a name in the answer
-    // may have no NUL.
+    // libvotequorum does not check the message number and the size of an answer, and a name in the
+    // answer may lack its final NUL.
     let unread = [0, 2, 99, -1].map(|number| good.clone().numbered(number));
     let sizes = [i32::MIN, -1, 0, 24, 1 << 20, i32::MAX].map(|size| good.clone().claiming(size));
     let endless = good.clone().cut(60).cut(320);
@@ -768,8 +779,8 @@ fn an_invalid_answer_from_votequorum_has_no_lasting_effect() {
         server.behave("votequorum");
         until_believed(&watcher);
     }
-    // An answer that is too short is filled with old contents of libvotequorum's stack. The result
-    // is undefined, but it does not last.
+    // If an answer is too short, libvotequorum reads the missing part from old contents of its
+    // stack. The result is undefined, but it does not last.
     for size in [0, 1, 4, 24, 28, 56, 60, 100, 319] {
         server.on("votequorum", GETINFO, &[Step::Reply(good.clone().cut(size))]);
         server.wait_more(&request, 6);
@@ -822,7 +833,9 @@ fn the_actor_survives_a_server_that_dies_during_an_exchange() {
         server.on(service, when, &steps);
         let watcher = place.watch();
         server.wait_dead();
-        eventually("the loss is published", || (!watcher.quorum.is_quorate()).then_some(()));
+        eventually("the actor does not report quorum", || {
+            (!watcher.quorum.is_quorate()).then_some(())
+        });
         let has_no_listener = |change: &QuorumChanged| {
             let connect = Error::Connect(Code::LIBRARY);
             let now = &change.current.connection;
@@ -838,7 +851,7 @@ fn the_actor_survives_a_server_that_dies_during_an_exchange() {
 
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn the_actor_survives_a_server_that_dies_during_a_close() {
+fn the_actor_survives_a_server_that_dies_while_a_connection_closes() {
     own_process!();
     let place = Place::new();
     for service in ["quorum", "votequorum"] {
@@ -874,9 +887,9 @@ fn a_server_of_another_user_is_never_believed() {
         watcher.stops_at_once();
         assert_never_quorate(&refused);
         assert_never_quorate(&watcher.rest());
-        // The server has accepted only the handle above, and no attempt of the actor.
+        // The server has accepted only the connection of the handle above, and none of the actor.
         for (unasked, times) in [("accept quorum", 1), ("accept votequorum", 0)] {
-            assert_eq!(server.times(unasked), times, "{unasked}");
+            assert_eq!(server.times(unasked), times, "how often the server logged {unasked:?}");
         }
         for uid in [Some(NOBODY), None] {
             let watcher = place.watch_with(|builder| builder.server_uid(uid));
@@ -978,7 +991,7 @@ fn every_change_in_a_flood_is_delivered_or_counted_and_the_arbiter_responds() {
                 .subscribe(counter.recipient())
                 .start_in_arbiter(&arbiter.handle());
             let counted = |votes: &Votes| votes.members.len() == 2;
-            // No server listens on the socket of libcmap.
+            // This server has no counters, so the ring is not watched.
             let is_known = move |now: &Snapshot| {
                 now.votes.as_ref().is_some_and(counted) && now.ring == RingState::Unwatched
             };
@@ -1067,7 +1080,7 @@ fn hundreds_of_bad_connections_leave_nothing_behind() {
     let client = std::process::id();
     let held = || (open_fds(), threads(), dev_shm_entries(client).len());
     round();
-    // The worker's thread ends when it has no more jobs.
+    // The worker's thread ends, and frees what it holds, once it has no more jobs.
     let before = eventually("only the connections of the actor and of its probe are open", || {
         let held = held();
         (held.2 == 2).then_some(held)
@@ -1077,7 +1090,7 @@ fn hundreds_of_bad_connections_leave_nothing_behind() {
         round();
     }
     let accepted = server.times("accept quorum") + server.times("accept votequorum") - accepted;
-    assert!(accepted >= 300, "{accepted}");
+    assert!(accepted >= 300, "only {accepted} connections were accepted");
     eventually("no more descriptors, threads or files are held than before", || {
         let (fds, threads, files) = held();
         (fds <= before.0 && threads <= before.1 && files == before.2).then_some(())
@@ -1086,7 +1099,7 @@ fn hundreds_of_bad_connections_leave_nothing_behind() {
     eventually("no files are left", || dev_shm_entries(client).is_empty().then_some(()));
 }
 
-/// The daemon refuses the map of its counters several times. This does not end the ring watch.
+/// The server refuses access to its counters several times. This does not end the ring watch.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_refused_connection_to_the_counters_is_tried_again() {
@@ -1104,7 +1117,7 @@ fn a_refused_connection_to_the_counters_is_tried_again() {
     server.behave("cmap");
     watcher.until_quorum(Quorum::Quorate);
     assert_eq!(watcher.quorum.snapshot().ring, RingState::Unwatched);
-    // The counters may appear later.
+    // The counters may appear later, so the ring watch keeps asking for them.
     server.wait_more(&format!("request cmap {SET_CURRENT_MAP}"), 1);
 }
 
@@ -1127,8 +1140,9 @@ const RECOVERY: &str = "stats.srp.recovery_entered";
 const TOKENS: &str = "stats.srp.orf_token_rx";
 const TOKEN_TIMEOUT: &str = "runtime.config.totem.token";
 
-/// Returns whether each finished read of the counters was a short one. On a busy machine a read may
-/// be so late that it is cancelled. The next one then uses a new connection and is a full one.
+/// Returns, for each finished read of the counters, whether it was a short one. On a busy machine a
+/// read may be so late that it is cancelled. The next read then uses a new connection and is a full
+/// one.
 #[track_caller]
 fn reads(server: &Hostile) -> Vec<bool> {
     let mut new_connections = server.times(&format!("request cmap {SET_CURRENT_MAP}"));
@@ -1180,8 +1194,8 @@ fn all_counters_are_read_until_the_ring_is_steady_and_again_when_one_has_changed
     all_counters_are_read(1000);
 }
 
-/// With these timeouts, the ring watch passes on three readings together. A reading that shows a
-/// change is passed on immediately.
+/// With timeouts as long as these, the ring watch passes on three readings at a time. It passes on
+/// a reading that shows a change immediately.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn all_counters_are_read_until_a_ring_with_long_timeouts_is_steady_and_again_when_one_has_changed()
@@ -1212,28 +1226,30 @@ fn all_counters_are_read(token: u32) {
     let first = steady.iter().position(|is_short| *is_short).unwrap();
     // At most a seventh of the token timeout lies between two reads, and the ring is steady after
     // both timeouts.
-    assert!(first >= 10, "{steady:?}");
+    assert!(first >= 10, "whether each read was short: {steady:?}");
     let now = steady.len();
     let again = until("all counters are read again", &|reads| reads[now..].contains(&false));
     assert_eq!(watcher.quorum.snapshot().ring, RingState::Operational, "{again:?}");
 
-    // The daemon enters GATHER. Only this counter shows it.
+    // The daemon enters the state GATHER. Only this counter changes.
     server.has_u64(GATHER, 4);
     let now = reads(&server).len();
     let changed =
         until("the ring is re-forming", &|_| watcher.quorum.snapshot().ring == RingState::Gather);
-    assert!(changed[now..].contains(&false), "{changed:?}");
+    assert!(changed[now..].contains(&false), "whether each read was short: {changed:?}");
     let now = changed.len();
-    let reads = until("the ring is read again", &|reads| reads.len() > now + 5);
-    assert_eq!(reads[now + 1..].iter().filter(|is_short| **is_short).count(), 0, "{reads:?}");
+    let reads = until("more than five reads have followed", &|reads| reads.len() > now + 5);
+    let short = reads[now + 1..].iter().filter(|is_short| **is_short).count();
+    assert_eq!(short, 0, "short reads although the ring is re-forming: {reads:?}");
 }
 
 /// The counters show a ring that no notification announces. The actor cannot tell whether Corosync
-/// has announced it: if two rings form between two reads, only one of them may be announced. The
-/// first notifications of a new connection are about the current ring.
+/// has announced it: if two rings form between two reads, only one of them may be announced. So the
+/// actor connects again, because the first notifications of a connection are about the current
+/// ring.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
-fn a_ring_that_seems_unannounced_ends_the_connection_and_quorum_returns_with_the_next() {
+fn a_ring_that_seems_unannounced_ends_the_connection_and_the_next_connection_restores_quorum() {
     own_process!();
     let place = Place::new();
     let server = place.server();
@@ -1247,7 +1263,7 @@ fn a_ring_that_seems_unannounced_ends_the_connection_and_quorum_returns_with_the
             (watcher.quorum.is_quorate() == is_quorate).then_some(())
         });
     };
-    until("quorum", true);
+    until("the node is quorate", true);
     [GATHER, RECOVERY, OPERATIONAL].iter().for_each(|key| server.has_u64(key, 4));
     until("the old decision is no longer believed", false);
     until("quorum returns", true);
@@ -1255,8 +1271,9 @@ fn a_ring_that_seems_unannounced_ends_the_connection_and_quorum_returns_with_the
     watcher.stop();
 }
 
-/// While a thread opens a connection to libcmap, no other thread of the process can open one. So an
-/// attempt to connect to a server that has died must end, even if the daemon hangs.
+/// While a thread opens a connection through libcmap, no other thread of the process can open one.
+/// So the ring watch must give up its attempt to connect to a silent server, even while the daemon
+/// hangs.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_ring_watch_that_waits_for_a_hung_daemon_does_not_block_the_ring_watch_of_another_daemon() {
@@ -1267,7 +1284,7 @@ fn a_ring_watch_that_waits_for_a_hung_daemon_does_not_block_the_ring_watch_of_an
     let with_model = |place: &Place| place.watch_with(|builder| builder.model(Model::V1));
     let watcher = with_model(&hung);
     watcher.until_settled(Quorum::Quorate, &[1, 2]);
-    eventually("the names are read", || (!runs_thread("quorum-names")).then_some(()));
+    eventually("the names have been read", || (!runs_thread("quorum-names")).then_some(()));
     cmap.kill();
     let impostor = Impostor::start(&hung.netns, 0, "cmap");
     impostor.wait_taken(1);
@@ -1321,8 +1338,8 @@ fn the_configuration_is_read_again_only_when_it_has_changed() {
     watcher.stop();
 }
 
-/// The ring watch has its own connection, so it may be the only one that meets a silent server. Its
-/// attempt to connect must be cancelled too.
+/// The ring watch has its own connection, so it may be the only part of the actor that connects to a
+/// silent server. Its attempt to connect must be cancelled too.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_silent_server_does_not_end_the_ring_watch() {
@@ -1331,10 +1348,10 @@ fn a_silent_server_does_not_end_the_ring_watch() {
     let _server = Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["quorum", "votequorum"]);
     let cmap = || Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["cmap"]);
     let first = cmap();
-    // With a model, only the ring watch and the reader of the names connect to cmap.
+    // If the model is set, only the ring watch and the thread that reads names connect to cmap.
     let watcher = place.watch_with(|builder| builder.model(Model::V1));
     watcher.until_settled(Quorum::Quorate, &[1, 2]);
-    eventually("the names are read", || (!runs_thread("quorum-names")).then_some(()));
+    eventually("the names have been read", || (!runs_thread("quorum-names")).then_some(()));
     first.kill();
     let mut impostor = Impostor::start(&place.netns, 0, "cmap");
     impostor.wait_taken(1);
@@ -1345,7 +1362,8 @@ fn a_silent_server_does_not_end_the_ring_watch() {
 }
 
 /// After its server has died, the ring watch connects to any server that is listening. If the actor
-/// loses its own connection in the meantime, its attempts wait for the attempt of the ring watch.
+/// also loses its connection to Corosync, its attempts to connect wait until the attempt of the ring
+/// watch has ended.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_ring_watch_that_waits_for_a_silent_server_does_not_prevent_a_connection() {
@@ -1355,7 +1373,7 @@ fn a_ring_watch_that_waits_for_a_silent_server_does_not_prevent_a_connection() {
     let cmap = || Hostile::start_exactly(&place.netns, 0, Ipc::Shm, &["cmap"]);
     let first = (daemon(), cmap());
     let watcher = place.believer();
-    eventually("the names are read", || (!runs_thread("quorum-names")).then_some(()));
+    eventually("the names have been read", || (!runs_thread("quorum-names")).then_some(()));
     first.1.kill();
     let mut impostor = Impostor::start(&place.netns, 0, "cmap");
     impostor.wait_taken(1);

@@ -17,7 +17,7 @@ use crate::support::{
 #[ignore = "needs a C compiler: make test"]
 fn a_hung_initialize_blocks_no_other_thread() {
     own_process!();
-    /// The attempt waits for five seconds. A busy machine may take ten more.
+    /// The second attempt to connect waits for five seconds. A busy machine may take ten more.
     const SLACK: Duration = Duration::from_secs(15);
 
     let fake = Fake::new("hung_initialize");
@@ -31,9 +31,12 @@ fn a_hung_initialize_blocks_no_other_thread() {
     let dropping = thread::spawn(move || drop(dropped));
     let finalizing = thread::spawn(move || finalized.finalize());
     let refused = thread::spawn(move || connect(library));
-    eventually_within(SLACK, "connecting returns", || refused.is_finished().then_some(()));
+    eventually_within(SLACK, "the second attempt to connect returns", || {
+        refused.is_finished().then_some(())
+    });
     assert_eq!(refused.join().unwrap().unwrap_err(), Error::ConnectInProgress);
-    assert!((Duration::from_secs(4)..SLACK).contains(&start.elapsed()), "{:?}", start.elapsed());
+    let elapsed = start.elapsed();
+    assert!((Duration::from_secs(4)..SLACK).contains(&elapsed), "refused after {elapsed:?}");
     eventually_within(SLACK, "closing the other handles returns", || {
         (dropping.is_finished() && finalizing.is_finished()).then_some(())
     });
@@ -41,7 +44,11 @@ fn a_hung_initialize_blocks_no_other_thread() {
     assert_eq!(finalizing.join().unwrap(), Ok(()));
     assert!(!hung.is_finished());
     assert_eq!(fake.calls("quorum_model_initialize"), 3);
-    assert_eq!(fake.calls("quorum_finalize"), 0, "no handle is closed while a connect hangs");
+    assert_eq!(
+        fake.calls("quorum_finalize"),
+        0,
+        "no handle is closed while an attempt to connect hangs"
+    );
 
     fake.unblock("quorum_model_initialize");
     let mut handle = hung.join().unwrap().unwrap();
@@ -62,7 +69,8 @@ fn a_silent_corosync_is_reported_and_the_actor_waits_for_it() {
     let start = Instant::now();
     let watcher = fake.watch();
     assert_eq!(watcher.error(), Error::Unresponsive);
-    assert!(start.elapsed() >= Duration::from_millis(1900), "{:?}", start.elapsed());
+    let elapsed = start.elapsed();
+    assert!(elapsed >= Duration::from_millis(1900), "reported after only {elapsed:?}");
     assert_eq!(fake.calls("quorum_model_initialize"), 1);
     fake.unblock("quorum_model_initialize");
     watcher.until_settled(Quorum::Quorate, &[1, 2, 3]);
@@ -101,7 +109,7 @@ fn the_next_connect_waits_until_the_previous_connection_is_closed() {
     fake.hang_up();
     let changes = watcher.until_lost();
     assert_eq!(changes[changes.len() - 1].current.quorum, Quorum::Unknown);
-    // The actor requested the next connection two seconds earlier.
+    // The error is published two seconds after the actor has requested the next connection.
     let changes = watcher.until("the daemon does not answer", |change| {
         let Connection::Connecting { error, .. } = &change.current.connection else { return false };
         *error == Some(Error::Unresponsive)
@@ -136,7 +144,7 @@ fn stopping_does_not_wait_for_a_connection_that_does_not_close() {
         fake.wait_calls("quorum_finalize", before + 1);
         drop(watcher);
         fake.unblock("quorum_finalize");
-        // The probe may or may not have connected yet.
+        // The probe may or may not have connected, so the number of handles varies.
         eventually("each handle is closed once", || {
             let made = fake.calls("quorum_initialize") + fake.calls("quorum_model_initialize");
             (fake.open_handles() == 0 && fake.calls("quorum_finalize") == made).then_some(())

@@ -1,9 +1,9 @@
-//! Fail-safety on a real daemon: whichever part hangs, the actor does not report quorum for longer
-//! than the lease.
+//! Fail-safety on a real daemon: whichever part hangs, the actor reports quorum for at most the
+//! lease after the last answer.
 //!
-//! A hung daemon delays other threads of the process. So the tests do not assert when they notice a
-//! change: they assert when the handle last reported quorum, or when the actor published the
-//! change.
+//! A hung daemon delays other threads of the process. So the time at which a test notices a
+//! change is not checked, but the time at which the handle last reported quorum, or at which the
+//! actor published the change.
 
 use std::{
     fs::{self, File},
@@ -50,7 +50,11 @@ fn the_lease_of_a_live_daemon_is_renewed() {
         (since.elapsed() > LEASE * 3).then_some(())
     });
     let changes = watcher.rest();
-    assert!(changes.iter().all(|change| change.cause == Cause::Votes), "{}", lines(&changes));
+    assert!(
+        changes.iter().all(|change| change.cause == Cause::Votes),
+        "not only votes: {}",
+        lines(&changes)
+    );
 }
 
 #[test]
@@ -136,8 +140,9 @@ fn readers_lose_quorum_when_the_actor_dies() {
     });
 }
 
-/// While the system is suspended, only the boot-time clock runs. A reader in its own process enters
-/// a time namespace in which this clock is an hour ahead; the other clocks are unchanged.
+/// While the system is suspended, the boot-time clock runs and the monotonic clock does not. To
+/// imitate this, a reader in its own process enters a time namespace in which only the boot-time
+/// clock is an hour ahead.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn readers_lose_quorum_if_the_lease_expires_while_the_system_is_suspended() {
@@ -155,7 +160,7 @@ fn readers_lose_quorum_if_the_lease_expires_while_the_system_is_suspended() {
     // The time namespace of the command's child.
     let of_children = format!("/proc/{}/ns/time_for_children", ahead.id());
     let ours = fs::metadata("/proc/self/ns/time").unwrap().ino();
-    let namespace = eventually("there is a time namespace", || {
+    let namespace = eventually("the command has a time namespace", || {
         let namespace = File::open(&of_children).ok()?;
         (namespace.metadata().unwrap().ino() != ours).then_some(namespace)
     });
@@ -180,7 +185,7 @@ fn readers_lose_quorum_if_the_lease_expires_while_the_system_is_suspended() {
     let flaws = libc::WEXITSTATUS(status);
     assert_eq!(flaws & 3, 0, "1: inquorate before; 2: cannot enter the namespace");
     assert_eq!(flaws, 0, "4: a reader saw quorum an hour after the last answer");
-    assert!(watcher.quorum.is_quorate(), "in this process no time has passed");
+    assert!(watcher.quorum.is_quorate(), "in this process the lease has not expired");
 }
 
 #[test]
@@ -206,7 +211,7 @@ fn a_guard_drops_its_work_when_quorum_is_lost() {
     });
 }
 
-/// The fake daemon reports changes but does not answer.
+/// The fake daemon sends notifications but does not answer requests.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_daemon_that_sends_but_does_not_answer_is_not_believed() {
@@ -237,7 +242,7 @@ fn a_daemon_that_sends_but_does_not_answer_is_not_believed() {
     watcher.until_quorum(Quorum::Quorate);
 }
 
-/// After the decision, the answer to a probe is that there is no quorum. In a real daemon
+/// A probe after the decision receives the answer that there is no quorum. In a real daemon
 /// votequorum gives this answer; in the fake daemon, the quorum service does.
 #[test]
 #[ignore = "needs a C compiler: make test"]

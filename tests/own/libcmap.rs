@@ -74,7 +74,8 @@ fn one_warning_says_what_is_missing_and_when_a_model_must_be_set() {
     assert_contains(warning, &["Corosync 2", "QuorumBuilder::model(Model::V0)"]);
 }
 
-/// With a model, nothing is assumed about the daemon, so the warning mentions no model.
+/// If the model is set, the actor assumes nothing about the daemon, so the warning mentions no
+/// model.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn with_a_model_one_warning_says_what_is_missing() {
@@ -82,11 +83,11 @@ fn with_a_model_one_warning_says_what_is_missing() {
     let warnings = warnings(|builder| builder.model(Model::V0));
     let [warning] = &warnings[..] else { panic!("not exactly one warning: {warnings:#?}") };
     assert_contains(warning, &ALWAYS);
-    assert!(!warning.contains("Model::V0"), "{warning}");
+    assert!(!warning.contains("Model::V0"), "the warning mentions a model: {warning}");
 }
 
-/// If libcmap were reported as missing, Corosync 3 would be assumed, and the ring would not be
-/// watched.
+/// If libcmap were reported as missing, the actor would assume Corosync 3 and would not watch the
+/// ring.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_lack_of_descriptors_is_not_reported_as_a_missing_libcmap() {

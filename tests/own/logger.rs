@@ -1,4 +1,4 @@
-//! A logger that blocks. The logger is process-wide, so this file has one test.
+//! A logger that blocks. The logger is process-wide, so the test runs in its own process.
 
 use std::sync::{
     atomic::{AtomicBool, Ordering},
@@ -15,7 +15,7 @@ use crate::support::{FakeLibquorum, connected, eventually, fake_source, quorate}
 /// Blocks while the other end of its channel exists.
 struct Blocking {
     blocked: Mutex<Option<mpsc::Receiver<()>>>,
-    /// Whether the gain was logged. After that the actor logs nothing more.
+    /// Whether the gain was logged. After the gain, the actor logs nothing until the loss.
     has_logged_gain: AtomicBool,
 }
 

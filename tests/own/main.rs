@@ -1,6 +1,6 @@
 //! The tests that need their own process: they count its descriptors, threads or memory, end it,
-//! set its logger or its metrics recorder, or leave a thread hanging in libquorum, which blocks
-//! every other connection of the process.
+//! set its logger or its metrics recorder, or leave a thread hanging in libquorum, which prevents
+//! the process from opening any other connection.
 //!
 //! Each test begins with `own_process!()`, which runs it alone in a new process of this program, or
 //! starts its own processes. So these tests also run in parallel.

@@ -75,7 +75,7 @@ fn events_are_recorded_as_metrics() {
         assert_eq!(value("quorum_changes_total{cause=\"connected\"}"), 1.0);
         let contact = value("quorum_last_contact_timestamp_seconds");
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        assert!((contact - now.as_secs_f64()).abs() < 60.0, "{contact}");
+        assert!((contact - now.as_secs_f64()).abs() < 60.0, "the last contact was at {contact}");
         assert!(value("quorum_probe_round_trip_seconds_count") >= 1.0);
         let member = |id, node, local| {
             value(&format!(
@@ -90,7 +90,7 @@ fn events_are_recorded_as_metrics() {
         let slow = Slow::start_in_arbiter(&Arbiter::new().handle(), |_| Slow(Some(until)));
         let id = quorum.subscribe(slow.clone().recipient());
         assert_eq!(value("quorum_subscribers"), 1.0);
-        // More changes than are kept for a slow subscriber.
+        // These are more changes than are kept for a slow subscriber.
         for _ in 0..1_000 {
             cluster.partition(&[&[1], &[2, 3]]).unwrap();
             cluster.heal();

@@ -34,7 +34,7 @@ fn a_node_without_a_name_gets_the_host_name_in_its_address() {
     let watcher = Watcher::start(&node.netns);
     watcher.until_settled(Quorum::Quorate, &[1]);
     let named = || (names(&watcher) == [(1, "localhost".to_owned())]).then_some(());
-    eventually("the node has this name", named);
+    eventually("the node has the name localhost", named);
 }
 
 #[test]
@@ -52,8 +52,8 @@ fn a_node_without_any_name_has_none_until_a_reload_adds_one() {
     eventually("the name is read", named);
 }
 
-/// The test imitates the libcmap of Corosync 2: it removes the function that Corosync 3 added from
-/// a copy of the installed libcmap.
+/// The test imitates the libcmap of Corosync 2: in a copy of the installed libcmap, it renames the
+/// function that only Corosync 3 has.
 #[test]
 #[ignore = "needs root, corosync and a C compiler: make test"]
 fn the_names_are_read_through_a_libcmap_of_corosync_2() {
@@ -62,13 +62,13 @@ fn the_names_are_read_through_a_libcmap_of_corosync_2() {
     let mut library = fs::read(installed.trim()).unwrap();
     let name = b"\0cmap_initialize_map\0";
     let place = library.windows(name.len()).position(|bytes| bytes == name).unwrap();
-    // A lookup of the old name then finds nothing.
+    // A lookup of the original name then finds nothing.
     library[place + name.len() - 2] = b'_';
     let directory = TempDir::new();
     let path = directory.path().join("libcmap.so.4");
     fs::write(&path, library).unwrap();
-    // From now on, this process uses this library when it loads `libcmap.so.4`. SAFETY: it is the
-    // installed library, which has no initializers that matter here.
+    // From now on, this process uses the copy when it loads `libcmap.so.4`. SAFETY: the copy has the
+    // code of the installed library, whose initializers do not matter here.
     let library = unsafe { libloading::Library::new(&path) }.unwrap();
     // SAFETY: the function is not called.
     let missing = unsafe { library.get::<extern "C" fn()>("cmap_initialize_map") };

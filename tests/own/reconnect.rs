@@ -1,5 +1,5 @@
-//! Fifty deaths of Corosync in a row: each is published within two seconds, the actor reconnects,
-//! and the process does not use more descriptors or memory.
+//! Fifty deaths of Corosync in a row: each is published within two seconds, the actor reconnects
+//! each time, and the process does not use more and more descriptors or memory.
 
 use std::time::{Duration, SystemTime};
 
@@ -38,7 +38,7 @@ fn fifty_deaths(ipc: Ipc) {
         (0..1100).for_each(|n| flipper.flip(n % 2 == 1));
     });
     watcher.until("the last flip", |change| change.current.sequence >= 1100);
-    // Notifications of flips that have not arrived yet are lost when the daemon dies.
+    // If some notifications of flips have not arrived yet, the death of the daemon discards them.
     node.corosync.kill();
     watcher.until_lost();
     node.corosync.start();
@@ -56,7 +56,7 @@ fn fifty_deaths(ipc: Ipc) {
         let last = changes.last().unwrap();
         // The actor may have noticed the death before this process reaped the daemon.
         let took = last.current.changed_at.duration_since(dead).unwrap_or_default();
-        assert!(took < AT_ONCE, "cycle {cycle}: {took:?}");
+        assert!(took < AT_ONCE, "cycle {cycle}: published after {took:?}");
         assert!(last.is_loss(), "cycle {cycle}: {}", lines(&changes));
         assert_eq!(last.current.quorum, Quorum::Unknown);
         assert!(!watcher.quorum.is_quorate());
@@ -84,19 +84,19 @@ fn fifty_deaths(ipc: Ipc) {
     }
     let (fds, rss, heap) = before.unwrap();
     eventually("as many descriptors are open as before", || (open_fds() == fds).then_some(()));
-    // A leaked connection would be 1 MiB of heap and 3 MiB of mappings. Two hundred deaths in a row
+    // A leaked connection would take 1 MiB of heap and 3 MiB of mappings. Two hundred deaths in a row
     // take some 200 bytes of heap each, which belong to the harness. Resident memory varies with
     // the stacks of ended threads that the C library keeps; a dispatch touches 1 MiB of a stack.
     let fits = |(heap_now, rss_now)| heap_now < heap + 1_048_576 && rss_now < rss + 6144;
-    eventually("no more heap or memory is used than before", || {
+    eventually("heap and resident memory have hardly grown", || {
         let now = (heap_in_use(), rss_kib());
         if !fits(now) {
             eprintln!("bytes of heap and KiB resident: {now:?}, before {:?}", (heap, rss));
         }
         fits(now).then_some(())
     });
-    // Nothing is left of a killed server, except for a connection that is closed while its server
-    // dies, such as the one that reads names.
+    // No files of a killed server are left, except for those of a connection that was being closed
+    // when the server died, such as the one that reads names.
     for entry in dev_shm_entries(std::process::id()) {
         if entry.starts_with(&format!("qb-{}-", node.corosync.pid())) {
             continue;

@@ -25,8 +25,8 @@ use crate::support::{
 const LEASE: Duration = Duration::from_secs(2);
 
 /// How long the handle may take to report what the daemon reports: the tick, the interval of the
-/// observer, and some time for a loaded machine. It is less than the lease, which would hide the
-/// delay.
+/// observer, and some time for a loaded machine. It is shorter than the lease, because the end of
+/// the lease would hide a longer delay.
 const LAG: Duration = Duration::from_millis(1500);
 
 /// A small random generator with a seed, good enough for the faults.
@@ -51,9 +51,10 @@ struct Seen {
     answers: AtomicU64,
     inquorate: AtomicU64,
     disagreements: AtomicU64,
-    /// How often a node was exclusive.
+    /// How many times an observer saw an exclusive node.
     exclusive: AtomicU64,
-    /// How often a node was exclusive after another node was quorate on a later ring without it.
+    /// How many times an observer saw an exclusive node although another node was quorate on a later
+    /// ring without it.
     violations: AtomicU64,
     ended: AtomicBool,
 }
@@ -119,8 +120,8 @@ fn observe(seen: &Seen, quorum: &QuorumHandle) {
             } else {
                 seen.inquorate.fetch_add(1, Ordering::Relaxed);
                 let since = *inquorate_since.get_or_insert_with(Instant::now);
-                // The daemon reported no quorum before and after the handle was read, and all the
-                // time for LAG.
+                // The daemon reported no quorum before and after the handle was read, and in every
+                // answer for longer than LAG.
                 if is_quorate && since.elapsed() > LAG {
                     seen.disagreements.fetch_add(1, Ordering::Relaxed);
                     eprintln!(
@@ -294,7 +295,7 @@ fn soak(transport: Transport, duration: Duration, random: &mut Random, seed: u64
                 cluster.resume(peer);
             }
             _ => {
-                // The node that executes it may be busy, or forming a ring.
+                // The reload may fail, because the node may be busy or forming a ring.
                 let _ = cluster.node(id).corosync.tool("corosync-cfgtool", &["-R"]);
             }
         }

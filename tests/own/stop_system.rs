@@ -1,5 +1,5 @@
-//! The policy that ends the process, in separate processes, on the simulated cluster and in real
-//! time.
+//! The policy `StopSystem`, which ends the process. Each case runs in a separate process, on the
+//! simulated cluster and in real time.
 
 use std::{
     os::unix::process::ExitStatusExt,
@@ -169,7 +169,7 @@ fn a_main_that_receives_the_code_ends_normally() {
     let case = || {
         let runner = System::new();
         let cluster = Cluster::new(3);
-        // Longer than the test waits.
+        // The grace is longer than the test waits.
         let policy = policy().grace(BOUND * 10);
         let _quorum = runner.block_on(watched(&cluster, policy));
         runner.block_on(async { cluster.crash(1).unwrap() });

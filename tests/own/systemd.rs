@@ -1,5 +1,5 @@
 //! The messages that systemd receives from a service. Each service is a separate process, because
-//! its environment contains the socket. It runs on the simulated cluster, in real time.
+//! its environment contains the address of the socket. It runs on the simulated cluster, in real time.
 
 use std::{
     fs,
@@ -25,8 +25,8 @@ use crate::support::{
 /// How long the service may take to feed its watchdog.
 const WATCHDOG: Duration = Duration::from_millis(400);
 
-/// Executes the lines of its standard input, and prints a line after each. Nothing else runs on
-/// this arbiter between the orders of one line.
+/// Executes the orders in each line of standard input, and then prints that the line is done.
+/// Between the orders of one line, nothing else runs on this arbiter.
 fn serve(policy: Systemd, cluster: Cluster) {
     System::new().block_on(async {
         let arbiter = Arbiter::new();
@@ -159,7 +159,7 @@ impl Service {
         let mut buffer = [0; 4096];
         while let Ok(len) = self.socket.recv(&mut buffer) {
             let message = String::from_utf8_lossy(&buffer[..len]);
-            assert!(!message.contains("WATCHDOG"), "{message}");
+            assert!(!message.contains("WATCHDOG"), "the watchdog was fed: {message}");
         }
         self.socket.set_read_timeout(Some(DEADLINE)).unwrap();
     }
@@ -186,7 +186,10 @@ fn ready_status_and_stopping_are_sent_in_this_order() {
         let test = "ready_status_and_stopping_are_sent_in_this_order";
         let mut service = Service::start(test, "plain", socket, None);
         let mut messages = service.until("READY=1\n");
-        assert!(messages[0].starts_with("STATUS=unknown: "), "{messages:?}");
+        assert!(
+            messages[0].starts_with("STATUS=unknown: "),
+            "the first status is unknown: {messages:?}"
+        );
         let ready = messages.last().unwrap();
         assert!(ready.starts_with("STATUS=quorate: ring "), "the status gives the reason: {ready}");
         service.order("lose");
@@ -198,11 +201,14 @@ fn ready_status_and_stopping_are_sent_in_this_order() {
         messages.extend(lost);
         service.order("regain");
         messages.extend(service.until("STATUS=quorate: ring "));
-        assert!(!messages.concat().contains("STOPPING"), "{messages:?}");
+        assert!(
+            !messages.concat().contains("STOPPING"),
+            "the service is not stopping yet: {messages:?}"
+        );
         service.order("stop");
         messages.extend(service.until("STOPPING=1\n"));
         let lines = messages.concat();
-        assert_eq!(lines.matches("READY=1\n").count(), 1, "{lines}");
+        assert_eq!(lines.matches("READY=1\n").count(), 1, "READY is sent once: {lines}");
         assert!(!lines.contains("WATCHDOG"), "no watchdog is configured: {lines}");
     }
 }
@@ -215,7 +221,10 @@ fn a_service_that_never_had_quorum_is_ready_and_feeds_its_watchdog() {
         "without_quorum",
     );
     let messages = service.until("READY=1\n");
-    assert!(messages.last().unwrap().starts_with("STATUS=inquorate"), "{messages:?}");
+    assert!(
+        messages.last().unwrap().starts_with("STATUS=inquorate"),
+        "the service is ready without quorum: {messages:?}"
+    );
     service.is_fed();
 }
 
@@ -281,8 +290,8 @@ fn a_loss_while_the_service_is_busy_is_reported() {
     service.until("STATUS=unknown");
 }
 
-/// The service is busy until the lease of a stuck actor has expired. Its late reports of earlier
-/// changes end with a report of quorum, so the loss must be reported after them.
+/// The service is busy until the lease of a stuck actor has expired, so it reports the earlier
+/// changes late. The last of these reports is quorum, so the loss must be reported after it.
 #[test]
 fn a_loss_is_reported_even_after_late_reports_of_earlier_changes() {
     run_case(CASES);
@@ -326,9 +335,12 @@ fn the_unit_file_in_the_guide_is_valid() {
     let (unit, _) = unit.split_once("```\n").expect("the guide contains the end of the unit file");
     let directory = TempDir::new();
     let path = directory.path().join("replicator.service");
-    // The program of the unit must exist.
+    // systemd-analyze also checks that the program exists.
     fs::write(&path, unit.replace("/usr/local/bin/replicator", "/bin/true")).unwrap();
     let output = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
     let complaints = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && complaints.is_empty(), "{complaints}");
+    assert!(
+        output.status.success() && complaints.is_empty(),
+        "systemd-analyze complains: {complaints}"
+    );
 }

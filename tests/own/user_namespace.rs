@@ -1,4 +1,5 @@
-//! Corosync seen from a separate user namespace, in which the host's root is an unmapped user.
+//! The error for a server that runs as an unmapped user, which is how the host's root appears in a
+//! separate user namespace.
 
 use std::{env, process::Command};
 
