@@ -305,7 +305,7 @@ fn the_history_returns_its_last_changes_and_the_states_before_the_latest() {
         assert_eq!(found(sequence), Some(sequence));
     }
     for sequence in [2, latest, latest + 1] {
-        assert_eq!(found(sequence), None, "{sequence}");
+        assert_eq!(found(sequence), None, "the state {sequence}");
     }
 }
 
@@ -358,7 +358,7 @@ fn every_live_subscriber_receives_stopped_after_the_registry_is_dropped() {
         }
         for (n, probe) in probes.iter_mut().enumerate() {
             assert!(probe.next().await.is_gain());
-            // Every other subscriber is idle, and another message blocks its arbiter.
+            // Every second subscriber becomes idle. Then another message blocks its arbiter.
             if n % 2 == 0 {
                 probe.stuck.store(false, Ordering::Release);
                 let addr = probe.addr.clone().unwrap();
@@ -385,7 +385,7 @@ fn every_live_subscriber_receives_stopped_after_the_registry_is_dropped() {
     });
 }
 
-/// A user's waker, as from an executor that runs an actor.
+/// A waker of the user, such as that of an executor that runs an actor.
 struct Waking(Box<dyn Fn() + Send + Sync>);
 
 impl Wake for Waking {
@@ -586,7 +586,7 @@ fn resend_replaces_the_waiting_message_with_the_current_state() {
         flip(&shared, 1);
         let change = probe.next().await;
         assert_eq!((change.previous.sequence, change.current.sequence), (4, 5));
-        // The same with an empty mailbox.
+        // The same happens if the mailbox is empty.
         assert!(shared.registry.resend(id));
         assert_eq!(probe.next().await.cause, Cause::Subscribed);
         shared.registry.unsubscribe(id);
@@ -686,8 +686,8 @@ fn nothing_is_handled_after_unsubscribing() {
         assert!(shared.registry.unsubscribe(id));
         flip(&shared, 10);
         probe.stuck.store(false, Ordering::Release);
-        // The mailbox keeps the order: the answer arrives after everything that was queued before
-        // it.
+        // The mailbox keeps the order of messages: the answer to this one arrives after all earlier
+        // messages have been handled.
         addr.send(Barrier).await.unwrap();
         assert!(probe.received.try_recv().is_err());
     });
@@ -744,8 +744,8 @@ fn a_subscriber_that_keeps_all_its_messages_receives_every_change() {
             assert_eq!(kept, Some(n));
             flip(&shared, 1);
         }
-        // After the last of these changes no publisher is running, so the subscriber itself must
-        // send each next message.
+        // After the last of these changes no publisher is running, so each further message must be
+        // sent from the subscriber's thread.
         flip(&shared, 100);
         for n in 101..=201 {
             let kept = tokio::time::timeout(DEADLINE, received.recv()).await.unwrap();
@@ -763,7 +763,7 @@ fn an_exhausted_task_budget_does_not_stop_delivery() {
     System::with_tokio_rt(|| runtime().unwrap()).block_on(async {
         let shared = connected();
         let mut probe = subscriber();
-        // The publisher exhausts its budget with messages that are ready.
+        // The publisher's task exhausts its budget with messages that are ready.
         let (sender, mut ready) = mpsc::unbounded_channel();
         (0..1000).for_each(|n| sender.send(n).unwrap());
         for _ in 0..1000 {
@@ -774,7 +774,8 @@ fn an_exhausted_task_budget_does_not_stop_delivery() {
         probe.next().await;
     });
     System::with_tokio_rt(|| runtime().unwrap()).block_on(async {
-        // A subscriber on the same runtime exhausts its budget while it catches up.
+        // The task of a subscriber on the same runtime exhausts its budget while the subscriber
+        // catches up.
         let shared = connected();
         let (sender, received) = mpsc::unbounded_channel();
         let stuck = Arc::new(AtomicBool::new(false));
@@ -803,7 +804,8 @@ fn no_subscriber_is_kept_alive_after_the_actor_has_stopped() {
     });
 }
 
-/// A message that the subscriber keeps also keeps the subscription alive.
+/// Each message that the subscriber keeps also keeps the subscription alive, and the subscription
+/// must not keep the subscriber alive.
 #[test]
 fn a_subscriber_that_holds_its_last_message_is_freed_after_the_actor_has_stopped() {
     run(async {

@@ -579,14 +579,15 @@ mod tests {
     #[test]
     fn a_ring_without_an_announcement_is_not_reported_while_the_old_decision_is_believed() {
         let (mut watched, shown_at) = with_two_rings_and_one_announcement();
-        // As with a `settle_grace` of one minute.
+        // This is the deadline with a `settle_grace` of one minute.
         let until = at(shown_at + CONSENSUS + 60_000);
         watched.evidence.until = Some(until);
         let lacks_at = first_lack(&mut watched, shown_at, 100_000).unwrap();
         assert!(at(lacks_at) >= until && at(lacks_at - 100) < until);
     }
 
-    /// While the daemon is still forming a ring, a new connection would report the old one.
+    /// While the daemon is still forming a ring, a new connection would report the old
+    /// ring.
     #[test]
     fn no_announcement_is_missing_while_the_daemon_is_not_in_operational() {
         // The daemon has left its ring.
@@ -663,7 +664,7 @@ mod tests {
             watched.read(n * 100);
             assert_eq!(watched.state(), RingState::Gather);
         }
-        // That ring forms as well.
+        // The ring of this recovery forms as well.
         watched.counters.operational_entered += 1;
         watched.decide(21, 20_050);
         (201..=203).for_each(|n| watched.read(n * 100));
@@ -763,7 +764,10 @@ mod tests {
                 watched.evidence.until().is_some()
             })
             .collect();
-        assert!(believed.is_sorted() && believed.contains(&true), "{believed:?}");
+        assert!(
+            believed.is_sorted() && believed.contains(&true),
+            "whether each read was believed: {believed:?}"
+        );
     }
 
     /// Returns a daemon that has formed three rings, read every 100 ms for 3 s.
@@ -790,21 +794,21 @@ mod tests {
             recovery_entered: operational_entered,
             recovery_token_lost: 0,
         };
-        // A read may see only some of the counters cleared.
+        // A read may show only some of the counters as cleared.
         for first in [cleared(0, 0, 0), cleared(3, 0, 0), cleared(3, 3, 0), cleared(3, 3, 1)] {
             let mut watched = read_for_three_seconds();
             (watched.counters, watched.tokens) = (first, 0);
             for cleared_at in [3_100, 6_000] {
                 watched.read(cleared_at);
                 let until = Some(at(cleared_at + CONSENSUS + GRACE));
-                assert_eq!(watched.evidence.until(), until, "{first:?}");
+                assert_eq!(watched.evidence.until(), until, "first cleared to {first:?}");
                 assert_eq!(watched.evidence.exclusive_until(), None);
                 watched.counters = RingCounters::default();
                 for n in cleared_at / 100 + 1..cleared_at / 100 + 29 {
                     watched.read(n * 100);
                     assert_eq!(watched.state(), RingState::Operational);
                     let is_exclusive = watched.evidence.exclusive_until().is_some();
-                    assert_eq!(is_exclusive, n * 100 > cleared_at + TOKEN + CONSENSUS, "{n}");
+                    assert_eq!(is_exclusive, n * 100 > cleared_at + TOKEN + CONSENSUS, "read {n}");
                 }
                 // The second time the counters are already zero, so only the tokens show the
                 // clearing.
@@ -813,7 +817,7 @@ mod tests {
         }
     }
 
-    /// A decision that waited while the daemon was stopped may be as old as the beginning of the
+    /// A decision that waited while the daemon was suspended may be as old as the beginning of the
     /// gap in the answers, although the counters were cleared after the gap.
     #[test]
     fn counters_cleared_soon_after_a_gap_do_not_make_the_decision_younger() {
@@ -992,7 +996,7 @@ mod tests {
             // ring.
             watched.connection += 1;
             watched.read(decided_at + CONSENSUS / 2 + 100);
-            assert!(watched.evidence.is_settled(), "{seq}");
+            assert!(watched.evidence.is_settled(), "ring {seq}");
         }
     }
 
@@ -1014,7 +1018,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_proves_its_ring_unless_the_daemon_may_have_been_stopped() {
+    fn a_decision_proves_its_ring_unless_the_daemon_may_have_been_suspended() {
         let decided_after = |last_read: u64| {
             let mut watched = Watched::for_ms(3_000);
             watched.gather();
@@ -1037,7 +1041,7 @@ mod tests {
         assert!(watched.evidence.exclusive_until() > until);
         // The daemon did not answer for three quarters of the token timeout.
         assert_eq!(decided_after(3_500).evidence.exclusive_until(), None);
-        // The daemon continues after a stop, and answers before it passes on the waiting messages.
+        // The daemon is resumed, and answers before it passes on the waiting messages.
         let mut woken = Watched::for_ms(3_000);
         woken.read(6_000);
         woken.operational();

@@ -1,11 +1,12 @@
-//! A room (a top-level module of `src`) uses only the rooms before it: see CONTRIBUTING.md.
+//! A room (a top-level module of `src`) uses only the rooms before it in `ROOMS`: see
+//! CONTRIBUTING.md.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// From the lowest to the highest. A room uses itself and the rooms before it.
+/// The rooms, from the lowest to the highest. A room uses itself and the rooms before it.
 const ROOMS: [&[&str]; 9] = [
     // The modules that every room may use.
     &["error", "foreign", "sync"],

@@ -18,7 +18,7 @@ const POLICY: BeliefPolicy = BeliefPolicy {
     trust_two_node: true,
 };
 
-/// Returns the time `ms` milliseconds after the beginning.
+/// Returns the time `ms` milliseconds after the beginning of the test.
 fn at(ms: u64) -> Now {
     let moment = Moment::default().after(Duration::from_millis(ms));
     Now { wall: SystemTime::UNIX_EPOCH, moment }
@@ -157,7 +157,7 @@ fn a_lost_connection_makes_quorum_unknown_and_breaks_continuity() {
     assert!(change.is_loss());
     assert_eq!(fold.now().quorum, Quorum::Unknown);
     assert_eq!(fold.now().connection, Connection::Disconnected { error: LOST });
-    assert_eq!(fold.now().members, ids(&[1, 2, 3]), "the last known members");
+    assert_eq!(fold.now().members, ids(&[1, 2, 3]), "the last known members are kept");
     assert_eq!(change.current.epoch, change.previous.epoch + 1);
 }
 
@@ -234,10 +234,10 @@ fn nodes_that_were_away_break_continuity_if_they_have_a_majority() {
     fold.change(quorum(9, true, &[1, 2, 3, 4, 5]));
     fold.report_votes(&[1, 2, 3, 4, 5]);
     let change = fold.change(nodelist(17, &[1, 2, 3, 4, 5], &[1, 2, 3], &[1, 2, 3]));
-    assert_eq!(change.current.epoch, 1, "1, 2 and 3 may have had quorum without this node");
+    assert_eq!(change.current.epoch, 1, "nodes 1, 2 and 3 may have had quorum without this node");
     fold.change(quorum(17, true, &[1, 2, 3, 4, 5]));
     let change = fold.change(nodelist(21, &[1, 2, 3, 4, 5], &[1, 2], &[1, 2]));
-    assert_eq!(change.current.epoch, 1, "1 and 2 have no majority");
+    assert_eq!(change.current.epoch, 1, "nodes 1 and 2 have no majority");
 }
 
 /// Returns the tracker of one of five quorate nodes. Node 5 has left and is in the next ring again.
@@ -296,7 +296,7 @@ fn continuity_is_checked_for_each_ring_since_the_last_votes() {
 fn a_membership_without_a_decision_breaks_continuity() {
     let mut fold = Fold::with_votes();
     let change = fold.change(nodelist(13, &[3], &[], &[1, 2]));
-    assert_eq!(change.current.epoch, 1, "1 and 2 may be quorate");
+    assert_eq!(change.current.epoch, 1, "nodes 1 and 2 may be quorate");
     let change = fold.change(nodelist(17, &[1, 2, 3], &[1, 2], &[]));
     assert_eq!(change.current.epoch, change.previous.epoch + 1);
     fold.change(quorum(17, true, &[1, 2, 3]));
@@ -452,7 +452,8 @@ fn a_lease_that_expired_unnoticed_breaks_continuity() {
     fold.no_change_at(7_000, answered(6_900, true));
 }
 
-/// Readers have seen that the lease ended. The daemon may have been stopped since the request.
+/// Readers have seen that the lease ended. The daemon may have been suspended after
+/// the request.
 #[test]
 fn a_lease_that_has_ended_is_renewed_only_by_an_answer_to_a_later_request() {
     let mut fold = Fold::quorate();
@@ -507,7 +508,8 @@ fn a_decision_about_another_membership_counts_only_for_settle_grace() {
     assert!(fold.change_at(8_100, quorum(13, true, &[1, 2])).is_gain());
 }
 
-/// The first nodelist of this connection is for ring 13, and the decision about ring 9 is too old.
+/// The first nodelist of this connection is about ring 13, so a decision about ring 9 is too
+/// old.
 #[test]
 fn a_decision_about_another_ring_does_not_count_on_a_new_connection() {
     let mut fold = Fold::new();
@@ -568,7 +570,7 @@ fn a_gain_is_published_once_quorum_has_lasted_for_stable_after() {
     );
 }
 
-/// The lease expired before it was extended, and readers may have seen that.
+/// The lease expired before it was renewed, and readers may have seen that.
 #[test]
 fn a_lapse_of_the_lease_begins_a_new_epoch() {
     let mut fold = Fold::quorate();
@@ -679,7 +681,7 @@ fn votes_show_which_nodes_can_be_removed() {
     assert_eq!(fold.now().quorate_without(&[NodeId(1)]), Some(false));
     assert_eq!(fold.now().quorate_without(&[NodeId(9)]), Some(true));
 
-    // Far more votes than votequorum can count.
+    // These are far more votes than votequorum can count.
     let members = vec![(NodeId(1), u32::MAX), (NodeId(2), 2), (NodeId(3), 1)];
     let votes = Votes { total: 5, quorum: 3, members, ..Votes::default() };
     let answer = Answer { asked_at, quorate: true, votes: Some(votes), local };
@@ -771,8 +773,8 @@ fn read(ms: u64, rings: u64, tokens: u64) -> Event {
     }))
 }
 
-/// Returns the tracker of a quorate node of three after these first notifications, whose daemon has
-/// formed a ring that no notification announced, and stayed in it for ten seconds after that.
+/// Returns the tracker of one of three quorate nodes. After these first notifications, the daemon
+/// has formed a ring that no notification announced, and has stayed in that ring for ten seconds.
 fn unannounced(has_provider: bool, first: &[Event]) -> Fold {
     let mut fold = Fold::with(BeliefPolicy { lease: Duration::from_secs(60), ..POLICY });
     fold.change(Event::Connected { has_provider, asked_at: at(0).moment, watched: true });
@@ -830,7 +832,11 @@ fn after_a_missing_announcement_only_a_decision_about_the_current_ring_is_believ
         for n in 121..=130 {
             fold.0.apply(read(n * 100, rings, n), at(n * 100));
         }
-        assert_eq!(fold.now().quorum, expected, "{listed} {decided} {rings}");
+        assert_eq!(
+            fold.now().quorum,
+            expected,
+            "nodelist {listed}, decision {decided}, {rings} rings"
+        );
     }
 }
 
@@ -851,7 +857,7 @@ fn reads_from_a_lost_connection_are_ignored_on_the_next_one() {
         for n in 1..=10 {
             fold.0.apply(read(12_100 + n * 100, 1, n), at(12_100 + n * 100));
         }
-        assert_eq!(fold.now().quorum, Quorum::Quorate, "{lost:?}");
+        assert_eq!(fold.now().quorum, Quorum::Quorate, "after {lost:?}");
     }
 }
 
@@ -926,12 +932,12 @@ fn exclusive() -> Fold {
 #[test]
 fn the_token_was_last_seen_at_the_first_of_the_last_two_reads() {
     assert_eq!(Fold::quorate().0.token_seen(), None);
-    // The token and consensus timeouts and `settle_grace`.
+    // This is the sum of the token timeout, the consensus timeout and `settle_grace`.
     let believed_for = Duration::from_millis(1_000 + 1_200 + 1_000);
     assert_eq!(exclusive().0.token_seen(), Some((at(1_900).moment, believed_for)));
 }
 
-/// A daemon that answered before the deadline of the ring may have been stopped since then.
+/// A daemon that answered before the deadline of the ring may have been suspended since then.
 #[test]
 fn an_answer_from_before_the_deadline_of_the_ring_does_not_extend_the_lease_after_that_deadline() {
     let mut fold = exclusive();

@@ -1,4 +1,5 @@
-//! The ring ends while the daemon is alive: three real nodes that lose packets.
+//! Three real nodes: the flags of their quorum devices, a ring that ends while its daemons are
+//! alive, and fencing tokens.
 
 use actix_quorum::{FencingToken, NodeId, Quorum, VoteFlags};
 
@@ -12,15 +13,16 @@ fn exclusive(watcher: &Watcher) -> FencingToken {
     })
 }
 
-/// With `master_wins` the partition of any node with the quorum device is quorate
-/// (`check_qdevice_master` in `exec/votequorum.c`), so node 1 must know of every such node.
+/// With `master_wins` a partition is quorate if any of its nodes has the quorum device
+/// (`check_qdevice_master` in `exec/votequorum.c`), so node 1 must know whether any other node has
+/// it.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn master_wins_is_reported_even_if_only_other_members_have_a_quorum_device() {
     let cluster = Cluster::start_with_device(3, Algorithm::Lms, |config| {
         config.device.as_mut().unwrap().master_wins = true;
     });
-    // The device's client ends with the daemon, and is not started again.
+    // The client of the quorum device on node 1 ends with the daemon, and is not started again.
     let corosync = &cluster.node(1).corosync;
     corosync.kill();
     corosync.start();
@@ -34,8 +36,8 @@ fn master_wins_is_reported_even_if_only_other_members_have_a_quorum_device() {
     eventually("the devices of the others are known", others);
     assert_eq!(has_device(1), Some(false));
     let wins = || one.quorum.snapshot().votes.as_ref().unwrap().flags;
-    assert!(wins().contains(VoteFlags::QDEVICE_MASTER_WINS), "{:?}", wins());
-    // A node that has left may still have its device.
+    assert!(wins().contains(VoteFlags::QDEVICE_MASTER_WINS), "the flags are {:?}", wins());
+    // A node that has left may still have its device, so `master_wins` is still reported.
     for id in [2, 3] {
         cluster.node(id).corosync.kill();
     }
@@ -44,7 +46,7 @@ fn master_wins_is_reported_even_if_only_other_members_have_a_quorum_device() {
         let now = one.quorum.snapshot();
         now.votes.as_ref().filter(|votes| votes.members.len() == 1).map(|_| ())
     });
-    assert!(wins().contains(VoteFlags::QDEVICE_MASTER_WINS), "{:?}", wins());
+    assert!(wins().contains(VoteFlags::QDEVICE_MASTER_WINS), "the flags are {:?}", wins());
 }
 
 /// Node 1 must read the flags of node 2, because the votes and node 1's own flags stay the same.
@@ -97,7 +99,7 @@ fn an_excluded_node_is_never_exclusive_and_soon_not_quorate() {
     assert!(after > during, "{after} after {during}");
 }
 
-/// A fault of node 3 in a round, and its repair.
+/// The name of a round, a fault of node 3, and the repair of this fault.
 type Round = (&'static str, fn(&Cluster), fn(&Cluster));
 
 const ROUNDS: [Round; 5] = [

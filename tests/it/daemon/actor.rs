@@ -28,13 +28,16 @@ fn watched() -> (Node, Watcher) {
 }
 
 /// If a read is late when the counters are cleared, the next read uses a new connection. Then the
-/// actor cannot tell a clearing from a lost ring, so quorum ends until it has connected again.
+/// actor cannot distinguish the cleared counters from a lost ring, so quorum ends until the actor
+/// has connected again.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn cleared_counters_of_the_daemon_end_only_exclusivity() {
     let (node, watcher) = watched();
     node.corosync.tool_ok("corosync-cmapctl", &["-C", "totem"]);
-    eventually("the node is not exclusive", || (!watcher.quorum.is_exclusive()).then_some(()));
+    eventually("the node is no longer exclusive", || {
+        (!watcher.quorum.is_exclusive()).then_some(())
+    });
     let mut is_lost = false;
     eventually("the node is exclusive again", || {
         let now = watcher.quorum.snapshot();
@@ -62,8 +65,8 @@ fn a_subscriber_receives_the_current_state_first() {
 }
 
 /// A thousand real changes of quorum arrive complete and in order on another arbiter. Of three more
-/// subscribers, the first never returns from its handler, the second panics and the third has
-/// ended.
+/// subscribers, the first does not return from its handler, the second panics and the third has
+/// already ended.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_thousand_changes_arrive_complete_and_in_order_despite_bad_subscribers() {
@@ -79,7 +82,7 @@ fn a_thousand_changes_arrive_complete_and_in_order_despite_bad_subscribers() {
             died.send(Die).await.unwrap();
             quorum.subscribe(died.recipient());
             let dropped = || (quorum.subscriber_count() == 2).then_some(());
-            eventually_async("the subscriber that has ended is dropped", dropped).await;
+            eventually_async("the subscriber that has ended is removed", dropped).await;
         });
     });
     bad.join().unwrap();
@@ -97,8 +100,7 @@ fn a_thousand_changes_arrive_complete_and_in_order_despite_bad_subscribers() {
         if let Some(last) = last {
             assert_eq!(change.previous, last.current, "flip {flips}");
         }
-        // Each change of quorum also changes the votes; how often that is published does not matter
-        // here.
+        // Each flip also changes the votes. How often the votes are published does not matter here.
         if change.cause == Cause::Quorum {
             assert_eq!(change.current.quorum.is_quorate(), quorate(flips), "flip {flips}");
             assert_eq!(change.is_gain(), quorate(flips), "flip {flips}");
@@ -191,7 +193,7 @@ fn code_outside_actors_can_wait_for_a_state_and_read_the_stream() {
         let mut readers = Vec::new();
         for _ in 0..8 {
             let mut changes = handle.changes();
-            // The stream starts here, because a spawned task may start much later.
+            // Reading the first change starts the stream. A spawned task might do so much later.
             let first = changes.next().await.unwrap();
             readers.push(tokio::spawn(stream::iter([first]).chain(changes).collect::<Vec<_>>()));
         }
@@ -340,7 +342,7 @@ fn refused_attempts_are_rare_by_default() {
     let watcher = node.run(|| as_user(65534, 65534, || Watcher::here(|builder| builder)));
     watcher.attempt_error();
     let since = Instant::now();
-    // The next attempt follows in 30 s; meanwhile the actor answers messages.
+    // The next attempt follows after 30 s or more. In the meantime the actor answers messages.
     let snapshot = System::new().block_on(watcher.quorum.addr().send(GetSnapshot)).unwrap();
     assert_eq!(snapshot, watcher.quorum.snapshot());
     eventually("a second has passed", || (since.elapsed() > Duration::from_secs(1)).then_some(()));
@@ -380,7 +382,8 @@ fn a_separate_dev_shm_is_reported() {
 fn a_corosync_without_a_provider_is_refused_unless_allowed() {
     let node = Node::single_with(|config| config.provider = None);
     let watcher = Watcher::start(&node.netns);
-    // The process may be connecting to a daemon that another test has paused.
+    // Another error may be published first, if this process is waiting for a daemon that another
+    // test has paused.
     watcher.until("Corosync has no provider", |change| {
         let Connection::Connecting { error, .. } = &change.current.connection else { return false };
         *error == Some(Error::NoProvider)
@@ -407,7 +410,7 @@ fn only_a_server_of_the_expected_user_is_trusted() {
     }
 }
 
-/// Kills the daemon repeatedly, at moments spread over its start and the connection.
+/// Kills the daemon repeatedly, at moments spread over its start and the actor's attempt to connect.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn the_actor_survives_the_death_of_the_daemon_at_any_moment() {
@@ -427,20 +430,20 @@ fn the_actor_survives_the_death_of_the_daemon_at_any_moment() {
     };
     let mut changes = Vec::new();
     // On a busy machine a start may take longer than the measured one. Rounds are added until the
-    // daemon has also died after a connection.
+    // daemon has also died while the actor was connected.
     for round in 0.. {
         if round >= 30 && connections(&changes) > 1 {
             break;
         }
         let start = Instant::now();
         node.corosync.restart();
-        // The first kill is after half of the time that a start with its connection took; each
-        // later kill is a little later.
+        // The first kill comes after half of the time that the measured start and connection took.
+        // Each later kill comes a little later.
         let percent = if round < 30 { 50 + 2 * round } else { 100 * (round - 28) };
         let until = whole * percent / 100;
         eventually("the time is reached", || (start.elapsed() >= until).then_some(()));
         node.corosync.kill();
-        eventually("the loss is published", || (!watcher.quorum.is_quorate()).then_some(()));
+        eventually("the node is not quorate", || (!watcher.quorum.is_quorate()).then_some(()));
         changes.extend(watcher.rest());
     }
     node.corosync.start();

@@ -78,7 +78,8 @@ fn only_invalid_param_from_model_initialize_causes_a_fallback_to_model_v0() {
     for code in CODES {
         let before = (fake.calls("quorum_initialize"), fake.calls("quorum_model_initialize"));
         fake.refuse("quorum_model_initialize", code);
-        // The probe of an actor also connects with model V0, so the first probe must come later.
+        // The probe of an actor also connects with model V0. So the first probe must be sent after
+        // the calls are counted.
         let watcher =
             fake.watch_with(|builder| builder.lease(DEADLINE).probe_interval(DEADLINE / 2));
         if code == Code::INVALID_PARAM {
@@ -90,7 +91,7 @@ fn only_invalid_param_from_model_initialize_causes_a_fallback_to_model_v0() {
         let calls = (fake.calls("quorum_initialize"), fake.calls("quorum_model_initialize"));
         let fallen_back = code == Code::INVALID_PARAM;
         let expected = if fallen_back { (1, 1) } else { (0, 2) };
-        assert_eq!((calls.0 - before.0, calls.1 - before.1), expected, "{code}");
+        assert_eq!((calls.0 - before.0, calls.1 - before.1), expected, "calls after {code}");
     }
     fake.fail("quorum_model_initialize", 7, 1);
     fake.fail("quorum_initialize", 11, 1);
@@ -337,10 +338,14 @@ fn a_list_that_is_too_long_ends_the_connection_with_message_error() {
         let mut handle = connect(library).unwrap();
         push(fake);
         fake.push_quorum(1, (1, 9), THREE);
-        assert_eq!(handle.dispatch(flag).collect::<Vec<_>>(), malformed, "{tried}");
+        assert_eq!(handle.dispatch(flag).collect::<Vec<_>>(), malformed, "case {tried}");
         // The next notification is well formed, but its sender can no longer be trusted.
-        assert_eq!(all(&mut handle), malformed, "{tried}");
-        assert_eq!(handle.try_dispatch(), Err(Error::Dispatch(Code::MESSAGE_ERROR)), "{tried}");
+        assert_eq!(all(&mut handle), malformed, "case {tried}");
+        assert_eq!(
+            handle.try_dispatch(),
+            Err(Error::Dispatch(Code::MESSAGE_ERROR)),
+            "case {tried}"
+        );
         fake.hang_up();
     };
     for (push, flag) in pushes.iter().zip(FLAGS.iter().cycle()) {
@@ -659,7 +664,8 @@ fn a_lost_connection_makes_quorum_unknown_and_is_reopened() {
             fake.hang_up()
         }
         let changes = watcher.until_lost();
-        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        let elapsed = start.elapsed();
+        assert!(elapsed < Duration::from_secs(5), "published after {elapsed:?}");
         let lost = &changes[changes.len() - 1].current;
         assert_eq!(lost.quorum, Quorum::Unknown);
         let error = Error::Dispatch(Code::LIBRARY);
@@ -722,7 +728,8 @@ fn a_spurious_wake_up_has_no_effect() {
     // A spinning actor would make these calls immediately.
     let (idle, calls) = (Instant::now(), fake.calls("quorum_dispatch"));
     fake.wait_calls("quorum_dispatch", calls + 8);
-    assert!(idle.elapsed() >= Duration::from_millis(500), "{:?}", idle.elapsed());
+    let elapsed = idle.elapsed();
+    assert!(elapsed >= Duration::from_millis(500), "8 dispatches in {elapsed:?}");
     let ticks = usize::try_from(start.elapsed().as_millis() / 625).unwrap() + 2;
     let calls = fake.calls("quorum_dispatch") - before;
     assert!(calls <= 2 * 101 + ticks, "{calls} calls, {ticks} ticks");
@@ -775,8 +782,8 @@ fn the_actor_stops_during_a_flood_of_notifications() {
         stopped.store(true, Ordering::Release);
         start.elapsed()
     });
-    // The flood holds the fake's lock most of the time.
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    // The flood holds the fake's lock most of the time, so stopping may take a few seconds.
+    assert!(took < Duration::from_secs(5), "stopping took {took:?}");
     assert!(!watcher.quorum.is_quorate());
     let changes = watcher.until_cause(Cause::Stopped);
     assert_eq!(changes[changes.len() - 1].current.quorum, Quorum::Unknown);

@@ -23,7 +23,7 @@ fn ring(node: &Node, model: Model) -> RingId {
     let shown = node.wait("the node is on a ring", |_| true).ring_id;
     let (node_id, seq) = shown.split_once('.').expect("a ring id has a dot");
     let hex = |digits| u64::from_str_radix(digits, 16).expect("a ring id is hexadecimal");
-    // Model V0 does not report the node.
+    // Model V0 does not report the node of a ring id.
     let node_id = if model == Model::V0 { 0 } else { hex(node_id) };
     RingId { node_id: NodeId(node_id.try_into().unwrap()), seq: hex(seq) }
 }
@@ -118,7 +118,7 @@ fn track_start_delivers_what_the_flags_request() {
             ] {
                 let mut handle = connect(model);
                 handle.track_start(flags).unwrap();
-                // The snapshot is queued before the answer, so it has arrived.
+                // The daemon queues the current state before its answer, so the state has arrived.
                 let now = match (delivers_now, model) {
                     (false, _) => vec![],
                     (true, Model::V0) => vec![quorum(ring, true)],
@@ -390,7 +390,8 @@ fn every_request_fails_after_the_daemon_has_died() {
     });
 }
 
-/// libqb removes the files of a connection only when its server's process has ended.
+/// libqb removes the files of a connection on the client's side only if the server's process has
+/// ended.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_connection_to_a_dead_daemon_leaves_no_files() {
@@ -456,7 +457,7 @@ fn connecting_from_a_separate_dev_shm_returns_err_not_exist() {
     assert_eq!(code, Code::NOT_EXIST);
 }
 
-/// libqb does not lock its handle table, so the wrapper does.
+/// libqb does not lock its handle table, so the wrapper must lock it.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn many_threads_can_connect_at_the_same_time() {

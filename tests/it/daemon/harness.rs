@@ -101,7 +101,8 @@ fn a_dropped_node_leaves_nothing_behind() {
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn leftovers_of_a_dead_process_are_removed() {
-    // The first call in a process removes leftovers, which must not happen later in this test.
+    // The first call of this function in a process removes leftovers. This must not happen later in
+    // the test.
     unique_name();
     let mut owner = Command::new("sleep").arg("1000").spawn().unwrap();
     let name = format!("aq-{}-0", owner.id());

@@ -50,7 +50,7 @@ fn a_script_can_query_the_state() {
         "flags     quorate",
         "member    1 (n1), 1 vote, this node, quorum needs it",
     ] {
-        assert!(text.lines().any(|shown| shown == line), "{line} in {text}");
+        assert!(text.lines().any(|shown| shown == line), "the line {line:?} is missing: {text}");
     }
 
     node.corosync.expected_votes(3);
@@ -59,7 +59,7 @@ fn a_script_can_query_the_state() {
     });
     let text = stdout(&run(&node.netns, "status"));
     for line in ["votes     1 of 3 expected (highest 3), quorum 2, 0 to spare", "flags     none"] {
-        assert!(text.lines().any(|shown| shown == line), "{line} in {text}");
+        assert!(text.lines().any(|shown| shown == line), "the line {line:?} is missing: {text}");
     }
     let output = run(&node.netns, "--json");
     let now: Value = serde_json::from_str(&stdout(&output)).unwrap();

@@ -1,4 +1,4 @@
-//! The alerts on the metrics.
+//! The alerting rules for Prometheus.
 
 use crate::support::promtool;
 

@@ -164,7 +164,7 @@ fn a_constructed_change_lists_the_nodes_that_joined_and_left() {
     assert!(first.is_gain() && first.cause == Cause::Subscribed);
 }
 
-/// Callers move these types to other threads.
+/// Callers also share and clone these types, and print them with `{:?}`.
 #[test]
 fn the_public_types_can_be_moved_to_other_threads() {
     fn moves<T: Send + Sync + Clone + std::fmt::Debug + 'static>() {}

@@ -44,7 +44,11 @@ fn a_hung_daemon_is_believed_for_at_most_the_lease() {
         let since = clock::Instant::now();
         let change = recorder.expect_loss().await;
         // By default the last probe was sent at most a quarter of the lease before the pause.
-        assert!((ms(1_400)..ms(2_100)).contains(&since.elapsed()), "{:?}", since.elapsed());
+        assert!(
+            (ms(1_400)..ms(2_100)).contains(&since.elapsed()),
+            "lost after {:?}",
+            since.elapsed()
+        );
         assert_eq!(
             (change.cause, &change.current.connection),
             (Cause::Stalled, &Connection::Stalled)
@@ -69,7 +73,11 @@ fn the_death_of_the_daemon_is_noticed_despite_an_endless_lease() {
         cluster.crash(1).unwrap();
         let since = clock::Instant::now();
         recorder.expect_loss().await;
-        assert!(since.elapsed() < ms(300) && !quorum.is_quorate(), "{:?}", since.elapsed());
+        assert!(
+            since.elapsed() < ms(300) && !quorum.is_quorate(),
+            "lost after {:?}",
+            since.elapsed()
+        );
     });
 }
 
@@ -83,7 +91,11 @@ fn the_lease_expires_on_time_without_any_probe() {
         let since = clock::Instant::now();
         let change = recorder.expect_loss().await;
         assert_eq!(change.cause, Cause::Stalled);
-        assert!(since.elapsed() < ms(5_100) && !quorum.is_quorate(), "{:?}", since.elapsed());
+        assert!(
+            since.elapsed() < ms(5_100) && !quorum.is_quorate(),
+            "lost after {:?}",
+            since.elapsed()
+        );
     });
 }
 
@@ -116,7 +128,7 @@ fn an_old_decision_is_not_believed_after_settle_grace() {
         assert!(change.current.quorum.is_quorate() && !change.current.settled);
         let since = clock::Instant::now();
         let change = recorder.expect_loss().await;
-        assert!((ms(690)..ms(800)).contains(&since.elapsed()), "{:?}", since.elapsed());
+        assert!((ms(690)..ms(800)).contains(&since.elapsed()), "lost after {:?}", since.elapsed());
         assert_eq!(change.current.quorum, Quorum::Unknown);
         cluster.release_sync();
         let change = recorder.expect("the decision", |change| change.current.settled).await;
@@ -150,7 +162,7 @@ fn stable_after_delays_a_gain_but_not_a_loss() {
         let (quorum, mut recorder) = start(&cluster, |builder| builder.stable_after(ms(2_000)));
         let since = clock::Instant::now();
         recorder.expect_gain().await;
-        assert!(since.elapsed() >= ms(2_000), "{:?}", since.elapsed());
+        assert!(since.elapsed() >= ms(2_000), "gained after {:?}", since.elapsed());
         for _ in 0..3 {
             cluster.partition(&[&[1], &[2, 3]]).unwrap();
             clock::sleep(ms(1_500)).await;
@@ -159,10 +171,14 @@ fn stable_after_delays_a_gain_but_not_a_loss() {
             clock::sleep(ms(1_500)).await;
             assert!(!quorum.is_quorate(), "1.5 s is not long enough");
         }
-        // The last quorum has lasted for 1.5 s of the 2 s.
+        // Since the last heal, quorum has lasted for 1.5 s of the 2 s.
         let since = clock::Instant::now();
         recorder.expect_gain().await;
-        assert!((ms(400)..ms(700)).contains(&since.elapsed()), "{:?}", since.elapsed());
+        assert!(
+            (ms(400)..ms(700)).contains(&since.elapsed()),
+            "gained after {:?}",
+            since.elapsed()
+        );
         cluster.partition(&[&[1], &[2, 3]]).unwrap();
         let since = clock::Instant::now();
         recorder.expect_loss().await;

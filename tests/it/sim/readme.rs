@@ -10,7 +10,8 @@ use crate::rooms::source_files;
 fn the_shortest_program_matches_the_example() {
     let readme = include_str!("../../../README.md");
     let example = include_str!("../../../examples/replicator.rs");
-    let (_, program) = example.split_once("\n\n").expect("a doc line, and then the program");
+    let (_, program) =
+        example.split_once("\n\n").expect("the example begins with a doc line and an empty line");
     assert!(readme.contains(&format!("```rust,no_run\n{program}```\n")), "README.md differs");
 }
 

@@ -13,7 +13,7 @@ const TOKEN: Duration = Duration::from_millis(1650);
 const CONSENSUS: Duration = Duration::from_millis(1980);
 const GRACE: Duration = Duration::from_millis(1000);
 
-/// How often every node is checked.
+/// The interval between two checks of every node.
 const LOOK: Duration = Duration::from_millis(5);
 
 fn run(test: impl Future<Output = ()>) {
@@ -43,7 +43,7 @@ struct Nodes {
     quorums: Vec<QuorumHandle>,
 }
 
-/// The result for a victim and the other nodes.
+/// The effects of a fault on the node that has the fault (the victim) and on the other nodes.
 #[derive(Debug, Default)]
 struct Outcome {
     /// How long the victim was quorate while the others were quorate without it.
@@ -52,9 +52,9 @@ struct Outcome {
     exclusive: Duration,
     /// The time until the others were quorate without it.
     others_after: Option<Duration>,
-    /// How long the others were not quorate.
+    /// How long the first of the others was not quorate.
     others_interrupted: Duration,
-    /// How long the others were not exclusive.
+    /// How long the first of the others was not exclusive.
     others_not_exclusive: Duration,
 }
 
@@ -128,7 +128,10 @@ fn an_excluded_node_is_never_exclusive_and_soon_not_quorate() {
             let outcome = nodes.watch(1, Duration::from_secs(20)).await;
             let after = outcome.others_after.expect(what);
             let earliest = TOKEN * 8 / 10 + CONSENSUS;
-            assert!((earliest..TOKEN + CONSENSUS + LOOK * 2).contains(&after), "{what}: {after:?}");
+            assert!(
+                (earliest..TOKEN + CONSENSUS + LOOK * 2).contains(&after),
+                "{what}: excluded after {after:?}"
+            );
             let most = GRACE + TOKEN / 4 + Duration::from_millis(300);
             assert!(outcome.quorate <= most, "{what}: {outcome:?}");
             assert_eq!(outcome.exclusive, Duration::ZERO, "{what}: {outcome:?}");
@@ -150,7 +153,10 @@ fn fencing_tokens_grow_with_each_ring_and_are_the_same_on_all_members() {
         let mut before: Option<FencingToken> = None;
         for round in 0..5 {
             let all = [1, 2, 3].map(token);
-            assert!(all[0].is_some() && all.iter().all(|one| *one == all[0]), "{all:?}");
+            assert!(
+                all[0].is_some() && all.iter().all(|one| *one == all[0]),
+                "the tokens are {all:?}"
+            );
             assert!(all[0] > before, "{all:?} after {before:?}");
             match round % 2 {
                 0 => nodes.cluster.lose_sends(1).unwrap(),
@@ -256,7 +262,7 @@ fn a_pause_that_is_shorter_than_the_token_timeout_changes_nothing() {
     });
 }
 
-/// The daemon sends a leave message, so no node waits for it.
+/// A daemon that stops sends a leave message, so the other nodes do not wait for a timeout.
 #[test]
 fn a_stopped_daemon_is_excluded_without_a_timeout() {
     run(async {
@@ -269,8 +275,8 @@ fn a_stopped_daemon_is_excluded_without_a_timeout() {
 }
 
 /// `last_man_standing` lowers the expected votes of nodes 1, 4 and 5 to 3. When node 4 then joins
-/// nodes 2 and 3, they adopt its expected votes: nodes 2, 3 and 4 have 3 of 3 votes, and nodes 1
-/// and 5 have 2 of 3.
+/// nodes 2 and 3, these two nodes adopt the expected votes of node 4: nodes 2, 3 and 4 have 3 of 3
+/// votes, and nodes 1 and 5 have 2 of 3.
 #[test]
 fn last_man_standing_can_make_two_partitions_quorate_but_neither_is_exclusive() {
     run(async {
@@ -381,7 +387,7 @@ fn a_quorum_device_of_three_nodes_keeps_the_last_node_quorate() {
         assert_eq!(
             settled(&nodes).await,
             (vec![1, 3], vec![]),
-            "without the device they have 2 of 5 votes"
+            "without the device they have only 2 of 5 votes, so they are not exclusive"
         );
         nodes.cluster.crash(3).unwrap();
         assert_eq!(settled(&nodes).await, (vec![1], vec![]));
@@ -458,9 +464,9 @@ fn a_node_on_a_live_ring_stays_exclusive_whatever_the_timeouts_are() {
     }
 }
 
-/// With long timeouts, the ring watch passes on three readings together. So it may still have two
-/// readings of the previous ring when a connection ends. They prove nothing about the ring of the
-/// next connection.
+/// With long timeouts, the ring watch passes on three readings together. So it may still hold two
+/// readings when a connection ends. These readings prove nothing about the ring of the next
+/// connection.
 #[test]
 fn quorum_returns_with_the_next_connection_even_if_the_ring_has_changed() {
     for token in [1000, 3000] {

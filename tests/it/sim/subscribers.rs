@@ -75,9 +75,9 @@ fn every_subscriber_receives_stopped_when_an_actor_without_a_handle_ends() {
         drop(quorum);
         arbiter.stop();
         for (n, subscriber) in subscribers.into_iter().enumerate() {
-            ends(&format!("subscriber {n}"), received(subscriber)).await;
+            ends(&format!("subscriber {n} receives the last change"), received(subscriber)).await;
         }
-        ends("the stream", stream).await;
+        ends("the stream contains the last change", stream).await;
     });
 }
 
@@ -163,7 +163,7 @@ fn a_subscriber_that_was_busy_during_a_loss_and_a_stop_receives_stopped() {
         quorum.stop().await;
         drop(quorum);
         drop(held);
-        ends("the subscriber", received(subscribers.remove(0))).await;
+        ends("the subscriber receives the last change", received(subscribers.remove(0))).await;
     });
 }
 

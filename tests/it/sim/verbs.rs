@@ -1,4 +1,4 @@
-//! The refusals of the simulated cluster and their error texts.
+//! Calls that the simulated cluster refuses, and their error texts.
 
 use actix_quorum::{
     NodeId,

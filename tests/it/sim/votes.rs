@@ -1,4 +1,5 @@
-//! The meaning of votes: the reason for missing quorum, and the nodes that can be removed.
+//! What votes tell about a state: the reason for missing quorum, and the nodes whose end would not
+//! end quorum.
 
 use std::time::Duration;
 

@@ -245,7 +245,8 @@ fn a_page_whose_stream_is_refused_waits_before_it_reconnects() {
     live.shows("Connecting");
 }
 
-/// A stream that is resumed first sends the changes that happened in the meantime.
+/// A stream that is resumed first sends the changes that happened in the meantime. The page must not
+/// show any of them as the current state.
 #[test]
 #[ignore = "needs chromium: make test"]
 fn a_page_that_was_offline_shows_the_current_state() {
@@ -315,7 +316,7 @@ fn a_stuck_actor_is_believed_for_at_most_the_lease() {
     live.was_well();
 }
 
-/// While a computer is asleep, one of its clocks stops and the other does not.
+/// While a computer is asleep, one of the page's two clocks may stop, and the other one continues.
 #[test]
 #[ignore = "needs chromium: make test"]
 fn events_that_waited_while_the_computer_was_asleep_are_not_believed() {
@@ -411,7 +412,7 @@ fn all_values_are_shown_as_text() {
         "return [typeof hurt, document.querySelectorAll('img').length,
             document.querySelectorAll('script').length, document.querySelectorAll('b').length]",
     );
-    assert_eq!(made, json!(["undefined", 0, 1, 0]));
+    assert_eq!(made, json!(["undefined", 0, 1, 0]), "no value was interpreted as markup");
     live.was_well();
 }
 
@@ -558,7 +559,8 @@ fn the_keyboard_and_a_screen_reader_reach_the_whole_page() {
     assert_eq!(named("alert").len(), 1);
     let alert = "return document.querySelector('[role=alert]').innerText";
     assert_eq!(live.browser.run(alert), "Quorate\n\n3 members.");
-    // A screen reader does not announce the passing time every second.
+    // The alert does not contain the time that has passed: a screen reader would announce it every
+    // second.
     assert_eq!(live.browser.run("return !document.querySelector('[role=alert] time')"), true);
 }
 
@@ -589,7 +591,8 @@ fn the_content_security_policy_blocks_other_origins_and_html_strings() {
     assert_eq!(blocked, json!(directives));
 }
 
-/// A proxy may add its own Content-Security-Policy to each response, which blocks the script.
+/// A proxy may add its own Content-Security-Policy to each response. The policy in this test blocks
+/// the script.
 #[test]
 #[ignore = "needs chromium: make test"]
 fn a_page_without_its_script_shows_a_message() {
@@ -717,7 +720,8 @@ fn the_buttons_of_the_dashboard_work() {
     signal(&process, Signal::INT);
     let since = Instant::now();
     assert!(process.child.wait().unwrap().success());
-    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    let elapsed = since.elapsed();
+    assert!(elapsed < Duration::from_secs(10), "the dashboard ended after {elapsed:?}");
     dashboard.live("No data");
 }
 

@@ -31,7 +31,8 @@ const EXCLUSIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Returns three nodes, and an actor on the first one that has received quorum.
+/// Returns a cluster of three nodes, and the handle and recorder of an actor on node 1 that reports
+/// quorum.
 async fn quorate() -> (Cluster, QuorumHandle, Recorder) {
     let cluster = Cluster::new(3);
     let builder = QuorumActor::builder().source(cluster.node(1));
@@ -41,7 +42,8 @@ async fn quorate() -> (Cluster, QuorumHandle, Recorder) {
     (cluster, quorum, recorder)
 }
 
-/// Returns three nodes, and an actor on the first one, which is separated from the other nodes.
+/// Returns a cluster of three nodes, and the handle of an actor on node 1. This node is separated
+/// from the other nodes, and its actor reports the loss.
 async fn inquorate() -> (Cluster, QuorumHandle) {
     let (cluster, quorum, mut recorder) = quorate().await;
     cluster.partition(&[&[1], &[2, 3]]).unwrap();
@@ -128,8 +130,8 @@ async fn a_refusal_reveals_only_the_documented_fields() {
     );
 }
 
-/// Returns four nodes, and an actor on the first one, which shares a partition with one other node.
-/// The votes of both are known.
+/// Returns a cluster of four nodes, and the handle of an actor on node 1. This node is in a partition
+/// with node 2, and the votes of both are known.
 async fn two_of_four() -> (Cluster, QuorumHandle) {
     let cluster = Cluster::new(4);
     let builder = QuorumActor::builder().source(cluster.node(1));
@@ -711,7 +713,7 @@ async fn a_rust_client_can_parse_the_state_and_the_history() {
     assert!(history.changes[1].seconds.is_some() && history.changes[2].seconds.is_none());
 }
 
-/// Tests a service as a user does, without a cluster and without the feature `sim`.
+/// Tests a service as a user of this crate does, without a cluster and without the feature `sim`.
 #[actix_web::test]
 async fn a_service_can_be_tested_with_a_scripted_handle() {
     let script = ScriptedQuorum::new(Snapshot::without_quorum(Connection::Connected));

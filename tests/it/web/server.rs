@@ -231,7 +231,8 @@ fn a_stream_without_changes_sends_alive_events() {
     let first = client.event().unwrap();
     let since = Instant::now();
     let alive = client.event().unwrap();
-    assert!(since.elapsed() < Duration::from_secs(15), "{:?}", since.elapsed());
+    let elapsed = since.elapsed();
+    assert!(elapsed < Duration::from_secs(15), "the event arrived after {elapsed:?}");
     assert_eq!((alive.event.as_str(), alive.id), ("alive", None));
     let snapshot = json(&alive);
     assert_eq!(snapshot["sequence"], first.id.unwrap());
@@ -352,7 +353,7 @@ fn a_client_that_does_not_read_is_disconnected() {
     reader.join().unwrap();
 }
 
-/// Whether the server's end of a connection exists, according to the system.
+/// Returns whether the server's end of a connection exists, according to the system.
 fn has_connection(server: SocketAddr, client: SocketAddr) -> bool {
     let [server, client] = [server, client].map(|end| format!(":{:04X} ", end.port()));
     let listed = std::fs::read_to_string("/proc/self/net/tcp").unwrap();

@@ -196,7 +196,7 @@ fn after_a_reconnect_joined_and_left_refer_to_the_last_known_members<B: Backend>
     nodes.expect_one_of(&[3], &started(3, &[1, 2, 3], &[1, 3], "quorate"));
     // With V0 each ring after the first one of a connection begins another epoch.
     let epoch = nodes.quorum(3).snapshot().epoch;
-    assert!(epoch == 1 || B::MODEL == Model::V0 && epoch == 2, "{epoch}");
+    assert!(epoch == 1 || B::MODEL == Model::V0 && epoch == 2, "the epoch is {epoch}");
     nodes.agree(&backend);
 }
 
@@ -435,7 +435,8 @@ fn with_wait_for_all_a_new_cluster_is_quorate_only_after_all_nodes_have_met<B: B
     nodes.agree(&backend);
 }
 
-/// The node does not wait if it returns to a node that has kept quorum.
+/// A node that loses quorum does not wait for all nodes if it returns to nodes that have kept
+/// quorum.
 fn with_wait_for_all_a_node_that_loses_quorum_waits_for_all_nodes_again<B: Backend>() {
     let settings = Settings { wait_for_all: true, ..Settings::default() };
     let (backend, nodes) = formed::<B>(3, settings);

@@ -1,5 +1,5 @@
-//! The simulated cluster and a real one reach the same states, for every fault of the network or a
-//! quorum device.
+//! The simulated cluster and a real one reach the same states, for every fault of the network or
+//! of a quorum device.
 //!
 //! Each scenario is written once, and runs on both. A scenario expects states, and not the changes
 //! before them as the scenarios of [`conformance`](super::conformance) do: with these faults a real
@@ -209,8 +209,8 @@ fn with_last_man_standing_two_of_four_nodes_are_quorate_after_the_window<L: Lab>
     expect(&lab, &[(1, "quorate 1 2"), (2, "quorate 1 2")]);
 }
 
-/// Nodes 1, 4 and 5 have lowered their expected votes to 3. When node 4 then joins nodes 2 and 3,
-/// these three have 3 of 5 votes, and nodes 1 and 5 have 2 of 3.
+/// After the window, nodes 1, 4 and 5 expect 3 votes. When node 4 then joins nodes 2 and 3, these
+/// three nodes are quorate with 3 votes, and nodes 1 and 5 with 2 of 3.
 fn with_last_man_standing_two_partitions_can_be_quorate<L: Lab>() {
     let window = Some(Duration::from_secs(2));
     let lab = L::formed(5, Settings { last_man_standing: window, ..Settings::default() });
