@@ -19,7 +19,7 @@ fn run(arguments: &[&str]) -> Output {
     command(arguments).output().unwrap()
 }
 
-/// The running program and its output. It is killed at the end of the test.
+/// The running program and its output. The program is killed at the end of the test.
 struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -76,7 +76,7 @@ fn status_is_printed_as_a_table_or_as_json() {
         "exclusive yes",
         "member    2 (n2), 1 vote, can be spared",
     ] {
-        assert!(text.lines().any(|shown| shown == line), "{line} in {text}");
+        assert!(text.lines().any(|shown| shown == line), "the line {line:?} is missing: {text}");
     }
     assert!(!text.contains('\x1b'), "no colours without a terminal");
     let json = stdout(&run(&["status", "--json"]));
@@ -172,14 +172,17 @@ fn the_manual_and_the_completions_contain_every_command() {
     let manual = stdout(&run(&["man"]));
     let completions = stdout(&run(&["completions", "bash"]));
     for text in ["status", "watch", "wait", "exec"] {
-        assert!(manual.contains(text) && completions.contains(text), "{text}");
+        assert!(manual.contains(text) && completions.contains(text), "{text} is missing");
     }
     assert!(
         manual.contains("124") && manual.starts_with(".ie"),
         "the output is a manual page with the exit codes"
     );
     for option in ["exclusive", "timeout", "grace", "json"] {
-        assert!(manual.contains(&format!("\\-\\-{option}")), "{option} in {manual}");
+        assert!(
+            manual.contains(&format!("\\-\\-{option}")),
+            "the option {option} is missing: {manual}"
+        );
     }
     assert!(!manual.contains("watch\\-exec(1)"), "all commands are on one page");
 }

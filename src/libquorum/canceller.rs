@@ -248,7 +248,7 @@ mod tests {
         assert!(!canceller.was_interrupted());
         let mut first = connect();
         let other = connect();
-        assert!(!canceller.interrupt(), "either socket may be ours");
+        assert!(!canceller.interrupt(), "either socket may be that of the call");
         drop(other);
         assert!(canceller.interrupt());
         assert!(canceller.was_interrupted());

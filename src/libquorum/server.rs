@@ -221,7 +221,8 @@ mod tests {
         assert!(peer.write_all(b"it is shut down").is_err());
     }
 
-    /// After the socket was closed, another thread opened and locked the file.
+    /// The test imitates another thread that has opened and locked the file after the socket was
+    /// closed.
     #[test]
     fn a_locked_file_that_reuses_the_descriptor_number_of_a_closed_socket_stays_locked() {
         let (_peer, closed) = UnixStream::pair().unwrap();

@@ -229,7 +229,7 @@ mod tests {
         let votes = |total, quorum, flags| Votes { total, quorum, flags, ..Votes::default() };
         let margin = |total, quorum| votes(total, quorum, quorate).margin();
         assert_eq!((margin(3, 2), margin(2, 2), margin(1, 2)), (1, 0, 0));
-        // A node that is still waiting for all other nodes.
+        // This node is not quorate, because it is still waiting for all other nodes.
         assert_eq!(votes(4, 3, VoteFlags::default()).margin(), 0);
     }
 }

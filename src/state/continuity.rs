@@ -141,11 +141,12 @@ mod tests {
 
     #[test]
     fn the_votes_of_a_quorum_device_are_counted_for_the_nodes_that_left() {
-        // Two nodes with one vote each, and a device with one vote.
+        // There are two nodes with one vote each, and a device with one vote.
         let mut two = votes(2, &[(1, 1), (2, 1)], 3);
         two.qdevice = 1;
         assert!(is_broken(&[1, 2], &[1], &[2], Some(&two)));
-        // Three nodes with one vote each, and a device with two votes (the algorithm lms).
+        // There are three nodes with one vote each, and a device with two votes (the algorithm
+        // lms).
         let three = votes(3, &[(1, 1), (2, 1), (3, 1)], 5);
         assert!(is_broken(&[1, 2, 3], &[1, 2, 3], &[3], Some(&three)));
     }

@@ -170,8 +170,8 @@ mod tests {
         lease.grant(after(7_200), Some(after(3_600)), 7);
         let hours = |remaining: Duration| remaining.as_secs_f64() / 3_600.0;
         let (quorate, exclusive) = (hours(lease.remaining()), hours(lease.exclusive_remaining()));
-        assert!(quorate > 1.5 && quorate <= 2.0, "{quorate}");
-        assert!(exclusive > 0.5 && exclusive <= 1.0, "{exclusive}");
+        assert!(quorate > 1.5 && quorate <= 2.0, "{quorate} hours");
+        assert!(exclusive > 0.5 && exclusive <= 1.0, "{exclusive} hours");
     }
 
     #[test]

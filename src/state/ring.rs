@@ -1254,13 +1254,13 @@ mod tests {
         w.read(3_200);
         w.decide(13, 3_250);
         w.operational_unexplained_by(3_250);
-        assert_eq!(w.state(), RingState::Gather, "the announcement was of the first ring");
+        assert_eq!(w.state(), RingState::Gather, "the first of the two rings was announced");
     }
 
-    /// The daemon was stopped while it was synchronising, and continues with messages that were
-    /// waiting for it. The other nodes had time to exclude it.
+    /// The daemon was suspended while it was synchronising. It now continues with the messages that
+    /// were waiting, although the other nodes have had time to exclude this node.
     #[test]
-    fn the_decision_of_a_daemon_that_was_stopped_is_not_believed() {
+    fn the_decision_of_a_daemon_that_was_suspended_is_not_believed() {
         let mut w = Watched::for_ms(3_000);
         w.gather();
         w.operational();
@@ -1269,7 +1269,7 @@ mod tests {
         w.evidence.expire_if_due(at(20_000));
         assert_eq!(w.evidence.until(), None);
 
-        // This daemon answers a read before it passes on the messages.
+        // This daemon answers a read before it passes on the waiting messages.
         let mut w = Watched::for_ms(3_000);
         w.read_without_token(20_000);
         w.operational();
@@ -1295,7 +1295,7 @@ mod tests {
             watched.decide(13, decided_at);
             watched.evidence.until().map(|until| until.since(at(TOKEN + CONSENSUS + GRACE)))
         };
-        // No gap, on a connection that is younger than the token timeout.
+        // There is no gap, and the connection is younger than the token timeout.
         assert_eq!(believed_until(Watched::for_ms(300), 400), Some(ms(400)));
         let stopped = |resumed_at: &[u64]| {
             let mut watched = Watched::for_ms(3_000);
@@ -1314,7 +1314,7 @@ mod tests {
         let mut well = stopped(&[4_000]);
         (41..=60).for_each(|n| well.read(n * 100));
         assert_eq!(believed_until(well, 6_100), Some(ms(6_100)));
-        // A gap on a connection that is younger than the token timeout.
+        // This gap is on a connection that is younger than the token timeout.
         let mut young = Watched::for_ms(300);
         young.read(1_200);
         assert_eq!(believed_until(young, 1_300), Some(ms(300 + gap)));
@@ -1334,9 +1334,9 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_was_stopped_proves_nothing_until_its_token_timeout_has_passed() {
+    fn a_daemon_that_was_suspended_proves_nothing_until_its_token_timeout_has_passed() {
         let mut watched = Watched::for_ms(3_000);
-        // The daemon continues with a token that was waiting for it.
+        // The daemon is resumed, and continues with a token that was waiting for it.
         watched.read(4_000);
         let before = (watched.evidence.until(), watched.evidence.exclusive_until());
         (41..=49).for_each(|n| watched.read(n * 100));
@@ -1368,7 +1368,7 @@ mod tests {
         watched.evidence.decide(ring(13), at(4_000), at(5_100), ms(GRACE));
         assert_eq!(watched.evidence.until(), None);
 
-        // A decision from the moment of the deadline restores it.
+        // A decision from the moment of the deadline restores belief.
         let mut watched = Watched::for_ms(3_000);
         watched.evidence.expire(at(3_500));
         watched.evidence.announce(ring(13), at(5_100));
@@ -1467,7 +1467,7 @@ mod tests {
         let mut evidence = RingEvidence::default();
         evidence.unwatch();
         (1..1000).for_each(|n| evidence.announce(ring(n), at(n)));
-        assert!(evidence.unseen.len() < 10, "{}", evidence.unseen.len());
+        assert!(evidence.unseen.len() < 10, "{} announcements are kept", evidence.unseen.len());
     }
 
     /// Corosync decides about ring 13 and enters GATHER, all between two reads. The token does not

@@ -75,7 +75,7 @@ mod tests {
         Votes { members, qdevice, expected: all, ..Votes::default() }
     }
 
-    /// Whether all members together hold a majority.
+    /// Returns whether all members together hold a majority.
     fn is_majority(votes: &Votes) -> bool {
         let members: Vec<NodeId> = votes.members.iter().map(|(node, _)| *node).collect();
         votes.is_majority(&members)
@@ -93,7 +93,7 @@ mod tests {
         ] {
             assert!(!is_majority(&larger), "{larger:?}");
         }
-        assert!(!three.is_majority(&[1, 2, 3, 4].map(NodeId)), "the votes of 4 are not known");
+        assert!(!three.is_majority(&[1, 2, 3, 4].map(NodeId)), "the votes of node 4 are not known");
         assert!(!is_majority(&Votes::default()), "there are no votes");
     }
 

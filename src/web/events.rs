@@ -288,7 +288,7 @@ mod tests {
         serde_json::from_str(data).unwrap()
     }
 
-    /// Exclusive quorum may begin and end without a change.
+    /// Exclusive quorum may begin and end without a published change.
     #[test]
     fn a_late_client_receives_the_last_change_with_the_current_exclusivity() {
         actix::System::new().block_on(async {

@@ -161,7 +161,7 @@ fn error_names_match_the_headers() {
         .into_iter()
         .filter(|(name, _)| name == "CS_OK" || name.starts_with("CS_ERR_"))
         .collect();
-    assert!(codes.len() >= 30, "{codes:?}");
+    assert!(codes.len() >= 30, "only these codes were found: {codes:?}");
     for (name, value) in codes {
         let code = cs_error_t::try_from(value).expect("the value fits into cs_error_t");
         assert_eq!(error_name(code), Some(name.as_str()));
@@ -315,7 +315,7 @@ fn c_type(rust: &str) -> String {
 #[ignore = "needs corosync's headers and a C compiler: make test"]
 fn the_types_of_functions_match_the_headers() {
     let functions = SOURCES.map(functions);
-    // All functions were found in the text.
+    // These numbers show that all functions were found in the source files.
     assert_eq!(functions.each_ref().map(Vec::len), [10, 11, 22]);
     let mut source = INCLUDES.to_owned();
     for (name, parameters) in functions.concat() {

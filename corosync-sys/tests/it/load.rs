@@ -6,7 +6,7 @@ use corosync_sys::{CS_ERR_BAD_HANDLE, Cmap, LoadError, Quorum, VoteQuorum};
 
 use crate::support::Scratch;
 
-/// The functions of libcmap that each supported version has.
+/// The functions that every supported version of libcmap has.
 const CMAP: [&str; 21] = [
     "cmap_initialize",
     "cmap_finalize",
@@ -53,7 +53,8 @@ fn defining(functions: &[&str]) -> String {
 
 /// Loads a library without constructors, whose functions are not called.
 fn load_quorum_from(path: &Path) -> Result<Quorum, LoadError> {
-    // SAFETY: the files of these tests contain only functions, which are not called, or do not exist.
+    // SAFETY: the file of each test does not exist, is not a library, or contains only functions that
+    // are not called.
     unsafe { Quorum::load_from(path) }
 }
 

@@ -316,7 +316,7 @@ mod tests {
     use super::*;
     use crate::link::notifications::tests::{CONSENSUS, TOKEN, reading};
 
-    /// A daemon in OPERATIONAL. Records the requests.
+    /// The ring watch of a daemon in the state OPERATIONAL, which records the requests.
     #[derive(Debug)]
     struct Steady {
         clock: Clock,
@@ -377,7 +377,11 @@ mod tests {
                 while watch.requested.lock().last().is_none_or(|last| last.interval.is_none()) {
                     next(&mut reads).await;
                 }
-                assert!(since.elapsed() > TOKEN + CONSENSUS, "{:?}", since.elapsed());
+                assert!(
+                    since.elapsed() > TOKEN + CONSENSUS,
+                    "steady after only {:?}",
+                    since.elapsed()
+                );
                 let requests = watch.requested.lock().len();
                 assert!(requests > before + 10);
                 for _ in 0..20 {
@@ -385,15 +389,16 @@ mod tests {
                 }
                 assert_eq!(watch.requested.lock().len(), requests);
 
-                // A short read is compared with a reading of the same connection, so the reads are
-                // requested once more, with a reading of the new connection.
+                // A short read can be compared only with a reading of the same connection. So the
+                // reads are requested once more, with a reading of the new connection.
                 watch.connection.fetch_add(1, Ordering::Relaxed);
                 next(&mut reads).await;
                 next(&mut reads).await;
                 let requests = requests + 1;
                 assert_eq!(watch.requested.lock().len(), requests);
 
-                // After a notification, the daemon may be in any state.
+                // After a notification, the daemon may be in any state, so one read is requested
+                // immediately.
                 reads.hurry();
                 next(&mut reads).await;
                 let after: Vec<_> = watch.requested.lock()[requests..].to_vec();
