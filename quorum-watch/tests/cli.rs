@@ -130,7 +130,7 @@ fn exec_forwards_signals_and_returns_the_exit_code_of_the_command() {
         let mut exec = Running::start(&["exec", "--grace", "1", "--", "sh", "-c", shell]);
         exec.until("runs");
         kill_process(Pid::from_child(&exec.child), Signal::TERM).unwrap();
-        assert_eq!(exec.child.wait().unwrap().code(), Some(code), "{shell}");
+        assert_eq!(exec.child.wait().unwrap().code(), Some(code), "the exit code of {shell}");
     }
 }
 

@@ -397,8 +397,11 @@ mod tests {
             ),
         ] {
             let found = contradictions(&policy, interval);
-            assert_eq!(found.len(), 1, "{found:?}");
-            assert!(numbers.iter().all(|number| found[0].contains(number)), "{found:?}");
+            assert_eq!(found.len(), 1, "not exactly one text: {found:?}");
+            assert!(
+                numbers.iter().all(|number| found[0].contains(number)),
+                "a number is missing: {found:?}"
+            );
         }
         let nothing = BeliefPolicy { lease: Duration::ZERO, ..policy };
         assert!(contradictions(&nothing, Duration::ZERO)[0].contains("lease"));

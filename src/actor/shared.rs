@@ -515,7 +515,7 @@ mod tests {
         }
         assert!(shared.is_quorate());
         decide(13);
-        assert!(shared.is_quorate(), "{}", shared.published());
+        assert!(shared.is_quorate(), "not quorate: {}", shared.published());
         let guard = crate::actor::QuorumGuard::new(&shared).unwrap();
         runtime.block_on(async {
             let since = std::time::Instant::now();

@@ -285,7 +285,7 @@ mod tests {
                 delays.after(&absent);
             }
             delays.after(&sign);
-            assert!(delays.after(&absent) <= Duration::from_millis(40), "{sign}");
+            assert!(delays.after(&absent) <= Duration::from_millis(40), "after {sign}");
         }
     }
 

@@ -181,7 +181,7 @@ mod tests {
             [VoteFlags::TWO_NODE, VoteFlags::QDEVICE_MASTER_WINS, VoteFlags::ALLOW_DOWNSCALE]
         {
             five.flags = option;
-            assert!(is_broken(&all, &all, &[5], Some(&five)), "{option:?}");
+            assert!(is_broken(&all, &all, &[5], Some(&five)), "with {option:?}");
         }
     }
 

@@ -429,7 +429,7 @@ mod tests {
         ] {
             let mut now = quorate();
             change(&mut now);
-            assert_eq!(now.fencing_token(), None, "{now:?}");
+            assert_eq!(now.fencing_token(), None, "a token of {now:?}");
         }
     }
 
@@ -459,7 +459,7 @@ mod tests {
             [(Quorum::Quorate, false), (Quorum::Unknown, false), (Quorum::Inquorate, true)]
         {
             now.quorum = quorum;
-            assert_eq!(now.shortage().is_some(), is_short, "{quorum}");
+            assert_eq!(now.shortage().is_some(), is_short, "a state that is {quorum}");
         }
     }
 

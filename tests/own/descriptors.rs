@@ -195,7 +195,7 @@ fn a_lack_of_descriptors_is_not_reported_as_a_missing_library() {
 
 fn lacks_descriptors(change: &QuorumChanged) -> bool {
     let now = &change.current;
-    assert!(!now.quorum.is_quorate(), "{change}");
+    assert!(!now.quorum.is_quorate(), "quorate without a connection: {change}");
     matches!(&now.connection, Connection::Connecting { error: Some(Error::NoDescriptors), .. })
 }
 

@@ -32,7 +32,7 @@ fn the_test_cluster_uses_encryption_if_corosync_requires_it() {
     let cluster = Cluster::start(2);
     let node = cluster.node(1);
     let conf = fs::read_to_string(node.corosync.config_dir().join("corosync.conf")).unwrap();
-    assert!(conf.contains("crypto_cipher: aes256"), "{conf}");
+    assert!(conf.contains("crypto_cipher: aes256"), "no encryption: {conf}");
     let watcher = Watcher::start(&node.netns);
     watcher.until_settled(Quorum::Quorate, &[1, 2]);
 }

@@ -91,7 +91,7 @@ fn a_dropped_actor_leaves_no_thread_behind_wherever_the_daemon_hangs() {
     watch().until_settled(Quorum::Quorate, &[1]);
 }
 
-/// libqb reports the interruption as `CS_ERR_TRY_AGAIN`, although the daemon still hangs.
+/// libquorum reports the interruption as `CS_ERR_TRY_AGAIN`, although the daemon still hangs.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn an_attempt_to_connect_to_a_hung_daemon_returns_try_again_if_a_signal_interrupts_it() {

@@ -581,7 +581,7 @@ fn assert_ends(server: &Hostile, watcher: &Watcher, event: &Message, code: Code)
     server.now(&[Step::Event(event.clone())]);
     let mut changes = watcher.until_lost();
     let lost = &changes[changes.len() - 1].current.connection;
-    assert_eq!(*lost, Connection::disconnected(Error::Dispatch(code)), "{event}");
+    assert_eq!(*lost, Connection::disconnected(Error::Dispatch(code)), "after {event}");
     changes.extend(watcher.until_settled(Quorum::Inquorate, &[1, 2]));
     assert_never_quorate(&changes);
 }
@@ -1224,12 +1224,12 @@ fn all_counters_are_read(token: u32) {
     };
     let steady = until("the ring is steady", &|reads| reads.ends_with(&[true; 4]));
     let first = steady.iter().position(|is_short| *is_short).unwrap();
-    // At most a seventh of the token timeout lies between two reads, and the ring is steady after
-    // both timeouts.
+    // At most a seventh of the token timeout lies between two reads, and the ring is steady only
+    // after the sum of both timeouts.
     assert!(first >= 10, "whether each read was short: {steady:?}");
     let now = steady.len();
     let again = until("all counters are read again", &|reads| reads[now..].contains(&false));
-    assert_eq!(watcher.quorum.snapshot().ring, RingState::Operational, "{again:?}");
+    assert_eq!(watcher.quorum.snapshot().ring, RingState::Operational, "reads: {again:?}");
 
     // The daemon enters the state GATHER. Only this counter changes.
     server.has_u64(GATHER, 4);

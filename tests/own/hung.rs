@@ -99,7 +99,7 @@ fn stopping_does_not_wait_for_a_silent_corosync() {
 
 #[test]
 #[ignore = "needs a C compiler: make test"]
-fn the_next_connect_waits_until_the_previous_connection_is_closed() {
+fn the_next_attempt_to_connect_waits_until_the_previous_connection_is_closed() {
     own_process!();
     let fake = Fake::new("hung_close");
     let watcher = fake.watch();
@@ -114,7 +114,7 @@ fn the_next_connect_waits_until_the_previous_connection_is_closed() {
         let Connection::Connecting { error, .. } = &change.current.connection else { return false };
         *error == Some(Error::Unresponsive)
     });
-    assert_eq!(changes.len(), 1, "{}", lines(&changes));
+    assert_eq!(changes.len(), 1, "more than one change: {}", lines(&changes));
     assert_eq!(fake.calls("quorum_finalize"), 1);
     assert_eq!(fake.calls("quorum_model_initialize"), 1);
 

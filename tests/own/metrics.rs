@@ -158,7 +158,7 @@ fn a_recorder_that_is_installed_late_receives_every_gauge() {
         assert_eq!(quorum.snapshot(), before, "nothing has changed");
         let value = |name: &str| *scrape(&prometheus).get(name).unwrap_or(&f64::NAN);
         for name in ["quorum_quorate", "quorum_connected", "quorum_settled", "quorum_exclusive"] {
-            assert_eq!(value(name), 1.0, "{name}");
+            assert_eq!(value(name), 1.0, "the value of {name}");
         }
         assert_eq!((value("quorum_ring_watched"), value("quorum_ring_reforming")), (1.0, 0.0));
         assert_eq!((value("quorum_members"), value("quorum_votes_required")), (3.0, 2.0));

@@ -101,7 +101,7 @@ fn the_first_notification_carries_the_time_of_the_request_to_track() {
         let mut events = events(connection, &Arc::default(), Instant::now());
         let event = next(&mut events).await;
         let Some(Ok(LinkEvent::Notified { drained_at, .. })) = event else {
-            panic!("{event:?}");
+            panic!("not a notification: {event:?}");
         };
         assert_eq!(drained_at, asked_at);
     });
@@ -117,7 +117,7 @@ fn an_interrupt_that_missed_the_call_is_repeated_soon() {
         let mut interrupted_at = Vec::new();
         while interrupted_at.len() < 3 {
             let event = next(&mut events).await;
-            assert!(matches!(event, Some(Ok(LinkEvent::Tick))), "{event:?}");
+            assert!(matches!(event, Some(Ok(LinkEvent::Tick))), "not a tick: {event:?}");
             if probe.0.load(Ordering::Relaxed) > interrupted_at.len() {
                 interrupted_at.push(start.elapsed());
             }
@@ -301,7 +301,7 @@ impl Rig {
         while start.elapsed() < time {
             let left = time.saturating_sub(start.elapsed());
             let event = timeout(left, next(&mut self.events)).await;
-            assert!(!matches!(event, Ok(None | Some(Err(_)))), "{event:?}");
+            assert!(!matches!(event, Ok(None | Some(Err(_)))), "the stream ended: {event:?}");
             longest = longest.max(last.elapsed());
             last = Instant::now();
         }
@@ -383,7 +383,10 @@ fn a_steady_ring_with_long_timeouts_wakes_the_actor_once_for_three_reads_and_a_p
         let start = last;
         while start.elapsed() < Duration::from_secs(60) {
             let event = next(&mut rig.events).await;
-            assert!(!matches!(event, Some(Ok(LinkEvent::Tick))), "{event:?}");
+            assert!(
+                !matches!(event, Some(Ok(LinkEvent::Tick))),
+                "a tick woke the actor: {event:?}"
+            );
             wakes += u32::from(last.elapsed() > Duration::from_millis(10));
             longest = longest.max(last.elapsed());
             last = Instant::now();

@@ -116,7 +116,7 @@ impl Fold {
     #[track_caller]
     fn no_change_at(&mut self, ms: u64, event: Event) {
         let change = self.0.apply(event, at(ms));
-        assert!(change.is_none(), "{}", change.unwrap());
+        assert!(change.is_none(), "unexpected change: {}", change.unwrap());
     }
 
     fn now(&self) -> &Snapshot {

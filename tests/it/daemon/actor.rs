@@ -42,7 +42,7 @@ fn cleared_counters_of_the_daemon_end_only_exclusivity() {
     eventually("the node is exclusive again", || {
         let now = watcher.quorum.snapshot();
         is_lost |= now.ring == RingState::Gather;
-        assert!(is_lost || now.quorum.is_quorate(), "{now}");
+        assert!(is_lost || now.quorum.is_quorate(), "quorum ended: {now}");
         watcher.quorum.is_exclusive().then_some(())
     });
 }
@@ -207,7 +207,12 @@ fn code_outside_actors_can_wait_for_a_state_and_read_the_stream() {
             let changes = changes.unwrap();
             let causes: Vec<Cause> = changes.iter().map(|change| change.cause).collect();
             assert_eq!(causes[0], Cause::Subscribed);
-            assert_eq!(*causes.last().unwrap(), Cause::Stopped, "{}", lines(&changes));
+            assert_eq!(
+                *causes.last().unwrap(),
+                Cause::Stopped,
+                "the last change: {}",
+                lines(&changes)
+            );
             for pair in changes.windows(2) {
                 assert_eq!(pair[0].current, pair[1].previous);
             }

@@ -372,7 +372,11 @@ fn a_decision_that_is_neither_0_nor_1_becomes_message_error() {
         for quorate in [2, 256, i32::MIN, -1] {
             let mut handle = Handle::model_initialize(fake.library, model).unwrap();
             fake.quorate(quorate);
-            assert_eq!(handle.quorate(), Err(Error::Request(Code::MESSAGE_ERROR)), "{quorate}");
+            assert_eq!(
+                handle.quorate(),
+                Err(Error::Request(Code::MESSAGE_ERROR)),
+                "the answer {quorate}"
+            );
         }
     }
 }
@@ -723,7 +727,7 @@ fn a_spurious_wake_up_has_no_effect() {
     }
     fake.push(false, 9);
     let changes = watcher.until_quorum(Quorum::Inquorate);
-    assert_eq!(changes.len(), 1, "{}", lines(&changes));
+    assert_eq!(changes.len(), 1, "more than one change: {}", lines(&changes));
 
     // A spinning actor would make these calls immediately.
     let (idle, calls) = (Instant::now(), fake.calls("quorum_dispatch"));

@@ -390,8 +390,7 @@ fn every_request_fails_after_the_daemon_has_died() {
     });
 }
 
-/// libqb removes the files of a connection on the client's side only if the server's process has
-/// ended.
+/// A client's libqb removes the files of a connection only if the server's process has ended.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn a_connection_to_a_dead_daemon_leaves_no_files() {

@@ -31,7 +31,7 @@ use crate::support::{
 fn one_node_comes_up_quorate() {
     let node = Node::single();
     let shown = node.corosync.quorumtool().expect("the node is ready");
-    assert!(shown.quorate, "{shown:?}");
+    assert!(shown.quorate, "not quorate: {shown:?}");
     assert_eq!(shown.members, [1]);
     assert!(shown.ring_id.starts_with("1."), "{shown:?}");
 }

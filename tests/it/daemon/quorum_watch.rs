@@ -93,7 +93,7 @@ fn the_cluster_script_starts_and_removes_a_cluster() {
         command.output().unwrap()
     };
     let up = script(&["up"]);
-    assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    assert!(up.status.success(), "`up` failed: {}", String::from_utf8_lossy(&up.stderr));
     let ask = || {
         let namespace = format!("{name}-n1");
         let mut command = Command::new("ip");
@@ -112,14 +112,14 @@ fn the_cluster_script_starts_and_removes_a_cluster() {
     }
     let ended = working.wait_with_output().unwrap();
     let complaint = String::from_utf8(ended.stderr).unwrap();
-    assert_eq!(ended.status.code(), Some(124), "{complaint}");
+    assert_eq!(ended.status.code(), Some(124), "standard error: {complaint}");
     assert!(
         !complaint.contains("lost: quorate"),
         "a quorate node has not lost quorum: {complaint}"
     );
     eventually("the node is cut off", || (ask() == Some(2)).then_some(()));
     let down = script(&["down"]);
-    assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
+    assert!(down.status.success(), "`down` failed: {}", String::from_utf8_lossy(&down.stderr));
     assert!(!command("ip", &["netns", "list"]).contains(&format!("{name}-n")));
 }
 

@@ -171,7 +171,7 @@ fn stable_after_delays_a_gain_but_not_a_loss() {
             clock::sleep(ms(1_500)).await;
             assert!(!quorum.is_quorate(), "1.5 s is not long enough");
         }
-        // Since the last heal, quorum has lasted for 1.5 s of the 2 s.
+        // After the last repair of the partition, quorum has lasted for 1.5 s of the 2 s.
         let since = clock::Instant::now();
         recorder.expect_gain().await;
         assert!(

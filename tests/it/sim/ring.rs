@@ -190,7 +190,11 @@ fn the_old_state_of_a_resumed_daemon_is_not_believed() {
         nodes.cluster.resume(1).unwrap();
         for _ in 0..300 {
             let with_others = nodes.node(1).snapshot().ring_id == nodes.node(2).snapshot().ring_id;
-            assert!(!nodes.node(1).is_quorate() || with_others, "{}", nodes.node(1).snapshot());
+            assert!(
+                !nodes.node(1).is_quorate() || with_others,
+                "believed too early: {}",
+                nodes.node(1).snapshot()
+            );
             clock::sleep(Duration::from_millis(10)).await;
         }
         nodes.until("all are exclusive again", |q| q.is_exclusive()).await;
@@ -289,7 +293,11 @@ fn last_man_standing_can_make_two_partitions_quorate_but_neither_is_exclusive() 
         nodes.cluster.partition(&[&[1, 5], &[2, 3, 4]]).unwrap();
         clock::sleep(Duration::from_secs(30)).await;
         for node in &nodes.quorums {
-            assert!(node.is_quorate() && !node.is_exclusive(), "{}", node.snapshot());
+            assert!(
+                node.is_quorate() && !node.is_exclusive(),
+                "not quorate, or exclusive: {}",
+                node.snapshot()
+            );
         }
     });
 }
@@ -480,7 +488,7 @@ fn quorum_returns_with_the_next_connection_even_if_the_ring_has_changed() {
                     .backoff(Backoff::default().disconnected(late()).transient(late()))
                     .start_in_arbiter(&Arbiter::current());
                 clock::sleep(Duration::from_millis(40_000 + 210 * phase)).await;
-                assert!(quorum.is_exclusive(), "{}", quorum.snapshot());
+                assert!(quorum.is_exclusive(), "not exclusive: {}", quorum.snapshot());
                 cluster.fault(1, sim::Fault::Dispatch(Code::LIBRARY)).unwrap();
                 clock::sleep(Duration::from_millis(500)).await;
                 assert!(!quorum.is_quorate());

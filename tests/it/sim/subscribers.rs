@@ -140,7 +140,7 @@ fn a_supervised_subscriber_that_restarts_receives_the_current_state_again() {
                 // The votes may have been published in the meantime.
                 change = timeout(DEADLINE, changes.recv()).await.unwrap().unwrap();
             }
-            assert!(change.is_gain(), "{change}");
+            assert!(change.is_gain(), "not a gain: {change}");
             subscriber.do_send(Restart);
         }
         assert_eq!(quorum.subscriber_count(), 1);

@@ -1,5 +1,4 @@
-//! What votes tell about a state: the reason for missing quorum, and the nodes whose end would not
-//! end quorum.
+//! What the votes show: the reason for missing quorum, and the nodes whose loss would not end quorum.
 
 use std::time::Duration;
 

@@ -331,7 +331,7 @@ fn events_that_waited_while_the_computer_was_asleep_are_not_believed() {
             source.dispatchEvent(new MessageEvent('alive', {{ data }}));
             return document.getElementById('word').textContent"
         ));
-        assert_eq!(word, "No data", "{clock}");
+        assert_eq!(word, "No data", "after a jump of {clock}");
     }
     live.shows("Quorate");
     live.was_well();
@@ -709,10 +709,10 @@ fn the_buttons_of_the_dashboard_work() {
     for complaint in dashboard.browser.complaints() {
         let refused = ["/write - ", "/partition - ", "/nodes/3/crash - "];
         let refused = refused.iter().any(|path| complaint.starts_with(&format!("{url}{path}")));
-        assert!(refused, "{complaint}");
+        assert!(refused, "the page reported {complaint}");
     }
     for request in dashboard.browser.requests() {
-        assert!(request.starts_with(&url), "{request}");
+        assert!(request.starts_with(&url), "the page requested {request}");
     }
     dashboard.browser.screen(320, 640);
     assert_eq!(dashboard.browser.run(TOO_WIDE), json!([]));

@@ -46,10 +46,10 @@ fn no_request_passes_without_quorum() {
                         continue;
                     }
                     if sent_in % 2 == 0 {
-                        assert_eq!(status, 503, "{body}");
+                        assert_eq!(status, 503, "sent without quorum: {body}");
                         refused.fetch_add(1, Ordering::Relaxed);
                     } else {
-                        assert_eq!(status, 200, "{body}");
+                        assert_eq!(status, 200, "sent with quorum: {body}");
                         passed.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -155,7 +155,7 @@ fn a_rust_client_can_parse_the_stream() {
         }
     }
     assert_eq!(causes[0], Cause::Subscribed);
-    assert!(causes.contains(&Cause::Membership), "{causes:?}");
+    assert!(causes.contains(&Cause::Membership), "the causes are {causes:?}");
 }
 
 #[test]
