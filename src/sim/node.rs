@@ -338,7 +338,8 @@ mod tests {
     use super::*;
     use crate::actor::QuorumActor;
 
-    /// A simulated read of the ring finishes immediately, so it replaces the tick that is due.
+    /// A sweep removes the subscribers whose actors have ended. Usually a tick does this. A
+    /// simulated read of the ring finishes immediately, so it replaces the tick that is due.
     #[test]
     fn the_registry_is_swept_even_if_reads_of_the_ring_replace_the_ticks() {
         System::new().block_on(async {

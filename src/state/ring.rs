@@ -586,8 +586,7 @@ mod tests {
         assert!(at(lacks_at) >= until && at(lacks_at - 100) < until);
     }
 
-    /// While the daemon is still forming a ring, a new connection would report the old
-    /// ring.
+    /// While the daemon is still forming a ring, a new connection would report the old ring.
     #[test]
     fn no_announcement_is_missing_while_the_daemon_is_not_in_operational() {
         // The daemon has left its ring.

@@ -148,8 +148,8 @@ fn a_closed_descriptor_0_is_not_given_to_libquorum() {
     });
 }
 
-/// The fake libquorum closes descriptor 0 in a failed attempt, as libqb does if it has
-/// not opened a socket.
+/// The fake libquorum closes descriptor 0 in a failed attempt, as libqb does if it has not opened a
+/// socket.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_descriptor_0_that_a_failed_attempt_closes_is_restored() {

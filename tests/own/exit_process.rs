@@ -1,5 +1,6 @@
 //! The policy `ExitProcess`, which ends any process. Each case runs in a separate process, on the
-//! simulated cluster and in real time. `stop_system` tests what this policy shares with `StopSystem`.
+//! simulated cluster and in real time. `stop_system` tests what this policy shares with
+//! `StopSystem`.
 
 use std::{
     fs,
@@ -177,7 +178,8 @@ fn lose_without_threads(policy: ExitProcess) -> ! {
 }
 
 /// Limits the address space so that the stack of one more thread does not fit, because a limit on
-/// tasks does not apply to root. Then uses up the stacks of ended threads, which the C library keeps.
+/// tasks does not apply to root. Then uses up the stacks of ended threads, which the C library
+/// keeps.
 fn use_up_threads() {
     let pages = fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();

@@ -1338,8 +1338,8 @@ fn the_configuration_is_read_again_only_when_it_has_changed() {
     watcher.stop();
 }
 
-/// The ring watch has its own connection, so it may be the only part of the actor that connects to a
-/// silent server. Its attempt to connect must be cancelled too.
+/// The ring watch has its own connection, so it may be the only part of the actor that connects to
+/// a silent server. Its attempt to connect must be cancelled too.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_silent_server_does_not_end_the_ring_watch() {
@@ -1362,8 +1362,8 @@ fn a_silent_server_does_not_end_the_ring_watch() {
 }
 
 /// After its server has died, the ring watch connects to any server that is listening. If the actor
-/// also loses its connection to Corosync, its attempts to connect wait until the attempt of the ring
-/// watch has ended.
+/// also loses its connection to Corosync, its attempts to connect wait until the attempt of the
+/// ring watch has ended.
 #[test]
 #[ignore = "needs root, libqb's development files and a C compiler: make test"]
 fn a_ring_watch_that_waits_for_a_silent_server_does_not_prevent_a_connection() {

@@ -1,9 +1,9 @@
 //! Fail-safety on a real daemon: whichever part hangs, the actor reports quorum for at most the
 //! lease after the last request that was answered.
 //!
-//! A hung daemon delays other threads of the process. So the time at which a test notices a
-//! change is not checked, but the time at which the handle last reported quorum, or at which the
-//! actor published the change.
+//! A hung daemon delays other threads of the process. So the time at which a test notices a change
+//! is not checked, but the time at which the handle last reported quorum, or at which the actor
+//! published the change.
 
 use std::{
     fs::{self, File},

@@ -67,8 +67,8 @@ fn the_names_are_read_through_a_libcmap_of_corosync_2() {
     let directory = TempDir::new();
     let path = directory.path().join("libcmap.so.4");
     fs::write(&path, library).unwrap();
-    // From now on, this process uses the copy when it loads `libcmap.so.4`. SAFETY: the copy has the
-    // code of the installed library, whose initializers do not matter here.
+    // From now on, this process uses the copy when it loads `libcmap.so.4`. SAFETY: the copy has
+    // the code of the installed library, whose initializers do not matter here.
     let library = unsafe { libloading::Library::new(&path) }.unwrap();
     // SAFETY: the function is not called.
     let missing = unsafe { library.get::<extern "C" fn()>("cmap_initialize_map") };

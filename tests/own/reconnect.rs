@@ -84,9 +84,10 @@ fn fifty_deaths(ipc: Ipc) {
     }
     let (fds, rss, heap) = before.unwrap();
     eventually("as many descriptors are open as before", || (open_fds() == fds).then_some(()));
-    // A leaked connection would take 1 MiB of heap and 3 MiB of mappings. Two hundred deaths in a row
-    // take some 200 bytes of heap each, which belong to the harness. Resident memory varies with
-    // the stacks of ended threads that the C library keeps; a dispatch touches 1 MiB of a stack.
+    // A leaked connection would take 1 MiB of heap and 3 MiB of mappings. Two hundred deaths in a
+    // row take some 200 bytes of heap each, which belong to the harness. Resident memory varies
+    // with the stacks of ended threads that the C library keeps; a dispatch touches 1 MiB of a
+    // stack.
     let fits = |(heap_now, rss_now)| heap_now < heap + 1_048_576 && rss_now < rss + 6144;
     eventually("heap and resident memory have hardly grown", || {
         let now = (heap_in_use(), rss_kib());

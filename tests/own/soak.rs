@@ -53,8 +53,8 @@ struct Seen {
     disagreements: AtomicU64,
     /// How many times an observer saw an exclusive node.
     exclusive: AtomicU64,
-    /// How many times an observer saw an exclusive node although another node was quorate on a later
-    /// ring without it.
+    /// How many times an observer saw an exclusive node although another node was quorate on a
+    /// later ring without it.
     violations: AtomicU64,
     ended: AtomicBool,
 }

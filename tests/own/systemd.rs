@@ -1,5 +1,6 @@
 //! The messages that systemd receives from a service. Each service is a separate process, because
-//! its environment contains the address of the socket. It runs on the simulated cluster, in real time.
+//! its environment contains the address of the socket. It runs on the simulated cluster, in real
+//! time.
 
 use std::{
     fs,

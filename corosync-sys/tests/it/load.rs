@@ -53,8 +53,8 @@ fn defining(functions: &[&str]) -> String {
 
 /// Loads a library without constructors, whose functions are not called.
 fn load_quorum_from(path: &Path) -> Result<Quorum, LoadError> {
-    // SAFETY: the file of each test does not exist, is not a library, or contains only functions that
-    // are not called.
+    // SAFETY: the file of each test does not exist, is not a library, or contains only functions
+    // that are not called.
     unsafe { Quorum::load_from(path) }
 }
 

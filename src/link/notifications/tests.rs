@@ -400,8 +400,8 @@ fn a_steady_ring_with_long_timeouts_wakes_the_actor_once_for_three_reads_and_a_p
     });
 }
 
-/// Three reads that are passed on together take three times as long as one, and must not be taken for
-/// a read that hangs.
+/// Three reads that are passed on together take three times as long as one, and must not be taken
+/// for a read that hangs.
 #[test]
 fn slow_reads_are_not_cancelled() {
     for slowness in [1, 3] {
@@ -475,8 +475,8 @@ fn three_readings_of_a_steady_ring_with_long_timeouts_are_passed_on_together() {
     let mut gather = reading(4_420, 10, 3);
     gather.counters.gather_entered += 1;
     assert_eq!(tokens(held.add(gather, Some(&steady))), Some(vec![9, 10]));
-    // A reading with fewer tokens is passed on immediately, and so is the first reading that is added
-    // without a steady one.
+    // A reading with fewer tokens is passed on immediately, and so is the first reading that is
+    // added without a steady one.
     assert_eq!(tokens(held.add(reading(5_000, 11, 3), Some(&steady))), None);
     assert_eq!(tokens(held.add(reading(5_420, 1, 3), Some(&steady))), Some(vec![11, 1]));
     assert_eq!(tokens(held.add(reading(6_000, 2, 3), Some(&steady))), None);

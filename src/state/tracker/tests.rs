@@ -452,8 +452,7 @@ fn a_lease_that_expired_unnoticed_breaks_continuity() {
     fold.no_change_at(7_000, answered(6_900, true));
 }
 
-/// Readers have seen that the lease ended. The daemon may have been suspended after
-/// the request.
+/// Readers have seen that the lease ended. The daemon may have been suspended after the request.
 #[test]
 fn a_lease_that_has_ended_is_renewed_only_by_an_answer_to_a_later_request() {
     let mut fold = Fold::quorate();
@@ -508,8 +507,7 @@ fn a_decision_about_another_membership_counts_only_for_settle_grace() {
     assert!(fold.change_at(8_100, quorum(13, true, &[1, 2])).is_gain());
 }
 
-/// The first nodelist of this connection is about ring 13, so a decision about ring 9 is too
-/// old.
+/// The first nodelist of this connection is about ring 13, so a decision about ring 9 is too old.
 #[test]
 fn a_decision_about_another_ring_does_not_count_on_a_new_connection() {
     let mut fold = Fold::new();

@@ -415,7 +415,8 @@ fn only_a_server_of_the_expected_user_is_trusted() {
     }
 }
 
-/// Kills the daemon repeatedly, at moments spread over its start and the actor's attempt to connect.
+/// Kills the daemon repeatedly, at moments spread over its start and the actor's attempt to
+/// connect.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn the_actor_survives_the_death_of_the_daemon_at_any_moment() {

@@ -1,4 +1,5 @@
-//! What the votes show: the reason for missing quorum, and the nodes whose loss would not end quorum.
+//! What the votes show: the reason for missing quorum, and the nodes whose loss would not end
+//! quorum.
 
 use std::time::Duration;
 

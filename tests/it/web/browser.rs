@@ -245,8 +245,8 @@ fn a_page_whose_stream_is_refused_waits_before_it_reconnects() {
     live.shows("Connecting");
 }
 
-/// A stream that is resumed first sends the changes that happened in the meantime. The page must not
-/// show any of them as the current state.
+/// A stream that is resumed first sends the changes that happened in the meantime. The page must
+/// not show any of them as the current state.
 #[test]
 #[ignore = "needs chromium: make test"]
 fn a_page_that_was_offline_shows_the_current_state() {

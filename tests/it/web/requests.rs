@@ -130,8 +130,8 @@ async fn a_refusal_reveals_only_the_documented_fields() {
     );
 }
 
-/// Returns a cluster of four nodes, and the handle of an actor on node 1. This node is in a partition
-/// with node 2, and the votes of both are known.
+/// Returns a cluster of four nodes, and the handle of an actor on node 1. This node is in a
+/// partition with node 2, and the votes of both are known.
 async fn two_of_four() -> (Cluster, QuorumHandle) {
     let cluster = Cluster::new(4);
     let builder = QuorumActor::builder().source(cluster.node(1));

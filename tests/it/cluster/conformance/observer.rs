@@ -404,8 +404,8 @@ fn formed(name: &str, node: u32) -> (Fake, Observer) {
     (fake, observer)
 }
 
-/// A resumed daemon formed a ring alone, and another one before votequorum had decided about the
-/// first.
+/// A resumed daemon has formed a ring alone, and then a second one, before votequorum has decided
+/// about the first.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_second_ring_of_the_same_members_before_the_decision_is_not_a_step() {
@@ -420,8 +420,8 @@ fn a_second_ring_of_the_same_members_before_the_decision_is_not_a_step() {
 }
 
 /// Quorum is gained late, when the first ring is found to be alive. Then the same nodes form
-/// another ring. The observer must not report this ring as a step. The observer checks this when it
-/// is dropped.
+/// another ring, which the observer must not report as a step. This is checked when the observer is
+/// dropped.
 #[test]
 fn a_second_ring_of_the_same_members_after_a_late_gain_is_not_a_step() {
     let cluster = sim::Cluster::new(3);
@@ -448,7 +448,8 @@ fn a_second_ring_of_the_same_members_after_a_late_gain_is_not_a_step() {
     });
 }
 
-/// Node 2 got no processor time for a moment while node 4 joined.
+/// Node 2 got no processor time for a moment while node 4 joined, so a ring without node 2 formed
+/// first.
 #[test]
 #[ignore = "needs a C compiler: make test"]
 fn a_ring_of_only_some_members_may_come_first() {

@@ -1,5 +1,5 @@
-//! The simulated cluster and a real one reach the same states, for every fault of the network or
-//! of a quorum device.
+//! The simulated cluster and a real one reach the same states, for every fault of the network or of
+//! a quorum device.
 //!
 //! Each scenario is written once, and runs on both. A scenario expects states, and not the changes
 //! before them as the scenarios of [`conformance`](super::conformance) do: with these faults a real
