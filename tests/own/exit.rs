@@ -75,7 +75,7 @@ fn end_in(stage: &str) {
             "before" => {
                 pause();
                 let quorum = builder.start();
-                // The worker is connecting or about to connect.
+                // The actor's thread is connecting or about to connect.
                 assert!(!quorum.is_quorate());
                 quorum
             }

@@ -1080,7 +1080,7 @@ fn hundreds_of_bad_connections_leave_nothing_behind() {
     let client = std::process::id();
     let held = || (open_fds(), threads(), dev_shm_entries(client).len());
     round();
-    // The worker's thread ends, and frees what it holds, once it has no more jobs.
+    // The thread that connects ends, and frees what it holds, once it has no more jobs.
     let before = eventually("only the connections of the actor and of its probe are open", || {
         let held = held();
         (held.2 == 2).then_some(held)

@@ -60,7 +60,7 @@ struct Seen {
 }
 
 /// Watches all nodes: a node is never exclusive after another node was quorate on a later ring
-/// without it. The members of a later ring need not learn of it at the same time.
+/// without it. The members of the later ring may learn of that ring at different times.
 fn observe_exclusive(seen: &Seen, quorums: &[QuorumHandle]) {
     // For each node, the highest fencing token of a ring without it.
     let mut without: Vec<Option<FencingToken>> = vec![None; quorums.len()];
@@ -140,10 +140,10 @@ fn observe(seen: &Seen, quorum: &QuorumHandle) {
     }
 }
 
-/// After a loss, the handle may report quorum for at most `LAG`.
+/// After votequorum has reported a loss, the handle may report quorum for at most `LAG`.
 #[test]
 #[ignore = "needs root and corosync: make soak"]
-fn the_actor_never_reports_quorum_that_corosync_does_not_report() {
+fn no_node_stays_quorate_after_a_loss_or_exclusive_on_an_old_ring() {
     own_process!();
     let number = |name: &str| env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
     let duration = Duration::from_secs(number("SOAK_SECONDS").unwrap_or(60));

@@ -22,7 +22,7 @@ const TOKEN: Duration = Duration::from_millis(1_000);
 const CONSENSUS: Duration = Duration::from_millis(1_200);
 const GRACE: Duration = Duration::from_millis(500);
 
-/// How often every node is checked.
+/// The interval between two checks of every node.
 const LOOK: Duration = Duration::from_millis(45);
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -28,7 +28,7 @@ fn no_request_passes_without_quorum() {
     const FLIPS: u64 = 200;
 
     let service = Arc::new(Service::start());
-    // Odd while there is quorum, even while there is none, zero during a change.
+    // Zero during a change; otherwise odd while there is quorum, and even while there is none.
     let phase = Arc::new(AtomicU64::new(1));
     let ended = Arc::new(AtomicBool::new(false));
     let [refused, passed] = [(); 2].map(|()| Arc::new(AtomicU64::new(0)));
