@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn a_small_stack_is_refused_before_libquorum_is_called() {
-        // The C library may reuse a stack of up to four times this size for a thread.
+        // For a new thread, the C library may reuse an old stack of up to four times this size.
+        // Such a stack is also too small.
         let error = on_a_stack_of(256 * 1024).unwrap_err();
         assert!(matches!(error, Error::StackTooSmall { available, needed } if available < needed));
         assert_eq!(on_a_stack_of(2 * 1024 * 1024), Ok(()));

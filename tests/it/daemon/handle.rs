@@ -500,7 +500,8 @@ fn a_dispatch_on_a_small_stack_is_refused_and_loses_nothing() {
     node.run(|| {
         let mut handle = connect(Model::V1);
         handle.track_start(Track::CHANGES).unwrap();
-        // The C library may reuse a stack of up to four times this size for a thread.
+        // For a new thread, the C library may reuse an old stack of up to four times this size.
+        // Such a stack is also too small.
         let small = thread::Builder::new().stack_size(256 * 1024);
         let dispatching = small.spawn(move || (handle.try_dispatch(), handle)).unwrap();
         let (refused, mut handle) = dispatching.join().unwrap();

@@ -303,8 +303,8 @@ fn expected_votes_below_the_present_votes_do_not_lower_the_required_votes<B: Bac
         &[1],
         &["quorate: new ring 1, unsettled; left 2; interrupted", "inquorate: ring 1; interrupted"],
     );
-    // The daemon ignores a key that is set to the value it already has, so another value is needed
-    // in between. With two expected votes, one vote is not enough.
+    // The daemon ignores a key that is set to the value it already has, so another value is set in
+    // between. With two expected votes, one vote is not enough.
     backend.expected_votes(1);
     backend.expected_votes(2);
     backend.expected_votes(1);
