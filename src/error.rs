@@ -37,8 +37,8 @@ pub enum Error {
     #[error(transparent)]
     Load(LoadError),
 
-    /// The connection to Corosync could not be opened: through libcmap, which reads the version of
-    /// the daemon (`cmap_initialize`, `cmap_get`), or through libquorum (`quorum_model_initialize`,
+    /// A call that connects to Corosync has failed: in libcmap, to read the version of the daemon
+    /// (`cmap_initialize`, `cmap_get`), or in libquorum (`quorum_model_initialize`,
     /// `quorum_initialize`).
     #[error("cannot connect to corosync: {0}{help}", help = connect_help(*.0))]
     Connect(Code),
@@ -51,9 +51,10 @@ pub enum Error {
     )]
     NoSocket,
 
-    /// Too few file descriptors are left to start the actor's arbiter, to load libquorum or to
-    /// connect. libquorum was not called: without a free descriptor, libqb would close a descriptor
-    /// that it does not own (libqb `lib/ipcc.c`).
+    /// Too few file descriptors are left to start the actor's arbiter, to load libquorum, to
+    /// connect, or to create the timer of a connection. With too few descriptors, libquorum is not
+    /// called to connect, because libqb would close a descriptor that it does not own (libqb
+    /// `lib/ipcc.c`).
     #[error(
         "cannot connect to corosync: too few file descriptors are left; raise the limit (`ulimit \
          -n`, systemd's LimitNOFILE=)"
@@ -61,20 +62,20 @@ pub enum Error {
     NoDescriptors,
 
     /// This thread waited 5 seconds for another thread of this process, which is still connecting.
-    /// Corosync's libraries cannot open two handles at the same time.
+    /// Each of Corosync's libraries can open only one handle at a time.
     #[error(
-        "cannot connect to corosync: another thread of this process is already connecting and gets \
-         no answer; check whether corosync is suspended or overloaded, and which process listens \
-         on the sockets `quorum`, `votequorum` and `cmap` (`ss -xlp`)"
+        "cannot connect to corosync: another thread of this process is already connecting and has \
+         received no answer; check whether corosync is suspended or overloaded, and which process \
+         listens on the sockets `quorum`, `votequorum` and `cmap` (`ss -xlp`)"
     )]
     ConnectInProgress,
 
     /// Corosync has not answered a connection attempt for 2 seconds. The attempt continues; after
     /// 10 seconds it is cancelled and repeated.
     #[error(
-        "corosync does not answer: it is suspended, hung or overloaded; if `corosync-quorumtool` \
-         hangs too, check which process listens on the sockets `cmap` and `quorum` (`ss -xlp`), \
-         and restart corosync"
+        "corosync does not answer: it is suspended, hung or overloaded, or another process listens \
+         in its place; if `corosync-quorumtool` hangs too, check which process listens on the \
+         sockets `cmap` and `quorum` (`ss -xlp`); if it is corosync, restart corosync"
     )]
     Unresponsive,
 
@@ -119,8 +120,9 @@ pub enum Error {
     Request(Code),
 
     /// The connection has ended (`quorum_dispatch`). The code is [`Code::LIBRARY`] if Corosync has
-    /// stopped, died or closed the connection, and [`Code::MESSAGE_ERROR`] if it has sent an
-    /// invalid message.
+    /// stopped, died or closed the connection, or has sent a notification that libquorum does not
+    /// know. It is [`Code::MESSAGE_ERROR`] if Corosync has sent a message that is invalid or too
+    /// large.
     ///
     /// [`Code::TRY_AGAIN`] does not mean that the connection has ended, only that no notification
     /// was waiting ([`Dispatch::OneNonblocking`](crate::libquorum::Dispatch::OneNonblocking)).
@@ -130,8 +132,8 @@ pub enum Error {
     /// The daemon has stayed in one ring for longer than the token and consensus timeouts together,
     /// and the counters and notifications of this connection do not show whether the last decision
     /// is about that ring. The actor has closed the connection and opens another one, whose first
-    /// notifications show it. This does not end quorum, because the old decision was no longer
-    /// trusted.
+    /// notifications are about the current ring. This does not end quorum, because the old decision
+    /// was no longer trusted.
     #[error(
         "cannot tell whether corosync's last quorum decision is about its current ring, so the \
          actor reconnects; if this happens repeatedly, see corosync's log"
@@ -354,7 +356,8 @@ fn server_help(found: Option<u32>) -> &'static str {
          distinguished from a process of another user; run this program outside the namespace"
     } else {
         "check which process listens on the sockets `quorum`, `votequorum` and `cmap` (`ss -xlp`); \
-         if corosync is supposed to run as this user, set QuorumBuilder::server_uid"
+         if corosync is supposed to run as a user other than the expected one, set \
+         QuorumBuilder::server_uid"
     }
 }
 
@@ -412,8 +415,8 @@ fn dispatch_failure(code: Code) -> &'static str {
 fn request_help(code: Code) -> &'static str {
     match code {
         Code::LIBRARY => {
-            "; the connection has ended, because corosync has stopped or died, or has not answered in \
-             time"
+            "; the connection has ended: corosync has stopped, died or closed it, or has not \
+             answered in time"
         }
         code => dispatch_help(code),
     }
@@ -471,8 +474,8 @@ mod tests {
     fn the_error_for_a_failed_request_names_a_missing_answer_as_a_possible_cause() {
         assert_eq!(
             Error::Request(Code::LIBRARY).to_string(),
-            "a request to corosync failed: CS_ERR_LIBRARY (2); the connection has ended, because \
-             corosync has stopped or died, or has not answered in time"
+            "a request to corosync failed: CS_ERR_LIBRARY (2); the connection has ended: corosync \
+             has stopped, died or closed it, or has not answered in time"
         );
     }
 

@@ -13,10 +13,10 @@ pub enum LoadError {
     },
     /// The file was opened, but lacks a function that every supported version of the library has.
     ///
-    /// It is a different library or is damaged.
+    /// The file is a different library, or is damaged.
     #[error(
-        "{library} has no {symbol}; check that it is corosync's library, or reinstall {} (Debian, \
-         Ubuntu) or corosynclib (Fedora, RHEL)",
+        "{library} has no {symbol}; check that it is corosync's library, and if it is, reinstall \
+         {} (Debian, Ubuntu) or corosynclib (Fedora, RHEL)",
         debian_package(library)
     )]
     Symbol {
@@ -26,7 +26,9 @@ pub enum LoadError {
         symbol: &'static str,
     },
     /// The library belongs to a Corosync that is too old.
-    #[error("{found} is too old: {library} of {needs} or later is needed; upgrade corosync")]
+    #[error(
+        "{found} is too old: {library} of {needs} or later is needed; upgrade corosync's libraries"
+    )]
     TooOld {
         /// The soname of the requested library.
         library: &'static str,
@@ -74,14 +76,14 @@ mod tests {
         assert!(!of_static.contains("install"), "{of_static}");
         assert_eq!(
             LoadError::Symbol { library, symbol: "quorum_dispatch" }.to_string(),
-            "libquorum.so.5 has no quorum_dispatch; check that it is corosync's library, or \
-             reinstall libquorum5 (Debian, Ubuntu) or corosynclib (Fedora, RHEL)"
+            "libquorum.so.5 has no quorum_dispatch; check that it is corosync's library, and if it \
+             is, reinstall libquorum5 (Debian, Ubuntu) or corosynclib (Fedora, RHEL)"
         );
         let found = "libquorum.so.4".to_owned();
         assert_eq!(
             LoadError::TooOld { library, found, needs: "corosync 2.0.0" }.to_string(),
             "libquorum.so.4 is too old: libquorum.so.5 of corosync 2.0.0 or later is needed; \
-             upgrade corosync"
+             upgrade corosync's libraries"
         );
     }
 }

@@ -223,7 +223,7 @@ fn reason(error: &libloading::Error) -> String {
 pub(crate) fn missing(library: &'static str, symbol: &'static str) -> LoadError {
     match ADDED.iter().find(|(added, _)| *added == symbol) {
         Some(&(_, needs)) => {
-            LoadError::TooOld { library, found: format!("{library} without {symbol}"), needs }
+            LoadError::TooOld { library, found: format!("{library} (without {symbol})"), needs }
         }
         None => LoadError::Symbol { library, symbol },
     }
@@ -299,7 +299,7 @@ mod tests {
             missing("libquorum.so.5", "quorum_model_initialize"),
             LoadError::TooOld {
                 library: "libquorum.so.5",
-                found: "libquorum.so.5 without quorum_model_initialize".to_owned(),
+                found: "libquorum.so.5 (without quorum_model_initialize)".to_owned(),
                 needs: "corosync 3.1.0",
             }
         );

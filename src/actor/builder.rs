@@ -209,7 +209,7 @@ impl QuorumBuilder {
     ///
     /// | settings | what happens |
     /// |---|---|
-    /// | [`probe_interval`](Self::probe_interval) at or above the [`lease`](Self::lease), for example a lease of zero | the lease expires before Corosync is asked again: quorum is lost repeatedly |
+    /// | [`probe_interval`](Self::probe_interval) at or above the [`lease`](Self::lease), for example a lease of zero | the lease expires before Corosync is asked again: quorum is repeatedly unknown |
     /// | `probe_interval` below 1 ms | 1 ms is used |
     /// | [`settle_grace`](Self::settle_grace) of zero | with Corosync 3.1 or later, quorum is lost at each change of the ring |
     /// | [`stable_after`](Self::stable_after) of more than an hour | a gain is published only after that time |
@@ -322,9 +322,9 @@ fn contradictions(policy: &BeliefPolicy, probe_interval: Duration) -> Vec<String
     let mut found = Vec::new();
     if probe_interval >= lease {
         found.push(format!(
-            "quorum will be lost repeatedly: corosync is probed only every {probe_interval:?} \
-                 (probe_interval), but each answer is valid only for {lease:?} (lease); set a \
-                 shorter probe_interval or a longer lease"
+            "quorum will repeatedly be unknown: corosync is probed only every \
+                 {probe_interval:?} (probe_interval), but each answer is valid only for {lease:?} \
+                 (lease); set a shorter probe_interval or a longer lease"
         ));
     }
     if probe_interval < SHORTEST_INTERVAL {
@@ -335,8 +335,9 @@ fn contradictions(policy: &BeliefPolicy, probe_interval: Duration) -> Vec<String
     }
     if settle_grace.is_zero() {
         found.push(format!(
-            "quorum will be lost at each change of the ring: settle_grace is {settle_grace:?}, but \
-             corosync decides some milliseconds after it has reported a new membership"
+            "with corosync 3.1 or later, quorum will be lost at each change of the ring: \
+             settle_grace is {settle_grace:?}, but corosync decides some milliseconds after it has \
+             reported a new membership"
         ));
     }
     if stable_after > TOO_LONG {
@@ -368,8 +369,8 @@ fn own_system() -> io::Result<(ArbiterHandle, System)> {
         if let Err(error) = runner.run() {
             crate::foreign::log!(
                 log::Level::Warn,
-                "the actix System of the quorum actor has failed, so this process no longer watches \
-                 quorum: {error}"
+                "the actix System of the quorum actor has failed: {error}. The actor has ended and \
+                 no longer watches quorum"
             );
         }
     };

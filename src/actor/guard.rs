@@ -69,7 +69,7 @@ pub struct QuorumGuard {
 
 /// Quorum was lost, or may have been interrupted, before the work under a guard was finished.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, thiserror::Error)]
-#[error("quorum was lost before the work was done")]
+#[error("quorum was lost, or could no longer be proved, before the work was finished")]
 pub struct QuorumLost;
 
 impl QuorumGuard {

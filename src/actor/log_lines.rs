@@ -71,8 +71,8 @@ pub(crate) fn log(change: &QuorumChanged, remarks: Remarks) {
         None => crate::foreign::log!(level(change), "{change}"),
         Some(RingRemark::Reforming(Some(remaining))) => crate::foreign::log!(
             log::Level::Warn,
-            "corosync's ring is re-forming; quorum ends within {remaining:.1?} unless corosync \
-             decides about a new ring: {change}"
+            "corosync's ring is re-forming: {change}; quorum ends within {remaining:.1?} unless \
+             corosync decides about a new ring first"
         ),
         Some(RingRemark::Reforming(None)) => {
             crate::foreign::log!(log::Level::Warn, "corosync's ring is re-forming: {change}");
@@ -87,8 +87,9 @@ pub(crate) fn log(change: &QuorumChanged, remarks: Remarks) {
     if remarks.two_node {
         crate::foreign::log!(
             log::Level::Warn,
-            "corosync.conf has `two_node: 1`: when the two nodes lose contact with each other, both are \
-             quorate; without fencing, set QuorumBuilder::trust_two_node(false) or use is_exclusive()"
+            "corosync.conf has `two_node: 1`: if the two nodes lose contact with each other, both \
+             are quorate; without fencing, call QuorumBuilder::trust_two_node(false) or use \
+             is_exclusive()"
         );
     }
 }

@@ -469,8 +469,8 @@ impl Handler<Stop> for QuorumActor {
             if result.is_err() {
                 crate::foreign::log!(
                     log::Level::Debug,
-                    "corosync does not answer; the calls that wait for it are cancelled and end within \
-                     two seconds"
+                    "corosync does not answer; the calls that are waiting for it have been \
+                     cancelled and will end within two seconds"
                 );
             }
             // Sending runs the waker of the caller of `stop`. It fails if the caller no longer

@@ -100,8 +100,8 @@ impl Canceller {
         if let Err(error) = started {
             crate::foreign::log!(
                 log::Level::Warn,
-                "an attempt to connect may not have been cancelled (if so, it waits until corosync \
-                 answers): {}",
+                "cannot make sure that an attempt to connect is cancelled: {}. If the attempt is \
+                 not cancelled, it waits until corosync answers or ends",
                 Error::thread(error)
             );
         }

@@ -74,8 +74,8 @@ impl FoundModel {
         {
             crate::foreign::log!(
                 log::Level::Warn,
-                "cannot read corosync's version: {why}. Assuming Corosync 3; a Corosync 2 daemon would \
-                 be killed by the next request. If this node runs Corosync 2, call \
+                "cannot read corosync's version: {why}. Assuming Corosync 3; the next request \
+                 would kill a daemon of Corosync 2. If this node runs Corosync 2, call \
                  Handle::model_initialize with Model::V0"
             );
         }

@@ -103,7 +103,10 @@ impl FromStr for RingId {
 
 /// The text is not a [`RingId`].
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("invalid ring id: expected a node and a number in hexadecimal, such as `1.2a`")]
+#[error(
+    "invalid ring id: expected a node id and a number, both in hexadecimal, such as `1.2a`, or \
+     only the number"
+)]
 pub struct ParseRingIdError {
     source: Option<ParseIntError>,
 }

@@ -65,8 +65,8 @@ impl BlockingWorker {
         if let Err(error) = self.submit(Job { call, canceller: Canceller::default() }) {
             crate::foreign::log!(
                 log::Level::Warn,
-                "cannot close a connection to corosync now: {error}. It stays open until the next \
-                 connection is opened or closed"
+                "cannot close a connection to corosync now: {error}. The connection stays open \
+                 until the actor opens or closes another one"
             );
         }
     }

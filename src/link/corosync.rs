@@ -82,8 +82,8 @@ impl Corosync {
         if self.warned.set(why.to_owned()).is_ok() {
             crate::foreign::log!(
                 log::Level::Warn,
-                "{}. Corosync's version cannot be read either. Assuming Corosync 3; a Corosync 2 daemon \
-                 would be killed by the next request. If this node runs Corosync 2, set \
+                "{}. Corosync's version cannot be read either. Assuming Corosync 3; the next \
+                 request would kill a daemon of Corosync 2. If this node runs Corosync 2, call \
                  QuorumBuilder::model(Model::V0)",
                 unwatched_warning(why)
             );

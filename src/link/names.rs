@@ -116,8 +116,8 @@ impl Names {
         if let Err(error) = started {
             crate::foreign::log!(
                 log::Level::Warn,
-                "cannot start the thread that reads the node names, so names may be missing or out of \
-                 date: {error}"
+                "cannot start the thread that reads the node names: {error}. Names may be missing \
+                 or out of date"
             );
         }
     }

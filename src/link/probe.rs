@@ -168,8 +168,8 @@ fn connect(config: &ProbeConfig, canceller: &Canceller) -> Result<Service, Error
         Err(error @ (Error::Load(_) | Error::Connect(Code::LIBRARY))) => {
             crate::foreign::log!(
                 log::Level::Debug,
-                "cannot connect to votequorum: {error}. The quorum service is probed instead, and the \
-                 votes remain unknown"
+                "cannot connect to votequorum: {error}. If corosync is running, its quorum service \
+                 is probed instead, and the votes are unknown"
             );
         }
         Err(error) => return Err(error),

@@ -119,7 +119,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// If a node is unknown, in two groups or in none.
+    /// If a node does not exist, is listed more than once, or is in no group.
     pub fn partition(&self, groups: &[&[u32]]) -> Result<(), Error> {
         let mut group_of = HashMap::new();
         for (index, group) in groups.iter().enumerate() {
@@ -456,8 +456,12 @@ impl Cluster {
         let daemon = self.state.lock().world.node(node).map(|node| node.daemon);
         let (state, help) = match daemon {
             Some(daemon) if wanted.contains(&daemon) => return Ok(node),
-            Some(Daemon::Running) => ("running", "crash or stop it first, or restart it"),
-            Some(Daemon::Paused) => ("paused", "resume it first"),
+            Some(Daemon::Running) => {
+                ("running", "crash or stop it before `start`, or pause it before `resume`")
+            }
+            Some(Daemon::Paused) => {
+                ("paused", "crash or stop it before `start`, or resume it before `pause`")
+            }
             Some(Daemon::Down) | None => ("down", "start it first"),
         };
         Err(Error::State { node, state, help })

@@ -27,19 +27,19 @@ pub enum Error {
         help: &'static str,
     },
 
-    /// A node is in two groups of a partition.
-    #[error("node {0} is in two groups; a node can be in one group only")]
+    /// A node is listed more than once in the groups of a partition.
+    #[error("node {0} is listed more than once; each node must be in exactly one group")]
     Overlap(NodeId),
 
     /// A node is in no group of a partition.
-    #[error("node {0} is in no group; list each node once, a single node as `&[{0}]`")]
+    #[error("node {0} is in no group; list each node once, and a node that is alone as `&[{0}]`")]
     LeftOut(NodeId),
 
     /// A number of nodes that Corosync refuses.
-    #[error("{0} nodes: a cluster has 1 to {max}", max = super::cluster::MAX_NODES)]
+    #[error("a cluster cannot have {0} nodes; it has 1 to {max}", max = super::cluster::MAX_NODES)]
     Size(u32),
 
     /// A number of votes that Corosync refuses.
-    #[error("{0} expected votes: corosync accepts 1 or more")]
+    #[error("the expected votes cannot be {0}; corosync accepts 1 or more")]
     ExpectedVotes(u32),
 }

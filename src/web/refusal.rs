@@ -56,7 +56,7 @@ impl NotQuorate {
         let snapshot = quorum.shared.published();
         let quorum = quorum.quorum_of(&snapshot);
         let (reason, detail) = match (&snapshot.connection, quorum) {
-            (Connection::Stopped, _) => ("stopped", "the service is stopping"),
+            (Connection::Stopped, _) => ("stopped", "this service no longer watches quorum"),
             (Connection::Connecting { .. }, _) => ("connecting", "not connected to the cluster"),
             (Connection::Disconnected { .. }, _) => {
                 ("disconnected", "the connection to the cluster was lost")
@@ -81,7 +81,7 @@ impl NotQuorate {
             }
             // Quorum may have returned since the request was refused.
             (_, Quorum::Quorate) => ("regained", "quorum has just been regained"),
-            _ => ("stalled", "the cluster does not answer"),
+            _ => ("stalled", "there is no recent answer from the cluster"),
         };
         let detail = match snapshot.shortage().filter(|_| reason == "inquorate") {
             Some(shortage) => Cow::Owned(format!("{detail}: {shortage}")),

@@ -109,7 +109,7 @@ fn libquorum_before_3_1_loads_without_models() {
         quorum.model_initialize(),
         Err(LoadError::TooOld {
             library: "libquorum.so.5",
-            found: "libquorum.so.5 without quorum_model_initialize".to_owned(),
+            found: "libquorum.so.5 (without quorum_model_initialize)".to_owned(),
             needs: "corosync 3.1.0",
         })
     );
@@ -126,7 +126,7 @@ fn libcmap_before_3_0_loads_without_the_statistics_map() {
         cmap.initialize_map(),
         Err(LoadError::TooOld {
             library: "libcmap.so.4",
-            found: "libcmap.so.4 without cmap_initialize_map".to_owned(),
+            found: "libcmap.so.4 (without cmap_initialize_map)".to_owned(),
             needs: "corosync 3.0.0",
         })
     );

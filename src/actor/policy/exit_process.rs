@@ -163,10 +163,12 @@ impl End {
         let Self { code, after, grace, stops, .. } = &self;
         let began_at = Instant::now();
         let reason = match *after {
-            Duration::ZERO => "this node has no quorum".to_owned(),
-            after => format!("this node has had no quorum for {after:?}"),
+            Duration::ZERO => "quorum was lost".to_owned(),
+            after => format!("quorum was lost and has not returned within {after:?}"),
         };
-        self.log_bounded(format!("{reason}: ending the process with exit code {code}"));
+        self.log_bounded(format!(
+            "{reason}: ending the process with exit code {code}, unless it ends by itself first"
+        ));
         if !stops.is_empty() {
             for stop in stops {
                 let _ = stop.send(());

@@ -93,10 +93,7 @@ impl Systemd {
         let manager = match Manager::of_environment() {
             Some(Ok(manager)) => manager,
             Some(Err(error)) => {
-                return warn(
-                    "cannot reach systemd, so it receives no READY or WATCHDOG message",
-                    &error,
-                );
+                return warn("cannot send READY, STATUS or WATCHDOG messages to systemd", &error);
             }
             None => return,
         };
@@ -280,8 +277,8 @@ fn parse(address: &OsStr) -> io::Result<SocketAddr> {
     }
 }
 
-fn warn(consequence: &str, error: &io::Error) {
-    foreign::log!(log::Level::Warn, "{consequence}: {error}");
+fn warn(failure: &str, error: &io::Error) {
+    foreign::log!(log::Level::Warn, "{failure}: {error}");
 }
 
 /// The delay before a message is sent again because the manager's queue was full.

@@ -56,7 +56,7 @@ fn a_partition_must_list_each_node_once() {
     let cluster = Cluster::new(3);
     let overlap = cluster.partition(&[&[1, 2], &[2, 3]]).unwrap_err();
     assert_eq!(overlap, Error::Overlap(NodeId(2)));
-    assert!(overlap.to_string().contains("node 2 is in two groups"), "{overlap}");
+    assert!(overlap.to_string().contains("node 2 is listed more than once"), "{overlap}");
     let left_out = cluster.partition(&[&[1, 2]]).unwrap_err();
     assert_eq!(left_out, Error::LeftOut(NodeId(3)));
     assert!(left_out.to_string().contains("`&[3]`"), "{left_out}");
@@ -66,10 +66,16 @@ fn a_partition_must_list_each_node_once() {
 fn the_error_for_a_wrong_state_suggests_a_method() {
     let cluster = Cluster::new(3);
     let text = |result: Result<(), Error>| result.unwrap_err().to_string();
-    assert_eq!(text(cluster.start(1)), "node 1 is running: crash or stop it first, or restart it");
+    assert_eq!(
+        text(cluster.start(1)),
+        "node 1 is running: crash or stop it before `start`, or pause it before `resume`"
+    );
     assert!(cluster.resume(1).is_err());
     cluster.pause(1).unwrap();
-    assert_eq!(text(cluster.pause(1)), "node 1 is paused: resume it first");
+    assert_eq!(
+        text(cluster.pause(1)),
+        "node 1 is paused: crash or stop it before `start`, or resume it before `pause`"
+    );
     cluster.crash(1).unwrap();
     assert_eq!(text(cluster.crash(1)), "node 1 is down: start it first");
     assert!(cluster.expected_votes(0).is_err());

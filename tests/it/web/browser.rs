@@ -698,7 +698,7 @@ fn the_buttons_of_the_dashboard_work() {
     dashboard.contains_text("done", "Heal: done.");
     dashboard.press("Pause node 1");
     dashboard.live("Unknown");
-    dashboard.contains_text("written", "503: the cluster does not answer");
+    dashboard.contains_text("written", "503: there is no recent answer from the cluster");
     dashboard.browser.click("#again");
     dashboard.press("Resume node 1");
     dashboard.live("Quorate");
