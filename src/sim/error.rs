@@ -28,7 +28,7 @@ pub enum Error {
     },
 
     /// A node is listed more than once in the groups of a partition.
-    #[error("node {0} is listed more than once; each node must be in exactly one group")]
+    #[error("node {0} is listed more than once; list each node once")]
     Overlap(NodeId),
 
     /// A node is in no group of a partition.
@@ -36,7 +36,7 @@ pub enum Error {
     LeftOut(NodeId),
 
     /// A number of nodes that Corosync refuses.
-    #[error("a cluster cannot have {0} nodes; it has 1 to {max}", max = super::cluster::MAX_NODES)]
+    #[error("a cluster can have 1 to {max} nodes, not {0}", max = super::cluster::MAX_NODES)]
     Size(u32),
 
     /// A number of votes that Corosync refuses.
