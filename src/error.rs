@@ -81,10 +81,7 @@ pub enum Error {
 
     /// A thread of the actor or of a policy, or the runtime of such a thread, could not be started,
     /// or the thread has ended unexpectedly.
-    #[error(
-        "a thread could not be started or has ended unexpectedly: {0}; check whether the limit on \
-         tasks has been reached (TasksMax= of the unit, `ulimit -u`, pids.max of the container)"
-    )]
+    #[error("{failure}: {0}; {help}", failure = thread_failure(.0), help = thread_help(.0))]
     Thread(#[source] IoError),
 
     /// The server process does not run as the required user, or its user is unknown. Its answers
@@ -181,7 +178,7 @@ impl Error {
 
     /// Returns the error for a thread that ended without an answer.
     pub(crate) fn no_answer() -> Self {
-        Self::thread(io::Error::other("the thread ended without an answer"))
+        Self::thread(io::Error::new(NO_ANSWER, "no answer arrived"))
     }
 
     /// Returns the error for a descriptor that the runtime could not watch.
@@ -410,6 +407,27 @@ fn dispatch_failure(code: Code) -> &'static str {
     }
 }
 
+/// The kind of the error for a thread that ended without an answer.
+const NO_ANSWER: io::ErrorKind = io::ErrorKind::UnexpectedEof;
+
+fn thread_failure(error: &IoError) -> &'static str {
+    match error.kind() {
+        NO_ANSWER => "a thread has ended unexpectedly",
+        _ => "a thread could not be started",
+    }
+}
+
+/// Returns what an operator can do about a thread that has ended or could not be started.
+fn thread_help(error: &IoError) -> &'static str {
+    match error.kind() {
+        NO_ANSWER => "it has probably panicked: look for the message of the panic on stderr",
+        _ => {
+            "check whether the limit on tasks has been reached (TasksMax= of the unit, `ulimit -u`, \
+             pids.max of the container)"
+        }
+    }
+}
+
 /// Returns the cause of a failed request on an open connection, or what an operator can do. A
 /// connection on which Corosync does not answer is ended by the actor itself.
 fn request_help(code: Code) -> &'static str {
@@ -464,7 +482,8 @@ mod tests {
             (Error::Request(Code::NO_MEMORY), "corosync's log"),
             (Error::Dispatch(Code::NO_MEMORY), "corosync's log"),
             (Error::reactor(io::ErrorKind::Other), "max_user_watches"),
-            (Error::no_answer(), "limit on tasks"),
+            (Error::no_answer(), "message of the panic"),
+            (Error::thread(io::Error::from_raw_os_error(libc::EAGAIN)), "limit on tasks"),
         ] {
             assert!(error.to_string().contains(help), "{error}: lacks {help:?}");
         }

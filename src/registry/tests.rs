@@ -520,7 +520,7 @@ fn a_subscriber_that_dies_after_the_registry_frees_its_subscription() {
 
 /// The handler's future runs beside the actor (actix `handler.rs`), and outlives it.
 #[test]
-fn a_dead_subscriber_is_removed_although_its_handler_still_holds_the_message() {
+fn a_dead_subscriber_is_removed_even_while_its_handler_holds_the_message() {
     struct Holder(mpsc::UnboundedSender<u64>);
     impl Actor for Holder {
         type Context = ActorContext<Self>;

@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hang_up_is_noticed_although_a_copy_of_the_descriptor_is_open() {
+    fn a_hang_up_is_noticed_even_while_a_copy_of_the_descriptor_is_open() {
         let (client, simulated) =
             Client::connect(true, Moment::default(), Vec::new(), Box::new(|| {})).unwrap();
         let copy = client.doorbell.try_clone().unwrap();

@@ -68,9 +68,9 @@ impl FromRequest for Quorate {
         let Some(quorum) = request.app_data::<Data<QuorumHandle>>() else {
             crate::foreign::log!(
                 log::Level::Error,
-                "cannot check quorum for {} {}: the App has no `web::Data<QuorumHandle>`. Add \
+                "cannot check quorum for {} {}: the `App` has no `web::Data<QuorumHandle>`. Add \
                  `.app_data(web::Data::new(quorum.clone()))` or \
-                 `.configure(routes(quorum.clone()))`, where `quorum` is a QuorumHandle",
+                 `.configure(routes(quorum.clone()))`, where `quorum` is a `QuorumHandle`",
                 request.method(),
                 request.path(),
             );

@@ -190,16 +190,16 @@ fn use_up_threads() {
 
 /// The policy has started its threads in advance, so it needs no new thread.
 #[test]
-fn the_process_ends_although_no_thread_can_be_started() {
+fn the_process_ends_even_if_no_thread_can_be_started() {
     let a_part_is_stopped = || lose_without_threads(policy().grace(NEVER).stop(|| exit(CODE)));
     let a_part_blocks = || lose_without_threads(policy().stop(|| wait_for_ever()));
     let cases: &[Case] =
         &[("a_part_is_stopped", a_part_is_stopped), ("a_part_blocks", a_part_blocks)];
-    run("the_process_ends_although_no_thread_can_be_started", cases, with_code(CODE));
+    run("the_process_ends_even_if_no_thread_can_be_started", cases, with_code(CODE));
 }
 
 #[test]
-fn an_exit_that_hangs_is_aborted_although_no_thread_can_be_started() {
+fn an_exit_that_hangs_is_aborted_even_if_no_thread_can_be_started() {
     extern "C" fn hang() {
         wait_for_ever();
     }
@@ -209,7 +209,7 @@ fn an_exit_that_hangs_is_aborted_although_no_thread_can_be_started() {
         lose_without_threads(policy());
     };
     let aborted = |status: ExitStatus| status.signal() == Some(Signal::ABORT.as_raw());
-    let test = "an_exit_that_hangs_is_aborted_although_no_thread_can_be_started";
+    let test = "an_exit_that_hangs_is_aborted_even_if_no_thread_can_be_started";
     run(test, &[("hangs", case)], aborted);
 }
 
