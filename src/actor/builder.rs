@@ -211,7 +211,7 @@ impl QuorumBuilder {
     /// |---|---|
     /// | [`probe_interval`](Self::probe_interval) at or above the [`lease`](Self::lease), for example a lease of zero | the lease expires before Corosync is asked again: quorum is repeatedly unknown |
     /// | `probe_interval` below 1 ms | 1 ms is used |
-    /// | [`settle_grace`](Self::settle_grace) of zero | with Corosync 3.1 or later, quorum is lost at each change of the ring |
+    /// | [`settle_grace`](Self::settle_grace) of zero | with Corosync 3.1 or later, quorum is lost briefly at every membership change |
     /// | [`stable_after`](Self::stable_after) of more than an hour | a gain is published only after that time |
     ///
     /// # Panics
@@ -296,9 +296,7 @@ impl QuorumBuilder {
             crate::foreign::contain(crate::metrics::Metrics::describe);
             shared.record();
         }
-        let lease = self.policy.lease;
-        let probe_interval = self.probe_interval.unwrap_or(lease / 4);
-        for contradiction in contradictions(&self.policy, probe_interval) {
+        for contradiction in contradictions(&self.policy, self.probe_interval) {
             crate::foreign::log!(log::Level::Warn, "{contradiction}");
         }
         for subscriber in self.subscribers {
@@ -308,7 +306,7 @@ impl QuorumBuilder {
             Arc::clone(&shared),
             self.source,
             self.trust,
-            probe_interval.max(SHORTEST_INTERVAL),
+            effective_interval(&self.policy, self.probe_interval),
             Delays::new(self.backoff),
             own,
         );
@@ -316,28 +314,34 @@ impl QuorumBuilder {
     }
 }
 
+/// Returns the interval between two probes, from the setting `probe_interval`.
+fn effective_interval(policy: &BeliefPolicy, probe_interval: Option<Duration>) -> Duration {
+    probe_interval.unwrap_or(policy.lease / 4).max(SHORTEST_INTERVAL)
+}
+
 /// Returns a warning for each setting that is probably a mistake, with its value.
-fn contradictions(policy: &BeliefPolicy, probe_interval: Duration) -> Vec<String> {
+fn contradictions(policy: &BeliefPolicy, probe_interval: Option<Duration>) -> Vec<String> {
     let BeliefPolicy { lease, settle_grace, stable_after, .. } = *policy;
+    let interval = effective_interval(policy, probe_interval);
     let mut found = Vec::new();
-    if probe_interval >= lease {
+    if interval >= lease {
         found.push(format!(
-            "quorum will repeatedly be unknown: corosync is probed only every \
-                 {probe_interval:?} (probe_interval), but each answer is valid only for {lease:?} \
-                 (lease); set a shorter probe_interval or a longer lease"
+            "quorum will repeatedly be unknown: corosync is probed only every {interval:?} \
+             (probe_interval), but each answer is valid only for {lease:?} (lease); set a longer \
+             lease or a shorter probe_interval"
         ));
     }
-    if probe_interval < SHORTEST_INTERVAL {
+    if let Some(short) = probe_interval.filter(|interval| *interval < SHORTEST_INTERVAL) {
         found.push(format!(
-            "probe_interval is too short: corosync is probed every {SHORTEST_INTERVAL:?}, the \
-             minimum, instead of every {probe_interval:?}"
+            "a probe_interval of {short:?} is below the minimum: corosync is probed every \
+             {SHORTEST_INTERVAL:?}"
         ));
     }
     if settle_grace.is_zero() {
         found.push(format!(
-            "with corosync 3.1 or later, quorum will be lost at each change of the ring: \
-             settle_grace is {settle_grace:?}, but corosync decides some milliseconds after it has \
-             reported a new membership"
+            "settle_grace is {settle_grace:?}: with corosync 3.1 or later, quorum will be lost \
+             briefly at every membership change, because corosync decides whether there is quorum \
+             a few milliseconds after it reports the new membership; set a longer settle_grace"
         ));
     }
     if stable_after > TOO_LONG {
@@ -385,15 +389,19 @@ mod tests {
     #[test]
     fn conflicting_settings_are_reported_with_their_values() {
         let (policy, ms) = (BeliefPolicy::default(), Duration::from_millis);
-        assert!(contradictions(&policy, policy.lease / 4).is_empty());
+        assert!(contradictions(&policy, None).is_empty());
+        let lease = |lease| BeliefPolicy { lease, ..policy };
         for (policy, interval, numbers) in [
-            (policy, ms(5000), ["every 5s", "for 5s"]),
-            (BeliefPolicy { lease: ms(700), ..policy }, ms(800), ["every 800ms", "for 700ms"]),
-            (policy, Duration::ZERO, ["every 1ms", "every 0ns"]),
-            (BeliefPolicy { settle_grace: ms(0), ..policy }, ms(1000), ["settle_grace", "0ns"]),
+            (policy, Some(ms(5000)), ["every 5s", "for 5s"]),
+            (lease(ms(700)), Some(ms(800)), ["every 800ms", "for 700ms"]),
+            // A quarter of these leases is below the shortest interval.
+            (lease(ms(1)), None, ["every 1ms", "for 1ms"]),
+            (lease(ms(0)), None, ["every 1ms", "for 0ns"]),
+            (policy, Some(ms(0)), ["of 0ns", "every 1ms"]),
+            (BeliefPolicy { settle_grace: ms(0), ..policy }, None, ["settle_grace", "0ns"]),
             (
                 BeliefPolicy { stable_after: ms(3_600_001), ..policy },
-                ms(1000),
+                None,
                 ["3600.001s", "stable_after"],
             ),
         ] {
@@ -404,7 +412,5 @@ mod tests {
                 "a number is missing: {found:?}"
             );
         }
-        let nothing = BeliefPolicy { lease: Duration::ZERO, ..policy };
-        assert!(contradictions(&nothing, Duration::ZERO)[0].contains("lease"));
     }
 }

@@ -69,25 +69,25 @@ fn wait_for_ever() -> ! {
     }
 }
 
-/// The policy calls all functions, and the program ends itself before the grace has passed.
+/// The policy calls all stop functions, and the program exits by itself before `grace` has passed.
 #[test]
 fn the_policy_calls_all_stop_functions_and_the_program_ends_normally() {
     let case = || {
         let (stop, stopped) = oneshot::channel();
-        let first = Arc::new(AtomicBool::new(false));
-        let called = Arc::clone(&first);
+        let first_called = Arc::new(AtomicBool::new(false));
+        let called = Arc::clone(&first_called);
         let policy = ExitProcess::with_code(CODE)
             .grace(NEVER)
             .stop(move || called.store(true, Ordering::Release))
             .stop(move || stop.send(()).unwrap());
         let _quorum = lose(policy);
         block_on(stopped).unwrap();
-        while !first.load(Ordering::Acquire) {
+        while !first_called.load(Ordering::Acquire) {
             thread::yield_now();
         }
         exit(GRACEFUL);
     };
-    let cases: &[Case] = &[("in order", case)];
+    let cases: &[Case] = &[("ends_in_time", case)];
     run(
         "the_policy_calls_all_stop_functions_and_the_program_ends_normally",
         cases,

@@ -10,12 +10,13 @@ use rustix::process::Signal;
 
 use super::{Netns, TempDir, daemon::Daemon, leftovers::remove_shm_of};
 
-/// How the device gives its votes when the nodes are separated.
+/// How the device gives its votes when the nodes are separated (`corosync-qdevice(8)`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Algorithm {
-    /// One vote, to one of two halves.
+    /// The device has one vote. It gives the vote to the largest partition or, in an even split, to
+    /// one of the two halves.
     Ffsplit,
-    /// One vote less than the number of nodes, so that the last node can continue alone.
+    /// The device has one vote less than there are nodes, so that the last node can continue alone.
     Lms,
 }
 
