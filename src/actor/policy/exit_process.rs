@@ -11,7 +11,12 @@ use futures_core::Stream;
 use futures_util::StreamExt;
 use tokio::runtime::Builder;
 
-use crate::{actor::QuorumHandle, error::Error, foreign, state::QuorumChanged};
+use crate::{
+    actor::QuorumHandle,
+    error::Error,
+    foreign,
+    state::{Connection, QuorumChanged},
+};
 
 /// Ends the process with an exit code when quorum is lost and does not return within a given time.
 /// A supervisor such as systemd can then restart the process. The policy works with any async
@@ -115,7 +120,7 @@ impl ExitProcess {
         let thread = thread::Builder::new().name("quorum-policy".into());
         let watch = move || {
             if runtime.block_on(is_lost(&quorum, changes, after)) {
-                end.run();
+                end.run(quorum.snapshot().connection == Connection::Stopped);
             }
         };
         thread.spawn(watch).map(drop).map_err(Error::thread)
@@ -159,16 +164,17 @@ impl End {
         })
     }
 
-    fn run(self) -> ! {
+    /// Ends the process. `has_ended` is whether the actor has ended.
+    fn run(self, has_ended: bool) -> ! {
         let Self { code, after, grace, stops, .. } = &self;
         let began_at = Instant::now();
         let reason = match *after {
+            _ if has_ended => "the quorum actor has ended without QuorumHandle::stop".to_owned(),
             Duration::ZERO => "quorum was lost".to_owned(),
             after => format!("quorum was lost and has not returned within {after:?}"),
         };
-        self.log_bounded(format!(
-            "{reason}: ending the process with exit code {code}, unless it ends by itself first"
-        ));
+        let unless = if stops.is_empty() { "" } else { ", unless it ends by itself first" };
+        self.log_bounded(format!("{reason}: ending the process with exit code {code}{unless}"));
         if !stops.is_empty() {
             for stop in stops {
                 let _ = stop.send(());
@@ -265,7 +271,7 @@ mod tests {
             let _ = stopped.send(());
         });
         let end = End::prepare(policy).unwrap();
-        thread::spawn(move || end.run());
+        thread::spawn(move || end.run(false));
         is_stopped.recv_timeout(Duration::from_secs(60)).expect("the function is called");
     }
 }
