@@ -15,8 +15,8 @@ pub enum LoadError {
     ///
     /// The file is a different library, or is damaged.
     #[error(
-        "{library} has no {symbol}; check that it is corosync's library, and if it is, reinstall \
-         {} (Debian, Ubuntu) or corosynclib (Fedora, RHEL)",
+        "{library} has no function {symbol}; check that it is corosync's library, and if it is, \
+         reinstall {} (Debian, Ubuntu) or corosynclib (Fedora, RHEL)",
         debian_package(library)
     )]
     Symbol {
@@ -50,7 +50,13 @@ fn load_help(library: &str, reason: &str) -> String {
                 target, or with `-C target-feature=-crt-static`"
             .to_owned();
     }
-    format!("install {} (Debian, Ubuntu) or corosynclib (Fedora, RHEL)", debian_package(library))
+    let package =
+        format!("{} (Debian, Ubuntu) or corosynclib (Fedora, RHEL)", debian_package(library));
+    if reason.contains("No such file") {
+        format!("install {package}")
+    } else {
+        format!("install or reinstall {package}, for the architecture of this program")
+    }
 }
 
 /// Returns the Debian package of a library: `libquorum5` for `libquorum.so.5`.
@@ -66,18 +72,21 @@ mod tests {
     fn error_messages_explain_what_to_do_next() {
         let library = "libquorum.so.5";
         assert_eq!(
-            LoadError::Library { library, reason: "no such file".to_owned() }.to_string(),
-            "cannot load libquorum.so.5: no such file; install libquorum5 (Debian, Ubuntu) or \
+            LoadError::Library { library, reason: "No such file".to_owned() }.to_string(),
+            "cannot load libquorum.so.5: No such file; install libquorum5 (Debian, Ubuntu) or \
              corosynclib (Fedora, RHEL)"
         );
+        let reason = "invalid ELF header".to_owned();
+        let of_other = LoadError::Library { library, reason }.to_string();
+        assert!(of_other.contains("reinstall libquorum5"), "{of_other}");
         let reason = "Dynamic loading not supported".to_owned();
         let of_static = LoadError::Library { library, reason }.to_string();
         assert!(of_static.contains("-C target-feature=-crt-static"), "{of_static}");
         assert!(!of_static.contains("install"), "{of_static}");
         assert_eq!(
             LoadError::Symbol { library, symbol: "quorum_dispatch" }.to_string(),
-            "libquorum.so.5 has no quorum_dispatch; check that it is corosync's library, and if it \
-             is, reinstall libquorum5 (Debian, Ubuntu) or corosynclib (Fedora, RHEL)"
+            "libquorum.so.5 has no function quorum_dispatch; check that it is corosync's library, \
+             and if it is, reinstall libquorum5 (Debian, Ubuntu) or corosynclib (Fedora, RHEL)"
         );
         let found = "libquorum.so.4".to_owned();
         assert_eq!(

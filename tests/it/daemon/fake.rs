@@ -528,10 +528,13 @@ fn the_error_for_an_unusable_library_gives_the_reason() {
     let text = directory.join("fake_is_text.so");
     fs::write(&text, "This is not a library, no matter how long it is. ".repeat(40)).unwrap();
     let path = text.to_str().unwrap();
-    assert_says(&load_error(&text), &["invalid ELF header", path]);
+    assert_says(&load_error(&text), &["invalid ELF header", path, "reinstall libquorum5"]);
 
     let other = fake_libquorum("fake_other", "int quorum_finalize(void) { return 1; }");
-    assert_says(&load_error(&other), &["has no quorum_initialize", "check that it is corosync's"]);
+    assert_says(
+        &load_error(&other),
+        &["has no function quorum_initialize", "check that it is corosync's"],
+    );
 }
 
 #[test]
