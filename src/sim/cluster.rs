@@ -457,10 +457,14 @@ impl Cluster {
         let (state, help) = match daemon {
             Some(daemon) if wanted.contains(&daemon) => return Ok(node),
             Some(Daemon::Running) => {
-                ("running", "crash or stop it before `start`, or pause it before `resume`")
+                let help = "crash or stop it before `start` or a `reload` without it, or pause it \
+                            before `resume`";
+                ("running", help)
             }
             Some(Daemon::Paused) => {
-                ("paused", "crash or stop it before `start`, or resume it before `pause`")
+                let help = "crash or stop it before `start` or a `reload` without it, or resume it \
+                            before `pause`";
+                ("paused", help)
             }
             Some(Daemon::Down) | None => ("down", "start it first"),
         };

@@ -68,13 +68,15 @@ fn the_error_for_a_wrong_state_suggests_a_method() {
     let text = |result: Result<(), Error>| result.unwrap_err().to_string();
     assert_eq!(
         text(cluster.start(1)),
-        "node 1 is running: crash or stop it before `start`, or pause it before `resume`"
+        "node 1 is running: crash or stop it before `start` or a `reload` without it, or \
+         pause it before `resume`"
     );
     assert!(cluster.resume(1).is_err());
     cluster.pause(1).unwrap();
     assert_eq!(
         text(cluster.pause(1)),
-        "node 1 is paused: crash or stop it before `start`, or resume it before `pause`"
+        "node 1 is paused: crash or stop it before `start` or a `reload` without it, or \
+         resume it before `pause`"
     );
     cluster.crash(1).unwrap();
     assert_eq!(text(cluster.crash(1)), "node 1 is down: start it first");
