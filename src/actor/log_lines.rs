@@ -71,12 +71,14 @@ pub(crate) fn log(change: &QuorumChanged, remarks: Remarks) {
         None => crate::foreign::log!(level(change), "{change}"),
         Some(RingRemark::Reforming(Some(remaining))) => crate::foreign::log!(
             log::Level::Warn,
-            "corosync's ring is re-forming: {change}; quorum ends within {remaining:.1?} unless \
-             corosync decides about a new ring first"
+            "{change}; quorum ends within {remaining:.1?} unless corosync decides about a new ring \
+             first"
         ),
-        Some(RingRemark::Reforming(None)) => {
+        // Without a ring id, the line of the change does not show the state of the ring.
+        Some(RingRemark::Reforming(None)) if change.current.ring_id.is_none() => {
             crate::foreign::log!(log::Level::Warn, "corosync's ring is re-forming: {change}");
         }
+        Some(RingRemark::Reforming(None)) => crate::foreign::log!(log::Level::Warn, "{change}"),
         Some(RingRemark::Reformed(took)) => {
             crate::foreign::log!(
                 log::Level::Warn,
