@@ -56,8 +56,8 @@ pub enum Error {
     /// called to connect, because libqb would close a descriptor that it does not own (libqb
     /// `lib/ipcc.c`).
     #[error(
-        "cannot connect to corosync: too few file descriptors are left; raise the limit (`ulimit \
-         -n`, systemd's LimitNOFILE=)"
+        "cannot connect to corosync: too few file descriptors are left; raise the limit of this \
+         process (`ulimit -n`, systemd's LimitNOFILE=) or of the system (`sysctl fs.file-max`)"
     )]
     NoDescriptors,
 
@@ -75,7 +75,7 @@ pub enum Error {
     #[error(
         "corosync does not answer: it is suspended, hung or overloaded, or another process listens \
          in its place; if `corosync-quorumtool` hangs too, check which process listens on the \
-         sockets `cmap` and `quorum` (`ss -xlp`); if it is corosync, restart corosync"
+         sockets `quorum`, `votequorum` and `cmap` (`ss -xlp`); if it is corosync, restart corosync"
     )]
     Unresponsive,
 
@@ -108,7 +108,7 @@ pub enum Error {
     NoProvider,
 
     /// Corosync accepted the connection but did not start tracking (`quorum_trackstart`).
-    #[error("cannot start tracking quorum: {0}{help}", help = dispatch_help(*.0))]
+    #[error("cannot start tracking quorum: {0}{help}", help = track_help(*.0))]
     TrackStart(Code),
 
     /// A call on an open connection failed (`quorum_getquorate`, `quorum_trackstop`,
@@ -143,7 +143,7 @@ pub enum Error {
     #[error(
         "this thread has only {available} bytes of stack left, but receiving notifications from \
          corosync needs {needed}; start the thread with a larger stack (RUST_MIN_STACK, \
-         std::thread::Builder::stack_size)"
+         std::thread::Builder::stack_size, or `ulimit -s` for the main thread)"
     )]
     #[non_exhaustive]
     StackTooSmall {
@@ -154,10 +154,7 @@ pub enum Error {
     },
 
     /// The runtime could not watch the file descriptor of the connection or of its timer.
-    #[error(
-        "cannot watch the connection to corosync: {0}; check the limit on epoll watches (`sysctl \
-         fs.epoll.max_user_watches`)"
-    )]
+    #[error("cannot watch the connection to corosync: {0}{help}", help = reactor_help(.0))]
     Reactor(#[source] IoError),
 
     /// The error of an actor in another process, read from JSON. Only its text is known.
@@ -408,7 +405,7 @@ fn dispatch_failure(code: Code) -> &'static str {
 }
 
 /// The kind of the error for a thread that ended without an answer.
-const NO_ANSWER: io::ErrorKind = io::ErrorKind::UnexpectedEof;
+pub(crate) const NO_ANSWER: io::ErrorKind = io::ErrorKind::UnexpectedEof;
 
 fn thread_failure(error: &IoError) -> &'static str {
     match error.kind() {
@@ -422,8 +419,8 @@ fn thread_help(error: &IoError) -> &'static str {
     match error.kind() {
         NO_ANSWER => "it has probably panicked: look for the message of the panic on stderr",
         _ => {
-            "check whether the limit on tasks has been reached (TasksMax= of the unit, `ulimit -u`, \
-             pids.max of the container)"
+            "check whether a limit on tasks (TasksMax= of the unit, `ulimit -u`, pids.max of the \
+             container) or on memory (`ulimit -v`) has been reached"
         }
     }
 }
@@ -436,16 +433,39 @@ fn request_help(code: Code) -> &'static str {
             "; the connection has ended: corosync has stopped, died or closed it, or has not \
              answered in time"
         }
+        code => track_help(code),
+    }
+}
+
+/// Returns the cause of a failed start of tracking, or what an operator can do.
+fn track_help(code: Code) -> &'static str {
+    match code {
+        Code::TRY_AGAIN => connect_help(code),
         code => dispatch_help(code),
     }
 }
 
-/// Returns the cause of a failed dispatch or start of tracking, or what an operator can do.
+/// Returns what an operator can do about a descriptor that the runtime could not watch.
+fn reactor_help(error: &IoError) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOSPC) => {
+            "; check the limit on epoll watches (`sysctl fs.epoll.max_user_watches`)"
+        }
+        Some(libc::ENOMEM) => "; the system is out of memory",
+        _ => "",
+    }
+}
+
+/// Returns the cause of a failed dispatch, or what an operator can do.
 fn dispatch_help(code: Code) -> &'static str {
     match code {
         Code::LIBRARY => "; corosync has stopped, died or closed the connection",
         Code::TRY_AGAIN => "; try again later",
         Code::EXIST => "; tracking was already started",
+        Code::MESSAGE_ERROR => {
+            "; corosync has sent a message that is invalid or too large: check that corosync and \
+             its libraries have matching versions"
+        }
         _ => "; see corosync's log",
     }
 }
@@ -481,7 +501,10 @@ mod tests {
             (Error::TrackStart(Code::NO_MEMORY), "corosync's log"),
             (Error::Request(Code::NO_MEMORY), "corosync's log"),
             (Error::Dispatch(Code::NO_MEMORY), "corosync's log"),
-            (Error::reactor(io::ErrorKind::Other), "max_user_watches"),
+            (Error::TrackStart(Code::TRY_AGAIN), "starting or busy"),
+            (Error::Request(Code::TRY_AGAIN), "starting or busy"),
+            (Error::Dispatch(Code::MESSAGE_ERROR), "matching versions"),
+            (Error::reactor(io::Error::from_raw_os_error(libc::ENOSPC)), "max_user_watches"),
             (Error::no_answer(), "message of the panic"),
             (Error::thread(io::Error::from_raw_os_error(libc::EAGAIN)), "limit on tasks"),
         ] {

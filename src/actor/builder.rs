@@ -10,7 +10,7 @@ use tokio::runtime::Builder;
 
 use crate::{
     actor::{QuorumActor, QuorumHandle, quorum_actor::OwnedRuntime, shared::Shared},
-    error::Error,
+    error::{Error, NO_ANSWER},
     libquorum::Model,
     link::{Backoff, Corosync, Source, backoff::Delays, connection::sealed, trust::TrustPolicy},
     registry::Subscriber,
@@ -209,7 +209,7 @@ impl QuorumBuilder {
     ///
     /// | settings | what happens |
     /// |---|---|
-    /// | [`probe_interval`](Self::probe_interval) at or above the [`lease`](Self::lease), for example a lease of zero | the lease expires before Corosync is asked again: quorum is repeatedly unknown |
+    /// | [`probe_interval`](Self::probe_interval) at or above the [`lease`](Self::lease), for example a lease of zero | the lease expires before Corosync is asked again: quorum is repeatedly unknown, or always with a lease of zero |
     /// | `probe_interval` below 1 ms | 1 ms is used |
     /// | [`settle_grace`](Self::settle_grace) of zero | with Corosync 3.1 or later, quorum is lost briefly at every membership change |
     /// | [`stable_after`](Self::stable_after) of more than an hour | a gain is published only after that time |
@@ -325,10 +325,13 @@ fn contradictions(policy: &BeliefPolicy, probe_interval: Option<Duration>) -> Ve
     let interval = effective_interval(policy, probe_interval);
     let mut found = Vec::new();
     if interval >= lease {
+        let often = if lease.is_zero() { "always" } else { "repeatedly" };
+        let shorter =
+            if interval > SHORTEST_INTERVAL { " or a shorter probe_interval" } else { "" };
         found.push(format!(
-            "quorum will repeatedly be unknown: corosync is probed only every {interval:?} \
+            "quorum will {often} be unknown: corosync is probed only every {interval:?} \
              (probe_interval), but each answer is valid only for {lease:?} (lease); set a longer \
-             lease or a shorter probe_interval"
+             lease{shorter}"
         ));
     }
     if let Some(short) = probe_interval.filter(|interval| *interval < SHORTEST_INTERVAL) {
@@ -347,7 +350,7 @@ fn contradictions(policy: &BeliefPolicy, probe_interval: Option<Duration>) -> Ve
     if stable_after > TOO_LONG {
         found.push(format!(
             "stable_after is very long: a gain of quorum is published only after quorum has lasted \
-             for {stable_after:?}"
+             for {stable_after:?}; set a shorter stable_after unless this is intended"
         ));
     }
     found
@@ -379,7 +382,8 @@ fn own_system() -> io::Result<(ArbiterHandle, System)> {
         }
     };
     thread::Builder::new().name("quorum".into()).spawn(run)?;
-    started.recv().map_err(|_| io::Error::other("the system of the actor could not be started"))
+    let ended = |_| io::Error::new(NO_ANSWER, "the actix System of the actor did not start");
+    started.recv().map_err(ended)
 }
 
 #[cfg(test)]
@@ -392,11 +396,11 @@ mod tests {
         assert!(contradictions(&policy, None).is_empty());
         let lease = |lease| BeliefPolicy { lease, ..policy };
         for (policy, interval, numbers) in [
-            (policy, Some(ms(5000)), ["every 5s", "for 5s"]),
+            (policy, Some(ms(5000)), ["for 5s", "or a shorter probe_interval"]),
             (lease(ms(700)), Some(ms(800)), ["every 800ms", "for 700ms"]),
             // A quarter of these leases is below the shortest interval.
             (lease(ms(1)), None, ["every 1ms", "for 1ms"]),
-            (lease(ms(0)), None, ["every 1ms", "for 0ns"]),
+            (lease(ms(0)), None, ["always", "for 0ns"]),
             (policy, Some(ms(0)), ["of 0ns", "every 1ms"]),
             (BeliefPolicy { settle_grace: ms(0), ..policy }, None, ["settle_grace", "0ns"]),
             (

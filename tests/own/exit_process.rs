@@ -222,7 +222,7 @@ fn starting_a_policy_when_no_thread_can_be_started_returns_an_error() {
         use_up_threads();
         let error = policy().stop(|| ()).start(&quorum).unwrap_err();
         assert!(matches!(error, Error::Thread(_)), "{error:?}");
-        assert!(error.to_string().contains("check whether the limit on tasks"), "{error}");
+        assert!(error.to_string().contains("check whether a limit on tasks"), "{error}");
         exit(ALONE);
     };
     let test = "starting_a_policy_when_no_thread_can_be_started_returns_an_error";
