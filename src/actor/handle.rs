@@ -479,8 +479,8 @@ impl QuorumHandle {
             if tokio::time::timeout(STOP_TIMEOUT, stopped).await.is_err() {
                 crate::foreign::log!(
                     log::Level::Warn,
-                    "the quorum actor did not stop within {STOP_TIMEOUT:?}: its arbiter is stuck. \
-                     Until the arbiter continues, the connection to corosync stays open"
+                    "the quorum actor did not stop within {STOP_TIMEOUT:?}: its arbiter is busy \
+                     or stuck. Until the arbiter continues, the connection to corosync stays open"
                 );
             }
         }

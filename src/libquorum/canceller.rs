@@ -100,8 +100,8 @@ impl Canceller {
         if let Err(error) = started {
             crate::foreign::log!(
                 log::Level::Warn,
-                "cannot make sure that an attempt to connect is cancelled: {}. If the attempt is \
-                 not cancelled, it waits until corosync answers or ends",
+                "cannot make sure that an attempt to connect to corosync is cancelled: {}. If \
+                 the attempt is not cancelled, it waits until corosync answers or ends",
                 Error::thread(error)
             );
         }

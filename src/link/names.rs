@@ -116,8 +116,9 @@ impl Names {
         if let Err(error) = started {
             crate::foreign::log!(
                 log::Level::Warn,
-                "cannot start the thread that reads the node names: {error}. Names may be missing \
-                 or out of date"
+                "cannot read the node names: {}. Until a later attempt succeeds, names may be \
+                 missing or out of date",
+                Error::thread(error)
             );
         }
     }

@@ -168,8 +168,11 @@ fn connect(config: &ProbeConfig, canceller: &Canceller) -> Result<Service, Error
         Err(error @ (Error::Load(_) | Error::Connect(Code::LIBRARY))) => {
             crate::foreign::log!(
                 log::Level::Debug,
-                "cannot connect to votequorum: {error}. If corosync is running, its quorum service \
-                 is probed instead, and the votes are unknown"
+                "cannot connect to votequorum: {}. If corosync is running, its quorum service is \
+                 probed instead, and the votes are unknown",
+                // The text of a code would report that corosync is not running, but corosync may
+                // have another quorum provider.
+                error.code().map_or_else(|| error.to_string(), |code| code.to_string())
             );
         }
         Err(error) => return Err(error),

@@ -62,7 +62,7 @@ fn assert_contains(warning: &str, parts: &[&str]) {
 
 /// The warning names the missing library, the consequence and the remedy.
 const ALWAYS: [&str; 4] =
-    ["cannot load libcmap.so.4", "install libcmap4", "the ring is not watched", "is_exclusive()"];
+    ["cannot load libcmap.so.4", "install libcmap4", "ring is not watched", "is_exclusive()"];
 
 #[test]
 #[ignore = "needs root and corosync: make test"]

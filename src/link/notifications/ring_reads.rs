@@ -198,9 +198,9 @@ impl RingReads {
                     if self.failed.as_ref() != Some(&error) {
                         crate::foreign::log!(
                             log::Level::Warn,
-                            "cannot read the counters of corosync's ring: {error}. If the ring was \
-                             watched until now, this node loses quorum unless a read succeeds in \
-                             time"
+                            "cannot read the counters of corosync's ring: {error}. If no read \
+                             succeeds in time, this node loses quorum or does not gain it, unless \
+                             the ring was not watched before"
                         );
                         self.failed = Some(error);
                     }
