@@ -12,8 +12,9 @@ use corosync_sys::{self as sys, LoadError};
 ///
 /// Each variant names the phase that failed, or the cause. A [`Code`] in a variant is the result of
 /// a call to one of Corosync's libraries. The [`Display`](fmt::Display) form is one line that
-/// reports what failed and what to do next. If an error of the operating system is the reason, the
-/// line contains its text, and the error is also the [`source`](std::error::Error::source).
+/// reports what failed and, where possible, what to do next. If an error of the operating system is
+/// the reason, the line contains its text, and the error is also the
+/// [`source`](std::error::Error::source).
 ///
 /// ```
 /// use actix_quorum::{Connection, QuorumHandle};
@@ -481,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn each_error_explains_what_to_do_next() {
+    fn errors_explain_what_to_do_next() {
         for (error, help) in [
             (Error::Connect(Code::LIBRARY), "systemctl start corosync"),
             (Error::Connect(Code::ACCESS), "uidgid.d"),
@@ -492,8 +493,8 @@ mod tests {
             (Error::NoDescriptors, "ulimit -n"),
             (Error::NoProvider, "provider: corosync_votequorum"),
             (
-                Error::UntrustedServer { found: Some(65534), expected: 0 },
-                "uid 65534: expected uid 0",
+                Error::UntrustedServer { found: Some(1000), expected: 0 },
+                "set QuorumBuilder::server_uid",
             ),
             (Error::StackTooSmall { available: 1, needed: 2 }, "RUST_MIN_STACK"),
             (Error::Unresponsive, "restart corosync"),
@@ -508,8 +509,14 @@ mod tests {
             (Error::no_answer(), "message of the panic"),
             (Error::thread(io::Error::from_raw_os_error(libc::EAGAIN)), "limit on tasks"),
         ] {
-            assert!(error.to_string().contains(help), "{error}: lacks {help:?}");
+            assert!(error.to_string().contains(help), "`{error}` does not contain {help:?}");
         }
+    }
+
+    #[test]
+    fn the_error_for_an_untrusted_server_names_both_users() {
+        let error = Error::UntrustedServer { found: Some(65534), expected: 0 }.to_string();
+        assert!(error.contains("uid 65534: expected uid 0"), "{error}");
     }
 
     #[test]
