@@ -54,8 +54,13 @@ fn load_help(library: &str, reason: &str) -> String {
         format!("{} (Debian, Ubuntu) or corosynclib (Fedora, RHEL)", debian_package(library));
     if reason.contains("No such file") {
         format!("install {package}")
+    } else if reason.contains("Too many open files") || reason.contains("No file descriptors") {
+        "raise the limit on file descriptors (`ulimit -n`, systemd's LimitNOFILE=)".to_owned()
     } else {
-        format!("install or reinstall {package}, for the architecture of this program")
+        format!(
+            "if the file is damaged or for another architecture, reinstall {package}, for the \
+             architecture of this program"
+        )
     }
 }
 
@@ -79,6 +84,9 @@ mod tests {
         let reason = "invalid ELF header".to_owned();
         let of_other = LoadError::Library { library, reason }.to_string();
         assert!(of_other.contains("reinstall libquorum5"), "{of_other}");
+        let reason = "Too many open files".to_owned();
+        let of_limit = LoadError::Library { library, reason }.to_string();
+        assert!(of_limit.contains("ulimit -n"), "{of_limit}");
         let reason = "Dynamic loading not supported".to_owned();
         let of_static = LoadError::Library { library, reason }.to_string();
         assert!(of_static.contains("-C target-feature=-crt-static"), "{of_static}");

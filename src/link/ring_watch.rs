@@ -175,8 +175,8 @@ impl RingThread {
 /// Returns the text of a warning that the ring is not watched.
 pub(crate) fn unwatched_warning(why: &str) -> String {
     format!(
-        "corosync's ring is not watched: {why}. Therefore this node may report quorum while the \
-         other nodes continue without it, and is_exclusive() returns false"
+        "corosync's ring is not watched, so this node may report quorum while the other nodes \
+         continue without it, and is_exclusive() returns false: {why}"
     )
 }
 

@@ -39,11 +39,12 @@ fn a_hung_daemon_is_believed_for_at_most_the_lease() {
         let (quorum, mut recorder) = start(&cluster, |builder| builder.lease(ms(2_000)));
         recorder.expect_gain().await;
         clock::sleep(ms(60_000)).await;
-        assert!(quorum.is_quorate(), "the daemon answers");
+        assert!(quorum.is_quorate(), "quorum was lost although the daemon answers");
         cluster.pause(1).unwrap();
         let since = clock::Instant::now();
         let change = recorder.expect_loss().await;
-        // By default the last probe was sent at most a quarter of the lease before the pause.
+        // The default probe interval is a quarter of the lease, so the last probe was sent at most
+        // 500 ms before the pause.
         assert!(
             (ms(1_400)..ms(2_100)).contains(&since.elapsed()),
             "lost after {:?}",

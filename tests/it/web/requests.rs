@@ -339,7 +339,7 @@ async fn a_missing_handle_is_answered_with_500() {
     assert!(line.contains(".app_data(web::Data::new(quorum.clone()))"), "{line}");
 }
 
-/// The lines that were logged as errors.
+/// The lines logged at error level.
 static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct Logger;
