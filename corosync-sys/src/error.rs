@@ -58,7 +58,7 @@ fn load_help(library: &str, reason: &str) -> String {
         "raise the limit on file descriptors (`ulimit -n`, systemd's LimitNOFILE=)".to_owned()
     } else {
         format!(
-            "if the file is damaged or for another architecture, reinstall {package}, for the \
+            "if the file is damaged or for another architecture, reinstall {package} for the \
              architecture of this program"
         )
     }

@@ -29,22 +29,26 @@ fn watched() -> (Node, Watcher) {
 
 /// If a read is late when the counters are cleared, the next read uses a new connection. Then the
 /// actor cannot distinguish the cleared counters from a lost ring, so quorum ends until the actor
-/// has connected again.
+/// has connected again. This is rare, so quorum must survive at least one of five clearings.
 #[test]
 #[ignore = "needs root and corosync: make test"]
 fn cleared_counters_of_the_daemon_end_only_exclusivity() {
     let (node, watcher) = watched();
-    node.corosync.tool_ok("corosync-cmapctl", &["-C", "totem"]);
-    eventually("the node is no longer exclusive", || {
-        (!watcher.quorum.is_exclusive()).then_some(())
+    let continues = (0..5).any(|_| {
+        node.corosync.tool_ok("corosync-cmapctl", &["-C", "totem"]);
+        eventually("the node is no longer exclusive", || {
+            (!watcher.quorum.is_exclusive()).then_some(())
+        });
+        let mut is_lost = false;
+        eventually("the node is exclusive again", || {
+            let now = watcher.quorum.snapshot();
+            is_lost |= now.ring == RingState::Gather;
+            assert!(is_lost || now.quorum.is_quorate(), "quorum ended: {now}");
+            watcher.quorum.is_exclusive().then_some(())
+        });
+        !is_lost
     });
-    let mut is_lost = false;
-    eventually("the node is exclusive again", || {
-        let now = watcher.quorum.snapshot();
-        is_lost |= now.ring == RingState::Gather;
-        assert!(is_lost || now.quorum.is_quorate(), "quorum ended: {now}");
-        watcher.quorum.is_exclusive().then_some(())
-    });
+    assert!(continues, "quorum ended at each of five clearings");
 }
 
 #[test]
